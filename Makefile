@@ -1,0 +1,47 @@
+# make demo: a scaling study on this machine. make test: all tests. Both install what is missing, once.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+OUT ?= sweeps/demo
+
+# Open MPI refuses to start as root unless told twice. Said here for tests and demo, never by hpcjobs.
+ifeq ($(shell id -u),0)
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+endif
+
+.PHONY: help setup setup-test demo test lint format bench cluster-up cluster-down clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: ## install uv, Open MPI and the Python packages where they are missing
+	@scripts/setup.sh
+
+setup-test: ## the same, and what the tests need (Slurm, shellcheck)
+	@scripts/setup.sh --test
+
+demo: setup ## scaling study of a tiny network on 1, 2 and 4 ranks of this machine
+	rm -rf "$(OUT)"
+	$(PYTHON) -m hpcjobs sweep --gpus 1,2,4 --experiment demo --cluster local --out "$(OUT)" --wait
+
+test: ## all tests; as root those on a virtual Slurm cluster too
+	@scripts/test.sh
+
+lint: setup ## ruff, mypy, import-linter
+	@scripts/lint.sh
+
+format: setup
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: setup ## print the benchmarks' ratios
+	@for file in benchmarks/*.py; do echo "== $$file"; $(PYTHON) "$$file" || exit 1; done
+
+cluster-up: setup-test ## start the virtual four-node Slurm cluster of tests/slurm (root)
+	@$(PYTHON) tests/slurm/cluster.py up
+
+cluster-down: ## stop it and remove every trace
+	@python3 tests/slurm/cluster.py down
+
+clean:
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache sweeps build dist *.egg-info uv.lock

@@ -1,0 +1,1 @@
+"""Experiments and cluster profiles that ship with hpcjobs; installed as hpcjobs.experiments."""

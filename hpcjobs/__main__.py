@@ -1,0 +1,5 @@
+"""`python -m hpcjobs`."""
+
+from hpcjobs.cli import main
+
+main()

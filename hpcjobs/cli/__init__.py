@@ -1,0 +1,94 @@
+"""The command line. Commands live one file per group and are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from hpcjobs.errors import HpcjobsError
+
+# Command: (module under hpcjobs.cli, what --help says of it). Help must not import the module.
+_COMMANDS = {
+    "sweep": ("sweep", "Submit one training per GPU count and repeat; the main command."),
+    "status": ("status", "Show every run of a sweep."),
+    "cancel": ("status", "End the runs of a sweep."),
+    "collect": ("report", "Read a sweep's logs into runs.csv and auc.csv."),
+    "report": ("report", "Collect, then write scaling-report.csv and the figures."),
+    "cluster": ("cluster", "List and show cluster profiles."),
+    "data": ("data", "Make training shards: from NIH ChestX-ray14, or made up."),
+}
+
+
+class _Lazy(click.Group):
+    """A group that knows its commands' names and help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"hpcjobs.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
+            from hpcjobs.errors import nearest
+
+            raise click.UsageError(f"no command '{args[0]}': {nearest(args[0], _COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from hpcjobs import __version__
+
+        click.echo(f"hpcjobs {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
+)
+def hpcjobs() -> None:
+    """Scaling studies of distributed training on Slurm.
+
+    Start with `hpcjobs sweep --gpus 1,2,4 --experiment demo --wait`: it needs no cluster and no GPU.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line.
+
+    Exit codes: 0 done, 1 a run failed, 2 wrong input, 3 scheduler out of reach, 130 interrupted.
+    """
+    try:
+        code = hpcjobs.main(prog_name="hpcjobs", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except HpcjobsError as error:
+        print(f"hpcjobs: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("hpcjobs: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # `hpcjobs ... | head`: leave quietly, and keep Python from complaining when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        print(f"hpcjobs: error: {error}", file=sys.stderr)
+        sys.exit(1)

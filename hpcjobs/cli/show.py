@@ -1,0 +1,198 @@
+"""What the commands print: results to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hpcjobs import collect, scaling
+from hpcjobs import report as reports
+from hpcjobs.engine import follow
+from hpcjobs.engine.state import RunStatus
+from hpcjobs.engine.sweep import Sweep
+from hpcjobs.records import Run, RunState, ScalingRow
+from hpcjobs.report import tables
+
+# Width of a table that goes to a file or a pipe, where there is no terminal to ask.
+_PIPE_WIDTH = 160
+_STYLES = {
+    RunState.DONE: "green",
+    RunState.FAILED: "red",
+    RunState.LOST: "red",
+    RunState.CANCELLED: "yellow",
+    RunState.RUNNING: "cyan",
+}
+
+
+def talk(text: str) -> None:
+    """A line to stderr."""
+    click.echo(text, err=True)
+
+
+def shorten(path: Path) -> str:
+    """The path as one would type it here, quoted for a shell where it must be."""
+    try:
+        return shlex.quote(str(path.relative_to(Path.cwd())))
+    except ValueError:
+        return shlex.quote(str(path))
+
+
+def _console(stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
+
+
+def plan(sweep: Sweep, to_stdout: bool = False) -> None:
+    """The plan: one line per size."""
+    cluster = sweep.plan.cluster
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("gpus", "nodes", "tasks/node", "CPUs/task", "runs", "script"):
+        grid.add_column(name, justify="left" if name == "script" else "right")
+    for group in sweep.plan.groups:
+        size = group.size
+        grid.add_row(
+            *map(str, (size.gpus, size.nodes, size.tasks_per_node, cluster.cpus_per_gpu, len(group.runs))),
+            f"{group.name}.sbatch",
+        )
+    console = _console(stderr=not to_stdout)
+    name = sweep.plan.variants[0].experiment.name
+    console.print(f"sweep of {name} on {cluster.name} ({cluster.sharing} nodes): {len(sweep.plan.runs)} runs")
+    console.print(grid)
+
+
+def status_table(runs: Sequence[RunStatus]) -> Table:
+    """One line per run."""
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("run", "state", "job", "nodes", "steps", "images/s", "elapsed", "reason"):
+        grid.add_column(name, justify="right" if name in ("steps", "images/s", "elapsed") else "left", overflow="fold")
+    for run in runs:
+        done = run.progress
+        steps = f"{done.step}/{done.steps}" if done.steps else str(done.step or "")
+        rate = f"{done.images_per_sec:.1f}" if done.images_per_sec else ""
+        state = Text(str(run.state), style=_STYLES.get(run.state, ""))
+        # Text, not markup: a log line may hold brackets.
+        grid.add_row(run.run, state, run.task, " ".join(run.nodes), steps, rate, elapsed(run), Text(reason(run)))
+    return grid
+
+
+def reason(run: RunStatus) -> str:
+    """Why a run is where it is, in a line."""
+    if run.failure is not None:
+        return f"{run.failure} -- {run.failure.hint}"
+    return run.word if run.word.lower() not in (str(run.state), "completed", "") else ""
+
+
+def elapsed(run: RunStatus) -> str:
+    """Time since the run began, H:MM:SS; empty before."""
+    if run.start is None:
+        return ""
+    seconds = int((run.end or time.time()) - run.start)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def status_json(runs: Sequence[RunStatus]) -> str:
+    """The status as a JSON list."""
+    return json.dumps(
+        [
+            {
+                "run": run.run,
+                "state": str(run.state),
+                "job": run.task,
+                "word": run.word,
+                "attempt": run.attempt,
+                "nodes": list(run.nodes),
+                "step": run.progress.step,
+                "steps": run.progress.steps,
+                "images_per_sec": run.progress.images_per_sec,
+                "start": run.start,
+                "end": run.end,
+                "failure": run.failure.kind if run.failure else None,
+                "reason": run.failure.evidence if run.failure else "",
+                "hint": run.failure.hint if run.failure else "",
+            }
+            for run in runs
+        ]
+    )
+
+
+def counts(runs: Sequence[RunStatus]) -> str:
+    """`2 done, 1 running`, in the order of a run's life."""
+    states = [run.state for run in runs]
+    return ", ".join(f"{states.count(state)} {state}" for state in RunState if state in states)
+
+
+def code(runs: Sequence[RunStatus]) -> int:
+    """1 where a run failed, was cancelled or is lost; else 0."""
+    return int(any(run.state.final and run.state is not RunState.DONE for run in runs))
+
+
+def collected(sweep: Sweep, runs: Sequence[RunStatus]) -> list[Run]:
+    """Collect a sweep and write runs.csv and auc.csv."""
+    found = collect.collect(sweep.where, {run.run: (run.state, str(run.failure or "")) for run in runs})
+    collect.write(sweep.where, found)
+    return found
+
+
+def reported(sweep: Sweep, runs: Sequence[RunStatus]) -> tuple[list[ScalingRow], list[Path]]:
+    """Collect a sweep and write its report; returns the table and the files."""
+    rows = scaling.table(collected(sweep, runs))
+    experiment = sweep.plan.variants[0].experiment.name
+    return rows, reports.write(sweep.where.report, rows, title=f"{experiment} on {sweep.plan.cluster.name}")
+
+
+def print_rows(rows: Sequence[ScalingRow], files: Sequence[Path], as_json: bool) -> None:
+    """The scaling table to stdout, where it was written to stderr."""
+    if as_json:
+        click.echo(json.dumps([row.row() for row in rows]))
+        return
+    _console().print(tables.terminal(rows))
+    for path in files:
+        talk(f"wrote {shorten(path)}")
+
+
+def print_status(runs: Sequence[RunStatus], as_json: bool) -> None:
+    """The status to stdout."""
+    if as_json:
+        click.echo(status_json(runs))
+    else:
+        _console().print(status_table(runs))
+
+
+def wait_and_report(sweep: Sweep, as_json: bool) -> int:
+    """Follow the runs live on stderr, then write the report and print the table. Returns the exit code.
+
+    Ctrl-C leaves the runs as they are, says how to come back, and gives 130.
+    """
+    console = _console(stderr=True)
+    folder = shorten(sweep.where.root)
+    try:
+        if console.is_terminal:
+            with Live(console=console, auto_refresh=False) as live:
+                runs = follow.wait(sweep, lambda now: live.update(status_table(now), refresh=True), talk)
+        else:
+            said: list[str] = []
+
+            def changed(now: Sequence[RunStatus]) -> None:
+                if not said or said[-1] != counts(now):
+                    said.append(counts(now))
+                    talk(said[-1])
+
+            runs = follow.wait(sweep, changed, talk)
+    except KeyboardInterrupt:
+        talk(f"\nleft running. Come back with `hpcjobs status {folder}`, end them with `hpcjobs cancel {folder}`.")
+        return 130
+    for run in runs:
+        if run.state is not RunState.DONE:
+            talk(f"{run.run} {run.state}: {reason(run)}")
+    rows, files = reported(sweep, runs)
+    print_rows(rows, files, as_json)
+    return code(runs)

@@ -1,0 +1,181 @@
+"""What the control half (login node) and the compute half (nodes) both must know.
+
+The halves meet in the files of a run folder and nowhere else. File names, keys of `run.yaml`, log
+events, error codes and the order of the classes stand here, once. Standard library and yaml only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcjobs.files import write_atomic, write_json  # noqa: F401  (moving)
+
+RUN_YAML_VERSION = 1
+
+# The 14 findings in the order of table 1 of the CheXNet paper (Rajpurkar et al., 2017,
+# arXiv:1711.05225). Labels in shards, the model's outputs and every table follow it.
+CLASSES: tuple[str, ...] = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+NO_FINDING = "No Finding"
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+
+# Files of a run folder (run.yaml, checkpoints/) and of an attempt folder (the rest).
+RUN_YAML = "run.yaml"
+CHECKPOINTS = "checkpoints"
+CLAIM = "claim"
+JOB_LOG = "job.log"
+TRAIN_LOG = "train.log"
+EXIT_JSON = "exit.json"
+AUC_CSV = "auc.csv"
+DATASET_JSON = "dataset.json"
+
+AUC_COLUMNS: tuple[str, ...] = ("split", "class", "auc", "positives", "negatives")
+
+
+def node_json(host: str) -> str:
+    """Name of the file in which a run describes one of its nodes."""
+    return f"node-{host}.json"
+
+
+def abort_json(rank: int) -> str:
+    """Name of the file that a rank leaves when it gives up."""
+    return f"abort-r{rank:03d}.json"
+
+
+class LogKey:
+    """Keys of the trainer's `:::MLLOG` lines: MLPerf's where one exists, `hpcjobs_*` else.
+
+    `tracked_stats` is one timed window of consecutive steps. Value: `throughput` (images/s over all
+    ranks), `step_ms`, `loss`. Metadata: `step` (the last step of the window, from 1), `steps` (how
+    many the window holds), `epoch_num` (from 1), `warmup` (true: not part of the steady state).
+    """
+
+    BENCHMARK = "submission_benchmark"
+    GLOBAL_BATCH = "global_batch_size"
+    SEED = "seed"
+    TRAIN_SAMPLES = "train_samples"
+    EVAL_SAMPLES = "eval_samples"
+    OPTIMIZER = "opt_name"
+    LEARNING_RATE = "opt_base_learning_rate"
+    INIT_START = "init_start"
+    INIT_STOP = "init_stop"
+    RUN_START = "run_start"
+    RUN_STOP = "run_stop"
+    EPOCH_START = "epoch_start"
+    EPOCH_STOP = "epoch_stop"
+    EVAL_START = "eval_start"
+    EVAL_STOP = "eval_stop"
+    EVAL_ACCURACY = "eval_accuracy"  # mean AUC over the defined classes; metadata: epoch_num, split
+    WINDOW = "tracked_stats"
+    RUN = "hpcjobs_run"  # value: run, gpus, nodes, local_batch, global_batch, device, hosts, steps, ...
+    FIRST_STEP = "hpcjobs_first_step"  # its time stamp is the end of the first training step
+    CHECKPOINT = "hpcjobs_checkpoint"
+
+
+class ErrorCode:
+    """Why a rank gave up, as it stands in `abort-rNNN.json` and in its last line on stderr."""
+
+    DATA_MISSING = "data_missing"
+    DATA_MISMATCH = "data_mismatch"
+    DATA_TOO_SMALL = "data_too_small"
+    DATA_DAMAGED = "data_damaged"
+    WEIGHTS_MISSING = "weights_missing"
+    DEVICE_MISSING = "device_missing"
+    DEVICE_SHARED = "device_shared"
+    NAN_LOSS = "nan_loss"
+    RUN_YAML = "run_yaml"
+    UNEXPECTED = "unexpected"
+
+
+# A rank that gives up prints `ERROR_PREFIX CODE: message` as one line on stderr.
+ERROR_PREFIX = "hpcjobs: error:"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """`run.yaml`: all that the compute half is told about its run. Paths are absolute.
+
+    `params` is `k=v;k=v`, sorted, of the swept keys only. `seed` is the experiment's seed plus
+    repeat - 1. `device` is `cpu` or `gpu`, never guessed. `experiment` is the resolved experiment
+    as plain nested mappings; its keys are those of `hpcjobs.spec.Experiment`.
+    """
+
+    sweep: str
+    run: str
+    params: str
+    repeat: int
+    seed: int
+    gpus: int
+    nodes: int
+    tasks_per_node: int
+    cpus_per_task: int
+    device: str
+    data_dir: str
+    experiment: Mapping[str, Any]
+    version: int = RUN_YAML_VERSION
+
+    @property
+    def local_batch(self) -> int:
+        """Images per rank and step."""
+        return split_batch(self.experiment["batch"], self.gpus)[0]
+
+    @property
+    def global_batch(self) -> int:
+        """Images over all ranks and step."""
+        return split_batch(self.experiment["batch"], self.gpus)[1]
+
+
+def split_batch(batch: Mapping[str, int | None], gpus: int) -> tuple[int, int]:
+    """(local, global) batch for `gpus` ranks, of an experiment's `batch` mapping.
+
+    Raises ValueError when a global batch does not divide evenly over the ranks.
+    """
+    local = batch.get("local")
+    if local is not None:
+        return local, local * gpus
+    whole = batch["global"]
+    assert whole is not None
+    if whole % gpus:
+        raise ValueError(f"batch.global {whole} does not divide over {gpus} GPUs")
+    return whole // gpus, whole
+
+
+def dump_run(config: RunConfig) -> str:
+    """The text of `run.yaml`."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def load_run(path: Path) -> RunConfig:
+    """Read `run.yaml`.
+
+    Raises OSError where it cannot be read, ValueError (naming the file) where it is not one.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        data = yaml.safe_load(text)
+        if not isinstance(data, dict):
+            raise TypeError("not a mapping")
+        if data.get("version") != RUN_YAML_VERSION:
+            raise TypeError(f"version {data.get('version')!r}, expected {RUN_YAML_VERSION}")
+        return RunConfig(**data)
+    except (yaml.YAMLError, TypeError) as error:
+        raise ValueError(f"{path}: not a run.yaml of this hpcjobs: {error}") from None

@@ -1,0 +1,161 @@
+"""NIH ChestX-ray14 as downloaded (PNG files, metadata table, split lists) becomes shards."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from hpcjobs.data import nih
+from hpcjobs.data.build import BAD_IMAGES, Progress, check_size, finished, make
+from hpcjobs.data.dataset import Dataset
+from hpcjobs.data.split import in_order, val_patients
+from hpcjobs.errors import InputError
+from hpcjobs.files import write_atomic
+
+if TYPE_CHECKING:
+    from hpcjobs.data.tfrecord import Record
+
+# What Pillow raises for a PNG that is cut short or garbled.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# NIH's files are L; the few RGBA ones are grey with an opaque alpha. Others (16 bits, palettes) would lose meaning.
+_MODES = ("L", "LA", "RGB", "RGBA")
+
+
+def prepare(
+    images: Sequence[Path],
+    metadata: Path,
+    train_list: Path,
+    test_list: Path,
+    out: Path,
+    size: int = 256,
+    seed: int = 1,
+    val_fraction: float = 0.1,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Decode, resize to `size` x `size` pixels, and write what is found of the listed images to `out`.
+
+    `images` are folders, searched with all that is below them; listed images that are not there are
+    counted as absent, PNG files that are not listed are ignored. Images that cannot be decoded are
+    left out, counted, and listed in `out`/bad-images.csv (see `bad_images`). The bytes follow from
+    the inputs and `seed` alone. An `out` that is whole and was made from the same is returned as it
+    is. Raises InputError, with nothing written, where anything given is wrong.
+    """
+    check_size(size)
+    if not 0 < val_fraction < 1:
+        raise InputError(f"--val-fraction {val_fraction:g}: give a fraction between 0 and 1, such as 0.1")
+    table, train_val, test = nih.read_metadata(metadata), nih.read_list(train_list), nih.read_list(test_list)
+    nih.check_lists(table, train_val, test)
+    entries = table.entries
+    found = {name: path for name, path in _find_images(images).items() if name in entries}
+    if not found:
+        raise InputError(f"--images {' '.join(map(str, images))}: no image that {metadata} lists")
+    options = {"size": size, "seed": seed, "val_fraction": val_fraction}
+    sources = {
+        "metadata": {**vars(table.source), "release": table.release},
+        "train_list": vars(train_val.source),
+        "test_list": vars(test.source),
+        "images": {"count": len(found), "sha256_of_names_and_sizes": _listing(found)},
+    }
+    if done := finished(out, options, sources):
+        return done
+    listed = {entries[name].patient_id for name in train_val.names}
+    present = {entries[name].patient_id for name in found if name in train_val.names}
+    val = val_patients(listed, present, seed, val_fraction)
+    plan: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for name in sorted(found):
+        plan["test" if name in test.names else "val" if entries[name].patient_id in val else "train"].append(name)
+    if not plan["train"]:
+        raise InputError(f"--images {' '.join(map(str, images))}: no image of {train_list} to train on")
+    plan["train"] = in_order(plan["train"], seed)
+    bad: list[tuple[str, str]] = []
+
+    def read(name: str) -> Record | None:
+        from hpcjobs.data.tfrecord import Record
+
+        try:
+            pixels = decode(found[name], size)
+        except _UNREADABLE as error:
+            bad.append((name, " ".join(str(error).replace(f"{str(found[name])!r}", "the file").split())))
+            return None
+        return Record(pixels, entries[name].labels, name, entries[name].patient_id)
+
+    def write_bad() -> None:
+        if bad:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([("image_index", "reason"), *sorted(bad)])
+            write_atomic(out / BAD_IMAGES, text.getvalue())
+
+    return make(
+        out,
+        plan=plan,
+        read=read,
+        size=size,
+        options=options,
+        sources=sources,
+        split_rule=f"test: the official list; val: {val_fraction:g} of the patients of the official train_val list, "
+        "in the order of BLAKE2b(seed:patient); train: the others, images in the order of BLAKE2b(seed:image)",
+        absent=len(entries) - len(found),
+        before_last=write_bad,
+        progress=progress,
+    )
+
+
+def bad_images(folder: Path) -> list[tuple[str, str]]:
+    """(image index, reason) of the images that `prepare` left out of the data set in `folder`."""
+    path = folder / BAD_IMAGES
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [(row["image_index"], row["reason"]) for row in csv.DictReader(file)]
+
+
+def decode(path: Path, size: int) -> bytes:
+    """The image as `size` x `size` grey bytes, row-major. Raises one of _UNREADABLE where it is damaged."""
+    with Image.open(path) as image:
+        if image.mode not in _MODES:
+            raise ValueError(f"pixels of mode {image.mode}, not 8-bit grey")
+        grey = image.convert("L")
+    # Pillow's bilinear filter widens with the reduction, so it does not alias; unlike Lanczos it
+    # does not overshoot at edges; and it is what the published CheXNet reproductions resize with.
+    return grey.resize((size, size), Image.Resampling.BILINEAR).tobytes()
+
+
+def _find_images(folders: Sequence[Path]) -> dict[str, Path]:
+    """PNG files by name. Raises InputError for a folder that is none and for two files of one name."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"--images {folder}: no such folder")
+        for path in _walk(folder, set()):
+            first = found.setdefault(path.name, path)
+            if first is not path and first.resolve() != path.resolve():
+                raise InputError(f"--images: {path.name} is there twice: {first} and {path}")
+    return found
+
+
+def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+    # Links are followed, for sites keep data behind them; `seen` ends circles.
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir():
+                yield from _walk(Path(entry.path), seen)
+            elif entry.name.endswith(".png") and not entry.name.startswith("."):
+                yield Path(entry.path)
+
+
+def _listing(found: dict[str, Path]) -> str:
+    lines = (f"{name} {os.stat(found[name]).st_size if found[name].exists() else -1}\n" for name in sorted(found))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,100 @@
+"""The shard format: TFRecord files of tf.train.Example. The only module of this room that imports TensorFlow.
+
+Features of an example: `image` (height x width bytes, uint8, row-major), `labels` (14 bytes, each
+0 or 1, in the order of contract.CLASSES), `image_index` and `patient_id` (UTF-8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from hpcjobs.contract import CLASSES
+from hpcjobs.data.dataset import DatasetDamaged, Shard
+from hpcjobs.errors import HpcjobsError, InputError
+
+try:
+    import tensorflow as tf
+except ImportError as error:
+    raise InputError(f"this needs TensorFlow ({error}): pip install 'hpcjobs[train]'") from None
+
+
+class Record(NamedTuple):
+    """One image: `image` is height x width bytes, row-major; `labels` 14 bytes of 0 or 1."""
+
+    image: bytes
+    labels: bytes
+    image_index: str
+    patient_id: str
+
+
+def write_shard(path: Path, records: Iterable[Record]) -> Shard:
+    """Write `records`, in order, to `path`; the name appears when the file is whole.
+
+    The same records give the same bytes. Raises HpcjobsError where the file cannot be written.
+    """
+    images = 0
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for record in records:
+                writer.write(_example(record).SerializeToString(deterministic=True))
+                images += 1
+        with temporary.open("rb") as file:
+            digest = _sha256(file)
+            os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+        temporary.replace(path)
+    except (tf.errors.OpError, OSError) as error:
+        raise HpcjobsError(f"{path}: cannot be written: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Shard(path.name, images, size, digest)
+
+
+def read_examples(path: Path) -> Iterator[Record]:
+    """The records of a shard, in order. Raises DatasetDamaged, naming the file, where it is not whole."""
+    try:
+        for serialized in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            features = tf.train.Example.FromString(serialized).features.feature
+            image, labels, index, patient = (features[name].bytes_list.value[0] for name in Record._fields)
+            yield Record(image, labels, index.decode(), patient.decode())
+    except tf.errors.OpError as error:
+        # TensorFlow puts the place in its own graph around the reason.
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message).strip()
+        raise DatasetDamaged(f"{path}: cannot be read: {reason}") from None
+
+
+def parse_batch(serialized: tf.Tensor, image_size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decode a batch of examples inside a graph.
+
+    `serialized`: string [B]; `image_size`: (height, width) in pixels. Returns uint8
+    [B, height, width, 1] (0 to 255) and uint8 [B, 14] (0 or 1).
+    """
+    height, width = image_size
+    scalar = tf.io.FixedLenFeature([], tf.string)
+    features = tf.io.parse_example(serialized, {"image": scalar, "labels": scalar})
+    images = tf.reshape(tf.io.decode_raw(features["image"], tf.uint8), [-1, height, width, 1])
+    labels = tf.reshape(tf.io.decode_raw(features["labels"], tf.uint8), [-1, len(CLASSES)])
+    return images, labels
+
+
+def _example(record: Record) -> tf.train.Example:
+    values = (record.image, record.labels, record.image_index.encode(), record.patient_id.encode())
+    feature = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        for name, value in zip(Record._fields, values, strict=True)
+    }
+    return tf.train.Example(features=tf.train.Features(feature=feature))
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Moves runs through their states: submit, follow, cancel."""

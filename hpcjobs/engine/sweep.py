@@ -1,0 +1,71 @@
+"""A sweep as it stands in its folder: what was asked for, its plan, its scheduler."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from hpcjobs import rundir
+from hpcjobs.errors import InputError
+from hpcjobs.plan import Plan, Variant, make_plan
+from hpcjobs.rundir import SweepDir
+from hpcjobs.schedulers import Scheduler
+from hpcjobs.schedulers.local import LocalScheduler
+from hpcjobs.spec import Cluster, Document, Experiment, convert, to_builtins
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """One sweep: its id, folder and plan."""
+
+    id: str
+    where: SweepDir
+    plan: Plan
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler that the sweep's profile names."""
+        report = [sys.executable, "-m", "hpcjobs", "report", str(self.where.root)]
+        return LocalScheduler(self.where.root / "local", self.where.slurm, epilogue=report)
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Run names of each script, by array index."""
+        return {group.name: [run.name for run in group.runs] for group in self.plan.groups}
+
+
+def to_yaml(sweep_id: str, plan: Plan) -> dict[str, Any]:
+    """`sweep.yaml`: all that makes the plan, with nothing left to look up elsewhere."""
+    return {
+        "version": 1,
+        "sweep": sweep_id,
+        "gpus": [group.size.gpus for group in plan.groups],
+        "repeats": plan.repeats,
+        "cluster": to_builtins(plan.cluster),
+        "variants": [
+            {"params": variant.params, "experiment": to_builtins(variant.experiment)} for variant in plan.variants
+        ],
+    }
+
+
+def plan_of(path: Path) -> tuple[str, Plan]:
+    """(sweep id, plan) of a sweep.yaml. Raises InputError where it does not hold one."""
+    data = rundir.read_sweep_yaml(path)
+    try:
+        variants = [
+            Variant(entry["params"], convert(Document(str(path), entry["experiment"], {}), Experiment))
+            for entry in data["variants"]
+        ]
+        cluster = convert(Document(str(path), data["cluster"], {}), Cluster)
+        return data["sweep"], make_plan(data["gpus"], variants, cluster, data["repeats"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a sweep.yaml of this hpcjobs: {error!r}") from None
+
+
+def load(folder: Path) -> Sweep:
+    """The sweep in `folder`. Raises InputError where there is none."""
+    where = rundir.open_sweep(folder)
+    sweep_id, plan = plan_of(where.sweep_yaml)
+    return Sweep(sweep_id, where, plan)

@@ -1,0 +1,1 @@
+"""What logs say: one file per format. They read; they never execute or trust."""

@@ -1,0 +1,157 @@
+"""Sizes to nodes and tasks, swept keys to a grid, and the names of all runs. Pure."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcjobs.errors import InputError
+from hpcjobs.spec import Cluster, Document, Experiment, convert, parse_scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One point of the parameter grid: `params` is `k=v;k=v`, sorted, of the swept keys only."""
+
+    params: str
+    experiment: Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """GPUs over nodes. `tasks_per_node` is that of the fullest node."""
+
+    gpus: int
+    nodes: int
+    tasks_per_node: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """One training: its name, place in the grid, and repeat (from 1)."""
+
+    name: str
+    size: Size
+    variant: Variant
+    repeat: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The runs of one script; array index i is `runs[i]`."""
+
+    name: str
+    size: Size
+    runs: tuple[PlannedRun, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All runs of a sweep, by script."""
+
+    cluster: Cluster
+    variants: tuple[Variant, ...]
+    groups: tuple[Group, ...]
+    repeats: int
+
+    @property
+    def runs(self) -> list[PlannedRun]:
+        """All runs, smallest size first."""
+        return [run for group in self.groups for run in group.runs]
+
+
+def parse_gpus(text: str) -> list[int]:
+    """`1,2,4` as numbers, sorted. Raises InputError for anything else, and for a count given twice."""
+    counts: list[int] = []
+    for part in text.split(","):
+        word = part.strip()
+        if not (word.isascii() and word.isdigit() and int(word) > 0):
+            raise InputError(f"--gpus {text}: '{word}' is not a GPU count; give a list such as 1,2,4,8,16")
+        if int(word) in counts:
+            raise InputError(f"--gpus {text}: {int(word)} stands there twice")
+        counts.append(int(word))
+    return sorted(counts)
+
+
+def size_of(gpus: int, cluster: Cluster) -> Size:
+    """Nodes and tasks for a GPU count. Raises InputError where the profile has no such size."""
+    per_node = cluster.gpus_per_node
+    nodes = 1 if per_node is None else -(-gpus // per_node)
+    if cluster.nodes is not None and nodes > cluster.nodes:
+        most = f"at most {cluster.nodes * per_node} GPUs" if per_node else f"at most {cluster.nodes} nodes"
+        raise InputError(
+            f"--gpus: {gpus} GPUs need {nodes} nodes; cluster '{cluster.name}' has {cluster.nodes} ({most})"
+        )
+    if per_node is not None and nodes > 1 and gpus % per_node and not cluster.uneven_nodes:
+        whole = gpus // per_node * per_node
+        raise InputError(
+            f"--gpus: {gpus} GPUs do not fill nodes of {per_node} evenly: on cluster '{cluster.name}' give "
+            f"1 to {per_node}, or a multiple of {per_node} (next: {whole}, {whole + per_node}), "
+            "or set uneven_nodes: true in its profile"
+        )
+    return Size(gpus, nodes, -(-gpus // nodes))
+
+
+def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
+    """The experiment with every combination of the values of `--set KEY=V1,V2`.
+
+    `data.dir` is made absolute: relative to the working folder where a setting gave it, else to the
+    experiment's file. Raises InputError for a malformed setting or a value that the key does not take.
+    """
+    choices: dict[str, list[str]] = {}
+    for setting in settings:
+        key, equals, values = setting.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise InputError(f"--set {setting}: expected KEY=VALUE or KEY=V1,V2")
+        if key in choices:
+            raise InputError(f"--set {setting}: '{key}' is set twice; give its values in one --set {key}=V1,V2")
+        words = [value.strip() for value in values.split(",")]
+        if "" in words or len(set(words)) < len(words):
+            raise InputError(f"--set {setting}: an empty or a repeated value")
+        choices[key] = words
+    swept = sorted(key for key, values in choices.items() if len(values) > 1)
+    variants = []
+    for combination in itertools.product(*choices.values()):
+        chosen = dict(zip(choices, combination, strict=True))
+        point = copy.deepcopy(document)
+        for key, word in chosen.items():
+            point.set(key, parse_scalar(word))
+        _locate_data(point, "data.dir" in chosen)
+        params = ";".join(f"{key}={chosen[key]}" for key in swept)
+        variants.append(Variant(params, convert(point, Experiment)))
+    return variants
+
+
+def _locate_data(document: Document, by_setting: bool) -> None:
+    section: Any = document.data.get("data")
+    folder = section.get("dir") if isinstance(section, dict) else None
+    if isinstance(folder, str) and folder:
+        base = Path.cwd() if by_setting else Path(document.source).parent
+        section["dir"] = str((base / Path(folder).expanduser()).resolve())
+
+
+def make_plan(gpus: Sequence[int], variants: Sequence[Variant], cluster: Cluster, repeats: int) -> Plan:
+    """All runs of a sweep, each with its name.
+
+    The index order within a script is repeat by repeat, so that an interrupted sweep has whole
+    repeats. Raises InputError where a size or a global batch does not fit.
+    """
+    groups = []
+    for size in (size_of(count, cluster) for count in gpus):
+        for variant in variants:
+            whole = variant.experiment.batch.global_
+            if whole is not None and whole % size.gpus:
+                raise InputError(f"batch.global {whole} does not divide over {size.gpus} GPUs")
+        name = f"g{size.gpus:04d}"
+        runs = []
+        for repeat in range(1, repeats + 1):
+            for number, variant in enumerate(variants, 1):
+                point = f"-p{number:02d}" if len(variants) > 1 else ""
+                runs.append(PlannedRun(f"{name}{point}-r{repeat:02d}", size, variant, repeat))
+        groups.append(Group(name, size, tuple(runs)))
+    return Plan(cluster, tuple(variants), tuple(groups), repeats)

@@ -1,0 +1,100 @@
+"""Where experiments and cluster profiles are found, and which of them wins.
+
+Looked up in the working folder, the user's config folder, the site's, then what ships with hpcjobs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+import platformdirs
+
+from hpcjobs.errors import InputError, nearest
+from hpcjobs.spec import Cluster, Document, Experiment, convert, read_yaml
+
+Spec = TypeVar("Spec", Experiment, Cluster)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A YAML file known by a name, where it came from, and the files of that name that it shadows."""
+
+    name: str
+    origin: str
+    path: Path
+    shadows: tuple[Path, ...] = ()
+
+
+def _shipped(folder: str) -> Path:
+    # Installed from a wheel or editable, the files are real ones: never in a zip.
+    root = Path(str(resources.files("hpcjobs.experiments")))
+    return root / folder
+
+
+def _folders(kind: type[Experiment] | type[Cluster]) -> Iterator[tuple[str, Path]]:
+    own = "clusters" if kind is Cluster else "experiments"
+    yield "working folder", Path.cwd() / own
+    yield "user", Path(platformdirs.user_config_dir("hpcjobs")) / own
+    yield "site", Path(platformdirs.site_config_dir("hpcjobs")) / own
+    yield "hpcjobs", _shipped("clusters" if kind is Cluster else "")
+
+
+def available(kind: type[Experiment] | type[Cluster]) -> list[Found]:
+    """All that can be named, each with what it shadows, by name."""
+    by_name: dict[str, list[tuple[str, Path]]] = {}
+    seen: set[Path] = set()
+    for origin, folder in _folders(kind):
+        for path in sorted(folder.glob("*.yaml")):
+            if path.resolve() not in seen:  # the working folder may be hpcjobs' own repository
+                seen.add(path.resolve())
+                by_name.setdefault(path.stem, []).append((origin, path))
+    return [
+        Found(name, places[0][0], places[0][1], tuple(path for _, path in places[1:]))
+        for name, places in sorted(by_name.items())
+    ]
+
+
+def read(kind: type[Experiment] | type[Cluster], name: str) -> Document:
+    """The document of that name, or of that path where `name` looks like one.
+
+    Raises InputError where there is none, naming the nearest or all known names.
+    """
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        return read_yaml(Path(name))
+    known = {found.name: found for found in available(kind)}
+    if name not in known:
+        raise InputError(f"no {kind.__name__.lower()} '{name}': {nearest(name, known)}")
+    return read_yaml(known[name].path)
+
+
+def cluster(name: str) -> Cluster:
+    """The profile of that name or path, a relative `template` made absolute. Raises InputError."""
+    document = read(Cluster, name)
+    template = document.data.get("template")
+    if isinstance(template, str) and template:
+        document.data["template"] = str((Path(document.source).parent / template).resolve())
+    return convert(document, Cluster)
+
+
+def default_cluster() -> str | None:
+    """The profile that the user or else the site named as default, by `cluster: NAME` in `config.yaml`.
+
+    Raises InputError where a config.yaml says anything else.
+    """
+    for folder in (platformdirs.user_config_dir("hpcjobs"), platformdirs.site_config_dir("hpcjobs")):
+        path = Path(folder) / "config.yaml"
+        if not path.is_file():
+            continue
+        document = read_yaml(path)
+        for key in document.data:
+            if key != "cluster":
+                raise InputError(f"{document.where((str(key),))}: unknown key '{key}': known: cluster")
+        name = document.data.get("cluster")
+        if not isinstance(name, str):
+            raise InputError(f"{document.where(('cluster',))}: key 'cluster': expected the name of a profile")
+        return name
+    return None

@@ -1,0 +1,66 @@
+"""`python -m hpcjobs.train RUN_YAML --attempt DIR`: one rank of a run. See `job` for what it does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import traceback
+from pathlib import Path
+
+from hpcjobs import contract
+from hpcjobs.contract import ErrorCode, RunConfig
+from hpcjobs.train import failure, threads
+from hpcjobs.train.failure import TrainError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train as one rank; the exit code. Does not return where this rank alone fails (failure.leave)."""
+    parser = argparse.ArgumentParser(prog="python -m hpcjobs.train", description="One rank of a training run.")
+    parser.add_argument("run_yaml", type=Path, metavar="RUN_YAML", help="the run.yaml that hpcjobs wrote")
+    parser.add_argument("--attempt", type=Path, required=True, metavar="DIR", help="existing folder of this attempt")
+    options = parser.parse_args(arguments)
+    if not options.attempt.is_dir():
+        parser.error(f"--attempt {options.attempt}: no such folder")
+    try:
+        config = _load(options.run_yaml)
+        _prepare_environment(config)
+        # Imported here: the libraries read the environment as they load.
+        from hpcjobs.train import job, ranks
+
+        try:
+            job.run(config, options.run_yaml.resolve().parent, options.attempt)
+        except ranks.GivenUp:
+            return 1
+    except TrainError as error:
+        failure.report(options.attempt, error.code, error.message)
+        failure.leave()
+    except Exception as error:
+        traceback.print_exc()
+        failure.report(options.attempt, ErrorCode.UNEXPECTED, f"{type(error).__name__}: {error}")
+        failure.leave()
+    return 0
+
+
+def _load(path: Path) -> RunConfig | TrainError:
+    # Every rank reads the same file: they tell of a bad one together, once Horovod runs.
+    try:
+        return contract.load_run(path)
+    except OSError as error:
+        return TrainError(ErrorCode.RUN_YAML, f"{path}: cannot be read: {error.strerror}")
+    except ValueError as error:
+        return TrainError(ErrorCode.RUN_YAML, str(error))
+
+
+def _prepare_environment(config: RunConfig | TrainError) -> None:
+    # TensorFlow prints harmless notices even as errors (level 2); what matters comes as exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # The order in which nvidia-smi counts GPUs, too.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    if isinstance(config, RunConfig):
+        threads.limit_environment(config.cpus_per_task)
+        if config.device == "cpu":
+            os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

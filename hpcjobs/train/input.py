@@ -1,0 +1,129 @@
+"""From shards to batches. Splits go over the ranks by record, so shard sizes do not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from hpcjobs.data.dataset import Dataset
+from hpcjobs.data.tfrecord import parse_batch
+
+# Shards read in turn, this many records of each: mixes patients ahead of the shuffle buffer.
+_CYCLE, _BLOCK = 4, 16
+
+
+class Segment(NamedTuple):
+    """`take` records of a file, after the first `skip`."""
+
+    file: str
+    skip: int
+    take: int
+
+
+def share(total: int, rank: int, size: int) -> tuple[int, int]:
+    """The half-open range of `total` positions that `rank` of `size` takes: even to within one."""
+    return rank * total // size, (rank + 1) * total // size
+
+
+def segments(files: Sequence[tuple[str, int]], start: int, stop: int) -> list[Segment]:
+    """Where positions `start` to `stop` (excluded) of `files`, pairs of path and records, stand.
+
+    The files are one sequence that starts again when it ends. A rank opens the files of its own
+    range only.
+    """
+    found: list[Segment] = []
+    records = sum(count for _, count in files)
+    if not records:
+        return found
+    position = start - start % records
+    while position < stop:
+        for file, count in files:
+            first, last = max(start, position), min(stop, position + count)
+            if first < last:
+                found.append(Segment(file, first - position, last - first))
+            position += count
+    return found
+
+
+def split_files(dataset: Dataset, split: str) -> list[tuple[str, int]]:
+    """(absolute path, records) of each shard of a split."""
+    counts = [shard.images for shard in dataset.splits[split].shards]
+    return list(zip(dataset.files(split), counts, strict=True))
+
+
+def train_batches(
+    dataset: Dataset,
+    *,
+    rank: int,
+    size: int,
+    batch: int,
+    steps_per_epoch: int,
+    epochs: int,
+    shuffle: int,
+    seed: int,
+    cpus: int,
+) -> tf.data.Dataset:
+    """`epochs` times `steps_per_epoch` batches of (uint8 [batch, H, W, 1], uint8 [batch, 14]).
+
+    The order of the shards, hence each rank's share, and of the shuffle buffer (`shuffle` records)
+    follow from (seed, epoch). No image comes twice in an epoch, unless the split holds fewer than
+    one global batch: then it is read over and over.
+    """
+    files = split_files(dataset, "train")
+    positions = max(sum(count for _, count in files), steps_per_epoch * batch * size)
+    start, stop = share(positions, rank, size)
+
+    def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        order = np.random.default_rng((seed, int(epoch))).permutation(len(files))
+        return _columns(segments([files[i] for i in order], start, stop))
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        records = _read(*tf.numpy_function(plan, [epoch], (tf.string, tf.int64, tf.int64)))
+        records = records.shuffle(shuffle, seed=seed * 1_000_003 + epoch, reshuffle_each_iteration=False)
+        return records.batch(batch, drop_remainder=True).take(steps_per_epoch)
+
+    batches = tf.data.Dataset.range(epochs).flat_map(one_epoch)
+    return _finish(batches, dataset, cpus)
+
+
+def eval_batches(dataset: Dataset, split: str, *, rank: int, size: int, batch: int, cpus: int) -> tf.data.Dataset:
+    """This rank's images of a split, once, in order: uint8 [b, H, W, 1], uint8 [b, 14], b up to `batch`.
+
+    Over all ranks every image comes exactly once; a rank's share may be empty.
+    """
+    files = split_files(dataset, split)
+    start, stop = share(sum(count for _, count in files), rank, size)
+    columns = _columns(segments(files, start, stop))
+    return _finish(_read(*(tf.constant(column) for column in columns)).batch(batch), dataset, cpus)
+
+
+def _columns(found: Sequence[Segment]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        np.array([segment.file.encode() for segment in found], dtype=object),
+        np.array([segment.skip for segment in found], dtype=np.int64),
+        np.array([segment.take for segment in found], dtype=np.int64),
+    )
+
+
+def _read(files: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+    files, skip, take = (tf.ensure_shape(column, [None]) for column in (files, skip, take))
+    return tf.data.Dataset.from_tensor_slices((files, skip, take)).interleave(
+        lambda file, skip, take: tf.data.TFRecordDataset(file).skip(skip).take(take),
+        cycle_length=_CYCLE,
+        block_length=_BLOCK,
+    )
+
+
+def _finish(batches: tf.data.Dataset, dataset: Dataset, cpus: int) -> tf.data.Dataset:
+    # Parsed a batch at a time and left uint8: the host moves bytes, the device makes floats.
+    batches = batches.map(lambda serialized: parse_batch(serialized, dataset.image_size)).prefetch(2)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = cpus
+    options.threading.max_intra_op_parallelism = 1
+    # A fixed buffer of two batches needs no tuner, and a tuner's choices differ from run to run.
+    options.autotune.enabled = False
+    options.deterministic = True
+    return batches.with_options(options)

@@ -1,0 +1,67 @@
+#!/bin/bash
+# Installs what is missing: Debian packages (as root), uv, and the Python packages in .venv.
+# With --test, what the tests need too. Run again, it finds everything there and ends at once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+need=()
+want() { # want COMMAND PACKAGE: the package is needed where the command is missing
+    command -v "$1" >/dev/null || need+=("$2")
+}
+want mpirun openmpi-bin
+want mpicxx libopenmpi-dev
+want g++ g++
+want make make
+want git git
+want python3 python3
+python3 - 2>/dev/null <<'PY' || need+=(python3-dev python3-venv)
+import os, sysconfig, ensurepip
+assert os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
+PY
+if [ "${1:-}" = --test ]; then
+    want shellcheck shellcheck
+    # The virtual Slurm cluster needs root: without it, its packages are of no use.
+    if [ "$(id -u)" = 0 ]; then
+        for package in $(python3 tests/slurm/cluster.py packages); do
+            dpkg -s "$package" >/dev/null 2>&1 || need+=("$package")
+        done
+    fi
+fi
+if [ ${#need[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing Debian packages: ${need[*]}" >&2
+        export DEBIAN_FRONTEND=noninteractive
+        # A daemon that a package starts would only be in the way: tests start their own.
+        printf '#!/bin/sh\nexit 101\n' >/tmp/hpcjobs-policy.$$
+        if [ ! -e /usr/sbin/policy-rc.d ]; then
+            install -m 755 /tmp/hpcjobs-policy.$$ /usr/sbin/policy-rc.d
+            trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        fi
+        rm -f /tmp/hpcjobs-policy.$$
+        apt-get update -qq
+        apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+    else
+        echo "missing Debian packages; an administrator must run:" >&2
+        echo "    apt-get install --no-install-recommends ${need[*]}" >&2
+        exit 1
+    fi
+fi
+
+# uv: the one on PATH where it is new enough for extra-build-dependencies, else one of our own.
+uv=uv
+if ! command -v uv >/dev/null || ! uv --version | awk '{split($2, v, "."); exit !(v[1] > 0 || v[2] >= 9)}'; then
+    uv=.tools/bin/uv
+    if [ ! -x "$uv" ]; then
+        echo "installing uv in .tools" >&2
+        python3 -m venv .tools
+        .tools/bin/pip install --quiet 'uv>=0.9'
+    fi
+fi
+
+# .venv is up to date where it was made from these very files.
+made_from="$(cat pyproject.toml setup.cfg scripts/setup.sh | sha256sum)"
+if [ "$(cat .venv/hpcjobs-made-from 2>/dev/null)" != "$made_from" ]; then
+    echo "installing Python packages in .venv (TensorFlow is large; Horovod is compiled)" >&2
+    "$uv" sync --quiet --extra train --python '>=3.10,<3.12'
+    echo "$made_from" >.venv/hpcjobs-made-from
+fi

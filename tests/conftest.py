@@ -1,0 +1,44 @@
+"""Shared by all tests: real X-rays and shards of them, and where the time went."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["tests.fixtures_data"]
+
+ROOT = Path(__file__).parent.parent
+_SECONDS: dict[str, float] = defaultdict(float)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden scripts anew")
+
+
+def pytest_configure() -> None:
+    # As the Makefile does: Open MPI refuses to start as root unless told twice.
+    if os.geteuid() == 0:
+        os.environ["OMPI_ALLOW_RUN_AS_ROOT"] = os.environ["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _no_config_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A profile or default of whoever runs the tests must not change them."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-config"))
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF":
+            monkeypatch.delenv(name)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    folder = report.nodeid.partition("::")[0].rpartition("/")[0]
+    _SECONDS[folder] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("wall time by folder")
+    for folder, seconds in sorted(_SECONDS.items(), key=lambda entry: -entry[1]):
+        terminalreporter.write_line(f"{seconds:7.1f} s  {folder}")

@@ -1,0 +1,101 @@
+"""What is read from logs: the steady state, progress, and the line that says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpcjobs.logs import evidence, mllog
+from tests.control.logs import line, train_log
+
+
+def read(folder: Path, text: str) -> mllog.TrainLog:
+    path = folder / "train.log"
+    path.write_text(text)
+    return mllog.read(path)
+
+
+def test_the_steady_state_leaves_the_warm_up_out(tmp_path: Path) -> None:
+    measured = mllog.measure(read(tmp_path, train_log(gpus=2, batch=4, step_ms=(40.0, 60.0), warmup_ms=999.0)))
+    assert measured is not None
+    assert measured.step_ms == pytest.approx(50.0)
+    assert measured.images_per_sec == pytest.approx(8 / 0.050)
+    assert (measured.windows, measured.mean_auc, measured.eval_s) == (2, 0.75, 3.0)
+
+
+def test_a_run_cut_short_derives_its_time_to_train(tmp_path: Path) -> None:
+    measured = mllog.measure(read(tmp_path, train_log(epochs=10, train_images=1600, step_ms=(50.0,))))
+    assert measured is not None
+    assert measured.epoch_s == pytest.approx(10.0)  # 1600 images at 160 images/s
+    assert (measured.time_to_train_s, measured.time_to_train_kind) == (pytest.approx(100.0), "derived_fixed_epochs")
+
+
+def test_a_whole_run_measures_its_time_to_train(tmp_path: Path) -> None:
+    measured = mllog.measure(read(tmp_path, train_log(cut_short=False)))
+    assert measured is not None
+    assert (measured.epoch_s, measured.time_to_train_s, measured.time_to_train_kind) == (
+        30.0,
+        40.0,
+        "measured_fixed_epochs",
+    )
+
+
+@pytest.mark.parametrize("status", [None, "aborted"])
+def test_a_run_that_did_not_end_well_measured_nothing(tmp_path: Path, status: str | None) -> None:
+    assert mllog.measure(read(tmp_path, train_log(status=status))) is None
+
+
+def test_a_run_without_a_timed_window_measured_nothing(tmp_path: Path) -> None:
+    assert mllog.measure(read(tmp_path, train_log(step_ms=()))) is None
+
+
+def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
+    whole = train_log()
+    noisy = "\x00garbage\n" + whole.replace("\n", "\n[1,0]<stdout>:chatter\n") + ':::MLLOG {"key": "tracked_st'
+    assert mllog.measure(read(tmp_path, noisy)) == mllog.measure(read(tmp_path, whole))
+    assert mllog.measure(mllog.read(tmp_path / "nowhere")) is None
+
+
+def test_a_window_whose_figure_is_no_number_is_left_out(tmp_path: Path) -> None:
+    text = train_log(step_ms=(50.0,)).replace(":::MLLOG", ":::MLLOG", 1)
+    text = (
+        line("tracked_stats", {"throughput": float("nan"), "step_ms": float("nan")}, step=99, steps=5, warmup=False)
+        + text
+    )
+    measured = mllog.measure(read(tmp_path, text))
+    assert measured is not None
+    assert measured.windows == 1
+
+
+def test_progress_is_the_newest_window(tmp_path: Path) -> None:
+    progress = mllog.progress(read(tmp_path, train_log(step_ms=(50.0,), steps=40, status=None)))
+    assert (progress.step, progress.steps, progress.images_per_sec) == (10, 40, pytest.approx(160.0))
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        ("chatter\nhpcjobs: error: data_missing: no dataset.json in /x\nPrimary job  terminated normally\n",
+         "hpcjobs: error: data_missing: no dataset.json in /x"),
+        ("[1,0]<stderr>:hpcjobs: error: nan_loss: step 3\n", "hpcjobs: error: nan_loss: step 3"),
+        ("Traceback (most recent call last):\n  File 'x'\nValueError: bad shape\nmpirun noticed that process rank 0 exited on signal 6\n",
+         "ValueError: bad shape"),
+        ("ok\nmpirun noticed that process rank 1 with PID 0 on node n1 exited on signal 9 (Killed).\n",
+         "mpirun noticed that process rank 1 with PID 0 on node n1 exited on signal 9 (Killed)."),
+        ("slurmstepd: error: *** STEP 5.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***\nKeyboardInterrupt\n",
+         "slurmstepd: error: *** STEP 5.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***"),
+        ("a\n\x1b[31mlast words\x1b[0m\r\n\n", "last words"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_the_line_that_says_why(tmp_path: Path, log: str, why: str) -> None:
+    path = tmp_path / "job.log"
+    path.write_text(log)
+    assert evidence.why(tmp_path / "nowhere", path) == why
+
+
+def test_only_the_end_of_a_huge_log_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "job.log"
+    path.write_bytes(b"hpcjobs: error: long: ago\n" + b"x" * 300_000 + b"\nthe end\n")
+    assert evidence.why(path) == "the end"

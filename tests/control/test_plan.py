@@ -1,0 +1,110 @@
+"""Sizes to nodes and tasks, grids, names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpcjobs import profiles
+from hpcjobs.errors import InputError
+from hpcjobs.plan import Size, expand, make_plan, parse_gpus, size_of
+from hpcjobs.spec import Document, Experiment, load
+
+
+def c4140(**changes: object):
+    import msgspec
+
+    return msgspec.structs.replace(profiles.cluster("c4140"), **changes)
+
+
+def demo() -> Document:
+    return profiles.read(Experiment, "demo")
+
+
+def test_1_to_16_gpus_on_four_gpu_nodes() -> None:
+    sizes = [size_of(gpus, c4140()) for gpus in (1, 2, 4, 8, 16)]
+    assert sizes == [Size(1, 1, 1), Size(2, 1, 2), Size(4, 1, 4), Size(8, 2, 4), Size(16, 4, 4)]
+
+
+def test_a_count_that_does_not_fill_its_nodes_names_those_that_do() -> None:
+    with pytest.raises(
+        InputError, match=r"6 GPUs do not fill nodes of 4 evenly.*1 to 4, or a multiple of 4 \(next: 4, 8\)"
+    ):
+        size_of(6, c4140())
+    assert size_of(3, c4140()) == Size(3, 1, 3)
+    assert size_of(6, c4140(uneven_nodes=True)) == Size(6, 2, 3)
+    assert size_of(7, c4140(uneven_nodes=True)) == Size(7, 2, 4)
+
+
+def test_more_nodes_than_the_cluster_has_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"32 GPUs need 8 nodes; cluster 'c4140' has 4 \(at most 16 GPUs\)"):
+        size_of(32, c4140(nodes=4))
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "1,x", "0", "-1", "1.5", "2,2", "²"])
+def test_gpus_that_are_no_numbers_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--gpus"):
+        parse_gpus(text)
+
+
+def test_only_a_key_with_several_values_is_a_parameter() -> None:
+    variants = expand(demo(), ["lr.base=0.1,0.01", "train.steps=20", "batch.local=2,4"])
+    assert [variant.params for variant in variants] == [
+        "batch.local=2;lr.base=0.1",
+        "batch.local=4;lr.base=0.1",
+        "batch.local=2;lr.base=0.01",
+        "batch.local=4;lr.base=0.01",
+    ]
+    assert {variant.experiment.train.steps for variant in variants} == {20}
+    assert variants[3].experiment.lr.base == 0.01
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("lr.base", "expected KEY=VALUE"),
+        ("lr.bsae=1", "--set: unknown key 'lr.bsae': did you mean 'base'"),
+        ("lr.base=fast", "--set: key 'lr.base': expected a number, got 'fast'"),
+        ("name.first=x", "'name' is not a section"),
+        ("lr.base=1,,2", "an empty or a repeated value"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting: str, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        expand(demo(), [setting])
+    assert says in str(caught.value)
+
+
+def test_a_global_batch_takes_the_local_ones_place_and_must_divide() -> None:
+    variants = expand(demo(), ["batch.global=12"])
+    assert variants[0].experiment.batch.local is None
+    make_plan([1, 2, 4], variants, profiles.cluster("local"), 1)
+    with pytest.raises(InputError, match="batch.global 12 does not divide over 8 GPUs"):
+        make_plan([8], variants, profiles.cluster("local"), 1)
+
+
+def test_data_dir_is_relative_to_its_file_or_to_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpcjobs.spec import read_yaml
+
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / "sub" / "e.yaml"
+    path.write_text("name: e\nbatch: {local: 1}\ndata: {dir: shards}\n")
+    monkeypatch.chdir(tmp_path)
+    assert expand(read_yaml(path), [])[0].experiment.data.dir == str(tmp_path / "sub" / "shards")
+    assert expand(read_yaml(path), ["data.dir=shards"])[0].experiment.data.dir == str(tmp_path / "shards")
+    assert load(path, Experiment).data.dir == "shards"
+
+
+def test_names_and_order_of_runs() -> None:
+    plan = make_plan([1, 16], expand(demo(), ["lr.base=0.1,0.01"]), c4140(), 2)
+    assert [run.name for run in plan.groups[1].runs] == [
+        "g0016-p01-r01",
+        "g0016-p02-r01",
+        "g0016-p01-r02",
+        "g0016-p02-r02",
+    ]
+    single = make_plan([1], expand(demo(), []), c4140(), 2)
+    assert [run.name for run in single.runs] == ["g0001-r01", "g0001-r02"]

@@ -1,0 +1,122 @@
+"""Typed YAML: every mistake is one line with file, line, key and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpcjobs import profiles
+from hpcjobs.errors import InputError
+from hpcjobs.spec import Cluster, Experiment, load, parse_scalar, to_builtins
+
+GOOD = "name: mine\nbatch:\n  local: 8\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "e.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        (GOOD + "lr:\n  bace: 1\n", 5, "unknown key 'lr.bace': did you mean 'base'?"),
+        ("nmae: x\n" + GOOD, 1, "unknown key 'nmae': did you mean 'name'?"),
+        ("name: mine\nbatch:\n  local: many\n", 3, "key 'batch.local': expected a whole number, got 'many'"),
+        ("name: mine\nbatch:\n  local: 0\n", 3, "key 'batch.local': expected a whole number >= 1, got 0"),
+        ("name: mine\nbatch:\n  local: 8\n  global: 8\n", 2, "exactly one of batch.local (weak scaling)"),
+        ("name: mine\nbatch:\n  local: 8\n  local: 9\n", 4, "key 'batch.local' stands there twice (first in line 3)"),
+        (GOOD + "model:\n  name: resnet\n", 5, "key 'model.name': invalid enum value 'resnet'"),
+        (GOOD + "train:\n  steps: 0\n", 5, "key 'train.steps': expected a whole number >= 1, got 0"),
+        (GOOD + "train:\n  steps: 12\n", None, "train.steps 12 leaves no timed window"),
+        ("name: [a\n", 2, "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path, text: str, line: int | None, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load(path, Experiment)
+    message = str(caught.value)
+    assert says in message
+    assert message.startswith(f"{path}:{line}: " if line else f"{path}: ")
+    assert "\n" not in message
+
+
+def test_a_missing_key_and_a_missing_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="key 'batch' is missing"):
+        load(write(tmp_path, "name: mine\n"), Experiment)
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
+        load(tmp_path / "nowhere.yaml", Experiment)
+
+
+def test_a_profile_may_not_set_what_hpcjobs_sets_itself(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"sbatch\.array is set by hpcjobs itself"):
+        load(write(tmp_path, "name: mine\ngpus_per_node: 4\nsbatch:\n  array: 0-9\n"), Cluster)
+
+
+@pytest.mark.parametrize("found", profiles.available(Experiment), ids=lambda found: found.name)
+def test_every_shipped_experiment_loads_and_survives_a_round_trip(found: profiles.Found, tmp_path: Path) -> None:
+    import yaml
+
+    experiment = load(found.path, Experiment)
+    again = load(write(tmp_path, yaml.safe_dump(to_builtins(experiment))), Experiment)
+    assert again == experiment
+    assert experiment.name == found.name
+
+
+@pytest.mark.parametrize("found", profiles.available(Cluster), ids=lambda found: found.name)
+def test_every_shipped_profile_loads_under_its_own_name(found: profiles.Found) -> None:
+    assert load(found.path, Cluster).name == found.name
+
+
+def test_chexnet_is_the_articles_recipe() -> None:
+    chexnet = load(next(found.path for found in profiles.available(Experiment) if found.name == "chexnet"), Experiment)
+    assert (chexnet.model.name, chexnet.model.weights) == ("densenet121", "imagenet")
+    assert (chexnet.batch.local, chexnet.train.epochs) == (64, 10)
+    assert (chexnet.lr.base, chexnet.lr.plateau_factor, chexnet.lr.plateau_patience) == (0.001, 0.1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("0.5", 0.5),
+        ("true", True),
+        ("null", None),
+        ("none", "none"),
+        ("a b", "a b"),
+        ("/x", "/x"),
+        ("[1", "[1"),
+    ],
+)
+def test_a_set_value_is_read_as_yaml_reads_it(text: str, value: object) -> None:
+    assert parse_scalar(text) == value
+
+
+def test_the_working_folder_shadows_what_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "clusters"
+    own.mkdir()
+    (own / "local.yaml").write_text("name: local\nscheduler: local\ngpu_request: none\n")
+    monkeypatch.chdir(tmp_path)
+    local = next(found for found in profiles.available(Cluster) if found.name == "local")
+    assert local.origin == "working folder"
+    assert [path.name for path in local.shadows] == ["local.yaml"]
+
+
+def test_an_unknown_name_gets_the_nearest_one() -> None:
+    with pytest.raises(InputError, match="no cluster 'c4410': did you mean 'c4140'"):
+        profiles.cluster("c4410")
+
+
+def test_the_users_default_profile_is_read_from_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert profiles.default_cluster() is None
+    config = tmp_path / "hpcjobs" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text("cluster: c4140\n")
+    assert profiles.default_cluster() == "c4140"
+    config.write_text("clutser: c4140\n")
+    with pytest.raises(InputError, match=r"config\.yaml:1: unknown key 'clutser'"):
+        profiles.default_cluster()

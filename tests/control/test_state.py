@@ -1,0 +1,130 @@
+"""The fold: journal, scheduler's answers and files' evidence become a state, and failures get a class."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcjobs.engine.state import Evidence, RunStatus, fold, submissions
+from hpcjobs.failures import HINTS, classify
+from hpcjobs.records import ExitRecord, JobState, RunState
+
+RUN = "g0002-r01"
+GROUPS = {"g0002": [RUN, "g0002-r02"]}
+SENT = [
+    {"event": "submitting", "group": "g0002", "indices": [0, 1], "time": 100.0},
+    {"event": "submitted", "group": "g0002", "indices": [0, 1], "job": "7", "time": 101.0},
+]
+
+
+def ended(rc: int, signal: int = 0) -> ExitRecord:
+    return ExitRecord(RUN, "a001", "7_0", rc, signal, "n1", 102.0, 110.0)
+
+
+def state(journal: list, answers: dict | None, found: Evidence | None = None, now: float = 1000.0) -> RunStatus:
+    return fold([RUN], submissions(journal, GROUPS), answers, {RUN: found} if found else {}, now)[0]
+
+
+def answer(state: RunState | None, word: str, **more) -> dict:
+    return {"7_0": JobState(state, word, **more)}
+
+
+def test_before_and_during_submission() -> None:
+    assert state([], {}).state is RunState.PLANNED
+    assert state(SENT[:1], {}).state is RunState.SUBMITTING
+    refused = {"event": "refused", "group": "g0002", "indices": [0, 1], "time": 100.5}
+    assert state([SENT[0], refused], {}).state is RunState.PLANNED
+
+
+def test_the_schedulers_word_is_taken_while_a_run_lives() -> None:
+    assert state(SENT, answer(RunState.PENDING, "PENDING")).state is RunState.PENDING
+    running = state(SENT, answer(RunState.RUNNING, "RUNNING", nodes=("n1", "n2"), start=5.0))
+    assert (running.state, running.nodes, running.start, running.task) == (RunState.RUNNING, ("n1", "n2"), 5.0, "7_0")
+
+
+def test_an_unknown_word_is_neither_success_nor_failure() -> None:
+    status = state(SENT, answer(None, "MARTIAN"))
+    assert (status.state, status.word) == (RunState.RUNNING, "MARTIAN")
+
+
+def test_a_measurement_makes_a_run_done() -> None:
+    found = Evidence("a001", "7_0", measured=True, exit=ended(0))
+    assert state(SENT, answer(RunState.DONE, "COMPLETED"), found).state is RunState.DONE
+    assert state(SENT, None, found).state is RunState.DONE
+
+
+def test_completed_without_a_measurement_is_failed() -> None:
+    status = state(SENT, answer(RunState.DONE, "COMPLETED", exit_code=0), Evidence("a001", "7_0", exit=ended(0)))
+    assert status.state is RunState.FAILED
+    assert status.failure is not None
+    assert status.failure.kind == "no_measurement"
+
+
+def test_an_exit_record_speaks_where_the_scheduler_does_not() -> None:
+    found = Evidence("a001", "7_0", exit=ended(137, 9), line="mpirun noticed ... exited on signal 9")
+    status = state(SENT, None, found)
+    assert status.state is RunState.FAILED
+    assert status.failure is not None
+    assert (status.failure.kind, status.end) == ("signal", 110.0)
+
+
+def test_cancelled_by_the_user_is_no_failure() -> None:
+    assert state(SENT, answer(RunState.CANCELLED, "CANCELLED")).state is RunState.CANCELLED
+    journal = [*SENT, {"event": "cancel", "runs": [RUN], "time": 105.0}]
+    assert state(journal, None, Evidence("a001", "7_0", exit=ended(143, 15))).state is RunState.CANCELLED
+
+
+def test_gone_without_a_trace_is_lost_but_not_at_once() -> None:
+    claimed = Evidence("a001", "7_0")
+    assert state(SENT, {}, claimed, now=110.0).state is RunState.RUNNING
+    assert state(SENT, {}, now=110.0).state is RunState.PENDING
+    lost = state(SENT, {}, claimed, now=1000.0)
+    assert lost.state is RunState.LOST
+    assert lost.failure is not None
+    assert lost.failure.retryable
+
+
+def test_an_unreachable_scheduler_loses_nothing() -> None:
+    assert state(SENT, None, now=1e6).state is RunState.PENDING
+    assert state(SENT, None, Evidence("a001", "7_0"), now=1e6).state is RunState.RUNNING
+
+
+def test_an_older_attempts_exit_says_nothing_of_a_new_submission() -> None:
+    again = [*SENT, {"event": "submitted", "group": "g0002", "indices": [0], "job": "9", "time": 500.0}]
+    old = Evidence("a001", "7_0", exit=ended(1))
+    status = fold(
+        [RUN], submissions(again, GROUPS), {"9_0": JobState(RunState.PENDING, "PENDING")}, {RUN: old}, 1000.0
+    )[0]
+    assert (status.state, status.task) == (RunState.PENDING, "9_0")
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "retryable"),
+    [("TIMEOUT", "timeout", False), ("OUT_OF_MEMORY", "out_of_memory", False), ("NODE_FAIL", "node_failure", True),
+     ("PREEMPTED", "preempted", True), ("BOOT_FAIL", "node_failure", True)],
+)  # fmt: skip
+def test_slurms_final_words_name_their_class(word: str, kind: str, retryable: bool) -> None:
+    failure = classify(JobState(RunState.FAILED, word, exit_code=0), None, [], "")
+    assert (failure.kind, failure.retryable) == (kind, retryable)
+
+
+def test_the_first_rank_that_gave_up_says_why() -> None:
+    aborts = [{"code": "data_missing", "message": "no dataset.json in /x", "rank": 1, "host": "n2"}]
+    failure = classify(None, ended(1), aborts, "hpcjobs: error: ...")
+    assert str(failure) == "data_missing: no dataset.json in /x (rank 1 on n2)"
+    assert "data prepare" in failure.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [("RuntimeError: boom", "traceback"), ("oom-kill event", "out_of_memory"), ("exited on signal 11", "signal"),
+     ("bash: mpirun: command not found", "exit_code"), ("CANCELLED DUE TO TIME LIMIT", "timeout")],
+)  # fmt: skip
+def test_a_log_line_names_the_class(line: str, kind: str) -> None:
+    assert classify(None, ended(1), [], line).kind == kind
+
+
+def test_every_error_code_has_a_hint() -> None:
+    from hpcjobs.contract import ErrorCode
+
+    codes = {value for name, value in vars(ErrorCode).items() if name.isupper()}
+    assert codes - {ErrorCode.UNEXPECTED} <= set(HINTS)

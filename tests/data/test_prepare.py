@@ -1,0 +1,250 @@
+"""Real X-rays to shards and back."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpcjobs.contract import CLASSES, SPLITS
+from hpcjobs.data import dataset as store
+from hpcjobs.data import nih as reader
+from hpcjobs.data.dataset import Dataset, load_dataset
+from hpcjobs.data.prepare import bad_images, decode
+from hpcjobs.errors import InputError
+from tests.fixtures_data import prepare_from
+
+Prepare = Callable[..., Dataset]
+FEW = ["00004934_000.png", "00007705_000.png", "00012975_000.png", "00017625_000.png"]  # the first is RGBA
+
+
+@pytest.fixture
+def few(nih_excerpt: Path, tmp_path: Path) -> Path:
+    """A folder with copies of four images, two levels down, as NIH's archives unpack."""
+    folder = tmp_path / "images_001" / "images"
+    folder.mkdir(parents=True)
+    for name in FEW:
+        shutil.copyfile(nih_excerpt / "images" / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def prepare(nih_excerpt: Path) -> Prepare:
+    """`prepare` with the excerpt's tables filled in: `prepare(out, seed=2)`."""
+    return functools.partial(prepare_from, nih_excerpt)
+
+
+def contents(dataset: Dataset) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in dataset.folder.iterdir()}
+
+
+def records(dataset: Dataset, split: str) -> list:
+    from hpcjobs.data.tfrecord import read_examples
+
+    return [record for file in dataset.files(split) for record in read_examples(Path(file))]
+
+
+def test_every_image_is_in_one_split_with_its_labels(nih: Path, nih_shards: Dataset) -> None:
+    metadata = reader.read_metadata(nih / "Data_Entry_2017_v2020.csv.gz")
+    tested = reader.read_list(nih / "test_list.txt.gz").names
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        read = records(nih_shards, split)
+        assert len(read) == nih_shards.splits[split].images > 0
+        assert np.sum([list(record.labels) for record in read], 0).tolist() == nih_shards.splits[split].positives
+        for record in read:
+            assert record.image_index not in seen
+            seen[record.image_index] = split
+            assert (split == "test") == (record.image_index in tested)
+            assert (record.patient_id, record.labels) == (
+                metadata.entries[record.image_index].patient_id,
+                metadata.entries[record.image_index].labels,
+            )
+    assert sorted(seen) == sorted(path.name for path in (nih / "images").iterdir())
+    assert nih_shards.absent == len(metadata.entries) - len(seen)
+    assert nih_shards.patients_in_two_splits == nih_shards.bad == 0
+
+
+def test_a_record_is_the_image_as_pillow_reads_it_rgba_too(nih: Path, nih_shards: Dataset) -> None:
+    read = {record.image_index: record.image for split in SPLITS for record in records(nih_shards, split)}
+    modes = set()
+    for name in FEW:
+        with Image.open(nih / "images" / name) as image:
+            modes.add(image.mode)
+            pixels = np.asarray(image)
+        grey = pixels[..., 0] if pixels.ndim == 3 else pixels
+        # Reduced 16 to 1, every pixel is near the mean of its 16 x 16 block.
+        blocks = grey.reshape(64, 16, 64, 16).mean((1, 3))
+        stored = np.frombuffer(read[name], np.uint8).reshape(64, 64)
+        assert np.abs(stored - blocks).mean() < 2.5
+        assert read[name] == decode(nih / "images" / name, 64)
+    assert modes == {"L", "RGBA"}
+
+
+def test_the_graph_parses_what_was_written(nih_shards: Dataset) -> None:
+    import tensorflow as tf
+
+    from hpcjobs.data.tfrecord import parse_batch
+
+    serialized = next(iter(tf.data.TFRecordDataset(nih_shards.files("train")).batch(3)))
+    images, labels = tf.function(lambda batch: parse_batch(batch, (64, 64)))(serialized)
+    assert (images.dtype, images.shape) == (tf.uint8, (3, 64, 64, 1))
+    assert (labels.dtype, labels.shape) == (tf.uint8, (3, 14))
+    first = records(nih_shards, "train")[:3]
+    assert images.numpy().tobytes() == b"".join(record.image for record in first)
+    assert labels.numpy().tobytes() == b"".join(record.labels for record in first)
+
+
+def test_dataset_json_says_what_is_there(nih_shards: Dataset) -> None:
+    assert load_dataset(nih_shards.folder) == nih_shards
+    assert nih_shards.image_size == (64, 64)
+    pixels = np.frombuffer(b"".join(record.image for record in records(nih_shards, "train")), np.uint8)
+    assert nih_shards.pixel_mean == pytest.approx(pixels.mean())
+    assert nih_shards.pixel_std == pytest.approx(pixels.std())
+    for split in nih_shards.splits.values():
+        for shard in split.shards:
+            data = (nih_shards.folder / shard.file).read_bytes()
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
+    assert str(nih_shards.folder) not in (nih_shards.folder / "dataset.json").read_text()
+
+
+def test_the_seed_decides_and_nothing_else(few: Path, prepare: Prepare, tmp_path: Path) -> None:
+    one = prepare(tmp_path / "one", images=[few])
+    again = prepare(tmp_path / "again", images=[few.parent])
+    assert contents(one) == contents(again)
+    orders = {
+        tuple(record.image_index for split in ("train", "val") for record in records(dataset, split))
+        for dataset in (prepare(tmp_path / f"seed{seed}", images=[few], seed=seed) for seed in range(1, 6))
+    }
+    assert len(orders) > 1
+
+
+def test_both_releases_give_the_same_but_for_the_labels_they_disagree_on(
+    nih_excerpt: Path, few: Path, prepare: Prepare, tmp_path: Path
+) -> None:
+    older = prepare(tmp_path / "2017", images=[few], metadata=nih_excerpt / "Data_Entry_2017.csv.gz")
+    newer = prepare(tmp_path / "2020", images=[few])
+    assert (older.sources["metadata"]["release"], newer.sources["metadata"]["release"]) == ("2017", "2020")
+    assert older.splits == newer.splits  # checksums of the shards included: the four agree
+
+
+def test_the_last_shard_is_smaller_and_kept(prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpcjobs.data.build.IMAGES_PER_SHARD", 2)
+    dataset = prepare(tmp_path / "out")
+    assert [shard.images for shard in dataset.splits["test"].shards] == [2, 1]
+    assert [Path(file).name for file in dataset.files("test")] == [f"test-0000{i}-of-00002.tfrecord" for i in (0, 1)]
+    assert [record.patient_id for record in records(dataset, "test")] == ["8866", "12975", "22084"]
+
+
+def test_a_damaged_image_is_left_out_and_told(few: Path, prepare: Prepare, tmp_path: Path) -> None:
+    damaged = few / "00012975_000.png"
+    damaged.write_bytes(damaged.read_bytes()[:100_000])
+    dataset = prepare(tmp_path / "out", images=[few])
+    assert (dataset.bad, dataset.splits["test"].images) == (1, 0)
+    [(name, reason)] = bad_images(dataset.folder)
+    assert name == "00012975_000.png"
+    assert "truncated" in reason
+
+
+def test_made_once_it_is_left_alone(few: Path, prepare: Prepare, tmp_path: Path) -> None:
+    def never(done: int, total: int) -> None:
+        raise AssertionError("made anew")
+
+    first = prepare(tmp_path / "out", images=[few])
+    before = contents(first)
+    assert prepare(tmp_path / "out", images=[few], progress=never) == first
+    with pytest.raises(InputError, match="holds data made with size 64, this asks for 32: give --out a new folder"):
+        prepare(tmp_path / "out", images=[few], size=32)
+    (few / FEW[1]).unlink()
+    with pytest.raises(InputError, match="holds data made with images count 4, this asks for 3"):
+        prepare(tmp_path / "out", images=[few])
+    assert contents(first) == before
+
+
+def test_an_interrupted_run_is_made_good_by_the_next(few: Path, prepare: Prepare, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(out, images=[few], progress=interrupt)
+    assert "train-00000-of-00001.tfrecord" in {path.name for path in out.iterdir()}
+    with pytest.raises(store.DatasetMissing, match=r"no dataset.json in it: make it with `hpcjobs data prepare"):
+        load_dataset(out)
+    assert contents(prepare(out, images=[few])) == contents(prepare(tmp_path / "clean", images=[few]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 8}, "--size 8: give a number of pixels from 32 to 1024"),
+        ({"val_fraction": 1.0}, "--val-fraction 1: give a fraction between 0 and 1"),
+        ({"images": [Path("nowhere")]}, "--images nowhere: no such folder"),
+        ({"images": []}, "no image that .* lists"),
+        ({"train_list": Path("nowhere.txt")}, "nowhere.txt: no such file"),
+    ],
+)
+def test_wrong_input_writes_nothing(changes: dict, message: str, prepare: Prepare, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_image_in_two_folders_is_named(nih_excerpt: Path, few: Path, prepare: Prepare, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"_000.png is there twice: .*images_001.* and "):
+        prepare(tmp_path / "out", images=[few, nih_excerpt / "images"])
+    assert prepare(tmp_path / "out", images=[few, few.parent]).splits["test"].images == 1
+
+
+def test_a_folder_of_other_things_is_not_written_to(few: Path, prepare: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"not empty \(there is a 'images_001'\): give --out a new folder"):
+        prepare(tmp_path, images=[few])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images_001", "notes.txt"]
+
+
+def test_data_that_the_trainer_must_not_use_is_refused(nih_shards: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(nih_shards.folder, folder)
+    whole = json.loads((folder / "dataset.json").read_text())
+
+    def refused(kind: type[InputError], message: str, **changes: object) -> None:
+        (folder / "dataset.json").write_text(json.dumps({**whole, **changes}))
+        with pytest.raises(kind, match=message):
+            load_dataset(folder)
+
+    swapped = [*CLASSES[:6], CLASSES[7], CLASSES[6], *CLASSES[8:]]  # Pneumonia and Pneumothorax
+    refused(store.DatasetMismatch, "not in the order of, Atelectasis, ", classes=swapped)
+    refused(store.DatasetMismatch, "version 99, this hpcjobs reads 1", version=99)
+    refused(store.DatasetMismatch, "not written by `hpcjobs data`", format="other")
+    refused(store.DatasetMismatch, "not a whole dataset.json: KeyError", splits={})
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(store.DatasetMismatch, match="cannot be read"):
+        load_dataset(folder)
+    store.write_dataset(replace(nih_shards, folder=folder))
+    shard = Path(load_dataset(folder).files("val")[0])
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(store.DatasetDamaged, match=r"val-00000-of-00001.tfrecord: \d+ bytes, dataset.json says"):
+        load_dataset(folder)
+    shard.unlink()
+    with pytest.raises(store.DatasetDamaged, match=r"missing, though dataset.json lists it"):
+        load_dataset(folder)
+
+
+def test_a_flipped_bit_is_seen_on_reading(nih_shards: Dataset, tmp_path: Path) -> None:
+    from hpcjobs.data.tfrecord import read_examples
+
+    data = bytearray(Path(nih_shards.files("val")[0]).read_bytes())
+    data[500] ^= 1
+    (tmp_path / "val.tfrecord").write_bytes(data)
+    with pytest.raises(store.DatasetDamaged, match=r"val.tfrecord: cannot be read: corrupted record"):
+        list(read_examples(tmp_path / "val.tfrecord"))

@@ -1,0 +1,94 @@
+"""The virtual cluster as a fixture: up for the session, down at its end, whatever happens."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from . import cluster as virtual
+
+TOOL = Path(virtual.__file__)
+# What Slurm may still change; every other state is final.
+MOVING = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "COMPLETING", "CONFIGURING")
+
+
+@dataclasses.dataclass(frozen=True)
+class Slurm:
+    """A running virtual cluster and the commands of its users, each with a timeout."""
+
+    cluster: virtual.VirtualCluster
+    found_up: bool
+
+    @property
+    def state(self) -> Path:
+        """The state folder."""
+        return self.cluster.state
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment, with SLURM_CONF, in which Slurm's commands reach the cluster."""
+        return self.cluster.env()
+
+    def run(self, *argv: str | Path, timeout: float = 30) -> str:
+        """Standard output of a command that must succeed."""
+        done = self.cluster.run(*argv, timeout=timeout)
+        assert done.returncode == 0, f"{argv}: exit {done.returncode}: {done.stderr}"
+        return done.stdout
+
+    def tool(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`cluster.py --state STATE WORDS`."""
+        return run_tool(self.state, *words)
+
+    def sbatch(self, script: Path, *options: str) -> str:
+        """Submit a script from its own folder; the job's id."""
+        return self.run("sbatch", "--parsable", f"--chdir={script.parent}", *options, script).strip()
+
+    def sacct(self, job: str, *fields: str) -> list[dict[str, str]]:
+        """One row per job or array task."""
+        table = self.run("sacct", "-X", "-n", "-P", "-j", job, "-o", ",".join(fields))
+        return [dict(zip(fields, line.split("|"), strict=True)) for line in table.splitlines()]
+
+    def wait(self, job: str, *fields: str, tasks: int = 1, timeout: float = 60) -> list[dict[str, str]]:
+        """`sacct` (JobID, State, ExitCode and `fields`) once all `tasks` of the job are final.
+
+        For some seconds after a short array's end, sacct shows one row instead, under the bare job id.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            rows = self.sacct(job, "JobID", "State", "ExitCode", *fields)
+            if len(rows) == tasks and not any(row["State"] in MOVING for row in rows):
+                return rows
+            assert time.monotonic() < deadline, f"job {job} after {timeout} s: {rows}"
+            time.sleep(0.3)
+
+
+def run_tool(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run cluster.py as its users do, in a process of its own."""
+    argv = [sys.executable, str(TOOL), "--state", str(state), *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Slurm]:
+    """A cluster that is up. One that was up before the tests is used, and left up."""
+    missing = [name for name in virtual.PROGRAMS if shutil.which(name, path=virtual.DAEMON_ENV["PATH"]) is None]
+    if os.geteuid() != 0 or missing:
+        pytest.skip(f"the virtual cluster needs root and {' '.join(missing) or 'nothing more'}")
+    state = Path(os.environ.get(virtual.STATE_VARIABLE, virtual.DEFAULT_STATE)).resolve()
+    slurm = Slurm(virtual.VirtualCluster(state), found_up=run_tool(state, "status").returncode == 0)
+    try:
+        up = run_tool(state, "up")
+        assert up.returncode == 0, up.stderr
+        yield slurm
+    finally:
+        if not slurm.found_up:
+            down = run_tool(state, "down")
+            assert down.returncode == 0, down.stderr

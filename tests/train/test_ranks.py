@@ -1,0 +1,200 @@
+"""Whole runs of real ranks under mpirun."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcjobs.contract import CLASSES, DATASET_JSON, TRAIN_LOG, ErrorCode
+from tests.train.launch import Outcome, command, environment, make_run, read_log, train
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A demo-like run of two ranks: 40 steps of 8 images, 26 an epoch; prints the digests of the ranks' weights."""
+    run_yaml = make_run(tmp_path_factory.mktemp("two") / "g0002-r01", data, gpus=2)
+    outcome = train(run_yaml, 2, [HERE / "weights_of_ranks.py"])
+    assert outcome.rc == 0, outcome.stderr
+    return outcome
+
+
+def events(outcome: Outcome, key: str) -> list[dict]:
+    return [event for event in read_log(outcome.attempt) if event["key"] == key]
+
+
+def test_the_log_tells_the_run_in_order(two: Outcome):
+    keys = [event["key"] for event in read_log(two.attempt)]
+    epoch = ["epoch_stop", "eval_start", "eval_accuracy", "eval_stop", "hpcjobs_checkpoint"]
+    assert [key for key in keys if key != "tracked_stats"] == [
+        *("submission_benchmark", "init_start", "hpcjobs_run", "seed", "global_batch_size", "train_samples"),
+        *("eval_samples", "opt_name", "opt_base_learning_rate", "init_stop", "run_start"),
+        *("epoch_start", "hpcjobs_first_step", *epoch, "epoch_start", *epoch, "run_stop"),
+    ]
+    assert events(two, "run_stop")[0]["metadata"]["status"] == "success"
+    (run,) = events(two, "hpcjobs_run")
+    expected = {"gpus": 2, "global_batch": 8, "train_images": 209, "steps_per_epoch": 26, "epochs": 2, "steps": 40}
+    assert run["value"].items() >= expected.items()
+    assert len(run["value"]["hosts"]) == run["value"]["nodes"] == 1
+
+
+def test_windows_hold_steps_of_one_epoch_and_of_one_side_of_the_warm_up(two: Outcome):
+    windows = [event["metadata"] for event in events(two, "tracked_stats")]
+    assert [(window["step"], window["steps"]) for window in windows] == [
+        *((5, 5), (7, 2), (12, 5), (17, 5), (22, 5), (26, 4)),
+        *((31, 5), (36, 5), (40, 4)),
+    ]
+    assert [window["step"] for window in windows if window["warmup"]] == [5, 7]
+    assert [window["epoch_num"] for window in windows] == [1] * 6 + [2] * 3
+
+
+def test_windows_give_the_throughput_of_all_ranks(two: Outcome):
+    for event in events(two, "tracked_stats"):
+        value = event["value"]
+        assert value["throughput"] == pytest.approx(8 * 1000 / value["step_ms"])
+        assert 0 < value["loss"] < 5
+
+
+def test_the_ranks_end_with_the_same_weights_and_moving_statistics(two: Outcome):
+    first, second = json.loads(two.stdout)
+    assert first == second
+
+
+def test_ranks_are_quiet_and_leave_their_files(two: Outcome):
+    assert two.stderr == ""
+    assert not two.aborts
+    (node,) = two.attempt.glob("node-*.json")
+    expected = {"cpus_per_task": 1, "tensorflow": "2.15.1", "mpi_built": True}
+    assert json.loads(node.read_text()).items() >= expected.items()
+    saved = two.attempt.parent / "checkpoints"
+    assert sorted(path.name for path in saved.iterdir()) == ["best.weights.h5", "last.weights.h5"]
+
+
+def test_the_auc_is_that_of_one_rank_however_many_evaluate(two: Outcome, data: Path):
+    from sklearn.metrics import roc_auc_score
+
+    from hpcjobs.data.dataset import load_dataset
+    from hpcjobs.data.tfrecord import read_examples
+    from hpcjobs.train.model import build
+
+    records = [record for file in load_dataset(data).files("val") for record in read_examples(Path(file))]
+    pixels = np.stack([np.frombuffer(record.image, np.uint8).reshape(64, 64, 1) for record in records])
+    labels = np.stack([np.frombuffer(record.labels, np.uint8) for record in records])
+    last = two.attempt.parent / "checkpoints" / "last.weights.h5"
+    predictions = build("densenet_tiny", (64, 64), 127.5, 73.9, str(last)).predict(pixels, verbose=0)
+    defined = [i for i, name in enumerate(CLASSES) if name != "Hernia"]
+    expected = {CLASSES[i]: roc_auc_score(labels[:, i], predictions[:, i]) for i in defined}
+
+    with (two.attempt / "auc.csv").open() as file:
+        written = {row["class"]: row["auc"] for row in csv.DictReader(file)}
+    assert written.pop("Hernia") == ""
+    assert float(written.pop("mean")) == pytest.approx(np.mean(list(expected.values())), abs=1e-6)
+    assert {name: float(auc) for name, auc in written.items()} == pytest.approx(expected, abs=1e-6)
+
+    scores = json.loads(train(two.attempt.parent / "run.yaml", 3, [HERE / "evaluate_checkpoint.py"]).stdout)
+    assert scores["val"]["images"] == 35
+    assert {CLASSES[i]: scores["val"]["auc"][i] for i in defined} == pytest.approx(expected, abs=1e-6)
+    assert scores["test"]["images"] == 2  # One rank of the three had none.
+    accuracy = events(two, "eval_accuracy")[-1]
+    assert accuracy["metadata"]["undefined"] == ["Hernia"]
+    assert scores["val"]["loss"] == pytest.approx(accuracy["metadata"]["loss"], abs=1e-6)
+
+
+def assert_gave_up(outcome: Outcome, code: str, text: str, rank: int = 0) -> None:
+    """One rank, one line, one file; and no traceback."""
+    assert outcome.rc != 0
+    (line,) = outcome.errors
+    assert line.startswith(f"hpcjobs: error: {code}: ")
+    assert text in line
+    assert "Traceback" not in outcome.stderr
+    ((name, abort),) = outcome.aborts.items()
+    assert name == f"abort-r{rank:03d}.json"
+    assert (abort["code"], abort["rank"]) == (code, rank)
+    assert text in abort["message"]
+
+
+def test_a_missing_data_folder_is_told_once(tmp_path: Path):
+    outcome = train(make_run(tmp_path / "run", tmp_path / "nowhere", gpus=2), 2)
+    assert_gave_up(outcome, ErrorCode.DATA_MISSING, "hpcjobs data prepare")
+
+
+def test_another_order_of_classes_is_refused(data: Path, tmp_path: Path):
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    description = json.loads((other / DATASET_JSON).read_text())
+    description["classes"][6:8] = reversed(description["classes"][6:8])  # Pneumonia and Pneumothorax
+    (other / DATASET_JSON).write_text(json.dumps(description))
+    assert_gave_up(train(make_run(tmp_path / "run", other, gpus=2), 2), ErrorCode.DATA_MISMATCH, "order")
+
+
+def test_damage_that_one_rank_meets_alone_ends_all(data: Path, tmp_path: Path):
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    victim = sorted(other.glob("val-*"))[0]
+    content = bytearray(victim.read_bytes())
+    content[2000] ^= 255  # In the first record: rank 0's share of the split.
+    victim.write_bytes(content)
+    outcome = train(make_run(tmp_path / "run", other, gpus=2, train={"steps": 14}), 2)
+    assert_gave_up(outcome, ErrorCode.DATA_DAMAGED, "data verify")
+    assert read_log(outcome.attempt)[-1]["metadata"]["status"] == "aborted"
+
+
+def test_a_rank_count_that_run_yaml_does_not_say_and_a_bad_run_yaml(data: Path, tmp_path: Path):
+    run_yaml = make_run(tmp_path / "run", data, gpus=2)
+    assert_gave_up(train(run_yaml, 1), ErrorCode.RUN_YAML, "run.yaml says gpus 2, but Horovod started 1")
+    run_yaml.write_text("version: 1\n")
+    assert_gave_up(train(run_yaml, 1), ErrorCode.RUN_YAML, "run.yaml")
+
+
+def test_a_loss_that_diverges_is_named(data: Path, tmp_path: Path):
+    run_yaml = make_run(tmp_path / "run", data, gpus=1, lr={"base": 1e30})
+    assert_gave_up(train(run_yaml, 1), ErrorCode.NAN_LOSS, "lower lr.base")
+
+
+def test_a_killed_rank_ends_the_job(data: Path, tmp_path: Path):
+    run_yaml = make_run(tmp_path / "run", data, gpus=2, train={"steps": 1_000_000, "evaluate": False})
+    attempt = run_yaml.parent / "a001"
+    job = subprocess.Popen(
+        command(2, ["-m", "hpcjobs.train", run_yaml, "--attempt", attempt]),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while not ((attempt / TRAIN_LOG).is_file() and "hpcjobs_first_step" in (attempt / TRAIN_LOG).read_text()):
+            assert time.monotonic() < deadline
+            assert job.poll() is None
+            time.sleep(0.2)
+        ranks = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        assert len(ranks) == 2
+        os.kill(int(ranks[1]), signal.SIGKILL)
+        assert job.wait(timeout=30) != 0
+    finally:
+        job.kill()
+    assert not any(Path("/proc", rank).is_dir() for rank in ranks)
+
+
+def test_densenet121_trains(data: Path, tmp_path: Path):
+    run_yaml = make_run(
+        tmp_path / "run",
+        data,
+        gpus=1,
+        model={"name": "densenet121"},
+        batch={"local": 2},
+        train={"steps": 2, "evaluate": False, "checkpoint": False},
+        measure={"warmup_steps": 1, "window_steps": 1},
+    )
+    outcome = train(run_yaml, 1)
+    assert outcome.rc == 0, outcome.stderr
+    assert [event["metadata"]["warmup"] for event in events(outcome, "tracked_stats")] == [True, False]
+    assert not events(outcome, "eval_start")
+    assert not (run_yaml.parent / "checkpoints").exists()

@@ -1,0 +1,34 @@
+"""Steps and epochs of a run."""
+
+import pytest
+
+from hpcjobs.contract import ErrorCode
+from hpcjobs.train.failure import TrainError
+from hpcjobs.train.schedule import Schedule, schedule
+
+
+def test_whole_epochs():
+    assert schedule(209, 16, epochs=3, steps=None, repeat=False) == Schedule(13, 3, 39)
+
+
+def test_steps_cut_the_last_epoch_short():
+    assert schedule(209, 16, epochs=3, steps=20, repeat=False) == Schedule(13, 2, 20)
+
+
+def test_repeated_data_give_the_steps_whatever_the_epochs():
+    assert schedule(209, 16, epochs=1, steps=40, repeat=True) == Schedule(13, 4, 40)
+    assert schedule(10, 64, epochs=1, steps=40, repeat=True) == Schedule(1, 40, 40)
+
+
+@pytest.mark.parametrize(
+    ("images", "steps", "repeat", "text"),
+    [
+        (15, None, False, "15 training images make no step of 16 images"),
+        (0, 10, True, "0 training images"),
+        (209, 40, False, "raise train.epochs to 4"),
+    ],
+)
+def test_too_few_images_are_told_with_figures(images: int, steps: int | None, repeat: bool, text: str):
+    with pytest.raises(TrainError, match=text) as caught:
+        schedule(images, 16, epochs=1, steps=steps, repeat=repeat)
+    assert caught.value.code == ErrorCode.DATA_TOO_SMALL
