@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from hpcjobs import contract, rundir
 from hpcjobs.contract import split_batch
 from hpcjobs.files import write_atomic
 from hpcjobs.logs import mllog
-from hpcjobs.records import FLAG_SHARED, RUN_COLUMNS, Measurement, Run, RunState, to_csv
+from hpcjobs.records import FLAG_OVERSUBSCRIBED, FLAG_SHARED, RUN_COLUMNS, Measurement, Run, RunState, to_csv
 from hpcjobs.rundir import SweepDir
 
 
@@ -65,9 +65,19 @@ def _run(where: SweepDir, name: str, state: RunState, failure: str, *, shared: b
         global_batch=global_batch,
         job_ids=str(claim.get("job", "")),
         nodelist=" ".join(nodes),
-        flags=FLAG_SHARED if shared else "",
+        flags=" ".join(_flags(attempt, config, shared=shared)),
         **fields,
     )
+
+
+def _flags(attempt: Path | None, config: contract.RunConfig, *, shared: bool) -> Iterator[str]:
+    if shared:
+        yield FLAG_SHARED
+    for path in sorted(attempt.glob(contract.node_json("*"))) if attempt else ():
+        cpus = (rundir.read_json(path) or {}).get("cpus")
+        if isinstance(cpus, int) and cpus < config.tasks_per_node * config.cpus_per_task:
+            yield FLAG_OVERSUBSCRIBED
+            return
 
 
 def _newest(where: SweepDir, name: str) -> tuple[Path | None, Measurement | None]:

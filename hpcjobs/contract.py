@@ -13,8 +13,6 @@ from typing import Any
 
 import yaml
 
-from hpcjobs.files import write_atomic, write_json  # noqa: F401  (moving)
-
 RUN_YAML_VERSION = 1
 
 # The 14 findings in the order of table 1 of the CheXNet paper (Rajpurkar et al., 2017,

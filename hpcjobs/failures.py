@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,14 @@ _WORDS = {
     "PREEMPTED": "preempted",
 }
 
+# Words of a log line that name their own class, whatever the exit code.
+_LINES = {
+    "timeout": re.compile(r"DUE TO TIME LIMIT"),
+    "node_failure": re.compile(r"DUE TO NODE FAILURE"),
+    "preempted": re.compile(r"DUE TO PREEMPTION"),
+    "out_of_memory": re.compile(r"oom[-_]kill|out of memory|\boom\b|memoryerror|memory limit", re.IGNORECASE),
+}
+
 
 def classify(
     answer: JobState | None, exit_record: ExitRecord | None, aborts: Sequence[Mapping[str, Any]], line: str
@@ -55,11 +64,9 @@ def classify(
         first = aborts[0]
         where = f" (rank {first['rank']} on {first['host']})" if "rank" in first and "host" in first else ""
         return failure(str(first["code"]), f"{first.get('message', '')}{where}")
-    lowered = line.lower()
-    if "due to time limit" in lowered:
-        return failure("timeout", line)
-    if "out of memory" in lowered or "oom" in lowered or "memoryerror" in lowered:
-        return failure("out_of_memory", line)
+    for kind, pattern in _LINES.items():
+        if pattern.search(line):
+            return failure(kind, line)
     if exit_record is None and answer is None:
         return failure("lost", line)
     if (exit_record is not None and exit_record.rc == 0) or (
@@ -69,7 +76,7 @@ def classify(
     if "Error" in line or "Exception" in line:
         return failure("traceback", line)
     if (
-        "signal" in lowered
+        "on signal" in line
         or (exit_record is not None and exit_record.signal)
         or (answer is not None and answer.signal)
     ):

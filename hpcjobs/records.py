@@ -221,7 +221,8 @@ REPORT_COLUMNS: Mapping[str, str] = {
     "predicted_images_per_sec": "images/s by the fitted model; empty where none is fitted",
     "job_ids": "scheduler's ids of the runs, space-separated",
     "nodelist": "nodes that the runs used, expanded, space-separated",
-    "flags": "what to know before trusting the row, space-separated; shared_nodes: other jobs may have run beside",
+    "flags": "what to know before trusting the row, space-separated; "
+    "shared_nodes: other jobs may have run beside; oversubscribed: more ranks than CPUs for them",
 }
 
 # Columns of runs.csv: who the run is, then the same per-run columns.
@@ -240,6 +241,7 @@ RUN_COLUMNS: tuple[str, ...] = (
 )
 
 FLAG_SHARED = "shared_nodes"
+FLAG_OVERSUBSCRIBED = "oversubscribed"
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:

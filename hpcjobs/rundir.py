@@ -233,7 +233,7 @@ def read_exit(attempt: Path) -> ExitRecord | None:
 def read_aborts(attempt: Path) -> list[dict[str, Any]]:
     """What each rank that gave up left behind, the earliest first."""
     found = [read_json(path) for path in sorted(attempt.glob("abort-r*.json"))]
-    return sorted((abort for abort in found if abort), key=lambda abort: str(abort.get("time", "")))
+    return sorted((abort for abort in found if abort), key=lambda abort: float(abort.get("time", 0)))
 
 
 # --- provenance ----------------------------------------------------------------------------------

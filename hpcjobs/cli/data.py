@@ -75,7 +75,7 @@ def prepare(
     a partial download will do. Images that cannot be decoded are left out, listed in
     OUT/bad-images.csv, and make the exit code 1.
     """
-    _quiet_tensorflow()
+    quiet_tensorflow()
     from hpcjobs.data.build import BAD_IMAGES
     from hpcjobs.data.prepare import bad_images
     from hpcjobs.data.prepare import prepare as run
@@ -101,7 +101,7 @@ def prepare(
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def synth(out: Path, images: int, size: int, seed: int, as_json: bool) -> None:
     """Make up X-rays with findings that a network can learn, as often as in NIH's data."""
-    _quiet_tensorflow()
+    quiet_tensorflow()
     from hpcjobs.data.synth import synth as run
 
     with _progress("drawing", out) as progress:
@@ -109,7 +109,8 @@ def synth(out: Path, images: int, size: int, seed: int, as_json: bool) -> None:
     _summary(dataset, as_json)
 
 
-def _quiet_tensorflow() -> None:
+def quiet_tensorflow() -> None:
+    """Call before TensorFlow is imported in a command of the control half."""
     # Its notes on CUDA, which no data command uses, would bury ours. Errors come as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # A data command must not take memory from a training on the same GPU.

@@ -13,6 +13,7 @@ import click
 from hpcjobs import plan as planning
 from hpcjobs import profiles, rundir
 from hpcjobs.cli import show
+from hpcjobs.cli.data import quiet_tensorflow
 from hpcjobs.engine import submit
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.errors import InputError
@@ -84,6 +85,7 @@ def sweep(
     show.plan(new)
     submit.write_folder(new, scripts, ["hpcjobs", *sys.argv[1:]])
     if demo_data:
+        quiet_tensorflow()
         from hpcjobs.data.synth import synth
 
         synth(new.where.data, images=DEMO_IMAGES, size=DEMO_SIZE)

@@ -64,7 +64,7 @@ def read_metadata(path: Path) -> Metadata:
     NIH name or comes twice, an unknown finding, or a patient id that is not the image's.
     """
     source, text = _read(path)
-    rows = csv.reader(io.StringIO(text, newline=""))
+    rows = csv.reader(io.StringIO(text, newline=""), quoting=csv.QUOTE_NONE)  # NIH quotes nothing
     header = next(rows, [])
     try:
         index_at, findings_at, patient_at, age_at = (
@@ -77,7 +77,7 @@ def read_metadata(path: Path) -> Metadata:
     entries: dict[str, Entry] = {}
     release = RELEASES[1]
     for row in rows:
-        if not row:
+        if not row:  # an empty line
             continue
         where = f"{path}:{rows.line_num}"
         if len(row) <= max(index_at, findings_at, patient_at, age_at):

@@ -23,7 +23,8 @@ _PATTERNS = (
     re.compile(r"oom[-_]kill|[Oo]ut [Oo]f [Mm]emory|\bOOM\b|MemoryError|exceeded .*memory limit", re.ASCII),
     re.compile(r"\bNCCL (WARN|error)"),
     re.compile(r"^(\[\d+,\d+\]<stderr>:)?\w[\w.]*(Error|Exception|Interrupt)\b"),
-    re.compile(r"exited on signal|Segmentation fault|MPI_ABORT was invoked|MPI_ERR_|Primary job +terminated"),
+    re.compile(r"exited on signal|Segmentation fault|Killed$"),
+    re.compile(r"MPI_ABORT was invoked|MPI_ERR_|Primary job +terminated"),
     re.compile(r"(slurmstepd\S*|srun|mpirun|sbatch): error:"),
     re.compile(r"command not found|No such file or directory|Permission denied|No space left on device"),
 )

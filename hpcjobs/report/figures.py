@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # login nodes have no screen
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, ScalarFormatter, StrMethodFormatter
 
 from hpcjobs.files import write_atomic
 from hpcjobs.records import ScalingRow
@@ -48,7 +48,11 @@ def write(folder: Path, rows: Sequence[ScalingRow], *, title: str) -> list[Path]
     right.set_ylim(0, max(1.1, *(1.05 * (row.efficiency or 0) for row in measured)))
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
     left.set_yscale("log", base=2)
-    left.yaxis.set_major_formatter(ScalarFormatter())
+    # Ticks where the first line's ideal throughput stands: one grid line is one size.
+    unit = next((row.images_per_sec / row.gpus for row in measured if row.images_per_sec), 1.0)
+    left.yaxis.set_major_locator(FixedLocator([unit * size for size in sizes]))
+    left.yaxis.set_minor_locator(NullLocator())
+    left.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if unit >= 10 else "{x:.3g}"))
     for axes in (left, right):
         axes.set_xlabel("GPUs (ranks)")
         axes.set_xscale("log", base=2)
@@ -71,15 +75,12 @@ def _throughput(axes: Axes, line: Sequence[ScalingRow], style: Mapping[str, obje
         linewidth=1.5,
         label=ideal_label or None,
     )
-    low = [
-        max(0.0, rate - (rate if row.images_per_sec_low is None else row.images_per_sec_low))
-        for row, rate in zip(line, rates, strict=True)
-    ]
-    high = [
-        (rate if row.images_per_sec_high is None else row.images_per_sec_high) - rate
-        for row, rate in zip(line, rates, strict=True)
-    ]
-    axes.errorbar(gpus, rates, yerr=[low, high], capsize=4, **style)  # type: ignore[arg-type]
+    axes.plot(gpus, rates, **style)  # type: ignore[arg-type]
+    known = [row for row in line if row.images_per_sec_low is not None and row.images_per_sec_high is not None]
+    middle = [row.images_per_sec or 0.0 for row in known]
+    low = [rate - max(0.0, row.images_per_sec_low or 0.0) for row, rate in zip(known, middle, strict=True)]
+    high = [(row.images_per_sec_high or 0.0) - rate for row, rate in zip(known, middle, strict=True)]
+    axes.errorbar([row.gpus for row in known], middle, yerr=[low, high], fmt="none", capsize=4, ecolor=style["color"])  # type: ignore[arg-type]
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -99,13 +99,17 @@ class LocalScheduler:
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End jobs or tasks with every process they started."""
-        for task in self._tasks(ids):
-            record = _read(self.folder / "tasks" / f"{task}.json")
-            if record is not None and "end" in record:
-                continue
+        tasks = [task for task in self._tasks(ids) if "end" not in (self._record(task) or {})]
+        # All are marked before any is ended: else the runner starts the next one meanwhile.
+        for task in tasks:
             (self.folder / "cancelled" / task).touch()
-            if record is not None and _alive(record):
+        for task in tasks:
+            record = self._record(task)
+            if record is not None and "end" not in record and _alive(record):
                 _end_session(record["pid"])
+
+    def _record(self, task: str) -> dict[str, Any] | None:
+        return _read(self.folder / "tasks" / f"{task}.json")
 
     def _tasks(self, ids: Sequence[str]) -> Iterator[str]:
         for number, job in _jobs(self.folder):
@@ -202,14 +206,21 @@ def _session(leader: int) -> list[int]:
 
 
 def _end_session(leader: int) -> None:
+    """SIGTERM to the leader's process group; after KILL_WAIT_S SIGKILL to all of the session that is left."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGTERM)
+    for pid in _wait_gone(leader):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    _wait_gone(leader)
+
+
+def _wait_gone(leader: int) -> list[int]:
+    """Wait up to KILL_WAIT_S until the session is empty; what is left of it."""
     deadline = time.monotonic() + KILL_WAIT_S
     while (members := _session(leader)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    for pid in members:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    return members
 
 
 # --- the runner ----------------------------------------------------------------------------------
@@ -263,6 +274,8 @@ def _run_task(folder: Path, number: str, index: int, job: Mapping[str, Any]) -> 
         "start": time.time(),
     }
     write_json(path, record)
+    if (folder / "cancelled" / path.stem).exists():  # asked for before there was a record of what to end
+        _end_session(process.pid)
     rc = process.wait()
     write_json(path, {**record, "rc": rc, "end": time.time()})
 

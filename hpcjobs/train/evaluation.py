@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from hpcjobs import contract
 from hpcjobs.contract import CLASSES, ErrorCode
+from hpcjobs.files import write_atomic
 from hpcjobs.train.failure import TrainError
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
@@ -97,4 +98,4 @@ def write_auc(evaluation: Evaluation, attempt: Path) -> None:
     for name, auc, positives in rows:
         negatives = evaluation.images * (len(CLASSES) if name == "mean" else 1) - positives
         table.writerow([evaluation.split, name, "" if auc is None else f"{auc:.6f}", positives, negatives])
-    contract.write_atomic(attempt / contract.AUC_CSV, text.getvalue())
+    write_atomic(attempt / contract.AUC_CSV, text.getvalue())

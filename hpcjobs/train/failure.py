@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from hpcjobs import contract
 from hpcjobs.errors import HpcjobsError
+from hpcjobs.files import write_json
 
 # What launchers tell a process about its rank, the most specific first: inside an sbatch script
 # SLURM_PROCID is 0 for every rank that mpirun starts.
@@ -37,7 +38,7 @@ def report(attempt: Path, code: str, message: str) -> None:
     message = " ".join(message.split())
     value = {"code": code, "message": message, "rank": rank, "host": socket.gethostname(), "time": time.time()}
     try:
-        contract.write_json(attempt / contract.abort_json(rank), value)
+        write_json(attempt / contract.abort_json(rank), value)
     except OSError as error:
         message += f" (and no {contract.abort_json(rank)}: {error})"
     print(f"{contract.ERROR_PREFIX} {code}: {message}", file=sys.stderr, flush=True)

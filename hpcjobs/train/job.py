@@ -153,8 +153,10 @@ def describe(setup: Setup, hosts: list[str]) -> dict[str, Any]:
         "train_images": setup.dataset.splits["train"].images,
         "val_images": setup.dataset.splits["val"].images,
         "steps_per_epoch": plan.steps_per_epoch,
-        "epochs": plan.epochs,
         "steps": plan.steps,
+        # Of the whole training, of which train.steps makes a run do less.
+        "epochs": config.experiment["train"]["epochs"],
+        "cut_short": config.experiment["train"]["steps"] is not None,
     }
 
 

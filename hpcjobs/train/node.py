@@ -12,12 +12,13 @@ import horovod.tensorflow as hvd
 import tensorflow as tf
 
 from hpcjobs import contract
+from hpcjobs.files import write_json
 from hpcjobs.train.device import list_gpus
 
 
 def write_node(attempt: Path, host: str, cpus_per_task: int) -> None:
     """Describe this host. By one rank of each host."""
-    contract.write_json(
+    write_json(
         attempt / contract.node_json(host),
         {
             "host": host,

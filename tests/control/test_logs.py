@@ -81,7 +81,7 @@ def test_progress_is_the_newest_window(tmp_path: Path) -> None:
         ("[1,0]<stderr>:hpcjobs: error: nan_loss: step 3\n", "hpcjobs: error: nan_loss: step 3"),
         ("Traceback (most recent call last):\n  File 'x'\nValueError: bad shape\nmpirun noticed that process rank 0 exited on signal 6\n",
          "ValueError: bad shape"),
-        ("ok\nmpirun noticed that process rank 1 with PID 0 on node n1 exited on signal 9 (Killed).\n",
+        ("Primary job  terminated normally, but 1 process returned\nmpirun noticed that process rank 1 with PID 0 on node n1 exited on signal 9 (Killed).\n",
          "mpirun noticed that process rank 1 with PID 0 on node n1 exited on signal 9 (Killed)."),
         ("slurmstepd: error: *** STEP 5.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***\nKeyboardInterrupt\n",
          "slurmstepd: error: *** STEP 5.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO TIME LIMIT ***"),

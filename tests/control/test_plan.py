@@ -80,7 +80,7 @@ def test_a_global_batch_takes_the_local_ones_place_and_must_divide() -> None:
     variants = expand(demo(), ["batch.global=12"])
     assert variants[0].experiment.batch.local is None
     make_plan([1, 2, 4], variants, profiles.cluster("local"), 1)
-    with pytest.raises(InputError, match="batch.global 12 does not divide over 8 GPUs"):
+    with pytest.raises(InputError, match=r"batch\.global 12 does not divide over 8 GPUs"):
         make_plan([8], variants, profiles.cluster("local"), 1)
 
 

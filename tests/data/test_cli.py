@@ -33,7 +33,7 @@ def prepare(nih_excerpt: Path, tmp_path: Path) -> Run:
         tables = {"--metadata": "Data_Entry_2017_v2020.csv.gz", "--train-list": "train_val_list.txt.gz"}
         tables["--test-list"] = "test_list.txt.gz"
         rest = [word for option, file in tables.items() for word in (option, nih_excerpt / file)]
-        rest += ["--out", tmp_path / "out", "--size", 32]
+        rest += ["--out", tmp_path / "out", "--size", "32"]
         return CliRunner().invoke(data, ["prepare", *map(str, arguments), *map(str, rest)])
 
     return run

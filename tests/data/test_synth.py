@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from hpcjobs.contract import CLASSES, SPLITS
 from hpcjobs.data import nih as reader
@@ -45,7 +47,7 @@ def test_patients_have_several_images_and_one_split(made: Dataset) -> None:
 def test_each_finding_can_be_told_from_the_pixels() -> None:
     """Mean and contrast of 8 x 8 blocks, weighted by what they are in 29 patients, find it in 30 others."""
 
-    def blocks(label: bytes, patients: range) -> np.ndarray:
+    def blocks(label: bytes, patients: range) -> NDArray[np.float64]:
         images = np.stack([draw(f"{patient:08d}_000.png", label, 64, 1) for patient in patients]).astype(float)
         pixels = images.reshape(len(images), 8, 8, 8, 8)
         return np.hstack([pixels.mean((2, 4)), pixels.std((2, 4))]).reshape(len(images), -1)
@@ -79,7 +81,7 @@ def test_any_number_of_images(images: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"images": 2}, {"size": 16}, {"size": 2000}, {"seed": -1}])
-def test_wrong_arguments_write_nothing(arguments: dict[str, int], tmp_path: Path) -> None:
+def test_wrong_arguments_write_nothing(arguments: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"--{next(iter(arguments))}"):
         synth(tmp_path / "data", **arguments)
     assert not (tmp_path / "data").exists()

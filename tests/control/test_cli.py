@@ -1,0 +1,220 @@
+"""The command line: exit codes, what is printed where, and that mistakes write nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.control.logs import attempt, train_log
+
+
+def hpcjobs(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcjobs", *words], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+SWEEP = ("sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local", "--out", "o")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("sweep", "--gpus", "1,two", "--experiment", "demo"), "'two' is not a GPU count"),
+        (("sweep", "--experiment", "demo"), "--gpus is missing"),
+        (("sweep", "--gpus", "6", "--cluster", "c4140", "--experiment", "demo"), "6 GPUs do not fill nodes of 4 evenly"),
+        (("sweep", "--gpus", "1", "--experiment", "dmeo"), "no experiment 'dmeo': did you mean 'demo'?"),
+        (("sweep", "--gpus", "1", "--experiment", "none.yaml"), "none.yaml: no such file"),
+        (("sweep", "--gpus", "1", "--experiment", "bad.yaml"), "bad.yaml:3: unknown key 'batch.lcoal': did you mean 'local'?"),
+        (("sweep", "--gpus", "1", "--experiment", "demo", "--cluster", "wrong.yaml"), "wrong.yaml:2: key 'nodes': expected a whole number, got 'four'"),
+        (("sweep", "--gpus", "1", "--experiment", "demo", "--set", "lr.bsae=1"), "--set: unknown key 'lr.bsae': did you mean 'base'?"),
+        (("sweep", "--gpus", "1"), "experiment 'chexnet' needs data: make shards with `hpcjobs data prepare"),
+        (("sweep", "--gpus", "1", "--experiment", "demo", "--repeats", "0"), "0 is not in the range x>=1"),
+        (("sweep", "--gpus", "1", "--experiment", "demo", "--set", "train.steps=0"), "key 'train.steps': expected a whole number >= 1, got 0"),
+        (("sweep", "--gpus", "1", "--experiment", "demo", "--out", "."), "--out"),
+        (("sweep", "--from", "bad.yaml"), "bad.yaml: not a sweep.yaml"),
+        (("sweep", "--from", "bad.yaml", "--gpus", "1"), "leave out --gpus"),
+        (("swep",), "no command 'swep': did you mean 'sweep'?"),
+        (("status", "nowhere"), "nowhere: no sweep here"),
+        (("report", "."), "no sweep here"),
+        (("cluster", "show", "c4410"), "no cluster 'c4410': did you mean 'c4140'?"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    (tmp_path / "bad.yaml").write_text("name: x\nbatch:\n  lcoal: 4\n")
+    (tmp_path / "wrong.yaml").write_text("name: x\nnodes: four\n")
+    before = sorted(tmp_path.rglob("*"))
+    done = hpcjobs(*words, cwd=tmp_path, code=2)
+    assert says in done.stderr
+    assert done.stderr.strip().splitlines()[-1].lower().lstrip("hpcjobs: ").startswith("error: ")
+    assert done.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_prints_plan_and_scripts_and_writes_nothing(tmp_path: Path) -> None:
+    done = hpcjobs("sweep", "--gpus", "1,16", "--cluster", "c4140", "--set", "data.dir=/d", "--dry-run", cwd=tmp_path)
+    assert "g0001.sbatch" in done.stdout
+    assert "#SBATCH --nodes=4\n" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+    found = json.loads(hpcjobs(*SWEEP, "--dry-run", "--json", cwd=tmp_path).stdout)
+    assert [run["run"] for run in found["runs"]] == ["g0001-r01", "g0002-r01"]
+
+
+def test_repeats_are_three_unless_said_otherwise(tmp_path: Path) -> None:
+    words = ("sweep", "--gpus", "1", "--cluster", "c4140", "--set", "data.dir=/d", "--dry-run")
+    assert "#SBATCH --array=0-2\n" in hpcjobs(*words, cwd=tmp_path).stdout
+    assert "#SBATCH --array=0-6\n" in hpcjobs(*words, "--repeats", "7", cwd=tmp_path).stdout
+    assert "#SBATCH --array=0-0\n" in hpcjobs(*SWEEP, "--dry-run", cwd=tmp_path).stdout
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> Path:
+    """A sweep folder as it is after its runs: 1 and 2 GPUs measured, 4 failed with a traceback."""
+
+    from hpcjobs import plan, profiles
+    from hpcjobs.engine import submit
+    from hpcjobs.engine.sweep import Sweep
+    from hpcjobs.rundir import SweepDir, append
+    from hpcjobs.spec import Experiment
+
+    variants = plan.expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
+    sweep = Sweep("id1", SweepDir(tmp_path / "o"), plan.make_plan([1, 2, 4], variants, profiles.cluster("local"), 1))
+    submit.write_folder(sweep, submit.scripts(sweep), ["hpcjobs"])
+    for number, group in enumerate(sweep.plan.groups, 1):
+        append(sweep.where, "submitting", group=group.name, indices=[0], name="n")
+        append(sweep.where, "submitted", group=group.name, indices=[0], job=str(number))
+        gpus = group.size.gpus
+        log = train_log(gpus=gpus, batch=4, step_ms=(40.0 * gpus**0.5,)) if gpus < 4 else None
+        folder = attempt(sweep.where.run(f"{group.name}-r01") / "a001", job=f"{number}_0", rc=0 if log else 1, log=log)
+        if not log:
+            (folder / "job.log").write_text("Traceback (most recent call last):\nRuntimeError: [red]boom[/red]\n")
+    return tmp_path / "o"
+
+
+def test_status_shows_the_line_that_says_why_and_exits_1(ended: Path) -> None:
+    before = sorted(ended.rglob("*"))
+    done = hpcjobs("status", str(ended), cwd=ended, code=1)
+    assert "RuntimeError: [red]boom[/red]" in done.stdout
+    assert sorted(ended.rglob("*")) == before
+    runs = {run["run"]: run for run in json.loads(hpcjobs("status", str(ended), "--json", cwd=ended, code=1).stdout)}
+    assert [run["state"] for run in runs.values()] == ["done", "done", "failed"]
+    assert runs["g0004-r01"]["failure"] == "traceback"
+    assert runs["g0001-r01"]["step"] == 10
+
+
+def test_report_writes_the_table_and_keeps_the_failed_row(ended: Path) -> None:
+    rows = json.loads(hpcjobs("report", str(ended), "--json", cwd=ended).stdout)
+    assert [(row["gpus"], row["runs"], row["failed_runs"]) for row in rows] == [(1, 1, 0), (2, 1, 0), (4, 0, 1)]
+    assert rows[1]["speedup"] == pytest.approx(2 / 2**0.5)
+    assert rows[0]["startup_s"] == 1002 - 990
+    assert sorted(path.name for path in (ended / "report").iterdir()) == [
+        "auc.csv", "runs.csv", "scaling-report.csv", "scaling.png", "scaling.svg",
+    ]  # fmt: skip
+    assert "4      1     0       1" in hpcjobs("report", str(ended), cwd=ended).stdout
+
+
+def test_collect_gives_every_run_and_why_it_failed(ended: Path) -> None:
+    runs = json.loads(hpcjobs("collect", str(ended), "--json", cwd=ended).stdout)
+    assert [run["state"] for run in runs] == ["done", "done", "failed"]
+    assert runs[2]["failure"] == "traceback: RuntimeError: [red]boom[/red]"
+    assert runs[2]["images_per_sec"] is None
+    assert runs[0]["source"] == "runs/g0001-r01/a001/train.log"
+    assert hpcjobs("collect", str(ended), cwd=ended).stdout == (ended / "report" / "runs.csv").read_text()
+
+
+def test_the_newest_attempt_with_a_measurement_counts(ended: Path) -> None:
+    folder = ended / "runs" / "g0002-r01"
+    attempt(folder / "a002", job="8_0", log=train_log(gpus=2, step_ms=(20.0,)))
+    attempt(folder / "a003", job="9_0", rc=1, log=train_log(gpus=2, step_ms=(10.0,), status="aborted"))
+    runs = json.loads(hpcjobs("collect", str(ended), "--json", cwd=ended).stdout)
+    assert (runs[1]["attempt"], runs[1]["images_per_sec"]) == ("a002", pytest.approx(8 / 0.020))
+
+
+def test_nothing_measured_is_said_and_exits_1(ended: Path) -> None:
+    for path in ended.glob("runs/*/a001/train.log"):
+        path.unlink()
+    done = hpcjobs("report", str(ended), cwd=ended, code=1)
+    assert "no run has a measurement" in done.stderr
+    assert not (ended / "report" / "scaling.png").exists()
+
+
+def test_a_sweep_can_be_repeated_from_its_yaml(ended: Path, tmp_path: Path) -> None:
+    words = ("sweep", "--from", str(ended / "sweep.yaml"), "--out", str(tmp_path / "new"), "--dry-run", "--json")
+    again = json.loads(hpcjobs(*words, cwd=tmp_path).stdout)["scripts"]
+    assert list(again) == ["g0001", "g0002", "g0004"]
+    sweep_id = yaml.safe_load((ended / "sweep.yaml").read_text())["sweep"]
+    for name, text in again.items():
+        new_id = text.partition("--job-name=hpcjobs-")[2].partition("-")[0]
+        old = (ended / "scripts" / f"{name}.sbatch").read_text()
+        assert text.replace(str(tmp_path / "new"), str(ended)).replace(new_id, sweep_id) == old
+
+
+def test_a_sweep_into_a_folder_that_has_one_is_refused(ended: Path) -> None:
+    done = hpcjobs(*SWEEP[:-1], str(ended), "--set", "data.dir=/d", cwd=ended, code=2)
+    assert "there is a sweep already" in done.stderr
+
+
+def test_cluster_list_and_show(tmp_path: Path) -> None:
+    names = {line.split()[0] for line in hpcjobs("cluster", "list", cwd=tmp_path).stdout.splitlines()}
+    assert {"c4140", "local", "virtual"} <= names
+    shown = yaml.safe_load(hpcjobs("cluster", "show", "c4140", cwd=tmp_path).stdout)
+    assert (shown["gpus_per_node"], shown["sharing"]) == (4, "exclusive")
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m hpcjobs cluster show c4140 | true"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """The login node's first impression: no TensorFlow, pandas, submitit or matplotlib for --help."""
+    code = (
+        "import sys; sys.argv = ['hpcjobs', '--help']\n"
+        "from hpcjobs.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert "click" in loaded
+    heavy = {
+        "tensorflow",
+        "horovod",
+        "pandas",
+        "submitit",
+        "matplotlib",
+        "numpy",
+        "scipy",
+        "rich",
+        "yaml",
+        "jinja2",
+        "msgspec",
+    }
+    assert not loaded & heavy
+
+
+def test_status_and_plan_do_not_import_the_compute_half(ended: Path) -> None:
+    code = (
+        f"import sys; sys.argv = ['hpcjobs', 'status', {str(ended)!r}]\n"
+        "from hpcjobs.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert not {"tensorflow", "horovod", "pandas", "submitit", "matplotlib"} & set(done.stderr.split())
