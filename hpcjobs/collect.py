@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcjobs import contract, rundir
 from hpcjobs.contract import split_batch
-from hpcjobs.files import write_atomic
+from hpcjobs.files import read_json, write_atomic
+from hpcjobs.hostlist import expand
 from hpcjobs.logs import mllog
 from hpcjobs.records import FLAG_OVERSUBSCRIBED, FLAG_SHARED, RUN_COLUMNS, Measurement, Run, RunState, to_csv
 from hpcjobs.rundir import SweepDir
@@ -29,10 +29,10 @@ def collect(where: SweepDir, states: Mapping[str, tuple[RunState, str]]) -> list
 def _run(where: SweepDir, name: str, state: RunState, failure: str, *, shared: bool) -> Run:
     config = contract.load_run(where.run(name) / contract.RUN_YAML)
     attempt, measured = _newest(where, name)
-    claim = (rundir.read_json(attempt / contract.CLAIM) or {}) if attempt else {}
+    claim = (read_json(attempt / contract.CLAIM) or {}) if attempt else {}
     local_batch, global_batch = split_batch(config.experiment["batch"], config.gpus)
     fields: dict[str, Any] = {}
-    nodes: Sequence[str] = expand_nodes(str(claim.get("nodelist", "")))
+    nodes: Sequence[str] = expand(str(claim.get("nodelist", "")))
     if measured is not None:
         started = claim.get("start")
         fields = {
@@ -74,7 +74,7 @@ def _flags(attempt: Path | None, config: contract.RunConfig, *, shared: bool) ->
     if shared:
         yield FLAG_SHARED
     for path in sorted(attempt.glob(contract.node_json("*"))) if attempt else ():
-        cpus = (rundir.read_json(path) or {}).get("cpus")
+        cpus = (read_json(path) or {}).get("cpus")
         if isinstance(cpus, int) and cpus < config.tasks_per_node * config.cpus_per_task:
             yield FLAG_OVERSUBSCRIBED
             return
@@ -88,29 +88,6 @@ def _newest(where: SweepDir, name: str) -> tuple[Path | None, Measurement | None
         if measured is not None:
             return attempt, measured
     return (attempts[-1] if attempts else None), None
-
-
-_RANGE = re.compile(r"^(\d+)-(\d+)$")
-
-
-def expand_nodes(text: str) -> list[str]:
-    """Slurm's `n[1-3,07],head` as `n1 n2 n3 n07 head`: zeros kept, order kept.
-
-    A text that is no host list comes back as it is.
-    """
-    hosts: list[str] = []
-    for prefix, inner, suffix in re.findall(r"([^,\[\]]*)(?:\[([^\]]*)\])?([^,\[\]]*)(?:,|$)", text):
-        if not inner:
-            if prefix + suffix:
-                hosts.append(prefix + suffix)
-            continue
-        for part in inner.split(","):
-            if match := _RANGE.match(part):
-                low, high = match.groups()
-                hosts += [f"{prefix}{number:0{len(low)}d}{suffix}" for number in range(int(low), int(high) + 1)]
-            else:
-                hosts.append(f"{prefix}{part}{suffix}")
-    return hosts
 
 
 def runs_csv(runs: Iterable[Run]) -> str:

@@ -33,6 +33,15 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where the file is missing, damaged or something else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
 def _umask() -> int:
     # Linux tells the mask in /proc without the set-and-restore that would race with threads.
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -115,14 +115,9 @@ class Measurement:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """One row of `runs.csv`: a run and its newest attempt with a measurement, or its last one."""
+class _Point:
+    """What a run and a row of the scaling table both say; REPORT_COLUMNS has the units."""
 
-    run: str
-    attempt: str
-    state: RunState
-    failure: str
-    source: str
     experiment: str
     params: str
     gpus: int
@@ -149,43 +144,33 @@ class Run:
         """images/s over all GPUs, divided by their number."""
         return None if self.images_per_sec is None else self.images_per_sec / self.gpus
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(_Point):
+    """One row of `runs.csv`: a run and its newest attempt with a measurement, or its last one."""
+
+    run: str
+    attempt: str
+    state: RunState
+    failure: str
+    source: str
+
     def row(self) -> dict[str, object]:
         """The run as `runs.csv` writes it, in the order of RUN_COLUMNS."""
         return {name: getattr(self, name) for name in RUN_COLUMNS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScalingRow:
+class ScalingRow(_Point):
     """One row of `scaling-report.csv`: a GPU count and parameter set over its repeats."""
 
-    experiment: str
-    params: str
-    gpus: int
-    nodes: int
-    gpus_per_node: int
-    local_batch: int
-    global_batch: int
     runs: int
     failed_runs: int
-    images_per_sec: float | None = None
     images_per_sec_low: float | None = None
     images_per_sec_high: float | None = None
-    images_per_sec_per_gpu: float | None = None
     speedup: float | None = None
     efficiency: float | None = None
-    step_ms: float | None = None
-    input_wait_ms: float | None = None
-    allreduce_ms: float | None = None
-    epoch_s: float | None = None
-    time_to_train_s: float | None = None
-    time_to_train_kind: str = ""
-    startup_s: float | None = None
-    eval_s: float | None = None
-    mean_auc: float | None = None
     predicted_images_per_sec: float | None = None
-    job_ids: str = ""
-    nodelist: str = ""
-    flags: str = ""
 
     def row(self) -> dict[str, object]:
         """The row as `scaling-report.csv` writes it, in the order of REPORT_COLUMNS."""

@@ -20,7 +20,7 @@ import yaml
 
 from hpcjobs import __version__, contract
 from hpcjobs.errors import HpcjobsError, InputError
-from hpcjobs.files import write_atomic
+from hpcjobs.files import read_json, write_atomic
 from hpcjobs.records import ExitRecord
 
 _ATTEMPT = re.compile(r"^a(\d{3,})$")
@@ -170,7 +170,7 @@ def locked(sweep: SweepDir) -> Iterator[None]:
                 os.link(mine, sweep.lock_file)
                 break
             except FileExistsError:
-                holder = _holder(sweep.lock_file)
+                holder = read_json(sweep.lock_file)
                 if holder is not None and not _gone(holder):
                     raise Locked(
                         f"{sweep.root}: process {holder.get('pid')} on {holder.get('host')} is working on this sweep; "
@@ -187,14 +187,6 @@ def locked(sweep: SweepDir) -> Iterator[None]:
         mine.unlink(missing_ok=True)
 
 
-def _holder(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
 def _gone(holder: Mapping[str, Any]) -> bool:
     if holder.get("host") != socket.gethostname():
         return False
@@ -208,15 +200,6 @@ def _gone(holder: Mapping[str, Any]) -> bool:
 
 
 # --- evidence of an attempt ----------------------------------------------------------------------
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where the file is missing, damaged or something else."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    return data if isinstance(data, dict) else None
 
 
 def read_exit(attempt: Path) -> ExitRecord | None:

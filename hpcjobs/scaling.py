@@ -68,7 +68,6 @@ def _row(runs: Sequence[Run]) -> ScalingRow:
         images_per_sec=rate,
         images_per_sec_low=interval[0] if interval else None,
         images_per_sec_high=interval[1] if interval else None,
-        images_per_sec_per_gpu=None if rate is None else rate / first.gpus,
         time_to_train_kind=_words(run.time_to_train_kind for run in measured),
         job_ids=_words(run.job_ids for run in runs),
         nodelist=_words(run.nodelist for run in runs),

@@ -88,7 +88,8 @@ def reason(run: RunStatus) -> str:
     """Why a run is where it is, in a line."""
     if run.failure is not None:
         return f"{run.failure} -- {run.failure.hint}"
-    return run.word if run.word.lower() not in (str(run.state), "completed", "") else ""
+    word = "" if run.word.lower() in (str(run.state), "completed") else run.word
+    return " ".join(part for part in (word, run.said) if part)
 
 
 def elapsed(run: RunStatus) -> str:
@@ -116,7 +117,7 @@ def status_json(runs: Sequence[RunStatus]) -> str:
                 "start": run.start,
                 "end": run.end,
                 "failure": run.failure.kind if run.failure else None,
-                "reason": run.failure.evidence if run.failure else "",
+                "reason": run.failure.evidence if run.failure else run.said,
                 "hint": run.failure.hint if run.failure else "",
             }
             for run in runs

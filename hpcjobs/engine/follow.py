@@ -9,6 +9,7 @@ from hpcjobs import contract, rundir
 from hpcjobs.engine.state import Evidence, RunStatus, fold, submissions
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import InputError, SchedulerUnreachable, nearest
+from hpcjobs.files import read_json
 from hpcjobs.logs import evidence, mllog
 from hpcjobs.records import JobState
 from hpcjobs.rundir import SweepDir
@@ -26,7 +27,7 @@ def look(where: SweepDir, run: str) -> Evidence:
     if not attempts:
         return Evidence()
     newest = attempts[-1]
-    claim = rundir.read_json(newest / contract.CLAIM) or {}
+    claim = read_json(newest / contract.CLAIM) or {}
     left = rundir.read_exit(newest)
     log = mllog.read(newest / contract.TRAIN_LOG)
     measured = mllog.measure(log) is not None

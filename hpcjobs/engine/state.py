@@ -39,12 +39,16 @@ class Submission:
 
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
-    """One run as `status` shows it. `start` and `end` are seconds since the epoch."""
+    """One run as `status` shows it.
+
+    `word` and `said` are the scheduler's own; `start` and `end` are seconds since the epoch.
+    """
 
     run: str
     state: RunState
     task: str = ""
     word: str = ""
+    said: str = ""
     failure: Failure | None = None
     attempt: str = ""
     nodes: tuple[str, ...] = ()
@@ -93,6 +97,7 @@ def _status(
         state=RunState.PLANNED,
         task=(sent.task if sent else None) or found.claimed_by,
         word=answer.word if answer else "",
+        said=answer.reason if answer else "",
         attempt=found.attempt,
         nodes=(answer.nodes if answer else ()) or found.nodes,
         start=found.start or (answer.start if answer else None),
@@ -123,6 +128,8 @@ def _ended(sent: Submission, answer: JobState | None, mine: Evidence) -> RunStat
     """How the task ended without a measurement, or None while it has not."""
     if answer is not None and answer.state is RunState.CANCELLED:
         return RunState.CANCELLED
+    if answer is not None and answer.state is RunState.PENDING:
+        return None  # requeued: the attempt that ended was not the last
     if mine.exit is not None:
         return RunState.CANCELLED if sent.cancelled and mine.exit.rc != 0 else RunState.FAILED
     if answer is not None and answer.state in (RunState.DONE, RunState.FAILED):

@@ -13,6 +13,7 @@ from hpcjobs.plan import Plan, Variant, make_plan
 from hpcjobs.rundir import SweepDir
 from hpcjobs.schedulers import Scheduler
 from hpcjobs.schedulers.local import LocalScheduler
+from hpcjobs.schedulers.slurm import SlurmScheduler
 from hpcjobs.spec import Cluster, Document, Experiment, convert, to_builtins
 
 
@@ -27,6 +28,8 @@ class Sweep:
     @property
     def scheduler(self) -> Scheduler:
         """The scheduler that the sweep's profile names."""
+        if self.plan.cluster.scheduler == "slurm":
+            return SlurmScheduler()
         report = [sys.executable, "-m", "hpcjobs", "report", str(self.where.root)]
         return LocalScheduler(self.where.root / "local", self.where.slurm, epilogue=report)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcjobs.errors import SubmitRefused
-from hpcjobs.files import write_json
+from hpcjobs.files import read_json, write_json
 from hpcjobs.records import JobState, Limits, RunState
 
 # Time from SIGTERM to SIGKILL of a cancelled task, in seconds (Slurm's KillWait is 30).
@@ -109,7 +108,7 @@ class LocalScheduler:
                 _end_session(record["pid"])
 
     def _record(self, task: str) -> dict[str, Any] | None:
-        return _read(self.folder / "tasks" / f"{task}.json")
+        return read_json(self.folder / "tasks" / f"{task}.json")
 
     def _tasks(self, ids: Sequence[str]) -> Iterator[str]:
         for number, job in _jobs(self.folder):
@@ -132,22 +131,14 @@ class LocalScheduler:
 def _jobs(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for path in (folder / "jobs").glob("*.json"):
-        job = _read(path)
+        job = read_json(path)
         if path.stem.isdigit() and job is not None:
             found.append((path.stem, job))
     return sorted(found, key=lambda entry: int(entry[0]))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
 def _state(folder: Path, task: str, runner: bool) -> JobState:
-    record = _read(folder / "tasks" / f"{task}.json")
+    record = read_json(folder / "tasks" / f"{task}.json")
     if record is None:
         if (folder / "cancelled" / task).exists():
             return JobState(RunState.CANCELLED, "CANCELLED", "before it started")
@@ -228,7 +219,7 @@ def _wait_gone(leader: int) -> list[int]:
 
 def _runner_lives(folder: Path) -> bool:
     """Whether a runner holds the lock. From another host it cannot be seen, and is believed."""
-    owner = _read(folder / "runner.json")
+    owner = read_json(folder / "runner.json")
     if owner is not None and owner["host"] != socket.gethostname():
         return True
     try:

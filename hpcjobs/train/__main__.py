@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.attempt.is_dir():
         parser.error(f"--attempt {options.attempt}: no such folder")
     try:
-        config = _load(options.run_yaml)
+        config = read_config(options.run_yaml)
         _prepare_environment(config)
         # Imported here: the libraries read the environment as they load.
         from hpcjobs.train import job, ranks
@@ -41,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _load(path: Path) -> RunConfig | TrainError:
-    # Every rank reads the same file: they tell of a bad one together, once Horovod runs.
+def read_config(path: Path) -> RunConfig | TrainError:
+    """run.yaml, or what is wrong with it: every rank finds the same, and they tell it together once Horovod runs."""
     try:
         return contract.load_run(path)
     except OSError as error:

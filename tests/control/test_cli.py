@@ -12,16 +12,7 @@ import pytest
 import yaml
 
 from tests.control.logs import attempt, train_log
-
-
-def hpcjobs(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "hpcjobs", *words], cwd=cwd, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
+from tests.running import hpcjobs
 
 SWEEP = ("sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local", "--out", "o")
 

@@ -5,36 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas
 import pytest
 
 from hpcjobs.data.dataset import Dataset
+from tests.running import hpcjobs, status, until
 
 SIZES = (1, 2, 4)
-
-
-def hpcjobs(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hpcjobs", *words]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=400, stdin=subprocess.DEVNULL)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
-
-
-def until(ready: Callable[[], object], seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.2)
-
-
-def status(folder: str, cwd: Path, code: int = 0) -> dict[str, dict]:
-    return {run["run"]: run for run in json.loads(hpcjobs("status", folder, "--json", cwd=cwd, code=code).stdout)}
 
 
 def test_a_sweep_on_real_xrays(tmp_path: Path, nih: Path) -> None:
@@ -91,7 +70,7 @@ def test_a_wrong_data_folder_fails_with_the_line_that_says_why(tmp_path: Path) -
     words = ("sweep", "--gpus", "1,2", "--cluster", "local", "--experiment", "demo", "--set", "data.dir=nowhere")
     done = hpcjobs(*words, "--out", "o", "--wait", cwd=tmp_path, code=1)
     assert "no dataset.json" in done.stderr
-    for run in status("o", tmp_path, code=1).values():
+    for run in status("o", cwd=tmp_path, code=1).values():
         assert (run["state"], run["failure"]) == ("failed", "data_missing")
         assert str(tmp_path / "nowhere") in run["reason"]
         assert "data prepare" in run["hint"]
@@ -122,22 +101,22 @@ def test_a_rank_that_dies_fails_the_run_and_cancel_ends_the_next(tmp_path: Path,
     words = ("sweep", "--gpus", "2", "--cluster", "local", "--experiment", "demo", "--repeats", "2", *long)
     done = hpcjobs(*words, "--out", "o", cwd=tmp_path)
     assert done.stdout == "o\n"
-    until(lambda: status("o", tmp_path)["g0002-r01"]["step"] > 0)
-    running = status("o", tmp_path)
+    until(lambda: status("o", cwd=tmp_path)["g0002-r01"]["step"] > 0)
+    running = status("o", cwd=tmp_path)
     assert (running["g0002-r01"]["state"], running["g0002-r02"]["state"]) == ("running", "pending")
     ranks = ranks_of(tmp_path / "o")
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
     until(lambda: not set(ranks) & set(ranks_of(tmp_path / "o")))
     until((tmp_path / "o" / "runs" / "g0002-r01" / "a001" / "exit.json").exists)
-    failed = status("o", tmp_path, code=1)["g0002-r01"]
+    failed = status("o", cwd=tmp_path, code=1)["g0002-r01"]
     assert failed["failure"] == "signal"
     assert "signal 9" in failed["reason"]
 
     until(lambda: len(ranks_of(tmp_path / "o")) >= 2)
     assert hpcjobs("cancel", "o", cwd=tmp_path).stdout == "g0002-r02\n"
     assert ranks_of(tmp_path / "o") == []
-    until(lambda: status("o", tmp_path, code=1)["g0002-r02"]["state"] == "cancelled")
+    until(lambda: status("o", cwd=tmp_path, code=1)["g0002-r02"]["state"] == "cancelled")
     # Both keep their row; the runner reports by itself when nothing is left to run.
     until((tmp_path / "o" / "report" / "scaling-report.csv").exists)
     table = pandas.read_csv(tmp_path / "o" / "report" / "scaling-report.csv")

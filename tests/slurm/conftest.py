@@ -79,9 +79,10 @@ def run_tool(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Slurm]:
     """A cluster that is up. One that was up before the tests is used, and left up."""
+    if os.geteuid() != 0:
+        pytest.skip("the virtual cluster needs root")
     missing = [name for name in virtual.PROGRAMS if shutil.which(name, path=virtual.DAEMON_ENV["PATH"]) is None]
-    if os.geteuid() != 0 or missing:
-        pytest.skip(f"the virtual cluster needs root and {' '.join(missing) or 'nothing more'}")
+    assert not missing, f"{' '.join(missing)} not found: run `make setup-test`"
     state = Path(os.environ.get(virtual.STATE_VARIABLE, virtual.DEFAULT_STATE)).resolve()
     slurm = Slurm(virtual.VirtualCluster(state), found_up=run_tool(state, "status").returncode == 0)
     try:

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import sys
 
 from hpcjobs.train.__main__ import main
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # The trainer sets it, but here TensorFlow is loaded before.
 
 
 def run() -> None:

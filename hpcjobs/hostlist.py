@@ -1,0 +1,50 @@
+"""Slurm's short forms of many names and many numbers. Every room may import this."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+_PART = re.compile(r"([^,\[\]]*)(?:\[([^\]]*)\])?([^,\[\]]*)(?:,|$)")
+_RANGE = re.compile(r"^(\d+)-(\d+)$")
+
+
+def expand(text: str) -> list[str]:
+    """`n[1-3,07],head` as n1 n2 n3 n07 head: zeros kept, order kept.
+
+    Slurm's `None assigned` and `(null)` are no hosts; a text that is no host list comes back as it is.
+    """
+    if text in ("None assigned", "(null)"):
+        return []
+    hosts: list[str] = []
+    for prefix, inner, suffix in _PART.findall(text):
+        if inner:
+            hosts += [f"{prefix}{number}{suffix}" for number in _numbers(inner)]
+        elif prefix + suffix:
+            hosts.append(prefix + suffix)
+    return hosts
+
+
+def _numbers(text: str) -> Iterator[str]:
+    for part in text.split(","):
+        if match := _RANGE.match(part):
+            low, high = match.groups()
+            yield from (f"{number:0{len(low)}d}" for number in range(int(low), int(high) + 1))
+        else:
+            yield part
+
+
+def expand_indices(text: str) -> list[int]:
+    """Array indices of `3`, `0,2-5` or `[3,5-9%2]` (`%2` is a throttle). Raises ValueError for anything else."""
+    return [int(number) for number in _numbers(text.strip("[]").partition("%")[0])]
+
+
+def fold_indices(indices: Iterable[int]) -> str:
+    """The shortest form that sbatch's --array takes: 0,2-5. In the order of the numbers."""
+    runs: list[list[int]] = []
+    for index in sorted(set(indices)):
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)

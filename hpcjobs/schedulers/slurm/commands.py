@@ -1,0 +1,73 @@
+"""Runs Slurm's commands: a clean environment, a time limit, and what their errors mean."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from hpcjobs.errors import HpcjobsError, SchedulerUnreachable
+
+TIMEOUT_S = 60.0
+
+# Variables that change what a command does or prints: a script's own directives must win, and a table
+# must have the columns that were asked for. Where Slurm is (SLURM_CONF) is the user's to say.
+_PREFIXES = ("SBATCH_", "SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")
+_KEPT = {"SLURM_CONF"}
+
+# What the commands print when nobody answered: then nothing is known.
+_AWAY = (
+    "unable to contact slurm controller",
+    "unable to contact slurmdbd",
+    "unable to establish",
+    "connection refused",
+    "connection timed out",
+    "socket timed out",
+    "communication connection failure",
+    "zero bytes were transmitted",
+    "slurm backup controller in standby",
+    "authentication plugin",
+    "protocol authentication error",
+    "problem talking to the database",
+    "resource temporarily unavailable",
+)
+
+
+class Refused(HpcjobsError):
+    """Slurm answered, and said no; the text is what it said."""
+
+
+def environment() -> dict[str, str]:
+    """The user's environment without what would change a Slurm command's meaning."""
+    return {key: value for key, value in os.environ.items() if key in _KEPT or not key.startswith(_PREFIXES)}
+
+
+def run(*command: str, both: bool = False) -> str:
+    """Standard output of a command (`both`: standard error behind it).
+
+    Raises Refused where it failed, SchedulerUnreachable where it failed because nobody answered in
+    time, or the command is not there.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            env=environment(),
+        )
+    except FileNotFoundError:
+        raise SchedulerUnreachable(f"{command[0]} is not on PATH: is this a login node of a Slurm cluster?") from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerUnreachable(f"{command[0]} gave no answer in {TIMEOUT_S:.0f} s") from None
+    if done.returncode:
+        said = _one_line(done.stderr) or _one_line(done.stdout) or f"{command[0]} ended with {done.returncode}"
+        if any(words in said.lower() for words in _AWAY):
+            raise SchedulerUnreachable(f"Slurm does not answer: {said}")
+        raise Refused(said)
+    return done.stdout + done.stderr if both else done.stdout
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -1,0 +1,135 @@
+"""Reads what Slurm's commands print. Pure; every odd line that real sites print is in the tests."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from hpcjobs.errors import SubmitRefused
+from hpcjobs.hostlist import expand, expand_indices
+from hpcjobs.records import JobState, RunState
+
+# Slurm's words, as squeue(1) and sacct(1) of 22.05 list them. A word that is not here is shown as it
+# is, and is neither success nor failure.
+WORDS: dict[str, RunState] = {
+    "PENDING": RunState.PENDING,
+    "CONFIGURING": RunState.PENDING,
+    "REQUEUED": RunState.PENDING,
+    "REQUEUE_FED": RunState.PENDING,
+    "REQUEUE_HOLD": RunState.PENDING,
+    "RESV_DEL_HOLD": RunState.PENDING,
+    "SPECIAL_EXIT": RunState.PENDING,
+    "RUNNING": RunState.RUNNING,
+    "COMPLETING": RunState.RUNNING,
+    "RESIZING": RunState.RUNNING,
+    "SIGNALING": RunState.RUNNING,
+    "STAGE_OUT": RunState.RUNNING,
+    "STOPPED": RunState.RUNNING,
+    "SUSPENDED": RunState.RUNNING,
+    "COMPLETED": RunState.DONE,
+    "CANCELLED": RunState.CANCELLED,
+    "BOOT_FAIL": RunState.FAILED,
+    "DEADLINE": RunState.FAILED,
+    "FAILED": RunState.FAILED,
+    "NODE_FAIL": RunState.FAILED,
+    "OUT_OF_MEMORY": RunState.FAILED,
+    "PREEMPTED": RunState.FAILED,
+    "REVOKED": RunState.FAILED,
+    "TIMEOUT": RunState.FAILED,
+}
+
+_JOB_ID = re.compile(r"^(\d+)(;[\w.-]+)?$")
+# 6_3, 6_[3,5-9%2]: an array's bare id is none of its tasks.
+_TASKS = re.compile(r"^(\d+)_(\d+|\[[^\]]+\])$")
+
+
+def job_id(text: str) -> str:
+    """The id in what `sbatch --parsable` printed: `ID` or `ID;CLUSTER`, with a site's chatter around it.
+
+    Raises SubmitRefused, with what was printed, where there is none.
+    """
+    for line in reversed(text.splitlines()):
+        if match := _JOB_ID.match(line.strip()):
+            return match[1]
+    raise SubmitRefused(f"sbatch printed no job id: {' '.join(text.split())!r}")
+
+
+def names(text: str) -> dict[str, str]:
+    """Job names and array ids of lines `JOBID[_TASK]|NAME`."""
+    found = {}
+    for line in text.splitlines():
+        job, bar, name = line.strip().partition("|")
+        if bar:
+            found[name] = job.partition("_")[0]
+    return found
+
+
+def squeue(text: str) -> dict[str, JobState]:
+    """States by task id of lines `ID_INDEX|STATE|REASON|NODES|START`."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) != 5:
+            continue
+        tasks, word, reason, nodes, start = fields
+        state = _state(word)
+        for task in _tasks(tasks):
+            found[task] = JobState(
+                state=state,
+                word=word,
+                reason="" if reason == "None" else reason,
+                nodes=tuple(expand(nodes)),
+                # Of a pending job this is when Slurm thinks it may start.
+                start=None if state is RunState.PENDING else _seconds(start),
+            )
+    return found
+
+
+def sacct(text: str) -> dict[str, JobState]:
+    """States by task id of lines `ID_INDEX|STATE|EXIT:SIGNAL|NODES|START|END`.
+
+    For some seconds after the end of an array sacct shows one line with the bare id and the last
+    task's state; it is left out.
+    """
+    found = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) != 6:
+            continue
+        tasks, said, code, nodes, start, end = fields
+        word, _, by = said.partition(" ")  # CANCELLED by 1000
+        rc, _, number = code.partition(":")
+        for task in _tasks(tasks):
+            found[task] = JobState(
+                state=_state(word),
+                word=word,
+                reason=by,
+                exit_code=int(rc) if rc.isdigit() else None,
+                signal=int(number) if number.isdigit() else None,
+                nodes=tuple(expand(nodes)),
+                start=_seconds(start),
+                end=_seconds(end),
+            )
+    return found
+
+
+def _state(word: str) -> RunState | None:
+    return WORDS.get(word.rstrip("+"))
+
+
+def _tasks(text: str) -> list[str]:
+    match = _TASKS.match(text)
+    if match is None:
+        return []
+    try:
+        return [f"{match[1]}_{index}" for index in expand_indices(match[2])]
+    except ValueError:
+        return []
+
+
+def _seconds(text: str) -> float | None:
+    """Slurm's local time as seconds since the epoch; None for Unknown, None or N/A."""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None

@@ -1,0 +1,189 @@
+"""The main job on a real Slurm: five arrays over four nodes, real Horovod ranks, real X-rays."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+
+from hpcjobs import profiles
+from hpcjobs.data.dataset import Dataset
+from hpcjobs.spec import to_builtins
+from tests.running import hpcjobs, status, until
+
+from .conftest import Slurm
+
+pytestmark = pytest.mark.slurm
+
+NODES = {1: 1, 2: 1, 4: 1, 8: 2, 16: 4}
+GOLDEN = Path(__file__).parent.parent / "control" / "golden"
+
+
+def profile(folder: Path, **changes: object) -> str:
+    """A profile beside `virtual` that differs in `changes`; its path."""
+    path = folder / "other.yaml"
+    path.write_text(yaml.safe_dump({**to_builtins(profiles.cluster("virtual")), "name": "other", **changes}))
+    return str(path)
+
+
+def hosts_and_ranks(attempt: Path) -> tuple[list[str], int]:
+    (line,) = [line for line in (attempt / "train.log").open() if '"hpcjobs_run"' in line]
+    value = json.loads(line.removeprefix(":::MLLOG"))["value"]
+    return value["hosts"], value["gpus"]
+
+
+@pytest.mark.timeout(900)
+def test_five_jobs_over_four_nodes(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+    words = ("--gpus", "1,2,4,8,16", "--experiment", "demo", "--cluster", "virtual")
+    data = ("--set", f"data.dir={nih_shards.folder}")
+    hpcjobs("sweep", *words, *data, "--out", "o", "--wait", cwd=tmp_path, env=cluster.env, timeout=850)
+    table = pandas.read_csv(tmp_path / "o" / "report" / "scaling-report.csv")
+    assert list(table.gpus) == list(NODES)
+    assert list(table.nodes) == list(NODES.values())
+    assert (table.images_per_sec > 0).all()
+    assert list(table.runs) == [1] * 5
+    jobs = [job_id.partition("_")[0] for job_id in table.job_ids]
+    assert len(set(jobs)) == 5
+    for job, gpus, nodelist in zip(jobs, table.gpus, table.nodelist, strict=True):
+        (row,) = cluster.wait(job, "AllocNodes", "AllocTRES", "NodeList")
+        assert row["State"] == "COMPLETED"
+        assert int(row["AllocNodes"]) == NODES[gpus]
+        assert f"gres/gpu={gpus}" in row["AllocTRES"].split(",")
+        # Expanded, in the CSV: the hosts that the ranks themselves saw.
+        assert len(nodelist.split()) == NODES[gpus]
+        assert all(re.fullmatch(r"c4140-[1-4]", host) for host in nodelist.split())
+    hosts, ranks = hosts_and_ranks(tmp_path / "o" / "runs" / "g0016-r01" / "a001")
+    assert (hosts, ranks) == (["c4140-1", "c4140-2", "c4140-3", "c4140-4"], 16)
+
+
+@pytest.mark.timeout(600)
+def test_mpirun_starts_the_same_ranks(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+    """`srun --mpi=pmix` on 1, 2 and 8 is part of the five jobs above."""
+    other = profile(tmp_path, launcher="mpirun")
+    data = ("--set", f"data.dir={nih_shards.folder}", "--set", "train.evaluate=false")
+    words = (
+        "sweep",
+        "--gpus",
+        "1,2,8",
+        "--experiment",
+        "demo",
+        "--cluster",
+        other,
+        *data,
+        "--out",
+        "o",
+        "--wait",
+        "--json",
+    )
+    rows = json.loads(hpcjobs(*words, "--json", cwd=tmp_path, env=cluster.env, timeout=550).stdout)
+    assert [(row["gpus"], row["nodes"], row["runs"]) for row in rows] == [(1, 1, 1), (2, 1, 1), (8, 2, 1)]
+    assert all(row["images_per_sec"] > 0 for row in rows)
+    assert len(rows[2]["nodelist"].split()) == 2
+
+
+@pytest.mark.timeout(400)
+def test_submit_and_leave_and_each_end_shows_as_what_it_is(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+    """Five runs for four nodes, submitted by a shell that is gone: a time limit, a killed rank, scancel, cancel."""
+    other = profile(tmp_path, time="1")
+    endless = ("--set", "train.steps=1000000", "--set", f"data.dir={nih_shards.folder}")
+    words = (
+        "sweep",
+        "--gpus",
+        "4",
+        "--experiment",
+        "demo",
+        "--cluster",
+        other,
+        *endless,
+        "--repeats",
+        "5",
+        "--out",
+        "o",
+    )
+    shell = subprocess.Popen(
+        [sys.executable, "-m", "hpcjobs", *words, "--out", "o"], cwd=tmp_path, env=cluster.env, start_new_session=True
+    )
+    assert shell.wait(60) == 0
+
+    def now(code: int = 0) -> dict[str, dict]:
+        return status("o", cwd=tmp_path, env=cluster.env, code=code)
+
+    until(lambda: sum(run["state"] == "running" for run in now().values()) == 4)
+    pending = now()["g0002-r05"]
+    assert (pending["state"], pending["nodes"]) == ("pending", [])
+    assert pending["reason"] in {"Resources", "Priority", "None", ""}
+    job = pending["job"].partition("_")[0]
+    timeout, killed, scancelled, cancelled = (f"g0004-r{number:02d}" for number in (1, 2, 3, 4))
+
+    cluster.run("scancel", f"{job}_2")
+    until(lambda: now(code=1)[scancelled]["state"] == "cancelled")
+    assert "by 0" in now(code=1)[scancelled]["reason"]
+
+    hpcjobs("cancel", "o", cancelled, "g0002-r05", cwd=tmp_path, env=cluster.env)
+    until(lambda: [now(code=1)[run]["state"] for run in (cancelled, "g0002-r05")] == ["cancelled"] * 2)
+
+    def ranks(run: str) -> list[int]:
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    line = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if b"hpcjobs.train" in line and run.encode() in line and line.startswith(sys.executable.encode()):
+                    found.append(int(entry.name))
+        return sorted(found)
+
+    until(lambda: len(ranks(killed)) == 2)
+    os.kill(ranks(killed)[1], signal.SIGKILL)
+    until(lambda: now(code=1)[killed]["state"] == "failed")
+    assert now(code=1)[killed]["failure"] == "signal"
+    assert ranks(killed) == []
+
+    until(lambda: now(code=1)[timeout]["word"] == "TIMEOUT", seconds=180)
+    ended = now(code=1)[timeout]
+    assert (ended["state"], ended["failure"]) == ("failed", "timeout")
+    assert "DUE TO TIME LIMIT" in ended["reason"]
+    assert [run["state"] for run in now(code=1).values()] == ["failed", "failed", "cancelled", "cancelled", "cancelled"]
+    rows = json.loads(hpcjobs("report", "o", "--json", cwd=tmp_path, env=cluster.env, code=1).stdout)
+    assert [(row["gpus"], row["runs"], row["failed_runs"]) for row in rows] == [(2, 0, 5)]
+
+
+@pytest.mark.parametrize("script", sorted(GOLDEN.glob("*.sbatch")), ids=lambda path: path.stem)
+def test_every_golden_script_is_accepted(script: Path, cluster: Slurm) -> None:
+    done = cluster.cluster.run("sbatch", "--test-only", script, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert "to start at" in done.stderr
+
+
+@pytest.mark.parametrize("gpus", NODES)
+def test_the_directives_are_in_force(gpus: int, cluster: Slurm, tmp_path: Path) -> None:
+    """None is lost to a command before it: what the script asks for is what Slurm has written down."""
+    script = tmp_path / "held.sbatch"
+    text = (GOLDEN / f"c4140-srun-g{gpus:04d}.sbatch").read_text()
+    script.write_text(text.replace("/scratch/study", str(tmp_path)))
+    job = cluster.sbatch(script, "--hold")
+    try:
+        shown = dict(
+            word.split("=", 1) for word in cluster.run("scontrol", "-o", "show", "job", job).split() if "=" in word
+        )
+    finally:
+        cluster.run("scancel", job)
+    per_node = min(gpus, 4)
+    assert shown["JobName"] == f"hpcjobs-261123120000abcd-g{gpus:04d}"
+    assert (shown["ArrayTaskId"], shown["TimeLimit"]) == ("0-2", "04:00:00")
+    assert shown["NumNodes"].partition("-")[0] == str(NODES[gpus])
+    assert (shown["NumTasks"], shown["CPUs/Task"]) == (str(gpus), "10")
+    assert shown["NtasksPerN:B:S:C"].startswith(f"{per_node}:")
+    assert shown["MinMemoryNode"] == f"{per_node * 45}G"
+    assert shown["TresPerNode"] == f"gres:gpu:v100:{per_node}"
+    assert shown["OverSubscribe"] == "NO"
+    assert shown["StdOut"].startswith(f"{tmp_path}/slurm/")
