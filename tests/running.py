@@ -40,4 +40,4 @@ def until(ready: Callable[[], object], seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.2)
+        time.sleep(0.5)

@@ -11,6 +11,7 @@ from hpcjobs import contract
 from hpcjobs.contract import ErrorCode, RunConfig
 from hpcjobs.train import failure, threads
 from hpcjobs.train.failure import TrainError
+from hpcjobs.train.lean import without_pandas
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         config = read_config(options.run_yaml)
         _prepare_environment(config)
         # Imported here: the libraries read the environment as they load.
-        from hpcjobs.train import job, ranks
+        with without_pandas():
+            from hpcjobs.train import job, ranks
 
         try:
             job.run(config, options.run_yaml.resolve().parent, options.attempt)

@@ -16,6 +16,7 @@ from hpcjobs import contract
 from hpcjobs.contract import CLASSES, ErrorCode
 from hpcjobs.files import write_atomic
 from hpcjobs.train.failure import TrainError
+from hpcjobs.train.lean import without_pandas
 
 Predict = Callable[[tf.Tensor], tf.Tensor]
 
@@ -45,7 +46,7 @@ class Evaluation:
 def predictor(model: tf.keras.Model) -> Predict:
     """The model in inference mode, compiled once for batches of any length."""
     signature = [tf.TensorSpec(model.input_shape, tf.uint8)]
-    return tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)
+    return tf.function(lambda pixels: model(pixels, training=False), input_signature=signature, autograph=False)
 
 
 def evaluate(predict: Predict, batches: tf.data.Dataset, split: str) -> Evaluation:
@@ -71,7 +72,8 @@ def score(labels: np.ndarray, predictions: np.ndarray, split: str) -> Evaluation
     cross-entropy in nats, mean over images and classes, probabilities kept 1e-7 off 0 and 1.
     Raises TrainError (nan_loss).
     """
-    from sklearn.metrics import roc_auc_score  # Here: 70 MB that rank 0 alone needs.
+    with without_pandas():
+        from sklearn.metrics import roc_auc_score  # Here: 40 MB that rank 0 alone needs.
 
     if not np.isfinite(predictions).all():
         raise TrainError(ErrorCode.NAN_LOSS, f"predictions of the {split} split are not numbers: lower lr.base")

@@ -84,7 +84,7 @@ def _load(model: tf.keras.Model, path: Path) -> None:
         ) from None
 
 
-def densenet_tiny(x: Any, blocks: tuple[int, ...] = (2, 2), growth: int = 8) -> Any:
+def densenet_tiny(x: Any, blocks: tuple[int, ...] = (1, 1), growth: int = 8) -> Any:
     """DenseNet-BC of a few layers, for tests and the demo: float32 [B, H, W, 1] to [B, H/8, W/8, C]."""
     x = layers.Conv2D(2 * growth, 7, strides=2, padding="same", use_bias=False)(x)
     x = layers.ReLU()(layers.BatchNormalization()(x))
