@@ -20,9 +20,10 @@ class Schedule:
 def schedule(images: int, global_batch: int, *, epochs: int, steps: int | None, repeat: bool) -> Schedule:
     """Schedule of a training split of `images`, in steps of `global_batch` images over all ranks.
 
-    An epoch is the whole steps that the images give. `steps` (train.steps) stops earlier; with
-    `repeat` (data.repeat) it is reached whatever the data, and data of less than one step still
-    make an epoch of one. Raises TrainError (data_too_small) where the images do not suffice.
+    An epoch is the whole steps that the images give. `steps` (train.steps) stops earlier. With
+    `repeat` (data.repeat) the images are used again within an epoch where the epochs would not give
+    that many steps: few images make long epochs, not many, so evaluations do not interrupt the
+    timed windows. Raises TrainError (data_too_small) where the images do not suffice.
     """
     steps_per_epoch = images // global_batch
     if images and repeat:
@@ -35,8 +36,10 @@ def schedule(images: int, global_batch: int, *, epochs: int, steps: int | None, 
         )
     if steps is None:
         return Schedule(steps_per_epoch, epochs, epochs * steps_per_epoch)
+    if repeat:
+        steps_per_epoch = max(steps_per_epoch, -(-steps // epochs))
     needed = -(-steps // steps_per_epoch)
-    if needed > epochs and not repeat:
+    if needed > epochs:
         raise TrainError(
             ErrorCode.DATA_TOO_SMALL,
             f"train.steps {steps} is more than {images} training images give: {epochs} epochs of {steps_per_epoch} "

@@ -64,10 +64,12 @@ def test_five_jobs_over_four_nodes(tmp_path: Path, cluster: Slurm, nih_shards: D
     jobs = [job_id.partition("_")[0] for job_id in table.job_ids]
     assert len(set(jobs)) == 5
     for job, gpus, nodelist in zip(jobs, table.gpus, table.nodelist, strict=True):
-        (row,) = cluster.wait(job, "AllocNodes", "AllocTRES", "NodeList")
+        (row,) = cluster.wait(job, "AllocNodes", "ReqTRES", "AllocTRES")
         assert row["State"] == "COMPLETED"
         assert int(row["AllocNodes"]) == NODES[gpus]
-        assert f"gres/gpu={gpus}" in row["AllocTRES"].split(",")
+        assert f"gres/gpu={gpus}" in row["ReqTRES"].split(",")
+        # The node is the job's alone, with all that is in it.
+        assert f"gres/gpu={4 * NODES[gpus]}" in row["AllocTRES"].split(",")
         # Expanded, in the CSV: the hosts that the ranks themselves saw.
         assert len(nodelist.split()) == NODES[gpus]
         assert all(re.fullmatch(r"c4140-[1-4]", host) for host in nodelist.split())

@@ -15,9 +15,10 @@ def test_steps_cut_the_last_epoch_short():
     assert schedule(209, 16, epochs=3, steps=20, repeat=False) == Schedule(13, 2, 20)
 
 
-def test_repeated_data_give_the_steps_whatever_the_epochs():
-    assert schedule(209, 16, epochs=1, steps=40, repeat=True) == Schedule(13, 4, 40)
-    assert schedule(10, 64, epochs=1, steps=40, repeat=True) == Schedule(1, 40, 40)
+def test_repeated_data_make_long_epochs_not_many():
+    assert schedule(209, 16, epochs=1, steps=40, repeat=True) == Schedule(40, 1, 40)
+    assert schedule(10, 64, epochs=3, steps=40, repeat=True) == Schedule(14, 3, 40)
+    assert schedule(209, 16, epochs=5, steps=20, repeat=True) == Schedule(13, 2, 20)
 
 
 @pytest.mark.parametrize(
