@@ -1,7 +1,7 @@
 # make demo: a scaling study on this machine. make test: all tests. Both install what is missing, once.
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
-OUT ?= sweeps/demo
+OUT := sweeps/demo
 
 # Open MPI refuses to start as root unless told twice. Said here for tests and demo, never by hpcjobs.
 ifeq ($(shell id -u),0)
