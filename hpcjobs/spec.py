@@ -291,6 +291,8 @@ def _collect_lines(path: Path, node: Any, keys: tuple[str, ...], lines: dict[tup
     for key, value in node.value:
         inner = (*keys, str(key.value))
         line = key.start_mark.line + 1
+        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            raise InputError(f"{path}:{line}: key '{'.'.join(inner)}' is read as something other than text: quote it")
         if inner in lines:
             raise InputError(
                 f"{path}:{line}: key '{'.'.join(inner)}' stands there twice (first in line {lines[inner]})"

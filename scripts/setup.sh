@@ -8,43 +8,43 @@ need=()
 want() { # want COMMAND PACKAGE: the package is needed where the command is missing
     command -v "$1" >/dev/null || need+=("$2")
 }
+install_needed() { # as root; without, name the one command that an administrator must run
+    if [ ${#need[@]} = 0 ]; then return; fi
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "missing Debian packages; an administrator must run:" >&2
+        echo "    apt-get install --no-install-recommends ${need[*]}" >&2
+        exit 1
+    fi
+    echo "installing Debian packages: ${need[*]}" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    # A daemon that a package starts would only be in the way: tests start their own.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
+    fi
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+    need=()
+}
+
 want mpirun openmpi-bin
 want mpicxx libopenmpi-dev
 want g++ g++
-want make make
 want git git
 want python3 python3
 python3 - 2>/dev/null <<'PY' || need+=(python3-dev python3-venv)
 import os, sysconfig, ensurepip
 assert os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
 PY
-if [ "${1:-}" = --test ]; then
-    want shellcheck shellcheck
-    # The virtual Slurm cluster needs root: without it, its packages are of no use.
-    if [ "$(id -u)" = 0 ]; then
-        for package in $(python3 tests/slurm/cluster.py packages); do
-            dpkg -s "$package" >/dev/null 2>&1 || need+=("$package")
-        done
-    fi
-fi
-if [ ${#need[@]} -gt 0 ]; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        echo "installing Debian packages: ${need[*]}" >&2
-        export DEBIAN_FRONTEND=noninteractive
-        # A daemon that a package starts would only be in the way: tests start their own.
-        printf '#!/bin/sh\nexit 101\n' >/tmp/hpcjobs-policy.$$
-        if [ ! -e /usr/sbin/policy-rc.d ]; then
-            install -m 755 /tmp/hpcjobs-policy.$$ /usr/sbin/policy-rc.d
-            trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-        fi
-        rm -f /tmp/hpcjobs-policy.$$
-        apt-get update -qq
-        apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
-    else
-        echo "missing Debian packages; an administrator must run:" >&2
-        echo "    apt-get install --no-install-recommends ${need[*]}" >&2
-        exit 1
-    fi
+if [ "${1:-}" = --test ]; then want shellcheck shellcheck; fi
+install_needed
+# The virtual Slurm cluster needs root: without it, its packages are of no use.
+if [ "${1:-}" = --test ] && [ "$(id -u)" = 0 ]; then
+    for package in $(python3 tests/slurm/cluster.py packages); do
+        dpkg -s "$package" >/dev/null 2>&1 || need+=("$package")
+    done
+    install_needed
 fi
 
 # uv: the one on PATH where it is new enough for extra-build-dependencies, else one of our own.

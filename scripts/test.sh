@@ -1,7 +1,7 @@
 #!/bin/bash
 # All tests, and at the end where the wall time went. Arguments go to pytest.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 
 stages=()
 failed=0

@@ -16,7 +16,7 @@ from hpcjobs.cli import show
 from hpcjobs.cli.data import quiet_tensorflow
 from hpcjobs.engine import submit
 from hpcjobs.engine import sweep as sweeps
-from hpcjobs.errors import InputError
+from hpcjobs.errors import HpcjobsError, InputError
 from hpcjobs.plan import Plan
 from hpcjobs.spec import Cluster, Experiment
 
@@ -90,7 +90,15 @@ def sweep(
 
         synth(new.where.data, images=DEMO_IMAGES, size=DEMO_SIZE)
     jobs: dict[str, str] = {}
-    submit.submit_all(new, lambda group, job: jobs.update({group.name: job}))
+    try:
+        submit.submit_all(new, lambda group, job: jobs.update({group.name: job}))
+    except HpcjobsError:
+        if jobs:
+            folder = show.shorten(root)
+            show.talk(
+                f"submitted before that: {', '.join(jobs)}; `hpcjobs status {folder}` follows, `cancel` ends them"
+            )
+        raise
     if not wait:
         if as_json:
             click.echo(json.dumps({"sweep": new.id, "out": str(root), "jobs": jobs}))

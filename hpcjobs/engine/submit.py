@@ -9,7 +9,7 @@ import yaml
 from hpcjobs import contract, render, rundir
 from hpcjobs.contract import RunConfig, dump_run
 from hpcjobs.engine.sweep import Sweep, to_yaml
-from hpcjobs.errors import SubmitRefused
+from hpcjobs.errors import InputError, SubmitRefused
 from hpcjobs.files import write_atomic, write_json
 from hpcjobs.plan import Group, PlannedRun
 from hpcjobs.spec import to_builtins
@@ -44,12 +44,15 @@ def run_config(sweep: Sweep, run: PlannedRun) -> RunConfig:
 def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) -> None:
     """Write everything but the journal. sweep.yaml comes last: a folder that has one is whole.
 
-    Raises InputError where a sweep is there already, OSError where the disk says no.
+    Raises InputError where a sweep is there already or the folder cannot be made, OSError where the disk says no.
     """
     where = sweep.where
     rundir.is_free(where.root)
-    for folder in (where.scripts, where.slurm, where.runs):
-        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for folder in (where.scripts, where.slurm, where.runs):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {where.root}: cannot be made: {error.strerror}") from None
     for group in sweep.plan.groups:
         write_atomic(where.script(group.name), rendered[group.name])
         write_atomic(where.script(group.name).with_suffix(".runs"), "".join(f"{run.name}\n" for run in group.runs))

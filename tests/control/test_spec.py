@@ -32,6 +32,8 @@ def write(folder: Path, text: str) -> Path:
         (GOOD + "train:\n  steps: 0\n", 5, "key 'train.steps': expected a whole number >= 1, got 0"),
         (GOOD + "train:\n  steps: 12\n", None, "train.steps 12 leaves no timed window"),
         ("name: [a\n", 2, "not valid YAML"),
+        (GOOD + "on: 1\n", 4, "key 'on' is read as something other than text"),
+        ("name: mine\nbatch: 4\n", 2, "key 'batch': expected a section, got 4"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path, text: str, line: int | None, says: str) -> None:
