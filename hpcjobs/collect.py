@@ -12,7 +12,16 @@ from hpcjobs.contract import split_batch
 from hpcjobs.files import read_json, write_atomic
 from hpcjobs.hostlist import expand
 from hpcjobs.logs import mllog
-from hpcjobs.records import FLAG_OVERSUBSCRIBED, FLAG_SHARED, RUN_COLUMNS, Measurement, Run, RunState, to_csv
+from hpcjobs.records import (
+    FLAG_OVERSUBSCRIBED,
+    FLAG_SHARED,
+    FLAG_SHORT_WARMUP,
+    RUN_COLUMNS,
+    Measurement,
+    Run,
+    RunState,
+    to_csv,
+)
 from hpcjobs.rundir import SweepDir
 
 
@@ -73,6 +82,8 @@ def _run(where: SweepDir, name: str, state: RunState, failure: str, *, shared: b
 def _flags(attempt: Path | None, config: contract.RunConfig, *, shared: bool) -> Iterator[str]:
     if shared:
         yield FLAG_SHARED
+    if contract.warmup_steps(config.experiment) < config.experiment["measure"]["warmup_steps"]:
+        yield FLAG_SHORT_WARMUP
     for path in sorted(attempt.glob(contract.node_json("*"))) if attempt else ():
         cpus = (read_json(path) or {}).get("cpus")
         if isinstance(cpus, int) and cpus < config.tasks_per_node * config.cpus_per_task:

@@ -157,6 +157,13 @@ def split_batch(batch: Mapping[str, int | None], gpus: int) -> tuple[int, int]:
     return whole // gpus, whole
 
 
+def warmup_steps(experiment: Mapping[str, Any]) -> int:
+    """Steps before the steady state: measure.warmup_steps, but at most half of a run of train.steps."""
+    asked: int = experiment["measure"]["warmup_steps"]
+    steps = experiment["train"]["steps"]
+    return asked if steps is None else min(asked, steps // 2)
+
+
 def dump_run(config: RunConfig) -> str:
     """The text of `run.yaml`."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)

@@ -207,7 +207,8 @@ REPORT_COLUMNS: Mapping[str, str] = {
     "job_ids": "scheduler's ids of the runs, space-separated",
     "nodelist": "nodes that the runs used, expanded, space-separated",
     "flags": "what to know before trusting the row, space-separated; "
-    "shared_nodes: other jobs may have run beside; oversubscribed: more ranks than CPUs for them",
+    "shared_nodes: other jobs may have run beside; oversubscribed: more ranks than CPUs for them; "
+    "short_warmup: fewer steps of warm-up than the experiment asks for",
 }
 
 # Columns of runs.csv: who the run is, then the same per-run columns.
@@ -227,6 +228,7 @@ RUN_COLUMNS: tuple[str, ...] = (
 
 FLAG_SHARED = "shared_nodes"
 FLAG_OVERSUBSCRIBED = "oversubscribed"
+FLAG_SHORT_WARMUP = "short_warmup"
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:

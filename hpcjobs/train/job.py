@@ -13,7 +13,7 @@ import tensorflow as tf
 from horovod.tensorflow import allgather_object
 from mlperf_logging.mllog.mllog import MLLogger
 
-from hpcjobs.contract import ErrorCode, LogKey, RunConfig
+from hpcjobs.contract import ErrorCode, LogKey, RunConfig, warmup_steps
 from hpcjobs.data.dataset import Dataset, DatasetDamaged, DatasetMismatch, DatasetMissing, load_dataset
 from hpcjobs.train import callbacks, device, input, mllog, model, node, threads
 from hpcjobs.train.failure import TrainError
@@ -212,7 +212,13 @@ def _callbacks(
     found = [broadcast, callbacks.StopAfter(setup.schedule.steps)]
     if log:
         found.append(
-            callbacks.Windows(log, setup.schedule, setup.config.global_batch, **experiment["measure"]),
+            callbacks.Windows(
+                log,
+                setup.schedule,
+                setup.config.global_batch,
+                warmup_steps=warmup_steps(experiment),
+                window_steps=experiment["measure"]["window_steps"],
+            ),
         )
     found += [hvd.callbacks.MetricAverageCallback(), callbacks.EndOfEpoch(log, val, attempt)]
     if val is not None:

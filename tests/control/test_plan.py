@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcjobs import profiles
+from hpcjobs.contract import warmup_steps
 from hpcjobs.errors import InputError
 from hpcjobs.plan import Size, expand, make_plan, parse_gpus, size_of
 from hpcjobs.spec import Document, Experiment, load
@@ -108,3 +109,10 @@ def test_names_and_order_of_runs() -> None:
     ]
     single = make_plan([1], expand(demo(), []), c4140(), 2)
     assert [run.name for run in single.runs] == ["g0001-r01", "g0001-r02"]
+
+
+def test_a_short_run_warms_up_for_half_of_its_steps() -> None:
+    def warmup(steps: int | None) -> int:
+        return warmup_steps({"measure": {"warmup_steps": 10}, "train": {"steps": steps}})
+
+    assert [warmup(steps) for steps in (None, 40, 20, 19, 3, 2)] == [10, 10, 10, 9, 1, 1]

@@ -55,12 +55,13 @@ def test_the_articles_recipe_trains_on_the_same_shards(tmp_path: Path, nih_shard
     done = hpcjobs(
         "sweep", "--gpus", "1", "--cluster", "local", "--experiment", "chexnet", "--repeats", "1",
         "--set", f"data.dir={nih_shards.folder}", "--set", "model.weights=none", "--set", "train.steps=3",
-        "--set", "batch.local=1", "--set", "measure.warmup_steps=1", "--set", "measure.window_steps=2",
+        "--set", "batch.local=1",
         "--out", "o", "--wait", "--json", cwd=tmp_path,
     )  # fmt: skip
     (row,) = json.loads(done.stdout)
     assert (row["experiment"], row["gpus"], row["runs"]) == ("chexnet", 1, 1)
     assert row["images_per_sec"] > 0
+    assert "short_warmup" in row["flags"].split()
     # 10 epochs of the whole training, derived from the rate: three steps are no epoch.
     assert row["time_to_train_kind"] == "derived_fixed_epochs"
     assert row["time_to_train_s"] == pytest.approx(10 * row["epoch_s"])
