@@ -142,6 +142,15 @@ def test_a_controller_that_is_away_is_never_a_refusal(fake: FakeSlurm) -> None:
         SlurmScheduler().poll(["1"])
 
 
+def test_an_error_of_squeue_that_nobody_foresaw_is_not_a_job_that_is_gone(fake: FakeSlurm) -> None:
+    fake.command("squeue", 'echo "squeue: fatal: Could not establish a configuration source" >&2; exit 1')
+    with pytest.raises(SchedulerUnreachable, match="configuration source"):
+        SlurmScheduler().poll(["1"])
+    fake.command("squeue", 'echo "squeue: error: Martians" >&2; exit 1')
+    with pytest.raises(SchedulerUnreachable, match="squeue failed: squeue: error: Martians"):
+        SlurmScheduler().poll(["1"])
+
+
 def test_a_refusal_is_told_in_slurms_own_words(fake: FakeSlurm) -> None:
     fake.command("sbatch", 'echo "sbatch: error: Batch job submission failed: Invalid qos specification" >&2; exit 1')
     with pytest.raises(SubmitRefused, match=r"sbatch refused g0001.sbatch: .*Invalid qos specification"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hpcjobs.errors import SubmitRefused
+from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.hostlist import fold_indices
 from hpcjobs.records import JobState, Limits
 from hpcjobs.schedulers.slurm import limits, parse
@@ -50,7 +50,9 @@ class SlurmScheduler:
         try:
             columns = "--format=%F_%K|%T|%r|%N|%S"
             seen = parse.squeue(run("squeue", "--noheader", "--array", "--states=all", columns, f"--jobs={jobs}"))
-        except Refused:
+        except Refused as error:
+            if "Invalid job id" not in str(error):
+                raise SchedulerUnreachable(f"squeue failed: {error}") from None
             seen = {}  # the controller forgets a job MinJobAge after its end
         try:
             columns = "--format=JobID,State,ExitCode,NodeList,Start,End"

@@ -18,6 +18,7 @@ _KEPT = {"SLURM_CONF"}
 _AWAY = (
     "unable to contact slurm controller",
     "unable to contact slurmdbd",
+    "could not establish a configuration source",
     "unable to establish",
     "connection refused",
     "connection timed out",
