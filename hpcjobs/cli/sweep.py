@@ -18,6 +18,7 @@ from hpcjobs.engine import submit
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.errors import HpcjobsError, InputError
 from hpcjobs.plan import Plan
+from hpcjobs.schedulers import slurm
 from hpcjobs.spec import Cluster, Experiment
 
 DEMO = "demo"
@@ -129,6 +130,11 @@ def _plan(
 def _cluster(name: str | None) -> Cluster:
     if name is None:
         name = profiles.default_cluster()
+    if name is None and slurm.answers():
+        raise InputError(
+            "Slurm answers here, but no profile is named: give --cluster NAME (`hpcjobs cluster list`), "
+            "or --cluster local to compute on this machine"
+        )
     if name is None:
         show.talk("no --cluster given and no default profile: running on this machine (--cluster local)")
         name = "local"

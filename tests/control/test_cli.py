@@ -70,6 +70,22 @@ def test_repeats_are_three_unless_said_otherwise(tmp_path: Path) -> None:
     assert "#SBATCH --array=0-0\n" in hpcjobs(*SWEEP, "--dry-run", cwd=tmp_path).stdout
 
 
+@pytest.mark.parametrize(
+    ("said", "code"), [("Slurmctld(primary) at head is UP", 2), ("Slurmctld(primary) at head is DOWN", 0)]
+)
+def test_without_a_profile_a_login_node_is_not_computed_on(tmp_path: Path, said: str, code: int) -> None:
+    """`scontrol` here is a fake: a controller that is up, or down."""
+    fake = tmp_path / "bin" / "scontrol"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\necho '{said}'\n")
+    fake.chmod(0o755)
+    env = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    words = ("sweep", "--gpus", "1", "--experiment", "demo", "--dry-run")
+    done = hpcjobs(*words, cwd=tmp_path, code=code, env=env)
+    assert ("no profile is named" in done.stderr) == (code == 2)
+    assert ("running on this machine" in done.stderr) == (code == 0)
+
+
 @pytest.fixture
 def ended(tmp_path: Path) -> Path:
     """A sweep folder as it is after its runs: 1 and 2 GPUs measured, 4 failed with a traceback."""

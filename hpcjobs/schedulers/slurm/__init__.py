@@ -18,6 +18,14 @@ _IDS_PER_CALL = 500
 _FIND_SINCE = "now-60days"
 
 
+def answers() -> bool:
+    """Whether there is a Slurm here and its controller is up."""
+    try:
+        return "UP" in run("scontrol", "ping")
+    except (Refused, SchedulerUnreachable):
+        return False
+
+
 class SlurmScheduler:
     """The Slurm that the commands on PATH talk to. Methods raise SchedulerUnreachable where it is away."""
 
