@@ -1,7 +1,7 @@
 # make demo: a scaling study on this machine. make test: all tests. Both install what is missing, once.
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
-OUT := sweeps/demo
+override OUT := sweeps/demo
 
 # Open MPI refuses to start as root unless told twice. Said here for tests and demo, never by hpcjobs.
 ifeq ($(shell id -u),0)
@@ -21,6 +21,7 @@ setup-test: ## the same, and what the tests need (Slurm, shellcheck)
 	@scripts/setup.sh --test
 
 demo: setup ## scaling study of a tiny network on 1, 2 and 4 ranks of this machine
+	@if [ -e "$(OUT)/sweep.yaml" ]; then $(PYTHON) -m hpcjobs cancel "$(OUT)"; fi
 	rm -rf "$(OUT)"
 	$(PYTHON) -m hpcjobs sweep --gpus 1,2,4 --experiment demo --cluster local --out "$(OUT)" --wait
 

@@ -114,6 +114,8 @@ def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
         if "" in words or len(set(words)) < len(words):
             raise InputError(f"--set {setting}: an empty or a repeated value")
         choices[key] = words
+    if {"batch.local", "batch.global"} <= choices.keys():
+        raise InputError("--set: give one of batch.local (weak scaling) and batch.global (strong scaling), not both")
     swept = sorted(key for key, values in choices.items() if len(values) > 1)
     variants = []
     for combination in itertools.product(*choices.values()):

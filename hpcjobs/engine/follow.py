@@ -98,6 +98,7 @@ def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
     live = [runs[name] for name in (names or runs) if runs[name].task and not runs[name].state.final]
     if live:
         with rundir.locked(sweep.where):
-            rundir.append(sweep.where, "cancel", runs=[run.run for run in live])
             sweep.scheduler.cancel([run.task for run in live])
+            # After it: a cancel that failed must not make a later failure look like one.
+            rundir.append(sweep.where, "cancel", runs=[run.run for run in live])
     return [run.run for run in live]

@@ -130,6 +130,8 @@ def _ended(sent: Submission, answer: JobState | None, mine: Evidence) -> RunStat
         return RunState.CANCELLED
     if answer is not None and answer.state is RunState.PENDING:
         return None  # requeued: the attempt that ended was not the last
+    if answer is not None and answer.state is RunState.RUNNING and mine.exit is not None and mine.exit.rc != 0:
+        return None  # the scheduler is about to say how it ended, or runs it again
     if mine.exit is not None:
         return RunState.CANCELLED if sent.cancelled and mine.exit.rc != 0 else RunState.FAILED
     if answer is not None and answer.state in (RunState.DONE, RunState.FAILED):

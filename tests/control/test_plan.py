@@ -116,3 +116,12 @@ def test_a_short_run_warms_up_for_half_of_its_steps() -> None:
         return warmup_steps({"measure": {"warmup_steps": 10}, "train": {"steps": steps}})
 
     assert [warmup(steps) for steps in (None, 40, 20, 19, 3, 2)] == [10, 10, 10, 9, 1, 1]
+
+
+def test_both_batches_at_once_are_refused() -> None:
+    with pytest.raises(InputError, match=r"one of batch\.local"):
+        expand(demo(), ["batch.local=4,8", "batch.global=8"])
+
+
+def test_a_date_that_is_none_is_no_traceback() -> None:
+    assert expand(demo(), ["description=2019-02-30"])[0].experiment.description == "2019-02-30"

@@ -128,3 +128,9 @@ def test_every_error_code_has_a_hint() -> None:
 
     codes = {value for name, value in vars(ErrorCode).items() if name.isupper()}
     assert codes - {ErrorCode.UNEXPECTED} <= set(HINTS)
+
+
+def test_a_killed_run_waits_for_the_schedulers_own_word() -> None:
+    found = Evidence("a001", "7_0", exit=ended(143, 15), line="STEP 7.0 CANCELLED AT ...")
+    assert state(SENT, answer(RunState.RUNNING, "COMPLETING"), found).state is RunState.RUNNING
+    assert state(SENT, answer(RunState.CANCELLED, "CANCELLED"), found).state is RunState.CANCELLED

@@ -126,7 +126,7 @@ def test_submit_and_leave_and_each_end_shows_as_what_it_is(tmp_path: Path, clust
         command = [sys.executable, "-m", "hpcjobs", *words]
         assert subprocess.Popen(command, cwd=tmp_path, env=cluster.env, start_new_session=True).wait(60) == 0
 
-    def now(folder: str, code: int = 0) -> dict[str, dict]:
+    def now(folder: str, code: int | None = None) -> dict[str, dict]:
         return status(folder, cwd=tmp_path, env=cluster.env, code=code)
 
     submit("short", "1", "1", profile(tmp_path, time="1"))
@@ -138,18 +138,18 @@ def test_submit_and_leave_and_each_end_shows_as_what_it_is(tmp_path: Path, clust
 
     hpcjobs("cancel", "o", cancelled, pending, cwd=tmp_path, env=cluster.env)
     cluster.run("scancel", f"{job}_1")
-    until(lambda: [now("o", 1)[run]["state"] for run in (scancelled, cancelled, pending)] == ["cancelled"] * 3)
-    assert "by 0" in now("o", 1)[scancelled]["reason"]
+    until(lambda: [now("o")[run]["state"] for run in (scancelled, cancelled, pending)] == ["cancelled"] * 3)
+    assert "by 0" in now("o")[scancelled]["reason"]
 
     folder = tmp_path / "o" / "runs" / killed
     until(lambda: len(ranks(folder)) == 2)
     os.kill(ranks(folder)[1], signal.SIGKILL)
-    until(lambda: now("o", 1)[killed]["state"] == "failed")
-    assert now("o", 1)[killed]["failure"] == "signal"
+    until(lambda: now("o")[killed]["state"] == "failed")
+    assert now("o")[killed]["failure"] == "signal"
     assert ranks(folder) == []
 
     until(lambda: (tmp_path / "short" / "runs" / "g0001-r01" / "a001" / "exit.json").exists(), seconds=180)
-    until(lambda: now("short", 1)["g0001-r01"]["word"] == "TIMEOUT")
+    until(lambda: now("short")["g0001-r01"]["word"] == "TIMEOUT")
     ended = now("short", 1)["g0001-r01"]
     assert (ended["state"], ended["failure"]) == ("failed", "timeout")
     assert "DUE TO TIME LIMIT" in ended["reason"]

@@ -68,7 +68,8 @@ class SlurmScheduler:
         except Refused:
             booked = {}  # no accounting here
         living = {task: state for task, state in seen.items() if state.state is None or not state.state.final}
-        return {**seen, **booked, **living}
+        ended = {task: state for task, state in booked.items() if state.state is not None and state.state.final}
+        return {**booked, **seen, **ended, **living}
 
     def cancel(self, ids: Sequence[str]) -> None:
         """scancel jobs or tasks; it says nothing of those that have ended."""
