@@ -48,6 +48,19 @@ class Data(_Section, frozen=True, kw_only=True):
     shuffle: PositiveInt = 2048
     # Data smaller than the steps asked for are repeated; else too few images are an error.
     repeat: bool = False
+    # memory: each node keeps its own copy of the train and val shards in RAM, one for all its ranks.
+    cache: Literal["none", "memory"] = "none"
+
+
+class Augment(_Section, frozen=True, kw_only=True):
+    """Random changes of training images, on the device, repeated by a resume."""
+
+    # Mirrored left and right every other time: CheXNet's "random horizontal flipping".
+    flip: bool = True
+    # Turned by up to so many degrees either way; CheXNet: not.
+    rotate_degrees: Annotated[float, msgspec.Meta(ge=0, le=180)] = 0.0
+    # Moved by up to this fraction of height and width either way; CheXNet: not.
+    shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
 
 class Batch(_Section, frozen=True, kw_only=True):
@@ -101,6 +114,7 @@ class Experiment(_Section, frozen=True, kw_only=True):
     name: Name
     model: Model = Model()
     data: Data = Data()
+    augment: Augment = Augment()
     batch: Batch
     train: Train = Train()
     lr: LearningRate = LearningRate()

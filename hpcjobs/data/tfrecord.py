@@ -70,18 +70,29 @@ def read_examples(path: Path) -> Iterator[Record]:
         raise DatasetDamaged(f"{path}: cannot be read: {reason}") from None
 
 
-def parse_batch(serialized: tf.Tensor, image_size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decode a batch of examples inside a graph.
+class Batch(NamedTuple):
+    """Tensors of B images: uint8 [B, height, width, 1] (0 to 255), uint8 [B, 14] (0 or 1), int64 [B].
 
-    `serialized`: string [B]; `image_size`: (height, width) in pixels. Returns uint8
-    [B, height, width, 1] (0 to 255) and uint8 [B, 14] (0 or 1).
+    `image_id` is a hash of the image index: the same in every data set, on every machine.
+    """
+
+    image: tf.Tensor
+    labels: tf.Tensor
+    image_id: tf.Tensor
+
+
+def parse_batch(serialized: tf.Tensor, image_size: tuple[int, int]) -> Batch:
+    """Decode a batch of examples (string [B]) of `image_size`, (height, width) in pixels, inside a graph.
+
+    A batch at a time and without threads: each parsing op then costs once a batch.
     """
     height, width = image_size
+    count = serialized.shape[0] or -1  # Known where batches are whole: compilers like to know.
     scalar = tf.io.FixedLenFeature([], tf.string)
-    features = tf.io.parse_example(serialized, {"image": scalar, "labels": scalar})
-    images = tf.reshape(tf.io.decode_raw(features["image"], tf.uint8), [-1, height, width, 1])
-    labels = tf.reshape(tf.io.decode_raw(features["labels"], tf.uint8), [-1, len(CLASSES)])
-    return images, labels
+    features = tf.io.parse_example(serialized, {"image": scalar, "labels": scalar, "image_index": scalar})
+    images = tf.reshape(tf.io.decode_raw(features["image"], tf.uint8), [count, height, width, 1])
+    labels = tf.reshape(tf.io.decode_raw(features["labels"], tf.uint8), [count, len(CLASSES)])
+    return Batch(images, labels, tf.strings.to_hash_bucket_fast(features["image_index"], 2**62))
 
 
 def _example(record: Record) -> tf.train.Example:

@@ -1,8 +1,13 @@
-"""From shards to batches. Splits go over the ranks by record, so shard sizes do not matter."""
+"""From shards to batches. Splits go over the ranks by record, so shard sizes do not matter.
+
+The host reads, shuffles and batches records and copies their bytes, a batch at a time: no float is
+made here, and no second or third channel. Whatever computes is a layer of the model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -48,10 +53,15 @@ def segments(files: Sequence[tuple[str, int]], start: int, stop: int) -> list[Se
     return found
 
 
-def split_files(dataset: Dataset, split: str) -> list[tuple[str, int]]:
-    """(absolute path, records) of each shard of a split."""
-    counts = [shard.images for shard in dataset.splits[split].shards]
-    return list(zip(dataset.files(split), counts, strict=True))
+def split_files(dataset: Dataset, split: str, held: Mapping[str, str]) -> list[tuple[str, int]]:
+    """(path, records) of each shard of a split; `held` names shards that are read elsewhere (see `cache`)."""
+    shards = dataset.splits[split].shards
+    return [(held.get(shard.file, str(dataset.folder / shard.file)), shard.images) for shard in shards]
+
+
+def epoch_order(files: Sequence[tuple[str, int]], seed: int, epoch: int) -> list[tuple[str, int]]:
+    """The order in which an epoch (from 0) takes the shards; each rank has a range of it."""
+    return [files[i] for i in np.random.default_rng((seed, epoch)).permutation(len(files))]
 
 
 def train_batches(
@@ -65,39 +75,61 @@ def train_batches(
     shuffle: int,
     seed: int,
     cpus: int,
+    start: int = 0,
+    held: Mapping[str, str] = MappingProxyType({}),
 ) -> tf.data.Dataset:
-    """`epochs` times `steps_per_epoch` batches of (uint8 [batch, H, W, 1], uint8 [batch, 14]).
+    """Batches of ((pixels uint8 [batch, H, W, 1], keys int64 [batch, 2]), labels uint8 [batch, 14]).
 
-    The order of the shards, hence each rank's share, and of the shuffle buffer (`shuffle` records)
-    follow from (seed, epoch). No image comes twice in an epoch, unless the split holds fewer than
-    one global batch: then it is read over and over.
+    `steps_per_epoch` of each of `epochs`, less the first `start`: a resumed training goes on with
+    the very batches that were left. Keys are (epoch, image id), see `augment`. The order of the
+    shards, hence each rank's share, and of the shuffle buffer (`shuffle` records) follow from
+    (seed, epoch). No image comes twice in an epoch, unless the split holds fewer than the epoch's
+    steps take: then it is read over and over.
+
+    Host memory of a rank: the shuffle buffer, four read buffers of 256 KiB, and five batches (one
+    made, two waiting, one in use, one as records), a record being an image's pixels and some 150 bytes.
     """
-    files = split_files(dataset, "train")
+    files = split_files(dataset, "train", held)
     positions = max(sum(count for _, count in files), steps_per_epoch * batch * size)
-    start, stop = share(positions, rank, size)
+    first, last = share(positions, rank, size)
 
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        order = np.random.default_rng((seed, int(epoch))).permutation(len(files))
-        return _columns(segments([files[i] for i in order], start, stop))
+        return _columns(segments(epoch_order(files, seed, int(epoch)), first, last))
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         records = _read(*tf.numpy_function(plan, [epoch], (tf.string, tf.int64, tf.int64)))
         records = records.shuffle(shuffle, seed=seed * 1_000_003 + epoch, reshuffle_each_iteration=False)
-        return records.batch(batch, drop_remainder=True).take(steps_per_epoch)
+        done = tf.maximum(start - epoch * steps_per_epoch, 0)
+        batches = records.batch(batch, drop_remainder=True).take(steps_per_epoch).skip(done)
+        return batches.map(lambda serialized: keyed(serialized, epoch))
 
-    batches = tf.data.Dataset.range(epochs).flat_map(one_epoch)
-    return _finish(batches, dataset, cpus)
+    def keyed(serialized: tf.Tensor, epoch: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+        parsed = parse_batch(serialized, dataset.image_size)
+        keys = tf.stack([tf.fill([batch], epoch), parsed.image_id], axis=1)
+        return (parsed.image, keys), parsed.labels
+
+    return _finish(tf.data.Dataset.range(start // steps_per_epoch, epochs).flat_map(one_epoch), cpus)
 
 
-def eval_batches(dataset: Dataset, split: str, *, rank: int, size: int, batch: int, cpus: int) -> tf.data.Dataset:
+def eval_batches(
+    dataset: Dataset,
+    split: str,
+    *,
+    rank: int,
+    size: int,
+    batch: int,
+    cpus: int,
+    held: Mapping[str, str] = MappingProxyType({}),
+) -> tf.data.Dataset:
     """This rank's images of a split, once, in order: uint8 [b, H, W, 1], uint8 [b, 14], b up to `batch`.
 
     Over all ranks every image comes exactly once; a rank's share may be empty.
     """
-    files = split_files(dataset, split)
-    start, stop = share(sum(count for _, count in files), rank, size)
-    columns = _columns(segments(files, start, stop))
-    return _finish(_read(*(tf.constant(column) for column in columns)).batch(batch), dataset, cpus)
+    files = split_files(dataset, split, held)
+    first, last = share(sum(count for _, count in files), rank, size)
+    columns = _columns(segments(files, first, last))
+    batches = _read(*(tf.constant(column) for column in columns)).batch(batch)
+    return _finish(batches.map(lambda serialized: parse_batch(serialized, dataset.image_size)[:2]), cpus)
 
 
 def _columns(found: Sequence[Segment]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -117,13 +149,11 @@ def _read(files: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset
     )
 
 
-def _finish(batches: tf.data.Dataset, dataset: Dataset, cpus: int) -> tf.data.Dataset:
-    # Parsed a batch at a time and left uint8: the host moves bytes, the device makes floats.
-    batches = batches.map(lambda serialized: parse_batch(serialized, dataset.image_size)).prefetch(2)
+def _finish(batches: tf.data.Dataset, cpus: int) -> tf.data.Dataset:
     options = tf.data.Options()
     options.threading.private_threadpool_size = cpus
     options.threading.max_intra_op_parallelism = 1
     # A fixed buffer of two batches needs no tuner, and a tuner's choices differ from run to run.
     options.autotune.enabled = False
     options.deterministic = True
-    return batches.with_options(options)
+    return batches.prefetch(2).with_options(options)

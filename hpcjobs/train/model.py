@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from hpcjobs.contract import CLASSES, ErrorCode
+from hpcjobs.train.augment import Augment
 from hpcjobs.train.failure import TrainError
 
 layers = tf.keras.layers
@@ -19,7 +20,31 @@ CHECKPOINT_SUFFIX = ".weights.h5"
 MIN_SIZE = 32
 
 
-def build(name: str, image_size: tuple[int, int], mean: float, std: float, weights: str = "none") -> tf.keras.Model:
+class Network(tf.keras.Model):
+    """A model of pixels to findings that is trained on batches of ((pixels, keys), labels).
+
+    Augmentation is a part of the training step, so it runs where the step does; what is saved,
+    evaluated and used for inference is the model without it.
+    """
+
+    augment: Augment | None = None
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """A step of Keras on the augmented images."""
+        (pixels, keys), labels = data
+        if self.augment is not None:
+            pixels = self.augment(pixels, keys)
+        return super().train_step((pixels, labels))
+
+
+def build(
+    name: str,
+    image_size: tuple[int, int],
+    mean: float,
+    std: float,
+    weights: str = "none",
+    augment: Augment | None = None,
+) -> Network:
     """Model of uint8 [B, height, width, 1] to float32 [B, 14], a probability per class of contract.CLASSES.
 
     `mean` and `std` are pixel statistics in 0..255 units. `weights`: `none` (random), `imagenet`
@@ -46,7 +71,8 @@ def build(name: str, image_size: tuple[int, int], mean: float, std: float, weigh
         trunk, x = None, densenet_tiny(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dense(len(CLASSES), activation="sigmoid", dtype="float32", name="findings")(x)
-    model = tf.keras.Model(pixels, x, name=name)
+    model = Network(pixels, x, name=name)
+    model.augment = augment
     if source is not None:
         part = model if source.name.endswith(CHECKPOINT_SUFFIX) or trunk is None else trunk
         _load(part, source)

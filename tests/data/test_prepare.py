@@ -99,7 +99,7 @@ def test_the_graph_parses_what_was_written(nih_shards: Dataset) -> None:
     from hpcjobs.data.tfrecord import parse_batch
 
     serialized = next(iter(tf.data.TFRecordDataset(nih_shards.files("train")).batch(2)))
-    images, labels = tf.function(lambda batch: parse_batch(batch, (64, 64)))(serialized)
+    images, labels, _ = tf.function(lambda batch: parse_batch(batch, (64, 64)))(serialized)
     assert (images.dtype, images.shape) == (tf.uint8, (2, 64, 64, 1))
     assert (labels.dtype, labels.shape) == (tf.uint8, (2, 14))
     first = records(nih_shards, "train")[:2]

@@ -1,78 +1,158 @@
-"""The split of images over ranks, by the images that come out."""
+"""What the ranks read of the shards, by the images that come out."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+import tensorflow as tf
 
-from hpcjobs.data.dataset import load_dataset
+from hpcjobs.data.dataset import Dataset, load_dataset
+from hpcjobs.data.tfrecord import read_examples
 from hpcjobs.train.input import Segment, eval_batches, segments, share, train_batches
+from tests.train.conftest import write_data
 
-VAL, TRAIN = 35, 209
-
-
-def keys(images: np.ndarray) -> list[bytes]:
-    return [image.tobytes() for image in images]
-
-
-def epochs_of(data: Path, rank: int, size: int, *, epochs: int = 1, seed: int = 3, steps: int | None = None):
-    """Per epoch, the images of a rank with local batch 4."""
-    steps = steps or TRAIN // (4 * size)
-    batches = train_batches(
-        load_dataset(data),
-        rank=rank,
-        size=size,
-        batch=4,
-        steps_per_epoch=steps,
-        epochs=epochs,
-        shuffle=64,
-        seed=seed,
-        cpus=1,
-    )
-    found = [keys(images.numpy()) for images, _ in batches]
-    assert len(found) == epochs * steps
-    assert all(len(batch) == 4 for batch in found)
-    return [list(chain(*found[i * steps : (i + 1) * steps])) for i in range(epochs)]
+BATCH = 2
+# Counts of train shards, which 16 ranks of batch 2 divide evenly, and not at all.
+LAYOUTS = {"even": [16] * 8, "uneven": [50, 33, 7, 1, 21]}
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
-def test_every_validation_image_comes_once_over_all_ranks(data: Path, size: int):
-    dataset = load_dataset(data)
+@pytest.fixture(scope="module", params=LAYOUTS)
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    counts = LAYOUTS[request.param]
+    shards = {"train": counts, "val": [20, 14, 1], "test": [1, 1]}
+    return load_dataset(write_data(tmp_path_factory.mktemp(request.param), shards, 8))
+
+
+def batches_of(dataset: Dataset, rank: int = 0, size: int = 1, **changes: Any) -> tf.data.Dataset:
+    steps = dataset.splits["train"].images // (BATCH * size)
+    defaults = {"batch": BATCH, "steps_per_epoch": steps, "epochs": 1, "shuffle": 16, "seed": 3, "cpus": 1}
+    return train_batches(dataset, rank=rank, size=size, **(defaults | changes))
+
+
+def images_of(batches: tf.data.Dataset) -> Iterator[list[bytes]]:
+    """Per batch, the pixels of its images, which in noise are all different."""
+    for (pixels, _), _ in batches:
+        assert len(pixels) == BATCH
+        yield [image.tobytes() for image in pixels.numpy()]
+
+
+def epochs_of(dataset: Dataset, epochs: int, **changes: Any) -> list[list[bytes]]:
+    """Per epoch, the images of one rank."""
+    found = list(images_of(batches_of(dataset, epochs=epochs, **changes)))
+    steps = len(found) // epochs
+    return [list(chain(*found[epoch * steps :][:steps])) for epoch in range(epochs)]
+
+
+@pytest.mark.parametrize("size", range(1, 17))
+def test_ranks_take_equal_steps_and_no_image_twice(dataset: Dataset, size: int):
+    steps = dataset.splits["train"].images // (BATCH * size)
+    per_rank = [list(chain(*images_of(batches_of(dataset, rank, size)))) for rank in range(size)]
+    assert {len(images) for images in per_rank} == {steps * BATCH}
+    seen = list(chain(*per_rank))
+    assert len(set(seen)) == len(seen)
+    assert dataset.splits["train"].images - len(seen) < BATCH * size
+
+
+@pytest.mark.parametrize("size", range(1, 17))
+def test_every_image_is_evaluated_once_over_all_ranks(dataset: Dataset, size: int):
     seen = [
-        key
+        image.tobytes()
         for rank in range(size)
-        for images, _ in eval_batches(dataset, "val", rank=rank, size=size, batch=4, cpus=1)
-        for key in keys(images.numpy())
+        for pixels, _ in eval_batches(dataset, "val", rank=rank, size=size, batch=BATCH, cpus=1)
+        for image in pixels.numpy()
     ]
-    assert len(seen) == len(set(seen)) == VAL
+    stored = [record.image for file in dataset.files("val") for record in read_examples(Path(file))]
+    assert sorted(seen) == sorted(stored)
+    assert len(set(stored)) == 35
 
 
-def test_a_rank_may_have_no_image_to_evaluate(data: Path):
+def test_a_rank_may_have_no_image_to_evaluate(dataset: Dataset):
     counts = [
-        sum(len(images) for images, _ in eval_batches(load_dataset(data), "test", rank=rank, size=5, batch=4, cpus=1))
+        sum(len(images) for images, _ in eval_batches(dataset, "test", rank=rank, size=5, batch=4, cpus=1))
         for rank in range(5)
     ]
     assert sorted(counts) == [0, 0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("size", [1, 3, 5])
-def test_training_images_come_at_most_once_an_epoch_in_equal_steps(data: Path, size: int):
-    first = list(chain(*(epochs_of(data, rank, size)[0] for rank in range(size))))
-    assert len(first) == len(set(first)) == TRAIN // (4 * size) * 4 * size
+def test_the_leftover_is_another_in_each_epoch(dataset: Dataset):
+    # 3 ranks of batch 2 leave 2 and 4 images.
+    per_rank = [epochs_of(dataset, 8, rank=rank, size=3) for rank in range(3)]
+    used = [set(chain(*(epochs[epoch] for epochs in per_rank))) for epoch in range(8)]
+    every = set().union(*used)
+    assert len(every) == dataset.splits["train"].images
+    assert len({frozenset(every - epoch) for epoch in used}) > 1
 
 
-def test_the_order_follows_from_seed_and_epoch(data: Path):
-    one, two = epochs_of(data, 0, 2, epochs=2)
+def test_the_order_follows_from_seed_and_epoch(dataset: Dataset):
+    one, two = epochs_of(dataset, 2, size=2)
     assert one != two
-    assert [one, two] == epochs_of(data, 0, 2, epochs=2)
-    assert one != epochs_of(data, 0, 2, seed=4)[0]
+    assert [one, two] == epochs_of(dataset, 2, size=2)
+    assert one != epochs_of(dataset, 1, size=2, seed=4)[0]
 
 
-def test_a_split_of_less_than_a_global_batch_is_read_over_and_over(data: Path):
-    size = 60  # 60 times 4 is 240 images a step, of 209.
-    seen = [epochs_of(data, rank, size, steps=1)[0] for rank in range(size)]
-    assert len({key for images in seen for key in images}) == TRAIN
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_resume_in_mid_epoch_goes_on_with_what_was_left(dataset: Dataset, rank: int):
+    def told(start: int) -> list[tuple[bytes, ...]]:
+        resumed = batches_of(dataset, rank, 3, epochs=3, start=start)
+        return [tuple(part.numpy().tobytes() for part in (*inputs, labels)) for inputs, labels in resumed]
+
+    undisturbed = told(0)
+    steps = len(undisturbed) // 3
+    for start in (1, steps - 1, steps, steps + 5, 3 * steps - 1):
+        assert told(start) == undisturbed[start:]
+
+
+def test_shuffling_reaches_across_shards(dataset: Dataset):
+    home = {
+        record.image: index for index, file in enumerate(dataset.files("train")) for record in read_examples(Path(file))
+    }
+    big = range(2) if len(dataset.files("train")) == 5 else range(8)
+    (images,) = epochs_of(dataset, 1, shuffle=64)
+    early = [home[image] for image in images[: len(images) // 2]]
+    assert len(set(early)) > 2
+    # No shard is read in one go: its images are spread over more steps than it would fill.
+    for shard in big:
+        places = [place for place, image in enumerate(images) if home[image] == shard]
+        assert max(places) - min(places) > 1.3 * len(places)
+
+
+def test_keys_are_the_epoch_and_an_id_of_the_image(dataset: Dataset, tmp_path: Path):
+    ids: dict[bytes, int] = {}
+    for step, ((pixels, keys), _) in enumerate(batches_of(dataset, epochs=2)):
+        for image, (epoch, image_id) in zip(pixels.numpy(), keys.numpy(), strict=True):
+            assert epoch == step // (dataset.splits["train"].images // BATCH)
+            assert ids.setdefault(image.tobytes(), image_id) == image_id
+    assert len(set(ids.values())) == len(ids) == dataset.splits["train"].images
+
+
+def test_the_host_moves_bytes_of_one_channel(dataset: Dataset):
+    (pixels, keys), labels = batches_of(dataset).element_spec
+    assert (pixels.dtype, *pixels.shape) == (tf.uint8, BATCH, 8, 8, 1)
+    assert (keys.dtype, *keys.shape) == (tf.int64, BATCH, 2)
+    assert (labels.dtype, labels.shape[1]) == (tf.uint8, 14)
+
+
+@pytest.mark.parametrize("cpus", [1, 5])
+def test_the_pipeline_has_as_many_threads_as_its_task_has_cpus(dataset: Dataset, cpus: int):
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    batches = batches_of(dataset, cpus=cpus)
+    before = threads()
+    iterator = iter(batches)
+    assert threads() - before == cpus
+    next(iterator)
+    assert threads() - before == cpus + 1  # Prefetching only waits.
+
+
+def test_a_split_of_less_than_a_global_batch_is_read_over_and_over(dataset: Dataset):
+    size = 70  # 70 ranks of 2 images, of 112 or 128.
+    seen = [epochs_of(dataset, 1, rank=rank, size=size, steps_per_epoch=1)[0] for rank in range(size)]
+    assert len({image for images in seen for image in images}) == dataset.splits["train"].images
 
 
 def test_segments_cross_files_and_the_end():
