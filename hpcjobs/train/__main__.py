@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcjobs import contract
 from hpcjobs.contract import ErrorCode, RunConfig
-from hpcjobs.train import failure, threads
+from hpcjobs.train import failure, heap, threads
 from hpcjobs.train.failure import TrainError
 from hpcjobs.train.lean import without_pandas
 
@@ -58,6 +58,7 @@ def _prepare_environment(config: RunConfig | TrainError) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # The order in which nvidia-smi counts GPUs, too.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    heap.keep_freed_memory()
     if isinstance(config, RunConfig):
         threads.limit_environment(config.cpus_per_task)
         if config.device == "cpu":

@@ -1,0 +1,34 @@
+"""What the allocator gives back to the system, it must ask for again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# Three buffers of 16 MiB, filled and freed twenty times, as batches are.
+PROGRAM = """
+import ctypes, resource, sys
+from hpcjobs.train.heap import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+for turn in range(21):
+    if turn == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    buffers = [ctypes.c_void_p(libc.malloc(16 << 20)) for _ in range(3)]
+    for buffer in buffers:
+        ctypes.memset(buffer, 1, 16 << 20)
+    for buffer in buffers:
+        libc.free(buffer)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> int:
+    return int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout)
+
+
+def test_freed_batches_are_used_again_without_page_faults():
+    assert faults("kept") < 500
+    assert faults("given back") > 20 * 3 * 4096 / 4
