@@ -99,6 +99,7 @@ class ErrorCode:
     WEIGHTS_MISSING = "weights_missing"
     DEVICE_MISSING = "device_missing"
     DEVICE_SHARED = "device_shared"
+    HOST_MEMORY = "host_memory"
     NAN_LOSS = "nan_loss"
     RUN_YAML = "run_yaml"
     UNEXPECTED = "unexpected"

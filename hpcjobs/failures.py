@@ -18,6 +18,7 @@ HINTS: Mapping[str, str] = {
     ErrorCode.WEIGHTS_MISSING: "fetch the weights on a login node, or take model.weights=none",
     ErrorCode.DEVICE_MISSING: "check the profile's GPU request and the node's driver",
     ErrorCode.DEVICE_SHARED: "two ranks hold one GPU: check how the site hands out GPUs to tasks",
+    ErrorCode.HOST_MEMORY: "ask for more memory, or set data.cache=none",
     ErrorCode.NAN_LOSS: "lower lr.base, or look at the data",
     ErrorCode.RUN_YAML: "the launcher started another number of ranks than the plan says",
     "timeout": "ask for more time (`time` in the profile) or fewer steps",

@@ -15,7 +15,8 @@ from mlperf_logging.mllog.mllog import MLLogger
 
 from hpcjobs.contract import ErrorCode, LogKey, RunConfig, warmup_steps
 from hpcjobs.data.dataset import Dataset, DatasetDamaged, DatasetMismatch, DatasetMissing, load_dataset
-from hpcjobs.train import callbacks, device, input, mllog, model, node, threads
+from hpcjobs.train import cache, callbacks, damage, device, input, mllog, model, node, threads
+from hpcjobs.train.augment import Augment
 from hpcjobs.train.failure import TrainError
 from hpcjobs.train.ranks import together
 from hpcjobs.train.schedule import Schedule, schedule
@@ -44,6 +45,7 @@ def run(config: RunConfig | TrainError, run_folder: Path, attempt: Path) -> None
     config = setup.config
     claims = allgather_object((socket.gethostname(), uuid))
     together(lambda: device.check_distinct(claims), attempt)
+    held = hold_shards(setup, attempt)
     hosts = list(dict.fromkeys(host for host, _ in claims))
     if hvd.local_rank() == 0:
         node.write_node(attempt, socket.gethostname(), config.cpus_per_task)
@@ -56,7 +58,7 @@ def run(config: RunConfig | TrainError, run_folder: Path, attempt: Path) -> None
             learning_rate=config.experiment["lr"]["base"],
         )
     with mllog.training(log):
-        fit(setup, log, run_folder, attempt)
+        fit(setup, held, log, run_folder, attempt)
 
 
 def _claim_device(config: RunConfig | TrainError) -> tuple[RunConfig | TrainError, str | None]:
@@ -110,6 +112,7 @@ def prepare(config: RunConfig | TrainError) -> Setup:
         dataset.pixel_mean,
         dataset.pixel_std,
         experiment["model"]["weights"],
+        Augment(config.seed, **experiment["augment"]),
     )
     optimizer = hvd.DistributedOptimizer(tf.keras.optimizers.Adam(experiment["lr"]["base"]))
     network.compile(optimizer, tf.keras.losses.BinaryCrossentropy())
@@ -160,31 +163,32 @@ def describe(setup: Setup, hosts: list[str]) -> dict[str, Any]:
     }
 
 
-def fit(setup: Setup, log: MLLogger | None, run_folder: Path, attempt: Path) -> None:
+def hold_shards(setup: Setup, attempt: Path) -> dict[str, str]:
+    """`data.cache`: where this node's ranks find the shards that are kept in RAM. Collective; raises GivenUp."""
+    if setup.config.experiment["data"]["cache"] == "none":
+        return {}
+    splits = ["train", "val"] if setup.config.experiment["train"]["evaluate"] else ["train"]
+    mine = together(lambda: cache.hold(setup.dataset, splits, hvd.local_rank(), hvd.local_size()), attempt)
+    return cache.share_on_node(mine)
+
+
+def fit(setup: Setup, held: dict[str, str], log: MLLogger | None, run_folder: Path, attempt: Path) -> None:
     """The training. Collective."""
     config, plan, experiment = setup.config, setup.schedule, setup.config.experiment
+    mine = {"rank": hvd.rank(), "size": hvd.size(), "batch": config.local_batch, "cpus": config.cpus_per_task}
     batches = input.train_batches(
         setup.dataset,
-        rank=hvd.rank(),
-        size=hvd.size(),
-        batch=config.local_batch,
+        **mine,
         steps_per_epoch=plan.steps_per_epoch,
         epochs=plan.epochs,
         shuffle=experiment["data"]["shuffle"],
         seed=config.seed,
-        cpus=config.cpus_per_task,
+        held=held,
     )
     val = None
     if experiment["train"]["evaluate"]:
         if setup.dataset.splits["val"].images:
-            val = input.eval_batches(
-                setup.dataset,
-                "val",
-                rank=hvd.rank(),
-                size=hvd.size(),
-                batch=config.local_batch,
-                cpus=config.cpus_per_task,
-            )
+            val = input.eval_batches(setup.dataset, "val", **mine, held=held)
         elif log:
             print("hpcjobs: the val split has no images: no evaluation, and the learning rate stays", flush=True)
     try:
@@ -195,10 +199,15 @@ def fit(setup: Setup, log: MLLogger | None, run_folder: Path, attempt: Path) -> 
             callbacks=_callbacks(setup, log, val, run_folder, attempt),
             verbose=0,
         )
-    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-        raise TrainError(
-            ErrorCode.DATA_DAMAGED, f"{config.data_dir}: {error.message}: see `hpcjobs data verify {config.data_dir}`"
-        ) from None
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        found = damage.find(setup.dataset, [*setup.dataset.files("val"), *setup.dataset.files("train")])
+        if found is None and not isinstance(error, tf.errors.InvalidArgumentError):
+            found = TrainError(
+                ErrorCode.DATA_DAMAGED, f"{config.data_dir}: could not be read once, and now can: {error.message}"
+            )
+        if found is None:
+            raise
+        raise found from None
 
 
 def _callbacks(

@@ -15,11 +15,12 @@ from hpcjobs import contract
 from hpcjobs.contract import RunConfig
 
 
-def make_run(folder: Path, data: Path, *, gpus: int, **changes: Mapping[str, Any]) -> Path:
+def make_run(folder: Path, data: Path, /, *, gpus: int, **changes: Mapping[str, Any]) -> Path:
     """A run folder with an attempt a001; its run.yaml. `changes` override sections of a demo-like experiment."""
     experiment: dict[str, dict[str, Any]] = {
         "model": {"name": "densenet_tiny", "weights": "none"},
-        "data": {"dir": str(data), "shuffle": 64, "repeat": True},
+        "data": {"dir": str(data), "shuffle": 64, "repeat": True, "cache": "none"},
+        "augment": {"flip": True, "rotate_degrees": 0.0, "shift": 0.0},
         "batch": {"local": 4, "global": None},
         "train": {"epochs": 1, "steps": 40, "evaluate": True, "checkpoint": True},
         "lr": {"base": 0.001, "plateau_factor": 0.1, "plateau_patience": 1},

@@ -140,16 +140,29 @@ def test_another_order_of_classes_is_refused(data: Path, tmp_path: Path):
     assert caught.value.code == ErrorCode.DATA_MISMATCH
 
 
-def test_damage_that_one_rank_meets_alone_ends_all(data: Path, tmp_path: Path):
+@pytest.mark.parametrize(("split", "record", "steps"), [("train", 7, 26), ("val", 3, 14)])
+def test_one_flipped_byte_ends_all_ranks_with_shard_and_record(
+    split: str, record: int, steps: int, data: Path, tmp_path: Path
+):
     other = tmp_path / "data"
     shutil.copytree(data, other)
-    victim = sorted(other.glob("val-*"))[0]
+    victim = sorted(other.glob(f"{split}-*"))[0]
     content = bytearray(victim.read_bytes())
-    content[2000] ^= 255  # In the first record: rank 0's share of the split.
+    each = len(content) // (100 if split == "train" else 20)
+    content[(record - 1) * each + each // 2] ^= 255
     victim.write_bytes(content)
-    outcome = train(make_run(tmp_path / "run", other, gpus=2, train={"steps": 14}), 2)
-    assert_gave_up(outcome, ErrorCode.DATA_DAMAGED, "data verify")
-    assert read_log(outcome.attempt)[-1]["metadata"]["status"] == "aborted"
+    began = time.monotonic()
+    outcome = train(make_run(tmp_path / "run", other, gpus=2, train={"steps": steps}), 2)
+    assert time.monotonic() - began < 90
+    assert outcome.rc != 0
+    for line in outcome.errors:  # Of each rank that met it.
+        assert line.startswith("hpcjobs: error: data_damaged: ")
+        assert f"{victim}: record {record}: " in line
+        assert f"`hpcjobs data verify {other}`" in line
+    assert 1 <= len(outcome.errors) == len(outcome.aborts)
+    assert "Traceback" not in outcome.stderr
+    if "abort-r000.json" in outcome.aborts:  # Else rank 0, which logs, was ended from outside.
+        assert read_log(outcome.attempt)[-1]["metadata"]["status"] == "aborted"
 
 
 def test_a_rank_count_that_run_yaml_does_not_say_is_refused(data: Path, tmp_path: Path):

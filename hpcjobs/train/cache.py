@@ -1,0 +1,88 @@
+"""`data.cache: memory`: the node's shards as files in RAM, one copy for all its ranks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from horovod.tensorflow import allgather_object
+
+from hpcjobs.contract import ErrorCode
+from hpcjobs.data.dataset import Dataset, Shard
+from hpcjobs.train.failure import TrainError
+
+# Descriptors that TensorFlow, Horovod and MPI may need beside ours.
+_SPARE_FILES = 256
+_COPY_BYTES = 64 << 20
+
+
+def hold(dataset: Dataset, splits: Iterable[str], rank: int, size: int) -> dict[str, str]:
+    """Copy this rank's part, `rank` of the `size` on the node, of the shards of `splits` into RAM.
+
+    Returns a path per shard file, good on this node while this process lives: the files have no
+    name on any disk, and the kernel frees them with the process however it ends. The descriptors
+    stay open till then. Raises TrainError: host_memory where the node's copy does not fit.
+    """
+    shards = [shard for split in splits for shard in dataset.splits[split].shards]
+    check_memory(sum(shard.bytes for shard in shards), len(shards))
+    mine = shards[rank::size]
+    _allow_files(len(mine))
+    return {shard.file: _copy(dataset.folder, shard) for shard in mine}
+
+
+def share_on_node(mine: Mapping[str, str]) -> dict[str, str]:
+    """The paths that all ranks of this node hold. Collective."""
+    found: dict[str, str] = {}
+    for host, paths in allgather_object((socket.gethostname(), dict(mine))):
+        if host == socket.gethostname():
+            found |= paths
+    return found
+
+
+def check_memory(needed: int, shards: int) -> None:
+    """Raises TrainError (host_memory) where `needed` bytes are not free on this node, or not granted by Slurm."""
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    limits = {"free on the node": int(meminfo["MemAvailable"].split()[0]) << 10}
+    if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)):  # 0: all of the node
+        limits["granted by Slurm"] = granted << 20
+    what, least = min(limits.items(), key=lambda limit: limit[1])
+    if needed > least:
+        raise TrainError(
+            ErrorCode.HOST_MEMORY,
+            f"data.cache memory needs {needed / 2**30:.1f} GiB a node for {shards} shards, and {least / 2**30:.1f} GiB "
+            f"are {what}: ask for more memory, or set data.cache=none",
+        )
+
+
+def _allow_files(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = len(os.listdir("/proc/self/fd")) + count + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        if hard != resource.RLIM_INFINITY and wanted > hard:
+            raise TrainError(
+                ErrorCode.HOST_MEMORY,
+                f"data.cache memory keeps {count} files open in a rank, and the hard limit of open files is {hard}: "
+                "raise it (ulimit -Hn), or set data.cache=none",
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _copy(folder: Path, shard: Shard) -> str:
+    path = folder / shard.file
+    target = os.memfd_create(shard.file)
+    try:
+        with path.open("rb") as source:
+            while os.sendfile(target, source.fileno(), None, _COPY_BYTES):
+                pass
+    except OSError as error:
+        full = error.errno in (errno.ENOMEM, errno.ENOSPC)
+        code = ErrorCode.HOST_MEMORY if full else ErrorCode.DATA_DAMAGED
+        raise TrainError(code, f"data.cache memory: {path} cannot be copied: {error.strerror}") from None
+    copied = os.fstat(target).st_size
+    if copied != shard.bytes:
+        raise TrainError(ErrorCode.DATA_DAMAGED, f"{path}: {copied} bytes were read, dataset.json says {shard.bytes}")
+    return f"/proc/{os.getpid()}/fd/{target}"
