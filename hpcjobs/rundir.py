@@ -12,15 +12,17 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hpcjobs import __version__, contract
-from hpcjobs.errors import HpcjobsError, InputError
-from hpcjobs.files import read_json, write_atomic
+from hpcjobs.errors import InputError
+from hpcjobs.files import read_json
+from hpcjobs.lock import held
 from hpcjobs.records import ExitRecord
 
 _ATTEMPT = re.compile(r"^a(\d{3,})$")
@@ -150,53 +152,9 @@ def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
 # --- lock ----------------------------------------------------------------------------------------
 
 
-class Locked(HpcjobsError):
-    """Somebody else is writing to this sweep."""
-
-
-@contextlib.contextmanager
-def locked(sweep: SweepDir) -> Iterator[None]:
-    """Hold the sweep's lock. Raises Locked, naming the holder.
-
-    The lock is a hard link, which NFS makes atomically where its flock is not to be trusted. A lock
-    whose holder ran on this host and is gone is taken over.
-    """
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-    mine = sweep.root / f".lock.{me['host']}.{me['pid']}"
-    write_atomic(mine, json.dumps(me) + "\n")
-    try:
-        for _ in range(2):
-            try:
-                os.link(mine, sweep.lock_file)
-                break
-            except FileExistsError:
-                holder = read_json(sweep.lock_file)
-                if holder is not None and not _gone(holder):
-                    raise Locked(
-                        f"{sweep.root}: process {holder.get('pid')} on {holder.get('host')} is working on this sweep; "
-                        f"if it is gone, remove {sweep.lock_file}"
-                    ) from None
-                sweep.lock_file.unlink(missing_ok=True)
-        else:
-            raise Locked(f"{sweep.root}: another process took the lock at the same moment; try again")
-        try:
-            yield
-        finally:
-            sweep.lock_file.unlink(missing_ok=True)
-    finally:
-        mine.unlink(missing_ok=True)
-
-
-def _gone(holder: Mapping[str, Any]) -> bool:
-    if holder.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, KeyError, ValueError):
-        return False
-    return False
+def locked(sweep: SweepDir) -> AbstractContextManager[None]:
+    """Hold the sweep's lock. Raises lock.Locked, naming the holder."""
+    return held(sweep.lock_file, sweep.root)
 
 
 # --- evidence of an attempt ----------------------------------------------------------------------

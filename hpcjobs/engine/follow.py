@@ -89,7 +89,7 @@ def wait(sweep: Sweep, shown: Callable[[list[RunStatus]], None], told: Callable[
 def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
     """End the named runs, or all where none is named; returns those that were ended.
 
-    Raises InputError for an unknown name, SchedulerUnreachable, or rundir.Locked.
+    Raises InputError for an unknown name, SchedulerUnreachable, or lock.Locked.
     """
     runs = {run.run: run for run in snapshot(sweep)}
     for name in names:

@@ -1,0 +1,108 @@
+"""The lock, with real processes that hold it, die and race for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpcjobs.lock import Locked, held
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from hpcjobs.lock import held
+with held(Path(sys.argv[1]), "the thing"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+# Enters if it can, and looks whether it is alone.
+RACER = """
+import os, sys, time
+from pathlib import Path
+from hpcjobs.lock import Locked, held
+lock = Path(sys.argv[1])
+while not (lock.parent / "go").exists():
+    time.sleep(0.001)
+try:
+    with held(lock, "the thing"):
+        os.close(os.open(lock.parent / "inside", os.O_CREAT | os.O_EXCL))
+        time.sleep(0.05)
+        os.unlink(lock.parent / "inside")
+        print("in")
+except Locked:
+    print("out")
+"""
+
+
+def start(program: str, lock: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE, text=True)
+
+
+def left_by_a_killed_holder(lock: Path) -> None:
+    holder = start(HOLDER, lock)
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    told = rf"the thing: process {holder.pid} on .* is working on it since 20"
+    with pytest.raises(Locked, match=told), held(lock, "the thing"):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert lock.exists()
+
+
+def test_a_killed_holders_lock_is_taken_over(tmp_path: Path):
+    left_by_a_killed_holder(tmp_path / "lock")
+    with held(tmp_path / "lock", "the thing"):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+    assert not (tmp_path / "lock").exists()
+
+
+def test_of_many_that_race_for_a_dead_lock_one_at_a_time_is_inside(tmp_path: Path):
+    left_by_a_killed_holder(tmp_path / "lock")
+    racers = [start(RACER, tmp_path / "lock") for _ in range(8)]
+    time.sleep(0.5)
+    (tmp_path / "go").touch()
+    said = [racer.communicate(timeout=60)[0] for racer in racers]
+    assert all(racer.returncode == 0 for racer in racers)
+    assert "in\n" in said
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_lock_of_another_host_counts_until_it_is_silent(tmp_path: Path):
+    lock = tmp_path / "lock"
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": 1, "since": 0, "id": "x"}))
+    with pytest.raises(Locked, match="process 1 on elsewhere"), held(lock, "the thing"):
+        pass
+    long_ago = time.time() - 121
+    os.utime(lock, (long_ago, long_ago))
+    with held(lock, "the thing"):
+        pass
+
+
+def test_a_pid_that_another_process_has_now_is_no_holder(tmp_path: Path):
+    lock = tmp_path / "lock"
+    with held(lock, "the thing"):
+        ours = json.loads(lock.read_text())
+    lock.write_text(json.dumps({**ours, "started": ours["started"] - 1}))
+    with held(lock, "the thing"):
+        pass
+
+
+def test_what_cannot_be_read_is_not_removed(tmp_path: Path):
+    (tmp_path / "lock").touch()
+    with pytest.raises(Locked, match=r"cannot be read; if nobody works there, remove it"), held(tmp_path / "lock", "x"):
+        pass
+    assert (tmp_path / "lock").exists()
+
+
+def test_a_lock_that_was_taken_away_is_not_given_back(tmp_path: Path):
+    with held(tmp_path / "lock", "x"):
+        (tmp_path / "lock").write_text('{"id": "theirs"}')
+    assert (tmp_path / "lock").read_text() == '{"id": "theirs"}'
