@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from hpcjobs.data.build import Progress
 from hpcjobs.data.dataset import Dataset
+from hpcjobs.data.recipe import Recipe
 
 _TESTS = Path(__file__).parent
 
@@ -35,9 +37,9 @@ def nih_shards(nih: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return prepare_from(nih, tmp_path_factory.mktemp("nih") / "shards")
 
 
-def prepare_from(folder: Path, out: Path, **changes: Any) -> Dataset:
-    """`prepare` of a folder laid out like `nih`, at 64x64 pixels, with some arguments changed."""
-    from hpcjobs.data.prepare import prepare
+def recipe_from(folder: Path, **changes: Any) -> Recipe:
+    """Of a folder laid out like `nih`, at 64x64 pixels, with some arguments changed."""
+    from hpcjobs.data.prepare import nih_recipe
 
     inputs = {
         "images": [folder / "images"],
@@ -46,4 +48,24 @@ def prepare_from(folder: Path, out: Path, **changes: Any) -> Dataset:
         "test_list": folder / "test_list.txt.gz",
         "size": 64,
     }
-    return prepare(out=out, **{**inputs, **changes})
+    return nih_recipe(**{**inputs, **changes})
+
+
+def prepare_from(folder: Path, out: Path, progress: Progress = lambda done, total: None, **changes: Any) -> Dataset:
+    """What `hpcjobs data prepare` makes of it."""
+    from hpcjobs.data.build import make
+
+    return make(recipe_from(folder, **changes), out, progress=progress)
+
+
+def synth(out: Path, **arguments: Any) -> Dataset:
+    """What `hpcjobs data synth` makes."""
+    from hpcjobs.data.build import make
+    from hpcjobs.data.synth import synth_recipe
+
+    return make(synth_recipe(**arguments), out)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a data set's folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcjobs.errors import HpcjobsError
+from hpcjobs.cli.progress import following
+from hpcjobs.errors import HpcjobsError, InputError
 
 if TYPE_CHECKING:
     from hpcjobs.data.dataset import Dataset
+    from hpcjobs.data.recipe import Recipe
+    from hpcjobs.data.spread import Where
 
 _PATH = click.Path(path_type=Path)
 _NAMED = 10
@@ -43,7 +46,28 @@ def _spread(args: list[str]) -> Iterator[str]:
 
 @click.group()
 def data() -> None:
-    """Make training shards: from NIH ChestX-ray14, or made up."""
+    """Make and check training shards: from NIH ChestX-ray14, or made up."""
+
+
+_OUTPUT = (
+    click.option("--out", type=_PATH, required=True, metavar="DIR", help="New folder for the shards."),
+    click.option(
+        "--workers", type=int, metavar="N", help="Processes; with --cluster in each job (1). Default: as many as help."
+    ),
+    click.option("--cluster", metavar="NAME", help="Work as one Slurm job array, asked for as this profile says."),
+    click.option("--jobs", type=int, metavar="N", help="Jobs of that array (4)."),
+    click.option(
+        "--only", multiple=True, metavar="SHARD", help="Make just this shard of a finished DIR anew; repeatable."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON."),
+)
+
+
+def _making(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of the commands that make shards."""
+    for option in reversed(_OUTPUT):
+        command = option(command)
+    return command
 
 
 @data.command(cls=_SpreadImages)
@@ -51,62 +75,85 @@ def data() -> None:
 @click.option("--metadata", type=_PATH, required=True, metavar="CSV[.gz]", help="Data_Entry_2017, either release.")
 @click.option("--train-list", type=_PATH, required=True, metavar="FILE", help="NIH's train_val_list.txt, or .gz.")
 @click.option("--test-list", type=_PATH, required=True, metavar="FILE", help="NIH's test_list.txt, or .gz.")
-@click.option("--out", type=_PATH, required=True, metavar="DIR", help="New folder for the shards.")
 @click.option("--size", type=int, default=256, show_default=True, help="Pixels a side.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the val patients and the order of train.")
 @click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Of the train_val patients.")
-@click.option("--skip-bad", is_flag=True, help="Exit 0 though images could not be decoded and were left out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@click.option("--skip-bad", is_flag=True, help="Exit 0 though images are corrupt, missing or not listed.")
+@_making
 def prepare(
     folders: tuple[Path, ...],
     metadata: Path,
     train_list: Path,
     test_list: Path,
-    out: Path,
     size: int,
     seed: int,
     val_fraction: float,
     skip_bad: bool,
-    as_json: bool,
+    **output: Any,
 ) -> None:
     """Turn NIH ChestX-ray14 as downloaded into shards.
 
-    --images takes one or many folders (`--images images_*/`), searched with all that is below them;
-    a partial download will do. Images that cannot be decoded are left out, listed in
-    OUT/bad-images.csv, and make the exit code 1.
+    --images takes one or many folders (`--images images_*/`), searched with all that is below them.
+    Images that are corrupt, missing or listed nowhere are left out, named in DIR/bad-images.csv, and
+    make the exit code 1 after all the rest is done; a partial download wants --skip-bad. Whatever
+    interrupts it, the same command goes on.
     """
     quiet_tensorflow()
-    from hpcjobs.data.build import BAD_IMAGES
-    from hpcjobs.data.prepare import bad_images
-    from hpcjobs.data.prepare import prepare as run
+    from hpcjobs.data.prepare import nih_recipe
 
-    with _progress("preparing", out) as progress:
-        dataset = run(folders, metadata, train_list, test_list, out, size, seed, val_fraction, progress)
-    _summary(dataset, as_json)
-    bad = bad_images(out)
-    for name, reason in bad[:_NAMED]:
-        click.echo(f"hpcjobs: warning: {name} left out: {reason}", err=True)
-    if bad:
-        text = f"{len(bad)} images could not be decoded and were left out: see {out / BAD_IMAGES}"
-        if not skip_bad:
-            raise HpcjobsError(text)
-        click.echo(f"hpcjobs: warning: {text}", err=True)
+    _make(nih_recipe(folders, metadata, train_list, test_list, size, seed, val_fraction), "preparing", **output)
+    if not output["only"]:
+        _tell_bad(output["out"], skip_bad)
 
 
 @data.command()
-@click.option("--out", type=_PATH, required=True, metavar="DIR", help="New folder for the shards.")
 @click.option("--images", type=int, default=512, show_default=True, help="Images in all: 70/10/20 train/val/test.")
 @click.option("--size", type=int, default=64, show_default=True, help="Pixels a side.")
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def synth(out: Path, images: int, size: int, seed: int, as_json: bool) -> None:
+@_making
+def synth(images: int, size: int, seed: int, **output: Any) -> None:
     """Make up X-rays with findings that a network can learn, as often as in NIH's data."""
     quiet_tensorflow()
-    from hpcjobs.data.synth import synth as run
+    from hpcjobs.data.synth import synth_recipe
 
-    with _progress("drawing", out) as progress:
-        dataset = run(out, images, size, seed, progress)
-    _summary(dataset, as_json)
+    _make(synth_recipe(images, size, seed), "drawing", **output)
+
+
+@data.command()
+@click.argument("folder", type=_PATH, metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print what is damaged as JSON.")
+def verify(folder: Path, as_json: bool) -> None:
+    """Read every shard in DIR again: size, checksum, records and label sums.
+
+    Says which is damaged and how to make just that one anew; the exit code is then 1.
+    """
+    quiet_tensorflow()
+    from hpcjobs.data.dataset import read_dataset
+    from hpcjobs.data.verify import rebuild_command
+    from hpcjobs.data.verify import verify as run
+
+    with following("verifying") as (progress, _):
+        found = run(folder, progress)
+    dataset = read_dataset(folder)
+    count = sum(len(split.shards) for split in dataset.splits.values())
+    shards = [damage.shard for damage in found if damage.shard]
+    rebuild = rebuild_command(dataset, shards) if shards else None
+    if as_json:
+        damaged = [{"split": damage.split, "shard": damage.shard, "problem": damage.problem} for damage in found]
+        click.echo(
+            json.dumps({"path": str(dataset.folder), "shards": count, "damaged": damaged, "rebuild": rebuild}, indent=2)
+        )
+    else:
+        for damage in found:
+            click.echo(f"{dataset.folder / damage.shard if damage.shard else damage.split}: {damage.problem}")
+        if rebuild:
+            click.echo(f"make just {'these' if len(shards) > 1 else 'this'} anew with\n  {rebuild}")
+    if found:
+        raise HpcjobsError(
+            f"{folder}: {len(shards)} of {count} shards are damaged" if shards else f"{folder}: wrong counts"
+        )
+    if not as_json:
+        click.echo(f"{dataset.folder}: {count} shards are whole")
 
 
 def quiet_tensorflow() -> None:
@@ -117,26 +164,60 @@ def quiet_tensorflow() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-@contextmanager
-def _progress(what: str, out: Path) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal; where nothing is to do, a line that says so."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _make(
+    recipe: Recipe,
+    what: str,
+    *,
+    out: Path,
+    workers: int | None,
+    cluster: str | None,
+    jobs: int | None,
+    only: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    from hpcjobs.data.build import make, rebuild
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    calls = 0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+    where = _where(workers, cluster, jobs)
+    if only and (cluster or workers):
+        raise InputError("--only works in this process: leave out --workers and --cluster")
+    with following(what) as (progress, say):
+        try:
+            dataset = rebuild(recipe, out, only, progress) if only else make(recipe, out, where, progress, say)
+        except KeyboardInterrupt:
+            say(f"{out}: what is done is kept, and the same command goes on")
+            raise
+    _summary(dataset, as_json)
 
-        def update(done: int, total: int) -> None:
-            nonlocal calls
-            calls += 1
-            bar.update(task, completed=done, total=total)
 
-        yield update
-    if not calls:
-        click.echo(f"{out}: already made from the same inputs, nothing to do", err=True)
+def _where(workers: int | None, cluster: str | None, jobs: int | None) -> Where:
+    from hpcjobs import profiles
+    from hpcjobs.data.spread import Array, Local
+
+    if cluster is not None:
+        return Array(profiles.cluster(cluster), 4 if jobs is None else jobs, 1 if workers is None else workers)
+    if jobs is not None:
+        raise InputError("--jobs needs --cluster; on this machine give --workers")
+    return Local(workers)
+
+
+def _tell_bad(out: Path, skip: bool) -> None:
+    """Name the first bad images of each kind. Raises HpcjobsError where there are any, unless `skip`."""
+    from hpcjobs.data.build import BAD_IMAGES, bad_images
+
+    kinds = defaultdict(list)
+    for name, problem, detail in bad_images(out):
+        kinds[problem].append((name, detail))
+    for problem, found in kinds.items():
+        for name, detail in found[:_NAMED]:
+            click.echo(f"hpcjobs: warning: {name} is {problem}: {detail}", err=True)
+        if len(found) > _NAMED:
+            click.echo(f"hpcjobs: warning: ... and {len(found) - _NAMED} more that are {problem}", err=True)
+    if kinds:
+        counts = ", ".join(f"{len(found)} {problem}" for problem, found in kinds.items())
+        text = f"images left out: {counts}: see {out / BAD_IMAGES}"
+        if not skip:
+            raise HpcjobsError(f"{text}. All the rest is done; with --skip-bad this is no error")
+        click.echo(f"hpcjobs: warning: {text}", err=True)
 
 
 def _summary(dataset: Dataset, as_json: bool) -> None:
@@ -144,12 +225,12 @@ def _summary(dataset: Dataset, as_json: bool) -> None:
         name: {"images": split.images, "patients": split.patients, "shards": len(split.shards)}
         for name, split in dataset.splits.items()
     }
+    bad = {"corrupt": dataset.corrupt, "missing": dataset.missing, "surplus": dataset.surplus}
     if as_json:
-        whole = {"path": str(dataset.folder), "splits": rows, "absent": dataset.absent, "bad": dataset.bad}
-        click.echo(json.dumps(whole, indent=2))
+        click.echo(json.dumps({"path": str(dataset.folder), "splits": rows, **bad}, indent=2))
         return
     click.echo(f"{'split':5}  {'images':>7}  {'patients':>8}  {'shards':>6}")
     for name, row in rows.items():
         click.echo(f"{name:5}  {row['images']:7d}  {row['patients']:8d}  {row['shards']:6d}")
-    click.echo(f"{dataset.absent} images absent, {dataset.bad} bad")
+    click.echo(", ".join(f"{count} {problem}" for problem, count in bad.items()))
     click.echo(str(dataset.folder))

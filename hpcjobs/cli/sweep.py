@@ -87,9 +87,10 @@ def sweep(
     submit.write_folder(new, scripts, ["hpcjobs", *sys.argv[1:]])
     if demo_data:
         quiet_tensorflow()
-        from hpcjobs.data.synth import synth
+        from hpcjobs.data.build import make
+        from hpcjobs.data.synth import synth_recipe
 
-        synth(new.where.data, images=DEMO_IMAGES, size=DEMO_SIZE)
+        make(synth_recipe(images=DEMO_IMAGES, size=DEMO_SIZE), new.where.data)
     jobs: dict[str, str] = {}
     try:
         submit.submit_all(new, lambda group, job: jobs.update({group.name: job}))

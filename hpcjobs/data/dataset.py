@@ -6,18 +6,20 @@ Imports no TensorFlow, so that the control half can read it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hpcjobs.contract import CLASSES, DATASET_JSON, SPLITS
 from hpcjobs.errors import InputError
 from hpcjobs.files import write_json
 
 FORMAT = "hpcjobs-shards"
-VERSION = 1
+VERSION = 2
 IMAGES_PER_SHARD = 256
+_ANEW = "make the data anew, in a new folder, with `hpcjobs data prepare`"
 
 
 class DatasetMissing(InputError):
@@ -58,8 +60,9 @@ class Dataset:
 
     `image_size` is (height, width) in pixels. `pixel_mean` and `pixel_std` are in units of the
     stored pixels, 0 to 255, over every pixel of the train split. `options` and `sources` are what
-    the shards were made from: two data sets that agree in them agree in every byte. `absent`
-    counts listed images that were not there, `bad` those that could not be decoded.
+    the shards were made from: two data sets that agree in them, and in `software`, agree in every
+    byte. `missing` counts listed images that were not there, `corrupt` those that could not be
+    decoded, `surplus` PNG files that no list names.
     """
 
     folder: Path
@@ -71,8 +74,9 @@ class Dataset:
     sources: dict[str, Any]
     split_rule: str
     software: dict[str, str]
-    absent: int = 0
-    bad: int = 0
+    missing: int = 0
+    corrupt: int = 0
+    surplus: int = 0
     patients_in_two_splits: int = 0
     classes: tuple[str, ...] = CLASSES
 
@@ -84,6 +88,14 @@ class Dataset:
 def shard_name(split: str, index: int, count: int) -> str:
     """File name of shard `index` (from 0) of the `count` shards of `split`."""
     return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def sha256(file: BinaryIO) -> str:
+    """SHA-256 (hex) of what `file` still holds."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def write_dataset(dataset: Dataset) -> None:
@@ -108,6 +120,18 @@ def load_dataset(folder: Path) -> Dataset:
     Raises DatasetMissing (no folder, or nothing finished in it), DatasetMismatch (another format,
     version or order of classes, or unreadable) and DatasetDamaged (a shard is gone or cut short).
     """
+    dataset = read_dataset(folder)
+    for split in dataset.splits.values():
+        for shard in split.shards:
+            if problem := size_problem(dataset, shard):
+                raise DatasetDamaged(
+                    f"{dataset.folder / shard.file}: {problem}: see `hpcjobs data verify {dataset.folder}`"
+                )
+    return dataset
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """As `load_dataset`, but does not look at the shards. Raises DatasetMissing and DatasetMismatch."""
     path = folder / DATASET_JSON
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -115,22 +139,26 @@ def load_dataset(folder: Path) -> Dataset:
         what = f"no {DATASET_JSON} in it" if folder.is_dir() else "no such folder"
         raise DatasetMissing(f"{folder}: {what}: make it with `hpcjobs data prepare --out {folder} ...`") from None
     except (OSError, ValueError) as error:
-        raise DatasetMismatch(f"{path}: cannot be read: {error}") from None
+        raise DatasetMismatch(f"{path}: cannot be read: {error}: {_ANEW}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise DatasetMismatch(f"{path}: not written by `hpcjobs data`: 'format' is not '{FORMAT}'")
     if data.get("version") != VERSION:
-        raise DatasetMismatch(
-            f"{path}: version {data.get('version')!r}, this hpcjobs reads {VERSION}: "
-            "make the data anew with `hpcjobs data prepare`"
-        )
+        raise DatasetMismatch(f"{path}: version {data.get('version')!r}, this hpcjobs reads {VERSION}: {_ANEW}")
     if data.get("classes") != list(CLASSES):
         raise DatasetMismatch(f"{path}: its classes are not, or not in the order of, {', '.join(CLASSES)}")
     try:
-        dataset = _from_json(folder.resolve(), data)
+        return _from_json(folder.resolve(), data)
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetMismatch(f"{path}: not a whole {DATASET_JSON}: {error!r}") from None
-    _check_shards(dataset)
-    return dataset
+        raise DatasetMismatch(f"{path}: not a whole {DATASET_JSON}: {error!r}: {_ANEW}") from None
+
+
+def size_problem(dataset: Dataset, shard: Shard) -> str | None:
+    """What is wrong with the length of a shard's file, if anything."""
+    try:
+        size = (dataset.folder / shard.file).stat().st_size
+    except OSError:
+        return f"missing, though {DATASET_JSON} lists it"
+    return None if size == shard.bytes else f"{size} bytes, {DATASET_JSON} says {shard.bytes}"
 
 
 def _from_json(folder: Path, data: Mapping[str, Any]) -> Dataset:
@@ -144,15 +172,3 @@ def _from_json(folder: Path, data: Mapping[str, Any]) -> Dataset:
     height, width = data["image_size"]
     known = {field.name for field in dataclasses.fields(Dataset)} - {"folder", "splits", "image_size", "classes"}
     return Dataset(folder=folder, image_size=(height, width), splits=splits, **{key: data[key] for key in known})
-
-
-def _check_shards(dataset: Dataset) -> None:
-    for split in dataset.splits.values():
-        for shard in split.shards:
-            path = dataset.folder / shard.file
-            try:
-                size = path.stat().st_size
-            except OSError:
-                raise DatasetDamaged(f"{path}: missing, though {DATASET_JSON} lists it") from None
-            if size != shard.bytes:
-                raise DatasetDamaged(f"{path}: {size} bytes, {DATASET_JSON} says {shard.bytes}")

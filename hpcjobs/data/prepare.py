@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from hpcjobs.data import nih
-from hpcjobs.data.build import BAD_IMAGES, Progress, check_size, finished, make
-from hpcjobs.data.dataset import Dataset
+from hpcjobs.data.recipe import BadImage, Recipe, check_size
 from hpcjobs.data.split import in_order, val_patients
 from hpcjobs.errors import InputError
-from hpcjobs.files import write_atomic
 
 if TYPE_CHECKING:
     from hpcjobs.data.tfrecord import Record
@@ -30,24 +27,37 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.er
 _MODES = ("L", "LA", "RGB", "RGBA")
 
 
-def prepare(
+@dataclass(frozen=True)
+class _Reader:
+    """Reads an image by its name: where it stands, and what the table says of it."""
+
+    size: int
+    paths: dict[str, Path]
+    entries: dict[str, nih.Entry]
+
+    def __call__(self, name: str) -> Record:
+        from hpcjobs.data.tfrecord import Record
+
+        path, entry = self.paths[name], self.entries[name]
+        try:
+            return Record(decode(path, self.size), entry.labels, name, entry.patient_id)
+        except _UNREADABLE as error:
+            raise BadImage(" ".join(str(error).replace(f"{str(path)!r}", "the file").split())) from None
+
+
+def nih_recipe(
     images: Sequence[Path],
     metadata: Path,
     train_list: Path,
     test_list: Path,
-    out: Path,
     size: int = 256,
     seed: int = 1,
     val_fraction: float = 0.1,
-    progress: Progress | None = None,
-) -> Dataset:
-    """Decode, resize to `size` x `size` pixels, and write what is found of the listed images to `out`.
+) -> Recipe:
+    """How to make `size` x `size` shards of what is found of the listed images.
 
-    `images` are folders, searched with all that is below them; listed images that are not there are
-    counted as absent, PNG files that are not listed are ignored. Images that cannot be decoded are
-    left out, counted, and listed in `out`/bad-images.csv (see `bad_images`). The bytes follow from
-    the inputs and `seed` alone. An `out` that is whole and was made from the same is returned as it
-    is. Raises InputError, with nothing written, where anything given is wrong.
+    `images` are folders, searched with all that is below them. What goes where follows from the
+    inputs and `seed` alone. Raises InputError where anything given is wrong.
     """
     check_size(size)
     if not 0 < val_fraction < 1:
@@ -55,67 +65,49 @@ def prepare(
     table, train_val, test = nih.read_metadata(metadata), nih.read_list(train_list), nih.read_list(test_list)
     nih.check_lists(table, train_val, test)
     entries = table.entries
-    found = {name: path for name, path in _find_images(images).items() if name in entries}
+    there = _find_images(images)
+    found = {name: path.resolve() for name, path in there.items() if name in entries}
     if not found:
         raise InputError(f"--images {' '.join(map(str, images))}: no image that {metadata} lists")
-    options = {"size": size, "seed": seed, "val_fraction": val_fraction}
-    sources = {
-        "metadata": {**vars(table.source), "release": table.release},
-        "train_list": vars(train_val.source),
-        "test_list": vars(test.source),
-        "images": {"count": len(found), "sha256_of_names_and_sizes": _listing(found)},
-    }
-    if done := finished(out, options, sources):
-        return done
+    plan = _plan(found, entries, train_val, test, seed, val_fraction)
+    if not plan["train"]:
+        raise InputError(f"--images {' '.join(map(str, images))}: no image of {train_list} to train on")
+    return Recipe(
+        command="prepare",
+        plan=plan,
+        read=_Reader(size, found, {name: entries[name] for name in found}),
+        size=size,
+        options={"size": size, "seed": seed, "val_fraction": val_fraction},
+        sources={
+            "metadata": {**vars(table.source), "release": table.release},
+            "train_list": vars(train_val.source),
+            "test_list": vars(test.source),
+            "images": {"count": len(found), "sha256_of_names_and_sizes": _listing(found)},
+        },
+        split_rule=f"test: the official list; val: {val_fraction:g} of the patients of the official train_val list, "
+        "in the order of BLAKE2b(seed:patient); train: the others, images in the order of BLAKE2b(seed:image)",
+        missing=sorted(entries.keys() - found.keys()),
+        surplus=sorted(there.keys() - entries.keys()),
+    )
+
+
+def _plan(
+    found: Collection[str],
+    entries: Mapping[str, nih.Entry],
+    train_val: nih.SplitList,
+    test: nih.SplitList,
+    seed: int,
+    val_fraction: float,
+) -> dict[str, list[str]]:
+    """Names of each split in order. The lists hold every one of `entries`, and no patient is in both."""
     listed = {entries[name].patient_id for name in train_val.names}
     present = {entries[name].patient_id for name in found if name in train_val.names}
     val = val_patients(listed, present, seed, val_fraction)
     plan: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for name in sorted(found):
         plan["test" if name in test.names else "val" if entries[name].patient_id in val else "train"].append(name)
-    if not plan["train"]:
-        raise InputError(f"--images {' '.join(map(str, images))}: no image of {train_list} to train on")
     plan["train"] = in_order(plan["train"], seed)
-    bad: list[tuple[str, str]] = []
-
-    def read(name: str) -> Record | None:
-        from hpcjobs.data.tfrecord import Record
-
-        try:
-            pixels = decode(found[name], size)
-        except _UNREADABLE as error:
-            bad.append((name, " ".join(str(error).replace(f"{str(found[name])!r}", "the file").split())))
-            return None
-        return Record(pixels, entries[name].labels, name, entries[name].patient_id)
-
-    def write_bad() -> None:
-        if bad:
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows([("image_index", "reason"), *sorted(bad)])
-            write_atomic(out / BAD_IMAGES, text.getvalue())
-
-    return make(
-        out,
-        plan=plan,
-        read=read,
-        size=size,
-        options=options,
-        sources=sources,
-        split_rule=f"test: the official list; val: {val_fraction:g} of the patients of the official train_val list, "
-        "in the order of BLAKE2b(seed:patient); train: the others, images in the order of BLAKE2b(seed:image)",
-        absent=len(entries) - len(found),
-        before_last=write_bad,
-        progress=progress,
-    )
-
-
-def bad_images(folder: Path) -> list[tuple[str, str]]:
-    """(image index, reason) of the images that `prepare` left out of the data set in `folder`."""
-    path = folder / BAD_IMAGES
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [(row["image_index"], row["reason"]) for row in csv.DictReader(file)]
+    return plan
 
 
 def decode(path: Path, size: int) -> bytes:

@@ -7,15 +7,14 @@ mathematical library or vector unit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcjobs.contract import CLASSES
-from hpcjobs.data.build import Progress, check_size, finished, make
-from hpcjobs.data.dataset import Dataset
+from hpcjobs.data.recipe import Recipe, check_size
 from hpcjobs.data.split import cut, in_order
 from hpcjobs.errors import InputError
 
@@ -49,22 +48,34 @@ _MOST_PER_PATIENT = 5
 Array = NDArray[np.float64]
 
 
-def synth(out: Path, images: int = 512, size: int = 64, seed: int = 1, progress: Progress | None = None) -> Dataset:
-    """Write `images` made-up X-rays of `size` x `size` pixels, 70/10/20 train/val/test by patient, to `out`.
+@dataclass(frozen=True)
+class _Artist:
+    """Draws an image by its name."""
+
+    size: int
+    seed: int
+    patients: dict[str, str]
+    labels: dict[str, bytes]
+
+    def __call__(self, name: str) -> Record:
+        from hpcjobs.data.tfrecord import Record
+
+        labels = self.labels[name]
+        return Record(draw(name, labels, self.size, self.seed).tobytes(), labels, name, self.patients[name])
+
+
+def synth_recipe(images: int = 512, size: int = 64, seed: int = 1) -> Recipe:
+    """How to make `images` made-up X-rays of `size` x `size` pixels, 70/10/20 train/val/test by patient.
 
     Findings come as often as in NIH's data, rounded to whole images in each split; a split of 28
-    images or more has at least two of each. The bytes follow from the arguments alone. An `out`
-    that was made with the same is returned as it is. Raises InputError where an argument is wrong.
+    images or more has at least two of each. The bytes follow from the arguments alone. Raises
+    InputError where an argument is wrong.
     """
     check_size(size)
     if images < 3:
         raise InputError(f"--images {images}: give 3 or more, one each for train, val and test")
     if seed < 0:
         raise InputError(f"--seed {seed}: give 0 or more")
-    options = {"images": images, "size": size, "seed": seed}
-    sources = {"made_up": "hpcjobs data synth"}
-    if done := finished(out, options, sources):
-        return done
     patients = _patients(images, seed)
     val, test, train = cut(in_order(sorted(set(patients.values())), seed), _VAL, _TEST)
     plan = {
@@ -73,21 +84,14 @@ def synth(out: Path, images: int = 512, size: int = 64, seed: int = 1, progress:
         "test": [name for name, patient in patients.items() if patient in test],
     }
     labels = {name: row for split, names in plan.items() for name, row in _labels(names, seed, split).items()}
-
-    def read(name: str) -> Record:
-        from hpcjobs.data.tfrecord import Record
-
-        return Record(draw(name, labels[name], size, seed).tobytes(), labels[name], name, patients[name])
-
-    return make(
-        out,
+    return Recipe(
+        command="synth",
         plan=plan,
-        read=read,
+        read=_Artist(size, seed, patients, labels),
         size=size,
-        options=options,
-        sources=sources,
+        options={"images": images, "size": size, "seed": seed},
+        sources={"made_up": "hpcjobs data synth"},
         split_rule="val, test, train: 10 %, 20 %, 70 % of the patients in the order of BLAKE2b(seed:patient)",
-        progress=progress,
     )
 
 

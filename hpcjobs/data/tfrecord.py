@@ -6,20 +6,20 @@ Features of an example: `image` (height x width bytes, uint8, row-major), `label
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from hpcjobs.contract import CLASSES
-from hpcjobs.data.dataset import DatasetDamaged, Shard
+from hpcjobs.data.dataset import DatasetDamaged, Shard, sha256
 from hpcjobs.errors import HpcjobsError, InputError
 
 try:
     import tensorflow as tf
+    from google.protobuf.message import DecodeError  # TensorFlow brings it
 except ImportError as error:
     raise InputError(f"this needs TensorFlow ({error}): pip install 'hpcjobs[train]'") from None
 
@@ -46,7 +46,7 @@ def write_shard(path: Path, records: Iterable[Record]) -> Shard:
                 writer.write(_example(record).SerializeToString(deterministic=True))
                 images += 1
         with temporary.open("rb") as file:
-            digest = _sha256(file)
+            digest = sha256(file)
             os.fsync(file.fileno())
             size = os.fstat(file.fileno()).st_size
         temporary.replace(path)
@@ -58,7 +58,7 @@ def write_shard(path: Path, records: Iterable[Record]) -> Shard:
 
 
 def read_examples(path: Path) -> Iterator[Record]:
-    """The records of a shard, in order. Raises DatasetDamaged, naming the file, where it is not whole."""
+    """The records of a shard, in order. Raises DatasetDamaged, naming the file, at the first that is not whole."""
     try:
         for serialized in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             features = tf.train.Example.FromString(serialized).features.feature
@@ -68,6 +68,8 @@ def read_examples(path: Path) -> Iterator[Record]:
         # TensorFlow puts the place in its own graph around the reason.
         reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message).strip()
         raise DatasetDamaged(f"{path}: cannot be read: {reason}") from None
+    except (DecodeError, IndexError, UnicodeDecodeError):
+        raise DatasetDamaged(f"{path}: not an example of {', '.join(Record._fields)}") from None
 
 
 class Batch(NamedTuple):
@@ -102,10 +104,3 @@ def _example(record: Record) -> tf.train.Example:
         for name, value in zip(Record._fields, values, strict=True)
     }
     return tf.train.Example(features=tf.train.Features(feature=feature))
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()

@@ -50,7 +50,7 @@ def folders(nih_excerpt: Path, tmp_path: Path) -> list[Path]:
 
 
 def test_images_takes_many_folders_as_a_shell_spreads_them(prepare: Run, folders: list[Path], tmp_path: Path) -> None:
-    result = prepare("--images", *folders, "--json")
+    result = prepare("--images", *folders, "--json", "--skip-bad")
     assert result.exit_code == 0, result.output
     shown = json.loads(result.stdout)
     assert {name: split["images"] for name, split in shown["splits"].items()} == {"train": 1, "val": 1, "test": 1}
@@ -66,8 +66,10 @@ def test_bad_images_are_named_and_fail_unless_skipped(prepare: Run, folders: lis
     result = prepare("--images", *folders)
     assert isinstance(result.exception, HpcjobsError)
     assert result.exception.exit_code == 1
-    assert "1 images could not be decoded" in str(result.exception)
-    assert "warning: 00012975_000.png left out: " in result.stderr
+    assert "images left out: 1 corrupt, 23 missing: see " in str(result.exception)
+    assert "warning: 00012975_000.png is corrupt: " in result.stderr
+    again = prepare("--images", *folders)  # Finished, it still tells.
+    assert (again.exit_code, str(again.exception)) == (1, str(result.exception))
     assert str(folders[2]) not in (tmp_path / "out" / "bad-images.csv").read_text()
     assert prepare("--images", *folders, "--skip-bad").exit_code == 0
 

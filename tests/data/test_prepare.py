@@ -18,10 +18,11 @@ from PIL import Image
 from hpcjobs.contract import CLASSES, SPLITS
 from hpcjobs.data import dataset as store
 from hpcjobs.data import nih as reader
+from hpcjobs.data.build import bad_images, make
 from hpcjobs.data.dataset import Dataset, load_dataset
-from hpcjobs.data.prepare import bad_images, decode
+from hpcjobs.data.prepare import decode
 from hpcjobs.errors import InputError
-from tests.fixtures_data import prepare_from
+from tests.fixtures_data import contents, prepare_from, recipe_from
 
 if TYPE_CHECKING:
     from hpcjobs.data.tfrecord import Record
@@ -44,10 +45,6 @@ def few(nih_excerpt: Path, tmp_path: Path) -> Path:
 def prepare(nih_excerpt: Path) -> Prepare:
     """`prepare` with the excerpt's tables filled in: `prepare(out, seed=2)`."""
     return functools.partial(prepare_from, nih_excerpt)
-
-
-def contents(dataset: Dataset) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in dataset.folder.iterdir()}
 
 
 def records(dataset: Dataset, split: str) -> list[Record]:
@@ -73,8 +70,8 @@ def test_every_image_is_in_one_split_with_its_labels(nih: Path, nih_shards: Data
                 metadata.entries[record.image_index].labels,
             )
     assert sorted(seen) == sorted(path.name for path in (nih / "images").iterdir())
-    assert nih_shards.absent == len(metadata.entries) - len(seen)
-    assert nih_shards.patients_in_two_splits == nih_shards.bad == 0
+    assert nih_shards.missing == len(metadata.entries) - len(seen)
+    assert nih_shards.patients_in_two_splits == nih_shards.corrupt == nih_shards.surplus == 0
 
 
 def test_a_record_is_the_image_as_pillow_reads_it_rgba_too(nih: Path, nih_shards: Dataset) -> None:
@@ -123,7 +120,7 @@ def test_dataset_json_says_what_is_there(nih_shards: Dataset) -> None:
 def test_the_seed_decides_and_nothing_else(few: Path, prepare: Prepare, tmp_path: Path) -> None:
     one = prepare(tmp_path / "one", images=[few])
     again = prepare(tmp_path / "again", images=[few.parent])
-    assert contents(one) == contents(again)
+    assert contents(one.folder) == contents(again.folder)
     orders = {
         tuple(record.image_index for split in ("train", "val") for record in records(dataset, split))
         for dataset in (prepare(tmp_path / f"seed{seed}", images=[few], seed=seed) for seed in range(1, 6))
@@ -140,9 +137,8 @@ def test_both_releases_give_the_same_but_for_the_labels_they_disagree_on(
     assert older.splits == newer.splits  # checksums of the shards included: the four agree
 
 
-def test_the_last_shard_is_smaller_and_kept(prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcjobs.data.build.IMAGES_PER_SHARD", 2)
-    dataset = prepare(tmp_path / "out")
+def test_the_last_shard_is_smaller_and_kept(nih_excerpt: Path, tmp_path: Path) -> None:
+    dataset = make(replace(recipe_from(nih_excerpt), images_per_shard=2), tmp_path / "out")
     assert [shard.images for shard in dataset.splits["test"].shards] == [2, 1]
     assert [Path(file).name for file in dataset.files("test")] == [f"test-0000{i}-of-00002.tfrecord" for i in (0, 1)]
     assert [record.patient_id for record in records(dataset, "test")] == ["8866", "12975", "22084"]
@@ -152,10 +148,19 @@ def test_a_damaged_image_is_left_out_and_told(few: Path, prepare: Prepare, tmp_p
     damaged = few / "00012975_000.png"
     damaged.write_bytes(damaged.read_bytes()[:100_000])
     dataset = prepare(tmp_path / "out", images=[few])
-    assert (dataset.bad, dataset.splits["test"].images) == (1, 0)
-    [(name, reason)] = bad_images(dataset.folder)
-    assert name == "00012975_000.png"
+    assert (dataset.corrupt, dataset.splits["test"].images) == (1, 0)
+    ((name, problem, reason), *rest) = bad_images(dataset.folder)
+    assert (name, problem) == ("00012975_000.png", "corrupt")
     assert "truncated" in reason
+    assert {problem for _, problem, _ in rest} == {"missing"}
+    assert len(rest) == dataset.missing
+
+
+def test_a_surplus_image_is_told(few: Path, prepare: Prepare, tmp_path: Path) -> None:
+    (few / "99999999_000.png").write_bytes(b"whatever")
+    dataset = prepare(tmp_path / "out", images=[few])
+    assert (dataset.corrupt, dataset.surplus) == (0, 1)
+    assert ("99999999_000.png", "surplus", "in a folder, but in no list") in bad_images(dataset.folder)
 
 
 def test_made_once_it_is_left_alone(few: Path, prepare: Prepare, tmp_path: Path) -> None:
@@ -163,14 +168,14 @@ def test_made_once_it_is_left_alone(few: Path, prepare: Prepare, tmp_path: Path)
         raise AssertionError("made anew")
 
     first = prepare(tmp_path / "out", images=[few])
-    before = contents(first)
+    before = contents(first.folder)
     assert prepare(tmp_path / "out", images=[few], progress=never) == first
     with pytest.raises(InputError, match="holds data made with size 64, this asks for 32: give --out a new folder"):
         prepare(tmp_path / "out", images=[few], size=32)
     (few / FEW[1]).unlink()
     with pytest.raises(InputError, match="holds data made with images count 4, this asks for 3"):
         prepare(tmp_path / "out", images=[few])
-    assert contents(first) == before
+    assert contents(first.folder) == before
 
 
 def test_an_interrupted_run_is_made_good_by_the_next(few: Path, prepare: Prepare, tmp_path: Path) -> None:
@@ -181,10 +186,10 @@ def test_an_interrupted_run_is_made_good_by_the_next(few: Path, prepare: Prepare
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         prepare(out, images=[few], progress=interrupt)
-    assert "train-00000-of-00001.tfrecord" in {path.name for path in out.iterdir()}
+    assert "dataset.json" not in {path.name for path in out.iterdir()}
     with pytest.raises(store.DatasetMissing, match=r"no dataset.json in it: make it with `hpcjobs data prepare"):
         load_dataset(out)
-    assert contents(prepare(out, images=[few])) == contents(prepare(tmp_path / "clean", images=[few]))
+    assert contents(prepare(out, images=[few]).folder) == contents(prepare(tmp_path / "clean", images=[few]).folder)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +233,7 @@ def test_data_that_the_trainer_must_not_use_is_refused(nih_shards: Dataset, tmp_
 
     swapped = [*CLASSES[:6], CLASSES[7], CLASSES[6], *CLASSES[8:]]  # Pneumonia and Pneumothorax
     refused(store.DatasetMismatch, "not in the order of, Atelectasis, ", classes=swapped)
-    refused(store.DatasetMismatch, "version 99, this hpcjobs reads 1", version=99)
+    refused(store.DatasetMismatch, "version 99, this hpcjobs reads 2", version=99)
     refused(store.DatasetMismatch, "not written by `hpcjobs data`", format="other")
     refused(store.DatasetMismatch, "not a whole dataset.json: KeyError", splits={})
     (folder / "dataset.json").write_text("{")

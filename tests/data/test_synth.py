@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from hpcjobs.contract import CLASSES, SPLITS
 from hpcjobs.data import nih as reader
 from hpcjobs.data.dataset import Dataset
-from hpcjobs.data.synth import NIH_IMAGES, NIH_POSITIVES, draw, synth
+from hpcjobs.data.synth import NIH_IMAGES, NIH_POSITIVES, draw
 from hpcjobs.errors import InputError
+from tests.fixtures_data import synth
 
 
 @pytest.fixture(scope="module")
