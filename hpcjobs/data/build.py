@@ -8,7 +8,7 @@ import io
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from hpcjobs.data.dataset import (
 from hpcjobs.data.recipe import Recipe, software
 from hpcjobs.data.spread import IN_THIS_PROCESS, Where, carry_out
 from hpcjobs.data.workshop import FOLDER, Part, Tally, Workshop, make_records
-from hpcjobs.errors import HpcjobsError, InputError
+from hpcjobs.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.files import read_json, write_atomic, write_json
 from hpcjobs.lock import held
 
@@ -153,6 +153,12 @@ def _workshop(out: Path) -> Iterator[Workshop]:
         with held(shop.lock, out):
             try:
                 yield shop
+            except (InputError, SubmitRefused, SchedulerUnreachable):
+                if not list(shop.root.glob("parts/*")):  # Nothing was done: leave nothing behind.
+                    shutil.rmtree(shop.root, ignore_errors=True)
+                    with suppress(OSError):
+                        shop.out.rmdir()
+                raise
             finally:
                 # The lock goes with the rest: whoever comes next finds the data finished.
                 if (out / DATASET_JSON).exists():

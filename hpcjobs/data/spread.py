@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,14 +119,13 @@ def _start_array(shop: Workshop, run: str, where: Array) -> list[Any]:
         python = shlex.quote(where.cluster.python) if where.cluster.python else None
         executor = submitit.SlurmExecutor(folder=shop.root / "logs", python=python)
         executor.update_parameters(**_parameters(where))
-        return list(
-            executor.map_array(
-                _task, *zip(*((shop.out, run, job, where.workers, None) for job in range(where.jobs)), strict=True)
-            )
-        )
+        arguments = [(shop.out, run, job, where.workers, None) for job in range(where.jobs)]
+        with redirect_stderr(io.StringIO()):  # submitit passes sbatch's words on, which the error repeats
+            return list(executor.map_array(_task, *zip(*arguments, strict=True)))
     except (RuntimeError, submitit.core.utils.FailedJobError, OSError) as error:
         text = " ".join(str(error).split())
-        reason = text.rpartition("sbatch: error: ")[2] or text
+        said = [part.strip() for part in text.split("sbatch: error: ")[1:]]
+        reason = "; ".join(dict.fromkeys(said)) or text
         kind = SchedulerUnreachable if _AWAY.search(text) else SubmitRefused
         raise kind(f"--cluster {where.cluster.name}: {reason[:300]}") from None
 

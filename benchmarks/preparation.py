@@ -1,0 +1,167 @@
+"""Preparation against its floor: decoding and resizing alone, with the same library.
+
+    .venv/bin/python benchmarks/preparation.py [--nih DIR] [--rounds N] [--workers N]
+
+Three tables, each of one run. One core: the worker's loop against a bare loop of `decode`, in turns,
+pinned to the same core. N workers: `hpcjobs data prepare --workers N` against N processes of that bare
+loop, both timed from the first image to the last, for the start (Python, TensorFlow) is no work.
+Memory: peak resident size of the process that prepares 210 to 20,000 made-up images.
+DIR is laid out like the sample: images/, Data_Entry_2017_v2020.csv.gz and the two lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from hpcjobs.data.build import make
+from hpcjobs.data.prepare import decode, nih_recipe
+from hpcjobs.data.recipe import Recipe
+from hpcjobs.data.spread import Local
+from hpcjobs.data.workshop import Workshop, work
+
+ROOT = Path(__file__).parent.parent
+SIZE = 256
+
+
+def many(folder: Path, scratch: Path, images: int) -> Recipe:
+    """A recipe for `images` names of the table, each a link to one of the images that are there."""
+    from hpcjobs.data.nih import read_list
+
+    there = sorted((folder / "images").glob("*.png"))
+    links = scratch / "images"
+    links.mkdir()
+    for index, name in enumerate(list(read_list(folder / "train_val_list.txt.gz").names)[:images]):
+        (links / name).symlink_to(there[index % len(there)].resolve())
+    lists = (folder / "train_val_list.txt.gz", folder / "test_list.txt.gz")
+    return nih_recipe([links], folder / "Data_Entry_2017_v2020.csv.gz", *lists, SIZE)
+
+
+def bare(paths: list[Path]) -> float:
+    """Images a second of decoding and resizing alone."""
+    began = time.perf_counter()
+    for path in paths:
+        decode(path, SIZE)
+    return len(paths) / (time.perf_counter() - began)
+
+
+def prepared(recipe: Recipe, scratch: Path) -> float:
+    """Images a second of a worker, in this process."""
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        shop = Workshop(Path(folder))
+        shop.root.mkdir()
+        run = shop.begin(recipe)
+        began = time.perf_counter()
+        work(shop.out, run, 0, None)
+        seconds = time.perf_counter() - began
+        assert all(shop.part(shard) for _, shard, _ in recipe.shards()), shop.problems(run)
+        return recipe.images / seconds
+
+
+def one_core(recipe: Recipe, scratch: Path, rounds: int) -> None:
+    core = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    paths = [recipe.read.paths[name] for names in recipe.plan.values() for name in names]
+    prepared(recipe, scratch)  # TensorFlow's first file is slow.
+    pairs = [(bare(paths), prepared(recipe, scratch)) for _ in range(rounds)]
+    print(f"\none core (pinned), {len(paths)} X-rays, {rounds} rounds in turns\n  bare   prepare  ratio")
+    for floor, ours in pairs:
+        print(f"{floor:6.1f}  {ours:7.1f}  {ours / floor:5.3f}")
+    print(f"median ratio {statistics.median(ours / floor for floor, ours in pairs):.3f}, wanted 0.85")
+
+
+def many_workers(recipe: Recipe, scratch: Path, rounds: int, workers: int) -> None:
+    paths = [recipe.read.paths[name] for names in recipe.plan.values() for name in names]
+    (scratch / "paths").write_text("\n".join(map(str, paths)))
+    print(f"\n{workers} workers against {workers} independent processes, {len(paths)} X-rays\n  bare   prepare  ratio")
+    ratios = []
+    for _ in range(rounds):
+        processes = [
+            subprocess.Popen([sys.executable, __file__, "--bare", scratch / "paths", f"{index}/{workers}"], stdout=-1)
+            for index in range(workers)
+        ]
+        spans = [tuple(map(float, process.communicate()[0].split())) for process in processes]
+        floor = len(paths) / (max(end for _, end in spans) - min(start for start, _ in spans))
+        ours = spread(recipe, scratch, workers)
+        ratios.append(ours / floor)
+        print(f"{floor:6.1f}  {ours:7.1f}  {ours / floor:5.3f}")
+    print(f"median ratio {statistics.median(ratios):.3f}, wanted 0.9")
+
+
+def spread(recipe: Recipe, scratch: Path, workers: int) -> float:
+    """Images a second of `workers` processes, from the first image to the finished dataset.json."""
+    first: list[float] = []
+
+    def look(done: int, total: int) -> None:
+        if done and not first:
+            first.append(time.perf_counter())
+            first.append(done)
+
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        make(recipe, Path(folder) / "out", Local(workers), look)
+        return (recipe.images - first[1]) / (time.perf_counter() - first[0])
+
+
+def bare_share(list_of_paths: Path, share: str) -> None:
+    """A process of the floor: prints when its loop began and ended."""
+    index, count = map(int, share.split("/"))
+    paths = list(map(Path, list_of_paths.read_text().split("\n")))[index::count]
+    decode(paths[0], SIZE)
+    began = time.time()
+    bare(paths)
+    print(began, time.time())
+
+
+def memory(scratch: Path) -> None:
+    print("\nmemory: peak resident MiB, made-up images of 64 x 64\nimages  in this process  driver of 2  a worker of 2")
+    program = (
+        "import resource, sys; from pathlib import Path; from hpcjobs.data.build import make; "
+        "from hpcjobs.data.spread import Local; from hpcjobs.data.synth import synth_recipe; "
+        "make(synth_recipe(int(sys.argv[1]), 64), Path(sys.argv[2]), Local(int(sys.argv[3]))); "
+        "print(*(resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"
+    )
+    for images in (210, 2_000, 20_000):
+        cells = []
+        for workers in (1, 2):
+            out = scratch / f"memory-{images}-{workers}"
+            words = [sys.executable, "-c", program, str(images), str(out), str(workers)]
+            own, children = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+            cells += [own] if workers == 1 else [own, children]
+        print(f"{images:6d}  {cells[0]:>15}  {cells[1]:>11}  {cells[2]:>13}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sample = ROOT.parent / "shared" / "data" / "nih"
+    default = sample if sample.is_dir() else ROOT / "tests" / "data" / "nih"
+    parser.add_argument("--nih", type=Path, default=default)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--bare", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        bare_share(Path(options.bare[0]), options.bare[1])
+        return
+    cores = os.sched_getaffinity(0)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        recipe = many(options.nih, scratch, options.images)
+        few = replace(recipe, plan={"train": recipe.plan["train"][:256], "val": [], "test": []})
+        one_core(few, scratch, options.rounds)
+        os.sched_setaffinity(0, cores)
+        many_workers(replace(recipe, images_per_shard=32), scratch, max(3, options.rounds // 2), options.workers)
+        memory(scratch)
+
+
+if __name__ == "__main__":
+    main()
