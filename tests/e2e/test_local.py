@@ -21,7 +21,7 @@ def test_a_sweep_on_real_xrays(tmp_path: Path, nih: Path) -> None:
     hpcjobs(
         "data", "prepare", "--images", str(nih / "images"), "--metadata", str(nih / "Data_Entry_2017_v2020.csv.gz"),
         "--train-list", str(nih / "train_val_list.txt.gz"), "--test-list", str(nih / "test_list.txt.gz"),
-        "--out", "shards", "--size", "64", cwd=tmp_path,
+        "--out", "shards", "--size", "64", "--skip-bad", cwd=tmp_path,
     )  # fmt: skip
     done = hpcjobs(
         "sweep", "--gpus", "1,2,4", "--cluster", "local", "--experiment", "demo", "--set", "data.dir=shards",

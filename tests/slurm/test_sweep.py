@@ -103,17 +103,21 @@ def test_mpirun_starts_the_same_ranks(tmp_path: Path, cluster: Slurm, nih_shards
 
 
 def ranks(folder: Path) -> list[int]:
-    """Pids of the ranks of the run in that folder, on whichever node."""
-    found = []
+    """Pids of the ranks of the run in that folder, on whichever node, by pid.
+
+    A rank's import runs helpers of its own, which look like it between fork and exec: their parent is a rank.
+    """
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 line = (entry / "cmdline").read_bytes()
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
             if line.startswith(f"{sys.executable}\0-m\0hpcjobs.train\0{folder}/".encode()):
-                found.append(int(entry.name))
-    return sorted(found)
+                found[int(entry.name)] = parent
+    return sorted(pid for pid, parent in found.items() if parent not in found)
 
 
 @pytest.mark.timeout(400)
