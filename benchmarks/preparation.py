@@ -25,7 +25,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from hpcjobs.data.build import make
-from hpcjobs.data.prepare import decode, nih_recipe
+from hpcjobs.data.decode import decode
+from hpcjobs.data.prepare import nih_recipe
 from hpcjobs.data.recipe import Recipe
 from hpcjobs.data.spread import Local
 from hpcjobs.data.workshop import Workshop, work

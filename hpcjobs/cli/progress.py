@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,8 @@ def following(what: str) -> Iterator[tuple[Callable[[int, int], None], Callable[
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    # A descriptor of its own: while it draws, decoding keeps what libraries write to stderr.
+    with os.fdopen(os.dup(2), "w") as stderr, Progress(*columns, console=Console(file=stderr)) as bar:
         task = bar.add_task(what, total=None, rate="")
 
         def progress(done: int, total: int) -> None:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
-import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from hpcjobs.data import nih
 from hpcjobs.data.recipe import BadImage, Recipe, check_size
@@ -20,11 +16,6 @@ from hpcjobs.errors import InputError
 
 if TYPE_CHECKING:
     from hpcjobs.data.tfrecord import Record
-
-# What Pillow raises for a PNG that is cut short or garbled.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-# NIH's files are L; the few RGBA ones are grey with an opaque alpha. Others (16 bits, palettes) would lose meaning.
-_MODES = ("L", "LA", "RGB", "RGBA")
 
 
 @dataclass(frozen=True)
@@ -36,12 +27,13 @@ class _Reader:
     entries: dict[str, nih.Entry]
 
     def __call__(self, name: str) -> Record:
+        from hpcjobs.data.decode import decode
         from hpcjobs.data.tfrecord import Record
 
         path, entry = self.paths[name], self.entries[name]
         try:
             return Record(decode(path, self.size), entry.labels, name, entry.patient_id)
-        except _UNREADABLE as error:
+        except (OSError, ValueError) as error:
             raise BadImage(" ".join(str(error).replace(f"{str(path)!r}", "the file").split())) from None
 
 
@@ -108,17 +100,6 @@ def _plan(
         plan["test" if name in test.names else "val" if entries[name].patient_id in val else "train"].append(name)
     plan["train"] = in_order(plan["train"], seed)
     return plan
-
-
-def decode(path: Path, size: int) -> bytes:
-    """The image as `size` x `size` grey bytes, row-major. Raises one of _UNREADABLE where it is damaged."""
-    with Image.open(path) as image:
-        if image.mode not in _MODES:
-            raise ValueError(f"pixels of mode {image.mode}, not 8-bit grey")
-        grey = image.convert("L")
-    # Pillow's bilinear filter widens with the reduction, so it does not alias; unlike Lanczos it
-    # does not overshoot at edges; and it is what the published CheXNet reproductions resize with.
-    return grey.resize((size, size), Image.Resampling.BILINEAR).tobytes()
 
 
 def _find_images(folders: Sequence[Path]) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -67,5 +68,8 @@ def check_size(size: int) -> None:
 
 def software() -> dict[str, str]:
     """Versions of all that the bytes of a shard may depend on."""
-    versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "pillow", "numpy")}
-    return {"hpcjobs": hpcjobs.__version__, "python": platform.python_version(), **versions}
+    versions = {"hpcjobs": hpcjobs.__version__, "python": platform.python_version()}
+    for name in ("tensorflow", "opencv-python-headless", "numpy"):
+        with suppress(importlib.metadata.PackageNotFoundError):  # a site's own build may go by another name
+            versions[name] = importlib.metadata.version(name)
+    return versions

@@ -167,10 +167,10 @@ def test_other_software_starts_afresh_and_says_so(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         make(recipe, tmp_path / "out", progress=interrupt)
     now = recipes.software()
-    monkeypatch.setattr("hpcjobs.data.build.software", lambda: {**now, "pillow": "99"})
+    monkeypatch.setattr("hpcjobs.data.build.software", lambda: {**now, "numpy": "99"})
     said: list[str] = []
     make(recipe, tmp_path / "out", say=said.append)
-    assert f"other software (pillow {now['pillow']} then, 99 now): starting afresh" in said[0]
+    assert f"other software (numpy {now['numpy']} then, 99 now): starting afresh" in said[0]
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
