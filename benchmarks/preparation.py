@@ -165,7 +165,7 @@ def main() -> None:
         few = replace(recipe, plan={"train": recipe.plan["train"][:256], "val": [], "test": []})
         one_core(few, scratch, options.rounds)
         os.sched_setaffinity(0, cores)
-        many_workers(recipe, scratch, max(3, options.rounds // 2), options.workers)
+        many_workers(recipe, scratch, options.rounds, options.workers)
         memory(scratch)
 
 
