@@ -46,12 +46,22 @@ EXIT_JSON = "exit.json"
 AUC_CSV = "auc.csv"
 DATASET_JSON = "dataset.json"
 
-AUC_COLUMNS: tuple[str, ...] = ("split", "class", "auc", "positives", "negatives")
+# auc_low, auc_high: 95 % interval, of the test split only.
+AUC_COLUMNS: tuple[str, ...] = ("split", "class", "auc", "positives", "negatives", "auc_low", "auc_high")
+
+# What the ranks exit with after they wrote a checkpoint because a signal (SIGUSR1, SIGTERM) asked them
+# to: EX_TEMPFAIL of sysexits.h. Whoever runs the same command again goes on from there.
+EXIT_INTERRUPTED = 75
 
 
 def node_json(host: str) -> str:
     """Name of the file in which a run describes one of its nodes."""
     return f"node-{host}.json"
+
+
+def stacks_txt(rank: int) -> str:
+    """Name of the file with the stacks of a rank that stalled."""
+    return f"stacks-r{rank:03d}.txt"
 
 
 def abort_json(rank: int) -> str:
@@ -87,6 +97,8 @@ class LogKey:
     RUN = "hpcjobs_run"  # value: run, gpus, nodes, local_batch, global_batch, device, hosts, steps, ...
     FIRST_STEP = "hpcjobs_first_step"  # its time stamp is the end of the first training step
     CHECKPOINT = "hpcjobs_checkpoint"
+    RESUMED = "hpcjobs_resumed"  # value: the step (from 0) that the checkpoint leaves off at
+    INTERRUPTED = "hpcjobs_interrupted"  # value: the signal; a checkpoint of that step is written
 
 
 class ErrorCode:
@@ -100,6 +112,9 @@ class ErrorCode:
     DEVICE_MISSING = "device_missing"
     DEVICE_SHARED = "device_shared"
     HOST_MEMORY = "host_memory"
+    DEVICE_MEMORY = "device_memory"
+    HOROVOD_BUILD = "horovod_build"
+    STALLED = "stalled"
     NAN_LOSS = "nan_loss"
     RUN_YAML = "run_yaml"
     UNEXPECTED = "unexpected"
@@ -146,16 +161,20 @@ class RunConfig:
 def split_batch(batch: Mapping[str, int | None], gpus: int) -> tuple[int, int]:
     """(local, global) batch for `gpus` ranks, of an experiment's `batch` mapping.
 
-    Raises ValueError when a global batch does not divide evenly over the ranks.
+    Raises ValueError when a global batch does not divide evenly over the ranks, or a local one into
+    its passes.
     """
     local = batch.get("local")
-    if local is not None:
-        return local, local * gpus
-    whole = batch["global"]
-    assert whole is not None
-    if whole % gpus:
-        raise ValueError(f"batch.global {whole} does not divide over {gpus} GPUs")
-    return whole // gpus, whole
+    if local is None:
+        whole = batch["global"]
+        assert whole is not None
+        if whole % gpus:
+            raise ValueError(f"batch.global {whole} does not divide over {gpus} GPUs")
+        local = whole // gpus
+    passes = batch.get("passes") or 1
+    if local % passes:
+        raise ValueError(f"a local batch of {local} does not divide into batch.passes {passes}")
+    return local, local * gpus
 
 
 def warmup_steps(experiment: Mapping[str, Any]) -> int:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpcjobs.contract import ErrorCode
+from hpcjobs.contract import EXIT_INTERRUPTED, ErrorCode
 from hpcjobs.records import ExitRecord, Failure, JobState
 
 # What to do about each class, in one line.
@@ -19,19 +19,23 @@ HINTS: Mapping[str, str] = {
     ErrorCode.DEVICE_MISSING: "check the profile's GPU request and the node's driver",
     ErrorCode.DEVICE_SHARED: "two ranks hold one GPU: check how the site hands out GPUs to tasks",
     ErrorCode.HOST_MEMORY: "ask for more memory, or set data.cache=none",
+    ErrorCode.DEVICE_MEMORY: "take a smaller batch, batch.passes=2, or train.precision=mixed_float16",
+    ErrorCode.HOROVOD_BUILD: "build Horovod with HOROVOD_GPU_OPERATIONS=NCCL, and see `horovodrun --check-build`",
+    ErrorCode.STALLED: "look at the node that is named and at stacks-rNNN.txt; train.stall_s is the patience",
     ErrorCode.NAN_LOSS: "lower lr.base, or look at the data",
     ErrorCode.RUN_YAML: "the launcher started another number of ranks than the plan says",
     "timeout": "ask for more time (`time` in the profile) or fewer steps",
     "out_of_memory": "take a smaller batch, or ask for more memory per GPU",
     "node_failure": "the node failed; try again",
     "preempted": "the job was preempted; try again",
+    "interrupted": "its checkpoint is written: run it again and it goes on",
     "no_measurement": "the run ended well but timed no window: see its train.log",
     "traceback": "see the run's job.log",
     "signal": "a process was killed from outside: see the run's job.log",
     "exit_code": "see the run's job.log",
     "lost": "the scheduler does not know the job any more and it left no exit.json: its node may have died",
 }
-_RETRYABLE = {"node_failure", "preempted", "lost"}
+_RETRYABLE = {"node_failure", "preempted", "interrupted", "lost"}
 
 # Final words of Slurm that name their own class.
 _WORDS = {
@@ -68,6 +72,8 @@ def classify(
     for kind, pattern in _LINES.items():
         if pattern.search(line):
             return failure(kind, line)
+    if EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code):
+        return failure("interrupted", line)
     if exit_record is None and answer is None:
         return failure("lost", line)
     if (exit_record is not None and exit_record.rc == 0) or (

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpcjobs.contract import split_batch
 from hpcjobs.errors import InputError
-from hpcjobs.spec import Cluster, Document, Experiment, convert, parse_scalar
+from hpcjobs.spec import Cluster, Document, Experiment, convert, parse_scalar, to_builtins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +147,10 @@ def make_plan(gpus: Sequence[int], variants: Sequence[Variant], cluster: Cluster
     groups = []
     for size in (size_of(count, cluster) for count in gpus):
         for variant in variants:
-            whole = variant.experiment.batch.global_
-            if whole is not None and whole % size.gpus:
-                raise InputError(f"batch.global {whole} does not divide over {size.gpus} GPUs")
+            try:
+                split_batch(to_builtins(variant.experiment)["batch"], size.gpus)
+            except ValueError as error:
+                raise InputError(str(error)) from None
         name = f"g{size.gpus:04d}"
         runs = []
         for repeat in range(1, repeats + 1):

@@ -37,6 +37,10 @@ class Model(_Section, frozen=True, kw_only=True):
     name: Literal["densenet121", "densenet_tiny"] = "densenet121"
     # none: random; imagenet: Keras' cached ImageNet weights; else the path of a weights file.
     weights: OneLine = "none"
+    # local: each rank normalises by its own batch, as the article; sync: by the global batch.
+    batch_norm: Literal["local", "sync"] = "local"
+    # frequency: the last layer's bias starts at the log odds of each finding; zeros: CheXNet's.
+    head_bias: Literal["zeros", "frequency"] = "zeros"
 
 
 class Data(_Section, frozen=True, kw_only=True):
@@ -70,6 +74,9 @@ class Batch(_Section, frozen=True, kw_only=True):
     local: PositiveInt | None = None
     # Images per step over all GPUs.
     global_: PositiveInt | None = msgspec.field(name="global", default=None)
+    # A step's local batch goes through the network in so many equal parts, whose gradients are added
+    # up before the all-reduce: less memory, the same step.
+    passes: PositiveInt = 1
 
     def __post_init__(self) -> None:
         if (self.local is None) == (self.global_ is None):
@@ -85,18 +92,53 @@ class Train(_Section, frozen=True, kw_only=True):
     steps: PositiveInt | None = None
     # Validation AUC at the end of each epoch (and of a run cut short by `steps`).
     evaluate: bool = True
-    # Checkpoints by rank 0 at the end of each epoch.
+    # Checkpoints by rank 0 at the end of each epoch; what was interrupted goes on from the newest.
     checkpoint: bool = True
+    # Minutes between the checkpoints within an epoch.
+    checkpoint_min: PositiveFloat = 15.0
+    # Mean validation AUC at which the training ends early.
+    target_auc: Fraction | None = None
+    # Test AUC of the best checkpoint, with 95 % intervals, after the training.
+    test: bool = True
+    # float32 is the article's; mixed_float16 (V100) scales the loss, mixed_bfloat16 (A100 on) need not.
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    # TensorFlow's XLA compiler, on GPUs.
+    xla: bool = False
+    # Gradients are shortened to this global norm, after the all-reduce; absent: not, as in the article.
+    clip_norm: PositiveFloat | None = None
+    # inverse: CheXNet's weights, positives by the share of negatives and the other way round; none: the article's.
+    class_weights: Literal["none", "inverse"] = "none"
+    # Seconds without a step or a batch of evaluation after which a rank ends the run.
+    stall_s: PositiveInt = 600
 
 
 class LearningRate(_Section, frozen=True, kw_only=True):
-    """Adam's rate, and when it falls."""
+    """Adam's rate, and how it rises and falls."""
 
+    # At the reference batch; the article's and CheXNet's 0.001.
     base: PositiveFloat = 0.001
+    # base is multiplied by r = global batch / reference_batch (linear: Goyal et al. 2017, arXiv:1706.02677),
+    # by its root (sqrt: Krizhevsky 2014, arXiv:1404.5997), or not (none: the article's).
+    scaling: Literal["none", "linear", "sqrt"] = "none"
+    # The batch of one of the article's GPUs.
+    reference_batch: PositiveInt = 64
+    # The rate rises in a line, step by step, over so many epochs; Goyal et al.: 5, the article: none.
+    warmup_epochs: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     # The rate is multiplied by this when the validation loss has not improved ...
     plateau_factor: Fraction = 0.1
     # ... for so many epochs.
     plateau_patience: PositiveInt = 1
+
+
+class Horovod(_Section, frozen=True, kw_only=True):
+    """How gradients travel. Absent: Horovod's own default."""
+
+    # fp16: gradients are halved in size for the all-reduce.
+    compression: Literal["none", "fp16"] = "none"
+    # Gradients are gathered into buffers of so many MiB (HOROVOD_FUSION_THRESHOLD) ...
+    fusion_mib: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    # ... every so many milliseconds (HOROVOD_CYCLE_TIME).
+    cycle_ms: PositiveFloat | None = None
 
 
 class Measure(_Section, frozen=True, kw_only=True):
@@ -118,6 +160,7 @@ class Experiment(_Section, frozen=True, kw_only=True):
     batch: Batch
     train: Train = Train()
     lr: LearningRate = LearningRate()
+    horovod: Horovod = Horovod()
     measure: Measure = Measure()
     # Runs of each point of the study, unless --repeats says otherwise.
     repeats: PositiveInt = 3

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,6 +95,17 @@ def parse_batch(serialized: tf.Tensor, image_size: tuple[int, int]) -> Batch:
     images = tf.reshape(tf.io.decode_raw(features["image"], tf.uint8), [count, height, width, 1])
     labels = tf.reshape(tf.io.decode_raw(features["labels"], tf.uint8), [count, len(CLASSES)])
     return Batch(images, labels, tf.strings.to_hash_bucket_fast(features["image_index"], 2**62))
+
+
+def patient_ids(files: Sequence[str]) -> list[str]:
+    """The patients of the records of `files`, in order."""
+    scalar = {"patient_id": tf.io.FixedLenFeature([], tf.string)}
+    batches = tf.data.TFRecordDataset(list(files)).batch(256)
+    return [
+        name.decode()
+        for batch in batches.map(lambda serialized: tf.io.parse_example(serialized, scalar)["patient_id"])
+        for name in batch.numpy()
+    ]
 
 
 def _example(record: Record) -> tf.train.Example:

@@ -105,7 +105,9 @@ def _status(
         progress=found.progress,
     )
     if found.measured:
-        return dataclasses.replace(status, state=RunState.DONE)
+        # After its measurement it may still score the test split and write what belongs to it.
+        busy = answer is not None and answer.state is RunState.RUNNING and found.exit is None
+        return dataclasses.replace(status, state=RunState.RUNNING if busy else RunState.DONE)
     if sent is None:
         return status
     if sent.task is None:

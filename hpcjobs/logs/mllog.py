@@ -84,8 +84,8 @@ def measure(log: TrainLog) -> Measurement | None:
     """The measurement of a run that came to its end, or None.
 
     Steady state: all windows not marked as warm-up; images/s is their images over their time, so a
-    longer window weighs more. A fixed-epoch run that was not cut short gives its measured time to
-    train; else it is derived as epochs x epoch_s.
+    longer window weighs more. A run that met its target AUC, or did all its epochs, gives its measured
+    time to train; one that was cut short, or that an earlier attempt began, a derived one: epochs x epoch_s.
     """
     stop, start, run = log.last(LogKey.RUN_STOP), log.last(LogKey.RUN_START), log.last(LogKey.RUN)
     if stop is None or start is None or run is None or stop.metadata.get("status") != "success":
@@ -107,9 +107,11 @@ def measure(log: TrainLog) -> Measurement | None:
     step_ms = sum(count * ms for count, ms in timed) / sum(count for count, _ in timed)
     images_per_sec = global_batch / step_ms * 1000
     epoch_s, total_s, kind = _time_to_train(log, about, images_per_sec, stop.at - start.at)
-    accuracy = log.last(LogKey.EVAL_ACCURACY)
+    # The test split is scored after run_stop.
+    before = TrainLog(log.events[: log.events.index(stop)])
+    accuracy = before.last(LogKey.EVAL_ACCURACY)
     first = log.last(LogKey.FIRST_STEP)
-    evals = _intervals(log, LogKey.EVAL_START, LogKey.EVAL_STOP)
+    evals = _intervals(before, LogKey.EVAL_START, LogKey.EVAL_STOP)
     return Measurement(
         gpus=gpus,
         local_batch=local_batch,
@@ -133,11 +135,14 @@ def _time_to_train(
     epochs, images = about.get("epochs"), about.get("train_images")
     if not isinstance(epochs, int) or not isinstance(images, int):
         return None, None, ""
-    if about.get("cut_short"):
+    resumed = log.last(LogKey.RESUMED)
+    reached = log.last(LogKey.RUN_STOP).metadata.get("reached")  # type: ignore[union-attr]  # measure() has seen it
+    if resumed or (about.get("cut_short") and not reached):
         return images / rate, epochs * images / rate, "derived_fixed_epochs"
     times = _intervals(log, LogKey.EPOCH_START, LogKey.EPOCH_STOP)
+    kind = "measured_to_target" if reached else "measured_fixed_epochs"
     # The first epoch is cold: it compiles and fills caches.
-    return (statistics.fmean(times[1:] or times) if times else None), whole_s, "measured_fixed_epochs"
+    return (statistics.fmean(times[1:] or times) if times else None), whole_s, kind
 
 
 def _intervals(log: TrainLog, start: str, stop: str) -> list[float]:

@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
             job.run(config, options.run_yaml.resolve().parent, options.attempt)
         except ranks.GivenUp:
             return 1
+        except ranks.Interrupted:
+            failure.leave_interrupted(job.end())
     except TrainError as error:
         failure.report(options.attempt, error.code, error.message)
         failure.leave()
@@ -63,6 +65,11 @@ def _prepare_environment(config: RunConfig | TrainError) -> None:
         threads.limit_environment(config.cpus_per_task)
         if config.device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        horovod = config.experiment["horovod"]
+        if horovod["fusion_mib"] is not None:
+            os.environ["HOROVOD_FUSION_THRESHOLD"] = str(int(horovod["fusion_mib"] * 2**20))
+        if horovod["cycle_ms"] is not None:
+            os.environ["HOROVOD_CYCLE_TIME"] = str(horovod["cycle_ms"])
 
 
 if __name__ == "__main__":

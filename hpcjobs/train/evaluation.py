@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
+from mlperf_logging.mllog.mllog import MLLogger
 
 from hpcjobs import contract
-from hpcjobs.contract import CLASSES, ErrorCode
+from hpcjobs.contract import CLASSES, ErrorCode, LogKey
 from hpcjobs.files import write_atomic
 from hpcjobs.train.failure import TrainError
 from hpcjobs.train.lean import without_pandas
@@ -49,20 +51,28 @@ def predictor(model: tf.keras.Model) -> Predict:
     return tf.function(lambda pixels: model(pixels, training=False), input_signature=signature, autograph=False)
 
 
-def evaluate(predict: Predict, batches: tf.data.Dataset, split: str) -> Evaluation:
+def evaluate(
+    predict: Predict, batches: tf.data.Dataset, split: str, beat: Callable[[str], None] = lambda text: None
+) -> Evaluation:
     """Score a split of which `batches` are this rank's share, perhaps none. The same on all ranks.
 
-    Collective. Raises TrainError (nan_loss) where a prediction is not a number.
+    `beat` hears of each batch. Collective. Raises TrainError (nan_loss) where a prediction is not a number.
     """
+    truth, predictions = gather(predict, batches, beat)
+    # Scored once, so that all ranks see the very same loss and lower the learning rate together.
+    result = score(truth, predictions, split) if hvd.rank() == 0 else None
+    return hvd.broadcast_object(result, root_rank=0, name="evaluation")
+
+
+def gather(predict: Predict, batches: tf.data.Dataset, beat: Callable[[str], None]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels uint8 [N, 14] and predictions float32 [N, 14] of all ranks, in the order of the split. Collective."""
     images, labels = [np.zeros((0, len(CLASSES)), np.float32)], [np.zeros((0, len(CLASSES)), np.uint8)]
     for pixels, findings in batches:
         images.append(predict(pixels).numpy())
         labels.append(findings.numpy())
+        beat(f"evaluation, {len(labels) - 1} batches")
     predictions = hvd.allgather(np.concatenate(images), name="predictions").numpy()
-    truth = hvd.allgather(np.concatenate(labels), name="labels").numpy()
-    # Scored once, so that all ranks see the very same loss and lower the learning rate together.
-    result = score(truth, predictions, split) if hvd.rank() == 0 else None
-    return hvd.broadcast_object(result, root_rank=0, name="evaluation")
+    return hvd.allgather(np.concatenate(labels), name="labels").numpy(), predictions
 
 
 def score(labels: np.ndarray, predictions: np.ndarray, split: str) -> Evaluation:
@@ -87,17 +97,31 @@ def score(labels: np.ndarray, predictions: np.ndarray, split: str) -> Evaluation
     return Evaluation(split, len(labels), float(loss), tuple(auc), tuple(int(count) for count in positives))
 
 
-def write_auc(evaluation: Evaluation, attempt: Path) -> None:
-    """Write auc.csv: a row per class, then `mean` (its counts are sums); an undefined AUC is empty."""
+def tell(log: MLLogger, result: Evaluation, where: dict[str, Any]) -> None:
+    """The lines of train.log that end an evaluation."""
+    metadata = {**where, "images": result.images, "loss": result.loss, "undefined": result.undefined}
+    log.event(LogKey.EVAL_ACCURACY, result.mean_auc, metadata=metadata)
+    log.end(LogKey.EVAL_STOP, metadata=where)
+
+
+# Of each class and of the mean: (low, high), or None.
+Intervals = Sequence[tuple[float, float] | None]
+
+
+def write_auc(found: Sequence[tuple[Evaluation, Intervals | None]], attempt: Path) -> None:
+    """Write auc.csv: of each split a row per class, then `mean` (its counts are sums); what is undefined is empty."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(contract.AUC_COLUMNS)
-    total = sum(evaluation.positives)
-    rows = [
-        *zip(CLASSES, evaluation.auc, evaluation.positives, strict=True),
-        ("mean", evaluation.mean_auc, total),
-    ]
-    for name, auc, positives in rows:
-        negatives = evaluation.images * (len(CLASSES) if name == "mean" else 1) - positives
-        table.writerow([evaluation.split, name, "" if auc is None else f"{auc:.6f}", positives, negatives])
+    for evaluation, intervals in found:
+        rows = [
+            *zip(CLASSES, evaluation.auc, evaluation.positives, strict=True),
+            ("mean", evaluation.mean_auc, sum(evaluation.positives)),
+        ]
+        for (name, auc, positives), interval in zip(rows, intervals or [None] * len(rows), strict=True):
+            negatives = evaluation.images * (len(CLASSES) if name == "mean" else 1) - positives
+            figures = [f"{bound:.6f}" for bound in interval] if interval else ["", ""]
+            table.writerow(
+                [evaluation.split, name, "" if auc is None else f"{auc:.6f}", positives, negatives, *figures]
+            )
     write_atomic(attempt / contract.AUC_CSV, text.getvalue())

@@ -52,3 +52,16 @@ def leave() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
+
+
+def leave_interrupted(rank: int) -> NoReturn:
+    """End this rank after an agreed stop, Horovod ended before: the job's exit code is contract.EXIT_INTERRUPTED.
+
+    Rank 0 alone says so, and last: a launcher ends the others at the first code that is not 0.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if rank:
+        os._exit(0)
+    time.sleep(1.0)
+    os._exit(contract.EXIT_INTERRUPTED)

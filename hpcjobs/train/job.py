@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import horovod
-import horovod.tensorflow.keras as hvd
+import horovod.tensorflow as hvd
 import tensorflow as tf
 from horovod.tensorflow import allgather_object
 from mlperf_logging.mllog.mllog import MLLogger
 
 from hpcjobs.contract import ErrorCode, LogKey, RunConfig, warmup_steps
 from hpcjobs.data.dataset import Dataset, DatasetDamaged, DatasetMismatch, DatasetMissing, load_dataset
-from hpcjobs.train import cache, callbacks, damage, device, input, mllog, model, node, threads
+from hpcjobs.data.tfrecord import patient_ids
+from hpcjobs.train import cache, checkpoints, damage, device, evaluation, input, mllog, model, node, rates, threads
 from hpcjobs.train.augment import Augment
 from hpcjobs.train.failure import TrainError
+from hpcjobs.train.intervals import auc_intervals
+from hpcjobs.train.loop import Loop, begin
 from hpcjobs.train.ranks import together
 from hpcjobs.train.schedule import Schedule, schedule
+from hpcjobs.train.step import Step, class_weights, log_odds, make_optimizer
+from hpcjobs.train.watchdog import Watchdog
+from hpcjobs.train.windows import Windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +37,32 @@ class Setup:
     config: RunConfig
     dataset: Dataset
     schedule: Schedule
-    model: tf.keras.Model
+    step: Step
 
 
 def run(config: RunConfig | TrainError, run_folder: Path, attempt: Path) -> None:
     """Train and evaluate as `config` says, write the attempt's files. Collective.
 
-    Raises GivenUp where the ranks found together that they cannot, TrainError where this one did.
+    Raises GivenUp where the ranks found together that they cannot, Interrupted where they were asked to
+    stop and have, TrainError where this one cannot go on.
     """
-    tf.get_logger().setLevel("ERROR")  # Keras warns of every callback that waits for a step, as ours mean to.
+    stall_s = config.experiment["train"]["stall_s"] if isinstance(config, RunConfig) else 600
+    watchdog = Watchdog(attempt, stall_s)
+    watchdog.start()
+    try:
+        _run(config, run_folder, attempt, watchdog)
+    finally:
+        watchdog.stop()
+
+
+def end() -> int:
+    """End Horovod, on all ranks alike; this rank's number."""
+    rank: int = hvd.rank()
+    hvd.shutdown()
+    return rank
+
+
+def _run(config: RunConfig | TrainError, run_folder: Path, attempt: Path, watchdog: Watchdog) -> None:
     hvd.init()
     config, uuid = _claim_device(config)
     log = _open_log(attempt)
@@ -55,10 +80,17 @@ def run(config: RunConfig | TrainError, run_folder: Path, attempt: Path) -> None
             describe(setup, hosts),
             seed=config.seed,
             eval_images=setup.dataset.splits["val"].images,
-            learning_rate=config.experiment["lr"]["base"],
+            learning_rate=rates.peak(config.experiment["lr"], config.global_batch),
         )
-    with mllog.training(log):
-        fit(setup, held, log, run_folder, attempt)
+    with memory_named(config.device), mllog.training(log) as outcome:
+        loop = make_loop(setup, held, watchdog, log, run_folder, attempt)
+        train(setup, loop, held)
+        outcome["reached"] = loop.progress.reached
+    if loop.folder and loop.val is not None and config.experiment["train"]["test"]:
+        test(setup, loop)
+    watchdog.beat("ending")
+    if log:
+        watchdog.clean()
 
 
 def _claim_device(config: RunConfig | TrainError) -> tuple[RunConfig | TrainError, str | None]:
@@ -96,6 +128,7 @@ def prepare(config: RunConfig | TrainError) -> Setup:
             f"run.yaml says gpus {config.gpus}, but Horovod started {hvd.size()} ranks: check the launcher's task "
             "count, and that its MPI is the one Horovod was built with",
         )
+    check_horovod(config.device, hvd.size(), bool(hvd.nccl_built()))
     experiment = config.experiment
     dataset = open_dataset(Path(config.data_dir))
     plan = schedule(
@@ -105,18 +138,48 @@ def prepare(config: RunConfig | TrainError) -> Setup:
         steps=experiment["train"]["steps"],
         repeat=experiment["data"]["repeat"],
     )
+    return Setup(config, dataset, plan, make_step(config, dataset))
+
+
+def check_horovod(device: str, size: int, has_nccl: bool) -> None:
+    """Raises TrainError (horovod_build) where gradients on GPUs would not travel by NCCL."""
+    if device == "gpu" and size > 1 and not has_nccl:
+        raise TrainError(
+            ErrorCode.HOROVOD_BUILD,
+            "this Horovod was built without NCCL: gradients would travel through the hosts; build it with "
+            "HOROVOD_GPU_OPERATIONS=NCCL (`horovodrun --check-build` shows what it has)",
+        )
+
+
+def make_step(config: RunConfig, dataset: Dataset) -> Step:
+    """The model and its optimizer, as the experiment says. Raises TrainError."""
+    experiment, split = config.experiment, dataset.splits["train"]
+    parts, options = experiment["model"], experiment["train"]
     tf.keras.utils.set_random_seed(config.seed)
+    tf.keras.mixed_precision.set_global_policy(options["precision"])
+    # Clusters of operations, on GPUs only: on a CPU it compiles for minutes.
+    tf.config.optimizer.set_jit(bool(options["xla"]))
     network = model.build(
-        experiment["model"]["name"],
+        parts["name"],
         dataset.image_size,
         dataset.pixel_mean,
         dataset.pixel_std,
-        experiment["model"]["weights"],
-        Augment(config.seed, **experiment["augment"]),
+        # The others get rank 0's.
+        parts["weights"] if hvd.rank() == 0 else "none",
+        batch_norm=parts["batch_norm"],
+        head_bias=log_odds(split.positives, split.images) if parts["head_bias"] == "frequency" else None,
     )
-    optimizer = hvd.DistributedOptimizer(tf.keras.optimizers.Adam(experiment["lr"]["base"]))
-    network.compile(optimizer, tf.keras.losses.BinaryCrossentropy())
-    return Setup(config, dataset, plan, network)
+    rate = rates.peak(experiment["lr"], config.global_batch)
+    weighted = options["class_weights"] == "inverse"
+    return Step(
+        network,
+        make_optimizer(rate, options["precision"], network.trainable_variables),
+        Augment(config.seed, **experiment["augment"]),
+        passes=experiment["batch"]["passes"],
+        clip_norm=options["clip_norm"],
+        weights=class_weights(split.positives, split.images) if weighted else None,
+        compression=experiment["horovod"]["compression"],
+    )
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -148,7 +211,7 @@ def describe(setup: Setup, hosts: list[str]) -> dict[str, Any]:
         "local_batch": config.local_batch,
         "global_batch": config.global_batch,
         "device": config.device,
-        "precision": "float32",
+        "precision": config.experiment["train"]["precision"],
         "tensorflow": tf.__version__,
         "horovod": horovod.__version__,
         "model": config.experiment["model"]["name"],
@@ -172,33 +235,66 @@ def hold_shards(setup: Setup, attempt: Path) -> dict[str, str]:
     return cache.share_on_node(mine)
 
 
-def fit(setup: Setup, held: dict[str, str], log: MLLogger | None, run_folder: Path, attempt: Path) -> None:
-    """The training. Collective."""
+def make_loop(
+    setup: Setup, held: dict[str, str], watchdog: Watchdog, log: MLLogger | None, run_folder: Path, attempt: Path
+) -> Loop:
+    """The training, at its beginning or where a checkpoint left off. Collective."""
     config, plan, experiment = setup.config, setup.schedule, setup.config.experiment
-    mine = {"rank": hvd.rank(), "size": hvd.size(), "batch": config.local_batch, "cpus": config.cpus_per_task}
-    batches = input.train_batches(
-        setup.dataset,
-        **mine,
-        steps_per_epoch=plan.steps_per_epoch,
-        epochs=plan.epochs,
-        shuffle=experiment["data"]["shuffle"],
-        seed=config.seed,
-        held=held,
-    )
+    options, lr = experiment["train"], experiment["lr"]
+    folder = checkpoints.folder_of(run_folder) if options["checkpoint"] else None
+    progress = begin(setup.step, folder, rates.Plateau(lr["plateau_factor"], lr["plateau_patience"]), log)
     val = None
-    if experiment["train"]["evaluate"]:
+    if options["evaluate"]:
         if setup.dataset.splits["val"].images:
-            val = input.eval_batches(setup.dataset, "val", **mine, held=held)
+            val = input.eval_batches(setup.dataset, "val", **share(config), held=held)
         elif log:
             print("hpcjobs: the val split has no images: no evaluation, and the learning rate stays", flush=True)
+    windows = log and Windows(
+        log,
+        plan,
+        config.global_batch,
+        setup.step.loss_sum,
+        step=progress.step,
+        warmup_steps=warmup_steps(experiment),
+        window_steps=experiment["measure"]["window_steps"],
+    )
+    return Loop(
+        setup.step,
+        plan,
+        progress,
+        rate=rates.peak(lr, config.global_batch),
+        warmup_steps=round(lr["warmup_epochs"] * plan.steps_per_epoch),
+        watchdog=watchdog,
+        attempt=attempt,
+        folder=folder,
+        checkpoint_s=60 * options["checkpoint_min"],
+        val=val,
+        target_auc=options["target_auc"],
+        log=log,
+        windows=windows,
+    )
+
+
+def share(config: RunConfig) -> dict[str, Any]:
+    """What `input` must know of this rank."""
+    return {"rank": hvd.rank(), "size": hvd.size(), "batch": config.local_batch, "cpus": config.cpus_per_task}
+
+
+def train(setup: Setup, loop: Loop, held: dict[str, str]) -> None:
+    """The steps. Collective; raises Interrupted, TrainError."""
+    config, plan = setup.config, setup.schedule
+    batches = input.train_batches(
+        setup.dataset,
+        **share(config),
+        steps_per_epoch=plan.steps_per_epoch,
+        epochs=plan.epochs,
+        shuffle=config.experiment["data"]["shuffle"],
+        seed=config.seed,
+        start=loop.progress.step,
+        held=held,
+    )
     try:
-        setup.model.fit(
-            batches,
-            epochs=plan.epochs,
-            steps_per_epoch=plan.steps_per_epoch,
-            callbacks=_callbacks(setup, log, val, run_folder, attempt),
-            verbose=0,
-        )
+        loop.run(iter(batches))
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
         found = damage.find(setup.dataset, [*setup.dataset.files("val"), *setup.dataset.files("train")])
         if found is None and not isinstance(error, tf.errors.InvalidArgumentError):
@@ -210,33 +306,36 @@ def fit(setup: Setup, held: dict[str, str], log: MLLogger | None, run_folder: Pa
         raise found from None
 
 
-def _callbacks(
-    setup: Setup, log: MLLogger | None, val: tf.data.Dataset | None, run_folder: Path, attempt: Path
-) -> list[tf.keras.callbacks.Callback]:
-    # The order matters: the windows end before what is not a step, the loss is averaged before it is
-    # judged, val_loss is there before the learning rate follows it, and the checkpoint holds it all.
-    experiment = setup.config.experiment
-    broadcast = hvd.callbacks.BroadcastGlobalVariablesCallback(0)
-    broadcast._supports_tf_logs = True  # It reads no logs; else Keras would wait for each step for its sake.
-    found = [broadcast, callbacks.StopAfter(setup.schedule.steps)]
-    if log:
-        found.append(
-            callbacks.Windows(
-                log,
-                setup.schedule,
-                setup.config.global_batch,
-                warmup_steps=warmup_steps(experiment),
-                window_steps=experiment["measure"]["window_steps"],
-            ),
-        )
-    found += [hvd.callbacks.MetricAverageCallback(), callbacks.EndOfEpoch(log, val, attempt)]
-    if val is not None:
-        rate = experiment["lr"]
-        found.append(
-            tf.keras.callbacks.ReduceLROnPlateau(
-                "val_loss", factor=rate["plateau_factor"], patience=rate["plateau_patience"]
-            )
-        )
-    if log and experiment["train"]["checkpoint"]:
-        found.append(callbacks.Checkpoints(log, run_folder))
-    return found
+def test(setup: Setup, loop: Loop) -> None:
+    """Score the best checkpoint on the test split, once, with 95 % intervals by patient. Collective."""
+    dataset, network = setup.dataset, setup.step.model
+    if not dataset.splits["test"].images or loop.folder is None:
+        return
+    where = {"epoch_num": loop.progress.step // setup.schedule.steps_per_epoch, "split": "test"}
+    best = loop.folder / checkpoints.BEST
+    if loop.log:
+        loop.log.start(LogKey.EVAL_START, metadata=where)
+        if best.exists():
+            model.load_weights(network, best)
+    hvd.broadcast_variables(network.variables, root_rank=0)
+    batches = input.eval_batches(dataset, "test", **share(setup.config))
+    truth, predictions = evaluation.gather(loop.predict, batches, loop.watchdog.beat)
+    if loop.log:
+        result = evaluation.score(truth, predictions, "test")
+        patients = patient_ids(dataset.files("test"))
+        intervals = auc_intervals(truth, predictions, patients, setup.config.seed)
+        evaluation.tell(loop.log, result, where)
+        val = [(loop.validated, None)] if loop.validated else []
+        evaluation.write_auc([*val, (result, intervals)], loop.attempt)
+
+
+@contextmanager
+def memory_named(device: str) -> Iterator[None]:
+    """Names what TensorFlow says where memory does not suffice. Raises TrainError."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        code = ErrorCode.DEVICE_MEMORY if device == "gpu" else ErrorCode.HOST_MEMORY
+        raise TrainError(code, f"out of memory: {error.message.splitlines()[0]}: take a smaller batch") from None
+    except MemoryError:
+        raise TrainError(ErrorCode.HOST_MEMORY, "out of memory on the host: ask for more memory") from None

@@ -12,6 +12,7 @@ from mlperf_logging.mllog.mllog import MLLogger
 
 from hpcjobs import contract
 from hpcjobs.contract import LogKey
+from hpcjobs.train.ranks import Interrupted
 
 
 def open_log(attempt: Path) -> MLLogger:
@@ -24,18 +25,19 @@ def open_log(attempt: Path) -> MLLogger:
 
 
 @contextmanager
-def training(log: MLLogger | None) -> Iterator[None]:
-    """run_start and run_stop around the training, with the status it ended in."""
+def training(log: MLLogger | None) -> Iterator[dict[str, Any]]:
+    """run_start and run_stop around the training, with the status it ended in; yields more of run_stop's metadata."""
+    more: dict[str, Any] = {}
     if log is None:
-        yield
+        yield more
         return
     log.start(LogKey.RUN_START)
     try:
-        yield
-    except BaseException:
-        log.end(LogKey.RUN_STOP, metadata={"status": "aborted"})
+        yield more
+    except BaseException as error:
+        log.end(LogKey.RUN_STOP, metadata={"status": "interrupted" if isinstance(error, Interrupted) else "aborted"})
         raise
-    log.end(LogKey.RUN_STOP, metadata={"status": "success"})
+    log.end(LogKey.RUN_STOP, metadata={"status": "success", **more})
 
 
 def describe(log: MLLogger, run: dict[str, Any], *, seed: int, eval_images: int, learning_rate: float) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from horovod.tensorflow.sync_batch_norm import SyncBatchNormalization
 
 from hpcjobs.contract import CLASSES, ErrorCode
-from hpcjobs.train.augment import Augment
 from hpcjobs.train.failure import TrainError
 
 layers = tf.keras.layers
@@ -20,36 +21,23 @@ CHECKPOINT_SUFFIX = ".weights.h5"
 MIN_SIZE = 32
 
 
-class Network(tf.keras.Model):
-    """A model of pixels to findings that is trained on batches of ((pixels, keys), labels).
-
-    Augmentation is a part of the training step, so it runs where the step does; what is saved,
-    evaluated and used for inference is the model without it.
-    """
-
-    augment: Augment | None = None
-
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """A step of Keras on the augmented images."""
-        (pixels, keys), labels = data
-        if self.augment is not None:
-            pixels = self.augment(pixels, keys)
-        return super().train_step((pixels, labels))
-
-
 def build(
     name: str,
     image_size: tuple[int, int],
     mean: float,
     std: float,
     weights: str = "none",
-    augment: Augment | None = None,
-) -> Network:
+    *,
+    batch_norm: str = "local",
+    head_bias: np.ndarray | None = None,
+) -> tf.keras.Model:
     """Model of uint8 [B, height, width, 1] to float32 [B, 14], a probability per class of contract.CLASSES.
 
     `mean` and `std` are pixel statistics in 0..255 units. `weights`: `none` (random), `imagenet`
     (Keras' cached file, never downloaded), or a path: a checkpoint of ours (`*.weights.h5`), else
-    an HDF5 file of DenseNet-121's convolutional part as Keras publishes it.
+    an HDF5 file of DenseNet-121's convolutional part as Keras publishes it. `batch_norm`: `sync`
+    normalises a training step's images over all ranks. `head_bias` (float [14]): the last layer's
+    bias to begin with; None: 0.
     The network: Huang et al. 2017, arXiv:1608.06993; the head: Rajpurkar et al. 2017.
     Raises TrainError: weights_missing where the weights are missing or do not fit, data_mismatch for
     images too small for the network's five halvings.
@@ -66,17 +54,34 @@ def build(
     if name == "densenet121":
         x = layers.Concatenate(name="widen")([x, x, x])
         trunk = tf.keras.applications.DenseNet121(include_top=False, weights=None, input_tensor=x)
-        x = trunk.output
     else:
-        trunk, x = None, densenet_tiny(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    x = layers.Dense(len(CLASSES), activation="sigmoid", dtype="float32", name="findings")(x)
-    model = Network(pixels, x, name=name)
-    model.augment = augment
+        trunk = tf.keras.Model(pixels, densenet_tiny(x))
+    if batch_norm == "sync":
+        trunk = tf.keras.models.clone_model(trunk, clone_function=_synchronised)
+    x = layers.GlobalAveragePooling2D(name="pool")(trunk.output)
+    bias = "zeros" if head_bias is None else tf.keras.initializers.Constant(head_bias)
+    x = layers.Dense(len(CLASSES), activation="sigmoid", bias_initializer=bias, dtype="float32", name="findings")(x)
+    model = tf.keras.Model(trunk.input, x, name=name)
     if source is not None:
-        part = model if source.name.endswith(CHECKPOINT_SUFFIX) or trunk is None else trunk
-        _load(part, source)
+        whole = source.name.endswith(CHECKPOINT_SUFFIX) or name != "densenet121"
+        load_weights(model if whole else trunk, source)
     return model
+
+
+def _synchronised(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
+    """The same layer, normalising over all ranks if it normalises."""
+    config = layer.get_config()
+    if not isinstance(layer, layers.BatchNormalization):
+        return layer.__class__.from_config(config)
+    return BatchNormalization(**{**config, "fused": False})
+
+
+class BatchNormalization(SyncBatchNormalization):
+    """Over all ranks. Called as Keras' own, for Keras' weight files go by the names of classes."""
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras' own: Horovod's adds what TensorFlow 1 needed, and a warning."""
+        return layers.BatchNormalization.call(self, *args, **kwargs)
 
 
 def find_weights(name: str, weights: str) -> Path | None:
@@ -100,7 +105,8 @@ def find_weights(name: str, weights: str) -> Path | None:
     return path
 
 
-def _load(model: tf.keras.Model, path: Path) -> None:
+def load_weights(model: tf.keras.Model, path: Path) -> None:
+    """Load a file into a model. Raises TrainError (weights_missing) where it does not fit."""
     try:
         model.load_weights(str(path))
     except (OSError, ValueError, KeyError) as error:

@@ -19,6 +19,10 @@ class GivenUp(Exception):
     """All ranks agreed to end, and the reason is told already."""
 
 
+class Interrupted(Exception):
+    """All ranks agreed to end because of a signal, whose number this is; a checkpoint is written."""
+
+
 def together(action: Callable[[], Result], attempt: Path) -> Result:
     """Run `action` on every rank, and end all of them in order if it failed (TrainError) on any.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from hpcjobs.engine.state import Evidence, RunStatus, fold, submissions
@@ -50,6 +52,13 @@ def test_a_measurement_makes_a_run_done() -> None:
     found = Evidence("a001", "7_0", measured=True, exit=ended(0))
     assert state(SENT, answer(RunState.DONE, "COMPLETED"), found).state is RunState.DONE
     assert state(SENT, None, found).state is RunState.DONE
+
+
+def test_a_measured_run_that_still_scores_the_test_split_is_running() -> None:
+    found = Evidence("a001", "7_0", measured=True)
+    assert state(SENT, answer(RunState.RUNNING, "RUNNING"), found).state is RunState.RUNNING
+    left = dataclasses.replace(found, exit=ended(0))  # the scheduler's books lag behind
+    assert state(SENT, answer(RunState.RUNNING, "RUNNING"), left).state is RunState.DONE
 
 
 def test_completed_without_a_measurement_is_failed() -> None:

@@ -1,4 +1,4 @@
-"""`RUN_YAML --attempt DIR` on each rank: rank 0 prints the scores of last.weights.h5 as JSON, by split."""
+"""`RUN_YAML --attempt DIR` on each rank: rank 0 prints the scores of the newest checkpoint as JSON, by split."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from hpcjobs.train import evaluation, input, model
 run_yaml = Path(sys.argv[1])
 hvd.init()
 data = load_dataset(Path(contract.load_run(run_yaml).data_dir))
-weights = run_yaml.parent / "checkpoints" / "last.weights.h5"
+weights = sorted((run_yaml.parent / "checkpoints").glob("step-*"))[-1] / "model.weights.h5"
 network = model.build("densenet_tiny", data.image_size, data.pixel_mean, data.pixel_std, str(weights))
 predict = evaluation.predictor(network)
 results = {}

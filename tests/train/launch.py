@@ -11,23 +11,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hpcjobs import contract
 from hpcjobs.contract import RunConfig
+from hpcjobs.spec import Experiment, to_builtins
 
 
 def make_run(folder: Path, data: Path, /, *, gpus: int, **changes: Mapping[str, Any]) -> Path:
     """A run folder with an attempt a001; its run.yaml. `changes` override sections of a demo-like experiment."""
-    experiment: dict[str, dict[str, Any]] = {
-        "model": {"name": "densenet_tiny", "weights": "none"},
-        "data": {"dir": str(data), "shuffle": 64, "repeat": True, "cache": "none"},
-        "augment": {"flip": True, "rotate_degrees": 0.0, "shift": 0.0},
-        "batch": {"local": 4, "global": None},
-        "train": {"epochs": 1, "steps": 40, "evaluate": True, "checkpoint": True},
-        "lr": {"base": 0.001, "plateau_factor": 0.1, "plateau_patience": 1},
+    sections: dict[str, dict[str, Any]] = {
+        "model": {"name": "densenet_tiny"},
+        "data": {"dir": str(data), "shuffle": 64, "repeat": True},
+        "batch": {"local": 4},
+        "train": {"epochs": 1, "steps": 40},
         "measure": {"warmup_steps": 7, "window_steps": 5},
     }
     for section, values in changes.items():
-        experiment[section] |= values
+        sections[section] = sections.get(section, {}) | dict(values)
+    experiment = to_builtins(msgspec.convert({"name": "test", **sections}, Experiment))
     (folder / "a001").mkdir(parents=True)
     config = RunConfig(
         sweep="test",

@@ -1,6 +1,7 @@
 """The models' shapes, normalisation and weights; the scores."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,10 @@ import pytest
 import tensorflow as tf
 
 from hpcjobs.contract import CLASSES, ErrorCode
-from hpcjobs.train import checkpoints
-from hpcjobs.train.callbacks import check_loss
 from hpcjobs.train.evaluation import score, write_auc
 from hpcjobs.train.failure import TrainError
 from hpcjobs.train.model import build
+from hpcjobs.train.windows import check_loss
 
 
 def test_tiny_takes_bytes_and_gives_a_probability_per_class():
@@ -31,13 +31,19 @@ def test_pixels_are_normalised_on_the_way_in():
     np.testing.assert_allclose(inner(pixels)[:, 0, 0, 0], [-2, 0, 1], atol=1e-6)
 
 
-def test_a_checkpoint_is_a_start(tmp_path: Path):
-    trained = build("densenet_tiny", (64, 64), 127.5, 73.9)
-    checkpoints.save(trained, tmp_path, best=True)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.weights.h5", "last.weights.h5"]
-    again = build("densenet_tiny", (64, 64), 127.5, 73.9, str(tmp_path / "checkpoints" / "best.weights.h5"))
+def test_saved_weights_are_a_start(tmp_path: Path):
+    trained = build("densenet_tiny", (64, 64), 127.5, 73.9, batch_norm="sync")
+    trained.save_weights(tmp_path / "best.weights.h5")
+    again = build("densenet_tiny", (64, 64), 127.5, 73.9, str(tmp_path / "best.weights.h5"))
     for ours, theirs in zip(trained.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_head_may_start_at_the_frequencies():
+    frequencies = np.linspace(0.01, 0.2, 14)
+    model = build("densenet_tiny", (64, 64), 127.5, 73.9, head_bias=np.log(frequencies / (1 - frequencies)))
+    model.get_layer("findings").kernel.assign(np.zeros(model.get_layer("findings").kernel.shape))
+    np.testing.assert_allclose(model(np.zeros((1, 64, 64, 1), np.uint8))[0], frequencies, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -72,12 +78,13 @@ def test_scores_of_a_hand_worked_case(tmp_path: Path):
     assert result.undefined == list(CLASSES[2:])
     first = -(math.log(0.9) + math.log(0.4) + math.log(0.4) + math.log(0.9)) / 4
     assert result.loss == pytest.approx((first + 13 * math.log(2)) / 14)
-    write_auc(result, tmp_path)
+    write_auc([(result, None), (replace(result, split="test"), [(0.5, 1.0), *[None] * 14])], tmp_path)
     lines = (tmp_path / "auc.csv").read_text().splitlines()
-    assert lines[0] == "split,class,auc,positives,negatives"
-    assert lines[1] == "val,Atelectasis,0.750000,2,2"
-    assert lines[3] == "val,Effusion,,4,0"
-    assert lines[-1] == "val,mean,0.625000,8,48"
+    assert lines[0] == "split,class,auc,positives,negatives,auc_low,auc_high"
+    assert lines[1] == "val,Atelectasis,0.750000,2,2,,"
+    assert lines[3] == "val,Effusion,,4,0,,"
+    assert lines[15] == "val,mean,0.625000,8,48,,"
+    assert lines[16] == "test,Atelectasis,0.750000,2,2,0.500000,1.000000"
 
 
 def test_what_is_not_a_number_is_an_error():
