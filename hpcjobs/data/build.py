@@ -51,6 +51,7 @@ def make(
     """
     importlib.import_module("hpcjobs.data.tfrecord")  # Says what to install, before anything is written.
     if done := finished(out, recipe):
+        _clear_up(out)
         say(f"{out}: already made from the same inputs, nothing to do")
         return done
     with _workshop(out) as shop:
@@ -165,6 +166,14 @@ def _workshop(out: Path) -> Iterator[Workshop]:
                     shutil.rmtree(shop.root, ignore_errors=True)
     except OSError as error:
         raise HpcjobsError(f"{error.filename or out}: {error.strerror}: the same command goes on") from None
+
+
+def _clear_up(out: Path) -> None:
+    """Remove what a run left that was killed between dataset.json and its own clearing up."""
+    if (out / FOLDER).exists():
+        # Whoever works there clears up itself; where nothing can be written, it does no harm.
+        with suppress(HpcjobsError), _workshop(out):
+            pass
 
 
 def _check_state(shop: Workshop, recipe: Recipe, say: Say) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 
 from hpcjobs import lock
 from hpcjobs.data import recipe as recipes
-from hpcjobs.data.build import make
+from hpcjobs.data.build import make, rebuild
 from hpcjobs.data.recipe import Recipe
 from hpcjobs.data.spread import Array, Local, carry_out
 from hpcjobs.data.synth import synth_recipe
@@ -26,7 +27,7 @@ from hpcjobs.errors import HpcjobsError, InputError
 from hpcjobs.spec import Cluster
 from tests.fixtures_data import contents, prepare_from, recipe_from
 
-# 1,200 images of 32 x 32 in 12 shards: a second or two of work beside the start.
+# 1,200 images of 32 x 32 in six shards: a second or two of work beside the start.
 SYNTH = ("--images", "1200", "--size", "32", "--seed", "5")
 
 
@@ -119,6 +120,36 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tfrecord")}
     assert before.items() < after.items()
     assert "images are there from an interrupted run" in said[0]
+
+
+def test_what_a_run_left_that_was_killed_at_its_very_end_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    recipe, out = synth_recipe(60, 32), tmp_path / "out"
+    (shard, *_) = (shard for _, shard, _ in recipe.shards())
+    for act in (lambda: make(recipe, out), lambda: rebuild(recipe, out, [shard])):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("hpcjobs.data.build.shutil.rmtree", killed)
+            act()
+        assert (out / "dataset.json").exists()
+        gone = {"host": socket.gethostname(), "pid": 1, "started": -1}  # as kill -9 leaves the lock
+        (out / ".prepare" / "lock").write_text(json.dumps(gone))
+        said: list[str] = []
+        make(recipe, out, say=said.append)
+        assert "already made from the same inputs" in said[0]
+        assert not (out / ".prepare").exists()
+
+
+def test_a_finished_data_set_that_somebody_mends_is_left_to_him(tmp_path: Path) -> None:
+    recipe, out = synth_recipe(60, 32), tmp_path / "out"
+    made = make(recipe, out)
+    (out / ".prepare").mkdir()
+    with lock.held(out / ".prepare" / "lock", "x"):
+        assert make(recipe, out) == made
+        assert (out / ".prepare" / "lock").exists()
 
 
 def test_a_worker_that_slurm_starts_again_takes_its_shard_again(tmp_path: Path) -> None:
