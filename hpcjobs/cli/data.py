@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from hpcjobs.data.spread import Where
 
 _PATH = click.Path(path_type=Path)
-_NAMED = 10
+# Of the images that are not there; a partial download lacks thousands.
+_NAMED_MISSING = 10
 
 
 class _SpreadImages(click.Command):
@@ -201,22 +202,26 @@ def _where(workers: int | None, cluster: str | None, jobs: int | None) -> Where:
 
 
 def _tell_bad(out: Path, skip: bool) -> None:
-    """Name the first bad images of each kind. Raises HpcjobsError where there are any, unless `skip`."""
-    from hpcjobs.data.build import BAD_IMAGES, bad_images
+    """Name the bad images, of the missing the first. Raises HpcjobsError where there are any, unless `skip`."""
+    from hpcjobs.data.build import BAD_IMAGES, MISSING, bad_images
 
     kinds = defaultdict(list)
     for name, problem, detail in bad_images(out):
         kinds[problem].append((name, detail))
     for problem, found in kinds.items():
-        for name, detail in found[:_NAMED]:
+        named = found[:_NAMED_MISSING] if problem == MISSING else found
+        for name, detail in named:
             click.echo(f"hpcjobs: warning: {name} is {problem}: {detail}", err=True)
-        if len(found) > _NAMED:
-            click.echo(f"hpcjobs: warning: ... and {len(found) - _NAMED} more that are {problem}", err=True)
+        if more := len(found) - len(named):
+            click.echo(f"hpcjobs: warning: and {more} more that are {problem}, see {out / BAD_IMAGES}", err=True)
     if kinds:
         counts = ", ".join(f"{len(found)} {problem}" for problem, found in kinds.items())
         text = f"images left out: {counts}: see {out / BAD_IMAGES}"
         if not skip:
-            raise HpcjobsError(f"{text}. All the rest is done; with --skip-bad this is no error")
+            raise HpcjobsError(
+                f"{text}. All the rest is done; with --skip-bad this is no error. To take up images that you add or "
+                "mend, give --out a new folder"
+            )
         click.echo(f"hpcjobs: warning: {text}", err=True)
 
 

@@ -74,6 +74,17 @@ def test_bad_images_are_named_and_fail_unless_skipped(prepare: Run, folders: lis
     assert prepare("--images", *folders, "--skip-bad").exit_code == 0
 
 
+def test_every_corrupt_and_surplus_image_is_named_on_stderr(prepare: Run, folders: list[Path], tmp_path: Path) -> None:
+    for number in range(12):
+        (folders[0] / f"other{number:02d}.png").write_bytes(b"whatever")
+    told = prepare("--images", *folders).stderr
+    assert all(
+        f"warning: other{number:02d}.png is surplus: in a folder, but in no list" in told for number in range(12)
+    )
+    assert told.count(" is missing: ") == 10
+    assert f"warning: and 13 more that are missing, see {tmp_path / 'out' / 'bad-images.csv'}" in told
+
+
 def test_synth_from_the_command_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(data, ["synth", "--out", str(tmp_path / "data"), "--images", "30", "--size", "32"])
     assert result.exit_code == 0, result.output
