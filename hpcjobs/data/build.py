@@ -7,7 +7,7 @@ import importlib
 import io
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,14 @@ def _check_state(shop: Workshop, recipe: Recipe, say: Say) -> None:
 def _check_same(out: Path, recipe: Recipe, options: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
     was, now = _flat({**options, **sources}), _flat({**recipe.options, **recipe.sources})
     for key in {**was, **now}:
-        if was.get(key) != now.get(key) and not key.endswith("file"):
+        if was.get(key) == now.get(key):
+            continue
+        if key == "images sha256_of_names_and_sizes":
+            raise InputError(
+                f"{out}: holds data made of other images: of those here a name or a size differs; to take up images "
+                "that were added or mended give --out a new folder"
+            )
+        if not key.endswith("file"):
             raise InputError(
                 f"{out}: holds data made with {key} {was.get(key, 'absent')}, this asks for {now.get(key, 'absent')}: "
                 "give --out a new folder"
@@ -239,13 +246,18 @@ def _write_bad(out: Path, corrupt: Sequence[tuple[str, str]], recipe: Recipe) ->
     rows = [
         *((name, CORRUPT, reason) for name, reason in sorted(corrupt)),
         *((name, MISSING, "listed, but in none of the folders") for name in sorted(recipe.missing)),
-        *((name, SURPLUS, "in a folder, but in no list") for name in sorted(recipe.surplus)),
+        *((name, SURPLUS, _surplus(name, set(recipe.missing))) for name in sorted(recipe.surplus)),
     ]
     (out / BAD_IMAGES).unlink(missing_ok=True)
     if rows:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([("image_index", "problem", "detail"), *rows])
         write_atomic(out / BAD_IMAGES, text.getvalue())
+
+
+def _surplus(name: str, missing: Collection[str]) -> str:
+    listed = f"{name[:-4]}.png"
+    return f"is {listed} meant? Then rename it" if listed in missing else "in a folder, but in no list"
 
 
 def _entries(out: Path) -> list[Path]:

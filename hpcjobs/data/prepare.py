@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +13,49 @@ from typing import TYPE_CHECKING
 from hpcjobs.data import nih
 from hpcjobs.data.recipe import BadImage, Recipe, check_size
 from hpcjobs.data.split import in_order, val_patients
-from hpcjobs.errors import InputError
+from hpcjobs.errors import HpcjobsError, InputError
 
 if TYPE_CHECKING:
     from hpcjobs.data.tfrecord import Record
 
 
+# Between the tries to read a file that a server or disk did not give: what passes is not the image's fault.
+_PAUSES_S = (0.5, 2.0, 5.0)
+
+
 @dataclass(frozen=True)
 class _Reader:
-    """Reads an image by its name: where it stands, and what the table says of it."""
+    """Reads an image by its name: where it stands, and what the table says of it.
+
+    An image that is gone or no image is a BadImage. Whatever else keeps it from being read, time and
+    again, is an HpcjobsError, which ends the worker: the image may be good, and a later run goes on.
+    """
 
     size: int
     paths: dict[str, Path]
     entries: dict[str, nih.Entry]
 
     def __call__(self, name: str) -> Record:
-        from hpcjobs.data.decode import decode
         from hpcjobs.data.tfrecord import Record
 
-        path, entry = self.paths[name], self.entries[name]
-        try:
-            return Record(decode(path, self.size), entry.labels, name, entry.patient_id)
-        except (OSError, ValueError) as error:
-            raise BadImage(" ".join(str(error).replace(f"{str(path)!r}", "the file").split())) from None
+        entry = self.entries[name]
+        return Record(self._pixels(self.paths[name]), entry.labels, name, entry.patient_id)
+
+    def _pixels(self, path: Path) -> bytes:
+        from hpcjobs.data.decode import decode
+
+        for pause in (*_PAUSES_S, None):
+            try:
+                return decode(path, self.size)
+            except FileNotFoundError:
+                raise BadImage("the file is gone, or a link to nowhere") from None
+            except ValueError as error:
+                raise BadImage(" ".join(str(error).split())) from None
+            except (OSError, MemoryError) as error:
+                reason = getattr(error, "strerror", None) or "no memory"
+            if pause is not None:
+                time.sleep(pause)
+        raise HpcjobsError(f"{path}: cannot be read, in {len(_PAUSES_S) + 1} tries: {reason}")
 
 
 def nih_recipe(
@@ -57,8 +78,7 @@ def nih_recipe(
     table, train_val, test = nih.read_metadata(metadata), nih.read_list(train_list), nih.read_list(test_list)
     nih.check_lists(table, train_val, test)
     entries = table.entries
-    there = _find_images(images)
-    found = {name: path.resolve() for name, path in there.items() if name in entries}
+    found, surplus = _find_images(images, entries)
     if not found:
         raise InputError(f"--images {' '.join(map(str, images))}: no image that {metadata} lists")
     plan = _plan(found, entries, train_val, test, seed, val_fraction)
@@ -79,7 +99,7 @@ def nih_recipe(
         split_rule=f"test: the official list; val: {val_fraction:g} of the patients of the official train_val list, "
         "in the order of BLAKE2b(seed:patient); train: the others, images in the order of BLAKE2b(seed:image)",
         missing=sorted(entries.keys() - found.keys()),
-        surplus=sorted(there.keys() - entries.keys()),
+        surplus=surplus,
     )
 
 
@@ -102,17 +122,25 @@ def _plan(
     return plan
 
 
-def _find_images(folders: Sequence[Path]) -> dict[str, Path]:
-    """PNG files by name. Raises InputError for a folder that is none and for two files of one name."""
-    found: dict[str, Path] = {}
+def _find_images(folders: Sequence[Path], listed: Collection[str]) -> tuple[dict[str, Path], list[str]]:
+    """(files of the `listed` names, with links resolved; names of all other PNG files, one a file).
+
+    Raises InputError for a folder that is none and for two files of one listed name.
+    """
+    found: dict[str, tuple[Path, Path]] = {}
+    surplus: dict[Path, str] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"--images {folder}: no such folder")
         for path in _walk(folder, set()):
-            first = found.setdefault(path.name, path)
-            if first is not path and first.resolve() != path.resolve():
+            real = Path(os.path.realpath(path))
+            if path.name not in listed:
+                surplus[real] = path.name
+                continue
+            first, where = found.setdefault(path.name, (path, real))
+            if where != real:
                 raise InputError(f"--images: {path.name} is there twice: {first} and {path}")
-    return found
+    return {name: real for name, (_, real) in found.items()}, sorted(surplus.values())
 
 
 def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
@@ -125,7 +153,7 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_dir():
                 yield from _walk(Path(entry.path), seen)
-            elif entry.name.endswith(".png") and not entry.name.startswith("."):
+            elif entry.name.lower().endswith(".png") and not entry.name.startswith("."):
                 yield Path(entry.path)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,7 +22,7 @@ def saved(folder: Path, pixels: np.ndarray, mode: str | None = None) -> Path:
     return path
 
 
-def test_any_one_flipped_byte_is_seen_and_nothing_else_is_said(
+def test_one_flipped_byte_of_the_pixels_is_seen_and_nothing_else_is_said(
     nih_excerpt: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of NIH's files a flipped byte in 100 goes unseen by libraries that do not check the parts' checksums."""
@@ -35,6 +37,18 @@ def test_any_one_flipped_byte_is_seen_and_nothing_else_is_said(
         reasons.add(str(error.value))
     assert "IDAT: CRC error" in reasons
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_lack_of_memory_is_not_the_images_fault(nih_excerpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*arguments: object) -> None:
+        error = cv2.error("OpenCV(4.11.0) ... error: (-4:Insufficient memory) Failed to allocate 64000000 bytes")
+        error.code = cv2.Error.StsNoMem
+        raise error
+
+    monkeypatch.setattr("hpcjobs.data.decode.cv2.imdecode", out_of_memory)
+    with pytest.raises(OSError, match="Cannot allocate memory") as told:
+        decode(nih_excerpt / "images" / XRAY, 64)
+    assert told.value.errno == errno.ENOMEM
 
 
 @pytest.mark.parametrize(

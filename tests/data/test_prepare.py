@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +22,7 @@ from hpcjobs.data import dataset as store
 from hpcjobs.data import nih as reader
 from hpcjobs.data.build import bad_images, make
 from hpcjobs.data.dataset import Dataset, load_dataset
-from hpcjobs.errors import InputError
+from hpcjobs.errors import HpcjobsError, InputError
 from tests.fixtures_data import contents, prepare_from, recipe_from
 
 if TYPE_CHECKING:
@@ -158,6 +160,81 @@ def test_a_surplus_image_is_told(few: Path, prepare: Prepare, tmp_path: Path) ->
     dataset = prepare(tmp_path / "out", images=[few])
     assert (dataset.corrupt, dataset.surplus) == (0, 1)
     assert ("99999999_000.png", "surplus", "in a folder, but in no list") in bad_images(dataset.folder)
+
+
+def test_surplus_files_of_one_name_are_told_each_and_refuse_nothing(
+    few: Path, prepare: Prepare, tmp_path: Path
+) -> None:
+    for folder in (few, few.parent):
+        (folder / "logo.png").write_bytes(b"whatever")
+    dataset = prepare(tmp_path / "out", images=[few, few.parent])
+    assert dataset.surplus == 2
+    assert [name for name, problem, _ in bad_images(dataset.folder) if problem == "surplus"] == ["logo.png"] * 2
+
+
+def test_a_name_in_capitals_is_surplus_with_a_hint(few: Path, prepare: Prepare, tmp_path: Path) -> None:
+    (few / FEW[1]).rename(few / FEW[1].replace(".png", ".PNG"))
+    bad = bad_images(prepare(tmp_path / "out", images=[few]).folder)
+    assert ("00007705_000.PNG", "surplus", "is 00007705_000.png meant? Then rename it") in bad
+    assert ("00007705_000.png", "missing", "listed, but in none of the folders") in bad
+
+
+class Server:
+    """Gives bytes of files, but for some reads of one of them."""
+
+    def __init__(self, name: str, monkeypatch: pytest.MonkeyPatch):
+        self.name = name
+        self.failures = 0
+        self.pauses: list[float] = []
+        self._read = Path.read_bytes
+        monkeypatch.setattr(Path, "read_bytes", lambda path: self.read(path))
+        monkeypatch.setattr("hpcjobs.data.prepare.time.sleep", self.pauses.append)
+
+    def read(self, path: Path) -> bytes:
+        if path.name == self.name and self.failures:
+            self.failures -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return self._read(path)
+
+
+def test_a_server_that_stumbles_is_asked_again(
+    few: Path, prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server("00012975_000.png", monkeypatch)
+    server.failures = 2
+    made = prepare(tmp_path / "out", images=[few])
+    assert (made.corrupt, server.failures, server.pauses) == (0, 0, [0.5, 2.0])
+    assert contents(made.folder) == contents(prepare(tmp_path / "clean", images=[few]).folder)
+
+
+def test_a_server_that_stays_away_makes_no_image_corrupt(
+    few: Path, prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server("00012975_000.png", monkeypatch)
+    server.failures = 4
+    with pytest.raises(HpcjobsError, match="The same command makes the rest") as told:
+        prepare(tmp_path / "out", images=[few])
+    assert f"{few / '00012975_000.png'}: cannot be read, in 4 tries: Stale file handle" in str(told.value)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    made = prepare(tmp_path / "out", images=[few])
+    assert made.corrupt == 0
+    assert contents(made.folder) == contents(prepare(tmp_path / "clean", images=[few]).folder)
+
+
+def test_an_image_that_goes_meanwhile_is_bad(few: Path, prepare: Prepare, tmp_path: Path) -> None:
+    (few / FEW[2]).unlink()
+    (few / FEW[2]).symlink_to(few / "nowhere.png")
+    bad = bad_images(prepare(tmp_path / "out", images=[few]).folder)
+    assert bad[0] == (FEW[2], "corrupt", "the file is gone, or a link to nowhere")
+
+
+def test_a_mended_image_wants_a_new_folder(few: Path, prepare: Prepare, tmp_path: Path) -> None:
+    whole = (few / FEW[2]).read_bytes()
+    (few / FEW[2]).write_bytes(whole[:1000])
+    prepare(tmp_path / "out", images=[few])
+    (few / FEW[2]).write_bytes(whole)
+    with pytest.raises(InputError, match="to take up images that were added or mended give --out a new folder"):
+        prepare(tmp_path / "out", images=[few])
 
 
 def test_made_once_it_is_left_alone(few: Path, prepare: Prepare, tmp_path: Path) -> None:
