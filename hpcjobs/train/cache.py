@@ -13,6 +13,7 @@ from horovod.tensorflow import allgather_object
 
 from hpcjobs.contract import ErrorCode
 from hpcjobs.data.dataset import Dataset, Shard
+from hpcjobs.train import cgroup
 from hpcjobs.train.failure import TrainError
 
 # Descriptors that TensorFlow, Horovod and MPI may need beside ours.
@@ -20,16 +21,23 @@ _SPARE_FILES = 256
 _COPY_BYTES = 64 << 20
 
 
+def check(dataset: Dataset, splits: Iterable[str]) -> None:
+    """Raises TrainError (host_memory) where the node's copy of `splits` does not fit.
+
+    On every rank before any of them copies: a copy begun counts as memory that is gone.
+    """
+    shards = _shards(dataset, splits)
+    check_memory(sum(shard.bytes for shard in shards), len(shards))
+
+
 def hold(dataset: Dataset, splits: Iterable[str], rank: int, size: int) -> dict[str, str]:
     """Copy this rank's part, `rank` of the `size` on the node, of the shards of `splits` into RAM.
 
     Returns a path per shard file, good on this node while this process lives: the files have no
     name on any disk, and the kernel frees them with the process however it ends. The descriptors
-    stay open till then. Raises TrainError: host_memory where the node's copy does not fit.
+    stay open till then. Raises TrainError.
     """
-    shards = [shard for split in splits for shard in dataset.splits[split].shards]
-    check_memory(sum(shard.bytes for shard in shards), len(shards))
-    mine = shards[rank::size]
+    mine = _shards(dataset, splits)[rank::size]
     _allow_files(len(mine))
     return {shard.file: _copy(dataset.folder, shard) for shard in mine}
 
@@ -44,11 +52,16 @@ def share_on_node(mine: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_memory(needed: int, shards: int) -> None:
-    """Raises TrainError (host_memory) where `needed` bytes are not free on this node, or not granted by Slurm."""
+    """Raises TrainError (host_memory) where `needed` bytes are not free on this node, or not granted to this job."""
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     limits = {"free on the node": int(meminfo["MemAvailable"].split()[0]) << 10}
-    if granted := int(os.environ.get("SLURM_MEM_PER_NODE", 0)):  # 0: all of the node
+    granted = int(os.environ.get("SLURM_MEM_PER_NODE", 0)) or (
+        int(os.environ.get("SLURM_MEM_PER_CPU", 0)) * int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
+    )
+    if granted:  # in MiB; 0: all of the node
         limits["granted by Slurm"] = granted << 20
+    if (free := cgroup.free_memory()) is not None:
+        limits["free in this process' control group"] = free
     what, least = min(limits.items(), key=lambda limit: limit[1])
     if needed > least:
         raise TrainError(
@@ -56,6 +69,10 @@ def check_memory(needed: int, shards: int) -> None:
             f"data.cache memory needs {needed / 2**30:.1f} GiB a node for {shards} shards, and {least / 2**30:.1f} GiB "
             f"are {what}: ask for more memory, or set data.cache=none",
         )
+
+
+def _shards(dataset: Dataset, splits: Iterable[str]) -> list[Shard]:
+    return [shard for split in splits for shard in dataset.splits[split].shards]
 
 
 def _allow_files(count: int) -> None:

@@ -231,6 +231,7 @@ def hold_shards(setup: Setup, attempt: Path) -> dict[str, str]:
     if setup.config.experiment["data"]["cache"] == "none":
         return {}
     splits = ["train", "val"] if setup.config.experiment["train"]["evaluate"] else ["train"]
+    together(lambda: cache.check(setup.dataset, splits), attempt)
     mine = together(lambda: cache.hold(setup.dataset, splits, hvd.local_rank(), hvd.local_size()), attempt)
     return cache.share_on_node(mine)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from hpcjobs.contract import ErrorCode
 from hpcjobs.data.dataset import load_dataset
-from hpcjobs.train import cache
+from hpcjobs.train import cache, cgroup, job
 from hpcjobs.train.failure import TrainError
 from hpcjobs.train.input import train_batches
 from tests.train.launch import make_run, read_log, train
@@ -62,6 +65,66 @@ def test_too_little_memory_is_told_before_anything_is_copied(data: Path, monkeyp
         cache.check_memory(1 << 50, 4)
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # Slurm's word for all of the node.
     cache.check_memory(1 << 20, 4)
+
+
+def test_slurm_may_grant_memory_by_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "10")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4")
+    cache.check_memory(40 << 20, 4)
+    with pytest.raises(TrainError, match="granted by Slurm"):
+        cache.check_memory((40 << 20) + 1, 4)
+
+
+CGROUPS = {
+    "version 2": ("0::/slurm/job_7/step_0", "slurm/job_7", "memory.max", "memory.current", ""),
+    "version 1": ("4:cpu,memory:/slurm/job_7\n0::/", "memory/slurm/job_7", "memory.limit_in_bytes",
+                  "memory.usage_in_bytes", "total_"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", CGROUPS)
+def test_what_a_control_group_leaves_is_a_limit(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The group's limit less what it uses, but for files that the kernel keeps as long as there is room."""
+    groups, folder, limit, used, prefix = CGROUPS[version]
+    (tmp_path / "cgroup").write_text(groups + "\n")
+    group = tmp_path / folder
+    group.mkdir(parents=True)
+    (group / limit).write_text(f"{1 << 30}\n")
+    (group / used).write_text(f"{300 << 20}\n")
+    (group / "memory.stat").write_text(f"{prefix}inactive_file {40 << 20}\n{prefix}active_file {60 << 20}\nshmem 7\n")
+    assert cgroup.free_memory(tmp_path / "cgroup", tmp_path) == (1024 - 300 + 100) << 20
+    monkeypatch.setattr(cgroup, "free_memory", lambda: 824 << 20)
+    cache.check_memory(824 << 20, 4)
+    with pytest.raises(TrainError, match=r"0\.8 GiB are free in this process' control group: ask for more memory"):
+        cache.check_memory((824 << 20) + 1, 4)
+
+
+def test_no_limit_is_none(tmp_path: Path):
+    assert cgroup.free_memory(tmp_path / "none", tmp_path) is None
+    (tmp_path / "cgroup").write_text("0::/\n")
+    assert cgroup.free_memory(tmp_path / "cgroup", tmp_path) is None
+    for name, text in (("memory.max", "max"), ("memory.current", "5"), ("memory.stat", "")):
+        (tmp_path / name).write_text(text)
+    assert cgroup.free_memory(tmp_path / "cgroup", tmp_path) is None
+
+
+def test_all_ranks_check_before_any_copies(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    steps: list[list[str]] = []
+
+    def together(action: Callable[[], Any], attempt: Path) -> Any:
+        steps.append([])
+        return action()
+
+    monkeypatch.setattr(job, "together", together)
+    monkeypatch.setattr(job.hvd, "local_rank", lambda: 0)
+    monkeypatch.setattr(job.hvd, "local_size", lambda: 1)
+    monkeypatch.setattr(cache, "check_memory", lambda needed, shards: steps[-1].append(f"check {shards}"))
+    monkeypatch.setattr(cache, "_copy", lambda folder, shard: steps[-1].append("copy"))
+    monkeypatch.setattr(cache, "share_on_node", dict)
+    experiment = {"mode": "train", "data": {"cache": "memory"}, "train": {"evaluate": True}}
+    setup = SimpleNamespace(dataset=load_dataset(data), config=SimpleNamespace(experiment=experiment))
+    job.hold_shards(setup, tmp_path)
+    assert steps == [["check 7"], ["copy"] * 7]
 
 
 def test_a_shard_cut_short_meanwhile_is_named(data: Path, tmp_path: Path):
