@@ -11,7 +11,7 @@ from hpcjobs import contract, rundir
 from hpcjobs.contract import split_batch
 from hpcjobs.files import read_json, write_atomic
 from hpcjobs.hostlist import expand
-from hpcjobs.logs import mllog
+from hpcjobs.logs import mllog, nvml
 from hpcjobs.records import (
     FLAG_OVERSUBSCRIBED,
     FLAG_SHARED,
@@ -54,6 +54,9 @@ def _run(where: SweepDir, name: str, state: RunState, failure: str, *, shared: b
                 "time_to_train_kind",
                 "eval_s",
                 "mean_auc",
+                "input_wait_ms",
+                "allreduce_ms",
+                "skew_ms",
             )
         }
         if started is not None and measured.first_step_at is not None:
@@ -74,7 +77,7 @@ def _run(where: SweepDir, name: str, state: RunState, failure: str, *, shared: b
         global_batch=global_batch,
         job_ids=str(claim.get("job", "")),
         nodelist=" ".join(nodes),
-        flags=" ".join(_flags(attempt, config, shared=shared)),
+        flags=" ".join([*_flags(attempt, config, shared=shared), *(measured.flags if measured else ())]),
         **fields,
     )
 
@@ -84,11 +87,20 @@ def _flags(attempt: Path | None, config: contract.RunConfig, *, shared: bool) ->
         yield FLAG_SHARED
     if contract.warmup_steps(config.experiment) < config.experiment["measure"]["warmup_steps"]:
         yield FLAG_SHORT_WARMUP
+    yield from _gpu_flags(attempt) if attempt else ()
     for path in sorted(attempt.glob(contract.node_json("*"))) if attempt else ():
         cpus = (read_json(path) or {}).get("cpus")
         if isinstance(cpus, int) and cpus < config.tasks_per_node * config.cpus_per_task:
             yield FLAG_OVERSUBSCRIBED
             return
+
+
+def _gpu_flags(attempt: Path) -> list[str]:
+    paths = sorted(attempt.glob(contract.nvml_csv("*")))
+    if not paths:
+        return []
+    windows = mllog.window_times(mllog.read(attempt / contract.TRAIN_LOG))
+    return nvml.flags((path.read_text(encoding="utf-8", errors="replace") for path in paths), windows)
 
 
 def _newest(where: SweepDir, name: str) -> tuple[Path | None, Measurement | None]:

@@ -49,6 +49,27 @@ DATASET_JSON = "dataset.json"
 # auc_low, auc_high: 95 % interval, of the test split only.
 AUC_COLUMNS: tuple[str, ...] = ("split", "class", "auc", "positives", "negatives", "auc_low", "auc_high")
 
+# Of nvml-HOST.csv, a line per GPU and second. time: seconds since the epoch; gpu: NVML's index; power in W;
+# throttle_bits: hexadecimal, as THROTTLE_REASONS, and throttle their names; ecc_uncorrected: since the driver was
+# loaded; foreign_pids: processes on the GPU that are none of the run's, or `none`. What is not known is empty.
+NVML_COLUMNS: tuple[str, ...] = (
+    *("time", "gpu", "uuid", "sm_mhz", "memory_mhz", "power_w", "power_cap_w", "temperature_c"),
+    *("throttle_bits", "throttle", "ecc_uncorrected", "foreign_pids"),
+)
+
+# Why a GPU's clocks are below their highest: the bits nvmlClocksThrottleReason* of NVIDIA's nvml.h.
+THROTTLE_REASONS: Mapping[str, int] = {
+    "gpu_idle": 0x1,
+    "applications_clocks": 0x2,
+    "sw_power_cap": 0x4,
+    "hw_slowdown": 0x8,
+    "sync_boost": 0x10,
+    "sw_thermal": 0x20,
+    "hw_thermal": 0x40,
+    "hw_power_brake": 0x80,
+    "display_clocks": 0x100,
+}
+
 # What the ranks exit with after they wrote a checkpoint because a signal (SIGUSR1, SIGTERM) asked them
 # to: EX_TEMPFAIL of sysexits.h. Whoever runs the same command again goes on from there.
 EXIT_INTERRUPTED = 75
@@ -57,6 +78,16 @@ EXIT_INTERRUPTED = 75
 def node_json(host: str) -> str:
     """Name of the file in which a run describes one of its nodes."""
     return f"node-{host}.json"
+
+
+def nvml_csv(host: str) -> str:
+    """Name of the file in which a run tells, second by second, how a node's GPUs fare."""
+    return f"nvml-{host}.csv"
+
+
+def nccl_txt(rank: int) -> str:
+    """Name of the file in which NCCL tells how it connected a rank."""
+    return f"nccl-r{rank:03d}.txt"
 
 
 def stacks_txt(rank: int) -> str:
@@ -96,7 +127,11 @@ class LogKey:
     WINDOW = "tracked_stats"
     RUN = "hpcjobs_run"  # value: run, gpus, nodes, local_batch, global_batch, device, hosts, steps, ...
     FIRST_STEP = "hpcjobs_first_step"  # its time stamp is the end of the first training step
+    TRANSPORT = "hpcjobs_transport"  # value: nccl, network, devices, transports, gpudirect; on GPUs
     CHECKPOINT = "hpcjobs_checkpoint"
+    WARMUP = "hpcjobs_warmup"  # mode benchmark; value: steps, settled (three windows agreed)
+    PRECISION = "hpcjobs_precision"  # value: reached, steps, asked, half_width (a fraction, of this run alone), ...
+    CONTROL = "hpcjobs_control"  # value: step_ms and its parts, slowest_rank, slowest_host, ranks
     RESUMED = "hpcjobs_resumed"  # value: the step (from 0) that the checkpoint leaves off at
     INTERRUPTED = "hpcjobs_interrupted"  # value: the signal; a checkpoint of that step is written
 
@@ -178,10 +213,10 @@ def split_batch(batch: Mapping[str, int | None], gpus: int) -> tuple[int, int]:
 
 
 def warmup_steps(experiment: Mapping[str, Any]) -> int:
-    """Steps before the steady state: measure.warmup_steps, but at most half of a run of train.steps."""
+    """Steps before the steady state: measure.warmup_steps, but of `mode: train` at most half of train.steps."""
     asked: int = experiment["measure"]["warmup_steps"]
     steps = experiment["train"]["steps"]
-    return asked if steps is None else min(asked, steps // 2)
+    return asked if steps is None or experiment["mode"] == "benchmark" else min(asked, steps // 2)
 
 
 def dump_run(config: RunConfig) -> str:

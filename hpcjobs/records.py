@@ -111,7 +111,11 @@ class Measurement:
     first_step_at: float | None = None
     eval_s: float | None = None
     mean_auc: float | None = None
+    input_wait_ms: float | None = None
+    allreduce_ms: float | None = None
+    skew_ms: float | None = None
     hosts: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,6 +141,7 @@ class _Point:
     mean_auc: float | None = None
     job_ids: str = ""
     nodelist: str = ""
+    skew_ms: float | None = None
     flags: str = ""
 
     @property
@@ -206,9 +211,12 @@ REPORT_COLUMNS: Mapping[str, str] = {
     "predicted_images_per_sec": "images/s by the fitted model; empty where none is fitted",
     "job_ids": "scheduler's ids of the runs, space-separated",
     "nodelist": "nodes that the runs used, expanded, space-separated",
+    "skew_ms": "ms of a step spent waiting for the slowest rank; empty where not measured",
     "flags": "what to know before trusting the row, space-separated; "
     "shared_nodes: other jobs may have run beside; oversubscribed: more ranks than CPUs for them; "
-    "short_warmup: fewer steps of warm-up than the experiment asks for",
+    "short_warmup: fewer steps of warm-up than the experiment asks for; "
+    "warmup_unsettled: a benchmark whose step times did not settle; "
+    "precision_not_reached: a benchmark that ended at its limit of steps",
 }
 
 # Columns of runs.csv: who the run is, then the same per-run columns.
@@ -229,6 +237,8 @@ RUN_COLUMNS: tuple[str, ...] = (
 FLAG_SHARED = "shared_nodes"
 FLAG_OVERSUBSCRIBED = "oversubscribed"
 FLAG_SHORT_WARMUP = "short_warmup"
+FLAG_UNSETTLED = "warmup_unsettled"
+FLAG_IMPRECISE = "precision_not_reached"
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcjobs.contract import LogKey
-from hpcjobs.records import Measurement, Progress
+from hpcjobs.records import FLAG_IMPRECISE, FLAG_UNSETTLED, Measurement, Progress
 
 _PREFIX = ":::MLLOG "
 
@@ -126,7 +126,30 @@ def measure(log: TrainLog) -> Measurement | None:
         eval_s=statistics.fmean(evals) if evals else None,
         mean_auc=float(accuracy.value) if accuracy and isinstance(accuracy.value, (int, float)) else None,
         hosts=tuple(str(host) for host in about.get("hosts", ())),
+        flags=tuple(_flags(log)),
+        **_parts(log),
     )
+
+
+def _parts(log: TrainLog) -> dict[str, float]:
+    """What the control phases of a benchmark found. A difference below 0 is one that chance hides."""
+    control = log.last(LogKey.CONTROL)
+    if control is None or not isinstance(control.value, dict):
+        return {}
+    names = ("input_wait_ms", "allreduce_ms", "skew_ms")
+    found = {name: control.value.get(name) for name in names}
+    return {name: float(ms) for name, ms in found.items() if isinstance(ms, (int, float)) and math.isfinite(ms)}
+
+
+def _flags(log: TrainLog) -> Iterator[str]:
+    """What a benchmark says of its own figures."""
+    for key, good, flag in (
+        (LogKey.WARMUP, "settled", FLAG_UNSETTLED),
+        (LogKey.PRECISION, "reached", FLAG_IMPRECISE),
+    ):
+        event = log.last(key)
+        if event is not None and isinstance(event.value, dict) and event.value.get(good) is False:
+            yield flag
 
 
 def _time_to_train(
@@ -155,3 +178,13 @@ def _intervals(log: TrainLog, start: str, stop: str) -> list[float]:
             lengths.append(event.at - begun)
             begun = None
     return lengths
+
+
+def window_times(log: TrainLog) -> list[tuple[float, float]]:
+    """Begin and end, in seconds since the epoch, of each window of steps that is no warm-up. In order."""
+    times = []
+    for event in log.all(LogKey.WINDOW):
+        steps, step_ms = event.metadata.get("steps"), _number(event, "step_ms")
+        if isinstance(steps, int) and step_ms is not None and not event.metadata.get("warmup"):
+            times.append((event.at - steps * step_ms / 1000, event.at))
+    return times

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcjobs import contract
 from hpcjobs.contract import ErrorCode, RunConfig
-from hpcjobs.train import failure, heap, threads
+from hpcjobs.train import failure, heap, threads, transport
 from hpcjobs.train.failure import TrainError
 from hpcjobs.train.lean import without_pandas
 
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--attempt {options.attempt}: no such folder")
     try:
         config = read_config(options.run_yaml)
-        _prepare_environment(config)
+        _prepare_environment(config, options.attempt)
         # Imported here: the libraries read the environment as they load.
         with without_pandas():
             from hpcjobs.train import job, ranks
@@ -55,7 +55,7 @@ def read_config(path: Path) -> RunConfig | TrainError:
         return TrainError(ErrorCode.RUN_YAML, str(error))
 
 
-def _prepare_environment(config: RunConfig | TrainError) -> None:
+def _prepare_environment(config: RunConfig | TrainError, attempt: Path) -> None:
     # TensorFlow prints harmless notices even as errors (level 2); what matters comes as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # The order in which nvidia-smi counts GPUs, too.
@@ -65,6 +65,8 @@ def _prepare_environment(config: RunConfig | TrainError) -> None:
         threads.limit_environment(config.cpus_per_task)
         if config.device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        else:
+            transport.ask_nccl(attempt)
         horovod = config.experiment["horovod"]
         if horovod["fusion_mib"] is not None:
             os.environ["HOROVOD_FUSION_THRESHOLD"] = str(int(horovod["fusion_mib"] * 2**20))

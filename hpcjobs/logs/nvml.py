@@ -1,0 +1,76 @@
+"""nvml-HOST.csv, a second-by-second record of a node's GPUs: what went against them while steps were timed."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from hpcjobs.contract import NVML_COLUMNS, THROTTLE_REASONS
+
+FLAG_THROTTLED = "throttled"
+FLAG_POWER_CAPPED = "power_capped"
+FLAG_ECC = "ecc_errors"
+FLAG_FOREIGN = "foreign_processes"
+
+_SLOWDOWN = sum(THROTTLE_REASONS[name] for name in ("hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One line. `at` is seconds since the epoch; None, and False of `foreign`, where NVML told nothing."""
+
+    at: float
+    uuid: str
+    reasons: int | None
+    ecc: int | None
+    foreign: bool
+
+
+def samples(text: str) -> Iterator[Sample]:
+    """Whole lines of a file's text; a damaged one, the cut one at its end and the header are passed over."""
+    whole, _, _ = text.rpartition("\n")
+    for line in whole.split("\n"):
+        try:
+            row = dict(zip(NVML_COLUMNS, line.split(","), strict=True))
+            yield Sample(
+                at=float(row["time"]),
+                uuid=row["uuid"],
+                reasons=int(row["throttle_bits"], 16) if row["throttle_bits"] else None,
+                ecc=int(row["ecc_uncorrected"]) if row["ecc_uncorrected"] else None,
+                foreign=row["foreign_pids"] not in ("", "none"),
+            )
+        except ValueError:
+            continue
+
+
+def flags(texts: Iterable[str], windows: Sequence[tuple[float, float]]) -> list[str]:
+    """What to know of a run's GPUs; `texts` are those of its nodes.
+
+    Only samples within `windows` count: (begin, end) of each timed window in seconds since the epoch, in order
+    and apart. Windows shorter than a second may hold none. The nodes' clocks are taken to agree within a second.
+
+    throttled: a GPU was slowed by heat or by the node's power supply. power_capped: one stood at its own power
+    cap most of the time, which many GPUs do under full load: no fault, but its clocks are not the highest.
+    ecc_errors: memory errors that ECC could not mend, since the driver was loaded. foreign_processes: another
+    job's process used a GPU.
+    """
+    begins = [begin for begin, _ in windows]
+    capped: dict[str, list[bool]] = defaultdict(list)
+    found = set()
+    for one in (one for text in texts for one in samples(text)):
+        last = bisect.bisect_right(begins, one.at) - 1
+        if last < 0 or not one.at <= windows[last][1]:
+            continue
+        if one.reasons is not None:
+            capped[one.uuid].append(bool(one.reasons & THROTTLE_REASONS["sw_power_cap"]))
+            if one.reasons & _SLOWDOWN:
+                found.add(FLAG_THROTTLED)
+        if one.ecc:
+            found.add(FLAG_ECC)
+        if one.foreign:
+            found.add(FLAG_FOREIGN)
+    if any(sum(of_gpu) > len(of_gpu) / 2 for of_gpu in capped.values()):
+        found.add(FLAG_POWER_CAPPED)
+    return [flag for flag in (FLAG_THROTTLED, FLAG_POWER_CAPPED, FLAG_ECC, FLAG_FOREIGN) if flag in found]
