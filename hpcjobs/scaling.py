@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 from hpcjobs.records import Run, ScalingRow
 
 CONFIDENCE = 0.95
-_MEANS = ("step_ms", "input_wait_ms", "allreduce_ms", "epoch_s", "time_to_train_s", "startup_s", "eval_s", "mean_auc")
+_MEANS = (
+    *("step_ms", "input_wait_ms", "allreduce_ms", "epoch_s", "time_to_train_s", "startup_s", "eval_s", "mean_auc"),
+    "skew_ms",
+)
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import tensorflow as tf
 
 from hpcjobs.contract import ErrorCode
 from hpcjobs.data.dataset import Dataset
 from hpcjobs.data.verify import first_bad_record
 from hpcjobs.train.failure import TrainError
+
+
+@contextmanager
+def named(dataset: Dataset) -> Iterator[None]:
+    """Names the damage behind an error of TensorFlow's. Raises TrainError (data_damaged)."""
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        found = find(dataset, [*dataset.files("val"), *dataset.files("train")])
+        if found is None and not isinstance(error, tf.errors.InvalidArgumentError):
+            found = TrainError(
+                ErrorCode.DATA_DAMAGED, f"{dataset.folder}: could not be read once, and now can: {error.message}"
+            )
+        if found is None:
+            raise
+        raise found from None
 
 
 def find(dataset: Dataset, files: Iterable[str]) -> TrainError | None:

@@ -20,14 +20,18 @@ from hpcjobs.data.dataset import Dataset, DatasetDamaged, DatasetMismatch, Datas
 from hpcjobs.data.tfrecord import patient_ids
 from hpcjobs.train import cache, checkpoints, damage, device, evaluation, input, mllog, model, node, rates, threads
 from hpcjobs.train.augment import Augment
+from hpcjobs.train.bench import Benchmark
 from hpcjobs.train.failure import TrainError
 from hpcjobs.train.intervals import auc_intervals
 from hpcjobs.train.loop import Loop, begin
 from hpcjobs.train.ranks import together
 from hpcjobs.train.schedule import Schedule, schedule
-from hpcjobs.train.step import Step, class_weights, log_odds, make_optimizer
+from hpcjobs.train.step import Step, class_weights, log_odds, make_optimizer, optimizer_state
 from hpcjobs.train.watchdog import Watchdog
 from hpcjobs.train.windows import Windows
+
+# Epochs, or steps of a repeated one: more than any benchmark takes.
+_ENDLESS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +86,15 @@ def _run(config: RunConfig | TrainError, run_folder: Path, attempt: Path, watchd
             eval_images=setup.dataset.splits["val"].images,
             learning_rate=rates.peak(config.experiment["lr"], config.global_batch),
         )
-    with memory_named(config.device), mllog.training(log) as outcome:
-        loop = make_loop(setup, held, watchdog, log, run_folder, attempt)
-        train(setup, loop, held)
-        outcome["reached"] = loop.progress.reached
-    if loop.folder and loop.val is not None and config.experiment["train"]["test"]:
+    loop = None
+    with memory_named(config.device), damage.named(setup.dataset), mllog.training(log) as outcome:
+        if config.experiment["mode"] == "benchmark":
+            benchmark(setup, held, [host for host, _ in claims], watchdog, log)
+        else:
+            loop = make_loop(setup, held, watchdog, log, run_folder, attempt)
+            train(setup, loop, held)
+            outcome["reached"] = loop.progress.reached
+    if loop and loop.folder and loop.val is not None:
         test(setup, loop)
     watchdog.beat("ending")
     if log:
@@ -135,7 +143,8 @@ def prepare(config: RunConfig | TrainError) -> Setup:
         dataset.splits["train"].images,
         config.global_batch,
         epochs=experiment["train"]["epochs"],
-        steps=experiment["train"]["steps"],
+        # A benchmark takes as many as it needs.
+        steps=experiment["train"]["steps"] if experiment["mode"] == "train" else None,
         repeat=experiment["data"]["repeat"],
     )
     return Setup(config, dataset, plan, make_step(config, dataset))
@@ -201,8 +210,10 @@ def open_dataset(folder: Path) -> Dataset:
 def describe(setup: Setup, hosts: list[str]) -> dict[str, Any]:
     """The value of train.log's hpcjobs_run line."""
     config, plan = setup.config, setup.schedule
+    mode = config.experiment["mode"]
     return {
         "run": config.run,
+        "mode": mode,
         "sweep": config.sweep,
         "params": config.params,
         "gpus": config.gpus,
@@ -219,10 +230,10 @@ def describe(setup: Setup, hosts: list[str]) -> dict[str, Any]:
         "train_images": setup.dataset.splits["train"].images,
         "val_images": setup.dataset.splits["val"].images,
         "steps_per_epoch": plan.steps_per_epoch,
-        "steps": plan.steps,
-        # Of the whole training, of which train.steps makes a run do less.
+        "steps": plan.steps if mode == "train" else None,
+        # Of the whole training, of which train.steps and a benchmark make a run do less.
         "epochs": config.experiment["train"]["epochs"],
-        "cut_short": config.experiment["train"]["steps"] is not None,
+        "cut_short": mode == "benchmark" or config.experiment["train"]["steps"] is not None,
     }
 
 
@@ -230,7 +241,9 @@ def hold_shards(setup: Setup, attempt: Path) -> dict[str, str]:
     """`data.cache`: where this node's ranks find the shards that are kept in RAM. Collective; raises GivenUp."""
     if setup.config.experiment["data"]["cache"] == "none":
         return {}
-    splits = ["train", "val"] if setup.config.experiment["train"]["evaluate"] else ["train"]
+    experiment = setup.config.experiment
+    evaluates = experiment["mode"] == "train" and experiment["train"]["evaluate"]
+    splits = ["train", "val"] if evaluates else ["train"]
     together(lambda: cache.check(setup.dataset, splits), attempt)
     mine = together(lambda: cache.hold(setup.dataset, splits, hvd.local_rank(), hvd.local_size()), attempt)
     return cache.share_on_node(mine)
@@ -283,34 +296,43 @@ def share(config: RunConfig) -> dict[str, Any]:
 
 def train(setup: Setup, loop: Loop, held: dict[str, str]) -> None:
     """The steps. Collective; raises Interrupted, TrainError."""
+    loop.run(iter(train_batches(setup, held, setup.schedule, loop.progress.step)))
+
+
+def benchmark(setup: Setup, held: dict[str, str], hosts: list[str], watchdog: Watchdog, log: MLLogger | None) -> None:
+    """`mode: benchmark`. Collective; raises Interrupted, TrainError."""
     config, plan = setup.config, setup.schedule
-    batches = input.train_batches(
+    hvd.broadcast_variables([*setup.step.model.variables, *optimizer_state(setup.step.optimizer).values()], root_rank=0)
+    if config.experiment["data"]["repeat"]:
+        # Few images make one long epoch, whose steps no end of an epoch interrupts.
+        plan = dataclasses.replace(plan, steps_per_epoch=max(plan.steps_per_epoch, _ENDLESS))
+    batches = iter(train_batches(setup, held, dataclasses.replace(plan, epochs=_ENDLESS), 0))
+    measure = config.experiment["measure"]
+    bench = Benchmark(
+        setup.step, batches, measure, config.global_batch, hosts, config.device, watchdog=watchdog, log=log
+    )
+    bench.run(with_control=config.repeat <= measure["control_repeats"])
+
+
+def train_batches(setup: Setup, held: dict[str, str], plan: Schedule, start: int) -> tf.data.Dataset:
+    """This rank's batches of a training, less the first `start`."""
+    config = setup.config
+    return input.train_batches(
         setup.dataset,
         **share(config),
         steps_per_epoch=plan.steps_per_epoch,
         epochs=plan.epochs,
         shuffle=config.experiment["data"]["shuffle"],
         seed=config.seed,
-        start=loop.progress.step,
+        start=start,
         held=held,
     )
-    try:
-        loop.run(iter(batches))
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-        found = damage.find(setup.dataset, [*setup.dataset.files("val"), *setup.dataset.files("train")])
-        if found is None and not isinstance(error, tf.errors.InvalidArgumentError):
-            found = TrainError(
-                ErrorCode.DATA_DAMAGED, f"{config.data_dir}: could not be read once, and now can: {error.message}"
-            )
-        if found is None:
-            raise
-        raise found from None
 
 
 def test(setup: Setup, loop: Loop) -> None:
     """Score the best checkpoint on the test split, once, with 95 % intervals by patient. Collective."""
     dataset, network = setup.dataset, setup.step.model
-    if not dataset.splits["test"].images or loop.folder is None:
+    if not (setup.config.experiment["train"]["test"] and dataset.splits["test"].images) or loop.folder is None:
         return
     where = {"epoch_num": loop.progress.step // setup.schedule.steps_per_epoch, "split": "test"}
     best = loop.folder / checkpoints.BEST

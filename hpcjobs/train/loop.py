@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import tensorflow as tf
 from mlperf_logging.mllog.mllog import MLLogger
 
 from hpcjobs.contract import LogKey
-from hpcjobs.train import checkpoints, evaluation, rates
+from hpcjobs.train import checkpoints, evaluation, mllog, rates
 from hpcjobs.train.agreement import Agreement
 from hpcjobs.train.checkpoints import Progress
 from hpcjobs.train.ranks import Interrupted, average_moving_statistics
@@ -126,10 +125,9 @@ class Loop:
     def _leave(self, number: int, *, best: bool = False) -> None:
         self._save(best=best, must=True)
         if self.log:
-            name = signal.Signals(number).name
-            self.log.event(LogKey.INTERRUPTED, name, metadata={"step": self.progress.step})
-            what = f"a checkpoint of step {self.progress.step} is written" if self.folder else "without a checkpoint"
-            print(f"hpcjobs: {name}: ended after step {self.progress.step}, {what}", file=sys.stderr, flush=True)
+            step = self.progress.step
+            what = f"a checkpoint of step {step} is written" if self.folder else "without a checkpoint"
+            mllog.interrupted(self.log, number, step, what)
         raise Interrupted(number)
 
     def _save(self, *, best: bool, must: bool = False) -> None:

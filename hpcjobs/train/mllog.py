@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +40,13 @@ def training(log: MLLogger | None) -> Iterator[dict[str, Any]]:
         log.end(LogKey.RUN_STOP, metadata={"status": "interrupted" if isinstance(error, Interrupted) else "aborted"})
         raise
     log.end(LogKey.RUN_STOP, metadata={"status": "success", **more})
+
+
+def interrupted(log: MLLogger, number: int, step: int, what: str) -> None:
+    """Tell, in the log and on stderr, that signal `number` ended the run after `step` steps; `what` was saved."""
+    name = signal.Signals(number).name
+    log.event(LogKey.INTERRUPTED, name, metadata={"step": step})
+    print(f"hpcjobs: {name}: ended after step {step}, {what}", file=sys.stderr, flush=True)
 
 
 def describe(log: MLLogger, run: dict[str, Any], *, seed: int, eval_images: int, learning_rate: float) -> None:

@@ -19,7 +19,8 @@ class Step:
     the ranks is what all apply. With a loss scale it is the mean that is looked at for overflow, so
     all ranks skip the same steps. `weights` are factors of the loss of a negative and of a positive
     label, float [2, 14] (see `class_weights`). `loss_sum` holds the sum of this rank's mean losses,
-    on the device, of the steps since it was set to 0.
+    on the device, of the steps since it was set to 0. `on(images, labels)` is the same step on a
+    batch at hand, and `alone(images, labels)` that without the other ranks, whose weights then differ.
     """
 
     def __init__(
@@ -42,15 +43,17 @@ class Step:
         self.compression = getattr(hvd.Compression, compression)
         self.loss_sum = tf.Variable(0.0, trainable=False, name="loss_sum")
         self._run = tf.function(lambda batches: self._step(*next(batches)), autograph=False)
+        self.on = tf.function(self._step, autograph=False)
+        self.alone = tf.function(lambda images, labels: self._step(images, labels, alone=True), autograph=False)
 
     def __call__(self, batches: Iterator[Any]) -> None:
         """Take the next batch. Collective; returns when the work is handed to the device."""
         self._run(batches)
 
-    def _step(self, images: tuple[tf.Tensor, tf.Tensor], labels: tf.Tensor) -> None:
+    def _step(self, images: tuple[tf.Tensor, tf.Tensor], labels: tf.Tensor, alone: bool = False) -> None:
         pixels, keys = images
         loss, gradients = self.gradients(pixels, keys, labels)
-        self.apply(self.reduce(gradients))
+        self.apply(gradients if alone else self.reduce(gradients))
         self.loss_sum.assign_add(loss)
 
     def gradients(self, pixels: tf.Tensor, keys: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:

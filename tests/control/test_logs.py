@@ -99,3 +99,17 @@ def test_only_the_end_of_a_huge_log_is_read(tmp_path: Path) -> None:
     path = tmp_path / "job.log"
     path.write_bytes(b"hpcjobs: error: long: ago\n" + b"x" * 300_000 + b"\nthe end\n")
     assert evidence.why(path) == "the end"
+
+
+def test_a_benchmark_tells_the_parts_of_its_step_and_what_it_did_not_reach(tmp_path: Path) -> None:
+    control = {"input_wait_ms": 3.0, "allreduce_ms": -0.5, "skew_ms": 1.0, "slowest_rank": 1, "ranks": []}
+    text = train_log(step_ms=(50.0,), auc=None, status=None)
+    text += line("hpcjobs_warmup", {"steps": 100, "settled": False}) + line("hpcjobs_precision", {"reached": True})
+    text += line("hpcjobs_control", control) + line("run_stop", None, 1040.0, status="success")
+    measured = mllog.measure(read(tmp_path, text))
+    assert measured is not None
+    assert (measured.input_wait_ms, measured.allreduce_ms, measured.skew_ms) == (3.0, -0.5, 1.0)
+    assert measured.flags == ("warmup_unsettled",)
+    late = mllog.measure(read(tmp_path, text.replace('{"reached": true}', '{"reached": false}')))
+    assert late is not None
+    assert late.flags == ("warmup_unsettled", "precision_not_reached")

@@ -112,10 +112,11 @@ def test_names_and_order_of_runs() -> None:
 
 
 def test_a_short_run_warms_up_for_half_of_its_steps() -> None:
-    def warmup(steps: int | None) -> int:
-        return warmup_steps({"measure": {"warmup_steps": 10}, "train": {"steps": steps}})
+    def warmup(steps: int | None, mode: str = "train") -> int:
+        return warmup_steps({"mode": mode, "measure": {"warmup_steps": 10}, "train": {"steps": steps}})
 
     assert [warmup(steps) for steps in (None, 40, 20, 19, 3, 2)] == [10, 10, 10, 9, 1, 1]
+    assert warmup(2, "benchmark") == 10
 
 
 def test_both_batches_at_once_are_refused() -> None:

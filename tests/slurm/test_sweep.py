@@ -78,28 +78,24 @@ def test_five_jobs_over_four_nodes(tmp_path: Path, cluster: Slurm, nih_shards: D
 
 
 @pytest.mark.timeout(600)
-def test_mpirun_starts_the_same_ranks(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+def test_mpirun_starts_the_same_ranks_here_for_a_benchmark(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
     """`srun --mpi=pmix` on 1, 2 and 8 is part of the five jobs above."""
     other = profile(tmp_path, launcher="mpirun")
-    data = ("--set", f"data.dir={nih_shards.folder}", "--set", "train.evaluate=false")
-    words = (
-        "sweep",
-        "--gpus",
-        "1,2,8",
-        "--experiment",
-        "demo",
-        "--cluster",
-        other,
-        *data,
-        "--out",
-        "o",
-        "--wait",
-        "--json",
-    )
+    settings = (f"data.dir={nih_shards.folder}", "mode=benchmark", "measure.max_steps=20", "measure.warmup_steps=6")
+    words = ("sweep", "--gpus", "1,2,8", "--experiment", "demo", "--cluster", other, "--out", "o", "--wait")
+    words += tuple(word for setting in settings for word in ("--set", setting))
     rows = json.loads(hpcjobs(*words, "--json", cwd=tmp_path, env=cluster.env, timeout=550).stdout)
     assert [(row["gpus"], row["nodes"], row["runs"]) for row in rows] == [(1, 1, 1), (2, 1, 1), (8, 2, 1)]
     assert all(row["images_per_sec"] > 0 for row in rows)
-    assert len(rows[2]["nodelist"].split()) == 2
+    nodes = rows[2]["nodelist"].split()
+    assert len(nodes) == 2
+    log = (tmp_path / "o" / "runs" / "g0008-r01" / "a001" / "train.log").read_text().splitlines()
+    (line,) = [line for line in log if '"hpcjobs_control"' in line]
+    control = json.loads(line.removeprefix(":::MLLOG"))["value"]
+    assert [rank["host"] for rank in control["ranks"]] == [nodes[0]] * 4 + [nodes[1]] * 4
+    assert control["slowest_host"] in nodes
+    for part in ("input_wait_ms", "allreduce_ms", "skew_ms"):
+        assert rows[2][part] == control[part]
 
 
 def ranks(folder: Path) -> list[int]:

@@ -18,7 +18,7 @@ from hpcjobs.contract import RunConfig
 from hpcjobs.spec import Experiment, to_builtins
 
 
-def make_run(folder: Path, data: Path, /, *, gpus: int, **changes: Mapping[str, Any]) -> Path:
+def make_run(folder: Path, data: Path, /, *, gpus: int, mode: str = "train", **changes: Mapping[str, Any]) -> Path:
     """A run folder with an attempt a001; its run.yaml. `changes` override sections of a demo-like experiment."""
     sections: dict[str, dict[str, Any]] = {
         "model": {"name": "densenet_tiny"},
@@ -29,7 +29,7 @@ def make_run(folder: Path, data: Path, /, *, gpus: int, **changes: Mapping[str, 
     }
     for section, values in changes.items():
         sections[section] = sections.get(section, {}) | dict(values)
-    experiment = to_builtins(msgspec.convert({"name": "test", **sections}, Experiment))
+    experiment = to_builtins(msgspec.convert({"name": "test", "mode": mode, **sections}, Experiment))
     (folder / "a001").mkdir(parents=True)
     config = RunConfig(
         sweep="test",
