@@ -182,6 +182,9 @@ def work(
             temporary = shop.root / "tmp" / f"{run}-{index}-{shard}"
             records = make_records(recipe, names, tally, corrupt, counter.add, driver)
             written = dataclasses.replace(write_shard(temporary, records), file=shard)
+            if not shop.is_current(run):  # It may make other bytes, with other software.
+                temporary.unlink()
+                return
             temporary.replace(out / shard)
             write_json(
                 shop.part_file(shard),

@@ -180,6 +180,23 @@ def test_a_worker_leaves_when_a_newer_run_has_begun_or_its_driver_is_gone(tmp_pa
     assert not list(tmp_path.glob("*.tfrecord"))
 
 
+def test_a_worker_of_an_older_run_puts_nothing_in_place(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path)
+    shop.root.mkdir()
+    recipe = synth_recipe(60, 32)
+    old = shop.begin(recipe)
+
+    def look(images: int) -> None:
+        (shop.root / "run").write_text("a newer one")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hpcjobs.data.workshop._TELL_S", -1.0)
+        work(tmp_path, old, 0, None, look)
+    assert not list(tmp_path.glob("*.tfrecord"))
+    assert not list(shop.root.glob("parts/*"))
+    assert not list(shop.root.glob("tmp/*"))
+
+
 def test_other_options_on_an_unfinished_folder_are_refused(tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -292,12 +309,13 @@ def test_the_whole_table_splits_by_patient(nih: Path, tmp_path: Path) -> None:
         assert not patients["train"] & patients["val"]
         assert not (patients["train"] | patients["val"]) & patients["test"]
         assert sorted(name for names in recipe.plan.values() for name in names) == sorted(table)
-        if len(table) == 112_120:
-            assert (len(recipe.plan["test"]), len(patients["test"])) == (25_596, 2_797)
-            assert len(recipe.plan["train"]) + len(recipe.plan["val"]) == 86_524
-            assert len(patients["train"]) + len(patients["val"]) == 28_008
-            assert len(patients["val"]) == 2_801
         assert (recipe.missing, recipe.surplus) == ([], [])
+        if len(table) < 112_120:
+            pytest.skip("only the excerpt of the table is here: its patients are apart, there are no counts to check")
+        assert (len(recipe.plan["test"]), len(patients["test"])) == (25_596, 2_797)
+        assert len(recipe.plan["train"]) + len(recipe.plan["val"]) == 86_524
+        assert len(patients["train"]) + len(patients["val"]) == 28_008
+        assert len(patients["val"]) == 2_801
 
 
 def test_archives_of_images_in_many_folders_count_once(nih_excerpt: Path, tmp_path: Path) -> None:
