@@ -18,6 +18,9 @@ from hpcjobs.data.tfrecord import parse_batch
 
 # Shards read in turn, this many records of each: mixes patients ahead of the shuffle buffer.
 _CYCLE, _BLOCK = 4, 16
+_PREFETCH = 2
+# Batches that are ready before a step asks for them: those that wait, and the one being made.
+BUFFERED = _PREFETCH + 1
 
 
 class Segment(NamedTuple):
@@ -59,9 +62,15 @@ def split_files(dataset: Dataset, split: str, held: Mapping[str, str]) -> list[t
     return [(held.get(shard.file, str(dataset.folder / shard.file)), shard.images) for shard in shards]
 
 
-def epoch_order(files: Sequence[tuple[str, int]], seed: int, epoch: int) -> list[tuple[str, int]]:
-    """The order in which an epoch (from 0) takes the shards; each rank has a range of it."""
-    return [files[i] for i in np.random.default_rng((seed, epoch)).permutation(len(files))]
+def epoch_order(files: Sequence[tuple[str, int]], seed: int, epoch: int) -> tuple[list[tuple[str, int]], int]:
+    """The order in which an epoch (from 0) takes the shards, and the record at which it begins.
+
+    Each rank has a range from there on, around the end. Without the beginning, the leftover of few
+    shards would be the same few images in many epochs, of one shard in all.
+    """
+    random = np.random.default_rng((seed, epoch))
+    order = [files[i] for i in random.permutation(len(files))]
+    return order, int(random.integers(max(1, sum(count for _, count in files))))
 
 
 def train_batches(
@@ -82,9 +91,9 @@ def train_batches(
 
     `steps_per_epoch` of each of `epochs`, less the first `start`: a resumed training goes on with
     the very batches that were left. Keys are (epoch, image id), see `augment`. The order of the
-    shards, hence each rank's share, and of the shuffle buffer (`shuffle` records) follow from
-    (seed, epoch). No image comes twice in an epoch, unless the split holds fewer than the epoch's
-    steps take: then it is read over and over.
+    shards and where in it an epoch begins, hence each rank's share and what is left over, and the
+    order of the shuffle buffer (`shuffle` records) follow from (seed, epoch). No image comes twice in
+    an epoch, unless the split holds fewer than the epoch's steps take: then it is read over and over.
 
     Host memory of a rank: the shuffle buffer, four read buffers of 256 KiB, and five batches (one
     made, two waiting, one in use, one as records), a record being an image's pixels and some 150 bytes.
@@ -94,7 +103,8 @@ def train_batches(
     first, last = share(positions, rank, size)
 
     def plan(epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _columns(segments(epoch_order(files, seed, int(epoch)), first, last))
+        order, begin = epoch_order(files, seed, int(epoch))
+        return _columns(segments(order, begin + first, begin + last))
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         records = _read(*tf.numpy_function(plan, [epoch], (tf.string, tf.int64, tf.int64)))
@@ -156,4 +166,4 @@ def _finish(batches: tf.data.Dataset, cpus: int) -> tf.data.Dataset:
     # A fixed buffer of two batches needs no tuner, and a tuner's choices differ from run to run.
     options.autotune.enabled = False
     options.deterministic = True
-    return batches.prefetch(2).with_options(options)
+    return batches.prefetch(_PREFETCH).with_options(options)
