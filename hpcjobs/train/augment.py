@@ -71,10 +71,12 @@ def uniform(seed: int, keys: tf.Tensor, draw: int) -> tf.Tensor:
 
     TensorFlow's stateless generators take one seed for a whole tensor, so the keys are hashed
     instead, by the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014,
-    doi:10.1145/2660193.2660195).
+    doi:10.1145/2660193.2660195). With operations that TensorFlow has for uint64 on GPUs: it unstacks
+    and fills on the host only.
     """
-    epoch, image = tf.unstack(tf.cast(keys, tf.uint64), axis=1)
-    state = _mix(tf.fill(tf.shape(epoch), tf.constant(seed, tf.uint64)))
+    keys = tf.cast(keys, tf.uint64)
+    epoch, image = keys[:, 0], keys[:, 1]
+    state = _mix(tf.constant(seed, tf.uint64))
     for value in (epoch, image, tf.constant(draw, tf.uint64)):
         state = _mix(tf.bitwise.bitwise_xor(state, value) + tf.constant(0x9E3779B97F4A7C15, tf.uint64))
     bits = tf.bitwise.right_shift(state, tf.constant(40, tf.uint64))  # as many as a float32 holds exactly

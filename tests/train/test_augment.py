@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import kernels
 
 from hpcjobs.data.dataset import load_dataset
 from hpcjobs.train.augment import Augment, uniform
@@ -57,6 +58,46 @@ def test_draws_are_uniform_and_of_no_relation():
     assert np.histogram(first, 10, (0, 1))[0] == pytest.approx(2000, abs=200)
     for other in (second, np.roll(first, 1), np.roll(first, 10)):
         assert abs(np.corrcoef(first, other)[0, 1]) < 0.03
+
+
+def test_draws_stay_what_they_were():
+    """A checkpoint of an older version goes on with the same augmentation."""
+    keys = np.array([[0, 0], [0, 1], [1, 0], [7, 2**62 - 1], [7, 123456789012345]])
+    first = ["0x1.eaa208p-1", "0x1.cade18p-3", "0x1.c83788p-3", "0x1.0c0da0p-2", "0x1.3c63aap-1"]
+    fourth = ["0x1.ded400p-5", "0x1.795618p-3", "0x1.4bc620p-5", "0x1.b49ed2p-1", "0x1.c85148p-3"]
+    for draw, values in ((0, first), (3, fourth)):
+        assert uniform(3, keys, draw).numpy().tolist() == [float.fromhex(value) for value in values]
+
+
+@pytest.mark.parametrize("moves", [{}, {"rotate_degrees": 5.0, "shift": 0.05}])
+def test_all_of_it_runs_on_the_device(moves: dict):
+    """Each operation has a GPU kernel for its types, in builds of TensorFlow that know GPUs."""
+    if not on_gpu("MatMul", {"T": tf.float32}):
+        pytest.skip("this TensorFlow is built without GPUs")
+    assert not on_gpu("Unpack", {"T": tf.uint64})
+    layer = Augment(3, **({"flip": True, "rotate_degrees": 0.0, "shift": 0.0} | moves))
+    traced = tf.function(layer).get_concrete_function(
+        tf.TensorSpec([None, 24, 40, 1], tf.uint8), tf.TensorSpec([None, 2], tf.int64)
+    )
+    operations = [operation for operation in traced.graph.get_operations() if operation.type != "Placeholder"]
+    assert {"BitwiseXor", "ImageProjectiveTransformV3" if moves else "ReverseV2"} <= {one.type for one in operations}
+    on_host = [one.name for one in operations if not on_gpu(one.type, types_of(one))]
+    assert on_host == []
+
+
+def types_of(operation: tf.Operation) -> dict[str, tf.DType]:
+    named = {name: operation.get_attr(name) for name in operation.node_def.attr}
+    return {name: value for name, value in named.items() if isinstance(value, tf.DType)}
+
+
+def on_gpu(operation: str, types: dict[str, tf.DType]) -> bool:
+    """Whether a GPU takes it; shapes (int32) have kernels of kind DEFAULT, which leave them in the host's memory."""
+    for kernel in kernels.get_registered_kernels_for_op(operation).kernel:
+        allowed = {constraint.name: constraint.allowed_values.list.type for constraint in kernel.constraint}
+        fits = all(types[name].as_datatype_enum in kinds for name, kinds in allowed.items() if name in types)
+        if kernel.device_type in ("GPU", "DEFAULT") and fits:
+            return True
+    return False
 
 
 def test_shifts_and_turns_stay_within_their_bounds():
