@@ -148,7 +148,8 @@ def verify(folder: Path, as_json: bool) -> None:
         for damage in found:
             click.echo(f"{dataset.folder / damage.shard if damage.shard else damage.split}: {damage.problem}")
         if rebuild:
-            click.echo(f"make just {'these' if len(shards) > 1 else 'this'} anew with\n  {rebuild}")
+            folders = " (each DIR: the folder of what stands there)" if "DIR..." in rebuild else ""
+            click.echo(f"make just {'these' if len(shards) > 1 else 'this'} anew with{folders}\n  {rebuild}")
     if found:
         raise HpcjobsError(
             f"{folder}: {len(shards)} of {count} shards are damaged" if shards else f"{folder}: wrong counts"

@@ -54,11 +54,12 @@ def verify(folder: Path, progress: Progress = lambda done, total: None) -> list[
 
 
 def rebuild_command(dataset: Dataset, shards: list[str]) -> str:
-    """The command that makes just these shards anew; of NIH's files it knows the names, not the folders."""
+    """The command that makes just these shards anew; of NIH's files it knows the names: the folders are `DIR`."""
     options, sources = dataset.options, dataset.sources
     if "metadata" in sources:
-        words = ["prepare", "--images", "DIR...", "--metadata", sources["metadata"]["file"]]
-        words += ["--train-list", sources["train_list"]["file"], "--test-list", sources["test_list"]["file"]]
+        words = ["prepare", "--images", "DIR..."]
+        for key in ("metadata", "train_list", "test_list"):
+            words += [f"--{key.replace('_', '-')}", f"DIR/{sources[key]['file']}"]
     else:
         words = ["synth"]
     for key, value in options.items():

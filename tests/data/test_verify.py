@@ -123,6 +123,38 @@ def test_a_rebuilt_xray_shard_is_the_old_one(nih_excerpt: Path, tmp_path: Path) 
     assert json.loads(done.stdout)["rebuild"] is None
 
 
+def test_the_printed_command_mends_xrays_once_the_folders_are_filled_in(nih_excerpt: Path, tmp_path: Path) -> None:
+    out = prepare_from(nih_excerpt, tmp_path / "out").folder
+    before = contents(out)
+    flip(out / "val-00000-of-00001.tfrecord", 1000)
+    _, how, command = hpcjobs("data", "verify", out).stdout.splitlines()
+    assert how == "make just this anew with (each DIR: the folder of what stands there)"
+    filled = command.replace("DIR...", str(nih_excerpt / "images")).replace("DIR/", f"{nih_excerpt}/")
+    words = shlex.split(filled)
+    assert words[:3] == ["hpcjobs", "data", "prepare"]
+    mended = hpcjobs(*words[1:])
+    assert mended.returncode == 0, mended.stderr
+    assert contents(out) == before
+
+
+def test_a_shard_of_fewer_records_than_it_should_have_is_found(copy: Path) -> None:
+    """Though size and checksum agree, as where dataset.json was made from it."""
+    from hpcjobs.data.tfrecord import read_examples, write_shard
+
+    victim = copy / "test-00000-of-00001.tfrecord"
+    *records, _ = read_examples(victim)
+    written = write_shard(victim, records)
+    description = json.loads((copy / "dataset.json").read_text())
+    (shard,) = description["splits"]["test"]["shards"]
+    shard.update(bytes=written.bytes, sha256=written.sha256)
+    (copy / "dataset.json").write_text(json.dumps(description))
+    (damage,) = verify(copy)
+    assert (damage.shard, damage.problem) == (
+        victim.name,
+        f"{len(records)} records, dataset.json says {len(records) + 1}",
+    )
+
+
 def test_what_does_not_come_out_as_it_was_is_not_put_in_place(copy: Path) -> None:
     from hpcjobs.data.build import rebuild
     from hpcjobs.data.synth import synth_recipe
