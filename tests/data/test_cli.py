@@ -85,6 +85,16 @@ def test_every_corrupt_and_surplus_image_is_named_on_stderr(prepare: Run, folder
     assert f"warning: and 13 more that are missing, see {tmp_path / 'out' / 'bad-images.csv'}" in told
 
 
+def test_images_are_256_pixels_a_side_unless_asked_otherwise(
+    nih_excerpt: Path, folders: list[Path], tmp_path: Path
+) -> None:
+    words = ["prepare", "--images", *folders, "--metadata", nih_excerpt / "Data_Entry_2017_v2020.csv.gz"]
+    words += ["--train-list", nih_excerpt / "train_val_list.txt.gz", "--test-list", nih_excerpt / "test_list.txt.gz"]
+    result = CliRunner().invoke(data, [*map(str, words), "--skip-bad", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert load_dataset(tmp_path / "out").image_size == (256, 256)
+
+
 def test_synth_from_the_command_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(data, ["synth", "--out", str(tmp_path / "data"), "--images", "30", "--size", "32"])
     assert result.exit_code == 0, result.output

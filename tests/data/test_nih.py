@@ -40,6 +40,14 @@ def test_both_releases_are_read_and_told_apart(nih: Path, file: str, release: st
     assert metadata.entries["00017625_000.png"] == reader.Entry("17625", bytes(name == "Edema" for name in CLASSES))
 
 
+def test_the_classes_are_in_the_order_of_the_papers_table() -> None:
+    """Rajpurkar et al. 2017, arXiv:1711.05225, table 2. Shards and checkpoints that are made rely on it."""
+    assert CLASSES == (
+        "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+        "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
+    )  # fmt: skip
+
+
 def test_the_labels_are_those_of_the_manifest(nih: Path) -> None:
     entries = reader.read_metadata(nih / "Data_Entry_2017_v2020.csv.gz").entries
     with (nih / "manifest.csv").open() as file:

@@ -89,6 +89,12 @@ def test_a_record_is_the_image_reduced_rgba_too(nih: Path, nih_shards: Dataset) 
     assert modes == {"L", "RGBA"}
 
 
+def test_labels_are_bytes_in_the_order_of_the_classes(nih_shards: Dataset) -> None:
+    labels = {record.image_index: record.labels for split in SPLITS for record in records(nih_shards, split)}
+    assert labels["00017625_000.png"] == b"\0\0\0\0\0\0\0\0\0\1\0\0\0\0"  # Edema
+    assert labels["00022084_000.png"] == b"\0\0\0\0\0\0\1\0\0\1\0\0\0\0"  # Pneumonia, Edema
+
+
 def test_the_graph_parses_what_was_written(nih_shards: Dataset) -> None:
     import tensorflow as tf
 

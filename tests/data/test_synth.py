@@ -37,6 +37,13 @@ def test_findings_come_as_often_as_in_the_table_and_at_least_twice(made: Dataset
         assert made.splits[split].positives == expected
 
 
+def test_a_shard_has_256_images_and_the_last_the_rest(tmp_path: Path) -> None:
+    dataset = synth(tmp_path / "data", images=860, size=32)
+    images = dataset.splits["train"].images
+    assert 512 < images < 768
+    assert [shard.images for shard in dataset.splits["train"].shards] == [256, 256, images - 512]
+
+
 def test_patients_have_several_images_and_one_split(made: Dataset) -> None:
     images = [made.splits[split].images for split in SPLITS]
     assert sum(images) == 512
