@@ -216,7 +216,9 @@ REPORT_COLUMNS: Mapping[str, str] = {
     "shared_nodes: other jobs may have run beside; oversubscribed: more ranks than CPUs for them; "
     "short_warmup: fewer steps of warm-up than the experiment asks for; "
     "warmup_unsettled: a benchmark whose step times did not settle; "
-    "precision_not_reached: a benchmark that ended at its limit of steps",
+    "precision_not_reached: a benchmark that ended at its limit of steps; "
+    "throttled: a GPU was slowed by heat or its power supply; power_capped: a GPU stood at its power cap most of "
+    "the time; ecc_errors: memory errors that ECC could not mend; foreign_processes: another job used a GPU",
 }
 
 # Columns of runs.csv: who the run is, then the same per-run columns.

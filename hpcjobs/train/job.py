@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,20 @@ from mlperf_logging.mllog.mllog import MLLogger
 from hpcjobs.contract import ErrorCode, LogKey, RunConfig, warmup_steps
 from hpcjobs.data.dataset import Dataset, DatasetDamaged, DatasetMismatch, DatasetMissing, load_dataset
 from hpcjobs.data.tfrecord import patient_ids
-from hpcjobs.train import cache, checkpoints, damage, device, evaluation, input, mllog, model, node, rates, threads
+from hpcjobs.train import (
+    cache,
+    checkpoints,
+    damage,
+    device,
+    evaluation,
+    gpus,
+    input,
+    mllog,
+    model,
+    node,
+    rates,
+    threads,
+)
 from hpcjobs.train.augment import Augment
 from hpcjobs.train.bench import Benchmark
 from hpcjobs.train.failure import TrainError
@@ -72,12 +85,13 @@ def _run(config: RunConfig | TrainError, run_folder: Path, attempt: Path, watchd
     log = _open_log(attempt)
     setup = together(lambda: prepare(config), attempt)
     config = setup.config
-    claims = allgather_object((socket.gethostname(), uuid))
-    together(lambda: device.check_distinct(claims), attempt)
+    places: list[node.Place] = allgather_object(node.place(uuid))
+    together(lambda: device.check_distinct([(one.host, one.gpu) for one in places]), attempt)
     held = hold_shards(setup, attempt)
-    hosts = list(dict.fromkeys(host for host, _ in claims))
+    hosts = list(dict.fromkeys(one.host for one in places))
+    here = [one for one in places if one.host == socket.gethostname()]
     if hvd.local_rank() == 0:
-        node.write_node(attempt, socket.gethostname(), config.cpus_per_task)
+        node.write(attempt, config, here)
     if log:
         mllog.describe(
             log,
@@ -87,9 +101,12 @@ def _run(config: RunConfig | TrainError, run_folder: Path, attempt: Path, watchd
             learning_rate=rates.peak(config.experiment["lr"], config.global_batch),
         )
     loop = None
-    with memory_named(config.device), damage.named(setup.dataset), mllog.training(log) as outcome:
+    watched = gpus.watched(attempt, here) if config.device == "gpu" else nullcontext()
+    with watched, memory_named(config.device), damage.named(setup.dataset), mllog.training(log) as outcome:
+        if config.device == "gpu":
+            gpus.tell_transport(attempt, log)
         if config.experiment["mode"] == "benchmark":
-            benchmark(setup, held, [host for host, _ in claims], watchdog, log)
+            benchmark(setup, held, [one.host for one in places], watchdog, log)
         else:
             loop = make_loop(setup, held, watchdog, log, run_folder, attempt)
             train(setup, loop, held)

@@ -126,27 +126,6 @@ def _data(folder: Path, cache: str, available_mib: int) -> dict[str, Any]:
     }
 
 
-def write_node(attempt: Path, host: str, cpus_per_task: int) -> None:
-    """Describe this host. By one rank of each host."""
-    write_json(
-        attempt / contract.node_json(host),
-        {
-            "host": host,
-            "cpus": len(os.sched_getaffinity(0)),
-            "cpus_per_task": cpus_per_task,
-            "threads": cpus_per_task,
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "horovod": horovod.__version__,
-            "mpi": mpi_version(),
-            "mpi_built": bool(hvd.mpi_built()),
-            "gloo_built": bool(hvd.gloo_built()),
-            "nccl_built": bool(hvd.nccl_built()),
-            "gpus": re.findall(r"^GPU \d+: (.*) \(UUID", list_gpus(), flags=re.MULTILINE),
-        },
-    )
-
-
 def numa_nodes(folder: Path = Path("/sys/devices/system/node")) -> dict[int, set[int]]:
     """The CPUs of each NUMA node; those without CPUs are left out."""
     lists = {int(path.parent.name[4:]): (_read(path) or "").strip() for path in folder.glob("node[0-9]*/cpulist")}
