@@ -293,6 +293,20 @@ def test_a_few_shards_are_made_in_this_process(tmp_path: Path) -> None:
     assert not list((shop.root / "logs").iterdir())
 
 
+def test_memory_stays_flat_from_200_to_1000_images(tmp_path: Path) -> None:
+    """800 images of 16 KiB more, all kept, would be 12.5 MiB."""
+    program = (
+        "import resource, sys; from pathlib import Path; from dataclasses import replace; "
+        "from hpcjobs.data.build import make; from hpcjobs.data.synth import synth_recipe\n"
+        "for images in (200, 1000):\n"
+        "    make(replace(synth_recipe(images, 128), images_per_shard=32), Path(sys.argv[1], str(images)))\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    few, many = map(int, done.stdout.split())
+    assert many - few < 6 * 1024, "KiB"
+
+
 def test_the_whole_table_splits_by_patient(nih: Path, tmp_path: Path) -> None:
     """All 112,120 rows of both releases, with links to one image for each name."""
     from hpcjobs.data.nih import read_metadata

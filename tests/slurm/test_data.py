@@ -33,7 +33,7 @@ def test_an_array_of_three_makes_the_bytes_of_one_worker(cluster: Slurm, nih: Pa
     before = data_jobs(cluster)
     words = ["--images", nih / "images", "--metadata", nih / "Data_Entry_2017_v2020.csv.gz"]
     words += ["--train-list", nih / "train_val_list.txt.gz", "--test-list", nih / "test_list.txt.gz"]
-    words += ["--size", "64", "--out", "array", "--skip-bad", "--cluster", "virtual", "--jobs", "3"]
+    words += ["--size", "64", "--out", "array", "--skip-bad", "--cluster", "virtual", "--jobs", "3", "--workers", "2"]
     hpcjobs("data", "prepare", *map(str, words), cwd=tmp_path, env=cluster.env)
     assert contents(tmp_path / "array") == contents(prepare_from(nih, tmp_path / "local").folder)
     until(lambda: len(data_jobs(cluster) - before) == 3)

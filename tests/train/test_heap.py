@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from hpcjobs.train.__main__ import _prepare_environment
+from hpcjobs.train.failure import TrainError
 
 # Three buffers of 16 MiB, filled and freed twenty times, as batches are.
 PROGRAM = """
@@ -27,6 +33,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def faults(how: str) -> int:
     return int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout)
+
+
+def test_every_rank_keeps_freed_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    called: list[str] = []
+    monkeypatch.setattr("hpcjobs.train.heap.keep_freed_memory", lambda: called.append("kept"))
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "CUDA_DEVICE_ORDER"):
+        monkeypatch.setenv(name, "")
+    _prepare_environment(TrainError("run_yaml", "no matter"), tmp_path)
+    assert called == ["kept"]
 
 
 def test_freed_batches_are_used_again_without_page_faults():

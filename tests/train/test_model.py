@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 from hpcjobs.contract import CLASSES, ErrorCode
-from hpcjobs.train.evaluation import score, write_auc
+from hpcjobs.train.evaluation import predictor, score, write_auc
 from hpcjobs.train.failure import TrainError
 from hpcjobs.train.model import build
+from hpcjobs.train.step import Step, make_optimizer
 from hpcjobs.train.windows import check_loss
 
 
@@ -29,6 +30,40 @@ def test_pixels_are_normalised_on_the_way_in():
     inner = tf.keras.Model(model.input, model.get_layer("normalise").output)
     pixels = np.array([0, 100, 150], np.uint8).repeat(1024).reshape(3, 32, 32, 1)
     np.testing.assert_allclose(inner(pixels)[:, 0, 0, 0], [-2, 0, 1], atol=1e-6)
+
+
+def test_densenet121_sees_three_equal_channels_of_the_normalised_image():
+    model = build("densenet121", (32, 32), 100.0, 50.0)
+    inner = tf.keras.Model(model.input, [model.get_layer(name).output for name in ("normalise", "widen")])
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8)
+    normalised, widened = inner(pixels)
+    np.testing.assert_allclose(normalised, (pixels.astype(float) - 100) / 50, atol=1e-6)
+    np.testing.assert_array_equal(widened, np.repeat(normalised, 3, axis=3))
+    (convolution,) = model.get_layer("widen")._outbound_nodes
+    assert convolution.layer.name.startswith("zero_padding2d")  # which the first convolution takes
+
+
+@pytest.mark.parametrize("batch_norm", ["local", "sync"])
+def test_training_and_evaluation_normalise_by_the_same_layer(batch_norm: str):
+    model = build("densenet_tiny", (32, 32), 100.0, 50.0, batch_norm=batch_norm)
+    layer = model.get_layer("normalise")
+    assert [other.name for other in model.layers if isinstance(other, tf.keras.layers.Rescaling)] == ["normalise"]
+    seen: list[tf.Tensor] = []
+    normalise = layer.call
+
+    def spy(pixels: tf.Tensor) -> tf.Tensor:
+        seen.append(pixels)
+        return normalise(pixels)
+
+    layer.call = spy
+    pixels = tf.constant(np.arange(2048, dtype=np.uint16).reshape(2, 32, 32, 1) % 256, tf.uint8)
+    step = Step(model, make_optimizer(0.001, "float32", model.trainable_variables))
+    if batch_norm == "local":  # The other kind talks to other ranks.
+        step.gradients(pixels, tf.zeros([2, 2], tf.int64), tf.zeros([2, 14], tf.uint8))
+        np.testing.assert_array_equal(seen.pop(), pixels)
+    predictor(model)(pixels)
+    (evaluated,) = seen
+    assert (evaluated.dtype, evaluated.op.type) == (tf.uint8, "Placeholder")  # as they come, on the device
 
 
 def test_saved_weights_are_a_start(tmp_path: Path):
