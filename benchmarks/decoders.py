@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/decoders.py [--nih DIR] [--rounds N]
 
-Every library that can be imported, in turns over the same files; hpcjobs needs Pillow and TensorFlow
-only, so try this in a virtual environment that has opencv-python-headless, pyvips[binary] and
-imagecodecs too. All resize with antialiasing; `differs` is the mean absolute difference of a pixel
-(0 to 255) from Pillow's, for the filters are not the same. `tells` is in how many of the files, cut
-short at a random place or with one random byte flipped, the library finds fault.
+Every library that can be imported, in turns over the same files; hpcjobs itself needs OpenCV and
+TensorFlow, so try this in a virtual environment that has pillow, pyvips[binary] and imagecodecs too.
+All resize with antialiasing; `differs` is the mean absolute difference of a pixel (0 to 255) from
+that of the first library there (Pillow), for the filters are not the same. `tells` is in how many of
+the files, cut short at a random place or with one random byte flipped, the library finds fault.
 """
 
 from __future__ import annotations
