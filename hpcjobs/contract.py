@@ -128,7 +128,7 @@ class LogKey:
     RUN = "hpcjobs_run"  # value: run, gpus, nodes, local_batch, global_batch, device, hosts, steps, ...
     FIRST_STEP = "hpcjobs_first_step"  # its time stamp is the end of the first training step
     TRANSPORT = "hpcjobs_transport"  # value: nccl, network, devices, transports, gpudirect; on GPUs
-    CHECKPOINT = "hpcjobs_checkpoint"
+    CHECKPOINT = "hpcjobs_checkpoint"  # value: best (of the highest AUC so far), seconds that it took
     WARMUP = "hpcjobs_warmup"  # mode benchmark; value: steps, settled (three windows agreed)
     PRECISION = "hpcjobs_precision"  # value: reached, steps, asked, half_width (a fraction, of this run alone), ...
     CONTROL = "hpcjobs_control"  # value: step_ms and its parts, slowest_rank, slowest_host, ranks

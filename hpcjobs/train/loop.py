@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,14 +137,14 @@ class Loop:
             return
         average_moving_statistics(self.step.model)
         if self.log:
+            began = time.monotonic()
             try:
                 checkpoints.save(
                     self.folder, self.step.model, optimizer_state(self.step.optimizer), self.progress, best=best
                 )
                 epoch = (self.progress.step - 1) // self.schedule.steps_per_epoch + 1
-                self.log.event(
-                    LogKey.CHECKPOINT, {"best": best}, metadata={"epoch_num": epoch, "step": self.progress.step}
-                )
+                told = {"best": best, "seconds": round(time.monotonic() - began, 3)}
+                self.log.event(LogKey.CHECKPOINT, told, metadata={"epoch_num": epoch, "step": self.progress.step})
             except OSError as error:
                 if must:
                     raise

@@ -38,9 +38,11 @@ def value(outcome: Outcome, key: str) -> Any:
 
 def test_planted_losses_are_found_by_name(planted: Outcome):
     control = value(planted, "hpcjobs_control")
-    # Of two ranks one sleeps 80 ms: the slowest is 40 ms above the mean.
-    assert control["skew_ms"] == pytest.approx(40, abs=12)
-    assert control["input_wait_ms"] == pytest.approx(150, abs=40)  # between ranks that share two cores
+    # Of two ranks one sleeps 80 ms: the slowest is 40 ms above the mean. The bounds are wide, for other programs
+    # may share the cores (test_attribution.py is exact); a loss under another's name would break them all the same.
+    assert 25 < control["skew_ms"] < 70
+    assert 90 < control["input_wait_ms"] < 300
+    assert control["compute_ms"] + control["allreduce_ms"] < control["input_wait_ms"]
     assert (control["slowest_rank"], control["slowest_host"]) == (1, os.uname().nodename)
     slow, fast = control["ranks"][1], control["ranks"][0]
     assert 0 < fast["min_ms"] <= fast["median_ms"] <= fast["max_ms"]
