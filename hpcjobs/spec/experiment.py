@@ -138,7 +138,7 @@ class Measure(Section, frozen=True, kw_only=True):
     # Blocks of each control phase, in turn forwards and backwards ...
     control_passes: PositiveInt = 2
     # ... and the timed steps of each.
-    control_steps: PositiveInt = 3
+    control_steps: Annotated[int, msgspec.Meta(ge=2)] = 3
 
 
 class Experiment(Section, frozen=True, kw_only=True):

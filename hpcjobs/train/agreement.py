@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import horovod.tensorflow as hvd
 import tensorflow as tf
@@ -21,6 +21,16 @@ class Word(NamedTuple):
     checkpoint: bool
 
 
+# Signals that this process was sent.
+_heard: list[int] = []
+
+
+def listen() -> None:
+    """Hear SIGNALS from now on, long before the first agreement: by default SIGUSR1 would kill a rank that starts."""
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: _heard.append(number))
+
+
 class Agreement:
     """Asks all ranks now and then; the same steps on every rank, for they all hear the same answer.
 
@@ -31,15 +41,9 @@ class Agreement:
 
     def __init__(self, step: int, checkpoint_s: float):
         self.checkpoint_s = checkpoint_s
-        self.asked = 0
         self.apart = 1
         self.step, self.at = step, time.monotonic()
         self.saved = self.at
-        for number in SIGNALS:
-            signal.signal(number, self._hear)
-
-    def _hear(self, number: int, frame: Any) -> None:
-        self.asked = number
 
     def after(self, step: int) -> Word:
         """After step number `step` (steps done). Collective where an agreement is due."""
@@ -51,7 +55,7 @@ class Agreement:
         """Agree at once. Collective."""
         pace = (time.monotonic() - self.at) / max(1, step - self.step)
         due = time.monotonic() - self.saved > self.checkpoint_s
-        mine = tf.constant([float(self.asked), float(due), pace], tf.float64)
+        mine = tf.constant([float(_heard[-1] if _heard else 0), float(due), pace], tf.float64)
         number, due_now, slowest = hvd.allreduce(mine, op=hvd.Max, name="agreement").numpy()
         self.apart = max(1, min(2 * self.apart, int(_EVERY_S / max(slowest, 1e-6))))
         self.step, self.at = step, time.monotonic()

@@ -7,6 +7,7 @@ all-reduce, so that each rank runs free.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ class Attribution:
     skew_ms: float
     allreduce_ms: float
     input_wait_ms: float
+    # Standard errors of skew, all-reduce and input wait, of steps that are independent.
+    errors_ms: tuple[float, float, float]
     # Of each rank in (c): minimum, median, maximum.
     ranks: tuple[tuple[float, float, float], ...]
 
@@ -40,6 +43,7 @@ class Attribution:
         names = ("step_ms", "compute_ms", "skew_ms", "allreduce_ms", "input_wait_ms")
         return {
             **{name: round(getattr(self, name), 4) for name in names},
+            "standard_errors": dict(zip(names[2:], (round(error, 4) for error in self.errors_ms), strict=True)),
             "slowest_rank": self.slowest,
             "slowest_host": hosts[self.slowest],
             "ranks": [
@@ -53,11 +57,22 @@ def attribute(as_is: np.ndarray, no_input: np.ndarray, alone: np.ndarray) -> Att
     """The parts, of step times in ms [ranks, steps] of (a), (b) and (c)."""
     slowest = float(alone.max(axis=0).mean())
     compute = float(alone.mean())
+    errors = (
+        _error(alone.max(axis=0) - alone.mean(axis=0)),
+        math.hypot(_error(no_input.mean(axis=0)), _error(alone.max(axis=0))),
+        math.hypot(_error(as_is.mean(axis=0)), _error(no_input.mean(axis=0))),
+    )
     return Attribution(
         step_ms=float(as_is.mean()),
         compute_ms=compute,
         skew_ms=slowest - compute,
         allreduce_ms=float(no_input.mean()) - slowest,
         input_wait_ms=float(as_is.mean() - no_input.mean()),
+        errors_ms=errors,
         ranks=tuple(tuple(float(v) for v in np.percentile(row, (0, 50, 100))) for row in alone),  # type: ignore[misc]
     )
+
+
+def _error(steps: np.ndarray) -> float:
+    """Standard error of the mean of independent steps, two at least."""
+    return float(steps.std(ddof=1)) / math.sqrt(len(steps))

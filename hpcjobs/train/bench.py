@@ -107,6 +107,7 @@ class Benchmark:
             stamp = now
             self.done += 1
             self.watchdog.beat(f"step {self.done}")
+            self._heed(self.agreement.after(self.done).signal)
             if self.log and (number - told == self.measure["window_steps"] or number == count):
                 self._tell(number - told, now - opened, loss, warmup)
                 told, opened = number, now
@@ -125,11 +126,11 @@ class Benchmark:
 
     def _decide(self, mine: bool) -> bool:
         """Rank 0's answer on all ranks, unless they are asked to stop."""
-        self._heed()
+        self._heed(self.agreement.now(self.done).signal)
         return bool(hvd.broadcast(tf.constant(int(mine)), root_rank=0, name="decision").numpy())
 
-    def _heed(self) -> None:
-        if number := self.agreement.now(self.done).signal:
+    def _heed(self, number: int) -> None:
+        if number:
             if self.log:
                 interrupted(self.log, number, self.done, "a benchmark has no checkpoint")
             raise Interrupted(number)
@@ -151,7 +152,7 @@ class Benchmark:
         found: dict[str, list[float]] = {"a": [], "b": [], "c": []}
         for number in range(self.measure["control_passes"]):
             for phase in "abc" if number % 2 == 0 else "cba":
-                self._heed()  # All ranks begin the block at once.
+                self._heed(self.agreement.now(self.done).signal)  # All ranks begin the block at once.
                 if phase == "a":
                     # The pipeline went on while nobody took from it: begin with empty buffers, as in a run of
                     # steps that it cannot keep up with; where it can, two steps fill them.

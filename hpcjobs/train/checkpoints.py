@@ -11,7 +11,7 @@ import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ def save(
     temporary = folder / f".writing-{os.getpid()}"
     temporary.mkdir()
     try:
+        _reserve(temporary / "space", [*model.variables, *optimizer.values()])
         model.save_weights(str(temporary / MODEL))
         with (temporary / OPTIMIZER).open("wb") as file:
             np.savez(file, **{name: variable.numpy() for name, variable in optimizer.items()})
@@ -117,6 +118,14 @@ def _load(path: Path, model: tf.keras.Model, optimizer: Mapping[str, tf.Variable
 def _found(folder: Path) -> list[Path]:
     """Checkpoints, the newest first."""
     return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def _reserve(path: Path, variables: Iterable[tf.Variable]) -> None:
+    """Raises OSError where the disk or a quota does not take so much: HDF5 would crash there."""
+    size = 2 * sum(int(np.prod(variable.shape)) * variable.dtype.size for variable in variables) + (1 << 20)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    path.unlink()
 
 
 def _settle(path: Path) -> str:

@@ -20,7 +20,7 @@ def named(dataset: Dataset) -> Iterator[None]:
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-        found = find(dataset, [*dataset.files("val"), *dataset.files("train")])
+        found = find(dataset, [file for split in ("val", "train", "test") for file in dataset.files(split)])
         if found is None and not isinstance(error, tf.errors.InvalidArgumentError):
             found = TrainError(
                 ErrorCode.DATA_DAMAGED, f"{dataset.folder}: could not be read once, and now can: {error.message}"

@@ -19,6 +19,7 @@ from hpcjobs.contract import ErrorCode, LogKey, RunConfig, warmup_steps
 from hpcjobs.data.dataset import Dataset, DatasetDamaged, DatasetMismatch, DatasetMissing, load_dataset
 from hpcjobs.data.tfrecord import patient_ids
 from hpcjobs.train import (
+    agreement,
     cache,
     checkpoints,
     damage,
@@ -66,6 +67,7 @@ def run(config: RunConfig | TrainError, run_folder: Path, attempt: Path) -> None
     stall_s = config.experiment["train"]["stall_s"] if isinstance(config, RunConfig) else 600
     watchdog = Watchdog(attempt, stall_s)
     watchdog.start()
+    agreement.listen()
     try:
         _run(config, run_folder, attempt, watchdog)
     finally:
@@ -111,8 +113,9 @@ def _run(config: RunConfig | TrainError, run_folder: Path, attempt: Path, watchd
             loop = make_loop(setup, held, watchdog, log, run_folder, attempt)
             train(setup, loop, held)
             outcome["reached"] = loop.progress.reached
-    if loop and loop.folder and loop.val is not None:
-        test(setup, loop)
+    if loop and loop.val is not None:
+        with memory_named(config.device), damage.named(setup.dataset):
+            test(setup, loop)
     watchdog.beat("ending")
     if log:
         watchdog.clean()
@@ -328,7 +331,14 @@ def benchmark(setup: Setup, held: dict[str, str], hosts: list[str], watchdog: Wa
     bench = Benchmark(
         setup.step, batches, measure, config.global_batch, hosts, config.device, watchdog=watchdog, log=log
     )
-    bench.run(with_control=config.repeat <= measure["control_repeats"])
+    with_control = config.repeat <= measure["control_repeats"]
+    if with_control and config.experiment["model"]["batch_norm"] == "sync":
+        with_control = False  # Its layers talk within the step, so no rank ever runs free.
+        if log:
+            print(
+                "hpcjobs: no control phases: with model.batch_norm=sync no part of a step is a rank's own", flush=True
+            )
+    bench.run(with_control=with_control)
 
 
 def train_batches(setup: Setup, held: dict[str, str], plan: Schedule, start: int) -> tf.data.Dataset:
@@ -349,7 +359,11 @@ def train_batches(setup: Setup, held: dict[str, str], plan: Schedule, start: int
 def test(setup: Setup, loop: Loop) -> None:
     """Score the best checkpoint on the test split, once, with 95 % intervals by patient. Collective."""
     dataset, network = setup.dataset, setup.step.model
-    if not (setup.config.experiment["train"]["test"] and dataset.splits["test"].images) or loop.folder is None:
+    if not (setup.config.experiment["train"]["test"] and dataset.splits["test"].images):
+        return
+    if loop.folder is None:
+        if loop.log:
+            print("hpcjobs: no test AUC: train.checkpoint=false keeps no best model", flush=True)
         return
     where = {"epoch_num": loop.progress.step // setup.schedule.steps_per_epoch, "split": "test"}
     best = loop.folder / checkpoints.BEST

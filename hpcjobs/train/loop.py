@@ -47,7 +47,7 @@ class Loop:
     windows: Windows | None = None
 
     def __post_init__(self) -> None:
-        self.agreement = Agreement(self.progress.step, self.checkpoint_s)
+        self.agreement = Agreement(self.progress.step, self.checkpoint_s if self.folder else float("inf"))
         self.predict = evaluation.predictor(self.step.model)
         self.rate_now: float | None = None
         # The newest evaluation.

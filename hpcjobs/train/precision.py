@@ -33,17 +33,22 @@ def estimate(series: Sequence[float]) -> Estimate | None:
 
     Batch means (Law and Kelton, Simulation Modeling and Analysis, section 9.5.3): the values are
     averaged in batches whose length doubles, from one, until the lag-1 correlation r of the batch
-    means is below 0.2, while there are 20 of them at least. Of k batches r is only known to within
-    1 / sqrt(k), and (1 + 3 r) / k too low (Kendall, Biometrika 41, 1954): its upper 95 % bound R
-    widens Student's interval, as of a first-order autoregression, by (1 + R) / (1 - R) in the variance.
+    means is below 0.2, and by that of the values should be, while there are 20 of them at least. Of k
+    batches r is only known to within 1 / sqrt(k), and (1 + 3 r) / k too low (Kendall, Biometrika 41,
+    1954): its upper 95 % bound R widens Student's interval, as of a first-order autoregression, by
+    (1 + R) / (1 - R) in the variance.
     """
+    # So long that batches of a first-order autoregression of that correlation hang together by less than 0.2
+    # or so, whatever few batches seem to say.
+    close = min(max(lag_one(np.asarray(series, np.float64)), 0.0) + 4 / len(series), 0.99) if len(series) else 0.0
+    least = (1 + close) / (1 - close) - 1
     length = 1
     while len(series) // length >= BATCHES:
         count = len(series) // length
         # The newest values: what is left over is nearest to the start-up.
         means = np.asarray(series[-count * length :], np.float64).reshape(count, length).mean(axis=1)
         found = lag_one(means)
-        if found < CORRELATION:
+        if found < CORRELATION and length >= least:
             from scipy.special import stdtrit  # Here: rank 0 alone needs it.
 
             bound = found + (1 + 3 * max(found, 0.0)) / count + 1.645 / math.sqrt(count)

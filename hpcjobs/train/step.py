@@ -117,7 +117,8 @@ def log_odds(positives: Sequence[int], images: int) -> np.ndarray:
 
 def make_optimizer(rate: float, precision: str, variables: Sequence[tf.Variable]) -> tf.keras.optimizers.Optimizer:
     """Adam with its slots made, in a loss scale where float16 wants one (dynamic: 2**15, doubled every 2,000 steps)."""
-    optimizer = tf.keras.optimizers.Adam(rate)
+    # Keras would compile it with XLA wherever there is a GPU; train.xla says what is compiled.
+    optimizer = tf.keras.optimizers.Adam(rate, jit_compile=False)
     if precision == "mixed_float16":
         optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
     optimizer.build(variables)

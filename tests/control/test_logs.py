@@ -41,6 +41,30 @@ def test_a_whole_run_measures_its_time_to_train(tmp_path: Path) -> None:
     )
 
 
+def test_later_epochs_are_an_epochs_time_for_the_first_is_cold(tmp_path: Path) -> None:
+    text = train_log(cut_short=False, epochs=2, status=None)
+    text += line("epoch_start", None, 1034.0, epoch_num=2) + line("epoch_stop", None, 1039.0, epoch_num=2)
+    measured = mllog.measure(read(tmp_path, text + line("run_stop", None, 1040.0, status="success")))
+    assert measured is not None
+    assert measured.epoch_s == 5.0
+
+
+def test_a_run_that_met_its_target_measured_the_time_to_it(tmp_path: Path) -> None:
+    text = train_log(cut_short=True, status=None) + line("run_stop", None, 1040.0, status="success", reached=True)
+    measured = mllog.measure(read(tmp_path, text))
+    assert measured is not None
+    assert (measured.time_to_train_s, measured.time_to_train_kind) == (40.0, "measured_to_target")
+
+
+def test_a_run_that_an_earlier_attempt_began_derives_its_time_to_train(tmp_path: Path) -> None:
+    text = line("hpcjobs_resumed", 26, 999.0) + train_log(
+        cut_short=False, epochs=10, train_images=1600, step_ms=(50.0,)
+    )
+    measured = mllog.measure(read(tmp_path, text))
+    assert measured is not None
+    assert (measured.time_to_train_s, measured.time_to_train_kind) == (pytest.approx(100.0), "derived_fixed_epochs")
+
+
 @pytest.mark.parametrize("status", [None, "aborted"])
 def test_a_run_that_did_not_end_well_measured_nothing(tmp_path: Path, status: str | None) -> None:
     assert mllog.measure(read(tmp_path, train_log(status=status))) is None

@@ -25,6 +25,19 @@ def test_jitter_of_ranks_is_no_all_reduce():
     assert abs(found.allreduce_ms) < found.skew_ms / 10
 
 
+def test_the_standard_errors_are_the_spread_of_many_such_measurements():
+    random = np.random.default_rng(4)
+    found = []
+    for _ in range(300):
+        no_input, as_is, alone = (jitter(random, 0.02)[:, :40] for _ in "abc")
+        found.append(attribute(coupled(as_is), coupled(no_input), alone))
+    for index, name in enumerate(("skew_ms", "allreduce_ms", "input_wait_ms")):
+        spread = np.std([getattr(one, name) for one in found])
+        assert np.mean([one.errors_ms[index] for one in found]) == pytest.approx(spread, rel=0.15)
+    told = found[0].told(["n1"] * RANKS)
+    assert told["standard_errors"]["skew_ms"] == pytest.approx(found[0].errors_ms[0], abs=1e-3)
+
+
 def test_each_loss_is_found_under_its_name():
     random = np.random.default_rng(1)
     no_input = coupled(jitter(random, 0.02), allreduce_ms=7.0)

@@ -29,13 +29,19 @@ def stopped(times: np.ndarray, goal: float):
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.6, 0.9])
 def test_the_interval_holds_the_truth_however_the_steps_hang_together(correlation: float, spread: float):
     random = np.random.default_rng(3)
-    covered = []
-    for _ in range(1000):
-        found, _ = stopped(step_times(random, 3000, correlation, spread), 0.01)
-        if found is not None:
-            covered.append(abs(found.mean - 1) <= found.half_width)
+    found = [stopped(step_times(random, 3000, correlation, spread), 0.01)[0] for _ in range(1000)]
+    covered = [abs(one.mean - 1) <= one.half_width for one in found if one is not None]
     assert len(covered) >= 990
     assert np.mean(covered) >= 0.93
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.9])
+def test_where_the_default_limit_of_steps_is_too_few_there_is_no_interval_rather_than_a_wrong_one(correlation: float):
+    random = np.random.default_rng(3)
+    found = [stopped(step_times(random, 300, correlation, 0.02), 0.01)[0] for _ in range(1000)]
+    wrong = [one is not None and abs(one.mean - 1) > one.half_width for one in found]
+    assert np.mean(wrong) <= 0.07
+    assert (np.mean([one is None for one in found]) > 0.9) == (correlation == 0.9)
 
 
 def test_steady_steps_are_enough_after_twenty():

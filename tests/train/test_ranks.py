@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hpcjobs.contract import CLASSES, DATASET_JSON, TRAIN_LOG, ErrorCode
-from hpcjobs.train.__main__ import read_config
+from hpcjobs.train.__main__ import _prepare_environment, read_config
 from hpcjobs.train.failure import TrainError
 from tests.train.launch import Outcome, command, environment, make_run, read_log, train
 
@@ -123,6 +123,49 @@ def assert_gave_up(outcome: Outcome, code: str, text: str, rank: int = 0) -> Non
     assert name == f"abort-r{rank:03d}.json"
     assert (abort["code"], abort["rank"]) == (code, rank)
     assert text in abort["message"]
+
+
+def test_ranks_that_resume_have_the_same_weights(two: Outcome, data: Path, tmp_path: Path):
+    """On from the end of the first epoch: from the newest checkpoint, which rank 0 alone reads."""
+    run_yaml = make_run(tmp_path / "run", data, gpus=2, train={"epochs": 2})
+    saved = run_yaml.parent / "checkpoints"
+    saved.mkdir()
+    shutil.copytree(two.attempt.parent / "checkpoints" / "step-00000026", saved / "step-00000026")
+    outcome = train(run_yaml, 2, [HERE / "weights_of_ranks.py"])
+    assert outcome.rc == 0, outcome.stderr
+    assert [event["value"] for event in events(outcome, "hpcjobs_resumed")] == [26]
+    first, second = json.loads(outcome.stdout)
+    assert first == second
+    assert first == json.loads(two.stdout)[0]  # as if nothing had happened
+
+
+def test_every_option_of_the_recipe_at_once(data: Path, tmp_path: Path):
+    options = {
+        "model": {"head_bias": "frequency"},
+        "batch": {"local": 4, "passes": 2},
+        "train": {"precision": "mixed_float16", "clip_norm": 1.0, "class_weights": "inverse", "checkpoint_min": 0.001},
+        "lr": {"scaling": "sqrt", "reference_batch": 2, "warmup_epochs": 0.5},
+        "horovod": {"compression": "fp16", "fusion_mib": 1.5, "cycle_ms": 2.0},
+        "augment": {"rotate_degrees": 5.0, "shift": 0.05},
+    }
+    options["train"] |= {"epochs": 1, "steps": 200, "test": False}
+    outcome = train(make_run(tmp_path / "run", data, gpus=2, **options), 2)
+    assert outcome.rc == 0, outcome.stderr
+    losses = [event["value"]["loss"] for event in events(outcome, "tracked_stats")]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    assert events(outcome, "opt_base_learning_rate")[0]["value"] == pytest.approx(0.002)
+    steps = [event["metadata"]["step"] for event in events(outcome, "hpcjobs_checkpoint")]
+    assert len(steps) > 1  # within the epoch, too
+    assert all(event["value"]["seconds"] > 0 for event in events(outcome, "hpcjobs_checkpoint"))
+
+
+def test_horovod_is_told_its_settings(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    horovod = {"fusion_mib": 1.5, "cycle_ms": 2.0}
+    _prepare_environment(read_config(make_run(tmp_path / "run", data, gpus=1, horovod=horovod)), tmp_path)
+    assert os.environ["HOROVOD_FUSION_THRESHOLD"] == str(3 << 19)
+    assert os.environ["HOROVOD_CYCLE_TIME"] == "2.0"
 
 
 def test_a_missing_data_folder_is_told_once(tmp_path: Path):
