@@ -20,6 +20,7 @@ _SHOWN_LENGTH = 400
 _PATTERNS = (
     re.compile(re.escape(ERROR_PREFIX)),
     re.compile(r"DUE TO (TIME LIMIT|NODE FAILURE|PREEMPTION)"),
+    re.compile(r"^hpcjobs: SIG[A-Z0-9]+: ended after step"),
     re.compile(r"oom[-_]kill|[Oo]ut [Oo]f [Mm]emory|\bOOM\b|MemoryError|exceeded .*memory limit", re.ASCII),
     re.compile(r"\bNCCL (WARN|error)"),
     re.compile(r"^(\[\d+,\d+\]<stderr>:)?\w[\w.]*(Error|Exception|Interrupt)\b"),

@@ -390,6 +390,9 @@ def memory_named(device: str) -> Iterator[None]:
         yield
     except tf.errors.ResourceExhaustedError as error:
         code = ErrorCode.DEVICE_MEMORY if device == "gpu" else ErrorCode.HOST_MEMORY
-        raise TrainError(code, f"out of memory: {error.message.splitlines()[0]}: take a smaller batch") from None
+        lines = error.message.splitlines()
+        # Of an error inside the compiled step the first line says only that.
+        line = next((line for line in lines if "OOM" in line), lines[0])
+        raise TrainError(code, f"out of memory: {line}: take a smaller batch") from None
     except MemoryError:
         raise TrainError(ErrorCode.HOST_MEMORY, "out of memory on the host: ask for more memory") from None

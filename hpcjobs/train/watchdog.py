@@ -1,7 +1,8 @@
 """A thread that ends a rank which makes no progress, and says whose fault it is.
 
 A rank waits for ever in an all-reduce for one that is stopped, or whose node is gone. So each rank
-keeps a pulse on the shared file system, and one that stalls looks whose pulse has stopped.
+keeps a pulse on the shared file system, and one that stalls looks whose pulse has stopped. Where a rank
+dies, the launcher sends the others SIGTERM: one that stalls after that is no cause, and blames nobody.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ import faulthandler
 import json
 import os
 import shutil
+import signal
 import socket
+import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from hpcjobs import contract
@@ -23,6 +28,7 @@ from hpcjobs.train import failure
 _FOLDER = ".pulse"
 # Until the first step a rank starts Horovod, reads weights and compiles: that may take longer than any step.
 _START_S = 600.0
+_TELL_S = 10.0
 
 
 class Watchdog:
@@ -40,11 +46,15 @@ class Watchdog:
         self.last = time.monotonic()
         self._ended = threading.Event()
         self._pulses = 0
+        self._told_to_end = False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch. On the main thread, as `stop`."""
         (self.attempt / _FOLDER).mkdir(exist_ok=True)
+        # Python's handlers wait for the main thread, which waits for the other ranks; numbers of signals do not.
+        self._signals, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         self._thread.start()
 
     def beat(self, what: str) -> None:
@@ -57,6 +67,9 @@ class Watchdog:
         """Watch no more. One rank of each job may then call `clean`."""
         self._ended.set()
         self._thread.join()
+        signal.set_wakeup_fd(-1)
+        os.close(self._signals)
+        os.close(self._wakeup)
 
     def clean(self) -> None:
         """Remove the pulses."""
@@ -71,21 +84,32 @@ class Watchdog:
             if (slept := time.monotonic() - looked) > 3 * pause:
                 self.last += slept
             looked = time.monotonic()
-            self._pulse()
+            self._listen()
+            _within(pause, self._pulse)
             stalled = time.monotonic() - self.last
             if stalled < self.patience / 2:
                 seen = {}
                 continue
-            for path in sorted((self.attempt / _FOLDER).glob("r*")):
-                with suppress(OSError):
-                    text = path.read_text()
-                    if seen.get(path.name, ("", 0.0))[0] != text:
-                        seen[path.name] = (text, time.monotonic())
+            _within(pause, partial(self._look, seen))
             if stalled > self.patience:
                 silent = time.monotonic() - max(3 * pause, self.patience / 4)
                 self._give_up(
-                    stalled, [text for text, at in seen.values() if at < silent], [t for t, _ in seen.values()]
+                    stalled,
+                    [text for text, at in list(seen.values()) if at < silent],
+                    [text for text, _ in list(seen.values())],
                 )
+
+    def _look(self, seen: dict[str, tuple[str, float]]) -> None:
+        """Note in `seen` which pulses changed, and when."""
+        for path in sorted((self.attempt / _FOLDER).glob("r*")):
+            with suppress(OSError):
+                text = path.read_text()
+                if seen.get(path.name, ("", 0.0))[0] != text:
+                    seen[path.name] = (text, time.monotonic())
+
+    def _listen(self) -> None:
+        with suppress(BlockingIOError):
+            self._told_to_end |= signal.SIGTERM in os.read(self._signals, 4096)
 
     def _pulse(self) -> None:
         self._pulses += 1
@@ -96,10 +120,23 @@ class Watchdog:
             temporary.replace(self.attempt / _FOLDER / f"r{self.rank:05d}")
 
     def _give_up(self, stalled: float, silent: list[str], pulses: list[str]) -> None:
-        with suppress(OSError), (self.attempt / contract.stacks_txt(self.rank)).open("w") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
-        failure.report(self.attempt, ErrorCode.STALLED, explain(stalled, self.what, silent, pulses))
+        def tell() -> None:
+            with suppress(OSError), (self.attempt / contract.stacks_txt(self.rank)).open("w") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+            if not self._told_to_end:
+                failure.report(self.attempt, ErrorCode.STALLED, explain(stalled, self.what, silent, pulses))
+
+        if self._told_to_end:
+            print(f"hpcjobs: SIGTERM, and no progress for {stalled:.0f} s at {self.what}", file=sys.stderr, flush=True)
+        _within(_TELL_S, tell)
         os._exit(1)
+
+
+def _within(seconds: float, write: Callable[[], None]) -> None:
+    """Do it, but wait no longer: a file system that hangs must not keep a rank from ending."""
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def explain(stalled: float, what: str, silent: list[str], pulses: list[str]) -> str:
