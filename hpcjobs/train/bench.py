@@ -19,9 +19,9 @@ from hpcjobs.train.input import BUFFERED
 from hpcjobs.train.mllog import interrupted
 from hpcjobs.train.precision import agree, estimate, next_check
 from hpcjobs.train.ranks import Interrupted
-from hpcjobs.train.step import Step, optimizer_state
+from hpcjobs.train.step import Step
 from hpcjobs.train.watchdog import Watchdog
-from hpcjobs.train.windows import check_loss
+from hpcjobs.train.windows import tell_window
 
 # Windows of the warm-up: three successive ones must agree, and there is no use in waiting for ever.
 _WINDOW, _AGREE, _PATIENCE = 3, 0.02, 10
@@ -109,20 +109,19 @@ class Benchmark:
             self.watchdog.beat(f"step {self.done}")
             self._heed(self.agreement.after(self.done).signal)
             if self.log and (number - told == self.measure["window_steps"] or number == count):
-                self._tell(number - told, now - opened, loss, warmup)
-                told, opened = number, now
+                steps = number - told
+                tell_window(
+                    self.log,
+                    step=self.done,
+                    steps=steps,
+                    seconds=now - opened,
+                    global_batch=self.global_batch,
+                    loss=(loss - self.loss) / steps,
+                    epoch=1,
+                    warmup=warmup,
+                )
+                told, opened, self.loss = number, now, loss
         return found
-
-    def _tell(self, steps: int, seconds: float, loss: float, warmup: bool) -> None:
-        mean = (loss - self.loss) / steps
-        self.loss = loss
-        check_loss(mean, self.done)
-        assert self.log
-        self.log.event(
-            LogKey.WINDOW,
-            {"throughput": steps * self.global_batch / seconds, "step_ms": 1000 * seconds / steps, "loss": mean},
-            metadata={"step": self.done, "steps": steps, "epoch_num": 1, "warmup": warmup},
-        )
 
     def _decide(self, mine: bool) -> bool:
         """Rank 0's answer on all ranks, unless they are asked to stop."""
@@ -185,7 +184,7 @@ class Benchmark:
 
     def _snapshot(self) -> Callable[[], None]:
         """What puts model, optimizer and loss back to what they are now, bit by bit."""
-        variables = [*self.step.model.variables, *optimizer_state(self.step.optimizer).values(), self.step.loss_sum]
+        variables = [*self.step.variables, self.step.loss_sum]
         copies = [tf.identity(variable) for variable in variables]
 
         def restore() -> None:

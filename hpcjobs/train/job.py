@@ -40,7 +40,7 @@ from hpcjobs.train.intervals import auc_intervals
 from hpcjobs.train.loop import Loop, begin
 from hpcjobs.train.ranks import together
 from hpcjobs.train.schedule import Schedule, schedule
-from hpcjobs.train.step import Step, class_weights, log_odds, make_optimizer, optimizer_state
+from hpcjobs.train.step import Step, class_weights, log_odds, make_optimizer
 from hpcjobs.train.watchdog import Watchdog
 from hpcjobs.train.windows import Windows
 
@@ -322,7 +322,7 @@ def train(setup: Setup, loop: Loop, held: dict[str, str]) -> None:
 def benchmark(setup: Setup, held: dict[str, str], hosts: list[str], watchdog: Watchdog, log: MLLogger | None) -> None:
     """`mode: benchmark`. Collective; raises Interrupted, TrainError."""
     config, plan = setup.config, setup.schedule
-    hvd.broadcast_variables([*setup.step.model.variables, *optimizer_state(setup.step.optimizer).values()], root_rank=0)
+    hvd.broadcast_variables(setup.step.variables, root_rank=0)
     if config.experiment["data"]["repeat"]:
         # Few images make one long epoch, whose steps no end of an epoch interrupts.
         plan = dataclasses.replace(plan, steps_per_epoch=max(plan.steps_per_epoch, _ENDLESS))

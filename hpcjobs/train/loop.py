@@ -166,5 +166,5 @@ def begin(step: Step, folder: Path | None, plateau: rates.Plateau, log: MLLogger
         )
         if progress:
             log.event(LogKey.RESUMED, progress.step)
-    hvd.broadcast_variables([*step.model.variables, *optimizer.values()], root_rank=0)
+    hvd.broadcast_variables(step.variables, root_rank=0)
     return hvd.broadcast_object(progress, root_rank=0, name="progress") or Progress(plateau)

@@ -96,6 +96,11 @@ class Step:
         return tf.reduce_mean(each)
 
     @property
+    def variables(self) -> list[tf.Variable]:
+        """All that a training changes: the model's, and the optimizer's with the loss scale."""
+        return [*self.model.variables, *optimizer_state(self.optimizer).values()]
+
+    @property
     def _is_scaled(self) -> bool:
         return isinstance(self.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 

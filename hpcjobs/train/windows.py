@@ -22,6 +22,21 @@ def check_loss(loss: float, step: int) -> None:
         )
 
 
+def tell_window(
+    log: MLLogger, *, step: int, steps: int, seconds: float, global_batch: int, loss: float, epoch: int, warmup: bool
+) -> None:
+    """The line of a window of `steps` steps, the last of which is `step`; `loss` is their mean.
+
+    Raises TrainError (nan_loss) instead where the loss is not finite.
+    """
+    check_loss(loss, step)
+    log.event(
+        LogKey.WINDOW,
+        {"throughput": steps * global_batch / seconds, "step_ms": 1000 * seconds / steps, "loss": loss},
+        metadata={"step": step, "steps": steps, "epoch_num": epoch, "warmup": warmup},
+    )
+
+
 class Windows:
     """Tells the log of the first step and of windows of steps. On rank 0.
 
@@ -71,15 +86,13 @@ class Windows:
         loss_sum = float(self.loss_sum)
         seconds = time.perf_counter() - self.started
         steps = step - self.opened
-        loss = (loss_sum - self.loss_before) / steps
-        check_loss(loss, step)
-        self.log.event(
-            LogKey.WINDOW,
-            {"throughput": steps * self.global_batch / seconds, "step_ms": 1000 * seconds / steps, "loss": loss},
-            metadata={
-                "step": step,
-                "steps": steps,
-                "epoch_num": self.opened // self.schedule.steps_per_epoch + 1,
-                "warmup": self.opened < self.warm,
-            },
+        tell_window(
+            self.log,
+            step=step,
+            steps=steps,
+            seconds=seconds,
+            global_batch=self.global_batch,
+            loss=(loss_sum - self.loss_before) / steps,
+            epoch=self.opened // self.schedule.steps_per_epoch + 1,
+            warmup=self.opened < self.warm,
         )

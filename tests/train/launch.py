@@ -18,6 +18,15 @@ from hpcjobs.contract import RunConfig
 from hpcjobs.spec import Experiment, to_builtins
 
 
+def run_config(**changes: Any) -> RunConfig:
+    """A run.yaml of one rank on one CPU of one node, but for `changes`."""
+    plain: dict[str, Any] = {
+        **{"sweep": "test", "run": "r", "params": "", "repeat": 1, "seed": 3, "gpus": 1, "nodes": 1},
+        **{"tasks_per_node": 1, "cpus_per_task": 1, "device": "cpu", "data_dir": "/data", "experiment": {}},
+    }
+    return RunConfig(**plain | changes)
+
+
 def make_run(folder: Path, data: Path, /, *, gpus: int, mode: str = "train", **changes: Mapping[str, Any]) -> Path:
     """A run folder with an attempt a001; its run.yaml. `changes` override sections of a demo-like experiment."""
     sections: dict[str, dict[str, Any]] = {
@@ -31,20 +40,7 @@ def make_run(folder: Path, data: Path, /, *, gpus: int, mode: str = "train", **c
         sections[section] = sections.get(section, {}) | dict(values)
     experiment = to_builtins(msgspec.convert({"name": "test", "mode": mode, **sections}, Experiment))
     (folder / "a001").mkdir(parents=True)
-    config = RunConfig(
-        sweep="test",
-        run=folder.name,
-        params="",
-        repeat=1,
-        seed=3,
-        gpus=gpus,
-        nodes=1,
-        tasks_per_node=gpus,
-        cpus_per_task=1,
-        device="cpu",
-        data_dir=str(data),
-        experiment=experiment,
-    )
+    config = run_config(run=folder.name, gpus=gpus, tasks_per_node=gpus, data_dir=str(data), experiment=experiment)
     (folder / "run.yaml").write_text(contract.dump_run(config))
     return folder / "run.yaml"
 

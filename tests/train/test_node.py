@@ -11,6 +11,7 @@ import pytest
 
 from hpcjobs.contract import RunConfig
 from hpcjobs.train import node
+from tests.train.launch import run_config
 
 LISTING = """\
 GPU 0: Tesla V100-SXM2-16GB (UUID: GPU-aaaa-0)
@@ -27,20 +28,8 @@ tmpfs /scratch/my\\040data tmpfs rw 0 0
 
 
 def config(data: Path, cache: str = "none") -> RunConfig:
-    return RunConfig(
-        sweep="s",
-        run="r",
-        params="",
-        repeat=1,
-        seed=1,
-        gpus=2,
-        nodes=1,
-        tasks_per_node=2,
-        cpus_per_task=1,
-        device="gpu",
-        data_dir=str(data),
-        experiment={"data": {"cache": cache}},
-    )
+    experiment = {"data": {"cache": cache}}
+    return run_config(gpus=2, tasks_per_node=2, device="gpu", data_dir=str(data), experiment=experiment)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from hpcjobs.contract import RunConfig
 from hpcjobs.train import __main__, transport
 from hpcjobs.train.transport import Transport
+from tests.train.launch import run_config
 
 # 2.18 on rank 3, the last of a node of four V100s with NVLink and one InfiniBand port.
 NVLINK_AND_IB = """\
@@ -151,20 +152,8 @@ def test_a_port_is_infiniband_by_its_link_layer(tmp_path: Path, layers: dict[str
 
 
 def config(device: str) -> RunConfig:
-    return RunConfig(
-        sweep="s",
-        run="r",
-        params="",
-        repeat=1,
-        seed=1,
-        gpus=4,
-        nodes=1,
-        tasks_per_node=4,
-        cpus_per_task=2,
-        device=device,
-        data_dir="/data",
-        experiment={"horovod": {"fusion_mib": None, "cycle_ms": None}},
-    )
+    experiment = {"horovod": {"fusion_mib": None, "cycle_ms": None}}
+    return run_config(gpus=4, tasks_per_node=4, cpus_per_task=2, device=device, experiment=experiment)
 
 
 @pytest.fixture
