@@ -52,6 +52,20 @@ class JobState:
 
 
 @dataclasses.dataclass(frozen=True)
+class Order:
+    """What a submission asks for beside script, indices and name.
+
+    `arguments` go to the script; at most `throttle` tasks run at a time; the job starts after the end,
+    however it is, of the jobs `after`; the nodes `exclude` are none of its own.
+    """
+
+    arguments: tuple[str, ...] = ()
+    throttle: int | None = None
+    after: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Limits:
     """What a site allows; None is no limit known. `max_array` is the number of tasks of one array."""
 
