@@ -1,4 +1,4 @@
-"""A sweep on disk: layout, journal, lock, provenance. The files are the only store."""
+"""A sweep on disk: layout, journal, lock. The files are the only store."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import re
 import secrets
-import socket
-import subprocess
 import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hpcjobs import __version__, contract
+from hpcjobs import contract
 from hpcjobs.errors import InputError
 from hpcjobs.files import read_json
 from hpcjobs.lock import held
@@ -175,32 +171,3 @@ def read_aborts(attempt: Path) -> list[dict[str, Any]]:
     """What each rank that gave up left behind, the earliest first."""
     found = [read_json(path) for path in sorted(attempt.glob("abort-r*.json"))]
     return sorted((abort for abort in found if abort), key=lambda abort: float(abort.get("time", 0)))
-
-
-# --- provenance ----------------------------------------------------------------------------------
-
-
-def provenance(command: list[str], profile: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a sweep comes from: versions, git state of the working folder, command, profile, user, time."""
-    return {
-        "hpcjobs": __version__,
-        "python": platform.python_version(),
-        "host": socket.gethostname(),
-        "user": os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid{os.getuid()}",
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": command,
-        "cwd": os.getcwd(),
-        "git": _git_state(Path.cwd()),
-        "cluster": dict(profile),
-    }
-
-
-def _git_state(folder: Path) -> dict[str, Any] | None:
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain") == ""}
-    except (OSError, subprocess.SubprocessError):
-        return None

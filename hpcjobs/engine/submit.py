@@ -12,6 +12,7 @@ from hpcjobs.engine.sweep import Sweep, to_yaml
 from hpcjobs.errors import InputError, SubmitRefused
 from hpcjobs.files import write_atomic, write_json
 from hpcjobs.plan import Group, PlannedRun
+from hpcjobs.provenance import provenance
 from hpcjobs.spec import to_builtins
 
 
@@ -60,7 +61,7 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
             folder = where.run(run.name)
             (folder / contract.CHECKPOINTS).mkdir(parents=True)
             write_atomic(folder / contract.RUN_YAML, dump_run(run_config(sweep, run)))
-    write_json(where.provenance, rundir.provenance(command, to_builtins(sweep.plan.cluster)))
+    write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
     write_atomic(where.sweep_yaml, yaml.safe_dump(to_yaml(sweep.id, sweep.plan), sort_keys=False, allow_unicode=True))
 
 
