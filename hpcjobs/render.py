@@ -30,9 +30,12 @@ def quote(value: object) -> str:
     return shlex.quote(text)
 
 
-def job_name(sweep: str, group: str) -> str:
-    """The Slurm job name: it holds the sweep's id, so that one query finds every job of a sweep."""
-    return f"hpcjobs-{sweep}-{group}"
+def job_name(sweep: str, group: str, submission: int) -> str:
+    """The Slurm job name of a submission (from 1) of a group.
+
+    It holds the sweep's id, so that one query finds every job of a sweep.
+    """
+    return f"hpcjobs-{sweep}-{group}-s{submission:02d}"
 
 
 def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
@@ -81,7 +84,7 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
     """(option, value) of each #SBATCH line, in order; value None is a bare flag."""
     size = group.size
     lines: list[tuple[str, object]] = [
-        ("job-name", job_name(sweep, group.name)),
+        ("job-name", job_name(sweep, group.name, 1)),  # sbatch's command line names the others
         ("comment", f"hpcjobs sweep {sweep}"),
         ("array", f"0-{len(group.runs) - 1}"),
         # A percent sign in a folder's name is no pattern of Slurm's.

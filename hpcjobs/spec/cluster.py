@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
 
-from hpcjobs.spec.words import Name, OneLine, PositiveInt, Section, VariableName
+from hpcjobs.spec.words import Name, NonNegativeInt, OneLine, PositiveInt, Section, VariableName
+
+# Slurm's forms: MINUTES, MINUTES:SECONDS, HH:MM:SS, DAYS-HH, DAYS-HH:MM, DAYS-HH:MM:SS.
+TimeLimit = Annotated[str, msgspec.Meta(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")]
+# #SBATCH options without the dashes, such as {mail-type: FAIL}; true: a flag; false: not that option.
+SbatchOptions = dict[Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z-]*$")], OneLine | int | bool]
+
+
+class Collect(Section, frozen=True, kw_only=True):
+    """The last small job of a sweep: it collects and reports once all others have ended."""
+
+    # false: none is submitted.
+    job: bool = True
+    # absent: the profile's own, with its qos and constraint. The profile's account is used either way.
+    partition: OneLine | None = None
+    time: TimeLimit | None = "00:15:00"
+    # true, where compute nodes may submit: it also runs again what `retry` allows.
+    retries: bool = False
+    # More #SBATCH options, of this job alone.
+    sbatch: SbatchOptions = msgspec.field(default_factory=dict)
 
 
 class Cluster(Section, frozen=True, kw_only=True):
@@ -47,11 +68,21 @@ class Cluster(Section, frozen=True, kw_only=True):
     constraint: OneLine | None = None
     exclude: OneLine | None = None
     # Slurm's forms: MINUTES, HH:MM:SS, D-HH:MM:SS.
-    time: Annotated[str, msgspec.Meta(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")] | None = None
-    # More #SBATCH options, without the dashes, such as {mail-type: FAIL}; true: a flag.
-    sbatch: dict[Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z-]*$")], OneLine | int | bool] = msgspec.field(
-        default_factory=dict
+    time: TimeLimit | None = None
+    # Seconds before the end of that time at which the job is told, to write a checkpoint; 0: it is not. Slurm may
+    # be a minute early: a job with no more time than that is not told.
+    signal_s: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 120
+    # How often a job that was told so is started again, from its checkpoint; 0: never.
+    requeues: NonNegativeInt = 3
+    # Classes of failure after which a run is submitted again, and how often each run: node_failure, boot_failure,
+    # preempted, interrupted, lost, timeout, stalled.
+    retry: dict[str, NonNegativeInt] = msgspec.field(
+        default_factory=lambda: {"node_failure": 2, "boot_failure": 2, "preempted": 2, "interrupted": 2}
     )
+    # The last small job.
+    collect: Collect = Collect()
+    # More #SBATCH options, without the dashes, such as {mail-type: FAIL}; true: a flag.
+    sbatch: SbatchOptions = msgspec.field(default_factory=dict)
     # `module load` lines, in order.
     modules: tuple[OneLine, ...] = ()
     # Shell lines run before the launcher, as they are.
@@ -64,46 +95,100 @@ class Cluster(Section, frozen=True, kw_only=True):
     template: OneLine | None = None
 
     def __post_init__(self) -> None:
-        owned = sorted(set(self.sbatch) & OWNED_SBATCH)
-        if owned:
-            raise ValueError(f"sbatch.{owned[0]} is set by hpcjobs itself; use the profile's own key or leave it out")
+        _refuse("sbatch", self.sbatch, OWNED_SBATCH)
+        _refuse("collect.sbatch", self.collect.sbatch, OWNED_BY_COLLECTOR)
+        for kind in self.retry:
+            if kind not in RETRYABLE:
+                raise ValueError(f"retry.{kind}: {_why_not(kind)}; may be retried: {', '.join(RETRYABLE)}")
         if self.gpu_request != "none" and self.gpus_per_node is None:
             raise ValueError(f"gpu_request {self.gpu_request} needs gpus_per_node")
 
+    @property
+    def told_s(self) -> int:
+        """Seconds before the end at which a job is told; 0 where it is not, for it has too little time for that."""
+        return self.signal_s if self.time is None or seconds(self.time) > self.signal_s + EARLY_S else 0
 
-# What hpcjobs writes into the script or onto sbatch's command line itself.
-OWNED_SBATCH = frozenset(
-    (
-        "account",
-        "array",
-        "comment",
-        "constraint",
-        "cpus-per-gpu",
-        "cpus-per-task",
-        "error",
-        "exclude",
-        "exclusive",
-        "gpus",
-        "gpus-per-node",
-        "gpus-per-task",
-        "gres",
-        "job-name",
-        "mem",
-        "mem-per-cpu",
-        "mem-per-gpu",
-        "nodes",
-        "ntasks",
-        "ntasks-per-node",
-        "open-mode",
-        "output",
-        "oversubscribe",
-        "parsable",
-        "partition",
-        "qos",
-        "requeue",
-        "reservation",
-        "time",
-        "wait",
-        "wrap",
-    )
-)
+
+# Slurm may send the signal of `--signal` so many seconds earlier than asked.
+EARLY_S = 60
+
+# Classes of failure that come from outside a run, or may pass: only these may be retried.
+RETRYABLE = ("node_failure", "boot_failure", "preempted", "interrupted", "lost", "timeout", "stalled")
+_AGAIN = {
+    "out_of_memory": "the same memory would not do the next time either",
+    "traceback": "the same code would fail again",
+    "no_measurement": "it would measure nothing again",
+    "nan_loss": "the same numbers would come again",
+}
+
+
+def _why_not(kind: str) -> str:
+    near = difflib.get_close_matches(kind, RETRYABLE, n=1, cutoff=0.8)
+    return f"did you mean '{near[0]}'?" if near else _AGAIN.get(kind, "such a run would fail again")
+
+
+def seconds(time: str) -> int:
+    """A time limit in one of Slurm's forms, in seconds."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, secs = (*parts, 0, 0)[:3]
+    elif len(parts) == 3:
+        hours, minutes, secs = parts
+    else:
+        hours, minutes, secs = (0, *parts, 0)[:3]
+    return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + secs
+
+
+def _refuse(section: str, options: SbatchOptions, owned: Mapping[str, str]) -> None:
+    for option in sorted(options.keys() & owned.keys()):
+        cure = f"use the profile's own key {owned[option]}" if owned[option] else "leave it out"
+        raise ValueError(f"{section}.{option} is set by hpcjobs itself; {cure}")
+
+
+# What hpcjobs writes into the script or onto sbatch's command line itself, and the profile's key for it.
+OWNED_SBATCH: Mapping[str, str] = {
+    "account": "account",
+    "array": "",
+    "comment": "",
+    "constraint": "constraint",
+    "cpus-per-gpu": "cpus_per_gpu",
+    "cpus-per-task": "cpus_per_gpu",
+    "dependency": "",
+    "error": "",
+    "exclude": "exclude",
+    "exclusive": "sharing",
+    "gpus": "gpu_request",
+    "gpus-per-node": "gpu_request",
+    "gpus-per-task": "gpu_request",
+    "gres": "gpu_request",
+    "job-name": "",
+    "kill-on-invalid-dep": "",
+    "mem": "mem_per_gpu_mib",
+    "mem-per-cpu": "mem_per_gpu_mib",
+    "mem-per-gpu": "mem_per_gpu_mib",
+    "no-requeue": "requeues",
+    "nodes": "nodes",
+    "ntasks": "",
+    "ntasks-per-node": "gpus_per_node",
+    "open-mode": "",
+    "output": "",
+    "oversubscribe": "sharing",
+    "parsable": "",
+    "partition": "partition",
+    "qos": "qos",
+    "requeue": "requeues",
+    "reservation": "reservation",
+    "signal": "signal_s",
+    "time": "time",
+    "wait": "",
+    "wrap": "",
+}
+
+# The same of the last job, which has no GPUs, a single task, and what memory its options ask for.
+OWNED_BY_COLLECTOR: Mapping[str, str] = {
+    **{option: "" for option, key in OWNED_SBATCH.items() if not key},
+    **dict.fromkeys(("exclusive", "nodes", "no-requeue", "ntasks-per-node", "requeue", "signal"), ""),
+    "partition": "collect.partition",
+    "time": "collect.time",
+}

@@ -9,6 +9,7 @@ import pytest
 from hpcjobs import profiles
 from hpcjobs.errors import InputError
 from hpcjobs.spec import Cluster, Experiment, load, parse_scalar, to_builtins
+from hpcjobs.spec.cluster import seconds
 
 GOOD = "name: mine\nbatch:\n  local: 8\n"
 
@@ -53,9 +54,51 @@ def test_a_missing_key_and_a_missing_file_are_named(tmp_path: Path) -> None:
         load(tmp_path / "nowhere.yaml", Experiment)
 
 
-def test_a_profile_may_not_set_what_hpcjobs_sets_itself(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"sbatch\.array is set by hpcjobs itself"):
-        load(write(tmp_path, "name: mine\ngpus_per_node: 4\nsbatch:\n  array: 0-9\n"), Cluster)
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sbatch: {array: 0-9}", "sbatch.array is set by hpcjobs itself; leave it out"),
+        ("sbatch: {dependency: 'afterok:1'}", "sbatch.dependency is set by hpcjobs itself; leave it out"),
+        ("sbatch: {signal: 'B:USR1@60'}", "sbatch.signal is set by hpcjobs itself; use the profile's own key signal_s"),
+        ("sbatch: {requeue: true}", "sbatch.requeue is set by hpcjobs itself; use the profile's own key requeues"),
+        (
+            "sbatch: {no-requeue: true}",
+            "sbatch.no-requeue is set by hpcjobs itself; use the profile's own key requeues",
+        ),
+        (
+            "collect: {sbatch: {time: 5}}",
+            "collect.sbatch.time is set by hpcjobs itself; use the profile's own key collect",
+        ),
+        ("collect: {time: soon}", "key 'collect.time': expected text matching"),
+        ("signal_s: 70000", "key 'signal_s': expected a whole number <= 65535, got 70000"),
+        ("retry: {out_of_memory: 1}", "retry.out_of_memory: the same memory would not do the next time either; may be"),
+        ("retry: {data_missing: 1}", "retry.data_missing: such a run would fail again; may be retried: node_failure, "),
+        ("retry: {node_failiure: 1}", "retry.node_failiure: did you mean 'node_failure'?"),
+        ("retry: {lost: -1}", "key 'retry': expected a whole number >= 0"),
+    ],
+)
+def test_a_profile_may_not_set_what_is_not_its_own(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load(write(tmp_path, f"name: mine\ngpus_per_node: 4\n{text}\n"), Cluster)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("5", 300), ("1:30", 90), ("01:02:03", 3723), ("1-2", 93600), ("1-2:3", 93780), ("1-00:00:05", 86405)],
+)
+def test_a_time_limit_is_read_as_slurm_reads_it(text: str, limit: int) -> None:
+    assert seconds(text) == limit
+
+
+def test_a_job_is_told_of_its_end_where_it_has_time_for_that(tmp_path: Path) -> None:
+    def told(text: str) -> int:
+        return load(write(tmp_path, f"name: mine\ngpus_per_node: 4\n{text}\n"), Cluster).told_s
+
+    assert [told(text) for text in ("", 'time: "10"', "signal_s: 0")] == [120, 120, 0]
+    # Slurm may be a minute early, and would interrupt it as soon as it has started.
+    assert told('time: "3"') == 0
+    assert told('time: "3"\nsignal_s: 90') == 90
 
 
 @pytest.mark.parametrize("found", profiles.available(Experiment), ids=lambda found: found.name)
