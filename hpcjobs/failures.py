@@ -96,3 +96,8 @@ def classify(
 def failure(kind: str, evidence: str) -> Failure:
     """A Failure of that class with its hint."""
     return Failure(kind, evidence, HINTS[kind], kind in _RETRYABLE)
+
+
+def cancelled_by_slurm(line: str) -> bool:
+    """Whether a log's line says that Slurm itself cancelled the job because of its memory: that is its failure."""
+    return re.search(r"exceeded (job |virtual |step )*memory limit", line, re.IGNORECASE) is not None
