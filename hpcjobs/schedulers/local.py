@@ -15,13 +15,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcjobs.errors import SubmitRefused
 from hpcjobs.files import read_json, write_json
-from hpcjobs.records import JobState, Limits, RunState
+from hpcjobs.records import JobState, Limits, Order, RunState
 
 # Time from SIGTERM to SIGKILL of a cancelled task, in seconds (Slurm's KillWait is 30).
 KILL_WAIT_S = 10.0
@@ -33,15 +33,17 @@ class LocalScheduler:
     """The scheduler of one sweep on this machine.
 
     `folder` holds its state; `output` is the folder of the tasks' output; `epilogue` is a command that
-    the runner runs when no task is left (it collects).
+    the runner runs when no task is left (it collects); `requeues` is how often a task that was told to
+    write a checkpoint starts again.
     """
 
-    def __init__(self, folder: Path, output: Path, epilogue: Sequence[str] = ()):
+    def __init__(self, folder: Path, output: Path, epilogue: Sequence[str] = (), requeues: int = 0):
         self.folder = folder
         self.output = output
         self.epilogue = list(epilogue)
+        self.requeues = requeues
 
-    def submit(self, script: Path, indices: Sequence[int], name: str) -> str:
+    def submit(self, script: Path, indices: Sequence[int], name: str, order: Order) -> str:
         """Queue the tasks and make sure that a runner is there. Returns the job's number."""
         for part in ("jobs", "tasks", "cancelled"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,7 @@ class LocalScheduler:
             "indices": list(indices),
             "output": str(self.output),
             "epilogue": self.epilogue,
+            "arguments": list(order.arguments),
             "submitted": time.time(),
         }
         fresh = self.folder / "jobs" / f".new.{os.getpid()}"
@@ -78,22 +81,25 @@ class LocalScheduler:
                 start_new_session=True,
             )
 
-    def find(self, sweep_id: str) -> dict[str, str]:
-        """Job names that hold `sweep_id`, with their numbers."""
-        return {job["name"]: number for number, job in _jobs(self.folder) if sweep_id in job["name"]}
+    def find(self, sweep_id: str) -> dict[str, list[str]]:
+        """Job names that hold `sweep_id`, with their numbers, also of jobs that have ended."""
+        found: dict[str, list[str]] = {}
+        for number, job in _jobs(self.folder):
+            if sweep_id in job["name"]:
+                found.setdefault(job["name"], []).append(number)
+        return found
 
-    def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:
-        """States of all tasks of jobs `ids`."""
-        wanted = set(ids)
+    def poll(self, tasks: Collection[str]) -> Mapping[str, JobState]:
+        """States of the known ones of these tasks (`JOB_INDEX`)."""
+        wanted = set(tasks)
         runner = _runner_lives(self.folder)
         states = {}
         for number, job in _jobs(self.folder):
-            if number not in wanted:
-                continue
             young = time.time() - job["submitted"] < RUNNER_START_S
             for index in job["indices"]:
                 task = f"{number}_{index}"
-                states[task] = _state(self.folder, task, runner or young)
+                if task in wanted:
+                    states[task] = _state(self.folder, task, runner or young)
         return states
 
     def cancel(self, ids: Sequence[str]) -> None:
@@ -120,11 +126,11 @@ class LocalScheduler:
         """None."""
         return Limits()
 
-    def test(self, script: Path) -> str:
+    def test(self, text: str) -> str:
         """Whether bash can parse the script. Raises SubmitRefused."""
-        done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, timeout=30)
         if done.returncode:
-            raise SubmitRefused(f"{script}: bash cannot parse it: {done.stderr.strip()}")
+            raise SubmitRefused(f"bash cannot parse the script: {done.stderr.strip()}")
         return "bash can parse the script"
 
 
@@ -251,7 +257,7 @@ def _run_task(folder: Path, number: str, index: int, job: Mapping[str, Any]) -> 
     path = folder / "tasks" / f"{number}_{index}.json"
     with (Path(job["output"]) / f"{number}_{index}.out").open("ab") as output:
         process = subprocess.Popen(
-            ["bash", job["script"]],
+            ["bash", job["script"], *job["arguments"]],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

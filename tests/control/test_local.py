@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hpcjobs.errors import SubmitRefused
-from hpcjobs.records import JobState, RunState
+from hpcjobs.records import JobState, Order, RunState
 from hpcjobs.schedulers import local
 from hpcjobs.schedulers.local import LocalScheduler
 
@@ -34,13 +34,13 @@ class Site:
         (folder / "out").mkdir()
         self.scheduler = LocalScheduler(folder / "state", folder / "out", epilogue)
 
-    def submit(self, script: str, indices: list[int], name: str = "job") -> str:
+    def submit(self, script: str, indices: list[int], name: str = "job", order: Order | None = None) -> str:
         path = self.folder / f"{name}.sh"
         path.write_text(script)
-        return self.scheduler.submit(path, indices, name)
+        return self.scheduler.submit(path, indices, name, order or Order())
 
     def task(self, task: str) -> JobState:
-        return self.scheduler.poll([task.partition("_")[0]]).get(task, JobState(None, ""))
+        return self.scheduler.poll([task]).get(task, JobState(None, ""))
 
     def wait(self, task: str, state: RunState) -> JobState:
         until(lambda: self.task(task).state is state)
@@ -122,7 +122,8 @@ def test_the_runner_outlives_the_session_that_submitted(site: Site) -> None:
     state, out, script = (str(site.folder / name) for name in ("state", "out", "s.sh"))
     code = (
         "import sys; from pathlib import Path; from hpcjobs.schedulers.local import LocalScheduler;"
-        f"LocalScheduler(Path({state!r}), Path({out!r})).submit(Path({script!r}), [0], 'x'); sys.stdin.read()"
+        "from hpcjobs.records import Order;"
+        f"LocalScheduler(Path({state!r}), Path({out!r})).submit(Path({script!r}), [0], 'x', Order()); sys.stdin.read()"
     )
     (site.folder / "s.sh").write_text(f"sleep 1; echo done >{site.folder}/marker")
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True)
@@ -154,7 +155,7 @@ def test_a_later_submission_finds_or_starts_a_runner(site: Site) -> None:
     site.wait(f"{second}_0", RunState.DONE)
     third = site.submit("true", [0], "c-sweep7")
     site.wait(f"{third}_0", RunState.DONE)
-    assert site.scheduler.find("sweep7") == {"b-sweep7": second, "c-sweep7": third}
+    assert site.scheduler.find("sweep7") == {"b-sweep7": [second], "c-sweep7": [third]}
     assert len({first, second, third}) == 3
 
 
@@ -167,6 +168,13 @@ def test_the_epilogue_runs_once_when_no_task_is_left(tmp_path: Path) -> None:
 
 
 def test_a_script_that_bash_cannot_parse_is_refused(site: Site) -> None:
-    (site.folder / "bad.sh").write_text("if true; then\n")
     with pytest.raises(SubmitRefused, match="syntax error"):
-        site.scheduler.test(site.folder / "bad.sh")
+        site.scheduler.test("if true; then\n")
+    assert "can parse" in site.scheduler.test("if true; then echo; fi\n")
+
+
+def test_the_orders_arguments_reach_the_script(site: Site) -> None:
+    words = ("2", "two words", "$(true) 'q' \n ä")
+    job = site.submit('printf "%s|" "$@"', [0], order=Order(arguments=words))
+    site.wait(f"{job}_0", RunState.DONE)
+    assert (site.folder / "out" / f"{job}_0.out").read_text() == "".join(f"{word}|" for word in words)
