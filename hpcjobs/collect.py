@@ -40,11 +40,11 @@ def _run(where: SweepDir, name: str, state: RunState, failure: str, *, shared: b
     attempt, measured = _newest(where, name)
     claim = (read_json(attempt / contract.CLAIM) or {}) if attempt else {}
     local_batch, global_batch = split_batch(config.experiment["batch"], config.gpus)
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"start": claim.get("start")}
     nodes: Sequence[str] = expand(str(claim.get("nodelist", "")))
     if measured is not None:
         started = claim.get("start")
-        fields = {
+        fields |= {
             name: getattr(measured, name)
             for name in (
                 "images_per_sec",

@@ -173,6 +173,8 @@ class Run(_Point):
     state: RunState
     failure: str
     source: str
+    # Of the attempt that counts: when its job script began, in seconds since the epoch.
+    start: float | None = None
 
     def row(self) -> dict[str, object]:
         """The run as `runs.csv` writes it, in the order of RUN_COLUMNS."""
@@ -232,7 +234,8 @@ REPORT_COLUMNS: Mapping[str, str] = {
     "warmup_unsettled: a benchmark whose step times did not settle; "
     "precision_not_reached: a benchmark that ended at its limit of steps; "
     "throttled: a GPU was slowed by heat or its power supply; power_capped: a GPU stood at its power cap most of "
-    "the time; ecc_errors: memory errors that ECC could not mend; foreign_processes: another job used a GPU",
+    "the time; ecc_errors: memory errors that ECC could not mend; foreign_processes: another job used a GPU; "
+    "time_size_confounded: runs of one size began before those of another, so that a drift in time looks like scaling",
 }
 
 # Columns of runs.csv: who the run is, then the same per-run columns.
@@ -255,6 +258,7 @@ FLAG_OVERSUBSCRIBED = "oversubscribed"
 FLAG_SHORT_WARMUP = "short_warmup"
 FLAG_UNSETTLED = "warmup_unsettled"
 FLAG_IMPRECISE = "precision_not_reached"
+FLAG_CONFOUNDED = "time_size_confounded"
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:

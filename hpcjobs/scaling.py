@@ -7,9 +7,11 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from hpcjobs.records import Run, ScalingRow
+from hpcjobs.records import FLAG_CONFOUNDED, Run, ScalingRow
 
 CONFIDENCE = 0.95
+# Rank correlation of size and start time beyond which the two cannot be told apart.
+CONFOUNDED = 0.7
 _MEANS = (
     *("step_ms", "input_wait_ms", "allreduce_ms", "epoch_s", "time_to_train_s", "startup_s", "eval_s", "mean_auc"),
     "skew_ms",
@@ -31,6 +33,20 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return mean - half, mean + half
 
 
+def start_correlation(runs: Iterable[Run]) -> float | None:
+    """Spearman's rank correlation of size and start time over the measured runs, of which some start is known.
+
+    None where it is not defined: fewer than two sizes or two starts. (Spearman, Am. J. Psychology 15, 1904.)
+    """
+    known = [(run.gpus, run.start) for run in runs if run.images_per_sec is not None and run.start is not None]
+    sizes, starts = [gpus for gpus, _ in known], [start for _, start in known]
+    if len(set(sizes)) < 2 or len(set(starts)) < 2:
+        return None
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(sizes, starts).statistic)
+
+
 def table(runs: Iterable[Run]) -> list[ScalingRow]:
     """One row per GPU count and parameter set, by params, then size. A failed size keeps its row.
 
@@ -38,9 +54,12 @@ def table(runs: Iterable[Run]) -> list[ScalingRow]:
     same experiment and params.
     """
     points: dict[tuple[str, str, int], list[Run]] = {}
+    series: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         points.setdefault((run.experiment, run.params, run.gpus), []).append(run)
-    rows = [_row(points[key]) for key in sorted(points)]
+        series.setdefault((run.experiment, run.params), []).append(run)
+    confounded = {key for key, those in series.items() if abs(start_correlation(those) or 0.0) > CONFOUNDED}
+    rows = [_row(points[key], [FLAG_CONFOUNDED] if key[:2] in confounded else []) for key in sorted(points)]
     bases: dict[tuple[str, str], ScalingRow] = {}
     for row in rows:
         if row.images_per_sec is not None:
@@ -48,7 +67,7 @@ def table(runs: Iterable[Run]) -> list[ScalingRow]:
     return [_compare(row, bases.get((row.experiment, row.params))) for row in rows]
 
 
-def _row(runs: Sequence[Run]) -> ScalingRow:
+def _row(runs: Sequence[Run], flags: Iterable[str]) -> ScalingRow:
     first = runs[0]
     measured = [run for run in runs if run.images_per_sec is not None]
     rates = [run.images_per_sec for run in measured if run.images_per_sec is not None]
@@ -74,7 +93,7 @@ def _row(runs: Sequence[Run]) -> ScalingRow:
         time_to_train_kind=_words(run.time_to_train_kind for run in measured),
         job_ids=_words(run.job_ids for run in runs),
         nodelist=_words(run.nodelist for run in runs),
-        flags=_words(run.flags for run in runs),
+        flags=_words([*(run.flags for run in runs), *flags]),
         **means,
     )
 

@@ -58,6 +58,33 @@ def test_students_interval_of_three_repeats() -> None:
     assert (row.runs, row.images_per_sec, row.images_per_sec_low) == (3, 10.0, low)
 
 
+@pytest.mark.parametrize(
+    ("starts", "flagged"),
+    [
+        ([0, 1, 2, 3, 4, 5], True),  # one size after the other
+        ([5, 4, 3, 2, 1, 0], True),  # the largest first
+        ([0, 3, 1, 4, 2, 5], False),  # repeat by repeat: 1, 2, 4 and again 1, 2, 4
+        ([7, 7, 7, 7, 7, 7], False),  # all at once
+        ([None] * 6, False),
+    ],
+)
+def test_a_size_that_ran_at_its_own_time_is_flagged(starts: list[float | None], flagged: bool) -> None:
+    runs = [
+        run(gpus, 100.0 * gpus, repeat, start=start)
+        for (gpus, repeat), start in zip([(g, r) for g in (1, 2, 4) for r in (1, 2)], starts, strict=True)
+    ]
+    assert [row.flags for row in table(runs)] == ["time_size_confounded" if flagged else ""] * 3
+
+
+def test_only_the_params_that_are_confounded_are_flagged() -> None:
+    mixed = [run(1, 1.0, params="a=1", start=5), run(2, 2.0, params="a=1", start=1), run(4, 4.0, params="a=1", start=6)]
+    # A size that failed has no say.
+    ordered = [run(n, float(n), params="a=2", start=n) for n in (1, 2, 4)] + [run(8, None, params="a=2", start=0)]
+    flags = {(row.params, row.gpus): row.flags for row in table(mixed + ordered)}
+    assert {params for (params, _), words in flags.items() if words} == {"a=2"}
+    assert flags["a=2", 8] == "time_size_confounded"
+
+
 def test_ids_and_nodes_are_listed_once() -> None:
     runs = [run(4, 1.0, 1, job_ids="5_0", nodelist="n1 n2"), run(4, 1.0, 2, job_ids="5_1", nodelist="n2 n3")]
     (row,) = table(runs)
