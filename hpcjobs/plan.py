@@ -13,6 +13,9 @@ from hpcjobs.contract import split_batch
 from hpcjobs.errors import InputError
 from hpcjobs.spec import Cluster, Document, Experiment, convert, parse_scalar, to_builtins
 
+# The group of the one job that runs everything.
+ALLOCATION = "all"
+
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
@@ -51,18 +54,38 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
+class Terms:
+    """How a sweep's runs are sent, beside what they are.
+
+    `throttle`: tasks of one array that may run at a time; absent: any. `max_array`: tasks that one array
+    may have; absent: any. `one_allocation`: one job of the largest size runs everything, one after another.
+    """
+
+    throttle: int | None = None
+    max_array: int | None = None
+    one_allocation: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
-    """All runs of a sweep, by script."""
+    """All runs of a sweep, by script. `allocation` holds them all in the order in which one job runs them."""
 
     cluster: Cluster
     variants: tuple[Variant, ...]
     groups: tuple[Group, ...]
     repeats: int
+    terms: Terms = Terms()
+    allocation: Group | None = None
 
     @property
     def runs(self) -> list[PlannedRun]:
         """All runs, smallest size first."""
         return [run for group in self.groups for run in group.runs]
+
+    @property
+    def sent(self) -> tuple[Group, ...]:
+        """The groups that are submitted: each size's, or the one allocation."""
+        return self.groups if self.allocation is None else (self.allocation,)
 
 
 def parse_gpus(text: str) -> list[int]:
@@ -138,12 +161,16 @@ def _locate_data(document: Document, by_setting: bool) -> None:
         section["dir"] = str((base / Path(folder).expanduser()).resolve())
 
 
-def make_plan(gpus: Sequence[int], variants: Sequence[Variant], cluster: Cluster, repeats: int) -> Plan:
+def make_plan(
+    gpus: Sequence[int], variants: Sequence[Variant], cluster: Cluster, repeats: int, terms: Terms | None = None
+) -> Plan:
     """All runs of a sweep, each with its name.
 
-    The index order within a script is repeat by repeat, so that an interrupted sweep has whole
-    repeats. Raises InputError where a size or a global batch does not fit.
+    The index order within a script is repeat by repeat, so that an interrupted sweep has whole repeats.
+    A size with more runs than an array may have tasks gets several scripts. Raises InputError where a
+    size or a global batch does not fit.
     """
+    terms = terms or Terms()
     groups = []
     for size in (size_of(count, cluster) for count in gpus):
         for variant in variants:
@@ -157,5 +184,18 @@ def make_plan(gpus: Sequence[int], variants: Sequence[Variant], cluster: Cluster
             for number, variant in enumerate(variants, 1):
                 point = f"-p{number:02d}" if len(variants) > 1 else ""
                 runs.append(PlannedRun(f"{name}{point}-r{repeat:02d}", size, variant, repeat))
-        groups.append(Group(name, size, tuple(runs)))
-    return Plan(cluster, tuple(variants), tuple(groups), repeats)
+        length = terms.max_array or len(runs)
+        for chunk, start in enumerate(range(0, len(runs), length), 1):
+            part = f"-c{chunk:02d}" if chunk > 1 else ""
+            groups.append(Group(f"{name}{part}", size, tuple(runs[start : start + length])))
+    allocation = Group(ALLOCATION, groups[-1].size, _interleaved(groups)) if terms.one_allocation else None
+    return Plan(cluster, tuple(variants), tuple(groups), repeats, terms, allocation)
+
+
+def _interleaved(groups: Sequence[Group]) -> tuple[PlannedRun, ...]:
+    """Repeat by repeat through the sizes, upwards and downwards in turn: a steady drift of the nodes then
+    adds the same to every size over two repeats."""
+    runs = [run for group in groups for run in group.runs]
+    return tuple(
+        sorted(runs, key=lambda run: (run.repeat, run.size.gpus if run.repeat % 2 else -run.size.gpus, run.name))
+    )

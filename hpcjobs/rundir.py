@@ -8,7 +8,10 @@ import json
 import os
 import re
 import secrets
+import shutil
+import socket
 import time
+import uuid
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,12 @@ import yaml
 
 from hpcjobs import contract
 from hpcjobs.errors import InputError
-from hpcjobs.files import read_json
-from hpcjobs.lock import held
+from hpcjobs.files import read_json, write_atomic, write_json
+from hpcjobs.lock import alive, held, process
 from hpcjobs.records import ExitRecord
+
+# Marks a folder whose sweep.yaml is not written yet; it holds the process() that writes.
+UNFINISHED = ".unfinished"
 
 _ATTEMPT = re.compile(r"^a(\d{3,})$")
 
@@ -79,12 +85,33 @@ class SweepDir:
     def run(self, name: str) -> Path:
         return self.runs / name
 
+    def claim(self, run: str, submission: int) -> Path:
+        """What the one job that may run this submission of the run makes first, by link()."""
+        return self.run(run) / f"claim-s{submission:03d}"
+
     def attempts(self, name: str) -> list[Path]:
         """Attempt folders of a run, oldest first."""
         found = []
         with contextlib.suppress(FileNotFoundError):
             found = [entry for entry in os.listdir(self.run(name)) if _ATTEMPT.match(entry)]
         return [self.run(name) / entry for entry in sorted(found, key=lambda entry: int(entry[1:]))]
+
+
+def burn(sweep: SweepDir, run: str, submission: int, by: str) -> bool:
+    """Take a submission's claim of a run, so that no job that still arrives runs it; False if a job has it.
+
+    `by` is who takes it, for whoever reads the file.
+    """
+    claim = sweep.claim(run, submission)
+    mine = claim.with_name(f".{claim.name}.{uuid.uuid4().hex}")
+    write_atomic(mine, json.dumps({"job": "", "submission": submission, "by": by}) + "\n")
+    try:
+        os.link(mine, claim)
+    except FileExistsError:
+        return False
+    finally:
+        mine.unlink(missing_ok=True)
+    return True
 
 
 def open_sweep(folder: Path) -> SweepDir:
@@ -110,22 +137,60 @@ def is_free(folder: Path) -> None:
     """Raises InputError where a new sweep must not be written to `folder`."""
     if SweepDir(folder).sweep_yaml.exists():
         raise InputError(
-            f"--out {folder}: there is a sweep already; give another folder, or see `hpcjobs status {folder}`"
+            f"--out {folder}: there is a sweep already; `hpcjobs resume {folder}` goes on with it, "
+            "or give another folder"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--out {folder}: exists and is no empty folder")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"--out {folder}: exists and is no folder")
+    if any(folder.iterdir()):
+        writer = read_json(folder / UNFINISHED)
+        if writer is None:
+            raise InputError(f"--out {folder}: exists and is no empty folder")
+        if writer.get("host") != socket.gethostname() or alive(writer):
+            raise InputError(f"--out {folder}: process {writer.get('pid')} on {writer.get('host')} is writing a sweep")
+
+
+def begin(folder: Path) -> None:
+    """Make the folder of a new sweep, and mark it as unfinished; what a killed one left there goes first.
+
+    Raises InputError where it cannot be made.
+    """
+    is_free(folder)
+    try:
+        if (folder / UNFINISHED).exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be made: {error.strerror}") from None
+    write_json(folder / UNFINISHED, process())
 
 
 # --- journal -------------------------------------------------------------------------------------
 
 
 def append(sweep: SweepDir, event: str, **fields: object) -> None:
-    """Add one line to the journal, on disk before this returns. Only the lock's holder may."""
+    """Add one line to the journal, on disk before this returns. Only the lock's holder may.
+
+    Raises OSError (a full disk, say) with the journal as it was.
+    """
     line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False) + "\n"
-    descriptor = os.open(sweep.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    # No link is followed: whoever can write to the folder must not choose which file grows.
+    descriptor = os.open(sweep.journal, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
-        os.write(descriptor, line.encode("utf-8"))
-        os.fsync(descriptor)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = "\n" + line  # the line before was cut short by a crash
+        data = line.encode("utf-8")
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
     finally:
         os.close(descriptor)
 

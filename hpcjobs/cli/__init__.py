@@ -15,6 +15,7 @@ from hpcjobs.errors import HpcjobsError
 _COMMANDS = {
     "sweep": ("sweep", "Submit one training per GPU count and repeat; the main command."),
     "status": ("status", "Show every run of a sweep."),
+    "resume": ("status", "Run what failed, was cancelled or is missing."),
     "cancel": ("status", "End the runs of a sweep."),
     "collect": ("report", "Read a sweep's logs into runs.csv and auc.csv."),
     "report": ("report", "Collect, then write scaling-report.csv and the figures."),

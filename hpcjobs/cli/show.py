@@ -17,6 +17,7 @@ from rich.text import Text
 from hpcjobs import collect, scaling
 from hpcjobs import report as reports
 from hpcjobs.engine import follow
+from hpcjobs.engine.estimate import Estimate
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.records import Run, RunState, ScalingRow
@@ -51,22 +52,45 @@ def _console(stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
 
 
-def plan(sweep: Sweep, to_stdout: bool = False) -> None:
-    """The plan: one line per size."""
+def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
+    """The plan: one line per job, then what it costs, then what stands in its way."""
     cluster = sweep.plan.cluster
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("gpus", "nodes", "tasks/node", "CPUs/task", "runs", "script"):
-        grid.add_column(name, justify="left" if name == "script" else "right")
-    for group in sweep.plan.groups:
-        size = group.size
+    words = ("gpus", "nodes", "tasks/node", "CPUs/task", "runs", "minutes/run", "GPU-hours", "script", "could start")
+    for name in words:
+        grid.add_column(name, justify="left" if name in ("script", "could start") else "right")
+    for group in sweep.plan.sent:
+        size, cost = group.size, expected.costs[group.name]
+        one = group is sweep.plan.allocation
+        minutes = cost.minutes if not one or cost.minutes is None else cost.minutes / len(group.runs)
         grid.add_row(
             *map(str, (size.gpus, size.nodes, size.tasks_per_node, cluster.cpus_per_gpu, len(group.runs))),
+            *map(_figure, (minutes, cost.gpu_hours)),
             f"{group.name}.sbatch",
+            expected.starts.get(group.name, "unknown"),
         )
     console = _console(stderr=not to_stdout)
     name = sweep.plan.variants[0].experiment.name
-    console.print(f"sweep of {name} on {cluster.name} ({cluster.sharing} nodes): {len(sweep.plan.runs)} runs")
+    title = f"sweep of {name} on {cluster.name} ({cluster.sharing} nodes): {len(sweep.plan.runs)} runs"
+    console.print(f"{title} in {len(sweep.plan.sent)} job(s)", soft_wrap=True)
     console.print(grid)
+    console.print(_whole_cost(sweep, expected), soft_wrap=True)
+    for warning in expected.warnings:
+        console.print(Text(f"warning: {warning}"), soft_wrap=True)
+
+
+def _whole_cost(sweep: Sweep, expected: Estimate) -> str:
+    costs = [expected.costs[group.name] for group in sweep.plan.sent]
+    hours = [cost.gpu_hours for cost in costs if cost.gpu_hours is not None]
+    if len(hours) < len(costs):
+        return "GPU-hours: unknown (no sweep of it beside this one, and no measure.images_per_sec_per_gpu)"
+    idle = sum(cost.idle_gpu_hours or 0 for cost in costs)
+    kept = f", {_figure(idle)} of them on GPUs that stand idle" if idle else ""
+    return f"GPU-hours: {_figure(sum(hours))}{kept} (training alone, at {expected.source})"
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def status_table(runs: Sequence[RunStatus]) -> Table:
@@ -168,26 +192,30 @@ def print_status(runs: Sequence[RunStatus], as_json: bool) -> None:
         _console().print(status_table(runs))
 
 
+def watched(sweep: Sweep) -> list[RunStatus]:
+    """Follow the runs live on stderr until every one has ended. Raises KeyboardInterrupt."""
+    console = _console(stderr=True)
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            return follow.wait(sweep, lambda now: live.update(status_table(now), refresh=True), talk)
+    said: list[str] = []
+
+    def changed(now: Sequence[RunStatus]) -> None:
+        if not said or said[-1] != counts(now):
+            said.append(counts(now))
+            talk(said[-1])
+
+    return follow.wait(sweep, changed, talk)
+
+
 def wait_and_report(sweep: Sweep, as_json: bool) -> int:
     """Follow the runs live on stderr, then write the report and print the table. Returns the exit code.
 
     Ctrl-C leaves the runs as they are, says how to come back, and gives 130.
     """
-    console = _console(stderr=True)
     folder = shorten(sweep.where.root)
     try:
-        if console.is_terminal:
-            with Live(console=console, auto_refresh=False) as live:
-                runs = follow.wait(sweep, lambda now: live.update(status_table(now), refresh=True), talk)
-        else:
-            said: list[str] = []
-
-            def changed(now: Sequence[RunStatus]) -> None:
-                if not said or said[-1] != counts(now):
-                    said.append(counts(now))
-                    talk(said[-1])
-
-            runs = follow.wait(sweep, changed, talk)
+        runs = watched(sweep)
     except KeyboardInterrupt:
         talk(f"\nleft running. Come back with `hpcjobs status {folder}`, end them with `hpcjobs cancel {folder}`.")
         return 130

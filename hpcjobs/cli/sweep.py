@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,18 +13,14 @@ import click
 
 from hpcjobs import plan as planning
 from hpcjobs import profiles, rundir
-from hpcjobs.cli import show
-from hpcjobs.cli.data import quiet_tensorflow
-from hpcjobs.engine import submit
+from hpcjobs.cli import demo, show
+from hpcjobs.engine import folder, submit
 from hpcjobs.engine import sweep as sweeps
-from hpcjobs.errors import HpcjobsError, InputError
-from hpcjobs.plan import Plan
+from hpcjobs.engine.estimate import Estimate, estimate, site_limits
+from hpcjobs.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
+from hpcjobs.plan import Plan, Terms
 from hpcjobs.schedulers import slurm
 from hpcjobs.spec import Cluster, Experiment
-
-DEMO = "demo"
-DEMO_IMAGES = 512
-DEMO_SIZE = 64
 
 
 @click.command()
@@ -37,6 +34,10 @@ DEMO_SIZE = 64
 @click.option(
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Repeat the sweep of this sweep.yaml."
 )
+@click.option(
+    "--throttle", type=click.IntRange(min=1), metavar="N", help="At most N runs of a size at a time; on local, of all."
+)
+@click.option("--one-allocation", is_flag=True, help="Run everything in one job of the largest size, repeats in turn.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -55,6 +56,8 @@ def sweep(
     repeats: int | None,
     settings: tuple[str, ...],
     source: Path | None,
+    throttle: int | None,
+    one_allocation: bool,
     out: Path | None,
     dry_run: bool,
     wait: bool,
@@ -67,51 +70,64 @@ def sweep(
     hpcjobs sweep --gpus 1,2,4,8,16 --cluster c4140 --set data.dir=/scratch/chestxray14
     """
     if source is not None:
-        given = [name for name in ("gpus", "experiment", "cluster", "repeats", "settings") if _was_given(ctx, name)]
+        names = ("gpus", "experiment", "cluster", "repeats", "settings", "throttle", "one_allocation")
+        given = [name for name in names if _was_given(ctx, name)]
         if given:
-            flag = {"settings": "set"}.get(given[0], given[0])
+            flag = {"settings": "set"}.get(given[0], given[0]).replace("_", "-")
             raise InputError(f"--from repeats a sweep as it was: leave out --{flag}")
         _, plan = sweeps.plan_of(source)
+        limits, unknown = site_limits(plan.cluster)
     else:
-        plan = _plan(gpus, experiment, cluster, repeats, settings)
+        profile = _cluster(cluster)
+        limits, unknown = site_limits(profile)
+        plan = _plan(gpus, experiment, profile, repeats, settings, Terms(throttle, limits.max_array, one_allocation))
     name = plan.variants[0].experiment.name
     root = (out or Path("sweeps") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
     new = sweeps.Sweep(rundir.new_sweep_id(), rundir.SweepDir(root), plan)
-    demo_data = _data_or_demo(plan)
+    demo.check_data(plan)
     rundir.is_free(root)
-    scripts = submit.scripts(new)
+    scripts = folder.scripts(new)
+    expected = estimate(new, scripts, limits)
     if dry_run:
-        _print_plan(new, scripts, as_json)
+        _print_plan(new, scripts, expected, as_json)
         return
-    show.plan(new)
-    submit.write_folder(new, scripts, ["hpcjobs", *sys.argv[1:]])
-    if demo_data:
-        quiet_tensorflow()
-        from hpcjobs.data.build import make
-        from hpcjobs.data.synth import synth_recipe
-
-        make(synth_recipe(images=DEMO_IMAGES, size=DEMO_SIZE), new.where.data)
-    jobs: dict[str, str] = {}
-    try:
-        submit.submit_all(new, lambda group, job: jobs.update({group.name: job}))
-    except HpcjobsError:
-        if jobs:
-            folder = show.shorten(root)
-            show.talk(
-                f"submitted before that: {', '.join(jobs)}; `hpcjobs status {folder}` follows, `cancel` ends them"
-            )
-        raise
+    show.plan(new, expected)
+    if unknown:
+        raise SchedulerUnreachable(unknown)
+    folder.write_folder(new, scripts, ["hpcjobs", *sys.argv[1:]])
+    demo.make_data(new)
+    jobs = _submit(new)
     if not wait:
         if as_json:
             click.echo(json.dumps({"sweep": new.id, "out": str(root), "jobs": jobs}))
         else:
-            folder = show.shorten(root)
+            where = show.shorten(root)
             show.talk(
-                f"submitted {len(jobs)} job(s); `hpcjobs status {folder}` follows, `hpcjobs report {folder}` reports"
+                f"submitted {len(jobs)} job(s); `hpcjobs status {where}` follows, `hpcjobs report {where}` reports"
             )
-            click.echo(folder)
+            click.echo(
+                root if root.is_absolute() and not root.is_relative_to(Path.cwd()) else root.relative_to(Path.cwd())
+            )
         return
     ctx.exit(show.wait_and_report(new, as_json))
+
+
+def _submit(new: sweeps.Sweep) -> dict[str, str]:
+    """Submit everything; where nothing could be, nothing is left behind."""
+    jobs: dict[str, str] = {}
+    where = show.shorten(new.where.root)
+    try:
+        submit.submit_all(new, jobs, show.talk)
+    except SubmitRefused:
+        if not jobs:
+            shutil.rmtree(new.where.root)
+            raise
+        show.talk(f"submitted before that: {', '.join(jobs)}; `hpcjobs resume {where}` submits the rest")
+        raise
+    except (HpcjobsError, OSError):
+        show.talk(f"interrupted between submissions; `hpcjobs resume {where}` goes on, and submits nothing twice")
+        raise
+    return jobs
 
 
 def _was_given(ctx: click.Context, name: str) -> bool:
@@ -119,13 +135,18 @@ def _was_given(ctx: click.Context, name: str) -> bool:
 
 
 def _plan(
-    gpus: str | None, experiment: str, cluster: str | None, repeats: int | None, settings: tuple[str, ...]
+    gpus: str | None,
+    experiment: str,
+    cluster: Cluster,
+    repeats: int | None,
+    settings: tuple[str, ...],
+    terms: Terms,
 ) -> Plan:
     if gpus is None:
         raise InputError("--gpus is missing: give GPU counts such as --gpus 1,2,4,8,16")
     counts = planning.parse_gpus(gpus)
     variants = planning.expand(profiles.read(Experiment, experiment), settings)
-    return planning.make_plan(counts, variants, _cluster(cluster), repeats or variants[0].experiment.repeats)
+    return planning.make_plan(counts, variants, cluster, repeats or variants[0].experiment.repeats, terms)
 
 
 def _cluster(name: str | None) -> Cluster:
@@ -142,26 +163,7 @@ def _cluster(name: str | None) -> Cluster:
     return profiles.cluster(name)
 
 
-def _data_or_demo(plan: Plan) -> bool:
-    """Whether the demo's made-up data are to be made. Raises InputError where data are missing."""
-    if any(variant.experiment.data.dir is None for variant in plan.variants):
-        name = plan.variants[0].experiment.name
-        if name != DEMO:
-            raise InputError(
-                f"experiment '{name}' needs data: make shards with `hpcjobs data prepare --out DIR ...` "
-                "(or `hpcjobs data synth --out DIR`), then give --set data.dir=DIR"
-            )
-        if importlib.util.find_spec("tensorflow") is None:
-            raise InputError("the demo trains here and needs the compute half: pip install 'hpcjobs[train]'")
-        return True
-    for folder in {variant.experiment.data.dir for variant in plan.variants}:
-        # It may be visible on the compute nodes only: a warning, not an error.
-        if folder is not None and not (Path(folder) / "dataset.json").is_file():
-            show.talk(f"warning: no dataset.json in {folder} as seen from here; the runs need it where they run")
-    return False
-
-
-def _print_plan(new: sweeps.Sweep, scripts: dict[str, str], as_json: bool) -> None:
+def _print_plan(new: sweeps.Sweep, scripts: dict[str, str], expected: Estimate, as_json: bool) -> None:
     if as_json:
         runs = [
             {
@@ -173,8 +175,10 @@ def _print_plan(new: sweeps.Sweep, scripts: dict[str, str], as_json: bool) -> No
             }
             for run in new.plan.runs
         ]
-        click.echo(json.dumps({"out": str(new.where.root), "runs": runs, "scripts": scripts}))
+        costs = {name: dataclasses.asdict(cost) for name, cost in expected.costs.items()}
+        plan = {"costs": costs, "rate": expected.source, "starts": expected.starts, "warnings": expected.warnings}
+        click.echo(json.dumps({"out": str(new.where.root), "runs": runs, "plan": plan, "scripts": scripts}))
         return
-    show.plan(new, to_stdout=True)
+    show.plan(new, expected, to_stdout=True)
     for name, text in scripts.items():
         click.echo(f"\n==> {new.where.script(name)} <==\n{text}", nl=False)

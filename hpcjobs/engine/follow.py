@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
-from hpcjobs import contract, rundir
+from hpcjobs import contract, render, rundir
 from hpcjobs.engine.state import Evidence, RunStatus, fold, submissions
-from hpcjobs.engine.sweep import Sweep
+from hpcjobs.engine.sweep import COLLECTOR, Sweep
 from hpcjobs.errors import InputError, SchedulerUnreachable, nearest
 from hpcjobs.files import read_json
 from hpcjobs.logs import evidence, mllog
-from hpcjobs.records import JobState
+from hpcjobs.records import JobState, RunState
 from hpcjobs.rundir import SweepDir
 
 # Polling starts at the first of these intervals and grows to the second, in seconds; the end of a run
@@ -19,6 +21,9 @@ from hpcjobs.rundir import SweepDir
 POLL_FIRST_S = 1.0
 POLL_LAST_S = 30.0
 POLL_GROWTH = 1.5
+POLL_JITTER = 0.2  # a fraction of the interval, either way
+
+_PLANNED = RunState.PLANNED
 
 
 def look(where: SweepDir, run: str) -> Evidence:
@@ -28,6 +33,7 @@ def look(where: SweepDir, run: str) -> Evidence:
         return Evidence()
     newest = attempts[-1]
     claim = read_json(newest / contract.CLAIM) or {}
+    submission = claim.get("submission")
     left = rundir.read_exit(newest)
     log = mllog.read(newest / contract.TRAIN_LOG)
     measured = mllog.measure(log) is not None
@@ -38,6 +44,7 @@ def look(where: SweepDir, run: str) -> Evidence:
     return Evidence(
         attempt=newest.name,
         claimed_by=task,
+        submission=submission if isinstance(submission, int) else 0,
         measured=measured,
         exit=left,
         aborts=tuple(rundir.read_aborts(newest)),
@@ -53,52 +60,117 @@ def _hosts(log: mllog.TrainLog) -> tuple[str, ...]:
     return tuple(about.value.get("hosts", ())) if about and isinstance(about.value, dict) else ()
 
 
+class Watch:
+    """Looks at a sweep again and again: one query of the scheduler for all of its jobs each time.
+
+    What is settled is neither asked for nor read a second time. Where the scheduler is away its last answer
+    is kept, and `told` is given a line about it, and one when it is back.
+    """
+
+    def __init__(self, sweep: Sweep, told: Callable[[str], None], *, must_answer: bool = False):
+        self._sweep = sweep
+        self._told = told
+        # Raise SchedulerUnreachable instead.
+        self._must_answer = must_answer
+        self._settled: dict[str, Evidence] = {}
+        self._answers: Mapping[str, JobState] = {}
+        self._answered_at: float | None = None
+        self._away = False
+
+    def look(self) -> list[RunStatus]:
+        """The state of every run. Raises SchedulerUnreachable only where it must answer."""
+        sweep = self._sweep
+        names = [run.name for run in sweep.plan.runs]
+        sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
+        found = {name: self._settled.get(name) or look(sweep.where, name) for name in names}
+        self._settled.update({name: evidence for name, evidence in found.items() if evidence.settled})
+        tasks = {task for name, each in sent.items() if not found[name].settled and (task := each.task_of(found[name]))}
+        return fold(names, sent, self._ask(tasks), found, time.time())
+
+    def _ask(self, tasks: Collection[str]) -> Mapping[str, JobState] | None:
+        try:
+            self._answers = self._sweep.scheduler.poll(tasks) if tasks else {}
+        except SchedulerUnreachable as error:
+            if self._must_answer:
+                raise
+            if not self._away:
+                self._told(f"{error}; {self._meanwhile()}")
+            self._away = True
+            return self._answers if self._answered_at else None
+        if self._away:
+            self._told("the scheduler answers again")
+        self._away, self._answered_at = False, time.time()
+        return self._answers
+
+    def _meanwhile(self) -> str:
+        if self._answered_at is None:
+            return "showing what the files say"
+        return f"showing its answer of {time.strftime('%H:%M:%S', time.localtime(self._answered_at))}"
+
+
 def snapshot(sweep: Sweep, told: Callable[[str], None] = lambda text: None) -> list[RunStatus]:
     """The state of every run, by one query of the scheduler.
 
     Where the scheduler is out of reach, `told` is given a line about it and the files alone speak.
     """
-    sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
-    jobs = sorted({each.task.rpartition("_")[0] for each in sent.values() if each.task})
-    answers: dict[str, JobState] | None = {}
-    if jobs:
-        try:
-            answers = dict(sweep.scheduler.poll(jobs))
-        except SchedulerUnreachable as error:
-            told(f"{error}; showing what the files say")
-            answers = None
-    names = [run.name for run in sweep.plan.runs]
-    found = {name: look(sweep.where, name) for name in names}
-    return fold(names, sent, answers, found, time.time())
+    return Watch(sweep, told).look()
 
 
 def wait(sweep: Sweep, shown: Callable[[list[RunStatus]], None], told: Callable[[str], None]) -> list[RunStatus]:
     """Poll until every submitted run has ended; `shown` is given each snapshot."""
-    interval, ended = POLL_FIRST_S, -1
+    watch, interval, ended = Watch(sweep, told), POLL_FIRST_S, -1
     while True:
-        runs = snapshot(sweep, told)
+        runs = watch.look()
         shown(runs)
-        if all(run.state.final for run in runs):
-            return runs
         now = sum(run.state.final for run in runs)
+        if now == len(runs):
+            return runs
         interval = POLL_FIRST_S if now != ended else min(interval * POLL_GROWTH, POLL_LAST_S)
         ended = now
-        time.sleep(interval)
+        # Not in step with everybody else who waits.
+        time.sleep(interval * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER))
 
 
 def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
     """End the named runs, or all where none is named; returns those that were ended.
 
-    Raises InputError for an unknown name, SchedulerUnreachable, or lock.Locked.
+    A run of which it is not known whether it was submitted is ended too: whatever arrives later finds its
+    claim taken. Raises InputError for an unknown name, SchedulerUnreachable, or lock.Locked.
     """
-    runs = {run.run: run for run in snapshot(sweep)}
+    known = {run.name for run in sweep.plan.runs}
     for name in names:
-        if name not in runs:
-            raise InputError(f"no run '{name}' in {sweep.where.root}: {nearest(name, runs)}")
-    live = [runs[name] for name in (names or runs) if runs[name].task and not runs[name].state.final]
-    if live:
-        with rundir.locked(sweep.where):
-            sweep.scheduler.cancel([run.task for run in live])
+        if name not in known:
+            raise InputError(f"no run '{name}' in {sweep.where.root}: {nearest(name, known)}")
+    if names and sweep.plan.allocation is not None:
+        raise InputError(f"{sweep.where.root}: all runs are in one job, which ends as a whole: name none")
+    with rundir.locked(sweep.where):
+        runs = {run.run: run for run in Watch(sweep, lambda text: None, must_answer=True).look()}
+        live = [run for name in (names or runs) if not (run := runs[name]).state.final and run.state is not _PLANNED]
+        journal = rundir.read_journal(sweep.where)
+        sent = submissions(journal, sweep.groups)
+        jobs = _jobs(sweep, journal, {sent[run.run].group for run in live} | (set() if names else {COLLECTOR}))
+        tasks = {run.task for run in live if run.task}
+        for run in live:
+            place = sweep.groups[sent[run.run].group].index(run.run)
+            tasks |= {f"{job}_{place}" for job in jobs.get(sent[run.run].group, ())}
+            rundir.burn(sweep.where, run.run, sent[run.run].number, "cancel")
+        everything = [job for found in jobs.values() for job in found]
+        if tasks or everything:
+            sweep.scheduler.cancel(sorted(tasks) if names else everything)
+        if live:
             # After it: a cancel that failed must not make a later failure look like one.
             rundir.append(sweep.where, "cancel", runs=[run.run for run in live])
     return [run.run for run in live]
+
+
+def _jobs(sweep: Sweep, journal: Sequence[Mapping[str, Any]], groups: set[str]) -> dict[str, list[str]]:
+    """The ids of all jobs of these groups by their names, recorded or not."""
+    names = {
+        render.job_name(sweep.id, event["group"], event["submission"]): event["group"]
+        for event in journal
+        if event["event"] in ("submitting", "submitted") and event["group"] in groups
+    }
+    found: dict[str, list[str]] = {}
+    for name, jobs in sweep.scheduler.find(list(names)).items():
+        found.setdefault(names[name], []).extend(jobs)
+    return found

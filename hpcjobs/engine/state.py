@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hpcjobs.failures import classify, failure
+from hpcjobs.contract import EXIT_INTERRUPTED
+from hpcjobs.failures import cancelled_by_slurm, classify, failure
+from hpcjobs.plan import ALLOCATION
 from hpcjobs.records import ExitRecord, Failure, JobState, Progress, RunState
 
 # A job this young may not be in the scheduler's books yet, in seconds.
@@ -15,10 +18,15 @@ GRACE_S = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What the newest attempt of a run left on disk. `measured`: some attempt has a measurement."""
+    """What the newest attempt of a run left on disk.
+
+    `claimed_by` is the task that made it and `submission` the number of the submission it belongs to.
+    `measured`: some attempt has a measurement.
+    """
 
     attempt: str = ""
     claimed_by: str = ""
+    submission: int = 0
     measured: bool = False
     exit: ExitRecord | None = None
     aborts: tuple[Mapping[str, Any], ...] = ()
@@ -27,14 +35,36 @@ class Evidence:
     nodes: tuple[str, ...] = ()
     start: float | None = None
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing that a scheduler could say would change what became of the run."""
+        return self.measured and self.exit is not None
+
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """The newest submission of a run: its task id (`JOB_INDEX`), when, and whether a cancel was asked."""
+    """The newest submission of a run: its number within its group, its task (`JOB_INDEX`; None while no answer
+    of the scheduler is recorded), when, and whether a cancel was asked."""
 
+    group: str
+    number: int
     task: str | None
     at: float
     cancelled: bool = False
+
+    def task_of(self, found: Evidence) -> str | None:
+        """The task that runs it: the one that claimed it, which need not be the one that was recorded."""
+        return found.claimed_by if found.submission == self.number and found.claimed_by else self.task
+
+
+@dataclasses.dataclass(frozen=True)
+class Intention:
+    """What was about to be submitted."""
+
+    group: str
+    number: int
+    indices: tuple[int, ...]
+    exclude: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,23 +88,57 @@ class RunStatus:
 
 
 def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]) -> dict[str, Submission]:
-    """The newest submission of each run; `groups` are the run names of each script by array index."""
-    newest: dict[str, Submission] = {}
+    """The newest submission of each run; `groups` are the run names of each submitted script by array index.
+
+    All runs of the one allocation are in its one task.
+    """
+    sent: dict[str, list[Submission]] = {}
     for event in journal:
-        kind = event["event"]
-        runs = groups.get(event.get("group", ""), [])
-        if kind in ("submitting", "submitted"):
+        kind, group = event["event"], event.get("group", "")
+        if kind in ("submitting", "submitted") and group in groups:
             for index in event["indices"]:
-                task = f"{event['job']}_{index}" if kind == "submitted" else None
-                newest[runs[index]] = Submission(task, event["time"])
-        elif kind == "refused":
+                earlier = sent.setdefault(groups[group][index], [])
+                if not earlier or earlier[-1].number != event["submission"]:
+                    earlier.append(Submission(group, event["submission"], None, event["time"]))
+                if kind == "submitted":
+                    task = f"{event['job']}_{0 if group == ALLOCATION else index}"
+                    earlier[-1] = dataclasses.replace(earlier[-1], task=task, at=event["time"])
+        elif kind == "refused" and group in groups:
             for index in event["indices"]:
-                newest.pop(runs[index], None)
+                del sent[groups[group][index]][-1:]
         elif kind == "cancel":
             for run in event["runs"]:
-                if run in newest:
-                    newest[run] = dataclasses.replace(newest[run], cancelled=True)
-    return newest
+                if sent.get(run):
+                    sent[run][-1] = dataclasses.replace(sent[run][-1], cancelled=True)
+    return {run: earlier[-1] for run, earlier in sent.items() if earlier}
+
+
+def unanswered(journal: Iterable[Mapping[str, Any]]) -> list[Intention]:
+    """Submissions that were begun and of which no answer is recorded: they may or may not be there."""
+    open_: dict[tuple[str, int], Intention] = {}
+    for event in journal:
+        if event["event"] == "submitting":
+            exclude = tuple(event.get("exclude", ()))
+            intention = Intention(event["group"], event["submission"], tuple(event["indices"]), exclude)
+            open_[intention.group, intention.number] = intention
+        elif event["event"] in ("submitted", "refused"):
+            open_.pop((event["group"], event["submission"]), None)
+    return list(open_.values())
+
+
+def next_number(journal: Iterable[Mapping[str, Any]], group: str) -> int:
+    """The number of the group's next submission, from 1."""
+    return max((event["submission"] for event in journal if event.get("group") == group), default=0) + 1
+
+
+def retried(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]) -> Counter[tuple[str, str]]:
+    """How often each (run, failure class) was submitted again because of that class."""
+    count: Counter[tuple[str, str]] = Counter()
+    for event in journal:
+        if event["event"] == "submitting" and event["group"] in groups:
+            for index, kind in event.get("retries", {}).items():
+                count[groups[event["group"]][int(index)], kind] += 1
+    return count
 
 
 def fold(
@@ -91,11 +155,12 @@ def fold(
 def _status(
     run: str, sent: Submission | None, answers: Mapping[str, JobState] | None, found: Evidence, now: float
 ) -> RunStatus:
-    answer = answers.get(sent.task) if answers is not None and sent is not None and sent.task else None
+    task = sent.task_of(found) if sent else None
+    answer = answers.get(task) if answers is not None and task is not None else None
     status = RunStatus(
         run=run,
         state=RunState.PLANNED,
-        task=(sent.task if sent else None) or found.claimed_by,
+        task=task or found.claimed_by,
         word=answer.word if answer else "",
         said=answer.reason if answer else "",
         attempt=found.attempt,
@@ -110,32 +175,41 @@ def _status(
         return dataclasses.replace(status, state=RunState.RUNNING if busy else RunState.DONE)
     if sent is None:
         return status
-    if sent.task is None:
-        return dataclasses.replace(status, state=RunState.SUBMITTING)
-    # An older attempt's evidence says nothing of this task.
-    mine = found if found.claimed_by == sent.task else Evidence()
-    state = _ended(sent, answer, mine)
-    if state is RunState.FAILED:
-        return dataclasses.replace(status, state=state, failure=classify(answer, mine.exit, mine.aborts, found.line))
-    if state is not None:
-        return dataclasses.replace(status, state=state)
-    if answer is not None:
+    # An older submission's evidence says nothing of this one.
+    mine = found if found.submission == sent.number else Evidence()
+    if task is None:
+        state = RunState.CANCELLED if sent.cancelled else RunState.SUBMITTING
+        said = "" if sent.cancelled else "no answer of the scheduler is recorded; `hpcjobs resume` finds out"
+        return dataclasses.replace(status, state=state, said=said)
+    ended = _ended(sent, answer, mine)
+    if ended is RunState.FAILED:
+        return dataclasses.replace(status, state=ended, failure=classify(answer, mine.exit, mine.aborts, mine.line))
+    if ended is not None:
+        return dataclasses.replace(status, state=ended)
+    if sent.group == ALLOCATION and answer is not None and answer.state is RunState.RUNNING and not mine.claimed_by:
+        return dataclasses.replace(status, state=RunState.PENDING)  # its turn in the job has not come
+    if answer is not None and answer.state is not RunState.LOST:
         return dataclasses.replace(status, state=answer.state or RunState.RUNNING)
-    if answers is None or now - sent.at < GRACE_S:
+    if answers is None or (answer is None and now - sent.at < GRACE_S):
         return dataclasses.replace(status, state=RunState.RUNNING if mine.claimed_by else RunState.PENDING)
-    return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", found.line))
+    return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", mine.line or status.said))
 
 
 def _ended(sent: Submission, answer: JobState | None, mine: Evidence) -> RunState | None:
     """How the task ended without a measurement, or None while it has not."""
     if answer is not None and answer.state is RunState.CANCELLED:
-        return RunState.CANCELLED
+        # Slurm cancels a job that is over its memory; that is the job's failure, not anybody's wish.
+        return RunState.FAILED if cancelled_by_slurm(mine.line) else RunState.CANCELLED
     if answer is not None and answer.state is RunState.PENDING:
         return None  # requeued: the attempt that ended was not the last
     if answer is not None and answer.state is RunState.RUNNING and mine.exit is not None and mine.exit.rc != 0:
+        if sent.group == ALLOCATION and mine.exit.rc != EXIT_INTERRUPTED:
+            return RunState.FAILED  # its job goes on with the next run
         return None  # the scheduler is about to say how it ended, or runs it again
     if mine.exit is not None:
         return RunState.CANCELLED if sent.cancelled and mine.exit.rc != 0 else RunState.FAILED
     if answer is not None and answer.state in (RunState.DONE, RunState.FAILED):
         return RunState.FAILED
+    if answer is not None and answer.state is RunState.LOST:
+        return RunState.CANCELLED if sent.cancelled else None
     return None

@@ -1,86 +1,87 @@
-"""Writes a sweep's folder and hands its scripts to the scheduler."""
+"""Hands a sweep's scripts to the scheduler, each with its intention written down before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
-import yaml
+from hpcjobs import render, rundir
+from hpcjobs.engine.state import Intention, next_number, submissions
+from hpcjobs.engine.sweep import COLLECTOR, Sweep
+from hpcjobs.errors import SubmitRefused
+from hpcjobs.plan import ALLOCATION
+from hpcjobs.records import Order
 
-from hpcjobs import contract, render, rundir
-from hpcjobs.contract import RunConfig, dump_run
-from hpcjobs.engine.sweep import Sweep, to_yaml
-from hpcjobs.errors import InputError, SubmitRefused
-from hpcjobs.files import write_atomic, write_json
-from hpcjobs.plan import Group, PlannedRun
-from hpcjobs.provenance import provenance
-from hpcjobs.spec import to_builtins
-
-
-def scripts(sweep: Sweep) -> dict[str, str]:
-    """The text of every script, by group. Raises InputError where one cannot be rendered."""
-    return {
-        group.name: render.script(group, sweep.plan.cluster, sweep.id, sweep.where.root) for group in sweep.plan.groups
-    }
+Told = Callable[[str], None]
 
 
-def run_config(sweep: Sweep, run: PlannedRun) -> RunConfig:
-    """The `run.yaml` of one run."""
-    experiment = run.variant.experiment
-    return RunConfig(
-        sweep=sweep.id,
-        run=run.name,
-        params=run.variant.params,
-        repeat=run.repeat,
-        seed=experiment.seed + run.repeat - 1,
-        gpus=run.size.gpus,
-        nodes=run.size.nodes,
-        tasks_per_node=run.size.tasks_per_node,
-        cpus_per_task=sweep.plan.cluster.cpus_per_gpu,
-        device=sweep.plan.cluster.device,
-        data_dir=experiment.data.dir or str(sweep.where.data),
-        experiment=to_builtins(experiment),
-    )
+def submit_all(sweep: Sweep, jobs: dict[str, str], told: Told) -> None:
+    """Submit every group as one array, then the job that collects; `jobs` gets the job id of each group.
+
+    `told` gets lines for the user. Raises SubmitRefused or SchedulerUnreachable; what was submitted before
+    stays so and is collected, and `resume` goes on.
+    """
+    with rundir.locked(sweep.where):
+        sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
+        try:
+            for group in sweep.plan.sent:
+                indices = tuple(index for index, run in enumerate(group.runs) if run.name not in sent)
+                if indices:
+                    jobs[group.name] = send(sweep, Intention(group.name, 1, indices))
+        except SubmitRefused:
+            collector(sweep, list(jobs.values()), told)
+            raise
+        collector(sweep, list(jobs.values()), told)
 
 
-def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) -> None:
-    """Write everything but the journal. sweep.yaml comes last: a folder that has one is whole.
+def send(sweep: Sweep, intention: Intention, retries: Mapping[int, str] | None = None) -> str:
+    """Submit, with the intention in the journal before the call and the job id after it. By the lock's holder.
 
-    Raises InputError where a sweep is there already or the folder cannot be made, OSError where the disk says no.
+    `retries` gives the failure class of each index that is submitted again because of it. Raises
+    SubmitRefused or SchedulerUnreachable.
+    """
+    where, group, number = sweep.where, intention.group, intention.number
+    terms = {"group": group, "submission": number, "indices": list(intention.indices)}
+    name = render.job_name(sweep.id, group, number)
+    more = {"retries": dict(retries)} if retries else {}
+    rundir.append(where, "submitting", **terms, name=name, exclude=list(intention.exclude), **more)
+    order = Order((str(number),), sweep.plan.terms.throttle, (), _exclude(sweep, intention))
+    indices = list(intention.indices)
+    if group == ALLOCATION:
+        order = dataclasses.replace(order, arguments=(str(number), ",".join(map(str, indices))), throttle=None)
+        indices = [0]
+    try:
+        job = sweep.scheduler.submit(where.script(group), indices, name, order)
+    except SubmitRefused as error:
+        rundir.append(where, "refused", **terms, said=str(error))
+        raise
+    rundir.append(where, "submitted", **terms, job=job)
+    return job
+
+
+def _exclude(sweep: Sweep, intention: Intention) -> tuple[str, ...]:
+    # On the command line it takes the place of the script's own: both are named.
+    own = sweep.plan.cluster.exclude
+    return (*([own] if own else []), *intention.exclude) if intention.exclude else ()
+
+
+def collector(sweep: Sweep, jobs: Sequence[str], told: Told, number: int | None = None) -> None:
+    """Submit the last small job, which collects after the end of `jobs`. By the lock's holder.
+
+    `number` sends a submission again of which no answer is recorded. A refusal is told and no error: the
+    runs are on their way, and `hpcjobs report` collects too.
     """
     where = sweep.where
-    rundir.is_free(where.root)
+    if not jobs or not sweep.collects:
+        return
+    number = number or next_number(rundir.read_journal(where), COLLECTOR)
+    terms = {"group": COLLECTOR, "submission": number, "indices": [0]}
+    name = render.job_name(sweep.id, COLLECTOR, number)
+    rundir.append(where, "submitting", **terms, name=name, after=list(jobs))
     try:
-        for folder in (where.scripts, where.slurm, where.runs):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {where.root}: cannot be made: {error.strerror}") from None
-    for group in sweep.plan.groups:
-        write_atomic(where.script(group.name), rendered[group.name])
-        write_atomic(where.script(group.name).with_suffix(".runs"), "".join(f"{run.name}\n" for run in group.runs))
-        for run in group.runs:
-            folder = where.run(run.name)
-            (folder / contract.CHECKPOINTS).mkdir(parents=True)
-            write_atomic(folder / contract.RUN_YAML, dump_run(run_config(sweep, run)))
-    write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
-    write_atomic(where.sweep_yaml, yaml.safe_dump(to_yaml(sweep.id, sweep.plan), sort_keys=False, allow_unicode=True))
-
-
-def submit_all(sweep: Sweep, told: Callable[[Group, str], None]) -> None:
-    """Submit every group as one array; `told(group, job)` after each.
-
-    The journal has the intention before each call and the job id after it. Raises SubmitRefused or
-    SchedulerUnreachable; what was submitted before stays so.
-    """
-    scheduler = sweep.scheduler
-    with rundir.locked(sweep.where):
-        for group in sweep.plan.groups:
-            indices = list(range(len(group.runs)))
-            name = render.job_name(sweep.id, group.name)
-            rundir.append(sweep.where, "submitting", group=group.name, indices=indices, name=name)
-            try:
-                job = scheduler.submit(sweep.where.script(group.name), indices, name)
-            except SubmitRefused as error:
-                rundir.append(sweep.where, "refused", group=group.name, indices=indices, said=str(error))
-                raise
-            rundir.append(sweep.where, "submitted", group=group.name, indices=indices, job=job)
-            told(group, job)
+        job = sweep.scheduler.submit(where.script(COLLECTOR), [0], name, Order((str(number),), after=tuple(jobs)))
+    except SubmitRefused as error:
+        rundir.append(where, "refused", **terms, said=str(error))
+        told(f"no job collects by itself: {error}; `hpcjobs report` does")
+        return
+    rundir.append(where, "submitted", **terms, job=job)

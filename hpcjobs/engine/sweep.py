@@ -9,12 +9,15 @@ from typing import Any
 
 from hpcjobs import rundir
 from hpcjobs.errors import InputError
-from hpcjobs.plan import Plan, Variant, make_plan
+from hpcjobs.plan import Plan, Terms, Variant, make_plan
 from hpcjobs.rundir import SweepDir
 from hpcjobs.schedulers import Scheduler
 from hpcjobs.schedulers.local import LocalScheduler
 from hpcjobs.schedulers.slurm import SlurmScheduler
 from hpcjobs.spec import Cluster, Document, Experiment, convert, to_builtins
+
+# The group of the last small job, which collects.
+COLLECTOR = "collect"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +34,18 @@ class Sweep:
         if self.plan.cluster.scheduler == "slurm":
             return SlurmScheduler()
         report = [sys.executable, "-m", "hpcjobs", "report", str(self.where.root)]
-        return LocalScheduler(self.where.root / "local", self.where.slurm, epilogue=report)
+        requeues = self.plan.cluster.requeues
+        return LocalScheduler(self.where.root / "local", self.where.slurm, epilogue=report, requeues=requeues)
+
+    @property
+    def collects(self) -> bool:
+        """Whether a last job collects. Without Slurm the one that runs the scripts does."""
+        return self.plan.cluster.scheduler == "slurm" and self.plan.cluster.collect.job
 
     @property
     def groups(self) -> dict[str, list[str]]:
-        """Run names of each script, by array index."""
-        return {group.name: [run.name for run in group.runs] for group in self.plan.groups}
+        """Run names of each submitted script, by array index."""
+        return {group.name: [run.name for run in group.runs] for group in self.plan.sent}
 
 
 def to_yaml(sweep_id: str, plan: Plan) -> dict[str, Any]:
@@ -44,8 +53,9 @@ def to_yaml(sweep_id: str, plan: Plan) -> dict[str, Any]:
     return {
         "version": 1,
         "sweep": sweep_id,
-        "gpus": [group.size.gpus for group in plan.groups],
+        "gpus": sorted({group.size.gpus for group in plan.groups}),
         "repeats": plan.repeats,
+        "terms": dataclasses.asdict(plan.terms),
         "cluster": to_builtins(plan.cluster),
         "variants": [
             {"params": variant.params, "experiment": to_builtins(variant.experiment)} for variant in plan.variants
@@ -62,7 +72,7 @@ def plan_of(path: Path) -> tuple[str, Plan]:
             for entry in data["variants"]
         ]
         cluster = convert(Document(str(path), data["cluster"], {}), Cluster)
-        return data["sweep"], make_plan(data["gpus"], variants, cluster, data["repeats"])
+        return data["sweep"], make_plan(data["gpus"], variants, cluster, data["repeats"], Terms(**data["terms"]))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a sweep.yaml of this hpcjobs: {error!r}") from None
 

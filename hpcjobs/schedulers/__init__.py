@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from hpcjobs.records import JobState, Limits
+from hpcjobs.records import JobState, Limits, Order
 
 
 class Scheduler(Protocol):
@@ -15,26 +15,26 @@ class Scheduler(Protocol):
     Every method raises SchedulerUnreachable where the scheduler gives no answer.
     """
 
-    def submit(self, script: Path, indices: Sequence[int], name: str) -> str:
+    def submit(self, script: Path, indices: Sequence[int], name: str, order: Order) -> str:
         """Submit `script` as an array of `indices`; returns the job id. Raises SubmitRefused."""
         ...
 
-    def find(self, sweep_id: str) -> dict[str, str]:
-        """Job names that hold the sweep's id, each with its job id, also of ended jobs."""
+    def find(self, names: Collection[str]) -> dict[str, list[str]]:
+        """The ids of all jobs of these names, by name, oldest first, also of ended jobs."""
         ...
 
-    def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:
-        """States of all known tasks of jobs `ids`, in one query, by task id."""
+    def poll(self, tasks: Collection[str]) -> Mapping[str, JobState]:
+        """States of those of the `tasks` that are known, in one query for all."""
         ...
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End jobs or tasks; one that has ended already is no error."""
         ...
 
-    def limits(self) -> Limits:
-        """What the site allows."""
+    def limits(self, partition: str | None) -> Limits:
+        """What the site allows, in that partition or the default one."""
         ...
 
-    def test(self, script: Path) -> str:
-        """Ask whether `script` would be accepted; returns what the scheduler said. Raises SubmitRefused."""
+    def test(self, text: str) -> str:
+        """Ask whether the script `text` would be accepted; returns what the scheduler said. Raises SubmitRefused."""
         ...

@@ -139,6 +139,8 @@ class Measure(Section, frozen=True, kw_only=True):
     control_passes: PositiveInt = 2
     # ... and the timed steps of each.
     control_steps: Annotated[int, msgspec.Meta(ge=2)] = 3
+    # What one GPU is expected to do: the plan reckons GPU-hours by it where no earlier sweep measured any.
+    images_per_sec_per_gpu: PositiveFloat | None = None
 
 
 class Experiment(Section, frozen=True, kw_only=True):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import getpass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.hostlist import fold_indices
-from hpcjobs.records import JobState, Limits
+from hpcjobs.records import JobState, Limits, Order
 from hpcjobs.schedulers.slurm import limits, parse
 from hpcjobs.schedulers.slurm.commands import Refused, run
 
@@ -16,6 +17,7 @@ from hpcjobs.schedulers.slurm.commands import Refused, run
 _IDS_PER_CALL = 500
 # Accounting older than this is not searched for jobs of a sweep.
 _FIND_SINCE = "now-60days"
+_NO_JOB = "Invalid job id"
 
 
 def answers() -> bool:
@@ -29,47 +31,77 @@ def answers() -> bool:
 class SlurmScheduler:
     """The Slurm that the commands on PATH talk to. Methods raise SchedulerUnreachable where it is away."""
 
-    def submit(self, script: Path, indices: Sequence[int], name: str) -> str:
-        """Submit as one array. Raises SubmitRefused with Slurm's own words."""
+    def submit(self, script: Path, indices: Sequence[int], name: str, order: Order) -> str:
+        """Submit as one array. Raises SubmitRefused with Slurm's own words, and the limit they speak of."""
+        array = fold_indices(indices) + (f"%{order.throttle}" if order.throttle else "")
+        words = [f"--job-name={name}", f"--array={array}"]
+        if order.after:
+            words.append(f"--dependency=afterany:{':'.join(order.after)}")
+        if order.exclude:
+            words.append(f"--exclude={','.join(order.exclude)}")
         try:
-            said = run("sbatch", "--parsable", f"--job-name={name}", f"--array={fold_indices(indices)}", str(script))
+            said = run("sbatch", "--parsable", *words, str(script), *order.arguments)
         except Refused as error:
-            raise SubmitRefused(f"sbatch refused {script.name}: {error}") from None
+            limit = limits.which(str(error))
+            raise SubmitRefused(f"sbatch refused {script.name}: {error}{f' ({limit})' if limit else ''}") from None
         return parse.job_id(said)
 
-    def find(self, sweep_id: str) -> dict[str, str]:
-        """Job names that hold `sweep_id`, each with its job id: of the controller and of the accounting."""
-        found = parse.names(run("squeue", "--noheader", "--states=all", "--format=%F|%j"))
+    def find(self, names: Collection[str]) -> dict[str, list[str]]:
+        """Ids of all jobs of these names: of the controller, and of the accounting where there is one."""
+        if not names:
+            return {}
+        joined = ",".join(names)
+        text = run("squeue", "--noheader", "--states=all", "--format=%F|%j", f"--name={joined}")
         try:
             words = ("--allocations", "--noheader", "--parsable2", "--format=JobID,JobName")
-            found |= parse.names(run("sacct", *words, f"--starttime={_FIND_SINCE}"))
+            text += run("sacct", *words, f"--starttime={_FIND_SINCE}", f"--name={joined}")
         except Refused:
             pass  # no accounting here
-        return {name: job for name, job in found.items() if sweep_id in name}
+        found = parse.names(text)
+        return {name: found[name] for name in names if name in found}
 
-    def poll(self, ids: Sequence[str]) -> Mapping[str, JobState]:
-        """States of all tasks of jobs `ids`: one squeue and, where there is accounting, one sacct.
+    def poll(self, tasks: Collection[str]) -> Mapping[str, JobState]:
+        """States of these tasks: one squeue for all and, where that does not show all of them alive, one sacct.
 
-        What squeue says of a living job counts: after a requeue sacct still shows the end before it.
+        What squeue says of a living job counts: after a requeue sacct still shows the end before it. How a
+        task ended the accounting says best; without one, squeue and scontrol do, for MinJobAge after it.
         """
-        if not ids:
+        if not tasks:
             return {}
-        jobs = ",".join(ids)
-        try:
-            columns = "--format=%F_%K|%T|%r|%N|%S"
-            seen = parse.squeue(run("squeue", "--noheader", "--array", "--states=all", columns, f"--jobs={jobs}"))
-        except Refused as error:
-            if "Invalid job id" not in str(error):
-                raise SchedulerUnreachable(f"squeue failed: {error}") from None
-            seen = {}  # the controller forgets a job MinJobAge after its end
+        jobs = sorted({task.partition("_")[0] for task in tasks}, key=int)
+        seen = self._squeue(jobs)
+        living = {task: state for task, state in seen.items() if state.state is None or not state.state.final}
+        if all(task in living for task in tasks):
+            return {task: living[task] for task in tasks}
         try:
             columns = "--format=JobID,State,ExitCode,NodeList,Start,End"
-            booked = parse.sacct(run("sacct", "--allocations", "--noheader", "--parsable2", columns, f"--jobs={jobs}"))
+            joined = f"--jobs={','.join(jobs)}"
+            booked = parse.sacct(run("sacct", "--allocations", "--noheader", "--parsable2", columns, joined))
         except Refused:
-            booked = {}  # no accounting here
-        living = {task: state for task, state in seen.items() if state.state is None or not state.state.final}
+            booked = self._scontrol({task.partition("_")[0] for task in tasks if task in seen and task not in living})
         ended = {task: state for task, state in booked.items() if state.state is not None and state.state.final}
-        return {**booked, **seen, **ended, **living}
+        known = {**booked, **seen, **ended, **living}
+        return {task: known[task] for task in tasks if task in known}
+
+    def _squeue(self, jobs: Sequence[str]) -> dict[str, JobState]:
+        try:
+            columns = "--format=%F_%K|%T|%r|%N|%S"
+            words = ("squeue", "--noheader", "--array", "--states=all", columns)
+            return parse.squeue(run(*words, f"--jobs={','.join(jobs)}"))
+        except Refused as error:
+            if _NO_JOB in str(error):
+                return {}  # the controller forgets a job MinJobAge after its end
+            raise SchedulerUnreachable(f"squeue failed: {error}") from None
+
+    def _scontrol(self, jobs: Collection[str]) -> dict[str, JobState]:
+        """How tasks ended, of a site without accounting; nothing of those that the controller forgot."""
+        found: dict[str, JobState] = {}
+        for job in jobs:
+            try:
+                found |= parse.scontrol(run("scontrol", "--oneliner", "show", "job", job))
+            except Refused:
+                continue
+        return found
 
     def cancel(self, ids: Sequence[str]) -> None:
         """scancel jobs or tasks; it says nothing of those that have ended."""
@@ -77,16 +109,27 @@ class SlurmScheduler:
             try:
                 run("scancel", *ids[start : start + _IDS_PER_CALL])
             except Refused as error:
-                if "already completing or completed" not in str(error) and "Invalid job id" not in str(error):
+                if "already completing or completed" not in str(error) and _NO_JOB not in str(error):
                     raise
 
-    def limits(self) -> Limits:
-        """What `scontrol show config` says."""
-        return limits.read(run("scontrol", "show", "config"))
+    def limits(self, partition: str | None) -> Limits:
+        """What the controller and, where there is one, the accounting say."""
+        max_array, max_jobs = limits.config(run("scontrol", "show", "config"))
+        name, nodes, time_s, up = limits.partition(run("scontrol", "--oneliner", "show", "partition"), partition)
+        user = getpass.getuser()
+        table = ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show")
+        try:
+            of_user = run(*table, "assoc", f"user={user}", "format=MaxSubmit")
+            submit = limits.submit([of_user, run(*table, "qos", "format=MaxSubmitPU")])
+        except (Refused, SchedulerUnreachable):
+            submit = None
+        own = len(run("squeue", "--noheader", "--array", "--format=%F", f"--user={user}").split())
+        return Limits(max_array, max_jobs, submit, own, name, nodes, time_s, up)
 
-    def test(self, script: Path) -> str:
+    def test(self, text: str) -> str:
         """`sbatch --test-only`: when and where the script would start. Raises SubmitRefused."""
         try:
-            return run("sbatch", "--test-only", str(script), both=True).strip()
+            said = run("sbatch", "--test-only", both=True, given=text).strip()
         except Refused as error:
-            raise SubmitRefused(f"sbatch --test-only refused {script.name}: {error}") from None
+            raise SubmitRefused(f"sbatch --test-only: {error}") from None
+        return parse.would_start(said)

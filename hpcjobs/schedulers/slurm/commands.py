@@ -42,8 +42,8 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key in _KEPT or not key.startswith(_PREFIXES)}
 
 
-def run(*command: str, both: bool = False) -> str:
-    """Standard output of a command (`both`: standard error behind it).
+def run(*command: str, both: bool = False, given: str = "") -> str:
+    """Standard output of a command (`both`: standard error behind it), which reads `given`.
 
     Raises Refused where it failed, SchedulerUnreachable where it failed because nobody answered in
     time, or the command is not there.
@@ -51,7 +51,7 @@ def run(*command: str, both: bool = False) -> str:
     try:
         done = subprocess.run(
             command,
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
             text=True,
             errors="replace",

@@ -1,19 +1,61 @@
-"""What a Slurm site allows."""
+"""What a Slurm site allows, and which limit a refusal speaks of. Pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from hpcjobs.records import Limits
+from hpcjobs.hostlist import seconds
 
-_LINE = re.compile(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", re.MULTILINE)
+_CONFIG = re.compile(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", re.MULTILINE)
+
+# What sbatch says, and which limit that is (slurm_strerror and the reasons of squeue(1) of 22.05). The first that
+# matches counts.
+_REFUSALS = {
+    r"MaxSubmit|job submit limit": "a limit on the jobs that one may have (MaxSubmitJobs)",
+    r"invalid job array|array specification": "the site's MaxArraySize",
+    r"MaxJobCount|temporarily unable to accept job": "the site's MaxJobCount",
+    r"time limit": "the time limit of the partition or QOS; the profile's `time` asks for more",
+    r"node count": "the nodes that the partition or QOS allows one job",
+    r"partition": "the profile's `partition`; `sinfo -s` lists those there are",
+    r"account": "the profile's `account`; `sacctmgr show assoc user=$USER` lists yours",
+    r"\bqos\b": "the profile's `qos`; `sacctmgr show qos` lists those there are",
+    r"reservation": "the profile's `reservation`; `scontrol show reservation` lists those there are",
+}
 
 
-def read(text: str) -> Limits:
-    """Limits of `scontrol show config`.
+def config(text: str) -> tuple[int | None, int | None]:
+    """(tasks of one array, jobs of the site) of `scontrol show config`.
 
     MaxArraySize is one more than the largest index (slurm.conf(5)); indices start at 0, so it is the
     number of tasks, too.
     """
-    found = {name: int(value) for name, value in _LINE.findall(text)}
-    return Limits(max_array=found.get("MaxArraySize"), max_jobs=found.get("MaxJobCount"))
+    found = {name: int(value) for name, value in _CONFIG.findall(text)}
+    return found.get("MaxArraySize"), found.get("MaxJobCount")
+
+
+def partition(text: str, name: str | None) -> tuple[str, int | None, int | None, bool]:
+    """(name, most nodes, most seconds, whether up) of a partition, or the default one.
+
+    Of `scontrol -o show partition`.
+    """
+    for line in text.splitlines():
+        words = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        chosen = words.get("PartitionName") == name if name else words.get("Default") == "YES"
+        if chosen:
+            nodes = [int(words[key]) for key in ("MaxNodes", "TotalNodes") if words.get(key, "").isdigit()]
+            up = words.get("State", "UP") == "UP"
+            return words["PartitionName"], min(nodes, default=None), seconds(words.get("MaxTime", "")), up
+    return name or "", None, None, True
+
+
+def submit(texts: Iterable[str]) -> int | None:
+    """The least number in tables of sacctmgr: the jobs that one user may have; None where none stands there."""
+    numbers = [int(word) for text in texts for word in re.split(r"[|\s]", text) if word.isdigit()]
+    return min(numbers, default=None)
+
+
+def which(refusal: str) -> str:
+    """The limit or the key of the profile that sbatch's words speak of; empty where they name none."""
+    found = (meaning for words, meaning in _REFUSALS.items() if re.search(words, refusal, re.IGNORECASE))
+    return next(found, "")

@@ -54,14 +54,20 @@ def job_id(text: str) -> str:
     raise SubmitRefused(f"sbatch printed no job id: {' '.join(text.split())!r}")
 
 
-def names(text: str) -> dict[str, str]:
-    """Job names and array ids of lines `JOBID[_TASK]|NAME`."""
-    found = {}
+def names(text: str) -> dict[str, list[str]]:
+    """Array ids by job name, oldest first, of lines `JOBID[_TASK]|NAME`."""
+    found: dict[str, set[str]] = {}
     for line in text.splitlines():
         job, bar, name = line.strip().partition("|")
-        if bar:
-            found[name] = job.partition("_")[0]
-    return found
+        if bar and (number := job.partition("_")[0]).isdigit():
+            found.setdefault(name, set()).add(number)
+    return {name: sorted(jobs, key=int) for name, jobs in found.items()}
+
+
+def would_start(text: str) -> str:
+    """The time in `sbatch: Job 10 to start at 2026-11-25T14:25:29 using ...`, else all that was said."""
+    match = re.search(r"to start at (\S+)", text)
+    return match[1] if match else " ".join(text.split())
 
 
 def squeue(text: str) -> dict[str, JobState]:
@@ -109,6 +115,33 @@ def sacct(text: str) -> dict[str, JobState]:
                 nodes=tuple(expand(nodes)),
                 start=_seconds(start),
                 end=_seconds(end),
+            )
+    return found
+
+
+def scontrol(text: str) -> dict[str, JobState]:
+    """States by task id of `scontrol --oneliner show job`."""
+    found = {}
+    for line in text.splitlines():
+        # The first of a name counts: what follows (Comment, Command) is the user's to write.
+        words: dict[str, str] = {}
+        for word in line.split():
+            name, equals, value = word.partition("=")
+            if equals:
+                words.setdefault(name, value)
+        tasks = f"{words.get('ArrayJobId', '')}_{words.get('ArrayTaskId', '')}"
+        rc, _, number = words.get("ExitCode", "").partition(":")
+        word, reason = words.get("JobState", ""), words.get("Reason", "")
+        for task in _tasks(tasks):
+            found[task] = JobState(
+                state=_state(word),
+                word=word,
+                reason="" if reason == "None" else reason,
+                exit_code=int(rc) if rc.isdigit() else None,
+                signal=int(number) if number.isdigit() else None,
+                nodes=tuple(expand(words.get("NodeList", "(null)"))),
+                start=_seconds(words.get("StartTime", "")),
+                end=_seconds(words.get("EndTime", "")),
             )
     return found
 

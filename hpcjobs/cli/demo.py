@@ -1,0 +1,49 @@
+"""The data that the experiment `demo` makes up."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from hpcjobs.cli import show
+from hpcjobs.cli.data import quiet_tensorflow
+from hpcjobs.engine.sweep import Sweep
+from hpcjobs.errors import InputError
+from hpcjobs.plan import Plan
+
+DEMO = "demo"
+DEMO_IMAGES = 512
+DEMO_SIZE = 64
+
+
+def check_data(plan: Plan) -> None:
+    """Raises InputError where data are missing; warns where they are not seen from here."""
+    if _made_up(plan):
+        name = plan.variants[0].experiment.name
+        if name != DEMO:
+            raise InputError(
+                f"experiment '{name}' needs data: make shards with `hpcjobs data prepare --out DIR ...` "
+                "(or `hpcjobs data synth --out DIR`), then give --set data.dir=DIR"
+            )
+        if importlib.util.find_spec("tensorflow") is None:
+            raise InputError("the demo trains here and needs the compute half: pip install 'hpcjobs[train]'")
+        return
+    for folder in {variant.experiment.data.dir for variant in plan.variants}:
+        # It may be visible on the compute nodes only: a warning, not an error.
+        if folder is not None and not (Path(folder) / "dataset.json").is_file():
+            show.talk(f"warning: no dataset.json in {folder} as seen from here; the runs need it where they run")
+
+
+def make_data(sweep: Sweep) -> None:
+    """Make the demo's images in the sweep's folder, or finish what was begun; nothing for a sweep that has data."""
+    if not _made_up(sweep.plan) or (sweep.where.data / "dataset.json").is_file():
+        return
+    quiet_tensorflow()
+    from hpcjobs.data.build import make
+    from hpcjobs.data.synth import synth_recipe
+
+    make(synth_recipe(images=DEMO_IMAGES, size=DEMO_SIZE), sweep.where.data)
+
+
+def _made_up(plan: Plan) -> bool:
+    return any(variant.experiment.data.dir is None for variant in plan.variants)

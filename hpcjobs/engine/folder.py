@@ -1,0 +1,73 @@
+"""Writes a sweep's folder: scripts, run.yaml of every run, provenance, sweep.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import yaml
+
+from hpcjobs import contract, render, rundir
+from hpcjobs.contract import RunConfig, dump_run
+from hpcjobs.engine.sweep import COLLECTOR, Sweep, to_yaml
+from hpcjobs.files import write_atomic, write_json
+from hpcjobs.plan import PlannedRun
+from hpcjobs.provenance import provenance
+from hpcjobs.spec import to_builtins
+
+
+def scripts(sweep: Sweep) -> dict[str, str]:
+    """The text of every script, by group. Raises InputError where one cannot be rendered."""
+    plan, root = sweep.plan, sweep.where.root
+    texts = {group.name: render.script(group, plan.cluster, sweep.id, root) for group in plan.groups}
+    if plan.allocation is not None:
+        texts[plan.allocation.name] = render.allocation(plan.allocation, plan.cluster, sweep.id, root)
+    if sweep.collects:
+        texts[COLLECTOR] = render.collector(plan.cluster, sweep.id, root)
+    return texts
+
+
+def run_config(sweep: Sweep, run: PlannedRun) -> RunConfig:
+    """The `run.yaml` of one run."""
+    experiment = run.variant.experiment
+    return RunConfig(
+        sweep=sweep.id,
+        run=run.name,
+        params=run.variant.params,
+        repeat=run.repeat,
+        seed=experiment.seed + run.repeat - 1,
+        gpus=run.size.gpus,
+        nodes=run.size.nodes,
+        tasks_per_node=run.size.tasks_per_node,
+        cpus_per_task=sweep.plan.cluster.cpus_per_gpu,
+        device=sweep.plan.cluster.device,
+        data_dir=experiment.data.dir or str(sweep.where.data),
+        experiment=to_builtins(experiment),
+    )
+
+
+def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) -> None:
+    """Write everything but the journal. sweep.yaml comes last: a folder that has one is whole.
+
+    Raises InputError where a sweep is there already or the folder cannot be made, OSError where the disk says no.
+    """
+    where = sweep.where
+    rundir.begin(where.root)
+    for folder in (where.scripts, where.slurm, where.runs):
+        folder.mkdir()
+    for name, text in rendered.items():
+        write_atomic(where.script(name), text)
+    for group in sweep.plan.groups:
+        write_atomic(where.script(group.name).with_suffix(".runs"), "".join(f"{run.name}\n" for run in group.runs))
+        for run in group.runs:
+            folder = where.run(run.name)
+            (folder / contract.CHECKPOINTS).mkdir(parents=True)
+            write_atomic(folder / contract.RUN_YAML, dump_run(run_config(sweep, run)))
+    if sweep.plan.allocation is not None:
+        places = {
+            run.name: f"{group.name} {index}" for group in sweep.plan.groups for index, run in enumerate(group.runs)
+        }
+        lines = "".join(f"{run.name} {places[run.name]}\n" for run in sweep.plan.allocation.runs)
+        write_atomic(where.script(sweep.plan.allocation.name).with_suffix(".runs"), lines)
+    write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
+    write_atomic(where.sweep_yaml, yaml.safe_dump(to_yaml(sweep.id, sweep.plan), sort_keys=False, allow_unicode=True))
+    (where.root / rundir.UNFINISHED).unlink()

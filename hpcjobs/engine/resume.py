@@ -1,0 +1,141 @@
+"""Goes on with a sweep: adopts what was submitted unrecorded, submits what is missing or failed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from hpcjobs import render, rundir
+from hpcjobs.engine import submit
+from hpcjobs.engine.follow import Watch
+from hpcjobs.engine.state import Intention, RunStatus, next_number, retried, submissions, unanswered
+from hpcjobs.engine.submit import Told
+from hpcjobs.engine.sweep import COLLECTOR, Sweep
+from hpcjobs.errors import SubmitRefused
+from hpcjobs.plan import ALLOCATION, Group
+from hpcjobs.records import RunState
+
+_AGAIN = (RunState.PLANNED, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumed:
+    """What `resume` did: jobs found that were not recorded, by name, and the runs submitted now."""
+
+    adopted: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+
+
+def resume(sweep: Sweep, told: Told, *, retryable: bool = False) -> Resumed:
+    """Submit again what failed, was cancelled or is missing, never what has a result or is on its way.
+
+    With `retryable` only what was never submitted, and what failed in a way and not more often than the
+    profile's `retry` allows. Raises lock.Locked naming the holder, SchedulerUnreachable (an unreachable
+    scheduler never means that a job does not exist) or SubmitRefused.
+    """
+    with rundir.locked(sweep.where):
+        adopted, sent_again = _answer(sweep, told)
+        runs = Watch(sweep, told, must_answer=True).look()
+        wanted = [run for run in runs if run.state in _AGAIN]
+        retries: dict[str, str] = {}
+        if retryable:
+            retries = _retries(sweep, wanted)
+            wanted = [run for run in wanted if run.state is RunState.PLANNED or run.run in retries]
+        _leave_behind(sweep, wanted)
+        jobs, refusal = _submit(sweep, wanted, retries, told)
+        living = {run.task.partition("_")[0] for run in runs if not run.state.final and run.task}
+        if jobs or (living and not _collected_later(sweep)):
+            submit.collector(sweep, sorted(living | set(jobs), key=int), told)
+        if refusal is not None:
+            raise refusal
+    return Resumed(tuple(adopted), (*sent_again, *(run.run for run in wanted)))
+
+
+def _answer(sweep: Sweep, told: Told) -> tuple[list[str], list[str]]:
+    """Find out about every submission without an answer: (names of jobs adopted, runs submitted now).
+
+    One that is not there is sent again under its own number: should it arrive yet, each run is still
+    claimed by one job only.
+    """
+    open_ = unanswered(rundir.read_journal(sweep.where))
+    names = {intention: render.job_name(sweep.id, intention.group, intention.number) for intention in open_}
+    found = sweep.scheduler.find(list(names.values())) if open_ else {}
+    adopted, again = [], []
+    for intention, name in names.items():
+        for job in found.get(name, []):
+            terms = {"group": intention.group, "submission": intention.number, "indices": list(intention.indices)}
+            rundir.append(sweep.where, "submitted", **terms, job=job, adopted=True)
+            adopted.append(name)
+        if name in found:
+            continue
+        if intention.group == COLLECTOR:
+            # Whether one is needed, and after which jobs, is seen when the runs are.
+            rundir.append(sweep.where, "refused", group=COLLECTOR, submission=intention.number, indices=[0], said="")
+            continue
+        submit.send(sweep, intention)
+        again += [sweep.groups[intention.group][index] for index in intention.indices]
+    return adopted, again
+
+
+def _retries(sweep: Sweep, runs: Iterable[RunStatus]) -> dict[str, str]:
+    """The failure class of each of the runs that the profile lets be submitted again because of it."""
+    allowed = sweep.plan.cluster.retry
+    done = retried(rundir.read_journal(sweep.where), sweep.groups)
+    return {
+        run.run: run.failure.kind
+        for run in runs
+        if run.failure is not None and done[run.run, run.failure.kind] < allowed.get(run.failure.kind, 0)
+    }
+
+
+def _leave_behind(sweep: Sweep, runs: list[RunStatus]) -> None:
+    """Make sure that no older task of these runs still starts."""
+    sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
+    groups = {name: group for group, names in sweep.groups.items() for name in names}
+    # The one allocation's task holds other runs too; it has ended, else its runs were not here.
+    old = [run.task for run in runs if run.task and groups[run.run] != ALLOCATION]
+    if old:
+        sweep.scheduler.cancel(old)
+    for run in runs:
+        if run.run in sent:
+            rundir.burn(sweep.where, run.run, sent[run.run].number, "resume")
+
+
+def _submit(
+    sweep: Sweep, runs: list[RunStatus], retries: Mapping[str, str], told: Told
+) -> tuple[list[str], SubmitRefused | None]:
+    wanted = {run.run: run for run in runs}
+    jobs: list[str] = []
+    for group in sweep.plan.sent:
+        indices = tuple(index for index, run in enumerate(group.runs) if run.name in wanted)
+        if not indices:
+            continue
+        names = [group.runs[index].name for index in indices]
+        bad = {node for name in names if (failure := wanted[name].failure) for node in failure.nodes}
+        number = next_number(rundir.read_journal(sweep.where), group.name)
+        why = {index: retries[group.runs[index].name] for index in indices if group.runs[index].name in retries}
+        try:
+            jobs.append(_send(sweep, Intention(group.name, number, indices, tuple(sorted(bad))), group, why, told))
+        except SubmitRefused as error:
+            return jobs, error
+    return jobs, None
+
+
+def _send(sweep: Sweep, intention: Intention, group: Group, why: Mapping[int, str], told: Told) -> str:
+    try:
+        return submit.send(sweep, intention, why)
+    except SubmitRefused:
+        if not intention.exclude:
+            raise
+    # So few nodes are left that Slurm will not have it: a suspect node is better than none.
+    told(f"{group.name}: too few nodes without {' '.join(intention.exclude)}; they are used again")
+    return submit.send(sweep, dataclasses.replace(intention, number=intention.number + 1, exclude=()), why)
+
+
+def _collected_later(sweep: Sweep) -> bool:
+    """Whether a collecting job was submitted after the newest submission of runs."""
+    last = ""
+    for event in rundir.read_journal(sweep.where):
+        if event["event"] == "submitted":
+            last = event["group"]
+    return last == COLLECTOR
