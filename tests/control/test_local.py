@@ -138,7 +138,7 @@ def test_a_killed_runner_shows_as_lost_not_as_running_for_ever(site: Site) -> No
     job = site.submit("echo $$ >pid; exec sleep 60", [0, 1])
     running = site.wait(f"{job}_0", RunState.RUNNING)
     assert running.nodes
-    runner = int(json.loads((site.folder / "state" / "runner.json").read_text())["pid"])
+    runner = int(json.loads((site.folder / "state" / "runner.lock").read_text())["pid"])
     script = int((site.folder / "state" / "pid").read_text())
     os.kill(runner, signal.SIGKILL)
     os.kill(script, signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_a_later_submission_finds_or_starts_a_runner(site: Site) -> None:
     site.wait(f"{second}_0", RunState.DONE)
     third = site.submit("true", [0], "c-sweep7")
     site.wait(f"{third}_0", RunState.DONE)
-    assert site.scheduler.find("sweep7") == {"b-sweep7": [second], "c-sweep7": [third]}
+    assert site.scheduler.find(["b-sweep7", "c-sweep7", "d-sweep7"]) == {"b-sweep7": [second], "c-sweep7": [third]}
     assert len({first, second, third}) == 3
 
 
