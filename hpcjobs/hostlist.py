@@ -60,5 +60,5 @@ def seconds(text: str) -> int | None:
     numbers = [int(part) for part in rest if part is not None]
     if days is None and len(numbers) < 3:
         numbers.insert(0, 0)  # minutes come first
-    hours, minutes, rest_s = (numbers + [0, 0])[:3]
+    hours, minutes, rest_s = [*numbers, 0, 0][:3]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest_s

@@ -39,12 +39,15 @@ def talk(text: str) -> None:
     click.echo(text, err=True)
 
 
+def relative(path: Path) -> str:
+    """The path as one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def shorten(path: Path) -> str:
-    """The path as one would type it here, quoted for a shell where it must be."""
-    try:
-        return shlex.quote(str(path.relative_to(Path.cwd())))
-    except ValueError:
-        return shlex.quote(str(path))
+    """The same, quoted for a shell where it must be."""
+    return shlex.quote(relative(path))
 
 
 def _console(stderr: bool = False) -> Console:

@@ -102,12 +102,8 @@ def sweep(
             click.echo(json.dumps({"sweep": new.id, "out": str(root), "jobs": jobs}))
         else:
             where = show.shorten(root)
-            show.talk(
-                f"submitted {len(jobs)} job(s); `hpcjobs status {where}` follows, `hpcjobs report {where}` reports"
-            )
-            click.echo(
-                root if root.is_absolute() and not root.is_relative_to(Path.cwd()) else root.relative_to(Path.cwd())
-            )
+            show.talk(f"submitted {len(jobs)} job(s); see `hpcjobs status {where}`, then `hpcjobs report {where}`")
+            click.echo(show.relative(root))
         return
     ctx.exit(show.wait_and_report(new, as_json))
 

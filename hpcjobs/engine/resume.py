@@ -72,7 +72,7 @@ def _answer(sweep: Sweep, told: Told) -> tuple[list[str], list[str]]:
             # Whether one is needed, and after which jobs, is seen when the runs are.
             rundir.append(sweep.where, "refused", group=COLLECTOR, submission=intention.number, indices=[0], said="")
             continue
-        submit.send(sweep, intention)
+        submit.send(sweep, intention, unanswered=True)
         again += [sweep.groups[intention.group][index] for index in intention.indices]
     return adopted, again
 

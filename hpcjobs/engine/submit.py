@@ -34,11 +34,14 @@ def submit_all(sweep: Sweep, jobs: dict[str, str], told: Told) -> None:
         collector(sweep, list(jobs.values()), told)
 
 
-def send(sweep: Sweep, intention: Intention, retries: Mapping[int, str] | None = None) -> str:
+def send(
+    sweep: Sweep, intention: Intention, retries: Mapping[int, str] | None = None, *, unanswered: bool = False
+) -> str:
     """Submit, with the intention in the journal before the call and the job id after it. By the lock's holder.
 
-    `retries` gives the failure class of each index that is submitted again because of it. Raises
-    SubmitRefused or SchedulerUnreachable.
+    `retries` gives the failure class of each index that is submitted again because of it. `unanswered`: it was
+    sent before under this number and may arrive yet, so that a refusal now does not say that it is not there.
+    Raises SubmitRefused or SchedulerUnreachable.
     """
     where, group, number = sweep.where, intention.group, intention.number
     terms = {"group": group, "submission": number, "indices": list(intention.indices)}
@@ -53,7 +56,8 @@ def send(sweep: Sweep, intention: Intention, retries: Mapping[int, str] | None =
     try:
         job = sweep.scheduler.submit(where.script(group), indices, name, order)
     except SubmitRefused as error:
-        rundir.append(where, "refused", **terms, said=str(error))
+        if not unanswered:
+            rundir.append(where, "refused", **terms, said=str(error))
         raise
     rundir.append(where, "submitted", **terms, job=job)
     return job

@@ -62,7 +62,7 @@ def attempt(
     """An attempt folder as the job script leaves it; `rc` None: it left no exit.json."""
     folder.mkdir(parents=True)
     about = {"run": folder.parent.name, "attempt": folder.name, "job": job, "nodelist": nodelist, "start": 990}
-    (folder / CLAIM).write_text(json.dumps({**about, "restart": 0, "host": "n1"}))
+    (folder / CLAIM).write_text(json.dumps({**about, "submission": 1, "restart": 0, "host": "n1"}))
     if log is not None:
         (folder / TRAIN_LOG).write_text(log)
     if rc is not None:

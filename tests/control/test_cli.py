@@ -91,17 +91,17 @@ def ended(tmp_path: Path) -> Path:
     """A sweep folder as it is after its runs: 1 and 2 GPUs measured, 4 failed with a traceback."""
 
     from hpcjobs import plan, profiles
-    from hpcjobs.engine import submit
+    from hpcjobs.engine import folder as folders
     from hpcjobs.engine.sweep import Sweep
     from hpcjobs.rundir import SweepDir, append
     from hpcjobs.spec import Experiment
 
     variants = plan.expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
     sweep = Sweep("id1", SweepDir(tmp_path / "o"), plan.make_plan([1, 2, 4], variants, profiles.cluster("local"), 1))
-    submit.write_folder(sweep, submit.scripts(sweep), ["hpcjobs"])
+    folders.write_folder(sweep, folders.scripts(sweep), ["hpcjobs"])
     for number, group in enumerate(sweep.plan.groups, 1):
-        append(sweep.where, "submitting", group=group.name, indices=[0], name="n")
-        append(sweep.where, "submitted", group=group.name, indices=[0], job=str(number))
+        append(sweep.where, "submitting", group=group.name, submission=1, indices=[0], name="n")
+        append(sweep.where, "submitted", group=group.name, submission=1, indices=[0], job=str(number))
         gpus = group.size.gpus
         log = train_log(gpus=gpus, batch=4, step_ms=(40.0 * gpus**0.5,)) if gpus < 4 else None
         folder = attempt(sweep.where.run(f"{group.name}-r01") / "a001", job=f"{number}_0", rc=0 if log else 1, log=log)

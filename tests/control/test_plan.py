@@ -9,7 +9,7 @@ import pytest
 from hpcjobs import profiles
 from hpcjobs.contract import warmup_steps
 from hpcjobs.errors import InputError
-from hpcjobs.plan import Size, expand, make_plan, parse_gpus, size_of
+from hpcjobs.plan import Size, Terms, expand, make_plan, parse_gpus, size_of
 from hpcjobs.spec import Document, Experiment, load
 
 
@@ -126,3 +126,22 @@ def test_both_batches_at_once_are_refused() -> None:
 
 def test_a_date_that_is_none_is_no_traceback() -> None:
     assert expand(demo(), ["description=2019-02-30"])[0].experiment.description == "2019-02-30"
+
+
+def test_a_size_with_more_runs_than_an_array_has_tasks_gets_more_scripts() -> None:
+    plan = make_plan([1, 16], expand(demo(), []), c4140(), 200, Terms(max_array=150))
+    assert [(group.name, len(group.runs)) for group in plan.sent] == [
+        ("g0001", 150), ("g0001-c02", 50), ("g0016", 150), ("g0016-c02", 50),
+    ]  # fmt: skip
+    assert [run.name for run in plan.groups[1].runs[:2]] == ["g0001-r151", "g0001-r152"]
+
+
+def test_one_allocation_holds_all_runs_repeats_in_turn() -> None:
+    plan = make_plan([1, 4, 8], expand(demo(), ["lr.base=0.1,0.2"]), c4140(), 2, Terms(one_allocation=True))
+    (group,) = plan.sent
+    assert (group.name, group.size) == ("all", Size(8, 2, 4))
+    assert [run.name for run in group.runs] == [
+        *("g0001-p01-r01", "g0001-p02-r01", "g0004-p01-r01", "g0004-p02-r01", "g0008-p01-r01", "g0008-p02-r01"),
+        *("g0008-p01-r02", "g0008-p02-r02", "g0004-p01-r02", "g0004-p02-r02", "g0001-p01-r02", "g0001-p02-r02"),
+    ]
+    assert sorted(run.name for run in plan.runs) == sorted(run.name for run in group.runs)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import stat
-from pathlib import Path
-
 import pytest
 
-from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
-from hpcjobs.hostlist import expand, expand_indices, fold_indices
+from hpcjobs.errors import SubmitRefused
+from hpcjobs.hostlist import expand, expand_indices, fold_indices, seconds
 from hpcjobs.records import JobState, RunState
-from hpcjobs.schedulers.slurm import SlurmScheduler, limits, parse
+from hpcjobs.schedulers.slurm import limits, parse
 
 
 @pytest.mark.parametrize(
@@ -93,8 +90,86 @@ def test_every_state_of_slurm_has_its_place(words: str, state: RunState) -> None
 
 def test_limits() -> None:
     text = "MaxArraySize            = 1001\nMaxDBDMsgs              = 20008\nMaxJobCount             = 10000\n"
-    assert (limits.read(text).max_array, limits.read(text).max_jobs) == (1001, 10000)
-    assert limits.read("").max_array is None
+    assert limits.config(text) == (1001, 10000)
+    assert limits.config("") == (None, None)
+
+
+# Of the virtual cluster, and a partition of a site.
+PARTITIONS = (
+    "PartitionName=v100 AllowGroups=ALL Default=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00 State=UP TotalNodes=4\n"
+    "PartitionName=short AllowGroups=ALL Default=NO MaxNodes=2 MaxTime=30:00 State=DRAIN TotalNodes=4\n"
+    "PartitionName=open Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=UP TotalNodes=9\n"
+)
+
+
+def test_the_limits_of_a_partition_or_the_default_one() -> None:
+    assert limits.partition(PARTITIONS, None) == ("v100", 4, 86400, True)
+    assert limits.partition(PARTITIONS, "short") == ("short", 2, 1800, False)
+    assert limits.partition(PARTITIONS, "open") == ("open", 9, None, True)
+    assert limits.partition(PARTITIONS, "none") == ("none", None, None, True)
+
+
+def test_the_least_limit_on_a_users_jobs_counts() -> None:
+    assert limits.submit(["100\n\n", "\n30\n"]) == 30
+    assert limits.submit(["\n", ""]) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        (
+            "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size)",
+            "MaxSubmitJobs",
+        ),
+        ("QOSMaxSubmitJobPerUserLimit", "MaxSubmitJobs"),
+        ("Batch job submission failed: Invalid job array specification", "MaxArraySize"),
+        ("Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)", "`time`"),
+        ("Batch job submission failed: Invalid qos specification", "`qos`"),
+        ("Batch job submission failed: Invalid account or account/partition combination specified", "`partition`"),
+        ("Batch job submission failed: Martians", ""),
+    ],
+)
+def test_a_refusal_names_its_limit(said: str, limit: str) -> None:
+    assert limit in limits.which(said)
+    assert bool(limit) == bool(limits.which(said))
+
+
+def test_scontrol_tells_how_a_task_ended_where_there_is_no_accounting() -> None:
+    text = (
+        "JobId=13 ArrayJobId=12 ArrayTaskId=3 JobName=n UserId=root(0) JobState=FAILED Reason=NonZeroExitCode "
+        "Dependency=(null) Requeue=1 ExitCode=15:0 StartTime=2026-11-25T14:00:00 EndTime=2026-11-25T14:00:10 "
+        "NodeList=c4140-[1-2] Command=/x/JobState=COMPLETED\n"
+        "JobId=12 ArrayJobId=12 ArrayTaskId=4-6%2 JobName=n JobState=PENDING Reason=Resources ExitCode=0:0 NodeList=\n"
+        "JobId=20 JobName=other JobState=RUNNING\n"
+    )
+    rows = parse.scontrol(text)
+    assert sorted(rows) == ["12_3", "12_4", "12_5", "12_6"]
+    assert (rows["12_3"].word, rows["12_3"].exit_code, rows["12_3"].reason) == ("FAILED", 15, "NonZeroExitCode")
+    assert rows["12_3"].nodes == ("c4140-1", "c4140-2")
+    assert rows["12_3"].end - rows["12_3"].start == 10
+    assert (rows["12_5"].state, rows["12_5"].nodes) == (RunState.PENDING, ())
+
+
+def test_names_give_their_jobs_oldest_first() -> None:
+    text = "12|hpcjobs-x-g0001-s01\n9_3|hpcjobs-x-g0001-s01\n9_4|hpcjobs-x-g0001-s01\n13|hpcjobs-x-g0002-s01\n\n"
+    assert parse.names(text) == {"hpcjobs-x-g0001-s01": ["9", "12"], "hpcjobs-x-g0002-s01": ["13"]}
+
+
+def test_when_a_script_would_start() -> None:
+    said = "sbatch: Job 10 to start at 2026-11-25T14:25:29 using 4 processors on nodes c4140-[1-4] in partition v100"
+    assert parse.would_start(said) == "2026-11-25T14:25:29"
+    assert parse.would_start("something\nelse") == "something else"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("5", 300), ("5:30", 330), ("1:02:03", 3723), ("1-2", 93600), ("1-2:3", 93780), ("1-2:3:4", 93784),
+        ("UNLIMITED", None), ("", None), ("4h", None),
+    ],
+)  # fmt: skip
+def test_slurms_times(text: str, expected: int | None) -> None:
+    assert seconds(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -112,83 +187,3 @@ def test_indices_fold_and_unfold() -> None:
     assert fold_indices([0, 1, 2, 7, 5, 6, 9]) == "0-2,5-7,9"
     assert expand_indices(fold_indices([4, 0, 1])) == [0, 1, 4]
     assert expand_indices("[3,5-6%2]") == [3, 5, 6]
-
-
-class FakeSlurm:
-    """A fake: shell scripts that stand for Slurm's commands, for answers that a real one cannot be made to give."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
-        self.folder = folder
-        monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-    def command(self, name: str, body: str) -> None:
-        path = self.folder / name
-        path.write_text(f"#!/bin/bash\n{body}\n")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    return FakeSlurm(tmp_path, monkeypatch)
-
-
-def test_a_controller_that_is_away_is_never_a_refusal(fake: FakeSlurm) -> None:
-    away = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
-    for name in ("sbatch", "squeue", "sacct"):
-        fake.command(name, f'echo "{away}" >&2; exit 1')
-    with pytest.raises(SchedulerUnreachable, match="does not answer"):
-        SlurmScheduler().submit(fake.folder / "x", [0], "n")
-    with pytest.raises(SchedulerUnreachable):
-        SlurmScheduler().poll(["1"])
-
-
-def test_an_error_of_squeue_that_nobody_foresaw_is_not_a_job_that_is_gone(fake: FakeSlurm) -> None:
-    fake.command("squeue", 'echo "squeue: fatal: Could not establish a configuration source" >&2; exit 1')
-    with pytest.raises(SchedulerUnreachable, match="configuration source"):
-        SlurmScheduler().poll(["1"])
-    fake.command("squeue", 'echo "squeue: error: Martians" >&2; exit 1')
-    with pytest.raises(SchedulerUnreachable, match="squeue failed: squeue: error: Martians"):
-        SlurmScheduler().poll(["1"])
-
-
-def test_a_refusal_is_told_in_slurms_own_words(fake: FakeSlurm) -> None:
-    fake.command("sbatch", 'echo "sbatch: error: Batch job submission failed: Invalid qos specification" >&2; exit 1')
-    with pytest.raises(SubmitRefused, match=r"sbatch refused g0001.sbatch: .*Invalid qos specification"):
-        SlurmScheduler().submit(Path("g0001.sbatch"), [0], "n")
-
-
-def test_no_slurm_at_all_is_out_of_reach(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(fake.folder))
-    with pytest.raises(SchedulerUnreachable, match="sbatch is not on PATH"):
-        SlurmScheduler().submit(Path("x"), [0], "n")
-
-
-def test_without_accounting_squeue_alone_speaks(fake: FakeSlurm) -> None:
-    fake.command("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
-    fake.command("squeue", 'echo "1_0|COMPLETED|None|n1|2026-11-23T08:40:00"')
-    assert SlurmScheduler().poll(["1"])["1_0"].state is RunState.DONE
-    fake.command("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
-    assert SlurmScheduler().poll(["1"]) == {}
-
-
-def test_a_requeued_job_lives_though_sacct_shows_its_end(fake: FakeSlurm) -> None:
-    fake.command(
-        "squeue", 'echo "1_0|PENDING|BeginTime||2026-11-23T08:42:00"; echo "1_1|COMPLETED|None|n1|2026-11-23T08:40:00"'
-    )
-    fake.command("sacct", 'echo "1_0|NODE_FAIL|0:0|n1|Unknown|Unknown"; echo "1_1|COMPLETED|0:0|n1|Unknown|Unknown"')
-    rows = SlurmScheduler().poll(["1"])
-    assert (rows["1_0"].state, rows["1_0"].reason) == (RunState.PENDING, "BeginTime")
-    assert (rows["1_1"].state, rows["1_1"].exit_code) == (RunState.DONE, 0)
-
-
-def test_the_users_slurm_variables_do_not_reach_the_commands(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "SBATCH_PARTITION": "wrong",
-        "SQUEUE_FORMAT": "%i",
-        "SLURM_JOB_ID": "9",
-        "SLURM_CONF": "/etc/s",
-    }.items():
-        monkeypatch.setenv(name, value)
-    fake.command("sbatch", f"env | grep -E '^(SBATCH|SQUEUE|SLURM)' >{fake.folder}/env; echo 5")
-    assert SlurmScheduler().submit(fake.folder / "x", [0], "n") == "5"
-    assert (fake.folder / "env").read_text() == "SLURM_CONF=/etc/s\n"

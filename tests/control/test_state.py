@@ -6,15 +6,15 @@ import dataclasses
 
 import pytest
 
-from hpcjobs.engine.state import Evidence, RunStatus, fold, submissions
+from hpcjobs.engine.state import Evidence, Intention, RunStatus, fold, next_number, submissions, unanswered
 from hpcjobs.failures import HINTS, classify
 from hpcjobs.records import ExitRecord, JobState, RunState
 
 RUN = "g0002-r01"
 GROUPS = {"g0002": [RUN, "g0002-r02"]}
 SENT = [
-    {"event": "submitting", "group": "g0002", "indices": [0, 1], "time": 100.0},
-    {"event": "submitted", "group": "g0002", "indices": [0, 1], "job": "7", "time": 101.0},
+    {"event": "submitting", "group": "g0002", "submission": 1, "indices": [0, 1], "time": 100.0},
+    {"event": "submitted", "group": "g0002", "submission": 1, "indices": [0, 1], "job": "7", "time": 101.0},
 ]
 
 
@@ -33,7 +33,7 @@ def answer(state: RunState | None, word: str, **more) -> dict:
 def test_before_and_during_submission() -> None:
     assert state([], {}).state is RunState.PLANNED
     assert state(SENT[:1], {}).state is RunState.SUBMITTING
-    refused = {"event": "refused", "group": "g0002", "indices": [0, 1], "time": 100.5}
+    refused = {"event": "refused", "group": "g0002", "submission": 1, "indices": [0, 1], "time": 100.5}
     assert state([SENT[0], refused], {}).state is RunState.PLANNED
 
 
@@ -49,27 +49,27 @@ def test_an_unknown_word_is_neither_success_nor_failure() -> None:
 
 
 def test_a_measurement_makes_a_run_done() -> None:
-    found = Evidence("a001", "7_0", measured=True, exit=ended(0))
+    found = Evidence("a001", "7_0", 1, measured=True, exit=ended(0))
     assert state(SENT, answer(RunState.DONE, "COMPLETED"), found).state is RunState.DONE
     assert state(SENT, None, found).state is RunState.DONE
 
 
 def test_a_measured_run_that_still_scores_the_test_split_is_running() -> None:
-    found = Evidence("a001", "7_0", measured=True)
+    found = Evidence("a001", "7_0", 1, measured=True)
     assert state(SENT, answer(RunState.RUNNING, "RUNNING"), found).state is RunState.RUNNING
     left = dataclasses.replace(found, exit=ended(0))  # the scheduler's books lag behind
     assert state(SENT, answer(RunState.RUNNING, "RUNNING"), left).state is RunState.DONE
 
 
 def test_completed_without_a_measurement_is_failed() -> None:
-    status = state(SENT, answer(RunState.DONE, "COMPLETED", exit_code=0), Evidence("a001", "7_0", exit=ended(0)))
+    status = state(SENT, answer(RunState.DONE, "COMPLETED", exit_code=0), Evidence("a001", "7_0", 1, exit=ended(0)))
     assert status.state is RunState.FAILED
     assert status.failure is not None
     assert status.failure.kind == "no_measurement"
 
 
 def test_an_exit_record_speaks_where_the_scheduler_does_not() -> None:
-    found = Evidence("a001", "7_0", exit=ended(137, 9), line="mpirun noticed ... exited on signal 9")
+    found = Evidence("a001", "7_0", 1, exit=ended(137, 9), line="mpirun noticed ... exited on signal 9")
     status = state(SENT, None, found)
     assert status.state is RunState.FAILED
     assert status.failure is not None
@@ -79,41 +79,89 @@ def test_an_exit_record_speaks_where_the_scheduler_does_not() -> None:
 def test_cancelled_by_the_user_is_no_failure() -> None:
     assert state(SENT, answer(RunState.CANCELLED, "CANCELLED")).state is RunState.CANCELLED
     journal = [*SENT, {"event": "cancel", "runs": [RUN], "time": 105.0}]
-    assert state(journal, None, Evidence("a001", "7_0", exit=ended(143, 15))).state is RunState.CANCELLED
+    assert state(journal, None, Evidence("a001", "7_0", 1, exit=ended(143, 15))).state is RunState.CANCELLED
 
 
 def test_gone_without_a_trace_is_lost_but_not_at_once() -> None:
-    claimed = Evidence("a001", "7_0")
+    claimed = Evidence("a001", "7_0", 1)
     assert state(SENT, {}, claimed, now=110.0).state is RunState.RUNNING
     assert state(SENT, {}, now=110.0).state is RunState.PENDING
     lost = state(SENT, {}, claimed, now=1000.0)
     assert lost.state is RunState.LOST
     assert lost.failure is not None
-    assert lost.failure.retryable
+    assert lost.failure.kind == "lost"
 
 
 def test_an_unreachable_scheduler_loses_nothing() -> None:
     assert state(SENT, None, now=1e6).state is RunState.PENDING
-    assert state(SENT, None, Evidence("a001", "7_0"), now=1e6).state is RunState.RUNNING
+    assert state(SENT, None, Evidence("a001", "7_0", 1), now=1e6).state is RunState.RUNNING
 
 
 def test_an_older_attempts_exit_says_nothing_of_a_new_submission() -> None:
-    again = [*SENT, {"event": "submitted", "group": "g0002", "indices": [0], "job": "9", "time": 500.0}]
-    old = Evidence("a001", "7_0", exit=ended(1))
+    again = [*SENT, {**SENT[1], "submission": 2, "indices": [0], "job": "9", "time": 500.0}]
+    old = Evidence("a001", "7_0", 1, exit=ended(1))
     status = fold(
         [RUN], submissions(again, GROUPS), {"9_0": JobState(RunState.PENDING, "PENDING")}, {RUN: old}, 1000.0
     )[0]
     assert (status.state, status.task) == (RunState.PENDING, "9_0")
 
 
+def test_the_task_that_claimed_a_run_counts_not_the_one_that_was_recorded() -> None:
+    """A submission that was thought lost and sent again: job 9 is on record, job 7 came first."""
+    journal = [SENT[0], {**SENT[1], "job": "9"}]
+    found = Evidence("a001", "7_0", 1)
+    answers = {"9_0": JobState(RunState.DONE, "COMPLETED"), "7_0": JobState(RunState.RUNNING, "RUNNING")}
+    status = state(journal, answers, found)
+    assert (status.state, status.task) == (RunState.RUNNING, "7_0")
+
+
+def test_a_submission_without_an_answer_is_known_by_its_claim() -> None:
+    assert state(SENT[:1], {}, Evidence("a001", "7_0", 1)).task == "7_0"
+    assert state(SENT[:1], answer(RunState.RUNNING, "RUNNING"), Evidence("a001", "7_0", 1)).state is RunState.RUNNING
+
+
+def test_runs_of_one_allocation_share_its_task_and_wait_their_turn() -> None:
+    journal = [{**event, "group": "all"} for event in SENT]
+    sent = submissions(journal, {"all": ["g0001-r01", RUN]})
+    first = Evidence("a001", "7_0", 1, exit=ended(1), line="RuntimeError: boom")
+    one, two = fold(["g0001-r01", RUN], sent, answer(RunState.RUNNING, "RUNNING"), {"g0001-r01": first}, 1000.0)
+    assert (one.task, two.task) == ("7_0", "7_0")
+    assert (one.state, two.state) == (RunState.FAILED, RunState.PENDING)
+
+
+def test_a_requeued_job_is_pending_though_an_attempt_ended() -> None:
+    found = Evidence("a001", "7_0", 1, exit=ended(75))
+    assert state(SENT, answer(RunState.PENDING, "PENDING"), found).state is RunState.PENDING
+    assert state(SENT, answer(RunState.PENDING, "REQUEUE_HOLD"), found).word == "REQUEUE_HOLD"
+
+
+def test_cancelled_by_slurm_for_its_memory_is_a_failure() -> None:
+    found = Evidence(
+        "a001", "7_0", 1, line="slurmstepd: error: Step 7.0 exceeded memory limit (812 > 500), being killed"
+    )
+    status = state(SENT, answer(RunState.CANCELLED, "CANCELLED", reason="by 0"), found)
+    assert status.state is RunState.FAILED
+    assert status.failure is not None
+    assert "memory" in status.failure.kind
+
+
+def test_what_was_begun_and_not_answered() -> None:
+    assert unanswered(SENT) == []
+    assert unanswered(SENT[:1]) == [Intention("g0002", 1, (0, 1))]
+    refused = {**SENT[0], "event": "refused", "said": "no"}
+    assert unanswered([SENT[0], refused]) == []
+    assert next_number(SENT, "g0002") == 2
+    assert next_number(SENT, "g0004") == 1
+
+
 @pytest.mark.parametrize(
-    ("word", "kind", "retryable"),
-    [("TIMEOUT", "timeout", False), ("OUT_OF_MEMORY", "out_of_memory", False), ("NODE_FAIL", "node_failure", True),
-     ("PREEMPTED", "preempted", True), ("BOOT_FAIL", "node_failure", True)],
+    ("word", "kind"),
+    [("TIMEOUT", "timeout"), ("OUT_OF_MEMORY", "out_of_memory"), ("NODE_FAIL", "node_failure"),
+     ("PREEMPTED", "preempted"), ("BOOT_FAIL", "boot_failure"), ("DEADLINE", "deadline"), ("REVOKED", "revoked")],
 )  # fmt: skip
-def test_slurms_final_words_name_their_class(word: str, kind: str, retryable: bool) -> None:
+def test_slurms_final_words_name_their_class(word: str, kind: str) -> None:
     failure = classify(JobState(RunState.FAILED, word, exit_code=0), None, [], "")
-    assert (failure.kind, failure.retryable) == (kind, retryable)
+    assert (failure.kind, failure.evidence) == (kind, word)
 
 
 def test_the_first_rank_that_gave_up_says_why() -> None:
@@ -126,7 +174,7 @@ def test_the_first_rank_that_gave_up_says_why() -> None:
 @pytest.mark.parametrize(
     ("line", "kind"),
     [("RuntimeError: boom", "traceback"), ("oom-kill event", "out_of_memory"), ("exited on signal 11", "signal"),
-     ("bash: mpirun: command not found", "exit_code"), ("CANCELLED DUE TO TIME LIMIT", "timeout")],
+     ("bash: mpirun: command not found", "launch"), ("CANCELLED DUE TO TIME LIMIT", "timeout")],
 )  # fmt: skip
 def test_a_log_line_names_the_class(line: str, kind: str) -> None:
     assert classify(None, ended(1), [], line).kind == kind
@@ -140,6 +188,6 @@ def test_every_error_code_has_a_hint() -> None:
 
 
 def test_a_killed_run_waits_for_the_schedulers_own_word() -> None:
-    found = Evidence("a001", "7_0", exit=ended(143, 15), line="STEP 7.0 CANCELLED AT ...")
+    found = Evidence("a001", "7_0", 1, exit=ended(143, 15), line="STEP 7.0 CANCELLED AT ...")
     assert state(SENT, answer(RunState.RUNNING, "COMPLETING"), found).state is RunState.RUNNING
     assert state(SENT, answer(RunState.CANCELLED, "CANCELLED"), found).state is RunState.CANCELLED

@@ -77,7 +77,9 @@ class SlurmScheduler:
             columns = "--format=JobID,State,ExitCode,NodeList,Start,End"
             joined = f"--jobs={','.join(jobs)}"
             booked = parse.sacct(run("sacct", "--allocations", "--noheader", "--parsable2", columns, joined))
-        except Refused:
+        except (Refused, SchedulerUnreachable) as error:
+            if isinstance(error, SchedulerUnreachable) and not all(task in seen for task in tasks):
+                raise  # accounting there is, but away: who knows what it knows of the others
             booked = self._scontrol({task.partition("_")[0] for task in tasks if task in seen and task not in living})
         ended = {task: state for task, state in booked.items() if state.state is not None and state.state.final}
         known = {**booked, **seen, **ended, **living}

@@ -129,7 +129,8 @@ def scontrol(text: str) -> dict[str, JobState]:
             name, equals, value = word.partition("=")
             if equals:
                 words.setdefault(name, value)
-        tasks = f"{words.get('ArrayJobId', '')}_{words.get('ArrayTaskId', '')}"
+        index = words.get("ArrayTaskId", "")
+        tasks = f"{words.get('ArrayJobId', '')}_{index if index.isdigit() else f'[{index}]'}"
         rc, _, number = words.get("ExitCode", "").partition(":")
         word, reason = words.get("JobState", ""), words.get("Reason", "")
         for task in _tasks(tasks):

@@ -1,0 +1,322 @@
+"""Killed at any moment, with a scheduler that loses answers and delivers late: nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hpcjobs import profiles, rundir
+from hpcjobs.contract import CLAIM, EXIT_JSON
+from hpcjobs.engine import folder, follow, state, submit
+from hpcjobs.engine import resume as going_on
+from hpcjobs.engine.sweep import Sweep
+from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
+from hpcjobs.files import write_json
+from hpcjobs.plan import Terms, expand, make_plan
+from hpcjobs.records import JobState, Limits, Order, RunState
+from hpcjobs.rundir import SweepDir
+from hpcjobs.spec import Experiment
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@dataclasses.dataclass
+class FakeScheduler:
+    """A scheduler that misbehaves on demand. Its tasks do what the job script does with claims, at once.
+
+    `kills` is consumed call by call of submit: `before` and `after` the submission the caller dies; `late`
+    dies, and the job arrives when `arrive` is called; `refuse` says no; `away` does not answer; else all is well.
+    """
+
+    where: SweepDir
+    kills: list[str] = dataclasses.field(default_factory=list)
+    jobs: dict[str, tuple[str, Path, list[int], Order]] = dataclasses.field(default_factory=dict)
+    late: list[tuple[str, Path, list[int], Order]] = dataclasses.field(default_factory=list)
+    executed: list[str] = dataclasses.field(default_factory=list)
+    ends: dict[str, tuple[RunState, str]] = dataclasses.field(default_factory=dict)
+    states: dict[str, JobState] = dataclasses.field(default_factory=dict)
+    away: bool = False
+    polls: int = 0
+
+    def submit(self, script: Path, indices: Sequence[int], name: str, order: Order) -> str:
+        how = self.kills.pop(0) if self.kills else ""
+        job = (name, script, list(indices), order)
+        if how == "refuse":
+            raise SubmitRefused("no")
+        if how == "away":
+            raise SchedulerUnreachable("nobody answers")
+        if how == "late":
+            self.late.append(job)
+        elif how != "before":
+            number = self._accept(job)
+        if how:
+            raise Killed(how)
+        return number
+
+    def _accept(self, job: tuple[str, Path, list[int], Order]) -> str:
+        number = str(len(self.jobs) + 1)
+        self.jobs[number] = job
+        _, script, indices, order = job
+        if script.stem == "collect":
+            return number
+        names = script.with_suffix(".runs").read_text().split()
+        for index in indices:
+            self._run(names[index], f"{number}_{index}", int(order.arguments[0]))
+        return number
+
+    def _run(self, run: str, task: str, submission: int) -> None:
+        word, state_ = "COMPLETED", RunState.DONE
+        claim = self.where.claim(run, submission)
+        if not claim.exists():
+            claim.write_text(json.dumps({"job": task}))
+            self.executed.append(run)
+            state_, word = self.ends.get(run, (state_, word))
+            attempt = self.where.run(run) / f"a{len(self.where.attempts(run)) + 1:03d}"
+            attempt.mkdir()
+            write_json(attempt / CLAIM, {"job": task, "submission": submission, "start": 1.0})
+            rc = 0 if word == "COMPLETED" else 1
+            record = {"run": run, "attempt": attempt.name, "job": task, "rc": rc, "signal": 0}
+            write_json(attempt / EXIT_JSON, {**record, "nodelist": "n1", "start": 1.0, "end": 2.0})
+        self.states[task] = JobState(state_, word, exit_code=0 if word == "COMPLETED" else 1)
+
+    def arrive(self) -> None:
+        for job in self.late:
+            self._accept(job)
+        self.late.clear()
+
+    def find(self, names: Collection[str]) -> dict[str, list[str]]:
+        self._answer()
+        found: dict[str, list[str]] = {}
+        for number, (name, *_) in self.jobs.items():
+            if name in names:
+                found.setdefault(name, []).append(number)
+        return found
+
+    def poll(self, tasks: Collection[str]) -> dict[str, JobState]:
+        self._answer()
+        self.polls += 1
+        return {task: self.states[task] for task in tasks if task in self.states}
+
+    def _answer(self) -> None:
+        if self.away:
+            raise SchedulerUnreachable("nobody answers")
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        self._answer()
+
+    def limits(self, partition: str | None) -> Limits:
+        return Limits()
+
+    def test(self, text: str) -> str:
+        return ""
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose exit code is 0 has a measurement: these tests are not about logs."""
+    real = follow.look
+
+    def look(where: SweepDir, run: str) -> state.Evidence:
+        found = real(where, run)
+        return dataclasses.replace(found, measured=found.exit is not None and found.exit.rc == 0)
+
+    monkeypatch.setattr(follow, "look", look)
+
+
+def new(
+    where: Path, monkeypatch: pytest.MonkeyPatch, *, repeats: int = 2, **terms: object
+) -> tuple[Sweep, FakeScheduler]:
+    cluster = msgspec.structs.replace(profiles.cluster("virtual"), python="/bin/true")
+    plan = make_plan([1, 2, 4], expand(profiles.read(Experiment, "demo"), []), cluster, repeats, Terms(**terms))
+    sweep = Sweep("261125120000abcd", SweepDir(where), plan)
+    scheduler = FakeScheduler(sweep.where)
+    monkeypatch.setattr(Sweep, "scheduler", scheduler)
+    folder.write_folder(sweep, folder.scripts(sweep), ["hpcjobs"])
+    return sweep, scheduler
+
+
+def states(sweep: Sweep) -> set[RunState]:
+    return {run.state for run in follow.snapshot(sweep)}
+
+
+def quietly(text: str) -> None:
+    pass
+
+
+@given(
+    kills=st.lists(st.sampled_from(["", "before", "after", "late", "away", "refuse"]), max_size=12),
+    arrivals=st.lists(st.booleans(), min_size=12, max_size=12),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_happens_each_run_is_executed_once(
+    kills: list[str], arrivals: list[bool], measured: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        sweep, scheduler = new(tmp_path_factory.mktemp("s") / "o", patch)
+        scheduler.kills = list(kills)
+        for number, arrives in enumerate(arrivals):
+            with contextlib.suppress(Killed, SubmitRefused, SchedulerUnreachable):
+                going_on.resume(sweep, quietly) if number else submit.submit_all(sweep, {}, quietly)
+            if arrives:
+                scheduler.arrive()
+        scheduler.kills = []
+        going_on.resume(sweep, quietly)
+        scheduler.arrive()
+        assert states(sweep) == {RunState.DONE}
+        assert sorted(scheduler.executed) == sorted(run.name for run in sweep.plan.runs)
+
+
+def test_what_arrives_late_finds_its_runs_claimed(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.kills = ["late"]
+    with pytest.raises(Killed):
+        submit.submit_all(sweep, {}, quietly)
+    assert follow.snapshot(sweep)[0].state is RunState.SUBMITTING
+    going_on.resume(sweep, quietly)
+    scheduler.arrive()
+    assert [name for name, *_ in scheduler.jobs.values()].count("hpcjobs-261125120000abcd-g0001-s01") == 2
+    assert sorted(scheduler.executed) == sorted({run.name for run in sweep.plan.runs})
+
+
+def test_what_arrives_after_a_cancel_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.kills = ["late"]
+    with pytest.raises(Killed):
+        submit.submit_all(sweep, {}, quietly)
+    assert follow.cancel(sweep, []) == ["g0001-r01", "g0001-r02"]
+    scheduler.arrive()
+    assert scheduler.executed == []
+    assert [run.state for run in follow.snapshot(sweep)][:2] == [RunState.CANCELLED] * 2
+
+
+def test_an_unreachable_scheduler_is_never_not_submitted(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.kills = ["after"]
+    with pytest.raises(Killed):
+        submit.submit_all(sweep, {}, quietly)
+    scheduler.away = True
+    before = sweep.where.journal.read_text()
+    with pytest.raises(SchedulerUnreachable):
+        going_on.resume(sweep, quietly)
+    assert sweep.where.journal.read_text() == before
+    scheduler.away = False
+    assert going_on.resume(sweep, quietly).adopted == ("hpcjobs-261125120000abcd-g0001-s01",)
+    assert len(scheduler.jobs) == 4  # three sizes, and the one that collects
+
+
+def test_only_what_failed_is_run_again_beside_its_old_attempt(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.ends = {"g0002-r02": (RunState.FAILED, "FAILED")}
+    submit.submit_all(sweep, {}, quietly)
+    scheduler.ends = {}
+    assert going_on.resume(sweep, quietly).runs == ("g0002-r02",)
+    assert scheduler.executed.count("g0002-r02") == 2
+    assert [attempt.name for attempt in sweep.where.attempts("g0002-r02")] == ["a001", "a002"]
+    assert states(sweep) == {RunState.DONE}
+    assert going_on.resume(sweep, quietly) == going_on.Resumed()
+
+
+def test_a_failure_class_is_retried_as_often_as_the_profile_says(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.ends = {"g0001-r01": (RunState.FAILED, "NODE_FAIL"), "g0001-r02": (RunState.FAILED, "OUT_OF_MEMORY")}
+    submit.submit_all(sweep, {}, quietly)
+    for _ in range(4):
+        going_on.resume(sweep, quietly, retryable=True)
+    assert scheduler.executed.count("g0001-r01") == 1 + sweep.plan.cluster.retry["node_failure"]
+    assert scheduler.executed.count("g0001-r02") == 1
+
+
+def test_a_resume_brings_a_new_collecting_job(measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.ends = {"g0001-r01": (RunState.FAILED, "FAILED")}
+    submit.submit_all(sweep, {}, quietly)
+    name, _, _, order = scheduler.jobs["4"]
+    assert (name, order.after) == ("hpcjobs-261125120000abcd-collect-s01", ("1", "2", "3"))
+    going_on.resume(sweep, quietly)
+    name, _, _, order = scheduler.jobs["6"]
+    assert (name, order.after) == ("hpcjobs-261125120000abcd-collect-s02", ("5",))
+
+
+def test_a_killed_sweep_gets_its_collecting_job_by_resume(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.kills = ["", "", "", "before"]
+    with pytest.raises(Killed):
+        submit.submit_all(sweep, {}, quietly)
+    scheduler.states = {task: JobState(RunState.RUNNING, "RUNNING") for task in scheduler.states}
+    for attempt in sweep.where.runs.glob("*/a001"):
+        (attempt / EXIT_JSON).unlink()
+    assert going_on.resume(sweep, quietly).runs == ()
+    name, _, _, order = scheduler.jobs["4"]
+    assert (name, order.after) == ("hpcjobs-261125120000abcd-collect-s02", ("1", "2", "3"))
+    going_on.resume(sweep, quietly)
+    assert len(scheduler.jobs) == 4
+
+
+def test_while_the_scheduler_is_away_its_last_answer_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    submit.submit_all(sweep, {}, quietly)
+    for attempt in sweep.where.runs.glob("*/a001"):
+        (attempt / EXIT_JSON).unlink()
+    scheduler.states = {task: JobState(RunState.RUNNING, "SUSPENDED") for task in scheduler.states}
+    said: list[str] = []
+    watch = follow.Watch(sweep, said.append)
+    assert {run.word for run in watch.look()} == {"SUSPENDED"}
+    scheduler.away = True
+    for _ in range(3):
+        assert {run.word for run in watch.look()} == {"SUSPENDED"}
+    scheduler.away = False
+    watch.look()
+    assert len(said) == 2
+    assert said[0].startswith("nobody answers; showing its answer of ")
+    assert said[1] == "the scheduler answers again"
+
+
+def test_a_job_that_vanishes_does_not_stay_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    submit.submit_all(sweep, {}, quietly)
+    for attempt in sweep.where.runs.glob("*/a001"):
+        (attempt / EXIT_JSON).unlink()
+    scheduler.states = {task: JobState(RunState.RUNNING, "RUNNING") for task in scheduler.states}
+    watch = follow.Watch(sweep, quietly)
+    watch.look()
+    scheduler.states = {}
+    monkeypatch.setattr(state, "GRACE_S", 0.0)
+    assert {run.state for run in watch.look()} == {RunState.LOST}
+
+
+def test_what_is_settled_is_not_asked_for_again(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    submit.submit_all(sweep, {}, quietly)
+    assert states(sweep) == {RunState.DONE}
+    assert scheduler.polls == 0
+
+
+def test_a_journal_cut_short_loses_one_line_and_no_later_one(tmp_path: Path) -> None:
+    where = SweepDir(tmp_path)
+    rundir.append(where, "submitting", group="g0001", submission=1, indices=[0])
+    with where.journal.open("a") as file:
+        file.write('{"time": 1, "event": "submi')
+    rundir.append(where, "submitted", group="g0001", submission=1, indices=[0], job="7")
+    assert [event["event"] for event in rundir.read_journal(where)] == ["submitting", "submitted"]

@@ -1,0 +1,122 @@
+"""Slurm's commands: what is asked, and what their errors mean."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
+from hpcjobs.records import Order, RunState
+from hpcjobs.schedulers.slurm import SlurmScheduler
+
+
+class FakeSlurm:
+    """A fake: shell scripts that stand for Slurm's commands, for answers that a real one cannot be made to give."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        self.folder = folder
+        monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def command(self, name: str, body: str) -> None:
+        path = self.folder / name
+        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    return FakeSlurm(tmp_path, monkeypatch)
+
+
+def test_a_controller_that_is_away_is_never_a_refusal(fake: FakeSlurm) -> None:
+    away = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+    for name in ("sbatch", "squeue", "sacct"):
+        fake.command(name, f'echo "{away}" >&2; exit 1')
+    with pytest.raises(SchedulerUnreachable, match="does not answer"):
+        SlurmScheduler().submit(fake.folder / "x", [0], "n", Order())
+    with pytest.raises(SchedulerUnreachable):
+        SlurmScheduler().poll(["1_0"])
+
+
+def test_an_error_of_squeue_that_nobody_foresaw_is_not_a_job_that_is_gone(fake: FakeSlurm) -> None:
+    fake.command("squeue", 'echo "squeue: fatal: Could not establish a configuration source" >&2; exit 1')
+    with pytest.raises(SchedulerUnreachable, match="configuration source"):
+        SlurmScheduler().poll(["1_0"])
+    fake.command("squeue", 'echo "squeue: error: Martians" >&2; exit 1')
+    with pytest.raises(SchedulerUnreachable, match="squeue failed: squeue: error: Martians"):
+        SlurmScheduler().poll(["1_0"])
+
+
+def test_a_refusal_is_told_in_slurms_own_words(fake: FakeSlurm) -> None:
+    fake.command("sbatch", 'echo "sbatch: error: Batch job submission failed: Invalid qos specification" >&2; exit 1')
+    with pytest.raises(SubmitRefused, match=r"sbatch refused g0001.sbatch: .*Invalid qos specification"):
+        SlurmScheduler().submit(Path("g0001.sbatch"), [0], "n", Order())
+
+
+def test_no_slurm_at_all_is_out_of_reach(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(fake.folder))
+    with pytest.raises(SchedulerUnreachable, match="sbatch is not on PATH"):
+        SlurmScheduler().submit(Path("x"), [0], "n", Order())
+
+
+def test_without_accounting_squeue_and_scontrol_speak(fake: FakeSlurm) -> None:
+    fake.command("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
+    fake.command("squeue", 'echo "1_0|FAILED|NonZeroExitCode|n1|2026-11-23T08:40:00"')
+    fake.command("scontrol", 'echo "JobId=1 ArrayJobId=1 ArrayTaskId=0 JobState=FAILED ExitCode=0:9 NodeList=n1"')
+    found = SlurmScheduler().poll(["1_0"])["1_0"]
+    assert (found.state, found.signal) == (RunState.FAILED, 9)
+    fake.command("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+    assert SlurmScheduler().poll(["1_0"]) == {}
+
+
+def test_accounting_that_is_away_says_nothing_of_the_jobs_that_the_controller_forgot(fake: FakeSlurm) -> None:
+    fake.command("sacct", 'echo "sacct: error: Problem talking to the database: Connection refused" >&2; exit 1')
+    fake.command("scontrol", "exit 1")
+    fake.command("squeue", 'echo "1_0|COMPLETED|None|n1|2026-11-23T08:40:00"')
+    assert SlurmScheduler().poll(["1_0"])["1_0"].state is RunState.DONE
+    with pytest.raises(SchedulerUnreachable, match="Problem talking to the database"):
+        SlurmScheduler().poll(["1_0", "1_1"])
+
+
+def test_jobs_that_all_live_take_one_query(fake: FakeSlurm) -> None:
+    for name in ("sacct", "scontrol"):
+        fake.command(name, f"touch {fake.folder}/asked")
+    fake.command("squeue", f'echo "$@" >>{fake.folder}/asks; echo "1_0|RUNNING|None|n1|N/A"; echo "2_5|PENDING|x||N/A"')
+    assert len(SlurmScheduler().poll(["1_0", "2_5"])) == 2
+    assert not (fake.folder / "asked").exists()
+    assert (fake.folder / "asks").read_text().count("--jobs=1,2") == 1
+
+
+def test_a_requeued_job_lives_though_sacct_shows_its_end(fake: FakeSlurm) -> None:
+    fake.command(
+        "squeue", 'echo "1_0|PENDING|BeginTime||2026-11-23T08:42:00"; echo "1_1|COMPLETED|None|n1|2026-11-23T08:40:00"'
+    )
+    fake.command("sacct", 'echo "1_0|NODE_FAIL|0:0|n1|Unknown|Unknown"; echo "1_1|COMPLETED|0:0|n1|Unknown|Unknown"')
+    rows = SlurmScheduler().poll(["1_0", "1_1"])
+    assert (rows["1_0"].state, rows["1_0"].reason) == (RunState.PENDING, "BeginTime")
+    assert (rows["1_1"].state, rows["1_1"].exit_code) == (RunState.DONE, 0)
+
+
+def test_the_users_slurm_variables_do_not_reach_the_commands(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "SBATCH_PARTITION": "wrong",
+        "SQUEUE_FORMAT": "%i",
+        "SLURM_JOB_ID": "9",
+        "SLURM_CONF": "/etc/s",
+    }.items():
+        monkeypatch.setenv(name, value)
+    fake.command("sbatch", f"env | grep -E '^(SBATCH|SQUEUE|SLURM)' >{fake.folder}/env; echo 5")
+    assert SlurmScheduler().submit(fake.folder / "x", [0], "n", Order()) == "5"
+    assert (fake.folder / "env").read_text() == "SLURM_CONF=/etc/s\n"
+
+
+def test_an_order_becomes_sbatchs_options_and_the_scripts_arguments(fake: FakeSlurm) -> None:
+    fake.command("sbatch", f'printf "%s\\n" "$@" >{fake.folder}/words; echo 5')
+    order = Order(("3",), throttle=2, after=("7", "8"), exclude=("n1", "n2"))
+    SlurmScheduler().submit(Path("/x/g0001.sbatch"), [0, 1, 2, 5], "name", order)
+    assert (fake.folder / "words").read_text().split() == [
+        *("--parsable", "--job-name=name", "--array=0-2,5%2", "--dependency=afterany:7:8", "--exclude=n1,n2"),
+        *("/x/g0001.sbatch", "3"),
+    ]
