@@ -1,12 +1,14 @@
-"""A state and its evidence become a class, a hint, and whether to try again. Pure."""
+"""A state and its evidence become a class, a hint, and the nodes to leave out next time. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hpcjobs.contract import EXIT_INTERRUPTED, ErrorCode
+from hpcjobs.hostlist import expand
+from hpcjobs.logs import causes
 from hpcjobs.records import ExitRecord, Failure, JobState
 
 # What to do about each class, in one line.
@@ -25,35 +27,41 @@ HINTS: Mapping[str, str] = {
     ErrorCode.NAN_LOSS: "lower lr.base, or look at the data",
     ErrorCode.RUN_YAML: "the launcher started another number of ranks than the plan says",
     "timeout": "ask for more time (`time` in the profile) or fewer steps",
-    "out_of_memory": "take a smaller batch, or ask for more memory per GPU",
+    "deadline": "its --deadline passed before it could end: leave that out of the profile's `sbatch`",
+    "out_of_memory": "ask for more memory (`mem_per_gpu_mib` in the profile), or set data.cache=none",
     "node_failure": "the node failed; try again",
+    "boot_failure": "its nodes did not come up; try again",
     "preempted": "the job was preempted; try again",
+    "revoked": "the federation started it on another cluster: look there",
     "interrupted": "its checkpoint is written: run it again and it goes on",
+    "disk_full": "free some disk space or quota: of the sweep's folder, or of /tmp and /dev/shm on the nodes",
+    "launch": "no rank started: check `launcher`, `mpi_plugin`, `launcher_options` and `modules` in the profile",
+    "module_missing": "check `modules` in the profile against `module avail` on a node",
+    "import_error": "check `python` and `modules` in the profile: the nodes lack a library",
+    "nccl_error": "see the run's job.log; `env` in the profile may name the network (NCCL_SOCKET_IFNAME, NCCL_IB_HCA)",
+    "mpi_error": "see the run's job.log; the launcher's MPI must be the one that Horovod was built with",
     "no_measurement": "the run ended well but timed no window: see its train.log",
     "traceback": "see the run's job.log",
-    "signal": "a process was killed from outside: see the run's job.log",
+    "signal": "a process crashed or was killed, perhaps by a node without memory: see the run's job.log",
     "exit_code": "see the run's job.log",
     "lost": "the scheduler does not know the job any more and it left no exit.json: its node may have died",
 }
-_RETRYABLE = {"node_failure", "preempted", "interrupted", "lost"}
 
-# Final words of Slurm that name their own class.
+# Final words of Slurm, and its reasons for others, that name their own class.
 _WORDS = {
     "TIMEOUT": "timeout",
-    "DEADLINE": "timeout",
+    "DEADLINE": "deadline",
     "OUT_OF_MEMORY": "out_of_memory",
     "NODE_FAIL": "node_failure",
-    "BOOT_FAIL": "node_failure",
+    "BOOT_FAIL": "boot_failure",
     "PREEMPTED": "preempted",
+    "REVOKED": "revoked",
+    "NodeDown": "node_failure",
+    "SystemFailure": "node_failure",
+    "JobLaunchFailure": "launch",
 }
-
-# Words of a log line that name their own class, whatever the exit code.
-_LINES = {
-    "timeout": re.compile(r"DUE TO TIME LIMIT"),
-    "node_failure": re.compile(r"DUE TO NODE FAILURE"),
-    "preempted": re.compile(r"DUE TO PREEMPTION"),
-    "out_of_memory": re.compile(r"oom[-_]kill|out of memory|\boom\b|memoryerror|memory limit", re.IGNORECASE),
-}
+# What comes over a run from outside: whatever its ranks say then is an effect.
+_OUTSIDE = {"timeout", "out_of_memory", "node_failure", "preempted"}
 
 
 def classify(
@@ -63,41 +71,85 @@ def classify(
 
     `aborts` are the abort-rNNN.json of its ranks, earliest first; `line` is what its log says.
     """
-    if answer is not None and answer.word in _WORDS:
-        return failure(_WORDS[answer.word], line or answer.word)
-    if aborts and aborts[0].get("code") in HINTS:
-        first = aborts[0]
-        where = f" (rank {first['rank']} on {first['host']})" if "rank" in first and "host" in first else ""
-        return failure(str(first["code"]), f"{first.get('message', '')}{where}")
-    for kind, pattern in _LINES.items():
-        if pattern.search(line):
-            return failure(kind, line)
-    if EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code):
-        return failure("interrupted", line)
-    if exit_record is None and answer is None:
-        return failure("lost", line)
-    if (exit_record is not None and exit_record.rc == 0) or (
-        exit_record is None and answer is not None and answer.exit_code == 0
-    ):
-        return failure("no_measurement", line)
-    if "Error" in line or "Exception" in line:
-        return failure("traceback", line)
-    if (
-        "on signal" in line
-        or (exit_record is not None and exit_record.signal)
-        or (answer is not None and answer.signal)
-    ):
-        number = (exit_record.signal if exit_record else 0) or (answer.signal if answer else 0)
-        return failure("signal", line or f"signal {number}")
-    code = exit_record.rc if exit_record else answer.exit_code if answer else None
-    return failure("exit_code", line or f"exit code {code}")
+    job_nodes = answer.nodes if answer and answer.nodes else expand(exit_record.nodelist if exit_record else "")
+    kind, evidence = _cause(answer, exit_record, _first_hand(aborts), line)
+    return failure(kind, evidence, _bad(kind, evidence, job_nodes))
 
 
-def failure(kind: str, evidence: str) -> Failure:
+def failure(kind: str, evidence: str, nodes: Iterable[str] = ()) -> Failure:
     """A Failure of that class with its hint."""
-    return Failure(kind, evidence, HINTS[kind], kind in _RETRYABLE)
+    return Failure(kind, evidence, HINTS[kind], tuple(nodes))
 
 
 def cancelled_by_slurm(line: str) -> bool:
     """Whether a log's line says that Slurm itself cancelled the job because of its memory: that is its failure."""
-    return re.search(r"exceeded (job |virtual |step )*memory limit", line, re.IGNORECASE) is not None
+    return re.search(r"exceeded (?:job |step |virtual )*memory limit", line, re.IGNORECASE) is not None
+
+
+def _cause(
+    answer: JobState | None, exit_record: ExitRecord | None, abort: Mapping[str, Any] | None, line: str
+) -> tuple[str, str]:
+    """(class, evidence)."""
+    code = str(abort["code"]) if abort else ""
+    if abort and code in HINTS and code != ErrorCode.STALLED:
+        return code, _told(abort)
+    told = causes.kind_of(line)
+    interrupted = EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code)
+    word = next((_WORDS[said] for said in (answer.word, answer.reason) if said in _WORDS), "") if answer else ""
+    # A job that still wrote its checkpoint when its time was up can go on from there.
+    if answer and word and not (word == "timeout" and interrupted):
+        return word, line if told == word else "; the log ends with: ".join(filter(None, (_said(answer), line)))
+    if told in _OUTSIDE and not (told == "timeout" and interrupted):
+        return told, line
+    if abort and code in HINTS:
+        return code, _told(abort)
+    if interrupted:
+        return "interrupted", line
+    if exit_record is None and answer is None:
+        return "lost", line
+    if abort:
+        message = _told(abort)
+        return _known(causes.kind_of(message)) or "traceback", line if str(abort["message"]) in line else message
+    if exit_record.rc == 0 if exit_record else answer and answer.exit_code == 0 and not answer.signal:
+        return "no_measurement", line
+    if _known(told):
+        return told, line
+    number = (exit_record.signal if exit_record else 0) or (answer.signal if answer else 0)
+    if number:
+        return "signal", f"signal {number}: {line}" if line else f"signal {number}"
+    rc = exit_record.rc if exit_record else answer.exit_code if answer else None
+    # bash's own codes: the command could not be run, or was not found.
+    return "launch" if rc in (126, 127) else "exit_code", f"exit code {rc}: {line}" if line else f"exit code {rc}"
+
+
+def _known(kind: str) -> str:
+    return kind if kind in HINTS else ""
+
+
+def _said(answer: JobState) -> str:
+    return f"{answer.word} ({answer.reason})" if answer.reason else answer.word
+
+
+def _told(abort: Mapping[str, Any]) -> str:
+    where = f" (rank {abort['rank']} on {abort['host']})" if "rank" in abort and "host" in abort else ""
+    return f"{abort.get('message', '')}{where}"
+
+
+def _first_hand(aborts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first rank that gave up for a reason of its own."""
+    for abort in aborts:
+        if "code" in abort and not causes.second_hand(str(abort.get("message", ""))):
+            return {"message": "", **abort}
+    return None
+
+
+def _bad(kind: str, evidence: str, job_nodes: Sequence[str]) -> Iterator[str]:
+    """The nodes that the evidence calls bad, as the scheduler names them: none that the job did not have."""
+    if kind not in ("node_failure", "boot_failure", ErrorCode.STALLED):
+        return
+    named = {name.partition(".")[0] for name in causes.nodes(evidence)}
+    if kind != ErrorCode.STALLED and not named and len(job_nodes) == 1:
+        yield job_nodes[0]
+    for node in job_nodes:
+        if node.partition(".")[0] in named:
+            yield node

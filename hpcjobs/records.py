@@ -89,12 +89,12 @@ class ExitRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why a run failed: its class, the line that says so, what to do, whether to try again."""
+    """Why a run failed: its class, the line that says so, what to do, the nodes to leave out next time."""
 
     kind: str
     evidence: str
     hint: str
-    retryable: bool
+    nodes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.evidence}" if self.evidence else self.kind

@@ -1,8 +1,10 @@
-"""What a dead run left becomes a class, a hint and whether to try again; the logs are as launchers print them."""
+"""What a dead run left becomes a class, a hint and the nodes to leave out; the logs are as launchers print them."""
 
 from __future__ import annotations
 
 import json
+import random
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ from hpcjobs import rundir
 from hpcjobs.cli.show import reason
 from hpcjobs.contract import ErrorCode
 from hpcjobs.engine.state import RunStatus
-from hpcjobs.failures import classify
-from hpcjobs.logs import evidence
-from hpcjobs.records import ExitRecord, Failure, RunState
+from hpcjobs.failures import HINTS, cancelled_by_slurm, classify
+from hpcjobs.logs import causes, evidence
+from hpcjobs.records import ExitRecord, Failure, JobState, RunState
+from tests.control.failure_lines import HOROVOD_SHUT_DOWN, LINES, OVER_MEMORY
 
 SRUN_INTERRUPTED = """\
 srun: cluster configuration lacks support for cpu binding
@@ -74,7 +77,7 @@ def test_a_rank_that_gave_up_names_the_class_and_status_shows_the_hint(
 ) -> None:
     log = f"hpcjobs: error: {code}: {message}\nsrun: error: n2: task 1: Exited with exit code 1\n"
     failure = why(tmp_path, 1, log, gave_up(code, message))
-    assert (failure.kind, failure.retryable) == (code, False)
+    assert failure.kind == code
     shown = reason(RunStatus("g0002-r01", RunState.FAILED, failure=failure))
     told, _, advice = shown.partition(" -- ")
     assert told == f"{code}: {message} (rank 1 on n2)"
@@ -82,9 +85,9 @@ def test_a_rank_that_gave_up_names_the_class_and_status_shows_the_hint(
 
 
 @pytest.mark.parametrize(("log", "name"), [(SRUN_INTERRUPTED, "SIGTERM"), (MPIRUN_INTERRUPTED, "SIGUSR1")])
-def test_an_interrupted_run_says_which_checkpoint_and_is_worth_another_try(log: str, name: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_says_which_checkpoint(log: str, name: str, tmp_path: Path) -> None:
     failure = why(tmp_path, 75, log)
-    assert (failure.kind, failure.retryable) == ("interrupted", True)
+    assert failure.kind == "interrupted"
     assert failure.evidence.startswith(f"hpcjobs: {name}: ended after step ")
     assert "it goes on" in failure.hint
 
@@ -114,3 +117,176 @@ def test_an_error_without_a_name_is_shown_as_it_is(tmp_path: Path) -> None:
         tmp_path, 1, f"Traceback (most recent call last):\n{line}\n", gave_up("unexpected", "ValueError: boom")
     )
     assert (failure.kind, failure.evidence) == ("traceback", line)
+
+
+@pytest.mark.parametrize(("kind", "part", "log"), LINES, ids=[f"{kind}-{part[:30]}" for kind, part, _ in LINES])
+def test_real_lines_name_their_class(kind: str, part: str, log: str, tmp_path: Path) -> None:
+    failure = why(tmp_path, 1, "epoch 1\n" + log)
+    assert (failure.kind, part in failure.evidence) == (kind, True), failure.evidence
+    assert "\n" not in failure.evidence
+    assert failure.hint
+
+
+def test_every_class_that_a_line_can_name_has_a_hint() -> None:
+    assert {cause.kind for cause in causes.CAUSES} - {"", "own"} <= HINTS.keys()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_between_the_ranks_lines_changes_nothing(seed: int, tmp_path: Path) -> None:
+    """Binary, colours, carriage returns, megabyte lines and prefixes, wherever a line may be broken by them."""
+    draw = random.Random(seed)
+    kind, _, log = draw.choice([row for row in LINES if row[0] != "exit_code"])
+    noise = [
+        bytes(draw.choices(range(256), k=50)).replace(b"\n", b"").replace(b"E", b""),
+        b"\x1b[2K\r 12/40 [===>...] loss: 0.31\r",
+        b"x" * 20_000,
+        b"2026-11-25 14:29:19.26: I external/local_tsl/tsl/cuda/cudart_stub.cc:31] Could not find cuda drivers",
+        b'[1,0]<stdout>::::MLLOG {"key": "tracked_stats"}',
+        b"",
+    ]
+    # A message of several lines comes in one piece: noise stands around it.
+    lines = [
+        b"\x1b[31m%s\x1b[0m" % line.encode() if draw.random() < 0.5 else line.encode() + b"\r"
+        for line in log.splitlines()
+    ]
+    lines = draw.choices(noise, k=5) + lines + draw.choices(noise, k=5)
+    (tmp_path / "job.log").write_bytes(b"\n".join(lines))
+    ended = ExitRecord("g0002-r01", "a001", "7_0", 1, 0, "n[1-2]", 102.0, 110.0)
+    failure = classify(None, ended, [], evidence.why(tmp_path / "job.log"))
+    assert failure.kind == kind
+
+
+@pytest.mark.parametrize(
+    "label", ["[1,3]<stderr>:", "[1,12]<stdout>: ", "3: ", "12: ", "Fri Sep 25 16:52:57 2020[1]<stderr>:"]
+)
+def test_a_launchers_label_before_a_line_hides_nothing(label: str, tmp_path: Path) -> None:
+    for line, kind in [("ValueError: boom", "traceback"), ("hpcjobs: error: nan_loss: step 3", "nan_loss"),
+                       ("ModuleNotFoundError: No module named 'x'", "import_error"), ("MemoryError", "host_memory")]:  # fmt: skip
+        failure = why(tmp_path, 1, f"{label}Traceback (most recent call last):\n{label}{line}\n")
+        assert failure.kind == kind
+        assert line in failure.evidence
+
+
+def test_a_huge_log_is_searched_in_no_time(tmp_path: Path) -> None:
+    (tmp_path / "job.log").write_text((HOROVOD_SHUT_DOWN + "srun: error: (((((( NCCL CUDA Error: \n") * 5000)
+    start = time.perf_counter()
+    assert "Horovod has been shut down" in evidence.why(tmp_path / "job.log")
+    assert time.perf_counter() - start < 1.0
+
+
+def test_only_slurms_own_memory_kill_turns_a_cancelled_job_into_a_failed_one(tmp_path: Path) -> None:
+    (tmp_path / "job.log").write_text(OVER_MEMORY)
+    line = evidence.why(tmp_path / "job.log")
+    assert cancelled_by_slurm(line)
+    answer = JobState(RunState.CANCELLED, "CANCELLED", reason="by 0", exit_code=0, signal=9)
+    assert classify(answer, None, [], line).kind == "out_of_memory"
+    assert cancelled_by_slurm("slurmstepd: error: Exceeded job memory limit")  # Slurm before 20.11
+    for other in ("*** STEP 4.0 ON n1 CANCELLED AT 2026-11-25T12:54:25 ***", "MemoryError", "DUE TO TIME LIMIT", ""):
+        assert not cancelled_by_slurm(other)
+
+
+# --- what else is known of the end -----------------------------------------------------------------
+
+
+def ended(rc: int, nodes: str = "n[1-2]") -> ExitRecord:
+    return ExitRecord("g0002-r01", "a001", "7_0", rc, max(0, rc - 128), nodes, 102.0, 110.0)
+
+
+def test_the_schedulers_word_stands_before_what_the_log_happens_to_end_with() -> None:
+    failure = classify(JobState(RunState.FAILED, "DEADLINE", reason="by 0"), None, [], "step 40: loss 0.3")
+    assert (failure.kind, failure.evidence) == ("deadline", "DEADLINE (by 0); the log ends with: step 40: loss 0.3")
+
+
+def test_a_checkpoint_written_at_the_time_limit_is_an_interruption() -> None:
+    line = "hpcjobs: SIGUSR1: ended after step 9, a checkpoint of step 9 is written"
+    assert classify(JobState(RunState.FAILED, "TIMEOUT"), ended(75), [], line).kind == "interrupted"
+    assert classify(JobState(RunState.FAILED, "PREEMPTED"), ended(75), [], line).kind == "preempted"
+
+
+def test_a_rank_that_gave_up_for_a_reason_of_its_own_is_why_the_others_ran_into_the_time_limit() -> None:
+    aborts = [gave_up(ErrorCode.NAN_LOSS, "the loss is nan at step 7")]
+    assert classify(JobState(RunState.FAILED, "TIMEOUT"), None, aborts, "DUE TO TIME LIMIT").kind == ErrorCode.NAN_LOSS
+
+
+def test_a_rank_that_stalls_because_a_node_died_is_not_the_cause() -> None:
+    aborts = [
+        gave_up(ErrorCode.STALLED, "no progress for 600 s at step 7: no sign of life from rank 1 on n2, last at step 6")
+    ]
+    failure = classify(None, ended(1), aborts, "srun: error: Node failure on n2")
+    assert (failure.kind, failure.nodes) == ("node_failure", ("n2",))
+
+
+def test_ranks_that_only_heard_of_anothers_end_are_passed_over(tmp_path: Path) -> None:
+    heard = gave_up("unexpected", "UnknownError: Horovod has been shut down. This was caused by", rank=0, time=1.0)
+    cause = gave_up("unexpected", "OSError: [Errno 28] No space left on device", rank=1, time=2.0)
+    failure = why(tmp_path, 1, "", heard, cause)
+    assert (failure.kind, failure.evidence) == (
+        "disk_full",
+        "OSError: [Errno 28] No space left on device (rank 1 on n2)",
+    )
+    assert classify(None, ended(137), [heard], "srun: error: n2: task 1: Killed").kind == "signal"
+
+
+def test_bashs_codes_for_a_command_that_it_cannot_run() -> None:
+    assert classify(None, ended(127), [], "").kind == "launch"
+    assert classify(None, ended(126), [], "").evidence == "exit code 126"
+
+
+def test_an_exit_code_or_signal_stands_beside_a_line_that_does_not_explain_it() -> None:
+    assert str(classify(None, ended(3), [], "step 40")) == "exit_code: exit code 3: step 40"
+    assert str(classify(None, ended(139), [], "step 40")) == "signal: signal 11: step 40"
+    # sacct shows a killed job's exit code as 0:9.
+    assert classify(JobState(RunState.FAILED, "FAILED", exit_code=0, signal=9), None, [], "").kind == "signal"
+
+
+def test_slurms_reasons_name_a_class_where_its_word_does_not() -> None:
+    assert classify(JobState(RunState.FAILED, "FAILED", reason="JobLaunchFailure"), None, [], "").kind == "launch"
+    assert classify(JobState(RunState.FAILED, "FAILED", reason="NodeDown", nodes=("n4",)), None, [], "").nodes == (
+        "n4",
+    )
+
+
+# --- nodes to leave out ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "job", "bad"),
+    [
+        ("srun: error: Node failure on c4140-3", "c4140-[1-4]", ("c4140-3",)),
+        ("srun: error: Node failure on c4140-[2-3]", "c4140-[1-4]", ("c4140-2", "c4140-3")),
+        ("Remote daemon: [[32679,0],1] on node c4140-2", "c4140-[1-2]", ()),  # no class of its own
+        ("ORTE has lost communication with a remote daemon Remote daemon: [[3,0],1] on node c4140-2", "c4140-[1-2]", ("c4140-2",)),
+        # As the host calls itself, and as Slurm does.
+        ("ORTE has lost communication with its daemon located on node: hostname: n2.site.org", "n[1-2]", ("n2",)),
+        # An address, or a node of another job, is none that --exclude could be given.
+        ("ORTE has lost communication with a remote daemon Remote daemon: [[3,0],1] on node 10.1.1.2", "n[1-2]", ()),
+        ("srun: error: Node failure on n7", "n[1-2]", ()),
+        ("srun: error: Task launch for StepId=20.0 failed on node n2: Communication connection failure", "n[1-2]", ("n2",)),
+        ("n2:4242:4711 [0] enqueue.cc:99 NCCL WARN Cuda failure 'uncorrectable ECC error encountered'", "n[1-2]", ("n2",)),
+        ("Nov 25 12:00:00 n2 kernel: NVRM: Xid (PCI:0000:dc:00): 79, GPU has fallen off the bus.", "n[1-2]", ("n2",)),
+        # The node that lives prints this.
+        ("slurmstepd: error: *** JOB 12 ON n1 CANCELLED AT 2026 DUE TO NODE FAILURE, SEE SLURMCTLD LOG", "n[1-2]", ()),
+        ("slurmstepd: error: *** JOB 12 ON n1 CANCELLED AT 2026 DUE TO NODE FAILURE, SEE SLURMCTLD LOG", "n1", ("n1",)),
+        ("srun: error: n2: task 1: Killed", "n[1-2]", ()),
+    ],
+)  # fmt: skip
+def test_the_nodes_that_the_evidence_calls_bad(line: str, job: str, bad: tuple[str, ...]) -> None:
+    assert classify(None, ended(1, job), [], line).nodes == bad
+
+
+def test_the_silent_ranks_node_is_left_out_and_not_the_one_that_tells() -> None:
+    silent = gave_up(
+        ErrorCode.STALLED,
+        "no progress for 600 s at step 7: no sign of life from rank 0 on n1, last at step 6; rank 5 on n3, last at step 6",
+        rank=1,
+    )
+    assert classify(None, ended(1, "n[1-3]"), [silent], "").nodes == ("n1", "n3")
+    nobody = gave_up(
+        ErrorCode.STALLED, "no progress for 600 s at step 7: all ranks live (step 6, step 7), none goes on"
+    )
+    assert classify(None, ended(1, "n[1-3]"), [nobody], "").nodes == ()
+
+
+def test_a_node_that_does_not_boot_is_the_jobs_only_one() -> None:
+    assert classify(JobState(RunState.FAILED, "BOOT_FAIL", nodes=("n1",)), None, [], "").nodes == ("n1",)
+    assert classify(JobState(RunState.FAILED, "BOOT_FAIL", nodes=("n1", "n2")), None, [], "").nodes == ()
