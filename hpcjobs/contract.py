@@ -7,7 +7,7 @@ events, error codes and the order of the classes stand here, once. Standard libr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,25 @@ def warmup_steps(experiment: Mapping[str, Any]) -> int:
 
 def dump_run(config: RunConfig) -> str:
     """The text of `run.yaml`."""
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    return next(dump_runs([config]))
+
+
+def dump_runs(configs: Iterable[RunConfig]) -> Iterator[str]:
+    """The text of each `run.yaml`. An experiment that many runs share is put into words once."""
+    words: dict[int, tuple[Mapping[str, Any], str]] = {}
+    for config in configs:
+        about = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        shared = about.pop("experiment")
+        if id(shared) not in words:
+            # The mapping is kept, so that no other one gets its id.
+            words[id(shared)] = shared, _dump({"experiment": shared})
+        yield _dump(about) + words[id(shared)][1]
+
+
+def _dump(data: Mapping[str, Any]) -> str:
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def load_run(path: Path) -> RunConfig:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
 from hpcjobs import contract, render, rundir
-from hpcjobs.contract import RunConfig, dump_run
+from hpcjobs.contract import RunConfig, dump_runs
 from hpcjobs.engine.sweep import COLLECTOR, Sweep, to_yaml
 from hpcjobs.files import write_atomic, write_json
 from hpcjobs.plan import PlannedRun
@@ -26,8 +27,7 @@ def scripts(sweep: Sweep) -> dict[str, str]:
     return texts
 
 
-def run_config(sweep: Sweep, run: PlannedRun) -> RunConfig:
-    """The `run.yaml` of one run."""
+def _run_config(sweep: Sweep, run: PlannedRun, builtins: Mapping[str, Any]) -> RunConfig:
     experiment = run.variant.experiment
     return RunConfig(
         sweep=sweep.id,
@@ -41,7 +41,7 @@ def run_config(sweep: Sweep, run: PlannedRun) -> RunConfig:
         cpus_per_task=sweep.plan.cluster.cpus_per_gpu,
         device=sweep.plan.cluster.device,
         data_dir=experiment.data.dir or str(sweep.where.data),
-        experiment=to_builtins(experiment),
+        experiment=builtins,
     )
 
 
@@ -58,10 +58,13 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
         write_atomic(where.script(name), text)
     for group in sweep.plan.groups:
         write_atomic(where.script(group.name).with_suffix(".runs"), "".join(f"{run.name}\n" for run in group.runs))
-        for run in group.runs:
-            folder = where.run(run.name)
-            (folder / contract.CHECKPOINTS).mkdir(parents=True)
-            write_atomic(folder / contract.RUN_YAML, dump_run(run_config(sweep, run)))
+    builtins = {variant.params: to_builtins(variant.experiment) for variant in sweep.plan.variants}
+    configs = (_run_config(sweep, run, builtins[run.variant.params]) for run in sweep.plan.runs)
+    for run, text in zip(sweep.plan.runs, dump_runs(configs), strict=True):
+        folder = where.run(run.name)
+        folder.mkdir()
+        (folder / contract.CHECKPOINTS).mkdir()
+        write_atomic(folder / contract.RUN_YAML, text)
     if sweep.plan.allocation is not None:
         places = {
             run.name: f"{group.name} {index}" for group in sweep.plan.groups for index, run in enumerate(group.runs)
