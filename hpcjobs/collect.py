@@ -3,71 +3,172 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcjobs import contract, rundir
-from hpcjobs.contract import split_batch
-from hpcjobs.files import read_json, write_atomic
-from hpcjobs.hostlist import expand
-from hpcjobs.logs import mllog, nvml
-from hpcjobs.records import (
+from hpcjobs.columns import (
+    FLAG_DIRTY,
+    FLAG_HARDWARE,
     FLAG_OVERSUBSCRIBED,
     FLAG_SHARED,
     FLAG_SHORT_WARMUP,
+    FLAG_SOFTWARE,
     RUN_COLUMNS,
-    Measurement,
-    Run,
-    RunState,
-    to_csv,
+    with_params,
 )
+from hpcjobs.contract import RunConfig, split_batch, warmup_steps
+from hpcjobs.errors import InputError
+from hpcjobs.files import read_json, write_atomic
+from hpcjobs.hostlist import expand
+from hpcjobs.logs import mllog, nvml
+from hpcjobs.logs.mllog import TrainLog
+from hpcjobs.records import Measurement, Run, RunState, to_csv
 from hpcjobs.rundir import SweepDir
+
+# What of a Measurement a Run says by the same name.
+_MEASURED = sorted(
+    {field.name for field in dataclasses.fields(Measurement)} & {f.name for f in dataclasses.fields(Run)}
+)
+_PLANNED = {"gpus", "local_batch", "global_batch", "flags"}
+# Of node-HOST.json, in this order in `software`.
+_SOFTWARE = ("python", "tensorflow", "horovod", "mpi", "nccl", "cuda", "cudnn", "driver", "kernel")
+_NAME = re.compile(r"g(\d{4,})(?:-p(\d{2,}))?-r(\d{2,})")
 
 
 def collect(where: SweepDir, states: Mapping[str, tuple[RunState, str]]) -> list[Run]:
     """Every run of a sweep, in the order of its plan.
 
     `states` gives each run its state and, where it failed, why. The newest attempt with a measurement
-    counts; a run that has none keeps its row.
+    counts; a run that has none keeps its row. Each log is read once. Raises InputError where sweep.yaml
+    is damaged.
     """
-    shared = rundir.read_sweep_yaml(where.sweep_yaml)["cluster"].get("sharing") == "shared"
-    return [_run(where, name, *states[name], shared=shared) for name in states]
+    sweep = _Sweep(where)
+    return [_run(sweep, name, *states[name]) for name in states]
 
 
-def _run(where: SweepDir, name: str, state: RunState, failure: str, *, shared: bool) -> Run:
-    config = contract.load_run(where.run(name) / contract.RUN_YAML)
-    attempt, measured = _newest(where, name)
-    claim = (read_json(attempt / contract.CLAIM) or {}) if attempt else {}
-    local_batch, global_batch = split_batch(config.experiment["batch"], config.gpus)
-    fields: dict[str, Any] = {"start": claim.get("start")}
-    nodes: Sequence[str] = expand(str(claim.get("nodelist", "")))
-    if measured is not None:
-        started = claim.get("start")
-        fields |= {
-            name: getattr(measured, name)
-            for name in (
-                "images_per_sec",
-                "step_ms",
-                "epoch_s",
-                "time_to_train_s",
-                "time_to_train_kind",
-                "eval_s",
-                "mean_auc",
-                "input_wait_ms",
-                "allreduce_ms",
-                "skew_ms",
-            )
+class _Sweep:
+    """What is known of a sweep before any of its runs is looked at."""
+
+    def __init__(self, where: SweepDir):
+        self.where = where
+        self.data = rundir.read_sweep_yaml(where.sweep_yaml)
+        cluster, repeats = self.data.get("cluster"), self.data.get("repeats")
+        self.cluster: Mapping[str, Any] = cluster if isinstance(cluster, dict) else {}
+        self.repeats = repeats if isinstance(repeats, int) else None
+        git = (read_json(where.provenance) or {}).get("git")
+        self.flags = [FLAG_SHARED] if self.cluster.get("sharing") == "shared" else []
+        self.flags += [FLAG_DIRTY] if isinstance(git, dict) and git.get("clean") is False else []
+        # When each job was submitted, in seconds since the epoch, and when its tasks first began.
+        self.submitted = {
+            str(event["job"]): float(event["time"])
+            for event in rundir.read_journal(where)
+            if event["event"] == "submitted" and "job" in event and isinstance(event.get("time"), (int, float))
         }
-        if started is not None and measured.first_step_at is not None:
-            fields["startup_s"] = measured.first_step_at - started
-        nodes = measured.hosts or nodes
+        self._begun: dict[str, float] | None = None
+
+    @property
+    def begun(self) -> dict[str, float]:
+        """When each task first began, by its id `JOB_INDEX`: all runs of one allocation are in one task."""
+        if self._begun is None:
+            self._begun = {}
+            for path in self.where.runs.glob(f"*/a*/{contract.CLAIM}"):
+                claim = read_json(path) or {}
+                if isinstance(claim.get("start"), (int, float)) and claim.get("restart") == 0:
+                    task = str(claim.get("job", ""))
+                    self._begun[task] = min(claim["start"], self._begun.get(task, claim["start"]))
+        return self._begun
+
+    def queue_s(self, claim: Mapping[str, Any]) -> float | None:
+        """Seconds from the submission to the start. Not known of a requeued job, whose first run is in between."""
+        task = str(claim.get("job", ""))
+        at = self.submitted.get(task.rpartition("_")[0])
+        if at is None or claim.get("restart") != 0 or task not in self.begun:
+            return None
+        # The script counts whole seconds.
+        return max(0.0, self.begun[task] - at)
+
+    def config(self, name: str) -> tuple[RunConfig, str]:
+        """The run's config, and what is wrong with its run.yaml: then it is what sweep.yaml plans.
+
+        Raises InputError where that does not help.
+        """
+        path = self.where.run(name) / contract.RUN_YAML
+        try:
+            config = contract.load_run(path)
+            if config.run != name:
+                raise ValueError(f"it is that of the run {config.run!r}")
+            _batches(config), _short_warmup(config), str(config.experiment["name"])
+            return config, ""
+        except OSError as error:
+            wrong = error.strerror or str(error)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            wrong = " ".join(str(error).removeprefix(f"{path}: ").split())
+        try:
+            return _planned(name, self.data, self.cluster), f"run_yaml: {path.relative_to(self.where.root)}: {wrong}"
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise InputError(f"{path}: {wrong}; and {self.where.sweep_yaml} does not plan the run") from None
+
+
+def _planned(name: str, data: Mapping[str, Any], cluster: Mapping[str, Any]) -> RunConfig:
+    """What sweep.yaml says of the run of that name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(name)
+    gpus, point, repeat = (int(number or 1) for number in match.groups())
+    variant = data["variants"][point - 1]
+    per_node = cluster["gpus_per_node"]
+    nodes = -(-gpus // per_node) if per_node else 1
+    config = RunConfig(
+        sweep=data["sweep"],
+        run=name,
+        params=variant["params"],
+        repeat=repeat,
+        seed=variant["experiment"]["seed"] + repeat - 1,
+        gpus=gpus,
+        nodes=nodes,
+        tasks_per_node=-(-gpus // nodes),
+        cpus_per_task=cluster["cpus_per_gpu"],
+        device=cluster["device"],
+        data_dir=str(variant["experiment"]["data"]["dir"] or ""),
+        experiment=variant["experiment"],
+    )
+    _batches(config), _short_warmup(config)
+    return config
+
+
+def _batches(config: RunConfig) -> tuple[int, int]:
+    return split_batch(config.experiment["batch"], config.gpus)
+
+
+def _short_warmup(config: RunConfig) -> bool:
+    return bool(warmup_steps(config.experiment) < config.experiment["measure"]["warmup_steps"])
+
+
+def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
+    config, wrong = sweep.config(name)
+    attempt, log, measured = _newest(sweep.where, name)
+    claim = (read_json(attempt / contract.CLAIM) or {}) if attempt else {}
+    nodes = [read_json(path) or {} for path in sorted(attempt.glob(contract.node_json("*")))] if attempt else []
+    local_batch, global_batch = _batches(config)
+    start = claim.get("start")
+    fields: dict[str, Any] = {"start": start if isinstance(start, (int, float)) else None}
+    hosts: Sequence[str] = expand(str(claim.get("nodelist", "")))
+    if measured is not None:
+        fields |= {name: getattr(measured, name) for name in _MEASURED if name not in _PLANNED}
+        if fields["start"] is not None and measured.first_step_at is not None:
+            fields["startup_s"] = measured.first_step_at - fields["start"]
+        hosts = measured.hosts or hosts
+    flags = [*sweep.flags, *_flags(config, attempt, log, nodes), *(measured.flags if measured else ())]
     return Run(
         run=name,
         attempt=attempt.name if attempt else "",
         state=state,
-        failure=failure,
-        source=str(attempt.relative_to(where.root) / contract.TRAIN_LOG) if attempt else "",
+        failure="; ".join(text for text in (failure, wrong) if text),
+        source=str(attempt.relative_to(sweep.where.root) / contract.TRAIN_LOG) if attempt else "",
         experiment=config.experiment["name"],
         params=config.params,
         gpus=config.gpus,
@@ -76,46 +177,75 @@ def _run(where: SweepDir, name: str, state: RunState, failure: str, *, shared: b
         local_batch=local_batch,
         global_batch=global_batch,
         job_ids=str(claim.get("job", "")),
-        nodelist=" ".join(nodes),
-        flags=" ".join([*_flags(attempt, config, shared=shared), *(measured.flags if measured else ())]),
+        nodelist=" ".join(hosts),
+        repeats_asked=sweep.repeats,
+        gpu_model=", ".join(_models(nodes)) if config.device == "gpu" else "",
+        queue_s=sweep.queue_s(claim),
+        flags=" ".join(flags),
+        software=" | ".join(_software(nodes)),
         **fields,
     )
 
 
-def _flags(attempt: Path | None, config: contract.RunConfig, *, shared: bool) -> Iterator[str]:
-    if shared:
-        yield FLAG_SHARED
-    if contract.warmup_steps(config.experiment) < config.experiment["measure"]["warmup_steps"]:
-        yield FLAG_SHORT_WARMUP
-    yield from _gpu_flags(attempt) if attempt else ()
-    for path in sorted(attempt.glob(contract.node_json("*"))) if attempt else ():
-        cpus = (read_json(path) or {}).get("cpus")
-        if isinstance(cpus, int) and cpus < config.tasks_per_node * config.cpus_per_task:
-            yield FLAG_OVERSUBSCRIBED
-            return
-
-
-def _gpu_flags(attempt: Path) -> list[str]:
-    paths = sorted(attempt.glob(contract.nvml_csv("*")))
-    if not paths:
-        return []
-    windows = mllog.window_times(mllog.read(attempt / contract.TRAIN_LOG))
-    return nvml.flags((path.read_text(encoding="utf-8", errors="replace") for path in paths), windows)
-
-
-def _newest(where: SweepDir, name: str) -> tuple[Path | None, Measurement | None]:
-    """The newest attempt with a measurement and that measurement, else the last attempt."""
-    attempts = where.attempts(name)
-    for attempt in reversed(attempts):
-        measured = mllog.measure(mllog.read(attempt / contract.TRAIN_LOG))
+def _newest(where: SweepDir, name: str) -> tuple[Path | None, TrainLog, Measurement | None]:
+    """The newest attempt with a measurement, its log and that measurement, else the last attempt."""
+    last: tuple[Path | None, TrainLog] = None, TrainLog()
+    for attempt in reversed(where.attempts(name)):
+        log = mllog.read(attempt / contract.TRAIN_LOG)
+        measured = mllog.measure(log)
         if measured is not None:
-            return attempt, measured
-    return (attempts[-1] if attempts else None), None
+            return attempt, log, measured
+        last = last if last[0] else (attempt, log)
+    return *last, None
 
 
-def runs_csv(runs: Iterable[Run]) -> str:
+# --- flags, GPUs, software -----------------------------------------------------------------------
+
+
+def _flags(config: RunConfig, attempt: Path | None, log: TrainLog, nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if _short_warmup(config):
+        yield FLAG_SHORT_WARMUP
+    yield from _gpu_flags(attempt, log) if attempt else ()
+    wanted = config.tasks_per_node * config.cpus_per_task
+    if any(isinstance(node.get("cpus"), int) and node["cpus"] < wanted for node in nodes):
+        yield FLAG_OVERSUBSCRIBED
+    if len(_software(nodes)) > 1:
+        yield FLAG_SOFTWARE
+    if config.device == "gpu" and len(_models(nodes)) > 1:
+        yield FLAG_HARDWARE
+
+
+def _gpu_flags(attempt: Path, log: TrainLog) -> list[str]:
+    paths = sorted(attempt.glob(contract.nvml_csv("*")))
+    return nvml.flags(map(_lines, paths), mllog.window_times(log)) if paths else []
+
+
+def _lines(path: Path) -> Iterator[str]:
+    # One at a time: a line a second and GPU is 10 MB in eight hours.
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        yield from file
+
+
+def _models(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The GPUs' names, each once."""
+    return sorted({str(name) for node in nodes for name in node.get("gpus") or ()})
+
+
+def _software(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the nodes ran, each text once. Of an MPI's self-description the first clause is enough."""
+    texts = []
+    for node in nodes:
+        versions = {name: str(node[name]).partition(",")[0] for name in _SOFTWARE if node.get(name)}
+        texts.append(", ".join(f"{name} {version}" for name, version in versions.items()))
+    return sorted({text for text in texts if text})
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def runs_csv(runs: Sequence[Run]) -> str:
     """The text of `runs.csv`."""
-    return to_csv(list(RUN_COLUMNS), [run.row() for run in runs])
+    return to_csv(with_params(RUN_COLUMNS, [run.params for run in runs]), [run.row() for run in runs])
 
 
 def auc_csv(where: SweepDir, runs: Iterable[Run]) -> str:
@@ -125,9 +255,9 @@ def auc_csv(where: SweepDir, runs: Iterable[Run]) -> str:
         if run.source and run.images_per_sec is not None:
             path = where.root / Path(run.source).parent / contract.AUC_CSV
             try:
-                with path.open(newline="", encoding="utf-8") as file:
+                with path.open(newline="", encoding="utf-8", errors="replace") as file:
                     found = list(csv.DictReader(file))
-            except OSError:
+            except (OSError, csv.Error):
                 continue
             for line in found:
                 own = {column: line.get(column, "") for column in contract.AUC_COLUMNS}

@@ -1,12 +1,15 @@
-"""What passes between the rooms of the control half: runs, measurements, states, the CSV columns."""
+"""What passes between the rooms of the control half: runs, measurements, states, and rows of CSV."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime
 import enum
 import io
 from collections.abc import Iterable, Mapping, Sequence
+
+from hpcjobs.columns import REPORT_COLUMNS, RUN_COLUMNS, swept, with_params
 
 
 class RunState(str, enum.Enum):
@@ -111,7 +114,10 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What one run's log says of its training. Times in seconds or milliseconds as named."""
+    """What one run's log says of its training; columns.REPORT_COLUMNS and RUN_COLUMNS have the units.
+
+    `first_step_at` is seconds since the epoch. What a log does not say is None.
+    """
 
     gpus: int
     local_batch: int
@@ -119,30 +125,38 @@ class Measurement:
     images_per_sec: float
     step_ms: float
     windows: int
+    outlier_windows: int = 0
     epoch_s: float | None = None
     time_to_train_s: float | None = None
     time_to_train_kind: str = ""
     first_step_at: float | None = None
     eval_s: float | None = None
     mean_auc: float | None = None
+    auc_split: str = ""
     input_wait_ms: float | None = None
     allreduce_ms: float | None = None
     skew_ms: float | None = None
+    compute_ms: float | None = None
+    slowest_rank_ms: float | None = None
+    slowest_node: str = ""
+    slow_node_ms: float | None = None
+    gradient_bytes: float | None = None
+    precision: str = ""
     hosts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Point:
-    """What a run and a row of the scaling table both say; REPORT_COLUMNS has the units."""
+    """What a run and a row of the scaling table both say; columns.REPORT_COLUMNS has the units."""
 
     experiment: str
     params: str
     gpus: int
-    nodes: int
-    gpus_per_node: int
-    local_batch: int
-    global_batch: int
+    nodes: int | None
+    gpus_per_node: int | None
+    local_batch: int | None
+    global_batch: int | None
     images_per_sec: float | None = None
     step_ms: float | None = None
     input_wait_ms: float | None = None
@@ -155,110 +169,115 @@ class _Point:
     mean_auc: float | None = None
     job_ids: str = ""
     nodelist: str = ""
+    repeats_asked: int | None = None
+    gpu_model: str = ""
+    precision: str = ""
     skew_ms: float | None = None
+    queue_s: float | None = None
+    auc_split: str = ""
     flags: str = ""
+    compute_ms: float | None = None
+    slowest_rank_ms: float | None = None
+    slowest_node: str = ""
+    slow_node_ms: float | None = None
+    gradient_bytes: float | None = None
+    software: str = ""
 
     @property
     def images_per_sec_per_gpu(self) -> float | None:
         """images/s over all GPUs, divided by their number."""
         return None if self.images_per_sec is None else self.images_per_sec / self.gpus
 
+    @property
+    def other_ms(self) -> float | None:
+        """What is left of the step beside its measured parts; None where none is measured."""
+        parts = [ms for ms in (self.input_wait_ms, self.allreduce_ms, self.skew_ms) if ms is not None]
+        return self.step_ms - sum(parts) if self.step_ms is not None and parts else None
+
+    def cells(self, columns: Iterable[str]) -> dict[str, object]:
+        """The value of each of the columns, and of one param.KEY for each swept key."""
+        params = {f"param.{key}": value for key, value in swept(self.params).items()}
+        return {
+            name: params[name] if name in params else getattr(self, name)
+            for name in with_params(columns, [self.params])
+        }
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(_Point):
-    """One row of `runs.csv`: a run and its newest attempt with a measurement, or its last one."""
+    """One row of `runs.csv`: a run and its newest attempt with a measurement, or its last one.
+
+    `start`: of that attempt, when its job script began, in seconds since the epoch.
+    """
 
     run: str
     attempt: str
     state: RunState
     failure: str
     source: str
-    # Of the attempt that counts: when its job script began, in seconds since the epoch.
     start: float | None = None
+    windows: int | None = None
+    outlier_windows: int | None = None
 
     def row(self) -> dict[str, object]:
-        """The run as `runs.csv` writes it, in the order of RUN_COLUMNS."""
-        return {name: getattr(self, name) for name in RUN_COLUMNS}
+        """The run as `runs.csv` writes it, in the order of RUN_COLUMNS; `start` as UTC text."""
+        begun = None
+        if self.start is not None:
+            begun = datetime.datetime.fromtimestamp(self.start, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {**self.cells(RUN_COLUMNS), "start": begun}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScalingRow(_Point):
-    """One row of `scaling-report.csv`: a GPU count and parameter set over its repeats."""
+    """One row of `scaling-report.csv`: a GPU count and parameter set over its repeats.
+
+    `rates` are the images/s of each run with a measurement.
+    """
 
     runs: int
     failed_runs: int
+    rates: tuple[float, ...] = ()
     images_per_sec_low: float | None = None
     images_per_sec_high: float | None = None
+    cv: float | None = None
     speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
     efficiency: float | None = None
+    efficiency_low: float | None = None
+    efficiency_high: float | None = None
+    baseline_gpus: int | None = None
+    scaling: str = ""
     predicted_images_per_sec: float | None = None
+    nodes_distinct: int | None = None
+    lost_ms: float | None = None
+    lost_input_ms: float | None = None
+    lost_allreduce_ms: float | None = None
+    lost_skew_ms: float | None = None
+    lost_compute_ms: float | None = None
+    lost_other_ms: float | None = None
+
+    @property
+    def series(self) -> tuple[str, str, str, int | None]:
+        """What the row may be compared within: experiment, params, kind of scaling, and the batch that is fixed."""
+        fixed = {"weak": self.local_batch, "strong": self.global_batch}
+        return self.experiment, self.params, self.scaling, fixed.get(self.scaling)
+
+    def share(self, part: str) -> float | None:
+        """`lost_PART_ms`, or `lost_ms` of "", in per cent of the step."""
+        lost: float | None = getattr(self, f"lost_{part}_ms" if part else "lost_ms")
+        return None if lost is None or not self.step_ms else 100 * lost / self.step_ms
 
     def row(self) -> dict[str, object]:
         """The row as `scaling-report.csv` writes it, in the order of REPORT_COLUMNS."""
-        return {name: getattr(self, name) for name in REPORT_COLUMNS}
+        shares = {f"lost_{part}_pct" if part else "lost_pct": part for part in ("", *LOSSES)}
+        found = self.cells(name for name in REPORT_COLUMNS if name not in shares)
+        found |= {name: self.share(part) for name, part in shares.items()}
+        return {name: found[name] for name in with_params(REPORT_COLUMNS, [self.params])}
 
 
-# Columns of scaling-report.csv in their order, and what each holds. Other tools read these names.
-REPORT_COLUMNS: Mapping[str, str] = {
-    "experiment": "name of the experiment",
-    "params": "swept keys of this row, k=v;k=v, sorted; empty where none is swept",
-    "gpus": "GPUs (ranks) over all nodes",
-    "nodes": "nodes",
-    "gpus_per_node": "GPUs (ranks) on each node",
-    "local_batch": "images per GPU and step",
-    "global_batch": "images over all GPUs and step",
-    "runs": "runs with a measurement",
-    "failed_runs": "runs without one",
-    "images_per_sec": "images/s over all GPUs in the steady state, mean over runs",
-    "images_per_sec_low": "images/s, lower end of Student's 95 % interval over runs; empty below two",
-    "images_per_sec_high": "images/s, its upper end",
-    "images_per_sec_per_gpu": "images/s and GPU",
-    "speedup": "images_per_sec over that of the smallest measured size of the same params",
-    "efficiency": "speedup x base GPUs / gpus, a fraction",
-    "step_ms": "ms of one training step in the steady state",
-    "input_wait_ms": "ms of a step spent waiting for input; empty where not measured",
-    "allreduce_ms": "ms of a step spent in exposed all-reduce; empty where not measured",
-    "epoch_s": "s of one pass over the training images",
-    "time_to_train_s": "s of the whole training, start-up apart",
-    "time_to_train_kind": "measured_to_target, measured_fixed_epochs or derived_fixed_epochs",
-    "startup_s": "s from the job's start to the end of the first training step",
-    "eval_s": "s of one evaluation",
-    "mean_auc": "area under the ROC curve, mean over the findings that have one, of the validation split",
-    "predicted_images_per_sec": "images/s by the fitted model; empty where none is fitted",
-    "job_ids": "scheduler's ids of the runs, space-separated",
-    "nodelist": "nodes that the runs used, expanded, space-separated",
-    "skew_ms": "ms of a step spent waiting for the slowest rank; empty where not measured",
-    "flags": "what to know before trusting the row, space-separated; "
-    "shared_nodes: other jobs may have run beside; oversubscribed: more ranks than CPUs for them; "
-    "short_warmup: fewer steps of warm-up than the experiment asks for; "
-    "warmup_unsettled: a benchmark whose step times did not settle; "
-    "precision_not_reached: a benchmark that ended at its limit of steps; "
-    "throttled: a GPU was slowed by heat or its power supply; power_capped: a GPU stood at its power cap most of "
-    "the time; ecc_errors: memory errors that ECC could not mend; foreign_processes: another job used a GPU; "
-    "time_size_confounded: runs of one size began before those of another, so that a drift in time looks like scaling",
-}
-
-# Columns of runs.csv: who the run is, then the same per-run columns.
-RUN_COLUMNS: tuple[str, ...] = (
-    "run",
-    "attempt",
-    "state",
-    "failure",
-    "source",
-    *(
-        name
-        for name in REPORT_COLUMNS
-        if name not in {"runs", "failed_runs", "speedup", "efficiency", "predicted_images_per_sec"}
-        and not name.endswith(("_low", "_high"))
-    ),
-)
-
-FLAG_SHARED = "shared_nodes"
-FLAG_OVERSUBSCRIBED = "oversubscribed"
-FLAG_SHORT_WARMUP = "short_warmup"
-FLAG_UNSETTLED = "warmup_unsettled"
-FLAG_IMPRECISE = "precision_not_reached"
-FLAG_CONFOUNDED = "time_size_confounded"
+# The parts that lost_ms is the sum of.
+LOSSES = ("input", "allreduce", "skew", "compute", "other")
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
@@ -267,11 +286,12 @@ def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([_cell(row[column]) for column in columns])
+        writer.writerow([_cell(row.get(column)) for column in columns])
     return out.getvalue()
 
 
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    # A carriage return or a NUL within a field ends it for some readers of CSV.
+    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).replace("\0", " ").splitlines())

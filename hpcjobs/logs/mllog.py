@@ -6,14 +6,21 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hpcjobs.columns import FLAG_IMPRECISE, FLAG_UNSETTLED
 from hpcjobs.contract import LogKey
-from hpcjobs.records import FLAG_IMPRECISE, FLAG_UNSETTLED, Measurement, Progress
+from hpcjobs.logs import control
+from hpcjobs.logs.steady import Windows
+from hpcjobs.records import Measurement, Progress
 
-_PREFIX = ":::MLLOG "
+_PREFIX = b":::MLLOG "
+# No line of ours is longer: of a file without line ends no more than this is held at a time.
+_LONGEST = 1 << 20
+# Windows that follow each other this closely, in seconds, are one stretch of time: stamps are whole milliseconds.
+_ABUT_S = 0.005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +33,53 @@ class Event:
     metadata: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
 class TrainLog:
-    """The events of one train.log, in order."""
+    """What one pass over the events of a train.log keeps: little, however long the log."""
 
-    events: tuple[Event, ...]
+    def __init__(self, events: Iterable[Event] = ()):
+        self._last: dict[str, Event] = {}
+        self._begun: dict[str, float] = {}
+        self.windows = Windows()
+        # Begin and end, in seconds since the epoch, of the stretches of timed windows.
+        self.timed: list[tuple[float, float]] = []
+        # Seconds of each, up to run_stop: the test split is scored after it.
+        self.epochs: list[float] = []
+        self.evals: list[float] = []
+        for event in events:
+            self._add(event)
 
     def last(self, key: str) -> Event | None:
-        """The last event of that key, or None."""
-        return next((event for event in reversed(self.events) if event.key == key), None)
+        """The last event of that key, or None. Of a validation's accuracy: the last before run_stop."""
+        return self._last.get(key)
 
-    def all(self, key: str) -> list[Event]:
-        """All events of that key."""
-        return [event for event in self.events if event.key == key]
+    def _add(self, event: Event) -> None:
+        stopped = LogKey.RUN_STOP in self._last
+        if event.key == LogKey.WINDOW:
+            self._time(event)
+        elif event.key in (LogKey.EPOCH_START, LogKey.EVAL_START):
+            self._begun[event.key] = event.at
+        elif event.key == LogKey.EPOCH_STOP:
+            self._end(self.epochs, LogKey.EPOCH_START, event.at)
+        elif event.key == LogKey.EVAL_STOP and not stopped:
+            self._end(self.evals, LogKey.EVAL_START, event.at)
+        if not (event.key == LogKey.EVAL_ACCURACY and stopped):
+            self._last[event.key] = event
+
+    def _end(self, lengths: list[float], start: str, at: float) -> None:
+        begun = self._begun.pop(start, None)
+        if begun is not None:
+            lengths.append(at - begun)
+
+    def _time(self, window: Event) -> None:
+        steps, step_ms = window.metadata.get("steps"), _number(window, "step_ms")
+        if not isinstance(steps, int) or steps <= 0 or step_ms is None or window.metadata.get("warmup") is not False:
+            return
+        self.windows.add(steps, step_ms)
+        begin = window.at - steps * step_ms / 1000
+        if self.timed and begin - self.timed[-1][1] <= _ABUT_S:
+            self.timed[-1] = self.timed[-1][0], window.at
+        else:
+            self.timed.append((begin, window.at))
 
 
 def events(path: Path) -> Iterator[Event]:
@@ -47,23 +88,25 @@ def events(path: Path) -> Iterator[Event]:
     A file that is missing or cannot be read has none.
     """
     try:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
+        with path.open("rb") as file:
+            while line := file.readline(_LONGEST):
                 at = line.find(_PREFIX)
                 if at < 0:
                     continue
                 try:
-                    entry = json.loads(line[at + len(_PREFIX) :])
-                    yield Event(entry["key"], entry["time_ms"] / 1000, entry["value"], entry.get("metadata") or {})
-                except (ValueError, KeyError, TypeError):
+                    entry = json.loads(line[at + len(_PREFIX) :].decode("utf-8", "replace"))
+                    about = entry.get("metadata")
+                    metadata = about if isinstance(about, dict) else {}
+                    yield Event(str(entry["key"]), entry["time_ms"] / 1000, entry["value"], metadata)
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue
     except OSError:
         return
 
 
 def read(path: Path) -> TrainLog:
-    """Read a whole train.log."""
-    return TrainLog(tuple(events(path)))
+    """Read a whole train.log, once."""
+    return TrainLog(events(path))
 
 
 def progress(log: TrainLog) -> Progress:
@@ -83,62 +126,49 @@ def _number(event: Event, name: str) -> float | None:
 def measure(log: TrainLog) -> Measurement | None:
     """The measurement of a run that came to its end, or None.
 
-    Steady state: all windows not marked as warm-up; images/s is their images over their time, so a
-    longer window weighs more. A run that met its target AUC, or did all its epochs, gives its measured
-    time to train; one that was cut short, or that an earlier attempt began, a derived one: epochs x epoch_s.
+    Steady state: all windows that the trainer did not mark as warm-up (contract.warmup_steps has its rule);
+    images/s is their images over their time, outliers kept, so a longer window weighs more. A run that met its
+    target AUC, or did all its epochs, gives its measured time to train; one that was cut short, or that an
+    earlier attempt began, a derived one: epochs x epoch_s.
     """
     stop, start, run = log.last(LogKey.RUN_STOP), log.last(LogKey.RUN_START), log.last(LogKey.RUN)
-    if stop is None or start is None or run is None or stop.metadata.get("status") != "success":
+    steady = log.windows.steady()
+    if stop is None or start is None or run is None or stop.metadata.get("status") != "success" or steady is None:
         return None
     try:
         about = dict(run.value)
         gpus, local_batch = int(about["gpus"]), int(about["local_batch"])
         global_batch = int(about["global_batch"])
-        steps = [
-            (event.metadata["steps"], _number(event, "step_ms"))
-            for event in log.all(LogKey.WINDOW)
-            if not event.metadata["warmup"]
-        ]
     except (KeyError, TypeError, ValueError):
         return None
-    timed = [(count, step_ms) for count, step_ms in steps if step_ms is not None and count > 0]
-    if not timed:
+    if min(gpus, local_batch, global_batch) < 1:
         return None
-    step_ms = sum(count * ms for count, ms in timed) / sum(count for count, _ in timed)
-    images_per_sec = global_batch / step_ms * 1000
+    images_per_sec = global_batch / steady.step_ms * 1000
     epoch_s, total_s, kind = _time_to_train(log, about, images_per_sec, stop.at - start.at)
-    # The test split is scored after run_stop.
-    before = TrainLog(log.events[: log.events.index(stop)])
-    accuracy = before.last(LogKey.EVAL_ACCURACY)
-    first = log.last(LogKey.FIRST_STEP)
-    evals = _intervals(before, LogKey.EVAL_START, LogKey.EVAL_STOP)
+    accuracy, first, taken_apart = (log.last(key) for key in (LogKey.EVAL_ACCURACY, LogKey.FIRST_STEP, LogKey.CONTROL))
+    auc = float(accuracy.value) if accuracy and isinstance(accuracy.value, (int, float)) else None
+    gradient = about.get("gradient_bytes")
     return Measurement(
         gpus=gpus,
         local_batch=local_batch,
         global_batch=global_batch,
         images_per_sec=images_per_sec,
-        step_ms=step_ms,
-        windows=len(timed),
+        step_ms=steady.step_ms,
+        windows=steady.windows,
+        outlier_windows=steady.outliers,
         epoch_s=epoch_s,
         time_to_train_s=total_s,
         time_to_train_kind=kind,
         first_step_at=first.at if first else None,
-        eval_s=statistics.fmean(evals) if evals else None,
-        mean_auc=float(accuracy.value) if accuracy and isinstance(accuracy.value, (int, float)) else None,
-        hosts=tuple(str(host) for host in about.get("hosts", ())),
+        eval_s=statistics.fmean(log.evals) if log.evals else None,
+        mean_auc=auc,
+        auc_split=str(accuracy.metadata.get("split", "val")) if accuracy and auc is not None else "",
+        gradient_bytes=float(gradient) if isinstance(gradient, (int, float)) else None,
+        precision=str(about.get("precision") or ""),
+        hosts=tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else (),
         flags=tuple(_flags(log)),
-        **_parts(log),
+        **control.parts(taken_apart.value if taken_apart else None),
     )
-
-
-def _parts(log: TrainLog) -> dict[str, float]:
-    """What the control phases of a benchmark found. A difference below 0 is one that chance hides."""
-    control = log.last(LogKey.CONTROL)
-    if control is None or not isinstance(control.value, dict):
-        return {}
-    names = ("input_wait_ms", "allreduce_ms", "skew_ms")
-    found = {name: control.value.get(name) for name in names}
-    return {name: float(ms) for name, ms in found.items() if isinstance(ms, (int, float)) and math.isfinite(ms)}
 
 
 def _flags(log: TrainLog) -> Iterator[str]:
@@ -158,33 +188,14 @@ def _time_to_train(
     epochs, images = about.get("epochs"), about.get("train_images")
     if not isinstance(epochs, int) or not isinstance(images, int):
         return None, None, ""
-    resumed = log.last(LogKey.RESUMED)
     reached = log.last(LogKey.RUN_STOP).metadata.get("reached")  # type: ignore[union-attr]  # measure() has seen it
-    if resumed or (about.get("cut_short") and not reached):
+    if log.last(LogKey.RESUMED) or (about.get("cut_short") and not reached):
         return images / rate, epochs * images / rate, "derived_fixed_epochs"
-    times = _intervals(log, LogKey.EPOCH_START, LogKey.EPOCH_STOP)
     kind = "measured_to_target" if reached else "measured_fixed_epochs"
     # The first epoch is cold: it compiles and fills caches.
-    return (statistics.fmean(times[1:] or times) if times else None), whole_s, kind
-
-
-def _intervals(log: TrainLog, start: str, stop: str) -> list[float]:
-    """Seconds from each `start` to the `stop` that follows it."""
-    lengths, begun = [], None
-    for event in log.events:
-        if event.key == start:
-            begun = event.at
-        elif event.key == stop and begun is not None:
-            lengths.append(event.at - begun)
-            begun = None
-    return lengths
+    return (statistics.fmean(log.epochs[1:] or log.epochs) if log.epochs else None), whole_s, kind
 
 
 def window_times(log: TrainLog) -> list[tuple[float, float]]:
-    """Begin and end, in seconds since the epoch, of each window of steps that is no warm-up. In order."""
-    times = []
-    for event in log.all(LogKey.WINDOW):
-        steps, step_ms = event.metadata.get("steps"), _number(event, "step_ms")
-        if isinstance(steps, int) and step_ms is not None and not event.metadata.get("warmup"):
-            times.append((event.at - steps * step_ms / 1000, event.at))
-    return times
+    """Begin and end, in seconds since the epoch, of each stretch of windows that are no warm-up. In order."""
+    return log.timed

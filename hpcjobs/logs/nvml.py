@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from hpcjobs.columns import FLAG_ECC, FLAG_FOREIGN, FLAG_POWER_CAPPED, FLAG_THROTTLED
 from hpcjobs.contract import NVML_COLUMNS, THROTTLE_REASONS
-
-FLAG_THROTTLED = "throttled"
-FLAG_POWER_CAPPED = "power_capped"
-FLAG_ECC = "ecc_errors"
-FLAG_FOREIGN = "foreign_processes"
 
 _SLOWDOWN = sum(THROTTLE_REASONS[name] for name in ("hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"))
 
@@ -28,12 +24,13 @@ class Sample:
     foreign: bool
 
 
-def samples(text: str) -> Iterator[Sample]:
-    """Whole lines of a file's text; a damaged one, the cut one at its end and the header are passed over."""
-    whole, _, _ = text.rpartition("\n")
-    for line in whole.split("\n"):
+def samples(lines: Iterable[str]) -> Iterator[Sample]:
+    """Whole lines of a file; a damaged one, the cut one at its end and the header are passed over."""
+    for line in lines:
+        if not line.endswith("\n"):
+            continue
         try:
-            row = dict(zip(NVML_COLUMNS, line.split(","), strict=True))
+            row = dict(zip(NVML_COLUMNS, line[:-1].split(","), strict=True))
             yield Sample(
                 at=float(row["time"]),
                 uuid=row["uuid"],
@@ -45,8 +42,8 @@ def samples(text: str) -> Iterator[Sample]:
             continue
 
 
-def flags(texts: Iterable[str], windows: Sequence[tuple[float, float]]) -> list[str]:
-    """What to know of a run's GPUs; `texts` are those of its nodes.
+def flags(files: Iterable[Iterable[str]], windows: Sequence[tuple[float, float]]) -> list[str]:
+    """What to know of a run's GPUs; `files` are those of its nodes, line by line.
 
     Only samples within `windows` count: (begin, end) of each timed window in seconds since the epoch, in order
     and apart. Windows shorter than a second may hold none. The nodes' clocks are taken to agree within a second.
@@ -57,20 +54,22 @@ def flags(texts: Iterable[str], windows: Sequence[tuple[float, float]]) -> list[
     job's process used a GPU.
     """
     begins = [begin for begin, _ in windows]
-    capped: dict[str, list[bool]] = defaultdict(list)
+    seen: Counter[str] = Counter()
+    capped: Counter[str] = Counter()
     found = set()
-    for one in (one for text in texts for one in samples(text)):
+    for one in (one for lines in files for one in samples(lines)):
         last = bisect.bisect_right(begins, one.at) - 1
         if last < 0 or not one.at <= windows[last][1]:
             continue
         if one.reasons is not None:
-            capped[one.uuid].append(bool(one.reasons & THROTTLE_REASONS["sw_power_cap"]))
+            seen[one.uuid] += 1
+            capped[one.uuid] += bool(one.reasons & THROTTLE_REASONS["sw_power_cap"])
             if one.reasons & _SLOWDOWN:
                 found.add(FLAG_THROTTLED)
         if one.ecc:
             found.add(FLAG_ECC)
         if one.foreign:
             found.add(FLAG_FOREIGN)
-    if any(sum(of_gpu) > len(of_gpu) / 2 for of_gpu in capped.values()):
+    if any(capped[uuid] > count / 2 for uuid, count in seen.items()):
         found.add(FLAG_POWER_CAPPED)
     return [flag for flag in (FLAG_THROTTLED, FLAG_POWER_CAPPED, FLAG_ECC, FLAG_FOREIGN) if flag in found]

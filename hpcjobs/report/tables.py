@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.table import Table
 
+from hpcjobs.columns import REPORT_COLUMNS, with_params
 from hpcjobs.files import write_atomic
-from hpcjobs.records import REPORT_COLUMNS, ScalingRow, to_csv
+from hpcjobs.records import ScalingRow, to_csv
 
 SCALING_CSV = "scaling-report.csv"
 
@@ -16,7 +17,7 @@ SCALING_CSV = "scaling-report.csv"
 def write_csv(folder: Path, rows: Sequence[ScalingRow]) -> Path:
     """Write scaling-report.csv, one row per GPU count and parameter set."""
     path = folder / SCALING_CSV
-    write_atomic(path, to_csv(list(REPORT_COLUMNS), [row.row() for row in rows]))
+    write_atomic(path, to_csv(with_params(REPORT_COLUMNS, [row.params for row in rows]), [row.row() for row in rows]))
     return path
 
 

@@ -25,46 +25,55 @@ def row(at: float, *, uuid: str = "GPU-a", bits: str = "0x0", ecc: str = "0", fo
     return f"{at},0,{uuid},1530,877,287.3,300.0,61,{bits},,{ecc},{foreign}\n"
 
 
+def lines(text: str) -> list[str]:
+    """A file's lines, as reading the file gives them."""
+    return text.splitlines(keepends=True)
+
+
+def flags(texts: list[str], windows: list[tuple[float, float]]) -> list[str]:
+    return nvml.flags(map(lines, texts), windows)
+
+
 def test_the_header_is_the_contracts() -> None:
     assert HEADER.strip().split(",") == list(contract.NVML_COLUMNS)
-    assert list(nvml.samples(HEADER)) == []
+    assert list(nvml.samples(lines(HEADER))) == []
 
 
 def test_gpus_that_fared_well_raise_no_flag() -> None:
-    assert nvml.flags([HEADER + row(101) + row(102, bits="0x1") + row(103, bits="0x2")], WINDOWS) == []
-    assert nvml.flags([], WINDOWS) == nvml.flags([""], WINDOWS) == []
+    assert flags([HEADER + row(101) + row(102, bits="0x1") + row(103, bits="0x2")], WINDOWS) == []
+    assert flags([], WINDOWS) == flags([""], WINDOWS) == []
 
 
 # Bits of nvmlClocksThrottleReason* in nvml.h.
 @pytest.mark.parametrize("bits", ["0x8", "0x20", "0x40", "0x80", "0x48", "0x24"])
 def test_one_slowdown_by_heat_or_power_supply_is_throttling(bits: str) -> None:
-    assert nvml.flags([HEADER + row(101) + row(102, bits=bits) + row(103)], WINDOWS) == ["throttled"]
+    assert flags([HEADER + row(101) + row(102, bits=bits) + row(103)], WINDOWS) == ["throttled"]
 
 
 def test_a_gpu_at_its_power_cap_most_of_the_time_is_capped_not_throttled() -> None:
     capped = "".join(row(at, bits="0x4") for at in (101, 102, 103))
     idle = "".join(row(at, uuid="GPU-b") for at in range(101, 110))
-    assert nvml.flags([HEADER + capped + row(104) + idle], WINDOWS) == ["power_capped"]
-    assert nvml.flags([HEADER + capped + row(104) + row(105) + row(106)], WINDOWS) == []
+    assert flags([HEADER + capped + row(104) + idle], WINDOWS) == ["power_capped"]
+    assert flags([HEADER + capped + row(104) + row(105) + row(106)], WINDOWS) == []
 
 
 def test_ecc_errors_and_foreign_processes_on_any_node() -> None:
     nodes = [HEADER + row(101), HEADER + row(101, ecc="2"), HEADER + row(102, foreign="4711 4712")]
-    assert nvml.flags(nodes, WINDOWS) == ["ecc_errors", "foreign_processes"]
+    assert flags(nodes, WINDOWS) == ["ecc_errors", "foreign_processes"]
 
 
 @pytest.mark.parametrize(
     ("at", "counts"), [(99.9, False), (100, True), (115, True), (120, True), (130, False), (161, False)]
 )
 def test_only_what_happened_in_a_timed_window_counts(at: float, counts: bool) -> None:
-    assert nvml.flags([row(at, bits="0x40", ecc="1", foreign="7")], WINDOWS) == (
+    assert flags([row(at, bits="0x40", ecc="1", foreign="7")], WINDOWS) == (
         ["throttled", "ecc_errors", "foreign_processes"] if counts else []
     )
-    assert nvml.flags([row(at, bits="0x40")], []) == []
+    assert flags([row(at, bits="0x40")], []) == []
 
 
 def test_what_is_not_known_is_no_fault() -> None:
-    assert nvml.flags([row(101, bits="", ecc="", foreign="")], WINDOWS) == []
+    assert flags([row(101, bits="", ecc="", foreign="")], WINDOWS) == []
 
 
 @pytest.mark.parametrize(
@@ -80,15 +89,15 @@ def test_what_is_not_known_is_no_fault() -> None:
     ],
 )
 def test_damaged_lines_are_passed_over(damage: str) -> None:
-    assert nvml.flags([HEADER + damage + row(103, ecc="1")], WINDOWS) == ["ecc_errors"]
+    assert flags([HEADER + damage + row(103, ecc="1")], WINDOWS) == ["ecc_errors"]
 
 
 def test_the_last_line_of_a_killed_run_is_passed_over() -> None:
     # Cut within the number of errors, or of a process: no part of it is believed.
     cut = row(102, ecc="12", foreign="4711")
     for end in range(len(cut)):
-        assert nvml.flags([HEADER + row(101) + cut[:end]], WINDOWS) == []
-    assert nvml.flags([HEADER + row(101) + cut], WINDOWS) == ["ecc_errors", "foreign_processes"]
+        assert flags([HEADER + row(101) + cut[:end]], WINDOWS) == []
+    assert flags([HEADER + row(101) + cut], WINDOWS) == ["ecc_errors", "foreign_processes"]
 
 
 def test_timed_windows_leave_the_warm_up_out(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import pandas
 import pytest
 
 from hpcjobs import report
-from hpcjobs.records import REPORT_COLUMNS, RUN_COLUMNS, Run, RunState
-from hpcjobs.scaling import student_interval, table
+from hpcjobs.columns import REPORT_COLUMNS, RUN_COLUMNS
+from hpcjobs.intervals import student_interval
+from hpcjobs.records import Run, RunState
+from hpcjobs.scaling import table
 
 
 def run(gpus: int, rate: float | None, repeat: int = 1, params: str = "", **more: object) -> Run:
@@ -137,7 +139,7 @@ def test_the_contracts_columns_come_first_and_in_order() -> None:
         "nodelist",
     ]
     assert list(REPORT_COLUMNS)[: len(contract)] == contract
-    assert RUN_COLUMNS[:5] == ("run", "attempt", "state", "failure", "source")
+    assert list(RUN_COLUMNS)[:5] == ["run", "attempt", "state", "failure", "source"]
 
 
 def test_a_comma_or_a_quote_in_a_field_survives(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""What the control phases of a benchmark found: the value of train.log's hpcjobs_control line."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+
+def parts(value: Any) -> dict[str, Any]:
+    """Fields of a Measurement, those that are known. A difference below 0 is one that chance hides.
+
+    `compute_ms` is the median over ranks of their median step alone (without input and all-reduce), hence of a
+    typical rank in a typical step, which neither a slow node nor a late step moves. The slowest node is the one
+    whose ranks have the largest median; `slow_node_ms` is how much larger than that of all other nodes' ranks.
+    """
+    if not isinstance(value, Mapping):
+        return {}
+    found = {name: _number(value.get(name)) for name in ("input_wait_ms", "allreduce_ms", "skew_ms")}
+    mean = _number(value.get("compute_ms"))
+    if mean is not None and found["skew_ms"] is not None:
+        found["slowest_rank_ms"] = mean + found["skew_ms"]
+        found["compute_ms"] = mean
+    by_node = _medians(value.get("ranks"))
+    if by_node and "slowest_rank_ms" in found:
+        found["compute_ms"] = statistics.median([ms for ranks in by_node.values() for ms in ranks])
+    return {**{name: ms for name, ms in found.items() if ms is not None}, **_slowest(by_node)}
+
+
+def _medians(ranks: Any) -> dict[str, list[float]]:
+    """The median step of each node's ranks, in ms."""
+    by_node: dict[str, list[float]] = {}
+    for rank in ranks if isinstance(ranks, list) else []:
+        ms = _number(rank.get("median_ms")) if isinstance(rank, Mapping) else None
+        if ms is not None:
+            by_node.setdefault(str(rank.get("host", "")), []).append(ms)
+    return by_node
+
+
+def _slowest(by_node: Mapping[str, list[float]]) -> dict[str, Any]:
+    if len(by_node) < 2:
+        return {}
+    node = max(by_node, key=lambda name: statistics.median(by_node[name]))
+    others = [ms for name, ranks in by_node.items() if name != node for ms in ranks]
+    return {"slowest_node": node, "slow_node_ms": statistics.median(by_node[node]) - statistics.median(others)}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
