@@ -13,9 +13,10 @@ from hpcjobs.errors import SubmitRefused
 _SIGNAL_S = 60
 _TIME = re.compile(
     r"(?:(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d+)(?::(?P<seconds>\d+))?)?"
-    r"|(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)|(?P<only>\d+))"
+    r"|(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)|(?P<only>\d+))",
+    re.ASCII,
 )
-_SIGNAL = re.compile(r"(?:(?P<who>[RB]+):)?(?:SIG)?(?P<name>\w+)(?:@(?P<seconds>\d+))?")
+_SIGNAL = re.compile(r"(?:(?P<who>[RB]+):)?(?:SIG)?(?P<name>\w+)(?:@(?P<seconds>\d+))?", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def time_limit(text: str) -> int | None:
 def _signal(text: str) -> tuple[int | None, int]:
     """(signal, seconds before the limit) of `[B:]SIGNAL[@SECONDS]`; without B it is not for the batch script."""
     match = _SIGNAL.fullmatch(text)
-    name = match["name"] if match else ""
+    name = match["name"].upper() if match else ""
     known = {each.name.removeprefix("SIG"): each.value for each in signal.Signals}
     number = int(name) if name.isdigit() else known.get(name)
     if match is None or number not in known.values():

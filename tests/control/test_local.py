@@ -1,50 +1,21 @@
-"""The local scheduler: a detached runner, one task at a time, cancel ends every process."""
+"""The local scheduler's queue: a detached runner, order, throttle, states, what it refuses."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from hpcjobs.errors import SubmitRefused
-from hpcjobs.records import JobState, Order, RunState
-from hpcjobs.schedulers import local
-from hpcjobs.schedulers.local import LocalScheduler
-
-
-def until(ready: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
-
-
-class Site:
-    """A scheduler in a folder, and the state of its tasks."""
-
-    def __init__(self, folder: Path, epilogue: tuple[str, ...] = ()):
-        self.folder = folder
-        (folder / "out").mkdir()
-        self.scheduler = LocalScheduler(folder / "state", folder / "out", epilogue)
-
-    def submit(self, script: str, indices: list[int], name: str = "job", order: Order | None = None) -> str:
-        path = self.folder / f"{name}.sh"
-        path.write_text(script)
-        return self.scheduler.submit(path, indices, name, order or Order())
-
-    def task(self, task: str) -> JobState:
-        return self.scheduler.poll([task]).get(task, JobState(None, ""))
-
-    def wait(self, task: str, state: RunState) -> JobState:
-        until(lambda: self.task(task).state is state)
-        return self.task(task)
+from hpcjobs.records import Order, RunState
+from hpcjobs.schedulers import localscript
+from tests.control.localsite import Site, until
 
 
 @pytest.fixture
@@ -52,32 +23,12 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def test_tasks_run_in_order_and_one_at_a_time(site: Site) -> None:
     log = site.folder / "log"
     script = f"echo begin $SLURM_ARRAY_TASK_ID >>{log}; sleep 0.2; echo end $SLURM_ARRAY_TASK_ID >>{log}"
     job = site.submit(script, [2, 0, 5])
     done = site.wait(f"{job}_5", RunState.DONE)
-    assert (site.folder / "log").read_text().split() == [
-        "begin",
-        "2",
-        "end",
-        "2",
-        "begin",
-        "0",
-        "end",
-        "0",
-        "begin",
-        "5",
-        "end",
-        "5",
-    ]
+    assert site.lines("log") == ["begin 2", "end 2", "begin 0", "end 0", "begin 5", "end 5"]
     assert done.exit_code == 0
     assert done.start is not None
     assert done.end is not None
@@ -90,32 +41,13 @@ def test_a_task_sees_an_array_but_no_slurm_job(site: Site, monkeypatch: pytest.M
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-4]")
     job = site.submit("env | grep ^SLURM_ | sort; echo to stderr >&2", [3])
     site.wait(f"{job}_3", RunState.DONE)
-    text = (site.folder / "out" / f"{job}_3.out").read_text()
-    assert text == f"SLURM_ARRAY_JOB_ID={job}\nSLURM_ARRAY_TASK_ID=3\nto stderr\n"
+    assert site.output(f"{job}_3") == f"SLURM_ARRAY_JOB_ID={job}\nSLURM_ARRAY_TASK_ID=3\nto stderr\n"
 
 
 def test_failures_and_signals_show_as_what_they_are(site: Site) -> None:
     job = site.submit("if [ $SLURM_ARRAY_TASK_ID = 0 ]; then exit 3; fi; kill -9 $$", [0, 1])
     assert site.wait(f"{job}_0", RunState.FAILED).exit_code == 3
     assert site.wait(f"{job}_1", RunState.FAILED).signal == 9
-
-
-def test_cancel_ends_every_process_and_leaves_the_rest_unstarted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "KILL_WAIT_S", 1.0)
-    # A grandchild in a process group of its own, deaf to SIGTERM: as a hung rank under mpirun is.
-    rank = (
-        "import os, signal, time; os.setpgid(0, 0); signal.signal(15, signal.SIG_IGN); "
-        f"open('{site.folder}/pid', 'w').write(str(os.getpid())); time.sleep(60)"
-    )
-    script = f'{sys.executable} -c "{rank}"; true'
-    job = site.submit(script, [0, 1])
-    until(lambda: (site.folder / "pid").exists() and (site.folder / "pid").read_text())
-    pid = int((site.folder / "pid").read_text())
-    assert site.task(f"{job}_1").state is RunState.PENDING
-    site.scheduler.cancel([job])
-    assert not alive(pid)
-    assert site.wait(f"{job}_0", RunState.CANCELLED).word == "CANCELLED"
-    assert site.wait(f"{job}_1", RunState.CANCELLED).start is None
 
 
 def test_the_runner_outlives_the_session_that_submitted(site: Site) -> None:
@@ -132,21 +64,6 @@ def test_the_runner_outlives_the_session_that_submitted(site: Site) -> None:
     process.wait()
     until(lambda: (site.folder / "marker").exists())
     assert site.wait("1_0", RunState.DONE).exit_code == 0
-
-
-def test_a_killed_runner_shows_as_lost_not_as_running_for_ever(site: Site) -> None:
-    job = site.submit("echo $$ >pid; exec sleep 60", [0, 1])
-    running = site.wait(f"{job}_0", RunState.RUNNING)
-    assert running.nodes
-    runner = int(json.loads((site.folder / "state" / "runner.lock").read_text())["pid"])
-    script = int((site.folder / "state" / "pid").read_text())
-    os.kill(runner, signal.SIGKILL)
-    os.kill(script, signal.SIGKILL)
-    until(lambda: not alive(runner) and not alive(script))
-    path = site.folder / "state" / "jobs" / f"{job}.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "submitted": 0}))  # long ago
-    assert site.task(f"{job}_0").state is RunState.LOST
-    assert site.task(f"{job}_1").state is RunState.LOST
 
 
 def test_a_later_submission_finds_or_starts_a_runner(site: Site) -> None:
@@ -177,4 +94,159 @@ def test_the_orders_arguments_reach_the_script(site: Site) -> None:
     words = ("2", "two words", "$(true) 'q' \n ä")
     job = site.submit('printf "%s|" "$@"', [0], order=Order(arguments=words))
     site.wait(f"{job}_0", RunState.DONE)
-    assert (site.folder / "out" / f"{job}_0.out").read_text() == "".join(f"{word}|" for word in words)
+    assert site.output(f"{job}_0") == "".join(f"{word}|" for word in words)
+
+
+# Writes how many tasks run beside it, itself included, at its start.
+COUNT = "touch on.$1.$SLURM_ARRAY_TASK_ID; ls on.* | wc -l >>counts.$1; sleep 0.4; rm on.$1.$SLURM_ARRAY_TASK_ID"
+
+
+def counts(site: Site, name: str) -> list[int]:
+    return [int(line) for line in site.lines(f"state/counts.{name}")]
+
+
+def test_a_throttle_is_how_many_run_at_a_time(site: Site) -> None:
+    job = site.submit(COUNT, range(6), arguments=("a",), throttle=2)
+    until(lambda: len(counts(site, "a")) == 6)
+    assert max(counts(site, "a")) == 2
+    assert site.wait(f"{job}_5").state is RunState.DONE
+
+
+def test_a_job_without_a_throttle_has_the_machine_for_itself(site: Site) -> None:
+    """Also beside jobs that would share it, before and after it in the queue; nobody overtakes."""
+    site.submit(COUNT, range(3), "a", arguments=("a",), throttle=3)
+    site.submit(COUNT, range(2), "b", arguments=("b",))
+    site.submit(COUNT, range(3), "c", arguments=("c",), throttle=3)
+    until(lambda: len(counts(site, "c")) == 3)
+    assert counts(site, "b") == [1, 1]
+    assert (max(counts(site, "a")), max(counts(site, "c"))) == (3, 3)
+
+
+def test_a_job_waits_for_the_end_of_others_however_they_end(site: Site) -> None:
+    log = site.folder / "log"
+    wide = Order(throttle=4)
+    first = site.submit(f"sleep 0.7; echo first >>{log}; exit 1", [0], "a", wide)
+    site.submit(f"echo beside >>{log}", [0], "b", wide)
+    last = site.submit(f"echo last >>{log}", [0], "c", wide, after=(first,))
+    site.wait(f"{last}_0", RunState.DONE)
+    assert site.lines("log") == ["beside", "first", "last"]
+
+
+def test_a_job_cannot_wait_for_one_that_nobody_submitted(site: Site) -> None:
+    with pytest.raises(SubmitRefused, match="no job 7"):
+        site.submit("true", after=("7",))
+    assert site.scheduler.find(["job"]) == {}
+
+
+def test_many_submissions_at_once_run_each_task_once(site: Site) -> None:
+    """Each starts a runner: one works, the others leave, and none of the tasks is forgotten."""
+    (site.folder / "job.sh").write_text("echo $1 $SLURM_ARRAY_TASK_ID >>log")
+
+    def submit(number: int) -> str:
+        order = Order(arguments=(str(number),), throttle=4)
+        return site.scheduler.submit(site.folder / "job.sh", range(10), f"job{number}", order)
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = list(pool.map(submit, range(8)))
+    tasks = [f"{job}_{index}" for job in jobs for index in range(10)]
+    until(lambda: {state.state for state in site.scheduler.poll(tasks).values()} == {RunState.DONE}, 60)
+    assert sorted(site.lines("state/log")) == sorted(f"{number} {index}" for number in range(8) for index in range(10))
+
+
+def test_submissions_as_the_runner_is_about_to_leave_are_not_forgotten(site: Site) -> None:
+    for number in range(12):
+        job = site.submit("true", [0], f"job{number}")
+        site.wait(f"{job}_0", RunState.DONE)
+        time.sleep(0.02 * number)
+
+
+def test_the_epilogue_comes_after_a_cancel_and_after_each_round_of_work(tmp_path: Path) -> None:
+    site = Site(tmp_path, epilogue=("bash", "-c", f"echo collected >>{tmp_path}/epilogue"))
+    job = site.submit("exec sleep 60", [0, 1, 2])
+    site.wait(f"{job}_0", RunState.RUNNING)
+    site.scheduler.cancel([job])
+    until(lambda: site.lines("epilogue"))
+    second = site.submit("true")
+    site.wait(f"{second}_0", RunState.DONE)
+    until(lambda: len(site.lines("epilogue")) == 2)
+    third = site.submit("true")
+    site.scheduler.cancel([third])  # perhaps before a runner is there
+    until(lambda: len(site.lines("epilogue")) == 3)
+    time.sleep(0.5)
+    assert len(site.lines("epilogue")) == 3
+
+
+def test_an_epilogue_that_fails_is_told_and_harms_nothing(tmp_path: Path) -> None:
+    site = Site(tmp_path, epilogue=("bash", "-c", "exit 7"))
+    job = site.submit("true")
+    site.wait(f"{job}_0", RunState.DONE)
+    until(lambda: "the epilogue ended with 7" in site.log())
+    site.wait(site.start("true"), RunState.DONE)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400), ("2:30", 150), ("1:02:03", 3723), ("1-6", 108000), ("1-6:30", 109800), ("2-00:00:05", 172805),
+        ("0", None), ("00:00:00", None), ("UNLIMITED", None), ("infinite", None),
+    ],
+)  # fmt: skip
+def test_every_form_of_a_time_limit_is_read_as_slurm_does(text: str, seconds: int | None) -> None:
+    assert localscript.time_limit(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "1h", "1:2:3:4", "-5", "1-", "1-2:3:4:5", "١"])
+def test_another_form_is_refused(site: Site, text: str) -> None:
+    with pytest.raises(SubmitRefused, match="--time"):
+        site.submit(f"#!/bin/bash\n#SBATCH --time={text}\ntrue\n")
+    assert site.scheduler.find(["job"]) == {}
+
+
+def test_directives_are_read_as_sbatch_reads_them() -> None:
+    text = """#!/bin/bash
+#SBATCH --comment='a #b --time=7' --requeue
+# SBATCH --time=9
+##SBATCH --time=9
+#SBATCH -t 5 --signal=B:SIGUSR1@90   # five minutes
+
+#SBATCH --no-requeue
+#SBATCH --exclusive
+#SBATCH --time 1:00
+true
+#SBATCH --time=8
+"""
+    assert localscript.read(text) == localscript.Directives(60, int(signal.SIGUSR1), 90, False)
+    assert localscript.read("#SBATCH --signal=USR1@90\n").signal is None  # for the steps alone
+    with pytest.raises(SubmitRefused, match="B:NONE@9"):
+        localscript.read("#SBATCH --signal=B:NONE@9\n")
+
+
+def test_no_planted_link_is_followed(site: Site) -> None:
+    treasure = site.folder / "treasure"
+    treasure.write_text("gold")
+    (site.folder / "out" / "1_0.out").symlink_to(treasure)
+    job = site.submit("echo lead", [0, 1])
+    assert "1_0.out" in site.wait(f"{job}_0", RunState.FAILED).reason
+    site.wait(f"{job}_1", RunState.DONE)
+    (site.folder / "state" / "cancelled" / "2_0").symlink_to(site.folder / "dangling")
+    assert site.wait(site.start("true")).state is RunState.CANCELLED
+    (site.folder / "state" / "runner.log").unlink()
+    (site.folder / "state" / "runner.log").symlink_to(treasure)
+    with pytest.raises(SubmitRefused, match=r"runner\.log"):
+        site.submit("true")
+    assert treasure.read_text() == "gold"
+    assert not (site.folder / "dangling").exists()
+
+
+def test_the_runner_imports_nothing_from_the_sweeps_folder(site: Site) -> None:
+    (site.folder / "state" / "hpcjobs").mkdir(parents=True)
+    (site.folder / "state" / "hpcjobs" / "__init__.py").write_text("raise SystemExit('planted')")
+    site.wait(site.start("true"), RunState.DONE)
+
+
+def test_a_runner_whose_sweep_was_removed_leaves(site: Site) -> None:
+    job = site.submit("exec sleep 1", [0, 1])
+    site.wait(f"{job}_0", RunState.RUNNING)
+    runner = site.runner()
+    subprocess.run(["rm", "-r", str(site.folder / "state")], check=True)
+    until(lambda: not os.path.exists(f"/proc/{runner}/cwd"))

@@ -1,0 +1,289 @@
+"""How the local scheduler's tasks end: at their time limit, by a cancel, with their runner, on a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpcjobs.records import RunState
+from hpcjobs.schedulers import local
+from tests.control.localsite import Site, alive, until
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setattr(local, "KILL_WAIT_S", 1.0)
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def again(tmp_path: Path) -> Site:
+    """A site whose tasks may start again, twice."""
+    return Site(tmp_path, requeues=2)
+
+
+LIMIT = "#!/bin/bash\n#SBATCH --time=0:04 --signal=B:USR1@3 --requeue\n"
+# As the real script: the launcher behind it, a trap, a wait that it interrupts.
+POLITE = LIMIT + "echo begin ${SLURM_RESTART_COUNT:-0}\ntrap 'exit 75' USR1\nsleep 30 &\nwait\n"
+
+
+def test_a_task_that_was_told_of_its_limit_starts_again_as_often_as_it_may(again: Site) -> None:
+    task = f"{again.submit(POLITE, [4])}_4"
+    seen = set()
+    until(lambda: seen.add(again.task(task).word) or again.task(task).state is RunState.FAILED)
+    assert again.output(task) == "begin 0\nbegin 1\nbegin 2\n"
+    state = again.task(task)
+    assert (state.word, state.exit_code) == ("FAILED", 75)
+    assert seen <= {"PENDING", "RUNNING", "COMPLETING", "REQUEUED", "FAILED"}
+    assert state.start is not None
+    assert state.end is not None
+    assert 0.5 < state.end - state.start < 4  # of the last start
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (("--requeue", "--no-requeue"), "the script says so"),
+        (("trap 'exit 75' USR1\n", "exit 75\n"), "it was told nothing"),
+        (("exit 75", "exit 1"), "it wrote no checkpoint"),
+    ],
+)
+def test_else_it_does_not(again: Site, change: tuple[str, str], why: str) -> None:
+    task = again.start(POLITE.replace(*change))
+    assert again.wait(task).state is RunState.FAILED, why
+    assert again.output(task) == "begin 0\n"
+
+
+def test_a_task_that_waits_to_start_again_does_so_under_a_new_runner_unless_cancelled(again: Site) -> None:
+    job = again.submit("echo ${SLURM_RESTART_COUNT:-0}; echo $$ >pid; exec sleep 60", [0, 1], throttle=2)
+    for index in (0, 1):
+        again.wait(f"{job}_{index}", RunState.RUNNING)
+    until(lambda: all(again.output(f"{job}_{index}") for index in (0, 1)))
+    again.kill_runner()
+    for index in (0, 1):
+        path = again.folder / "state" / "tasks" / f"{job}_{index}.json"
+        record = json.loads(path.read_text())
+        os.kill(record["pid"], 9)
+        path.write_text(json.dumps({**record, "word": "REQUEUED", "restarts": 1, "pid": None, "started": None}))
+    assert again.task(f"{job}_0").state is RunState.LOST
+    again.scheduler.cancel([f"{job}_0"])
+    again.submit("true", [0], "second")
+    again.wait(f"{job}_1", RunState.RUNNING)
+    until(lambda: again.output(f"{job}_1") == "0\n1\n")
+    assert again.task(f"{job}_0").state is RunState.CANCELLED
+    assert again.output(f"{job}_0") == "0\n"
+    again.scheduler.cancel([job])
+
+
+def test_the_signal_goes_to_the_batch_script_alone(site: Site) -> None:
+    child = (
+        f"{sys.executable} -c \"import signal, time; signal.signal(10, lambda *a: open('told', 'w')); time.sleep(3)\""
+    )
+    task = site.start(f"{LIMIT}trap 'echo told; exit 0' USR1\n{child} & wait")
+    site.wait(task, RunState.DONE)
+    assert site.output(task) == "told\n"
+    assert not (site.folder / "state" / "told").exists()
+
+
+def test_a_task_over_its_limit_is_ended_and_shows_as_a_timeout(site: Site) -> None:
+    # Deaf to what it is told and to SIGTERM.
+    task = site.start("#SBATCH --time=0:01\ntrap : TERM\nwhile true; do sleep 0.2; done")
+    began = time.monotonic()
+    state = site.wait(task, RunState.FAILED)
+    assert state.word == "TIMEOUT"
+    assert state.signal == 9
+    assert 2 < time.monotonic() - began < 8
+
+
+def test_what_a_script_left_behind_is_ended_before_the_next_one_starts(site: Site) -> None:
+    script = "if [ $SLURM_ARRAY_TASK_ID = 1 ]; then date +%s.%N; else setsid sleep 60 & echo $! >left; fi"
+    job = site.submit(script, [0, 1])
+    site.wait(f"{job}_1", RunState.DONE)
+    assert site.wait(f"{job}_0").state is RunState.DONE
+    assert not alive(site.pid("state/left"))
+
+
+# Each goes its own way out of the task's process group, and is deaf to SIGTERM.
+ESCAPES = {
+    "group": "os.setpgid(0, 0)",
+    "session": "os.fork() and os._exit(0); os.setsid()",
+    "daemon": "os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0)",
+    "empty environment": "os.environ.get('HOME') and os.execve(sys.executable, sys.orig_argv, {})",
+}
+
+
+@pytest.mark.parametrize("way", ESCAPES)
+def test_cancel_ends_every_process(site: Site, way: str) -> None:
+    code = (
+        f"import os, signal, sys, time\n{ESCAPES[way]}\nsignal.signal(15, signal.SIG_IGN)\n"
+        f"open('{site.folder}/new', 'w').write(str(os.getpid()))\nos.rename('{site.folder}/new', '{site.folder}/pid')\n"
+        "time.sleep(60)"
+    )
+    (site.folder / "rank.py").write_text(code)
+    job = site.submit(f"{sys.executable} {site.folder}/rank.py; sleep 60", [0, 1])
+    pid = site.pid("pid")
+    assert site.task(f"{job}_1").state is RunState.PENDING
+    site.scheduler.cancel([job])
+    assert not alive(pid)
+    assert site.wait(f"{job}_0", RunState.CANCELLED).word == "CANCELLED"
+    assert site.wait(f"{job}_1", RunState.CANCELLED).start is None
+
+
+@pytest.mark.parametrize("runner", ["lives", "was killed", "is stopped"])
+def test_cancel_ends_every_rank_of_mpirun(site: Site, runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_RUNNER_WAIT_S", 0.5)
+    rank = "echo $$ >rank.$OMPI_COMM_WORLD_RANK; trap : TERM USR1; while true; do sleep 0.2; done"
+    (site.folder / "rank.sh").write_text(rank)
+    job = site.submit(f"mpirun --oversubscribe -n 3 bash {site.folder}/rank.sh & trap : TERM; wait; wait")
+    ranks = [site.pid(f"state/rank.{number}") for number in range(3)]
+    assert all(map(alive, ranks))
+    if runner == "was killed":
+        site.kill_runner()
+    elif runner == "is stopped":
+        subprocess.run(["kill", "-STOP", str(site.runner())], check=True)
+    assert site.task(f"{job}_0").state is RunState.RUNNING
+    site.scheduler.cancel([f"{job}_0"])
+    assert not any(map(alive, ranks))
+    if runner == "is stopped":
+        assert site.task(f"{job}_0").word == "COMPLETING"
+        subprocess.run(["kill", "-CONT", str(site.runner())], check=True)
+    assert site.wait(f"{job}_0").state is RunState.CANCELLED
+
+
+def test_a_killed_runner_shows_as_lost_not_as_running_for_ever(site: Site) -> None:
+    job = site.submit("echo $$ >pid; exec sleep 60", [0, 1])
+    assert site.wait(f"{job}_0", RunState.RUNNING).nodes
+    script = site.pid("state/pid")
+    site.kill_runner()
+    assert site.task(f"{job}_0").state is RunState.RUNNING
+    assert site.task(f"{job}_1").state is RunState.LOST
+    os.kill(script, 9)
+    until(lambda: not alive(script))
+    assert site.task(f"{job}_0").state is RunState.LOST
+    assert site.task(f"{job}_0").word == "NO_RUNNER"
+
+
+def test_a_new_runner_minds_what_the_killed_one_started(site: Site) -> None:
+    """It starts nothing beside it, does not start it again, and still ends it at its limit."""
+    script = "#SBATCH --time=0:03\necho $$ >pid.$SLURM_ARRAY_TASK_ID; echo $SLURM_ARRAY_TASK_ID >>log; "
+    job = site.submit(
+        script + "[ $SLURM_ARRAY_TASK_ID = 1 ] || sleep 60; ! grep '^State:.[RSDT]' /proc/$(cat pid.0)/status", [0, 1]
+    )
+    site.wait(f"{job}_0", RunState.RUNNING)
+    site.kill_runner()
+    time.sleep(0.5)
+    second = site.submit("true", [0], "second")
+    until(lambda: site.task(f"{job}_1").state is RunState.PENDING)  # it has a runner again
+    assert site.task(f"{job}_0").state is RunState.RUNNING
+    assert site.wait(f"{job}_0").word == "TIMEOUT"
+    assert site.wait(f"{job}_1").state is RunState.DONE
+    assert site.wait(f"{second}_0").state is RunState.DONE
+    assert site.lines("state/log") == ["0", "1"]
+
+
+def test_nobody_saw_how_a_task_ended_after_its_runner(site: Site) -> None:
+    job = site.submit("sleep 1; echo $SLURM_ARRAY_TASK_ID >>log", [0])
+    site.wait(f"{job}_0", RunState.RUNNING)
+    site.kill_runner()
+    second = site.submit("cat log", [0], "second")
+    assert site.wait(f"{second}_0", RunState.DONE)
+    assert site.output(f"{second}_0") == "0\n"
+    state = site.task(f"{job}_0")
+    assert (state.state, state.word, state.exit_code) == (RunState.LOST, "NO_RUNNER", None)
+
+
+def test_a_task_that_a_killed_runner_was_about_to_start_is_not_started_again(site: Site) -> None:
+    job = site.submit("echo $SLURM_ARRAY_TASK_ID >>log", [0, 1])
+    site.wait(f"{job}_1", RunState.DONE)
+    site.gone()
+    path = site.folder / "state" / "tasks" / f"{job}_0.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "word": "STARTING", "pid": None, "started": None, "rc": None, "end": None}))
+    assert site.task(f"{job}_0").state is RunState.LOST
+    site.wait(site.start("true"), RunState.DONE)
+    site.gone()
+    assert site.task(f"{job}_0").state is RunState.LOST
+    assert site.lines("state/log") == ["0", "1"]
+
+
+def test_a_lost_task_that_was_cancelled_is_never_started(site: Site) -> None:
+    """What `resume` relies on: it cancels the old ones before it submits their runs again."""
+    job = site.submit("echo $$ >pid; echo $SLURM_ARRAY_TASK_ID >>log; exec sleep 60", [0, 1, 2])
+    pid = site.pid("state/pid")
+    site.kill_runner()
+    os.kill(pid, 9)
+    site.scheduler.cancel([f"{job}_1"])
+    assert site.task(f"{job}_1").state is RunState.CANCELLED
+    site.submit("true", [0], "second")
+    site.wait(f"{job}_2", RunState.RUNNING)
+    assert site.task(f"{job}_1").state is RunState.CANCELLED
+    site.scheduler.cancel([job])
+    assert site.lines("state/log") == ["0", "2"]
+
+
+def test_a_step_of_the_clock_leaves_no_task_pending_for_ever(site: Site) -> None:
+    job = site.submit("echo $$ >pid; exec sleep 60", [0, 1])
+    pid = site.pid("state/pid")
+    site.kill_runner()
+    os.kill(pid, 9)
+    path = site.folder / "state" / "jobs" / f"{job}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "submitted": time.time() + 3600}))
+    assert site.task(f"{job}_1").state is RunState.LOST
+
+
+def test_a_task_on_another_host_runs_for_all_we_know_until_it_is_cancelled(site: Site) -> None:
+    job = site.submit("true", [0])
+    site.wait(f"{job}_0", RunState.DONE)
+    site.gone()
+    path = site.folder / "state" / "tasks" / f"{job}_0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "host": "elsewhere", "word": "RUNNING", "end": None}))
+    assert site.task(f"{job}_0").state is RunState.RUNNING
+    assert "elsewhere" in site.task(f"{job}_0").reason
+    site.wait(site.start("true"), RunState.DONE)  # a runner of this host changes nothing
+    site.gone()
+    assert site.task(f"{job}_0").state is RunState.RUNNING
+    site.scheduler.cancel([job])
+    assert site.task(f"{job}_0").state is RunState.CANCELLED
+    site.wait(site.start("true"), RunState.DONE)
+    assert site.task(f"{job}_0").state is RunState.CANCELLED
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+def test_a_full_disk_loses_no_task(small: Path) -> None:
+    """The end of the first is written, and the second started, once there is room again."""
+    site = Site(small)
+    job = site.submit("echo $$ >$SLURM_ARRAY_TASK_ID; sleep 1", [0, 1])
+    site.wait(f"{job}_0", RunState.RUNNING)
+    pid = site.pid("state/0")
+    fill(small)
+    until(lambda: not alive(pid))
+    time.sleep(1)
+    assert site.task(f"{job}_0").word == "COMPLETING"
+    assert site.task(f"{job}_1").state is RunState.PENDING
+    (small / "filler").unlink()
+    assert site.wait(f"{job}_0", RunState.DONE).exit_code == 0
+    assert site.wait(f"{job}_1", RunState.DONE).exit_code == 0
