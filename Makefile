@@ -9,7 +9,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
-.PHONY: help setup setup-test demo test lint format bench cluster-up cluster-down clean
+.PHONY: help setup setup-test demo test soak lint format bench cluster-up cluster-down clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -27,6 +27,9 @@ demo: setup ## scaling study of a tiny network on 1, 2 and 4 ranks of this machi
 
 test: ## all tests; as root those on a virtual Slurm cluster too
 	@scripts/test.sh
+
+soak: setup-test ## the full counts: 200 kills, 1,000 runs on the virtual cluster (root, about an hour)
+	$(PYTHON) -m pytest --soak -s tests/slurm/test_submission.py -k "killed_anywhere or many_quick"
 
 lint: setup ## ruff, mypy, import-linter
 	@scripts/lint.sh

@@ -16,6 +16,7 @@ _SECONDS: dict[str, float] = defaultdict(float)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden scripts anew")
+    parser.addoption("--soak", action="store_true", help="the full counts of what is otherwise run in part")
 
 
 def pytest_configure() -> None:
@@ -32,6 +33,12 @@ def _no_config_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: py
     for name in list(os.environ):
         if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether the full counts are asked for."""
+    return bool(request.config.getoption("--soak"))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+from hpcjobs import profiles
+from hpcjobs.spec import to_builtins
 
 from . import cluster as virtual
 
@@ -93,3 +97,42 @@ def cluster() -> Iterator[Slurm]:
         if not slurm.found_up:
             down = run_tool(state, "down")
             assert down.returncode == 0, down.stderr
+
+
+@pytest.fixture(autouse=True)
+def _no_job_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """Whatever a test asserts, its jobs end with it."""
+    yield
+    if "cluster" not in request.fixturenames:
+        return
+    cluster: Slurm = request.getfixturevalue("cluster")
+    for path in tmp_path.glob("*/sweep.yaml"):
+        sweep = yaml.safe_load(path.read_text())["sweep"]
+        listed = (line.partition(" ") for line in cluster.run("squeue", "-h", "-o", "%i %j").splitlines())
+        if jobs := [job.partition("_")[0] for job, _, name in listed if sweep in name]:
+            cluster.run("scancel", *jobs)
+
+
+def profile(folder: Path, **changes: object) -> str:
+    """A profile beside `virtual` that differs in `changes`; its path."""
+    path = folder / "other.yaml"
+    path.write_text(yaml.safe_dump({**to_builtins(profiles.cluster("virtual")), "name": "other", **changes}))
+    return str(path)
+
+
+def ranks(folder: Path) -> list[int]:
+    """Pids of the ranks of the run in that folder, on whichever node, by pid.
+
+    A rank's import runs helpers of its own, which look like it between fork and exec: their parent is a rank.
+    """
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes()
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if line.startswith(f"{sys.executable}\0-m\0hpcjobs.train\0{folder}/".encode()):
+                found[int(entry.name)] = parent
+    return sorted(pid for pid, parent in found.items() if parent not in found)

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import render, rundir
+from hpcjobs import rundir
 from hpcjobs.contract import CHECKPOINTS, EXIT_INTERRUPTED, EXIT_JSON, JOB_LOG, TRAIN_LOG, LogKey
 from hpcjobs.data.dataset import Dataset
-from hpcjobs.engine import sweep as sweeps
 from hpcjobs.logs import mllog
 from tests.fixtures_data import synth
 from tests.running import hpcjobs, status, until
 
-from .conftest import Slurm
-from .test_sweep import _no_job_left, profile, ranks  # noqa: F401 (the first is a fixture of every test)
+from .conftest import Slurm, profile, ranks
 
 pytestmark = pytest.mark.slurm
 
@@ -45,17 +43,6 @@ def pid(run: Path, rank: int) -> int:
     living = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in ranks(run)}
     (found,) = [pid for pid, environ in living.items() if any(f"\0{name}\0".encode() in environ for name in names)]
     return found
-
-
-def again(folder: Path) -> None:
-    """Submit every run of the first script once more."""
-    sweep = sweeps.load(folder)
-    (group,) = sweep.plan.groups
-    indices = list(range(len(group.runs)))
-    with rundir.locked(sweep.where):
-        name = render.job_name(sweep.id, group.name)
-        job = sweep.scheduler.submit(sweep.where.script(group.name), indices, name)
-        rundir.append(sweep.where, "submitted", group=group.name, indices=indices, job=job)
 
 
 def ended(*attempts: Path, within: float, began: float) -> None:
@@ -123,8 +110,8 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
         steps.append(step)
     assert ranks(tmp_path) == []
 
-    # The same script goes on from there.
-    again(tmp_path / "o")
+    # `resume` goes on from there.
+    assert len(hpcjobs("resume", "o", cwd=tmp_path, env=cluster.env).stdout.split()) == 2
     second = [run / "a002" for run in runs]
     until(lambda: all(map(trained, second)))
     for attempt, step in zip(second, steps, strict=True):

@@ -8,41 +8,20 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas
 import pytest
-import yaml
 
-from hpcjobs import profiles
 from hpcjobs.data.dataset import Dataset
-from hpcjobs.spec import to_builtins
 from tests.running import hpcjobs, status, until
 
-from .conftest import Slurm
+from .conftest import Slurm, profile, ranks
 
 pytestmark = pytest.mark.slurm
 
 NODES = {1: 1, 2: 1, 4: 1, 8: 2, 16: 4}
 GOLDEN = Path(__file__).parent.parent / "control" / "golden"
-
-
-@pytest.fixture(autouse=True)
-def _no_job_left(tmp_path: Path, cluster: Slurm) -> Iterator[None]:
-    """Whatever a test asserts, its jobs end with it."""
-    yield
-    for journal in tmp_path.glob("*/journal.jsonl"):
-        for event in map(json.loads, journal.read_text().splitlines()):
-            if event["event"] == "submitted":
-                cluster.run("scancel", event["job"])
-
-
-def profile(folder: Path, **changes: object) -> str:
-    """A profile beside `virtual` that differs in `changes`; its path."""
-    path = folder / "other.yaml"
-    path.write_text(yaml.safe_dump({**to_builtins(profiles.cluster("virtual")), "name": "other", **changes}))
-    return str(path)
 
 
 def hosts_and_ranks(attempt: Path) -> tuple[list[str], int]:
@@ -96,24 +75,6 @@ def test_mpirun_starts_the_same_ranks_here_for_a_benchmark(tmp_path: Path, clust
     assert control["slowest_host"] in nodes
     for part in ("input_wait_ms", "allreduce_ms", "skew_ms"):
         assert rows[2][part] == control[part]
-
-
-def ranks(folder: Path) -> list[int]:
-    """Pids of the ranks of the run in that folder, on whichever node, by pid.
-
-    A rank's import runs helpers of its own, which look like it between fork and exec: their parent is a rank.
-    """
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes()
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if line.startswith(f"{sys.executable}\0-m\0hpcjobs.train\0{folder}/".encode()):
-                found[int(entry.name)] = parent
-    return sorted(pid for pid, parent in found.items() if parent not in found)
 
 
 @pytest.mark.timeout(400)

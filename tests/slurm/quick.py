@@ -1,0 +1,137 @@
+"""Sweeps of quick runs for tests that are not about training: a fake trainer, and a wrapper around sbatch that dies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcjobs import profiles
+from hpcjobs.spec import to_builtins
+from tests.control.logs import train_log
+from tests.running import hpcjobs, status, until
+
+from .conftest import Slurm
+
+# A fake trainer: rank 0 writes down that the run was executed, does what `behave/RUN` says, then leaves the
+# log of a training that went well. What is no training is done by the real Python.
+TRAINER = """#!/bin/bash
+if [ "$2" != hpcjobs.train ]; then exec {python} "$@"; fi
+if [ "${{SLURM_PROCID:-${{OMPI_COMM_WORLD_RANK:-0}}}}" != 0 ]; then exit 0; fi
+run="$(basename "$(dirname "$3")")"
+attempt="$5"
+echo "$run" >>{folder}/executions
+if [ -e "{folder}/behave/$run" ]; then . "{folder}/behave/$run"; fi
+cp {folder}/train.log "$attempt/train.log"
+"""
+
+# A wrapper around sbatch. The first line of `deaths` says what becomes of the next call: the caller is killed
+# `before` or `after` it or `during` it, or the call arrives seconds after the caller's death (`late`).
+SBATCH = """#!/bin/bash
+how="$(sed -n 1p {folder}/deaths)"
+sed -i 1d {folder}/deaths
+caller=$PPID
+case "$how" in
+    before) kill -9 "$caller"; exit 1 ;;
+    during) {sbatch} "$@" >/dev/null & kill -9 "$caller"; wait ;;
+    after) {sbatch} "$@"; kill -9 "$caller" ;;
+    late)
+        touch {folder}/late
+        setsid bash -c 'sleep 4; "$@" >/dev/null 2>&1; rm {folder}/late' _ {sbatch} "$@" >/dev/null 2>&1 </dev/null &
+        kill -9 "$caller" ;;
+    slow) touch {folder}/slow; sleep 5; exec {sbatch} "$@" ;;
+    *) exec {sbatch} "$@" ;;
+esac
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Quick:
+    """A folder with a fake trainer, a profile that uses it, and sweeps of quick runs in it."""
+
+    folder: Path
+    cluster: Slurm
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The cluster's, with the wrapper around sbatch in front."""
+        return {**self.cluster.env, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
+
+    def behave(self, run: str, shell: str) -> None:
+        """What rank 0 of a run does instead of going well at once."""
+        (self.folder / "behave" / run).write_text(shell + "\n")
+
+    def die(self, *how: str) -> None:
+        """What becomes of the next calls of sbatch."""
+        (self.folder / "deaths").write_text("".join(f"{word}\n" for word in how))
+
+    def words(self, *more: str, gpus: str = "1,2", out: str = "o") -> list[str]:
+        """The words of `hpcjobs sweep`."""
+        common = ["--experiment", "demo", "--set", "data.dir=data", "--cluster", str(self.folder / "quick.yaml")]
+        return ["sweep", "--gpus", gpus, *common, "--out", out, *more]
+
+    def do(self, *words: str, code: int | None = 0, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command of hpcjobs in the folder."""
+        return hpcjobs(*words, cwd=self.folder, env=self.env, code=code, **more)
+
+    def start(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start one, in a session of its own, to be killed."""
+        command = [sys.executable, "-m", "hpcjobs", *words]
+        log = (self.folder / "started.log").open("a")
+        return subprocess.Popen(
+            command, cwd=self.folder, env=env or self.env, stdout=log, stderr=log, text=True, start_new_session=True
+        )
+
+    def runs(self, out: str = "o") -> dict[str, dict[str, Any]]:
+        """`hpcjobs status` by run."""
+        return status(out, cwd=self.folder, env=self.env, code=None)
+
+    def states(self, out: str = "o") -> set[str]:
+        """The states of all runs."""
+        return {run["state"] for run in self.runs(out).values()}
+
+    def executions(self) -> list[str]:
+        """The run's name for each time that one was executed."""
+        path = self.folder / "executions"
+        return path.read_text().split() if path.exists() else []
+
+    def jobs(self, out: str = "o") -> list[str]:
+        """Slurm's lines on the living jobs of a sweep: id, name, state."""
+        sweep = yaml.safe_load((self.folder / out / "sweep.yaml").read_text())["sweep"]
+        lines = self.cluster.run("squeue", "-h", "-r", "-o", "%i %j %T").splitlines()
+        return [line for line in lines if sweep in line]
+
+    def quiet(self, out: str = "o", seconds: float = 120) -> None:
+        """Wait until Slurm has no job of the sweep and none is to come."""
+        until(lambda: not (self.folder / "late").exists() and not self.jobs(out), seconds)
+
+    def journal(self, out: str = "o") -> list[dict[str, Any]]:
+        """The journal's events."""
+        return [json.loads(line) for line in (self.folder / out / "journal.jsonl").read_text().splitlines()]
+
+
+def quick(folder: Path, cluster: Slurm, **changes: Any) -> Quick:
+    """Make the folder. `changes` are the profile's, beside those that let many small runs share a node."""
+    (folder / "bin").mkdir()
+    (folder / "behave").mkdir()
+    (folder / "deaths").touch()
+    (folder / "data").mkdir()
+    (folder / "train.log").write_text(train_log(gpus=1))
+    sbatch = shutil.which("sbatch")
+    for path, text in (
+        (folder / "bin" / "sbatch", SBATCH.format(folder=folder, sbatch=sbatch)),
+        (folder / "trainer", TRAINER.format(folder=folder, python=sys.executable)),
+    ):
+        path.write_text(text)
+        path.chmod(0o755)
+    about = {**to_builtins(profiles.cluster("virtual")), "name": "quick", "python": str(folder / "trainer")}
+    about |= {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 100, "collect": {"job": False}}
+    (folder / "quick.yaml").write_text(yaml.safe_dump({**about, **changes}))
+    return Quick(folder, cluster)

@@ -1,0 +1,157 @@
+"""Submission and resume on a real Slurm: killed anywhere, nothing is lost and nothing is executed twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from .conftest import Slurm
+from .quick import Quick, quick
+
+pytestmark = pytest.mark.slurm
+
+REPEATS = 3
+SEED = 20261125
+
+
+def sweep_that_dies(site: Quick, rng: random.Random, out: str) -> str:
+    """Start a sweep and kill it somewhere; returns where."""
+    words = site.words("--repeats", str(REPEATS), out=out)
+    if rng.random() < 0.3:
+        seconds = rng.uniform(0.1, 1.5)
+        process = site.start(*words)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+        return f"after {seconds:.2f} s"
+    how = rng.choice(["before", "during", "after", "late"])
+    call = rng.choice([0, 1])
+    # Calls of `sbatch --test-only` come first, one for each size.
+    site.die(*["go"] * (2 + call), how)
+    process = site.start(*words)
+    assert process.wait(60) == -signal.SIGKILL
+    return f"{how} call {call + 1}"
+
+
+def go_on(site: Quick, out: str) -> None:
+    """What a user does: resume, or sweep again where no sweep was left."""
+    site.die()
+    if (site.folder / out / "sweep.yaml").exists():
+        site.do("resume", out)
+    else:
+        site.do(*site.words("--repeats", str(REPEATS), out=out))
+
+
+@pytest.mark.timeout(3600)
+def test_killed_anywhere_nothing_is_lost_and_nothing_done_twice(tmp_path: Path, cluster: Slurm, soak: bool) -> None:
+    rng = random.Random(SEED)
+    site = quick(tmp_path, cluster)
+    kills = 200 if soak else 10
+    where: Counter[str] = Counter()
+    for number in range(kills):
+        out = f"o{number}"
+        died = sweep_that_dies(site, rng, out)
+        where[died if died.startswith(("before", "during", "after c", "late")) else "at any time"] += 1
+        go_on(site, out)
+        site.quiet(out)
+        assert site.states(out) == {"done"}, died
+        expected = sorted(f"g{gpus:04d}-r{repeat:02d}" for gpus in (1, 2) for repeat in range(1, REPEATS + 1))
+        assert sorted(site.executions()) == expected, died
+        assert all(len(list(run.glob("a*"))) == 1 for run in (tmp_path / out / "runs").iterdir()), died
+        (tmp_path / "executions").unlink()
+    print(f"{kills} kills, 0 lost, 0 doubled: {dict(where)}")
+
+
+def test_the_second_of_two_resumes_says_who_holds_the_lock(tmp_path: Path, cluster: Slurm) -> None:
+    site = quick(tmp_path, cluster)
+    site.die("go", "go", "before")
+    assert site.start(*site.words()).wait(60) == -signal.SIGKILL
+    site.die("slow")
+    first = site.start("resume", "o")
+    while not (tmp_path / "slow").exists():
+        time.sleep(0.05)
+    said = site.do("resume", "o", code=1).stderr
+    assert f"process {first.pid} on {os.uname().nodename} is working on it since " in said
+    assert first.wait(60) == 0
+    site.quiet()
+    assert sorted(site.executions()) == ["g0001-r01", "g0002-r01"]
+
+
+def test_a_sweep_into_its_own_folder_names_resume(tmp_path: Path, cluster: Slurm) -> None:
+    site = quick(tmp_path, cluster)
+    site.do(*site.words())
+    journal = site.journal()
+    assert "`hpcjobs resume o`" in site.do(*site.words(), code=2).stderr
+    assert site.journal() == journal
+
+
+def test_a_refused_submission_leaves_nothing_behind(tmp_path: Path, cluster: Slurm) -> None:
+    site = quick(tmp_path, cluster, partition="nowhere")
+    said = site.do(*site.words(), code=2).stderr
+    assert "sbatch refused g0001.sbatch: " in said
+    assert "the profile's `partition`" in said
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.timeout(3600)
+def test_many_quick_runs_each_come_to_their_own_end(tmp_path: Path, cluster: Slurm, soak: bool) -> None:
+    """Five sizes; every tenth run fails in its own way."""
+    repeats = 200 if soak else 10
+    site = quick(tmp_path, cluster, retry={})
+    ends = {
+        "traceback": 'echo "RuntimeError: boom" >&2; exit 1',
+        "signal": "kill -9 $$",
+        "no_measurement": "exit 0",
+        "disk_full": 'echo "OSError: [Errno 28] No space left on device" >&2; exit 1',
+    }
+    expected = {}
+    for number in range(5 * repeats):
+        run = f"g{2 ** (number % 5):04d}-r{number // 5 + 1:02d}"
+        expected[run] = ""
+        if number % 10 == 7:
+            expected[run] = list(ends)[number // 10 % len(ends)]
+            site.behave(run, ends[expected[run]])
+    before = time.monotonic()
+    site.do(*site.words("--repeats", str(repeats), gpus="1,2,4,8,16"))
+    assert [event["event"] for event in site.journal()] == ["submitting", "submitted"] * 5
+    site.quiet(seconds=3000)
+    runs = site.runs()
+    assert {name: run["failure"] or "" for name, run in runs.items()} == expected
+    assert Counter(site.executions()) == Counter(expected)
+    print(f"{len(runs)} runs to their ends in {time.monotonic() - before:.0f} s: {Counter(expected.values())}")
+    # Only what failed runs again, beside its old attempt.
+    for path in (tmp_path / "behave").iterdir():
+        path.unlink()
+    site.do("resume", "o")
+    site.quiet(seconds=600)
+    assert site.states() == {"done"}
+    again = [name for name, kind in expected.items() if kind]
+    assert Counter(site.executions()) == Counter(expected) + Counter(again)
+    assert all((tmp_path / "o" / "runs" / run / "a002").is_dir() for run in again)
+    report = json.loads(site.do("report", "o", "--json").stdout)
+    assert [(row["gpus"], row["runs"], row["failed_runs"]) for row in report] == [
+        (gpus, repeats, 0) for gpus in (1, 2, 4, 8, 16)
+    ]
+
+
+def test_one_query_asks_for_all_jobs_of_a_sweep(tmp_path: Path, cluster: Slurm) -> None:
+    site = quick(tmp_path, cluster, sbatch={"hold": True})
+    site.do(*site.words("--repeats", "20", gpus="1,2,4,8,16"))
+    for name in ("squeue", "sacct", "scontrol"):
+        path = tmp_path / "bin" / name
+        real = subprocess.run(["which", name], capture_output=True, text=True, check=True).stdout.strip()
+        path.write_text(f'#!/bin/bash\necho {name} >>{tmp_path}/asked\nexec {real} "$@"\n')
+        path.chmod(0o755)
+    runs = site.runs()
+    assert (tmp_path / "asked").read_text().split() == ["squeue"]
+    assert {(run["state"], run["reason"]) for run in runs.values()} == {("pending", "JobHeldUser")}
+    assert len(site.do("cancel", "o").stdout.split()) == 100
+    assert site.states() == {"cancelled"}
