@@ -13,6 +13,9 @@ from hpcjobs.contract import split_batch
 from hpcjobs.errors import InputError
 from hpcjobs.spec import Cluster, Document, Experiment, convert, parse_scalar, to_builtins
 
+# Words of model.weights that are no path.
+_NO_PATHS = ("none", "imagenet")
+
 # The group of the one job that runs everything.
 ALLOCATION = "all"
 
@@ -123,8 +126,9 @@ def size_of(gpus: int, cluster: Cluster) -> Size:
 def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
     """The experiment with every combination of the values of `--set KEY=V1,V2`.
 
-    `data.dir` is made absolute: relative to the working folder where a setting gave it, else to the
-    experiment's file. Raises InputError for a malformed setting or a value that the key does not take.
+    `data.dir` and a path in `model.weights` are made absolute: relative to the working folder where a setting
+    gave them, else to the experiment's file. Raises InputError for a malformed setting or a value that the key
+    does not take.
     """
     choices: dict[str, list[str]] = {}
     for setting in settings:
@@ -147,18 +151,20 @@ def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
         point = copy.deepcopy(document)
         for key, word in chosen.items():
             point.set(key, parse_scalar(word))
-        _locate_data(point, "data.dir" in chosen)
+        _locate(point, "data", "dir", "data.dir" in chosen)
+        _locate(point, "model", "weights", "model.weights" in chosen)
         params = ";".join(f"{key}={chosen[key]}" for key in swept)
         variants.append(Variant(params, convert(point, Experiment)))
     return variants
 
 
-def _locate_data(document: Document, by_setting: bool) -> None:
-    section: Any = document.data.get("data")
-    folder = section.get("dir") if isinstance(section, dict) else None
-    if isinstance(folder, str) and folder:
+def _locate(document: Document, section: str, key: str, by_setting: bool) -> None:
+    """Make a path absolute: the runs have another working folder."""
+    inside: Any = document.data.get(section)
+    path = inside.get(key) if isinstance(inside, dict) else None
+    if isinstance(path, str) and path and path not in _NO_PATHS:
         base = Path.cwd() if by_setting else Path(document.source).parent
-        section["dir"] = str((base / Path(folder).expanduser()).resolve())
+        inside[key] = str((base / Path(path).expanduser()).resolve())
 
 
 def make_plan(

@@ -28,6 +28,15 @@ def load(path: Path, kind: type[Spec]) -> Spec:
     return convert(read_yaml(path), kind)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-4` as the number it looks like: YAML 1.2 does, PyYAML keeps to 1.1, which wants a dot."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 class Document:
     """A YAML mapping, where it came from, and the line of each of its keys."""
 
@@ -71,8 +80,8 @@ def read_yaml(path: Path) -> Document:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from None
@@ -168,7 +177,7 @@ def to_builtins(spec: Experiment | Cluster) -> dict[str, Any]:
 def parse_scalar(text: str) -> Any:
     """A value of `--set`, read as YAML would read it."""
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError):
         return text
     return text if isinstance(value, (dict, list)) or (value is None and text.strip().lower() != "null") else value

@@ -145,3 +145,15 @@ def test_one_allocation_holds_all_runs_repeats_in_turn() -> None:
         *("g0008-p01-r02", "g0008-p02-r02", "g0004-p01-r02", "g0004-p02-r02", "g0001-p01-r02", "g0001-p02-r02"),
     ]
     assert sorted(run.name for run in plan.runs) == sorted(run.name for run in group.runs)
+
+
+def test_a_path_of_weights_is_made_absolute_and_a_word_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given, found in (("w/best.weights.h5", str(tmp_path / "w" / "best.weights.h5")), ("imagenet", "imagenet")):
+        (variant,) = expand(demo(), [f"model.weights={given}"])
+        assert variant.experiment.model.weights == found
+
+
+def test_a_number_in_scientific_notation_needs_no_dot() -> None:
+    one, two = expand(demo(), ["lr.base=1e-4,2.5E-3"])
+    assert (one.experiment.lr.base, two.experiment.lr.base) == (0.0001, 0.0025)
