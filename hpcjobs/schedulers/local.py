@@ -25,6 +25,8 @@ from hpcjobs.schedulers.localqueue import CANCELLED, REQUEUED, Job, Queue
 KILL_WAIT_S = 10.0
 # The runner gets so much longer to end a cancelled task; then it is ended without it, in seconds.
 _RUNNER_WAIT_S = 5.0
+# And so long to write down that it has, in seconds.
+_RECORD_WAIT_S = 1.0
 
 
 class LocalScheduler:
@@ -154,7 +156,14 @@ class LocalScheduler:
     def _wait_for_runner(self, tasks: Sequence[str], wait_s: float) -> None:
         """Let the runner end them: it alone can say how they ended."""
         deadline = time.monotonic() + wait_s + _RUNNER_WAIT_S
-        while self.queue.runner_lives() and time.monotonic() < deadline and any(map(self._runs, tasks)):
+        while self.queue.runner_lives() and time.monotonic() < deadline:
+            records = [self.queue.record(task) for task in tasks]
+            left = [record for record in records if record is not None and record.end is None]
+            if not left:
+                return
+            if not any(record.here and record.tree.members() for record in left):
+                # They are gone, and only their records are missing: perhaps the disk is full.
+                deadline = min(deadline, time.monotonic() + _RECORD_WAIT_S)
             time.sleep(0.05)
 
     def _end(self, task: str, wait_s: float) -> None:

@@ -86,6 +86,7 @@ class Runner:
         self._running: dict[str, Running] = {}
         self._elsewhere: dict[str, Record] = {}  # begun on another host by a runner that is gone
         self._unsaved: dict[str, Record] = {}
+        self._stuck = 0.0  # since when there are some that the disk refused
         self._collected = 0
         self._said = ("", 0.0)
         self._alarm, alarm = os.pipe()
@@ -167,7 +168,12 @@ class Runner:
                 self.queue.save(task, record)
                 del self._unsaved[task]
         except OSError as error:
+            self._stuck = self._stuck or time.monotonic()
             self.say(f"cannot write the record of {task}: {error.strerror}; nothing starts until it is written")
+        else:
+            if self._stuck:  # what was told meanwhile may be missing from a log on the same disk
+                self.say(f"for {time.monotonic() - self._stuck:.0f} s not every record could be written; all are now")
+            self._stuck = 0.0
 
     # --- starting --------------------------------------------------------------------------------
 
