@@ -1,31 +1,41 @@
-"""Whole files or none: writes go to a temporary name, then are renamed. Every room may import this."""
+"""Whole files or none: writes go to a temporary name, then are renamed. Every room may import this.
+
+A sweep's folder may be one that others write to as well: a symbolic link there is never followed to be written,
+and what is no file is never waited for.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 
-def write_atomic(path: Path, text: str | bytes) -> None:
-    """Write a whole file or none: to a temporary name in the same folder, flushed, then renamed.
+def write_atomic(path: Path, text: str | bytes, *, durable: bool = True) -> None:
+    """Write a whole file or none, which a loss of power leaves whole, too. A symbolic link at `path` is replaced.
 
-    Honours the umask. Raises OSError (a full disk, say) with the old file, if any, still in place.
+    Of many files one may make only the last `durable`: journaling file systems keep the order of names. Honours
+    the umask. Raises OSError (a full disk, say) with the old file, if any, still in place.
     """
     data = text.encode("utf-8") if isinstance(text, str) else text
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    if durable:
+        _sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -36,15 +46,36 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where the file is missing, damaged or something else."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, json.JSONDecodeError):
+        with open_plain(path, follow=True) as file:
+            data = json.loads(file.read().decode("utf-8", errors="replace"))
+    except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 
 
-def _umask() -> int:
-    # Linux tells the mask in /proc without the set-and-restore that would race with threads.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    return 0o022
+def open_plain(path: Path, *, follow: bool = False) -> BinaryIO:
+    """Open a file to be read. A pipe or device, and unless `follow` a symbolic link, is an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return cast(BinaryIO, os.fdopen(descriptor, "rb"))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, if it is not there. Raises FileExistsError where something else is, a symbolic link included."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "is no folder, or a symbolic link", str(path)) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name is durable only with its folder; where a file system cannot do that, it is as it is."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from hpcjobs.contract import ERROR_PREFIX
+from hpcjobs.files import open_plain
 from hpcjobs.logs import causes
 
 _TAIL_BYTES = 256 * 1024
@@ -20,7 +21,7 @@ _SHOWN_LENGTH = 400
 def tail(path: Path, size: int = _TAIL_BYTES) -> list[str]:
     """Lines of the last `size` bytes of a file, without terminal escapes; none where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - size))
             data = file.read()

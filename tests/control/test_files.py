@@ -1,0 +1,181 @@
+"""Whole files or none, whatever the disk, the umask, or whoever else writes to the folder does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpcjobs.files import make_folder, open_plain, read_json, write_atomic, write_json
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    if os.geteuid():
+        pytest.skip("mounting needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(small_disk: Path) -> None:
+    path = small_disk / "journal"
+    write_atomic(path, "old")
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomic(path, "x" * 100_000)
+    assert caught.value.errno == errno.ENOSPC
+    assert (path.read_text(), names(small_disk)) == ("old", ["journal"])
+    write_atomic(path, "new")  # nothing of the first try is in the way
+    assert path.read_text() == "new"
+
+
+def test_a_disk_without_room_for_a_name_leaves_the_old_file(small_disk: Path) -> None:
+    path = small_disk / "run.yaml"
+    write_atomic(path, "old")
+    (small_disk / "filler").write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, "new")
+    assert (path.read_text(), names(small_disk)) == ("old", ["filler", "run.yaml"])
+
+
+@pytest.mark.parametrize(("mask", "expected"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664), (0o027, 0o640)])
+def test_the_umask_is_honoured(mask: int, expected: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomic(tmp_path / "file", "x")
+        write_json(tmp_path / "json", {})
+    finally:
+        os.umask(before)
+    assert [mode(tmp_path / name) for name in ("file", "json")] == [expected, expected]
+
+
+def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    link, dangling = tmp_path / "link", tmp_path / "dangling"
+    link.symlink_to(victim)
+    dangling.symlink_to(tmp_path / "nowhere")
+    for path in (link, dangling):
+        write_atomic(path, "new")
+        assert (path.is_symlink(), path.read_text()) == (False, "new")
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_in_the_way_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomic(tmp_path / "name", "x")
+    assert names(tmp_path) == ["name"]
+
+
+def test_the_file_and_then_its_folder_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss of power after the call must neither lose the new name nor show an empty file under it."""
+    steps: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        sync(descriptor)
+
+    def rename(old: Path, new: Path) -> None:
+        steps.append("rename")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    write_atomic(tmp_path / "file", "x")
+    assert steps == ["file", "rename", "folder"]
+    steps.clear()
+    write_atomic(tmp_path / "file", "x", durable=False)
+    assert steps == ["file", "rename"]
+
+
+def test_a_file_system_that_cannot_sync_a_folder_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "file", "x")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_readers_see_one_whole_file_or_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    texts = {"a" * 100_000, "b" * 50_000}
+    write_atomic(path, "a" * 100_000)
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            for text in texts:
+                write_atomic(path, text, durable=False)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert {path.read_text() for _ in range(200)} <= texts
+    finally:
+        ended.set()
+        writer.join()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[1]", b"7", b"\xff\xfe", b'{"a": ' * 100_000, b"[" * 1_000_000, b"null"],
+    ids=lambda content: repr(content[:8]),
+)
+def test_json_that_is_none_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    assert read_json(tmp_path / "x.json") is None
+
+
+def test_pipes_devices_and_folders_are_not_waited_for(tmp_path: Path) -> None:
+    pipe, device = tmp_path / "pipe", tmp_path / "device"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device, tmp_path, tmp_path / "nowhere"):
+        assert read_json(path) is None
+        with pytest.raises(OSError, match=r"."):
+            open_plain(path, follow=True)
+
+
+def test_a_link_is_read_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert read_json(tmp_path / "link") == {}
+    with pytest.raises(OSError, match="symbolic links"):
+        open_plain(tmp_path / "link")
+
+
+def test_a_folder_is_made_once_and_a_link_to_one_is_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path / "report")
+    make_folder(tmp_path / "report")
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "report")
+    (tmp_path / "file").write_text("")
+    for name in ("elsewhere", "file"):
+        with pytest.raises(FileExistsError, match="is no folder, or a symbolic link"):
+            make_folder(tmp_path / name)
