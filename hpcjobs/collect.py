@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime
+import io
+import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcjobs import contract, rundir
+from hpcjobs import columns, contract, rundir
 from hpcjobs.columns import (
     FLAG_DIRTY,
     FLAG_HARDWARE,
@@ -274,3 +278,65 @@ def write(where: SweepDir, runs: Sequence[Run]) -> list[Path]:
     write_atomic(paths[0], runs_csv(runs))
     write_atomic(paths[1], auc_csv(where, runs))
     return paths
+
+
+def read_runs(text: str, source: str) -> list[Run]:
+    """The runs of a runs.csv, or of a JSON list with its keys; `source` names it in errors.
+
+    `gpus` is needed, what else is missing is not known, columns of other names are passed over.
+    Raises InputError where it is neither, or a figure is no number.
+    """
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{source}: line {error.lineno}: not JSON: {error.msg}") from None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(f"{source}: expected a JSON list of objects, as `hpcjobs collect --json` prints")
+    else:
+        rows = list(csv.DictReader(io.StringIO(text)))
+    if not rows:
+        raise InputError(f"{source}: holds no runs")
+    return [_read_run(row, f"{source}: run {number}") for number, row in enumerate(rows, 1)]
+
+
+def _read_run(row: Mapping[str, Any], where: str) -> Run:
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(Run):
+        value = row.get(field.name)
+        known = value is not None and value != ""
+        try:
+            if field.name == "start":
+                fields["start"] = _seconds(str(value)) if known else None
+            elif field.name == "state":
+                measured = row.get("images_per_sec") not in (None, "")
+                fields["state"] = RunState(value) if known else RunState.DONE if measured else RunState.FAILED
+            elif "str" in str(field.type):
+                fields[field.name] = str(value) if known else ""
+            elif not known:
+                fields[field.name] = None
+            else:
+                number = float(str(value))
+                # Whole numbers may come as 4.0: a column with gaps is one of floats for pandas.
+                whole = "int" in str(field.type)
+                fields[field.name] = None if math.isnan(number) else _whole(number) if whole else number
+        except (ValueError, OverflowError):
+            meaning = columns.RUN_COLUMNS[field.name]
+            raise InputError(f"{where}: {field.name} is {value!r}: expected {meaning}") from None
+    if not fields["gpus"] or fields["gpus"] < 1:
+        raise InputError(f"{where}: no number of GPUs (gpus)")
+    if fields["images_per_sec"] is not None and not 0 < fields["images_per_sec"] < math.inf:
+        raise InputError(f"{where}: images_per_sec is {fields['images_per_sec']}: expected more than 0")
+    return Run(**fields)
+
+
+def _seconds(text: str) -> float:
+    """Seconds since the epoch of a time stamp; one without a zone is UTC."""
+    at = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return (at if at.tzinfo else at.replace(tzinfo=datetime.timezone.utc)).timestamp()
+
+
+def _whole(number: float) -> int:
+    if not number.is_integer():
+        raise ValueError(number)
+    return int(number)

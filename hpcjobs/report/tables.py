@@ -1,66 +1,211 @@
-"""The scaling table, as CSV and for the terminal."""
+"""Tables: scaling-report.csv, and what a terminal or a pull request shows of it and of what is laid beside it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
-from hpcjobs.columns import REPORT_COLUMNS, with_params
+from hpcjobs.columns import FLAGS, REPORT_COLUMNS, with_params
+from hpcjobs.compare import Beside, Difference
 from hpcjobs.files import write_atomic
-from hpcjobs.records import ScalingRow, to_csv
+from hpcjobs.records import LOSSES, ScalingRow, to_csv
+
+if TYPE_CHECKING:  # predict takes scipy with it, which `hpcjobs status` need not wait for
+    from hpcjobs.predict import Figure, Model
 
 SCALING_CSV = "scaling-report.csv"
+_LOSS_NAMES = {
+    "input": "input",
+    "allreduce": "all-reduce",
+    "skew": "skew",
+    "compute": "slower compute",
+    "other": "unexplained",
+}
 
 
 def write_csv(folder: Path, rows: Sequence[ScalingRow]) -> Path:
     """Write scaling-report.csv, one row per GPU count and parameter set."""
     path = folder / SCALING_CSV
-    write_atomic(path, to_csv(with_params(REPORT_COLUMNS, [row.params for row in rows]), [row.row() for row in rows]))
+    columns = with_params(REPORT_COLUMNS, [row.params for row in rows])
+    write_atomic(path, to_csv(columns, [row.row() for row in rows]))
     return path
 
 
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """A table in words. The first `left` columns are words, the others figures, and stand to the right."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 0
+
+    def terminal(self) -> Table:
+        """For a terminal. Text, not markup: a cell may hold brackets."""
+        grid = Table(box=None, header_style="bold", pad_edge=False)
+        for number, name in enumerate(self.header):
+            grid.add_column(name, justify="left" if number < self.left else "right")
+        for row in self.rows:
+            grid.add_row(*map(Text, row))
+        return grid
+
+    def markdown(self) -> str:
+        """As GitHub and GitLab show it."""
+        ruler = [":--" if number < self.left else "--:" for number in range(len(self.header))]
+        lines = [[_escaped(cell) for cell in row] for row in (self.header, *self.rows)]
+        return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], ruler, *lines[1:]))
+
+
 def terminal(rows: Sequence[ScalingRow]) -> Table:
-    """What fits a terminal of the table."""
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    swept = any(row.params for row in rows)
-    if swept:
-        grid.add_column("params")
-    for name in (
-        "gpus",
-        "nodes",
-        "runs",
-        "failed",
-        "images/s",
-        "95 % interval",
-        "speed-up",
-        "efficiency",
-        "step ms",
-        "AUC",
-    ):
-        grid.add_column(name, justify="right")
-    for row in rows:
-        interval = ""
-        if row.images_per_sec_low is not None and row.images_per_sec_high is not None:
-            interval = f"{row.images_per_sec_low:.1f} to {row.images_per_sec_high:.1f}"
-        elif row.images_per_sec is not None:
-            interval = "one run"
-        cells = [
+    """What fits a terminal of the scaling table."""
+    names = ("gpus", "nodes", "runs", "failed", "images/s", "95 % interval", "speed-up", "efficiency", "step ms", "AUC")
+    cells = [
+        (
             str(row.gpus),
-            str(row.nodes),
+            _figure(row.nodes, "d"),
             str(row.runs),
             str(row.failed_runs),
             _figure(row.images_per_sec, ".1f"),
-            interval,
+            _between(row.images_per_sec_low, row.images_per_sec_high, ".1f") or ("one run" if row.runs else ""),
             _figure(row.speedup, ".2f"),
             _figure(row.efficiency, ".1%"),
             _figure(row.step_ms, ".1f"),
             _figure(row.mean_auc, ".3f"),
-        ]
-        grid.add_row(*([row.params] if swept else []), *cells)
-    return grid
+        )
+        for row in rows
+    ]
+    return _with_params(names, cells, [row.params for row in rows]).terminal()
+
+
+def markdown(rows: Sequence[ScalingRow]) -> str:
+    """The scaling table for a pull request: figures with 95 % intervals, the largest loss, and what the flags mean."""
+    names = ("GPUs", "runs", "images/s", "speed-up", "efficiency", "step ms", "largest loss", "AUC", "flags")
+    cells = [
+        (
+            str(row.gpus),
+            f"{row.runs} of {row.runs + row.failed_runs}",
+            _sure(row.images_per_sec, row.images_per_sec_low, row.images_per_sec_high, ".1f"),
+            _sure(row.speedup, row.speedup_low, row.speedup_high, ".2f"),
+            _sure(row.efficiency, row.efficiency_low, row.efficiency_high, ".1%"),
+            _figure(row.step_ms, ".1f"),
+            _largest_loss(row),
+            _figure(row.mean_auc, ".3f") + (f" ({row.auc_split})" if row.auc_split else ""),
+            row.flags,
+        )
+        for row in rows
+    ]
+    text = _with_params(names, cells, [row.params for row in rows]).markdown()
+    raised = [flag for flag in FLAGS if any(flag in row.flags.split() for row in rows)]
+    notes = "".join(f"- `{flag}`: {_escaped(FLAGS[flag])}\n" for flag in raised)
+    return text + "\nIntervals are 95 %, over runs.\n" + (f"\n{notes}" if notes else "")
+
+
+def differences(found: Sequence[Difference]) -> Cells:
+    """Two sweeps, size by size."""
+    names = ("GPUs", "images/s", "of the other", "difference", "95 % interval", "real")
+    cells = [
+        (
+            str(each.gpus),
+            _figure(each.ours, ".1f"),
+            _figure(each.theirs, ".1f"),
+            _change(each.ratio),
+            f"{_change(each.low)} to {_change(each.high)}" if each.low is not None else "",
+            {True: "yes", False: "no", None: "cannot be said"}[each.real] if each.ratio is not None else "",
+        )
+        for each in found
+    ]
+    return _with_params(names, cells, [each.params for each in found])
+
+
+def beside(found: Sequence[Beside], name: str) -> Cells:
+    """A table and the reference `name`."""
+    names = ("GPUs", "images/s", name, "ratio", "efficiency", f"efficiency of {name}")
+    cells = [
+        (
+            str(each.gpus),
+            _figure(each.ours, ".1f"),
+            _figure(each.reference, ".1f"),
+            _figure(each.ratio, ".2f"),
+            _figure(each.efficiency, ".1%"),
+            _figure(each.reference_efficiency, ".1%"),
+        )
+        for each in found
+    ]
+    return _with_params(names, cells, [each.params for each in found])
+
+
+def predictions(model: Model) -> Cells:
+    """The sizes of a model."""
+    left_out = {each.gpus: each.error for each in model.left_out}
+    names = ("GPUs", "images/s", "95 % interval", "measured", "left out", "efficiency", "time to train", "GPU-hours")
+    cells = tuple(
+        (
+            str(each.gpus),
+            _figure(each.images_per_sec.value, ".1f"),
+            _between(each.images_per_sec.low, each.images_per_sec.high, ".1f"),
+            _figure(each.measured, ".1f"),
+            _figure(left_out.get(each.gpus), "+.1%"),
+            _figure(each.efficiency, ".1%"),
+            _hours(each.time_to_train_s),
+            _sure(*_triple(each.gpu_hours), ".1f"),
+        )
+        for each in model.predictions
+    )
+    return Cells(names, cells)
+
+
+# --- cells ---------------------------------------------------------------------------------------
+
+
+def _with_params(names: Sequence[str], cells: Sequence[tuple[str, ...]], params: Sequence[str]) -> Cells:
+    if not any(params):
+        return Cells(tuple(names), tuple(cells))
+    return Cells(("params", *names), tuple((text, *row) for text, row in zip(params, cells, strict=True)), left=1)
 
 
 def _figure(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _between(low: float | None, high: float | None, form: str) -> str:
+    return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
+
+
+def _sure(value: float | None, low: float | None, high: float | None, form: str) -> str:
+    interval = _between(low, high, form)
+    return f"{_figure(value, form)} ({interval})" if interval else _figure(value, form)
+
+
+def _change(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio - 1:+.1%}"
+
+
+def _triple(figure: Figure | None) -> tuple[float | None, float | None, float | None]:
+    return (None, None, None) if figure is None else (figure.value, figure.low, figure.high)
+
+
+def _hours(figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    return f"{figure.value / 3600:.2f} h ({figure.low / 3600:.2f} to {figure.high / 3600:.2f})"
+
+
+def _largest_loss(row: ScalingRow) -> str:
+    """`all-reduce 12.0 ms (3.4 % of the step)`; empty where nothing is lost or it was not taken apart."""
+    parts = {part: getattr(row, f"lost_{part}_ms") for part in LOSSES}
+    if not any(ms is not None for part, ms in parts.items() if part != "other"):
+        return ""
+    worst = max(LOSSES, key=lambda part: parts[part] or 0.0)
+    share = row.share(worst)
+    return f"{_LOSS_NAMES[worst]} {parts[worst]:.1f} ms ({share:.1f} % of the step)" if share and share > 0 else ""
+
+
+def _escaped(text: str) -> str:
+    """Nothing in a cell ends it, nor is taken for HTML or a link."""
+    for character in "\\`*_[]<>|~":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
