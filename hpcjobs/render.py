@@ -5,18 +5,23 @@ All arithmetic is done here, none in the templates; every value passes the one q
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
+import traceback
 from importlib import resources
 from pathlib import Path
 
 import jinja2
 
+from hpcjobs.contract import EXIT_INTERRUPTED
 from hpcjobs.errors import InputError
 from hpcjobs.plan import Group
 from hpcjobs.spec import Cluster
+from hpcjobs.spec.cluster import EARLY_S, SbatchOptions
 
-OUTPUT_PATTERN = "%A_%a.out"
+# The group of the last small job.
+COLLECTOR = "collect"
 
 
 def quote(value: object) -> str:
@@ -39,11 +44,54 @@ def job_name(sweep: str, group: str, submission: int) -> str:
 
 
 def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
-    """The batch script of one size.
+    """The batch script of one size: an array with a task for each of its runs.
 
     `sweep_dir` is the absolute sweep folder. Raises InputError for a template that does not render or
     a value that no script can hold.
     """
+    return _render(
+        cluster.template or f"{cluster.launcher}.sbatch.j2",
+        cluster,
+        sweep_dir,
+        directives=directives(group, cluster, sweep, sweep_dir),
+        environment=cluster.env,
+        gpu_request=_gpu_request(group, cluster),
+        group=group.name,
+        python=[cluster.python or sys.executable],
+        size=group.size,
+    )
+
+
+def allocation(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
+    """The batch script of one job that runs all of `group`, of any size up to its own, by calling their scripts.
+
+    Raises InputError as `script` does.
+    """
+    one = dataclasses.replace(group, runs=group.runs[:1])
+    return _render(
+        "allocation.sbatch.j2",
+        cluster,
+        sweep_dir,
+        directives=directives(one, cluster, sweep, sweep_dir),
+        group=group.name,
+        last_line=len(group.runs) - 1,
+        size=group.size,
+    )
+
+
+def collector(cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
+    """The batch script of the last small job, which reports. Raises InputError as `script` does."""
+    return _render(
+        "collect.sbatch.j2",
+        cluster,
+        sweep_dir,
+        directives=_collector_directives(cluster, sweep, sweep_dir),
+        environment=cluster.env,
+        python=sys.executable,
+    )
+
+
+def _render(template: str, cluster: Cluster, sweep_dir: Path, **values: object) -> str:
     if "\\" in str(sweep_dir):
         raise InputError(f"{sweep_dir}: sbatch cannot take a folder whose name holds a backslash")
     environment = jinja2.Environment(
@@ -54,23 +102,34 @@ def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
         autoescape=False,  # shell, not HTML: `q` is the filter that quotes
     )
     environment.filters["q"] = quote
-    name = Path(cluster.template).name if cluster.template else f"{cluster.launcher}.sbatch.j2"
+    name = Path(template).name
     try:
         return environment.get_template(name).render(
             cluster=cluster,
-            directives=directives(group, cluster, sweep, sweep_dir),
-            environment=cluster.env,
-            group=group.name,
-            python=[cluster.python or sys.executable],
-            size=group.size,
+            interrupted=EXIT_INTERRUPTED,
+            near_s=cluster.told_s + 2 * EARLY_S,
             sweep_dir=str(sweep_dir),
+            **values,
         )
+    except InputError:
+        raise
     except jinja2.TemplateNotFound as error:
-        raise InputError(f"template '{error}' not found") from None
+        raise InputError(f"template '{error.name}' not found") from None
     except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"{error.filename}:{error.lineno}: {error.message}") from None
-    except jinja2.TemplateError as error:
-        raise InputError(f"template {name}: {error}") from None
+        raise InputError(f"{error.filename or error.name or name}:{error.lineno}: {error.message}") from None
+    except Exception as error:  # whatever a user's template does
+        raise InputError(f"{_place(error, name)}: {_said(error)}") from None
+
+
+def _place(error: Exception, template: str) -> str:
+    """Where in a template an error arose: Jinja writes tracebacks in terms of the template's own lines."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else f"template {template}"
+
+
+def _said(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return said if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {said}"
 
 
 def _loader(cluster: Cluster) -> jinja2.BaseLoader:
@@ -87,19 +146,19 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
         ("job-name", job_name(sweep, group.name, 1)),  # sbatch's command line names the others
         ("comment", f"hpcjobs sweep {sweep}"),
         ("array", f"0-{len(group.runs) - 1}"),
-        # A percent sign in a folder's name is no pattern of Slurm's.
-        ("output", str(sweep_dir).replace("%", "%%") + f"/slurm/{OUTPUT_PATTERN}"),
+        ("output", _output(sweep_dir, "%A_%a.out")),
         ("open-mode", "append"),
+        ("requeue" if cluster.requeues else "no-requeue", None),
+    ]
+    if cluster.told_s:
+        lines.append(("signal", f"B:USR1@{cluster.told_s}"))
+    lines += [
         ("nodes", size.nodes),
         ("ntasks", size.gpus),
         ("ntasks-per-node", size.tasks_per_node),
         ("cpus-per-task", cluster.cpus_per_gpu),
     ]
-    kind = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
-    if cluster.gpu_request == "gres":
-        lines.append(("gres", f"gpu:{kind}{size.tasks_per_node}"))
-    elif cluster.gpu_request == "gpus-per-node":
-        lines.append(("gpus-per-node", f"{kind}{size.tasks_per_node}"))
+    lines += _gpu_request(group, cluster)
     if cluster.mem_per_gpu_mib is not None:
         lines.append(("mem", f"{cluster.mem_per_gpu_mib * size.tasks_per_node}M"))
     if cluster.sharing == "exclusive":
@@ -108,7 +167,39 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
         value = getattr(cluster, option)
         if value is not None:
             lines.append((option, value))
-    for option, value in cluster.sbatch.items():
-        if value is not False:
-            lines.append((option, None if value is True else value))
-    return lines
+    return lines + _options(cluster.sbatch)
+
+
+def _gpu_request(group: Group, cluster: Cluster) -> list[tuple[str, object]]:
+    kind = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
+    values = {"gres": f"gpu:{kind}{group.size.tasks_per_node}", "gpus-per-node": f"{kind}{group.size.tasks_per_node}"}
+    return [(option, value) for option, value in values.items() if option == cluster.gpu_request]
+
+
+def _collector_directives(cluster: Cluster, sweep: str, sweep_dir: Path) -> list[tuple[str, object]]:
+    # A qos or a constraint that fits the nodes with GPUs may not exist elsewhere; the account is who pays.
+    inherited = ("account",) if cluster.collect.partition else ("partition", "account", "qos", "constraint")
+    lines: dict[str, object] = {
+        "job-name": job_name(sweep, COLLECTOR, 1),
+        "comment": f"hpcjobs sweep {sweep}",
+        "array": 0,  # of one: its task is called as every other
+        "output": _output(sweep_dir, "collect-%j.out"),
+        "open-mode": "append",
+        "requeue": None,
+        "nodes": 1,
+        "ntasks": 1,
+    }
+    lines |= {option: value for option in inherited if (value := getattr(cluster, option)) is not None}
+    chosen = {"partition": cluster.collect.partition, "time": cluster.collect.time}
+    lines |= {option: value for option, value in chosen.items() if value is not None}
+    lines = {option: value for option, value in lines.items() if option not in cluster.collect.sbatch}
+    return [*lines.items(), *_options(cluster.collect.sbatch)]
+
+
+def _output(sweep_dir: Path, name: str) -> str:
+    # A percent sign in a folder's name is no pattern of Slurm's.
+    return str(sweep_dir).replace("%", "%%") + f"/slurm/{name}"
+
+
+def _options(chosen: SbatchOptions) -> list[tuple[str, object]]:
+    return [(option, None if value is True else value) for option, value in chosen.items() if value is not False]

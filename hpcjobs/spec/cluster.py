@@ -106,7 +106,8 @@ class Cluster(Section, frozen=True, kw_only=True):
     @property
     def told_s(self) -> int:
         """Seconds before the end at which a job is told; 0 where it is not, for it has too little time for that."""
-        return self.signal_s if self.time is None or seconds(self.time) > self.signal_s + EARLY_S else 0
+        limit = seconds(self.time) if self.time else 0
+        return self.signal_s if not limit or limit > self.signal_s + EARLY_S else 0
 
 
 # Slurm may send the signal of `--signal` so many seconds earlier than asked.
@@ -128,7 +129,7 @@ def _why_not(kind: str) -> str:
 
 
 def seconds(time: str) -> int:
-    """A time limit in one of Slurm's forms, in seconds."""
+    """A time limit in one of Slurm's forms, in seconds; 0 is no limit."""
     days, dash, rest = time.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if dash:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,38 +14,78 @@ from hypothesis import strategies as st
 
 from hpcjobs import profiles
 from hpcjobs.errors import InputError
-from hpcjobs.plan import expand, make_plan
-from hpcjobs.render import quote, script
+from hpcjobs.plan import Plan, Terms, expand, make_plan
+from hpcjobs.render import allocation, collector, quote, script
 from hpcjobs.spec import Cluster, Experiment
+from hpcjobs.spec.cluster import Collect
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = (1, 2, 4, 8, 16)
 
 
+ID = "261123120000abcd"
+
+
+def fixed(cluster: Cluster, **changes: object) -> Cluster:
+    return msgspec.structs.replace(cluster, **{"python": "/opt/hpcjobs/bin/python", **changes})
+
+
+def planned(cluster: Cluster, gpus: Sequence[int], one_allocation: bool = False) -> Plan:
+    variants = expand(profiles.read(Experiment, "chexnet"), [])
+    return make_plan(gpus, variants, cluster, 3, Terms(one_allocation=one_allocation))
+
+
 def rendered(cluster: Cluster, gpus: int, folder: str = "/scratch/study", **changes: object) -> str:
-    fixed = {"python": "/opt/hpcjobs/bin/python", **changes}
-    cluster = msgspec.structs.replace(cluster, **fixed)
-    plan = make_plan([gpus], expand(profiles.read(Experiment, "chexnet"), []), cluster, 3)
-    return script(plan.groups[0], cluster, "261123120000abcd", Path(folder))
+    cluster = fixed(cluster, **changes)
+    return script(planned(cluster, [gpus]).groups[0], cluster, ID, Path(folder))
+
+
+def collecting(**changes: object) -> str:
+    """The last job of a profile beside `c4140` that differs in `changes`."""
+    return collector(fixed(profiles.cluster("c4140"), **changes), ID, Path("/scratch/study"))
+
+
+@pytest.fixture(autouse=True)
+def _the_same_python_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/opt/hpcjobs/bin/python")
 
 
 CASES = [("c4140", "srun"), ("c4140", "mpirun"), ("virtual", "srun"), ("local", "mpirun")]
+CLUSTERS = ("c4140", "local")
 
 
-@pytest.mark.parametrize("gpus", SIZES)
-@pytest.mark.parametrize(("cluster", "launcher"), CASES)
-def test_golden(cluster: str, launcher: str, gpus: int, request: pytest.FixtureRequest) -> None:
+def compare(text: str, name: str, request: pytest.FixtureRequest) -> None:
     """`pytest tests/control/test_render.py --update-golden` writes them anew; read the difference."""
-    text = rendered(profiles.cluster(cluster), gpus, launcher=launcher)
-    path = GOLDEN / f"{cluster}-{launcher}-g{gpus:04d}.sbatch"
+    path = GOLDEN / f"{name}.sbatch"
     if request.config.getoption("--update-golden"):
         path.write_text(text)
     assert text == path.read_text()
 
 
+@pytest.mark.parametrize("gpus", SIZES)
+@pytest.mark.parametrize(("cluster", "launcher"), CASES)
+def test_golden(cluster: str, launcher: str, gpus: int, request: pytest.FixtureRequest) -> None:
+    text = rendered(profiles.cluster(cluster), gpus, launcher=launcher)
+    compare(text, f"{cluster}-{launcher}-g{gpus:04d}", request)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_golden_of_the_one_job_for_all_sizes(name: str, request: pytest.FixtureRequest) -> None:
+    cluster = fixed(profiles.cluster(name))
+    group = planned(cluster, SIZES, one_allocation=True).allocation
+    assert group is not None
+    compare(allocation(group, cluster, ID, Path("/scratch/study")), f"{name}-all", request)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_golden_of_the_last_job(name: str, request: pytest.FixtureRequest) -> None:
+    cluster = fixed(profiles.cluster(name), collect=Collect(retries=True))
+    compare(collector(cluster, ID, Path("/scratch/study")), f"{name}-collect", request)
+
+
 def test_golden_scripts_pass_bash_and_shellcheck() -> None:
     scripts = sorted(map(str, GOLDEN.glob("*.sbatch")))
-    assert len(scripts) == len(CASES) * len(SIZES)
+    assert len(scripts) == len(CASES) * len(SIZES) + 2 * len(CLUSTERS)
     for path in scripts:
         subprocess.run(["bash", "-n", path], check=True)
     done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
@@ -97,18 +139,85 @@ def test_the_other_styles_of_a_site() -> None:
     ):
         assert line in text
     assert "no-kill" not in text
+    # Said again for a step, which may be a part of a larger job.
+    step = rendered(profiles.cluster("c4140"), 8, gpu_request="gpus-per-node")
+    for words in (
+        "--nodes=2 ",
+        "--ntasks=8 ",
+        "--ntasks-per-node=4 ",
+        "--gpus-per-node=v100:4 ",
+        "--cpus-per-task=10 ",
+    ):
+        assert words in step[step.index("\nsrun ") :]
+
+
+def test_a_job_starts_again_as_often_as_the_profile_says() -> None:
+    text = rendered(profiles.cluster("c4140"), 1, signal_s=300, requeues=7)
+    assert "#SBATCH --signal=B:USR1@300\n" in text
+    assert "#SBATCH --requeue\n" in text
+    assert '"$restart" -ge 7' in text
+    for changes in ({"requeues": 0}, {"signal_s": 0}, {"time": "2"}):
+        assert "scontrol requeue" not in rendered(profiles.cluster("c4140"), 1, **changes)
+    assert "#SBATCH --no-requeue\n" in rendered(profiles.cluster("c4140"), 1, requeues=0)
+    assert "--signal" not in rendered(profiles.cluster("c4140"), 1, time="2")
+    # A job number of the local scheduler must never reach Slurm.
+    assert "scontrol" not in rendered(profiles.cluster("local"), 1)
+
+
+def test_the_last_job_is_small_and_has_its_own_partition() -> None:
+    site = {
+        "partition": "gpu",
+        "account": "physics",
+        "qos": "long",
+        "constraint": "v100",
+        "reservation": "gone-by-then",
+    }
+    text = collecting(**site)
+    lines = {line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")}
+    expected = {"array=0", "nodes=1", "ntasks=1", "partition=gpu", "account=physics", "qos=long", "constraint=v100"}
+    assert expected < lines
+    assert {line.partition("=")[0] for line in lines}.isdisjoint(("gres", "exclusive", "mem", "reservation", "signal"))
+    assert text.endswith("/opt/hpcjobs/bin/python -m hpcjobs report /scratch/study\n")
+    assert "resume" not in text
+    # Another partition has other nodes, to which qos and constraint may not apply.
+    own = Collect(partition="cpu", time="5", retries=True, sbatch={"account": "chemistry", "mem": "2G"})
+    text = collecting(**site, collect=own, prologue="ulimit -c 0")
+    for line in ("partition=cpu", "time=5", "account=chemistry", "mem=2G"):
+        assert f"#SBATCH --{line}\n" in text
+    assert "physics" not in text
+    assert "qos" not in text
+    assert "\nulimit -c 0\n" in text
+    assert "hpcjobs resume /scratch/study --retryable\n/opt/hpcjobs/bin/python -m hpcjobs report" in text
 
 
 def test_a_template_of_the_users_own_extends_the_base(tmp_path: Path) -> None:
     own = tmp_path / "mine.sbatch.j2"
     own.write_text('{% extends "srun.sbatch.j2" %}{% block modules %}\nsource /etc/site.sh{% endblock %}')
     assert "\nsource /etc/site.sh\n" in rendered(profiles.cluster("c4140"), 1, template=str(own))
-    own.write_text("{% extends %}")
-    with pytest.raises(InputError, match=r"mine\.sbatch\.j2:1: "):
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"{% extends %}", r"mine\.sbatch\.j2:1: "),
+        (b"ok\n{{ no_such_name }}", r"mine\.sbatch\.j2:2: 'no_such_name' is undefined"),
+        (b"ok\n{{ 1 / 0 }}", r"mine\.sbatch\.j2:2: ZeroDivisionError: division by zero"),
+        (b"{{ size.gpus + '1' }}", r"mine\.sbatch\.j2:1: TypeError: unsupported operand"),
+        (b"{{ group | no_such_filter }}", r"mine\.sbatch\.j2:1: No filter named 'no_such_filter'"),
+        (b"${#array[@]}", r"mine\.sbatch\.j2:1: Missing end of comment tag"),
+        (b"{% include 'mine.sbatch.j2' %}", "RecursionError"),
+        (b"{% extends 'nothing.j2' %}", r"template 'nothing\.j2' not found"),
+        (b"{% extends 'base.sbatch.j2' %}", "Required block 'launcher' not found"),
+        (b"caf\xe9", r"mine\.sbatch\.j2: UnicodeDecodeError"),
+        (b"{{ 'a\nb' | q }}", "control character"),
+    ],
+)
+def test_a_template_that_does_not_render_is_one_line(tmp_path: Path, text: bytes, says: str) -> None:
+    own = tmp_path / "mine.sbatch.j2"
+    own.write_bytes(text)
+    with pytest.raises(InputError, match=says) as caught:
         rendered(profiles.cluster("c4140"), 1, template=str(own))
-    own.write_text("{{ no_such_name }}")
-    with pytest.raises(InputError, match="no_such_name"):
-        rendered(profiles.cluster("c4140"), 1, template=str(own))
+    assert "\n" not in str(caught.value)
 
 
 @given(st.text())
