@@ -1,0 +1,374 @@
+"""What a rendered script does under bash, with a fake srun, scontrol and trainer: claims, exit.json, starting again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from hpcjobs import profiles, render
+from hpcjobs.contract import EXIT_INTERRUPTED
+from hpcjobs.plan import Terms, expand, make_plan
+from hpcjobs.rundir import SweepDir, burn
+from hpcjobs.spec import Experiment
+from tests.running import until
+
+# Starts what follows its options, as a step of one rank.
+SRUN = """#!/bin/bash
+while [[ "$1" == --* ]]; do shift; done
+exec "$@"
+"""
+# Writes down who started it, then does what the variable TRAINER says.
+TRAINER = """#!/bin/bash
+run="$(basename "$(dirname "$3")")"
+attempt="$5"
+echo "$run ${HPCJOBS_TASK-none}" >>"$FOLDER/executions"
+eval "$TRAINER"
+"""
+# Says of the job what the variable JOB says. A wish to start it again is written down, with the exit.json there is by then.
+SCONTROL = """#!/bin/bash
+case "$*" in
+    *"show job"*) [ -z "$JOB" ] || echo "JobId=7 $JOB" ;;
+    "show hostnames "*) printf 'n%d\\n' 1 2 3 4 ;;
+    requeue*) echo "$* $(cat "$FOLDER"/o/runs/*/a*/exit.json)" >>"$FOLDER/requeues"; eval "${REQUEUE-}" ;;
+esac
+"""
+# The answer to a wait for SIGUSR1: a checkpoint.
+UNTIL_TOLD = "trap 'exit 75' USR1; touch $FOLDER/ready; while true; do sleep 0.05; done"
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A sweep of sizes 1 and 2, two repeats, whose scripts run here."""
+
+    folder: Path
+    sweep: SweepDir
+
+    def start(
+        self, script: str, *words: str, job: str = "12", index: int = 0, restart: int = 0, **env: Any
+    ) -> subprocess.Popen[str]:
+        """Start a script as Slurm does a task. Capital names are variables."""
+        slurm = {"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_JOB_NODELIST": "n[1-4]"}
+        if restart:
+            slurm["SLURM_RESTART_COUNT"] = str(restart)
+        ours = {"FOLDER": str(self.folder), "TRAINER": "true", "JOB": "JobState=RUNNING", **slurm}
+        options = {name: env.pop(name) for name in list(env) if not name.isupper()}
+        return subprocess.Popen(
+            ["bash", str(self.sweep.script(script)), *words],
+            env={**os.environ, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", **ours, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **options,
+        )
+
+    def run(self, script: str, *words: str, **more: Any) -> tuple[int, str]:
+        """Exit code and output of a script."""
+        process = self.start(script, *words, **more)
+        said, _ = process.communicate(timeout=20)
+        return process.returncode, said
+
+    def signalled(self, script: str, *words: str, signals: Sequence[signal.Signals], **more: Any) -> tuple[int, str]:
+        """The same; the trainer's wait is ended by signals to the script."""
+        process = self.start(script, *words, **{"TRAINER": UNTIL_TOLD, **more})
+        until(lambda: (self.folder / "ready").exists(), 10)
+        for number in signals:
+            process.send_signal(number)
+        said, _ = process.communicate(timeout=20)
+        return process.returncode, said
+
+    @property
+    def executions(self) -> list[str]:
+        """`RUN TASK` for each execution; the task as the ranks see it."""
+        path = self.folder / "executions"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def requeues(self) -> list[str]:
+        path = self.folder / "requeues"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def files(self, run: str = "g0001-r01") -> list[str]:
+        """All that a run folder holds."""
+        folder = self.sweep.run(run)
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    (tmp_path / "bin").mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("trainer", TRAINER)):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    cluster = msgspec.structs.replace(
+        profiles.cluster("virtual"), python=str(tmp_path / "bin" / "trainer"), signal_s=60, requeues=2
+    )
+    plan = make_plan([1, 2], expand(profiles.read(Experiment, "demo"), []), cluster, 2, Terms(one_allocation=True))
+    assert plan.allocation is not None
+    sweep = SweepDir(tmp_path / "o")
+    sweep.scripts.mkdir(parents=True)
+    for group in plan.groups:
+        sweep.script(group.name).write_text(render.script(group, cluster, "SWEEP", sweep.root))
+        sweep.script(group.name).with_suffix(".runs").write_text("".join(f"{run.name}\n" for run in group.runs))
+        for run in group.runs:
+            sweep.run(run.name).mkdir(parents=True)
+    sweep.script("all").write_text(render.allocation(plan.allocation, cluster, "SWEEP", sweep.root))
+    lines = [f"{run.name} g{run.size.gpus:04d} {run.repeat - 1}\n" for run in plan.allocation.runs]
+    sweep.script("all").with_suffix(".runs").write_text("".join(lines))
+    return Site(tmp_path, sweep)
+
+
+def test_a_task_claims_its_submission_and_leaves_an_attempt(site: Site) -> None:
+    assert site.run("g0001", "1") == (0, "")
+    assert site.files() == ["a001", "a001/claim", "a001/exit.json", "a001/job.log", "claim-s001"]
+    claim = json.loads((site.sweep.run("g0001-r01") / "claim-s001").read_text())
+    assert (claim["job"], claim["submission"], claim["restart"]) == ("12_0", 1, 0)
+    assert abs(claim["start"] - time.time()) < 20
+    attempt = json.loads((site.sweep.run("g0001-r01") / "a001" / "claim").read_text())
+    assert attempt == {**claim, "run": "g0001-r01", "attempt": "a001", "nodelist": "n[1-4]"}
+    ended = json.loads((site.sweep.run("g0001-r01") / "a001" / "exit.json").read_text())
+    assert (ended["job"], ended["rc"], ended["signal"], ended["nodelist"]) == ("12_0", 0, 0, "n[1-4]")
+
+
+def test_a_submission_is_for_one_job_and_its_restarts(site: Site) -> None:
+    site.run("g0001", "1")
+    # The same submission came twice.
+    code, said = site.run("g0001", "1", job="13")
+    assert code == 0
+    assert said.startswith('hpcjobs: submission 1 of g0001-r01 is not for job 13_0, the claim is: {"job": "12_0", ')
+    assert said.count("\n") == 1
+    # Slurm started it again.
+    assert site.run("g0001", "1", restart=1) == (0, "")
+    # A later submission.
+    assert site.run("g0001", "2", job="13") == (0, "")
+    # One that nobody may run any more.
+    assert burn(site.sweep, "g0001-r01", 3, "resume")
+    assert site.run("g0001", "3", job="14")[0] == 0
+    assert [json.loads(path.read_text())["job"] for path in sorted(site.sweep.run("g0001-r01").glob("a*/claim"))] == [
+        "12_0",
+        "12_0",
+        "13_0",
+    ]
+    assert len(site.executions) == 3
+    assert not any("/." in f"/{name}" for name in site.files())
+
+
+def test_of_many_that_race_one_runs(site: Site) -> None:
+    racing = [site.start("g0001", "1", job=str(job)) for job in range(1, 13)]
+    assert [process.wait(30) for process in racing] == [0] * 12
+    assert site.executions == ["g0001-r01 none"]
+    assert site.files() == ["a001", "a001/claim", "a001/exit.json", "a001/job.log", "claim-s001"]
+
+
+def test_a_link_that_was_made_and_said_to_have_failed_counts(site: Site) -> None:
+    """NFS: the server's answer was lost, and the repeated call finds the name taken."""
+    fake = site.folder / "bin" / "ln"
+    fake.write_text('#!/bin/sh\n/bin/ln "$@"\n/bin/ln "$@"\n')
+    fake.chmod(0o755)
+    assert site.run("g0001", "1")[0] == 0
+    assert site.executions == ["g0001-r01 none"]
+
+
+def full_disk() -> None:
+    """Nothing can be written to a file from now on."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_ends_a_task_before_any_work_and_stands_in_nobodys_way(site: Site) -> None:
+    code, said = site.run("g0001", "1", preexec_fn=full_disk)
+    assert code == 1
+    (line,) = said.splitlines()
+    assert line == f"hpcjobs: error: cannot write {site.sweep.run('g0001-r01')}/.claim.12_0.0: File too large"
+    assert site.files() == []
+    fake = site.folder / "bin" / "ln"
+    fake.write_text("#!/bin/sh\necho \"ln: failed to create hard link 'x': No space left on device\" >&2; exit 1\n")
+    fake.chmod(0o755)
+    code, said = site.run("g0001", "1")
+    claim = site.sweep.claim("g0001-r01", 1)
+    assert (code, said) == (1, f"hpcjobs: error: disk_full: cannot make {claim}: No space left on device\n")
+    assert site.files() == []
+    fake.unlink()
+    # Between claim and attempt; of a write that NFS put off, the error may never show.
+    fake = site.folder / "bin" / "cat"
+    fake.write_text('#!/bin/sh\ncase "$1" in */a001/*) ;; *) exec /bin/cat "$@" ;; esac\n')
+    fake.chmod(0o755)
+    code, said = site.run("g0001", "1")
+    assert code == 1
+    assert said.endswith("/a001/claim: it reads otherwise than written\n")
+    assert site.files() == ["claim-s001"]
+    fake.unlink()
+    assert site.executions == []
+    assert site.run("g0001", "1", restart=1) == (0, "")
+    assert site.run("g0001", "2", job="13") == (0, "")
+    assert len(site.executions) == 2
+
+
+def test_odd_names_of_hosts_arrive_whole(site: Site) -> None:
+    odd = 'n"1\\2 $(touch x)\n'
+    fake = site.folder / "bin" / "hostname"
+    fake.write_text(f"#!{sys.executable}\nprint({odd!r}, end='')\n")
+    fake.chmod(0o755)
+    assert site.run("g0001", "1", SLURM_JOB_NODELIST='a"b\t\\')[0] == 0
+    claim = json.loads((site.sweep.run("g0001-r01") / "a001" / "claim").read_text())
+    assert (claim["host"], claim["nodelist"]) == (odd.strip(), 'a"b \\')
+
+
+@pytest.mark.parametrize("word", ["0", "01", "x", "1;id", "$(id)"])
+def test_a_submission_is_a_number(site: Site, word: str) -> None:
+    code, said = site.run("g0001", word)
+    assert (code, said) == (1, f"hpcjobs: error: '{word}' is not the number of a submission\n")
+    assert site.run("g0001") == (0, "")
+    assert "claim-s001" in site.files()
+
+
+NOW = int(time.time())
+SOON = f"JobState=RUNNING EndTime={NOW + 100}"
+
+
+def log(site: Site, attempt: str = "a001") -> str:
+    return (site.sweep.run("g0001-r01") / attempt / "job.log").read_text()
+
+
+@pytest.mark.parametrize("restart", [0, 1])
+def test_a_job_that_is_told_of_its_time_limit_starts_itself_again(site: Site, restart: int) -> None:
+    code, _ = site.signalled("g0001", "1", signals=[signal.SIGUSR1], restart=restart, JOB=SOON)
+    assert code == EXIT_INTERRUPTED
+    (line,) = site.requeues
+    # The task, not the raw id; and what there is to know is written by then.
+    assert line.startswith("requeue 12_0 {")
+    assert json.loads(line.removeprefix("requeue 12_0 "))["rc"] == EXIT_INTERRUPTED
+    assert f"restart {restart + 1} of 2" in log(site)
+
+
+@pytest.mark.parametrize(
+    ("signals", "about", "says"),
+    [
+        # A wish of the user's.
+        ([signal.SIGUSR1], {"JOB": f"JobState=RUNNING EndTime={NOW + 3600}"}, "long before the time limit"),
+        ([signal.SIGUSR1], {"JOB": SOON, "restart": 2}, "was started again 2 times, and is not once more"),
+        ([signal.SIGUSR1], {"JOB": f"JobState=COMPLETING EndTime={NOW + 10}"}, ""),
+        # scancel, or Slurm at the very end.
+        ([signal.SIGTERM], {"JOB": SOON}, ""),
+        # It failed on its own just then.
+        ([signal.SIGUSR1], {"JOB": SOON, "TRAINER": UNTIL_TOLD.replace("75", "1")}, ""),
+        ([signal.SIGUSR1], {"JOB": ""}, "Slurm does not answer"),
+    ],
+    ids=["long before", "too often", "cancelled", "TERM", "failed", "no Slurm"],
+)
+def test_a_job_that_does_not_start_itself_again(
+    site: Site, signals: list[signal.Signals], about: dict[str, Any], says: str
+) -> None:
+    code, _ = site.signalled("g0001", "1", signals=signals, **about)
+    assert code == (1 if "TRAINER" in about else EXIT_INTERRUPTED)
+    assert site.requeues == []
+    assert says in log(site)
+
+
+def test_a_refused_restart_is_said_and_leaves_the_code(site: Site) -> None:
+    refusal = "echo 'Requested operation is presently disabled'; exit 1"
+    code, _ = site.signalled("g0001", "1", signals=[signal.SIGUSR1], JOB=SOON, REQUEUE=refusal)
+    assert code == EXIT_INTERRUPTED
+    refused = "hpcjobs: job 12_0 is not started again: scontrol requeue: Requested operation is presently disabled\n"
+    assert log(site).endswith(refused)
+
+
+@pytest.mark.parametrize("told", [[], [signal.SIGUSR1]], ids=["SIGTERM to ranks", "SIGUSR1 to script"])
+def test_a_preempted_job_waits_for_slurm(site: Site, told: list[signal.Signals]) -> None:
+    """Had it ended within its grace time, Slurm would count it as failed and not start it again."""
+    trainer = UNTIL_TOLD if told else "touch $FOLDER/ready; exit 75"
+    job = f"{SOON} PreemptEligibleTime=1 PreemptTime={NOW}"
+    process = site.start("g0001", "1", JOB=job, TRAINER=trainer)
+    until(lambda: (site.folder / "ready").exists(), 10)
+    for number in told:
+        process.send_signal(number)
+    ended = site.sweep.run("g0001-r01") / "a001" / "exit.json"
+    until(lambda: ended.exists() and "is preempted" in log(site), 10)
+    assert json.loads(ended.read_text())["rc"] == EXIT_INTERRUPTED
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == EXIT_INTERRUPTED
+    assert site.requeues == []
+    assert json.loads(ended.read_text())["rc"] == EXIT_INTERRUPTED
+
+
+def test_told_before_its_launcher_starts_nothing_is_launched(site: Site) -> None:
+    text = site.sweep.script("g0001").read_text()
+    site.sweep.script("g0001").write_text(text.replace("\nset +u\n", "\nset +u\ntouch $FOLDER/ready; sleep 1\n"))
+    code, _ = site.signalled("g0001", "1", signals=[signal.SIGUSR1], JOB=SOON)
+    assert (code, len(site.requeues), site.executions) == (EXIT_INTERRUPTED, 1, [])
+
+
+ORDER = ["g0001-r01", "g0002-r01", "g0002-r02", "g0001-r02"]
+
+
+def test_one_job_runs_all_sizes_in_order_and_a_failure_does_not_stop_it(site: Site) -> None:
+    code, said = site.run("all", "1", TRAINER='[ "$run" != g0002-r01 ]')
+    assert code == 1
+    assert said.splitlines() == [f"hpcjobs: {run}: exit code {int(run == 'g0002-r01')}" for run in ORDER]
+    # The ranks do not see the variable by which their script knows the job.
+    assert site.executions == [f"{run} none" for run in ORDER]
+    claim = json.loads((site.sweep.run("g0002-r01") / "a001" / "claim").read_text())
+    assert (claim["job"], claim["nodelist"]) == ("12_0", "n1")
+    assert site.run("all", "2", "3,0", job="13")[0] == 0
+    assert site.executions[4:] == ["g0001-r02 none", "g0001-r01 none"]
+    code, said = site.run("all", "3", "0,4", job="14")
+    assert (code, said) == (1, "hpcjobs: error: no line '4' in all.runs\n")
+
+
+def test_of_two_such_jobs_one_does_everything(site: Site) -> None:
+    first = site.start("all", "1", TRAINER="sleep 0.3")
+    until(lambda: site.executions, 10)
+    code, said = site.run("all", "1", job="13")
+    assert (code, said.count('not for job 13_0, the claim is: {"job": "12_0"')) == (0, 8)
+    assert first.wait(20) == 0
+    assert site.executions == [f"{run} none" for run in ORDER]
+
+
+def test_one_job_goes_on_after_its_time_limit_with_what_is_left(site: Site) -> None:
+    second = f'case "$run" in g0001-r01) exit 3 ;; g0002-r01) {UNTIL_TOLD} ;; esac'
+    code, _ = site.signalled("all", "1", signals=[signal.SIGUSR1], JOB=SOON, TRAINER=second)
+    assert code == EXIT_INTERRUPTED
+    assert site.executions == ["g0001-r01 none", "g0002-r01 none"]
+    # By the job itself, not by the script of the size.
+    assert site.requeues[0].startswith("requeue 12_0 {")
+    assert len(site.requeues) == 2  # one call, with the exit.json of two runs
+    assert "scontrol" not in (site.sweep.run("g0002-r01") / "a001" / "job.log").read_text()
+    code, _ = site.run("all", "1", restart=1)
+    assert code == 1  # the first run failed, before the restart
+    assert site.executions[2:] == [f"{run} none" for run in ORDER[1:]]
+    assert "a002" in site.files("g0002-r01")
+    assert "a002" not in site.files("g0001-r01")
+
+
+def test_a_user_ends_one_job_for_good(site: Site) -> None:
+    wish = f"JobState=RUNNING EndTime={NOW + 3600}"
+    code, said = site.signalled("all", "1", signals=[signal.SIGUSR1], JOB=wish)
+    assert (code, len(site.executions), site.requeues) == (EXIT_INTERRUPTED, 1, [])
+    assert "long before the time limit" in said
+    (site.folder / "ready").unlink()
+    code, _ = site.signalled("all", "2", signals=[signal.SIGTERM], job="13", JOB="JobState=COMPLETING")
+    assert (code, len(site.executions), site.requeues) == (143, 2, [])
+
+
+def test_one_job_that_is_preempted_waits_for_slurm(site: Site) -> None:
+    process = site.start("all", "1", TRAINER="exit 75", JOB=f"{SOON} PreemptTime={NOW}")
+    until(lambda: site.executions, 10)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == EXIT_INTERRUPTED
+    assert site.executions == ["g0001-r01 none"]
