@@ -9,6 +9,7 @@ import dataclasses
 import shlex
 import sys
 import traceback
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -23,15 +24,28 @@ from hpcjobs.spec.cluster import EARLY_S, SbatchOptions
 # The group of the last small job.
 COLLECTOR = "collect"
 
+# Variables that bash sets itself, or that change how it reads what follows.
+_BASHS = frozenset(
+    (
+        *("BASHOPTS", "BASHPID", "BASH_ALIASES", "BASH_ARGC", "BASH_ARGV", "BASH_CMDS", "BASH_COMMAND", "BASH_COMPAT"),
+        *("BASH_LINENO", "BASH_REMATCH", "BASH_SOURCE", "BASH_SUBSHELL", "BASH_VERSINFO", "BASH_XTRACEFD", "DIRSTACK"),
+        *("EPOCHREALTIME", "EPOCHSECONDS", "EUID", "FUNCNAME", "GLOBIGNORE", "GROUPS", "HISTCMD", "IFS", "LINENO"),
+        *("OPTIND", "POSIXLY_CORRECT", "PPID", "RANDOM", "SECONDS", "SHELLOPTS", "SHLVL", "SRANDOM", "TMOUT", "UID"),
+        "_",
+    )
+)
+
 
 def quote(value: object) -> str:
-    """One shell word that bash reads back as exactly `value`; sbatch reads directives alike.
+    """One shell word that bash reads back as exactly `value`; sbatch reads directives alike, but for backslashes.
 
     Raises InputError for characters that a line of a script cannot hold.
     """
     text = str(value)
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise InputError(f"{text!r} holds a control character and cannot stand in a job script")
+    if any(0xD800 <= ord(character) < 0xE000 for character in text):
+        raise InputError(f"{text!r} is not UTF-8 and cannot stand in a job script")
     return shlex.quote(text)
 
 
@@ -91,9 +105,20 @@ def collector(cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
     )
 
 
-def _render(template: str, cluster: Cluster, sweep_dir: Path, **values: object) -> str:
+def _render(
+    template: str, cluster: Cluster, sweep_dir: Path, directives: Iterable[tuple[str, object]], **values: object
+) -> str:
     if "\\" in str(sweep_dir):
         raise InputError(f"{sweep_dir}: sbatch cannot take a folder whose name holds a backslash")
+    for option, value in directives:
+        if "\\" in str(value):
+            raise InputError(f"#SBATCH --{option}={value}: sbatch does not take a backslash for what it is")
+    for name in cluster.env:
+        # The script's own variables are in small letters, and so are those of proxies.
+        if name in _BASHS or (name == name.lower() and not name.endswith("_proxy")):
+            raise InputError(
+                f"env.{name}: bash or the job script itself uses such a name; it would not reach the ranks"
+            )
     environment = jinja2.Environment(
         loader=_loader(cluster),
         undefined=jinja2.StrictUndefined,
@@ -106,6 +131,7 @@ def _render(template: str, cluster: Cluster, sweep_dir: Path, **values: object) 
     try:
         return environment.get_template(name).render(
             cluster=cluster,
+            directives=directives,
             interrupted=EXIT_INTERRUPTED,
             near_s=cluster.told_s + 2 * EARLY_S,
             sweep_dir=str(sweep_dir),

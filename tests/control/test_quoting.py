@@ -1,0 +1,243 @@
+"""What is given to a script arrives as it was given, or is refused with a reason: rendered, then run by bash.
+
+The launcher and `module` are stand-ins that record their arguments and environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from hpcjobs import profiles
+from hpcjobs.contract import RunConfig, dump_run, load_run
+from hpcjobs.errors import InputError
+from hpcjobs.plan import expand, make_plan
+from hpcjobs.render import script
+from hpcjobs.spec import Experiment
+
+RECORDER = """\
+#!/bin/bash
+printf '%s\\0' "$@" >>"$RECORDS/${0##*/}.argv"
+env -0 >"$RECORDS/${0##*/}.env"
+"""
+
+NASTY = [
+    *("$(touch pwned)", "`touch pwned`", "; touch pwned #", "' ; touch pwned ; '", '" ; touch pwned ; "', "a\\'b", "\\"),
+    *("-n", "--help", " two words ", "%j %%", "*", "~root", "$HOME", "${x@P}", "!!", "{a,b}", "a#b", "#", "é 漢 🩻", "\u2028"),
+    *("", "<(id)", "&", "|", ">f", "a=b", "$'\\n'", "'", '"', "\\\\", "end\\"),
+]  # fmt: skip
+words = st.one_of(st.sampled_from(NASTY), st.text(max_size=20))
+one_line = words.filter(lambda text: text.isprintable() or text == "\u2028")
+folder_names = one_line.filter(
+    lambda text: text and text.strip(".") and not {"/", "\\"} & set(text) and len(text.encode(errors="replace")) < 200
+)
+
+
+def rendered(root: Path, **changes: object) -> tuple[str, str]:
+    """The script of a sweep of one run in `root`, laid out as it wants, and the run's name."""
+    fixed = {"scheduler": "local", "sbatch": {}, **changes}
+    cluster = msgspec.structs.replace(profiles.cluster("c4140"), **fixed)
+    group = make_plan([1], expand(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
+    text = script(group, cluster, "261123120000abcd", root)
+    (root / "scripts").mkdir(parents=True)
+    (root / "scripts" / f"{group.name}.runs").write_text(f"{group.runs[0].name}\n")
+    (root / "scripts" / f"{group.name}.sbatch").write_text(text, encoding="utf-8")
+    (root / "runs" / group.runs[0].name).mkdir(parents=True)
+    return group.name, group.runs[0].name
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A folder of stand-ins for the launchers and `module`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("srun", "mpirun", "module"):
+        (folder / name).write_text(RECORDER)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+class Ran:
+    """What a run of a rendered script recorded."""
+
+    def __init__(self, root: Path, tools: Path, **changes: object):
+        group, self.run = rendered(root, **changes)
+        self.records = root / "records"
+        self.records.mkdir()
+        env = {"PATH": f"{tools}:/usr/bin:/bin", "RECORDS": str(self.records), "SLURM_ARRAY_TASK_ID": "0"}
+        env |= {"SLURM_ARRAY_JOB_ID": "12", "SLURM_JOB_NODELIST": 'n"[1-2]\\'}
+        path = root / "scripts" / f"{group}.sbatch"
+        self.done = subprocess.run(["bash", path, "1"], env=env, cwd=root, capture_output=True, text=True, timeout=60)
+        self.attempt = root / "runs" / self.run / "a001"
+        assert self.done.returncode == 0, self.done.stderr + (self.attempt / "job.log").read_text()
+        left = sorted(path.name for path in root.rglob("pwned"))
+        assert not left
+
+    def argv(self, tool: str) -> list[str]:
+        path = self.records / f"{tool}.argv"
+        return path.read_text(encoding="utf-8").split("\0")[:-1] if path.exists() else []
+
+    def env(self, tool: str) -> dict[str, str]:
+        pairs = (self.records / f"{tool}.env").read_text(encoding="utf-8").split("\0")[:-1]
+        return dict(pair.split("=", 1) for pair in pairs)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(
+    folder="$(touch pwned) 'x'",
+    env={"A": "`id`"},
+    options=["-x", "a b"],
+    modules=["cuda/12 '"],
+    python="/opt/py thon",
+    launcher="srun",
+)
+@example(folder="%j", env={"A": "\\"}, options=["*", ""], modules=["$(id)"], python="-c", launcher="mpirun")
+@given(
+    folder=folder_names,
+    env=st.dictionaries(st.sampled_from(["A", "NCCL_IB_HCA", "http_proxy", "Ab_9"]), one_line, max_size=3),
+    options=st.lists(one_line, max_size=3),
+    modules=st.lists(one_line, max_size=2),
+    python=one_line.filter(bool),
+    launcher=st.sampled_from(["srun", "mpirun"]),
+)
+def test_what_arrives_is_what_was_given(
+    tools: Path, folder: str, env: dict, options: list, modules: list, python: str, launcher: str
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tools.parent) as parent:
+        root = Path(parent) / folder
+        ran = Ran(
+            root,
+            tools,
+            env=env,
+            launcher_options=tuple(options),
+            modules=tuple(modules),
+            python=python,
+            launcher=launcher,
+        )
+        tail = [
+            *options,
+            python,
+            "-m",
+            "hpcjobs.train",
+            f"{root}/runs/{ran.run}/run.yaml",
+            "--attempt",
+            str(ran.attempt),
+        ]
+        assert ran.argv(launcher)[-len(tail) :] == tail
+        assert ran.argv("module") == [word for module in modules for word in ("load", module)]
+        got = ran.env(launcher)
+        assert {name: got.get(name) for name in env} == env
+        left = json.loads((ran.attempt / "exit.json").read_text(encoding="utf-8"))
+        assert (left["rc"], left["job"], left["nodelist"]) == (0, "12_0", 'n"[1-2]\\')
+
+
+PLACES = ("env", "option", "module", "python", "mpi_plugin", "partition", "sbatch", "folder")
+
+
+def lines_with(text: str, where: str) -> list[str]:
+    """The lines of a script that has the text somewhere."""
+    changes = {
+        "env": {"env": {"A": text}},
+        "option": {"launcher_options": (text,)},
+        "module": {"modules": (text,)},
+        "python": {"python": text},
+        "sbatch": {"sbatch": {"mail-user": text}},
+    }.get(where, {where: text} if where in ("mpi_plugin", "partition") else {})
+    cluster = msgspec.structs.replace(profiles.cluster("c4140"), **changes)
+    group = make_plan([1], expand(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
+    root = Path("/scratch") / text if where == "folder" else Path("/scratch/x")
+    return script(group, cluster, "261123120000abcd", root).split("\n")
+
+
+@settings(deadline=None, max_examples=80)
+@example(text="a\nrm -rf /", where="partition")
+@example(text="\x7f", where="folder")
+@example(text="\udce9", where="folder")
+@example(text="\udce9", where="env")
+@example(text="a\\b", where="sbatch")
+@given(text=words.filter(lambda text: text.strip("/.") and "/" not in text), where=st.sampled_from(PLACES))
+def test_a_value_becomes_one_word_of_one_line_or_is_refused(text: str, where: str) -> None:
+    """A script has as many lines whatever the value, and each directive reads back as what was given."""
+    control = any(ord(letter) < 32 or ord(letter) == 127 or 0xD800 <= ord(letter) < 0xE000 for letter in text)
+    if control or ("\\" in text and where in ("partition", "sbatch", "folder")):
+        with pytest.raises(InputError):
+            lines_with(text, where)
+        return
+    lines = lines_with(text, where)
+    assert len(lines) == len(lines_with("x", where))
+    directives = dict(sbatch_reads(line) for line in lines if line.startswith("#SBATCH"))
+    output = f"/scratch/{text if where == 'folder' else 'x'}/slurm/"
+    assert directives["output"] == output.replace("%", "%%") + "%A_%a.out"
+    if where in ("partition", "sbatch"):
+        assert directives["mail-user" if where == "sbatch" else where] == text
+
+
+def sbatch_reads(line: str) -> tuple[str, str | None]:
+    """The option of a #SBATCH line as sbatch 22.05 reads it: quotes group, a backslash takes what follows as it is,
+    within quotes, too, and # begins a comment. tests/slurm/test_quoting.py asks sbatch itself."""
+    rest, word, quote = line.removeprefix("#SBATCH").lstrip(), "", ""
+    letters: Iterator[str] = iter(rest)
+    for letter in letters:
+        if letter == "\\":
+            word += next(letters)
+        elif quote:
+            quote, word = ("", word) if letter == quote else (quote, word + letter)
+        elif letter in "'\"":
+            quote = letter
+        elif letter.isspace() or letter == "#":
+            break
+        else:
+            word += letter
+    assert not quote
+    assert not "".join(letters).strip(), "one option a line"
+    option, equals, value = word.removeprefix("--").partition("=")
+    return option, value if equals else None
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "sweep", "attempt_dir", "command", "told", "IFS", "POSIXLY_CORRECT", "UID", "RANDOM", "SECONDS"]
+)
+def test_a_variable_that_the_script_or_bash_needs_is_no_ranks_variable(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"env.{name}"):
+        rendered(tmp_path, env={name: "x"})
+
+
+def test_the_scripts_own_variables_are_all_in_small_letters(tmp_path: Path) -> None:
+    """So none of the ranks' variables is one of them."""
+    for launcher, scheduler in (("srun", "slurm"), ("mpirun", "local")):
+        cluster = msgspec.structs.replace(profiles.cluster("c4140"), launcher=launcher, scheduler=scheduler, env={})
+        group = make_plan([1], expand(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
+        text = re.sub(r"(?m)^\s*#.*$|'[^'\n]*'", "", script(group, cluster, "261123120000abcd", tmp_path))
+        assigned = set(re.findall(r"(?<![-\w$=./:])(?<!\\ )([A-Za-z_]\w*)=(?!=)", text))
+        assert {"run", "rc", "owner"} <= assigned
+        assert {name for name in assigned if name != name.lower()} <= {"SLURM_TIME_FORMAT"}  # of one command
+
+
+@settings(deadline=None)
+@given(st.lists(words, min_size=3, max_size=3))
+def test_what_the_trainer_is_told_in_yaml_is_what_was_given(texts: list[str]) -> None:
+    config = RunConfig(
+        sweep="s", run="r", params=texts[0], repeat=1, seed=1, gpus=1, nodes=1, tasks_per_node=1, cpus_per_task=1,
+        device="cpu", data_dir=texts[1], experiment={"name": texts[2], "data": {texts[0]: texts[1]}},
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.yaml"
+        path.write_text(dump_run(config), encoding="utf-8")
+        assert load_run(path) == config
+
+
+def test_the_same_script_again_is_the_same_words(tools: Path, tmp_path: Path) -> None:
+    """A folder whose name looks like an option, from a working folder of another name."""
+    root = tmp_path / "-rf"
+    ran = Ran(root, tools, launcher="mpirun", env={"A": os.environ.get("HOME", "")})
+    assert ran.argv("mpirun")[-1] == str(ran.attempt)
