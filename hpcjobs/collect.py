@@ -232,7 +232,8 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _models(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
     """The GPUs' names, each once."""
-    return sorted({str(name) for node in nodes for name in node.get("gpus") or ()})
+    listed = [node.get("gpus") for node in nodes]
+    return sorted({str(name) for names in listed if isinstance(names, list) for name in names})
 
 
 def _software(nodes: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -93,8 +93,8 @@ REPORT_COLUMNS: Mapping[str, str] = {
     "nodes_distinct": "nodes that the runs used, each counted once",
     "flags": "what to know before trusting the row, space-separated, of hpcjobs.columns.FLAGS",
     "cv": "coefficient of variation of images/s over runs, a fraction; empty below two",
-    "compute_ms": "ms of a step that a typical rank computes: median over ranks of their median step without input "
-    "and all-reduce; empty where not measured",
+    "compute_ms": "ms of a step that a typical rank computes: median over steps, ranks and nodes, without input and "
+    "all-reduce; empty where not measured",
     "slowest_rank_ms": "ms of such a step of the slowest rank, mean over steps",
     "lost_ms": "ms of a step that the base would not take for as many images per GPU: step_ms x (1 - efficiency). "
     "The five parts below sum to it; a part is empty where it is not measured here and at the base",

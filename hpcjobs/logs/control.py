@@ -11,9 +11,10 @@ from typing import Any
 def parts(value: Any) -> dict[str, Any]:
     """Fields of a Measurement, those that are known. A difference below 0 is one that chance hides.
 
-    `compute_ms` is the median over ranks of their median step alone (without input and all-reduce), hence of a
-    typical rank in a typical step, which neither a slow node nor a late step moves. The slowest node is the one
-    whose ranks have the largest median; `slow_node_ms` is how much larger than that of all other nodes' ranks.
+    `compute_ms` is that of a typical rank in a typical step alone (without input and all-reduce): the median of
+    medians, over steps, ranks and nodes, of an even number the quicker of the middle two. Neither a slow node nor
+    a late step moves it. The slowest node is the one whose ranks have the largest median; `slow_node_ms` is how much
+    larger than that of all other nodes' ranks.
     """
     if not isinstance(value, Mapping):
         return {}
@@ -24,7 +25,7 @@ def parts(value: Any) -> dict[str, Any]:
         found["compute_ms"] = mean
     by_node = _medians(value.get("ranks"))
     if by_node and "slowest_rank_ms" in found:
-        found["compute_ms"] = statistics.median([ms for ranks in by_node.values() for ms in ranks])
+        found["compute_ms"] = statistics.median_low(map(statistics.median_low, by_node.values()))
     return {**{name: ms for name, ms in found.items() if ms is not None}, **_slowest(by_node)}
 
 

@@ -5,24 +5,18 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
+import scipy.stats
 
 from hpcjobs import report
-from hpcjobs.columns import REPORT_COLUMNS, RUN_COLUMNS
-from hpcjobs.intervals import student_interval
-from hpcjobs.records import Run, RunState
+from hpcjobs.columns import FLAGS, REPORT_COLUMNS, RUN_COLUMNS
+from hpcjobs.errors import InputError
+from hpcjobs.intervals import holm, student_interval, welch_ratio
+from hpcjobs.records import Run
 from hpcjobs.scaling import table
-
-
-def run(gpus: int, rate: float | None, repeat: int = 1, params: str = "", **more: object) -> Run:
-    state = RunState.DONE if rate else RunState.FAILED
-    return Run(
-        run=f"g{gpus:04d}-r{repeat:02d}", attempt="a001", state=state, failure="", source="", experiment="demo",
-        params=params, gpus=gpus, nodes=-(-gpus // 4), gpus_per_node=min(gpus, 4), local_batch=4,
-        global_batch=4 * gpus, images_per_sec=rate, **more,
-    )  # fmt: skip
-
+from tests.control.sweeps import run
 
 # The article's table: 185.12 images/s on 1 V100, 1912.82 on 16 (dell-c4140-v100-2019.csv).
 ARTICLE = [run(1, 185.12), run(2, 315.26), run(4, 421.85), run(8, 1116.99), run(16, 1912.82)]
@@ -146,3 +140,207 @@ def test_a_comma_or_a_quote_in_a_field_survives(tmp_path: Path) -> None:
     report.write(tmp_path, table([run(1, 2.0, params='a="x,y"')]), title="x")
     with (tmp_path / "scaling-report.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["params"] == 'a="x,y"'
+
+
+# --- intervals of ratios -------------------------------------------------------------------------
+
+
+def repeats(gpus: int, rates: list[float], **more: object) -> list[Run]:
+    return [run(gpus, rate, number, **more) for number, rate in enumerate(rates, 1)]
+
+
+def test_welchs_interval_is_scipys() -> None:
+    ours, theirs = [120.0, 131.0, 125.0], [60.0, 61.5, 64.0, 59.0]
+    ratio = welch_ratio(ours, theirs)
+    test = scipy.stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False)
+    low, high = np.exp(test.confidence_interval(0.95))
+    assert ratio is not None
+    assert (ratio.low, ratio.high, ratio.p) == pytest.approx((low, high, test.pvalue))
+    assert welch_ratio([1.0], theirs) is welch_ratio(ours, [1.0]) is None
+    same = welch_ratio([2.0, 2.0], [1.0, 1.0])
+    assert same is not None
+    assert (same.low, same.high) == (2.0, 2.0)
+
+
+def test_speed_up_and_efficiency_have_intervals_and_the_base_is_exactly_one() -> None:
+    base, row = table([*repeats(1, [98.0, 100.0, 102.0]), *repeats(4, [350.0, 360.0, 370.0])])
+    assert (base.speedup, base.efficiency) == (1.0, 1.0)
+    assert base.speedup_low is base.speedup_high is base.efficiency_low is base.efficiency_high is None
+    assert row.speedup == pytest.approx(3.6)
+    welch = welch_ratio([350.0, 360.0, 370.0], [98.0, 100.0, 102.0])
+    assert welch is not None
+    assert (row.speedup_low, row.speedup_high) == (welch.low, welch.high)
+    assert (row.efficiency_low, row.efficiency_high) == pytest.approx((welch.low / 4, welch.high / 4))
+    assert 3.3 < welch.low < 3.6 < welch.high < 3.9
+    assert (base.cv, row.cv) == pytest.approx((0.02, 10 / 360))
+
+
+def test_one_run_of_the_base_or_the_row_gives_no_interval() -> None:
+    for runs in (
+        [*repeats(1, [100.0]), *repeats(4, [350.0, 360.0])],
+        [*repeats(1, [99.0, 100.0]), *repeats(4, [350.0])],
+    ):
+        _, row = table(runs)
+        assert row.speedup is not None
+        assert row.speedup_low is row.efficiency_high is None
+
+
+def test_holms_steps() -> None:
+    # 0.05 / 4, / 3, / 2: the third fails, and what comes after it does not count, however small its own bound.
+    assert holm([0.04, 0.01, 0.03, 0.012]) == [False, True, False, True]
+    assert holm([]) == []
+    assert holm([0.05]) == [True]
+
+
+# --- which sizes may be compared -----------------------------------------------------------------
+
+
+def test_a_baseline_of_ones_own() -> None:
+    runs = [run(1, 100.0), run(4, 300.0), run(8, 540.0)]
+    rows = table(runs, baseline=4)
+    assert [row.baseline_gpus for row in rows] == [4, 4, 4]
+    assert [row.speedup for row in rows] == pytest.approx([1 / 3, 1.0, 1.8])
+    assert [row.efficiency for row in rows] == pytest.approx([4 / 3, 1.0, 0.9])
+    # Nodes of four: a full one is that of 4 GPUs.
+    assert table(runs, baseline="node") == rows
+
+
+def test_a_baseline_that_was_not_measured_is_refused_with_what_was() -> None:
+    with pytest.raises(InputError, match=r"--baseline 2: no measurement on 2 GPUs; measured: 1, 4 GPUs"):
+        table([run(1, 100.0), run(2, None), run(4, 300.0)], baseline=2)
+    with pytest.raises(InputError, match="one full node"):
+        table([run(1, 100.0), run(8, 500.0)], baseline="node")
+
+
+def test_only_the_params_without_the_baseline_go_without() -> None:
+    rows = table([run(1, 1.0, params="a=1"), run(2, 2.0, params="a=1"), run(1, 1.0, params="a=2")], baseline=2)
+    assert [(row.params, row.speedup, row.flags) for row in rows] == [
+        ("a=1", 0.5, ""), ("a=1", 1.0, ""), ("a=2", None, "no_baseline"),
+    ]  # fmt: skip
+
+
+def of_batch(gpus: int, local: int, rate: float) -> Run:
+    return run(gpus, rate, local_batch=local, global_batch=local * gpus)
+
+
+def test_weak_and_strong_scaling_are_told_by_the_batches() -> None:
+    weak = table([of_batch(1, 8, 1.0), of_batch(2, 8, 2.0), of_batch(4, 8, 3.0)])
+    strong = table([of_batch(1, 8, 1.0), of_batch(2, 4, 2.0), of_batch(4, 2, 3.0)])
+    neither = table([of_batch(1, 8, 1.0), of_batch(2, 6, 2.0), of_batch(4, 5, 3.0)])
+    alone = table([of_batch(4, 8, 1.0)])
+    assert [row.scaling for row in (*weak, *strong)] == ["weak"] * 3 + ["strong"] * 3
+    assert [row.speedup for row in (*weak, *strong)] == [1.0, 2.0, 3.0] * 2
+    assert [(row.scaling, row.speedup) for row in neither] == [("mixed", None)] * 3
+    assert [(row.scaling, row.speedup) for row in alone] == [("", 1.0)]
+
+
+def test_weak_and_strong_scaling_in_one_table_are_never_mixed() -> None:
+    weak = [of_batch(1, 8, 10.0), of_batch(2, 8, 19.0), of_batch(4, 8, 36.0)]
+    strong = [of_batch(2, 4, 15.0), of_batch(4, 2, 20.0)]
+    rows = table(weak + strong)
+    assert [(row.gpus, row.local_batch, row.scaling, row.speedup) for row in rows] == [
+        (1, 8, "weak", 1.0), (2, 4, "strong", 1.5), (2, 8, "weak", 1.9), (4, 2, "strong", 2.0), (4, 8, "weak", 3.6),
+    ]  # fmt: skip
+
+
+def test_runs_of_other_batches_are_no_repeats_of_each_other() -> None:
+    rows = table([of_batch(2, 8, 10.0), of_batch(2, 4, 8.0)])
+    assert [(row.local_batch, row.runs, row.images_per_sec) for row in rows] == [(4, 1, 8.0), (8, 1, 10.0)]
+
+
+def test_logs_without_a_batch_are_compared_all_the_same() -> None:
+    rows = table([run(gpus, rate, local_batch=None, global_batch=None) for gpus, rate in ((1, 10.0), (2, 18.0))])
+    assert [(row.scaling, row.speedup) for row in rows] == [("", 1.0), ("", 1.8)]
+
+
+# --- flags ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nodelists", "distinct", "flag"),
+    [
+        (["n1", "n2"], 2, ""),
+        (["n1", "n1"], 1, "same_nodes"),
+        (["n1 n2", "n2 n3"], 3, "same_nodes"),
+        (["", ""], None, ""),
+    ],
+)
+def test_repeats_on_the_same_nodes_are_not_independent(nodelists: list[str], distinct: int | None, flag: str) -> None:
+    (row,) = table([run(4, 1.0, number, nodelist=nodes) for number, nodes in enumerate(nodelists, 1)])
+    assert (row.nodes_distinct, row.flags) == (distinct, flag)
+
+
+def test_fewer_repeats_than_asked() -> None:
+    runs = [run(1, 1.0, 1, repeats_asked=2), run(1, 1.1, 2, repeats_asked=2), run(2, 2.0, 1, repeats_asked=2)]
+    rows = table([*runs, run(2, None, 2, repeats_asked=2), run(4, 1.0)])
+    assert [(row.repeats_asked, row.flags) for row in rows] == [(2, ""), (2, "fewer_repeats"), (None, "")]
+
+
+def test_differing_software_and_gpus_among_what_is_compared() -> None:
+    old, new = {"software": "nccl 2.18"}, {"software": "nccl 2.20", "gpu_model": "A100"}
+    runs = [run(1, 1.0, gpu_model="V100", **old), run(2, 2.0, **new), run(1, 1.0, params="a=1", **old)]
+    # A failed run's software has no say.
+    rows = table([*runs, run(2, None, params="a=1", **new)])
+    assert [row.flags for row in rows] == ["software_differs gpus_differ"] * 2 + [""] * 2
+
+
+def test_flags_of_runs_and_rows_stand_together_once_and_known() -> None:
+    runs = [
+        run(2, 1.0, 1, nodelist="n1", flags="throttled shared_nodes"),
+        run(2, 1.0, 2, nodelist="n1", flags="shared_nodes"),
+    ]
+    (row,) = table(runs)
+    assert row.flags == "shared_nodes throttled same_nodes"
+    assert set(row.flags.split()) <= FLAGS.keys()
+
+
+# --- columns -------------------------------------------------------------------------------------
+
+
+def test_the_added_columns_follow_the_contracts_in_order_and_all_have_a_meaning(tmp_path: Path) -> None:
+    added = [
+        "baseline_gpus",
+        "scaling",
+        "speedup_low",
+        "speedup_high",
+        "efficiency_low",
+        "efficiency_high",
+        "repeats_asked",
+        "gpu_model",
+        "precision",
+        "skew_ms",
+        "other_ms",
+        "queue_s",
+        "auc_split",
+        "nodes_distinct",
+        "flags",
+    ]
+    columns = list(REPORT_COLUMNS)
+    assert columns[27 : 27 + len(added)] == added
+    assert all(REPORT_COLUMNS.values())
+    assert all(RUN_COLUMNS.values())
+    report.write(tmp_path, table([run(1, 1.0, params="batch.local=4;lr.base=0.1")]), title="x")
+    frame = pandas.read_csv(tmp_path / "scaling-report.csv")
+    at = list(frame.columns).index("flags")
+    assert list(frame.columns[at + 1 : at + 4]) == ["param.batch.local", "param.lr.base", "cv"]
+    assert (frame["param.batch.local"][0], frame["param.lr.base"][0]) == (4, 0.1)
+
+
+def test_rows_that_sweep_other_keys_have_empty_cells(tmp_path: Path) -> None:
+    report.write(tmp_path, table([run(1, 1.0, params="a=1"), run(1, 1.0, params="b=x;y")]), title="x")
+    frame = pandas.read_csv(tmp_path / "scaling-report.csv")
+    assert frame["param.a"].tolist()[0] == 1
+    assert pandas.isna(frame["param.a"][1])
+    assert frame["param.b"][1] == "x;y"
+
+
+def test_a_field_never_breaks_its_line(tmp_path: Path) -> None:
+    report.write(tmp_path, table([run(1, 2.0, nodelist="n1", software="a\rb\nc\0d")]), title="x")
+    frame = pandas.read_csv(tmp_path / "scaling-report.csv")
+    assert (len(frame), frame.software[0]) == (1, "a b c d")
+
+
+def test_what_is_left_of_the_step_beside_its_parts() -> None:
+    known = run(2, 80.0, input_wait_ms=10.0, allreduce_ms=5.0, skew_ms=1.0)  # a step of 100 ms
+    assert known.other_ms == pytest.approx(84.0)
+    assert run(2, 80.0).other_ms is None

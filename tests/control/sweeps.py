@@ -1,0 +1,82 @@
+"""Makes sweep folders for tests, as `hpcjobs sweep` and its jobs leave them, with chosen figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcjobs import contract
+from hpcjobs.records import Run, RunState
+from hpcjobs.rundir import SweepDir, append
+from tests.control.logs import attempt, train_log
+
+EXPERIMENT = {
+    "name": "demo",
+    "mode": "train",
+    "seed": 1,
+    "batch": {"local": 4, "global": None, "passes": 1},
+    "data": {"dir": "/data"},
+    "train": {"steps": 40},
+    "measure": {"warmup_steps": 5},
+}
+CLUSTER = {"gpus_per_node": 4, "cpus_per_gpu": 1, "device": "gpu", "sharing": "exclusive"}
+
+
+def sweep(folder: Path, sizes: Sequence[int], repeats: int = 1, **cluster: Any) -> SweepDir:
+    """A sweep that was planned and submitted at 900 s: one job for each size, 1, 2, ..., and an index for each repeat."""
+    where = SweepDir(folder)
+    where.runs.mkdir(parents=True)
+    data = {
+        "version": 1, "sweep": "s", "gpus": list(sizes), "repeats": repeats, "cluster": {**CLUSTER, **cluster},
+        "variants": [{"params": "", "experiment": EXPERIMENT}],
+    }  # fmt: skip
+    where.sweep_yaml.write_text(yaml.safe_dump(data))
+    for job, gpus in enumerate(sizes, 1):
+        group = f"g{gpus:04d}"
+        append(where, "submitting", group=group, submission=1, indices=list(range(repeats)), name="n")
+        append(where, "submitted", group=group, submission=1, indices=list(range(repeats)), job=str(job))
+        for repeat in range(1, repeats + 1):
+            name = f"{group}-r{repeat:02d}"
+            config = contract.RunConfig(
+                sweep="s", run=name, params="", repeat=repeat, seed=repeat, gpus=gpus, nodes=-(-gpus // 4),
+                tasks_per_node=min(gpus, 4), cpus_per_task=1, device="gpu", data_dir="/data", experiment=EXPERIMENT,
+            )  # fmt: skip
+            where.run(name).mkdir()
+            (where.run(name) / contract.RUN_YAML).write_text(contract.dump_run(config))
+    lines = [json.loads(line) for line in where.journal.read_text().splitlines()]
+    where.journal.write_text("".join(json.dumps({**line, "time": 900.0}) + "\n" for line in lines))
+    return where
+
+
+def done(where: SweepDir, name: str, *, log: str | None = None, **more: Any) -> Path:
+    """An attempt of the run that measured: its job began at 990 s. `log` is its train.log."""
+    gpus, _, repeat = name.removeprefix("g").partition("-r")
+    job = yaml.safe_load(where.sweep_yaml.read_text())["gpus"].index(int(gpus)) + 1
+    text = log or train_log(gpus=int(gpus))
+    return attempt(where.run(name) / "a001", job=f"{job}_{int(repeat) - 1}", log=text, **more)
+
+
+def node(folder: Path, host: str, **facts: Any) -> None:
+    """What the attempt in `folder` says of one of its nodes."""
+    (folder / contract.node_json(host)).write_text(json.dumps({"host": host, "cpus": 99, **facts}))
+
+
+def states(where: SweepDir) -> Mapping[str, tuple[RunState, str]]:
+    """All runs of the sweep, as if they were done."""
+    return {path.name: (RunState.DONE, "") for path in sorted(where.runs.iterdir())}
+
+
+def run(gpus: int, rate: float | None, repeat: int = 1, params: str = "", **more: Any) -> Run:
+    """A run of 4 images per GPU and step on nodes of four; `rate` is its images/s, None of one that failed."""
+    state = RunState.DONE if rate else RunState.FAILED
+    batch = {"local_batch": 4, "global_batch": 4 * gpus} | more
+    step_ms = 1000 * batch["global_batch"] / rate if rate and batch["global_batch"] else None
+    return Run(**{
+        "run": f"g{gpus:04d}-r{repeat:02d}", "attempt": "a001", "state": state, "failure": "", "source": "",
+        "experiment": "demo", "params": params, "gpus": gpus, "nodes": -(-gpus // 4), "gpus_per_node": min(gpus, 4),
+        "images_per_sec": rate, "step_ms": step_ms, **batch,
+    })  # fmt: skip

@@ -1,0 +1,139 @@
+"""Where the efficiency went: losses that are planted into the steps of all ranks are found, by name and size.
+
+The steps are made up; the compute half takes them apart as it does on the nodes, and writes the line it writes there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcjobs.collect import collect
+from hpcjobs.contract import LogKey
+from hpcjobs.records import LOSSES, ScalingRow
+from hpcjobs.scaling import table
+from hpcjobs.train.attribution import attribute
+from tests.control.logs import line, train_log
+from tests.control.sweeps import done, run, states, sweep
+
+COMPUTE_MS = 350.0
+PLANTED_MS = 60.0
+# measure.control_passes x control_steps, by default.
+STEPS = 6
+
+
+def taken_apart(
+    gpus: int, *, input_ms: float = 0.0, fabric_ms: float = 0.0, late_ms: float = 0.0, node_ms: float = 0.0,
+    compute_ms: float = 0.0, slow: str = "n1", seed: int = 0,
+) -> str:  # fmt: skip
+    """The log of a run whose ranks' steps vary by 1 %.
+
+    `late_ms` is added to one rank's step, another one each time; `node_ms` to those of all ranks on the node `slow`.
+    """
+    random = np.random.default_rng((seed, gpus))
+    hosts = [f"n{rank // 4}" for rank in range(gpus)]
+
+    def ranks() -> np.ndarray:
+        steps = (COMPUTE_MS + compute_ms) * (1 + 0.01 * random.standard_normal((gpus, STEPS)))
+        steps += node_ms * np.array([[host == slow] for host in hosts])
+        if gpus > 1:
+            steps[random.integers(gpus, size=STEPS), range(STEPS)] += late_ms
+        return steps
+
+    def together(extra_ms: float) -> np.ndarray:
+        return np.tile(ranks().max(axis=0) + extra_ms, (gpus, 1))
+
+    as_is, no_input = together(fabric_ms + input_ms), together(fabric_ms)
+    found = attribute(as_is, no_input, ranks())
+    timed = tuple(float(together(fabric_ms + input_ms).mean()) for _ in range(20))
+    text = train_log(gpus=gpus, step_ms=timed, status=None) + line(LogKey.CONTROL, found.told(hosts), 1035)
+    return text + line(LogKey.RUN_STOP, None, 1040.0, status="success")
+
+
+def rows_of(folder: Path, logs: dict[int, str]) -> dict[int, ScalingRow]:
+    where = sweep(folder, list(logs))
+    for gpus, text in logs.items():
+        done(where, f"g{gpus:04d}-r01", log=text)
+    return {row.gpus: row for row in table(collect(where, states(where)))}
+
+
+def parts(row: ScalingRow) -> dict[str, float]:
+    return {part: getattr(row, f"lost_{part}_ms") for part in LOSSES}
+
+
+@pytest.mark.parametrize("gpus", [8, 16])
+@pytest.mark.parametrize(
+    ("planted", "part"),
+    [
+        ("input_ms", "input"),
+        ("fabric_ms", "allreduce"),
+        ("late_ms", "skew"),
+        ("node_ms", "skew"),
+        ("compute_ms", "compute"),
+    ],
+)
+def test_a_planted_loss_is_found_within_a_tenth_of_its_size(tmp_path: Path, gpus: int, planted: str, part: str) -> None:
+    rows = rows_of(tmp_path, {1: taken_apart(1), gpus: taken_apart(gpus, **{planted: PLANTED_MS})})
+    found = parts(rows[gpus])
+    # That the slowest of many ranks is slower than one is a loss, too, where nobody planted it.
+    expected = max_of(gpus) if part != "skew" else 0.0
+    assert found[part] == pytest.approx(PLANTED_MS, abs=PLANTED_MS / 10)
+    for other in set(LOSSES) - {part}:
+        assert found[other] == pytest.approx(expected if other == "skew" else 0.0, abs=PLANTED_MS / 10)
+    if planted == "node_ms":
+        assert rows[gpus].slowest_node == "n1"
+        assert rows[gpus].slow_node_ms == pytest.approx(PLANTED_MS, rel=0.1)
+
+
+def max_of(ranks: int) -> float:
+    """What the slowest of so many equal ranks takes longer than a typical one, in ms."""
+    draws = np.random.default_rng(1).standard_normal((4000, ranks))
+    return float(draws.max(axis=1).mean()) * 0.01 * COMPUTE_MS
+
+
+def test_the_parts_sum_to_the_whole_in_ms_and_per_cent(tmp_path: Path) -> None:
+    logs = {
+        1: taken_apart(1),
+        8: taken_apart(8, input_ms=20, fabric_ms=30, late_ms=10),
+        16: taken_apart(16, node_ms=40),
+    }
+    for row in rows_of(tmp_path, logs).values():
+        assert row.lost_ms is not None
+        assert sum(parts(row).values()) == pytest.approx(row.lost_ms)
+        cells = row.row()
+        assert cells["lost_pct"] == pytest.approx(100 * (1 - row.efficiency))
+        assert sum(cells[f"lost_{part}_pct"] for part in LOSSES) == pytest.approx(cells["lost_pct"])
+        assert row.input_wait_ms + row.allreduce_ms + row.skew_ms + row.other_ms == pytest.approx(row.step_ms)
+
+
+def test_the_base_loses_nothing(tmp_path: Path) -> None:
+    base = rows_of(tmp_path, {1: taken_apart(1), 8: taken_apart(8)})[1]
+    assert (base.lost_ms, parts(base)) == (0.0, dict.fromkeys(LOSSES, 0.0))
+
+
+def test_what_nobody_took_apart_is_unexplained() -> None:
+    parts_of_base = {"input_wait_ms": 1.0, "allreduce_ms": 0.0, "skew_ms": 0.0}
+    _, row = table([run(1, 100.0, **parts_of_base), run(2, 160.0)])
+    assert (row.lost_input_ms, row.lost_skew_ms, row.lost_compute_ms) == (None, None, None)
+    assert row.lost_ms == row.lost_other_ms == pytest.approx(10.0)  # 50 ms where the base takes 40
+
+
+def test_strong_scaling_counts_against_a_step_of_fewer_images() -> None:
+    base = run(1, 100.0, local_batch=8, global_batch=8, input_wait_ms=8.0)  # a step of 80 ms
+    half = run(2, 160.0, local_batch=4, global_batch=8, input_wait_ms=6.0)  # of 50, where 40 would be ideal
+    _, row = table([base, half])
+    assert (row.scaling, row.lost_ms) == ("strong", pytest.approx(10.0))
+    assert row.lost_input_ms == pytest.approx(6.0 - 8.0 / 2)
+
+
+def test_a_node_that_is_slow_in_several_runs_is_flagged(tmp_path: Path) -> None:
+    slow, quick = {"node_ms": 30.0}, {"node_ms": 0.0}
+    rows = rows_of(tmp_path / "twice", {4: taken_apart(4), 8: taken_apart(8, **slow), 16: taken_apart(16, **slow)})
+    assert [rows[gpus].flags for gpus in (4, 8, 16)] == ["", "slow_node", "slow_node"]
+    once = rows_of(tmp_path / "once", {4: taken_apart(4), 8: taken_apart(8, **quick), 16: taken_apart(16, **slow)})
+    assert [once[gpus].flags for gpus in (4, 8, 16)] == [""] * 3
+    others = {8: taken_apart(8, **slow, slow="n0"), 16: taken_apart(16, **slow, slow="n3")}
+    assert [row.flags for row in rows_of(tmp_path / "others", others).values()] == [""] * 2
+    assert once[16].slowest_node == "n1"  # named all the same
