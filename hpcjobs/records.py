@@ -70,10 +70,21 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a site allows; None is no limit known. `max_array` is the number of tasks of one array."""
+    """What a site allows; None is no limit known.
+
+    `max_array`: tasks of one array; `max_jobs`: jobs and array tasks of the whole site; `max_submit`: those of
+    one user, pending and running, and `own` how many there are now. Of the `partition`: `max_nodes` of one
+    job, `max_time_s` of it, and whether it is `up`.
+    """
 
     max_array: int | None = None
     max_jobs: int | None = None
+    max_submit: int | None = None
+    own: int = 0
+    partition: str = ""
+    max_nodes: int | None = None
+    max_time_s: int | None = None
+    up: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
