@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import time
@@ -20,7 +21,7 @@ import yaml
 
 from hpcjobs import contract
 from hpcjobs.errors import InputError
-from hpcjobs.files import read_json, write_atomic, write_json
+from hpcjobs.files import read_json, shown, write_atomic, write_json
 from hpcjobs.lock import alive, held, process
 from hpcjobs.records import ExitRecord
 
@@ -135,21 +136,22 @@ def read_sweep_yaml(path: Path) -> dict[str, Any]:
 
 def is_free(folder: Path) -> None:
     """Raises InputError where a new sweep must not be written to `folder`."""
+    name = shown(folder)
     if SweepDir(folder).sweep_yaml.exists():
         raise InputError(
-            f"--out {folder}: there is a sweep already; `hpcjobs resume {folder}` goes on with it, "
+            f"--out {name}: there is a sweep already; `hpcjobs resume {shlex.quote(name)}` goes on with it, "
             "or give another folder"
         )
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise InputError(f"--out {folder}: exists and is no folder")
+        raise InputError(f"--out {name}: exists and is no folder")
     if any(folder.iterdir()):
         writer = read_json(folder / UNFINISHED)
         if writer is None:
-            raise InputError(f"--out {folder}: exists and is no empty folder")
+            raise InputError(f"--out {name}: exists and is no empty folder")
         if writer.get("host") != socket.gethostname() or alive(writer):
-            raise InputError(f"--out {folder}: process {writer.get('pid')} on {writer.get('host')} is writing a sweep")
+            raise InputError(f"--out {name}: process {writer.get('pid')} on {writer.get('host')} is writing a sweep")
 
 
 def begin(folder: Path) -> None:
@@ -163,7 +165,7 @@ def begin(folder: Path) -> None:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {folder}: cannot be made: {error.strerror}") from None
+        raise InputError(f"--out {shown(folder)}: cannot be made: {error.strerror}") from None
     write_json(folder / UNFINISHED, process())
 
 

@@ -20,6 +20,7 @@ from hpcjobs.engine import follow
 from hpcjobs.engine.estimate import Estimate
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
+from hpcjobs.files import shown
 from hpcjobs.records import Run, RunState, ScalingRow
 from hpcjobs.report import tables
 
@@ -39,15 +40,9 @@ def talk(text: str) -> None:
     click.echo(text, err=True)
 
 
-def relative(path: Path) -> str:
-    """The path as one would type it here."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
 def shorten(path: Path) -> str:
-    """The same, quoted for a shell where it must be."""
-    return shlex.quote(relative(path))
+    """The path as one would type it here, quoted for a shell where it must be."""
+    return shlex.quote(shown(path))
 
 
 def _console(stderr: bool = False) -> Console:

@@ -18,6 +18,7 @@ from hpcjobs.engine import folder, submit
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.engine.estimate import Estimate, estimate, site_limits
 from hpcjobs.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
+from hpcjobs.files import shown
 from hpcjobs.plan import Plan, Terms
 from hpcjobs.schedulers import slurm
 from hpcjobs.spec import Cluster, Experiment
@@ -103,7 +104,7 @@ def sweep(
         else:
             where = show.shorten(root)
             show.talk(f"submitted {len(jobs)} job(s); see `hpcjobs status {where}`, then `hpcjobs report {where}`")
-            click.echo(show.relative(root))
+            click.echo(shown(root))
         return
     ctx.exit(show.wait_and_report(new, as_json))
 

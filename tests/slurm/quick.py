@@ -26,8 +26,9 @@ TRAINER = """#!/bin/bash
 if [ "$2" != hpcjobs.train ]; then exec {python} "$@"; fi
 if [ "${{SLURM_PROCID:-${{OMPI_COMM_WORLD_RANK:-0}}}}" != 0 ]; then exit 0; fi
 run="$(basename "$(dirname "$3")")"
+sweep="$(basename "$(dirname "$(dirname "$(dirname "$3")")")")"
 attempt="$5"
-echo "$run" >>{folder}/executions
+echo "$run" >>"{folder}/executions-$sweep"
 if [ -e "{folder}/behave/$run" ]; then . "{folder}/behave/$run"; fi
 cp {folder}/train.log "$attempt/train.log"
 """
@@ -43,8 +44,9 @@ case "$how" in
     during) {sbatch} "$@" >/dev/null & kill -9 "$caller"; wait ;;
     after) {sbatch} "$@"; kill -9 "$caller" ;;
     late)
-        touch {folder}/late
-        setsid bash -c 'sleep 4; "$@" >/dev/null 2>&1; rm {folder}/late' _ {sbatch} "$@" >/dev/null 2>&1 </dev/null &
+        echo >>{folder}/late
+        exec >/dev/null 2>&1 </dev/null
+        setsid bash -c 'sleep 3; "$@"; sed -i 1d {folder}/late' _ {sbatch} "$@" &
         kill -9 "$caller" ;;
     slow) touch {folder}/slow; sleep 5; exec {sbatch} "$@" ;;
     *) exec {sbatch} "$@" ;;
@@ -97,9 +99,9 @@ class Quick:
         """The states of all runs."""
         return {run["state"] for run in self.runs(out).values()}
 
-    def executions(self) -> list[str]:
-        """The run's name for each time that one was executed."""
-        path = self.folder / "executions"
+    def executions(self, out: str = "o") -> list[str]:
+        """The run's name for each time that one of a sweep was executed."""
+        path = self.folder / f"executions-{Path(out).name}"
         return path.read_text().split() if path.exists() else []
 
     def jobs(self, out: str = "o") -> list[str]:
@@ -110,7 +112,8 @@ class Quick:
 
     def quiet(self, out: str = "o", seconds: float = 120) -> None:
         """Wait until Slurm has no job of the sweep and none is to come."""
-        until(lambda: not (self.folder / "late").exists() and not self.jobs(out), seconds)
+        late = self.folder / "late"
+        until(lambda: not (late.exists() and late.read_text()) and not self.jobs(out), seconds)
 
     def journal(self, out: str = "o") -> list[dict[str, Any]]:
         """The journal's events."""
