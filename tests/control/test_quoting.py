@@ -24,6 +24,7 @@ from hpcjobs.errors import InputError
 from hpcjobs.plan import expand, make_plan
 from hpcjobs.render import script
 from hpcjobs.spec import Experiment
+from tests.control.odd_words import NASTY, rendered
 
 RECORDER = """\
 #!/bin/bash
@@ -31,29 +32,11 @@ printf '%s\\0' "$@" >>"$RECORDS/${0##*/}.argv"
 env -0 >"$RECORDS/${0##*/}.env"
 """
 
-NASTY = [
-    *("$(touch pwned)", "`touch pwned`", "; touch pwned #", "' ; touch pwned ; '", '" ; touch pwned ; "', "a\\'b", "\\"),
-    *("-n", "--help", " two words ", "%j %%", "*", "~root", "$HOME", "${x@P}", "!!", "{a,b}", "a#b", "#", "é 漢 🩻", "\u2028"),
-    *("", "<(id)", "&", "|", ">f", "a=b", "$'\\n'", "'", '"', "\\\\", "end\\"),
-]  # fmt: skip
 words = st.one_of(st.sampled_from(NASTY), st.text(max_size=20))
 one_line = words.filter(lambda text: text.isprintable() or text == "\u2028")
 folder_names = one_line.filter(
     lambda text: text and text.strip(".") and not {"/", "\\"} & set(text) and len(text.encode(errors="replace")) < 200
 )
-
-
-def rendered(root: Path, **changes: object) -> tuple[str, str]:
-    """The script of a sweep of one run in `root`, laid out as it wants, and the run's name."""
-    fixed = {"scheduler": "local", "sbatch": {}, **changes}
-    cluster = msgspec.structs.replace(profiles.cluster("c4140"), **fixed)
-    group = make_plan([1], expand(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
-    text = script(group, cluster, "261123120000abcd", root)
-    (root / "scripts").mkdir(parents=True)
-    (root / "scripts" / f"{group.name}.runs").write_text(f"{group.runs[0].name}\n")
-    (root / "scripts" / f"{group.name}.sbatch").write_text(text, encoding="utf-8")
-    (root / "runs" / group.runs[0].name).mkdir(parents=True)
-    return group.name, group.runs[0].name
 
 
 @pytest.fixture
@@ -71,7 +54,7 @@ class Ran:
     """What a run of a rendered script recorded."""
 
     def __init__(self, root: Path, tools: Path, **changes: object):
-        group, self.run = rendered(root, **changes)
+        group, self.run = rendered(root, "c4140", scheduler="local", **changes)
         self.records = root / "records"
         self.records.mkdir()
         env = {"PATH": f"{tools}:/usr/bin:/bin", "RECORDS": str(self.records), "SLURM_ARRAY_TASK_ID": "0"}
@@ -209,7 +192,7 @@ def sbatch_reads(line: str) -> tuple[str, str | None]:
 )
 def test_a_variable_that_the_script_or_bash_needs_is_no_ranks_variable(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"env.{name}"):
-        rendered(tmp_path, env={name: "x"})
+        rendered(tmp_path, "c4140", env={name: "x"})
 
 
 def test_the_scripts_own_variables_are_all_in_small_letters(tmp_path: Path) -> None:
