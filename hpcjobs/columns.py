@@ -13,6 +13,8 @@ FLAG_THROTTLED = "throttled"
 FLAG_POWER_CAPPED = "power_capped"
 FLAG_ECC = "ecc_errors"
 FLAG_FOREIGN = "foreign_processes"
+FLAG_UNFINISHED = "unfinished"
+FLAG_VALIDATION = "validation_in_epoch"
 FLAG_DIRTY = "dirty_code"
 FLAG_SOFTWARE = "software_differs"
 FLAG_HARDWARE = "gpus_differ"
@@ -33,6 +35,8 @@ FLAGS: Mapping[str, str] = {
     FLAG_POWER_CAPPED: "a GPU stood at its power cap most of the time",
     FLAG_ECC: "memory errors that ECC could not mend",
     FLAG_FOREIGN: "another job used a GPU",
+    FLAG_UNFINISHED: "a log that ends before its run did: the windows that it has are taken",
+    FLAG_VALIDATION: "a log that times whole epochs only, in which the validation is",
     FLAG_DIRTY: "the code had changes that no commit holds",
     FLAG_SOFTWARE: "the runs that are compared, or the nodes of one, did not have the same software",
     FLAG_HARDWARE: "the runs that are compared, or the nodes of one, did not have the same GPUs",

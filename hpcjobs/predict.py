@@ -257,10 +257,19 @@ def _figure(value: float, drawn: Sequence[float]) -> Figure:
 
 
 def as_json(outlooks: Iterable[Outlook]) -> list[dict[str, Any]]:
-    """The outlooks as plain mappings, with the leave-one-out errors."""
+    """The outlooks as JSON has them: leave-one-out errors too, and null for what has no bound."""
     found = [dataclasses.asdict(outlook) for outlook in outlooks]
     for outlook in found:
         for model in outlook["models"]:
             for left in model["left_out"]:
                 left["error"] = left["predicted"] / left["measured"] - 1
-    return found
+    plain: list[dict[str, Any]] = _finite(found)
+    return plain
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
