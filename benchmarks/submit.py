@@ -30,6 +30,7 @@ from hpcjobs.spec import Experiment, to_builtins
 ROOT = Path(__file__).parent.parent
 SIZES = (1, 2, 4, 8, 16)
 RUNS = 1000
+BARE = "hpcjobs-benchmark"
 SUBMIT_TARGET, STATUS_TARGET, CALLS_TARGET = 0.25, 2.0, 10
 
 
@@ -57,7 +58,8 @@ def sweep(where: Path, out: str) -> None:
 def bare_sbatch(script: Path) -> None:
     """Submit a script 1,000 times."""
     for _ in range(RUNS):
-        subprocess.run(["sbatch", "--parsable", str(script)], check=True, stdout=subprocess.DEVNULL)
+        command = ["sbatch", "--parsable", "--array=0", f"--job-name={BARE}", str(script)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def bare_status(where: Path, jobs: list[str]) -> None:
@@ -71,9 +73,12 @@ def bare_status(where: Path, jobs: list[str]) -> None:
         os.listdir(where / "runs" / run)
 
 
-def cancel_all() -> None:
-    """Between two rounds no job is left."""
-    subprocess.run(["scancel", f"--user={os.environ.get('USER', 'root')}"], check=True)
+def cancelled(where: Path, out: str = "") -> None:
+    """End the sweep in `out`, or the bare jobs, and wait until none is left: a round begins as the one before."""
+    if out:
+        hpcjobs("cancel", out, cwd=where)
+    else:
+        subprocess.run(["scancel", f"--name={BARE}"], check=True)
     while subprocess.run(["squeue", "--noheader"], check=True, capture_output=True).stdout:
         time.sleep(0.5)
 
@@ -83,9 +88,9 @@ def submission(where: Path, rounds: int) -> bool:
     ours, bare = [], []
     for number in range(rounds):
         ours.append(seconds(lambda out=f"o{number}": sweep(where, out)))
-        cancel_all()
+        cancelled(where, f"o{number}")
         bare.append(seconds(lambda: bare_sbatch(where / "o0" / "scripts" / "g0001.sbatch")))
-        cancel_all()
+        cancelled(where)
     events = [json.loads(line)["event"] for line in (where / "o0" / "journal.jsonl").read_text().splitlines()]
     calls = events.count("submitting")
     ratio = statistics.median(ours) / statistics.median(bare)
@@ -105,7 +110,7 @@ def status(where: Path, rounds: int) -> bool:
         ours.append(seconds(lambda: follow.snapshot(loaded)))
         bare.append(seconds(lambda: bare_status(where / "s", jobs)))
         whole.append(seconds(lambda: hpcjobs("status", "s", cwd=where)))
-    cancel_all()
+    cancelled(where, "s")
     ratio = statistics.median(ours) / statistics.median(bare)
     print(f"{1000 * statistics.median(bare):8.0f} ms  bare squeue, and the files read")
     print(f"{1000 * statistics.median(ours):8.0f} ms  the same by hpcjobs; {statistics.median(whole):.2f} s with the "

@@ -55,6 +55,16 @@ def test_a_refusal_is_told_in_slurms_own_words(fake: FakeSlurm) -> None:
         SlurmScheduler().submit(Path("g0001.sbatch"), [0], "n", Order())
 
 
+def test_a_site_that_is_full_refuses_and_names_its_limit(fake: FakeSlurm) -> None:
+    fake.command(
+        "sbatch",
+        "echo 'sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying' >&2\n"
+        "echo 'sbatch: error: Batch job submission failed: Resource temporarily unavailable' >&2; exit 1",
+    )
+    with pytest.raises(SubmitRefused, match="MaxJobCount"):
+        SlurmScheduler().submit(Path("x"), [0], "n", Order())
+
+
 def test_no_slurm_at_all_is_out_of_reach(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(fake.folder))
     with pytest.raises(SchedulerUnreachable, match="sbatch is not on PATH"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 
 from hpcjobs.errors import HpcjobsError, SchedulerUnreachable
@@ -31,6 +32,10 @@ _AWAY = (
     "problem talking to the database",
     "resource temporarily unavailable",
 )
+
+
+# An answer that ends like an absence: the controller has as many jobs as it may (MaxJobCount).
+_FULL = re.compile(r"temporarily unable to accept job", re.IGNORECASE)
 
 
 class Refused(HpcjobsError):
@@ -64,7 +69,7 @@ def run(*command: str, both: bool = False, given: str = "") -> str:
         raise SchedulerUnreachable(f"{command[0]} gave no answer in {TIMEOUT_S:.0f} s") from None
     if done.returncode:
         said = _one_line(done.stderr) or _one_line(done.stdout) or f"{command[0]} ended with {done.returncode}"
-        if any(words in said.lower() for words in _AWAY):
+        if not _FULL.search(said) and any(words in said.lower() for words in _AWAY):
             raise SchedulerUnreachable(f"Slurm does not answer: {said}")
         raise Refused(said)
     return done.stdout + done.stderr if both else done.stdout
