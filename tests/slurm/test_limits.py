@@ -1,0 +1,224 @@
+"""The end of a job's time, preemption and duplicates on a real Slurm; and one job that runs all sizes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpcjobs import rundir
+from hpcjobs.contract import CHECKPOINTS, EXIT_INTERRUPTED, EXIT_JSON, JOB_LOG, RUN_YAML, TRAIN_LOG, LogKey
+from hpcjobs.data.dataset import Dataset
+from hpcjobs.logs import mllog
+from tests.running import hpcjobs, status, until
+
+from .conftest import Slurm, profile
+from .test_survival import shards, trained  # noqa: F401 (the first is a fixture)
+
+pytestmark = pytest.mark.slurm
+
+FAKES = Path(__file__).parent / "fakes"
+TRAINER = FAKES / "trainer.sh"
+LAUNCHERS = ("srun", "mpirun")
+# Many jobs on few nodes.
+SMALL = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 4000, "collect": {"job": False}}
+
+
+def sweep(
+    out: Path, cluster: Slurm, *words: str, python: Path = TRAINER, data: Path | None = None, **changes: Any
+) -> Path:
+    """Submit a sweep of the fake trainer to `out`, which it returns. `changes` are the profile's."""
+    about = out.with_name(f"about-{out.name}")
+    (about / "data").mkdir(parents=True)
+    other = profile(about, **{**SMALL, "python": str(python), **changes})
+    where = ("--set", f"data.dir={data or about / 'data'}", "--cluster", other, "--out", out.name)
+    hpcjobs("sweep", "--experiment", "demo", *where, *words, cwd=out.parent, env=cluster.env)
+    return out
+
+
+def job_of(out: Path) -> str:
+    """The id of a sweep's only job."""
+    (event,) = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines() if '"submitted"' in line]
+    return str(event["job"])
+
+
+def said(out: Path, run: str, attempt: int = 1) -> dict[int, list[str]]:
+    """What each rank of the fake trainer wrote, by rank."""
+    files = rundir.SweepDir(out).run(run).glob(f"a{attempt:03d}/fake-*")
+    return {int(path.name.removeprefix("fake-")): path.read_text().splitlines() for path in files}
+
+
+def ended(out: Path, run: str, attempt: int = 1, seconds: float = 120) -> int:
+    """The exit code that an attempt leaves within so many seconds."""
+    folder = out / "runs" / run / f"a{attempt:03d}"
+    until((folder / EXIT_JSON).exists, seconds)
+    record = rundir.read_exit(folder)
+    assert record is not None
+    return record.rc
+
+
+def let_end(task: str, cluster: Slurm, seconds: int = 50) -> None:
+    """Make so many seconds from now the time limit of a running job."""
+    end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
+    cluster.run("scontrol", "update", f"jobid={task}", f"EndTime={end}")
+
+
+def rows(task: str, cluster: Slurm) -> list[str]:
+    """The states of all starts of a task, the earliest first."""
+    return cluster.run("sacct", "-D", "-X", "-n", "-P", "-j", task, "-o", "State").splitlines()
+
+
+@pytest.mark.timeout(400)
+def test_told_of_its_time_limit_a_job_writes_a_checkpoint_and_starts_itself_again(
+    tmp_path: Path,
+    shards: Dataset,  # noqa: F811
+    cluster: Slurm,
+) -> None:
+    """Two ranks on two nodes under each launcher, beside a sibling of the same array; and a job that may not go on."""
+    # Of an array, the first task's ranks are fake and work until they may finish. The last one's, whose raw id is that
+    # of the array, are real.
+    both = tmp_path / "python"
+    real = f'exec {sys.executable} {FAKES / "hearing.py"} "$@"'
+    both.write_text(f'#!/bin/bash\ncase "$3" in */g0002-r01/*) exec {TRAINER} "$@" ;; esac\n{real}\n')
+    both.chmod(0o755)
+    words = ("--gpus", "2", "--repeats", "2", "--set", "train.steps=1000000")
+    limits: dict[str, Any] = {"time": "10", "signal_s": 20}
+    two: dict[str, Any] = {"python": both, "data": shards.folder, "gpus_per_node": 1, **limits}
+    outs = {name: sweep(tmp_path / name, cluster, *words, launcher=name, **two) for name in LAUNCHERS}
+    bounded = sweep(tmp_path / "bounded", cluster, "--gpus", "1", requeues=1, **limits)
+    tasks = {launcher: f"{job_of(out)}_1" for launcher, out in outs.items()}
+
+    def first(launcher: str) -> Path:
+        return outs[launcher] / "runs" / "g0002-r02" / "a001"
+
+    until(lambda: said(bounded, "g0001-r01"))
+    let_end(f"{job_of(bounded)}_0", cluster)
+    until(lambda: all(trained(first(launcher)) for launcher in LAUNCHERS))
+    for task in tasks.values():
+        let_end(task, cluster)
+    steps = {}
+    for launcher, out in outs.items():
+        assert ended(out, "g0002-r02") == EXIT_INTERRUPTED
+        heard = {path.name: set(path.read_text().split()) for path in first(launcher).glob("heard-*")}
+        assert heard == {"heard-0": {"SIGUSR1"}, "heard-1": {"SIGUSR1"}}
+        told = mllog.read(first(launcher) / TRAIN_LOG).last(LogKey.INTERRUPTED)
+        assert told is not None
+        assert told.value == "SIGUSR1"
+        steps[launcher] = step = told.metadata["step"]
+        assert (first(launcher).parent / CHECKPOINTS / f"step-{step:08d}").is_dir()
+        assert "goes on in restart 1 of 3\n" in (first(launcher) / JOB_LOG).read_text()
+        # Now it may come to its end.
+        shorter = yaml.safe_load((first(launcher).parent / RUN_YAML).read_text())
+        shorter["experiment"]["train"]["steps"] = step + 15
+        (first(launcher).parent / RUN_YAML).write_text(yaml.safe_dump(shorter))
+        until(lambda: "PENDING" in cluster.run("squeue", "-h", "-j", tasks[launcher], "-o", "%T"))  # noqa: B023
+        cluster.run("scontrol", "update", f"jobid={tasks[launcher]}", "TimeLimit=10")
+
+    # It was started again once, then no more.
+    until(lambda: said(bounded, "g0001-r01", attempt=2))
+    let_end(f"{job_of(bounded)}_0", cluster)
+
+    for launcher, out in outs.items():
+        assert ended(out, "g0002-r02", attempt=2) == 0
+        resumed = mllog.read(out / "runs" / "g0002-r02" / "a002" / TRAIN_LOG).last(LogKey.RESUMED)
+        assert resumed is not None
+        assert resumed.value == steps[launcher]
+        until(lambda: rows(tasks[launcher], cluster) == ["REQUEUED", "COMPLETED"])  # noqa: B023
+        # Its sibling never stopped.
+        assert "Restarts=0 " in cluster.run("scontrol", "show", "job", f"{job_of(out)}_0")
+        assert {rank: len(lines) for rank, lines in said(out, "g0002-r01").items()} == {0: 2, 1: 2}
+        (out / "finish").touch()
+        until(lambda: rows(f"{job_of(out)}_0", cluster) == ["COMPLETED"])  # noqa: B023
+        assert [path.name for path in (out / "runs" / "g0002-r01").glob("a*")] == ["a001"]
+        run = status(launcher, cwd=tmp_path, env=cluster.env, code=None)["g0002-r02"]
+        assert (run["state"], run["attempt"]) == ("done", "a002")
+
+    assert ended(bounded, "g0001-r01", attempt=2) == EXIT_INTERRUPTED
+    until(lambda: rows(f"{job_of(bounded)}_0", cluster) == ["REQUEUED", "FAILED"])
+    last = (bounded / "runs" / "g0001-r01" / "a002" / JOB_LOG).read_text()
+    assert "was started again 1 times, and is not once more\n" in last
+    assert said(bounded, "g0001-r01", attempt=2)[0][1] != "step 0"
+
+
+@pytest.mark.timeout(300)
+def test_a_preempted_job_is_left_to_slurm_and_a_submission_that_came_twice_runs_once(
+    tmp_path: Path, cluster: Slurm
+) -> None:
+    """One rank per node of a larger job under mpirun, and four on one under srun; duplicates meanwhile."""
+    many = sweep(tmp_path / "many", cluster, "--gpus", "1", "--repeats", "6")
+    script = many / "scripts" / "g0001.sbatch"
+    jobs = [job_of(many), *(cluster.run("sbatch", "--parsable", script, "1").strip() for _ in range(2))]
+    (many / "finish").touch()
+    alone = sweep(tmp_path / "srun", cluster, "--gpus", "4", partition="scavenge")
+    wide = sweep(tmp_path / "mpirun", cluster, "--gpus", "2", partition="scavenge", launcher="mpirun", gpus_per_node=1)
+    outs = {alone: "g0004-r01", wide: "g0002-r01"}
+    until(lambda: [len(said(out, run)) for out, run in outs.items()] == [4, 2])
+    names = [cluster.run("squeue", "-h", "-j", job_of(out), "-o", "%N").strip() for out in outs]
+    nodes = cluster.run("scontrol", "show", "hostnames", ",".join(names)).split()
+    until(lambda: not cluster.run("squeue", "-h", "-j", ",".join(jobs)))
+    urgent = (f"--nodelist={','.join(nodes)}", f"--nodes={len(set(nodes))}", "--gres=gpu:v100:4", "--wrap=sleep 3")
+    cluster.run("sbatch", "--partition=urgent", "--mem=100", "--output=/dev/null", *urgent)
+
+    # The ranks have a grace time, and take it for a checkpoint.
+    assert ended(alone, "g0004-r01", seconds=30) == EXIT_INTERRUPTED
+    assert all("SIGTERM" in lines for lines in said(alone, "g0004-r01").values())
+    (checkpoint,) = (alone / "runs" / "g0004-r01" / CHECKPOINTS).iterdir()
+    # Open MPI's daemons do not outlive the signal, so these ranks have none; their job goes on all the same.
+    assert ended(wide, "g0002-r01", seconds=30) not in (0, EXIT_INTERRUPTED)
+    for out, run in outs.items():
+        job_log = (out / "runs" / run / "a001" / JOB_LOG).read_text()
+        assert "is preempted, it waits for Slurm to take it off\n" in job_log
+        assert "goes on in restart" not in job_log
+
+    # Six runs were submitted three times.
+    for job in jobs:
+        ends = cluster.wait(job, tasks=6)
+        assert {(end["State"], end["ExitCode"]) for end in ends} == {("COMPLETED", "0:0")}
+    for number in range(1, 7):
+        folder = many / "runs" / f"g0001-r{number:02d}"
+        assert [path.name for path in folder.glob("a*")] == ["a001"]
+        winner = json.loads((folder / "claim-s001").read_text())["job"]
+        lost = [many / "slurm" / f"{job}_{number - 1}.out" for job in jobs if f"{job}_{number - 1}" != winner]
+        assert len(lost) == 2
+        for path in lost:
+            assert f'the claim is: {{"job": "{winner}"' in path.read_text()
+
+    for out, run in outs.items():
+        until(lambda: said(out, run, attempt=2))  # noqa: B023
+        (out / "finish").touch()
+        assert ended(out, run, attempt=2) == 0
+        until(lambda: rows(f"{job_of(out)}_0", cluster) == ["PREEMPTED", "COMPLETED"])  # noqa: B023
+    assert {lines[1] for lines in said(alone, "g0004-r01", attempt=2).values()} == {checkpoint.name.replace("-", " ")}
+
+
+@pytest.mark.timeout(200)
+def test_one_job_runs_all_sizes_as_steps_in_the_given_order(tmp_path: Path, cluster: Slurm) -> None:
+    words = ("--gpus", "1,2,6,8,16", "--repeats", "2", "--one-allocation")
+    more: dict[str, Any] = {"sharing": "exclusive", "cpus_per_gpu": 10, "mem_per_gpu_mib": 40000, "uneven_nodes": True}
+    outs = [sweep(tmp_path / name, cluster, *words, launcher=name, **more) for name in LAUNCHERS]
+    for out in outs:
+        (out / "finish").touch()
+    for out in outs:
+        ((state, code),) = {(end["State"], end["ExitCode"]) for end in cluster.wait(job_of(out), timeout=100)}
+        assert (state, code) == ("COMPLETED", "0:0")
+        # Repeat by repeat, up and then down again.
+        order = [f"g{gpus:04d}-r01" for gpus in (1, 2, 6, 8, 16)] + [f"g{gpus:04d}-r02" for gpus in (16, 8, 6, 2, 1)]
+        claims = [json.loads((out / "runs" / run / "a001" / "claim").read_text()) for run in order]
+        assert [claim["start"] for claim in claims] == sorted(claim["start"] for claim in claims)
+        assert {claim["job"] for claim in claims} == {f"{job_of(out)}_0"}
+        times = [(out / "runs" / run / "a001" / "fake-0").stat().st_mtime for run in order]
+        assert times == sorted(times)
+        for run, claim in zip(order, claims, strict=True):
+            ranks = said(out, run)
+            gpus = int(run[1:5])
+            hosts = [ranks[rank][0] for rank in range(gpus)]
+            # From the allocation's first node on.
+            per_node = {1: [1], 2: [2], 6: [3, 3], 8: [4, 4], 16: [4, 4, 4, 4]}[gpus]
+            nodes = [f"c4140-{number}" for number in range(1, 5)]
+            assert hosts == [node for node, count in zip(nodes, per_node, strict=False) for _ in range(count)]
+            assert claim["nodelist"].split(",") == sorted(set(hosts))
