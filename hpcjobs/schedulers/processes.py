@@ -58,7 +58,8 @@ class Tree:
     """The processes of one task.
 
     `mark` is the value of MARK in their environment; `leader` is the batch script's shell, which leads a
-    session and started at `started`. They are None where the task was about to start when last heard of.
+    session and started at `started`. Both are None where nobody lived to write them down: then it is the
+    oldest of those with the mark that lead a session.
     """
 
     mark: str
@@ -67,7 +68,10 @@ class Tree:
 
     def shell(self) -> Process | None:
         """The batch script's shell, while it lives."""
-        found = None if self.leader is None else look(self.leader)
+        if self.leader is None:
+            leaders = [each for each in _living() if each.session == each.pid and self._marked(each.pid)]
+            return min(leaders, key=lambda each: each.started, default=None)
+        found = look(self.leader)
         return None if found is None or found.zombie or found.started != self.started else found
 
     def members(self) -> list[int]:
@@ -76,8 +80,7 @@ class Tree:
         Open MPI gives each rank a process group, some launchers a session; the children of a process that
         emptied its environment are still its children.
         """
-        living = [found for entry in os.listdir("/proc") if entry.isdigit() if (found := look(int(entry)))]
-        living = [process for process in living if not process.zombie]
+        living = _living()
         session = self._session()
         mine = {each.pid for each in living if each.session == session or self._marked(each.pid)}
         while more := {each.pid for each in living if each.parent in mine} - mine:
@@ -117,6 +120,11 @@ class Tree:
                 told = True
             time.sleep(_LOOK_S)
         return []
+
+
+def _living() -> list[Process]:
+    found = [look(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()]
+    return [process for process in found if process is not None and not process.zombie]
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:

@@ -153,7 +153,7 @@ class Runner:
                     waiting.append(task)
                 elif record.end is None and record.here:
                     # Of a runner that is gone. It may live on; it is not run again in either case.
-                    self._running[task] = Running(task, job, record)
+                    self._running[task] = Running(task, job, _completed(record))
                 elif record.end is None:
                     self._elsewhere[task] = record
             self._jobs[number], self._waiting[number] = job, waiting
@@ -245,12 +245,12 @@ class Runner:
     # --- watching and ending ---------------------------------------------------------------------
 
     def _watch(self, running: Running) -> None:
-        if running.process is not None:
-            running.process.poll()
         if running.ender is not None and running.ender.is_alive():
             return
         tree = running.record.tree
         shell = tree.shell()
+        if shell is None and running.process is not None and running.process.poll() is None:
+            return  # it ends this very moment
         if shell is not None:
             if self.queue.wished(running.task):
                 self._end(running, tree, CANCELLED)
@@ -325,6 +325,12 @@ class Runner:
                 self.say(f"the epilogue failed: {error}")
         self.queue.set_collected(last)
         return True
+
+
+def _completed(record: Record) -> Record:
+    """With its shell, should the runner that started it have had no time to write that down."""
+    shell = record.tree.shell() if record.pid is None else None
+    return record if shell is None else dataclasses.replace(record, word=RUNNING, pid=shell.pid, started=shell.started)
 
 
 def _environment(task: str, record: Record) -> dict[str, str]:

@@ -58,7 +58,10 @@ class Site:
         return self.scheduler.poll([task]).get(task, JobState(None, ""))
 
     def wait(self, task: str, *states: RunState) -> JobState:
-        until(lambda: self.task(task).state in (states or ENDED))
+        try:
+            until(lambda: self.task(task).state in (states or ENDED))
+        except AssertionError:
+            raise AssertionError(f"{task} is {self.task(task)}; runner.log: {self.log()}") from None
         return self.task(task)
 
     def output(self, task: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 from hpcjobs.errors import SubmitRefused
 from hpcjobs.records import Order, RunState
 from hpcjobs.schedulers import localscript
-from tests.control.localsite import Site, until
+from tests.control.localsite import Site, alive, until
 
 
 @pytest.fixture
@@ -249,4 +249,4 @@ def test_a_runner_whose_sweep_was_removed_leaves(site: Site) -> None:
     site.wait(f"{job}_0", RunState.RUNNING)
     runner = site.runner()
     subprocess.run(["rm", "-r", str(site.folder / "state")], check=True)
-    until(lambda: not os.path.exists(f"/proc/{runner}/cwd"))
+    until(lambda: not alive(runner))

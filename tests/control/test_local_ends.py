@@ -66,15 +66,15 @@ def test_else_it_does_not(again: Site, change: tuple[str, str], why: str) -> Non
 
 
 def test_a_task_that_waits_to_start_again_does_so_under_a_new_runner_unless_cancelled(again: Site) -> None:
-    job = again.submit("echo ${SLURM_RESTART_COUNT:-0}; echo $$ >pid; exec sleep 60", [0, 1], throttle=2)
-    for index in (0, 1):
-        again.wait(f"{job}_{index}", RunState.RUNNING)
-    until(lambda: all(again.output(f"{job}_{index}") for index in (0, 1)))
+    job = again.submit(
+        "echo ${SLURM_RESTART_COUNT:-0}; echo $$ >pid.$SLURM_ARRAY_TASK_ID; exec sleep 60", [0, 1], throttle=2
+    )
+    pids = [again.pid(f"state/pid.{index}") for index in (0, 1)]
     again.kill_runner()
-    for index in (0, 1):
+    for index, pid in enumerate(pids):
         path = again.folder / "state" / "tasks" / f"{job}_{index}.json"
         record = json.loads(path.read_text())
-        os.kill(record["pid"], 9)
+        os.kill(pid, 9)
         path.write_text(json.dumps({**record, "word": "REQUEUED", "restarts": 1, "pid": None, "started": None}))
     assert again.task(f"{job}_0").state is RunState.LOST
     again.scheduler.cancel([f"{job}_0"])
@@ -180,7 +180,7 @@ def test_a_new_runner_minds_what_the_killed_one_started(site: Site) -> None:
     job = site.submit(
         script + "[ $SLURM_ARRAY_TASK_ID = 1 ] || sleep 60; ! grep '^State:.[RSDT]' /proc/$(cat pid.0)/status", [0, 1]
     )
-    site.wait(f"{job}_0", RunState.RUNNING)
+    site.pid("state/pid.0")
     site.kill_runner()
     time.sleep(0.5)
     second = site.submit("true", [0], "second")
@@ -192,9 +192,24 @@ def test_a_new_runner_minds_what_the_killed_one_started(site: Site) -> None:
     assert site.lines("state/log") == ["0", "1"]
 
 
+def test_a_task_whose_runner_was_killed_as_it_started_it_runs_to_its_end(site: Site) -> None:
+    """Between the start and the record of it: the task is found by its mark, and let be."""
+    task = site.start("echo $$ >pid; sleep 1.5; echo whole")
+    site.pid("state/pid")
+    site.kill_runner()
+    path = site.folder / "state" / "tasks" / f"{task}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "word": "STARTING", "pid": None, "started": None}))
+    assert site.task(task).word == "RUNNING"
+    site.submit("true", [0], "second")
+    time.sleep(0.5)
+    assert site.task(task).word == "RUNNING"
+    assert site.wait(task).word == "NO_RUNNER"
+    assert site.output(task) == "whole\n"
+
+
 def test_nobody_saw_how_a_task_ended_after_its_runner(site: Site) -> None:
-    job = site.submit("sleep 1; echo $SLURM_ARRAY_TASK_ID >>log", [0])
-    site.wait(f"{job}_0", RunState.RUNNING)
+    job = site.submit("echo $$ >pid; sleep 1; echo $SLURM_ARRAY_TASK_ID >>log", [0])
+    site.pid("state/pid")
     site.kill_runner()
     second = site.submit("cat log", [0], "second")
     assert site.wait(f"{second}_0", RunState.DONE)
@@ -285,7 +300,7 @@ def test_a_full_disk_loses_no_task(small: Path) -> None:
     fill(small)
     until(lambda: not alive(pid))
     time.sleep(1)
-    assert site.task(f"{job}_0").word == "COMPLETING"
+    assert site.task(f"{job}_0").state is RunState.RUNNING
     assert site.task(f"{job}_1").state is RunState.PENDING
     (small / "filler").unlink()
     assert site.wait(f"{job}_0", RunState.DONE).exit_code == 0
