@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from hpcjobs.columns import (
 )
 from hpcjobs.contract import RunConfig, split_batch, warmup_steps
 from hpcjobs.errors import InputError
-from hpcjobs.files import read_json, write_atomic
+from hpcjobs.files import make_folder, open_plain, read_json, write_atomic
 from hpcjobs.hostlist import expand
 from hpcjobs.logs import mllog, nvml
 from hpcjobs.logs.mllog import TrainLog
@@ -226,7 +227,7 @@ def _gpu_flags(attempt: Path, log: TrainLog) -> list[str]:
 
 def _lines(path: Path) -> Iterator[str]:
     # One at a time: a line a second and GPU is 10 MB in eight hours.
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+    with suppress(OSError), io.TextIOWrapper(open_plain(path), "utf-8", "replace", newline="\n") as file:
         yield from file
 
 
@@ -260,7 +261,7 @@ def auc_csv(where: SweepDir, runs: Iterable[Run]) -> str:
         if run.source and run.images_per_sec is not None:
             path = where.root / Path(run.source).parent / contract.AUC_CSV
             try:
-                with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                with io.TextIOWrapper(open_plain(path), "utf-8", "replace", newline="") as file:
                     found = list(csv.DictReader(file))
             except (OSError, csv.Error):
                 continue
@@ -274,7 +275,7 @@ def auc_csv(where: SweepDir, runs: Iterable[Run]) -> str:
 
 def write(where: SweepDir, runs: Sequence[Run]) -> list[Path]:
     """Write report/runs.csv and report/auc.csv; returns their paths."""
-    where.report.mkdir(exist_ok=True)
+    make_folder(where.report)
     paths = [where.report / "runs.csv", where.report / "auc.csv"]
     write_atomic(paths[0], runs_csv(runs))
     write_atomic(paths[1], auc_csv(where, runs))

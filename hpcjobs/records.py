@@ -304,5 +304,8 @@ def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    # A carriage return or a NUL within a field ends it for some readers of CSV.
-    return f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).replace("\0", " ").splitlines())
+    if not isinstance(value, str):
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+    # A carriage return or a NUL within a field ends it for some readers of CSV, and spreadsheets run a formula.
+    text = " ".join(value.replace("\0", " ").splitlines())
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text

@@ -12,6 +12,7 @@ from typing import Any
 
 from hpcjobs.columns import FLAG_IMPRECISE, FLAG_UNSETTLED
 from hpcjobs.contract import LogKey
+from hpcjobs.files import open_plain
 from hpcjobs.logs import control
 from hpcjobs.logs.steady import Windows
 from hpcjobs.records import Measurement, Progress
@@ -88,7 +89,7 @@ def events(path: Path) -> Iterator[Event]:
     A file that is missing or cannot be read has none.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             while line := file.readline(_LONGEST):
                 at = line.find(_PREFIX)
                 if at < 0:
