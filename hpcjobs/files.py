@@ -39,8 +39,9 @@ def write_atomic(path: Path, text: str | bytes, *, durable: bool = True) -> None
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of indented JSON with a final newline."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """`write_atomic` of indented JSON with a final newline. What is not UTF-8 of a command's words is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -70,7 +70,7 @@ CAUSES: tuple[Cause, ...] = (
         # Those of NVIDIA's list that are hardware; others (13, 31, 43, 45) are the program's own.
         r"Xid \(PCI:[^)\n]*\): (?:48|62|64|74|79|92|94|95|119|120)\b",
     ),
-    _cause("own", rf"{re.escape(ERROR_PREFIX)} (?!unexpected)"),
+    _cause("own", rf"{re.escape(ERROR_PREFIX)} (?=[a-z_]+: )(?!unexpected)"),
     _cause("interrupted", r"^hpcjobs: SIG[A-Z0-9]+: ended after step"),
     _cause(
         "disk_full",
@@ -160,7 +160,8 @@ CAUSES: tuple[Cause, ...] = (
         r"Open MPI failed to (?:TCP )?\w+",
         r"\bUCX +ERROR",
     ),
-    _cause("traceback", _RANK + _EXCEPTION, re.escape(ERROR_PREFIX)),
+    _cause("traceback", _RANK + _EXCEPTION, rf"{re.escape(ERROR_PREFIX)} unexpected: "),
+    _cause("", re.escape(ERROR_PREFIX)),  # the job script's, which knows no class
     _cause("", rf"{_VERDICT}Exited with exit code"),
     _cause("", r"(?P<a>exited with non-zero status)[\s\S]{0,120}?(?P<b>Process name: \S+)\s+(?P<c>Exit code: +\d+)"),
     _cause(

@@ -161,5 +161,9 @@ LINES: list[tuple[str, str, str]] = [
     ("traceback", "KeyError: 'x'", "Fri Sep 25 16:52:57 2020[1]<stderr>:KeyError: 'x'\n"),
     ("exit_code", "task 1: Exited with exit code 3", PEER_GONE + "srun: error: c4140-3: task 1: Exited with exit code 3\nsrun: launch/slurm: _step_signal: Terminating StepId=16.9\nsrun: error: c4140-2: task 0: Terminated\n"),
     ("exit_code", "Process name: [[65513,1],1] Exit code: 3", PEER_GONE + PRIMARY_JOB + "mpirun detected that one or more processes exited with non-zero status, thus causing\nthe job to be terminated. The first process to do so was:\n\n  Process name: [[65513,1],1]\n  Exit code:    3\n"),
+    # The job script's own.
+    ("disk_full", "cannot write /x/a001/claim: No space left", "hpcjobs: error: disk_full: cannot write /x/a001/claim: No space left on device\n"),
+    ("exit_code", "no run with index 3", "hpcjobs: error: no run with index 3 in g0001.runs\nstep: last words\n"),
+    ("traceback", "ValueError: boom", "ValueError: boom\nhpcjobs: error: cannot write /x/a001/exit.json: Permission denied\n"),
     ("exit_code", "last words", "Exception ignored in: <function x>\nlast words\n"),
 ]  # fmt: skip

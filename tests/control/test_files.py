@@ -153,6 +153,13 @@ def test_json_that_is_none_is_none(content: bytes, tmp_path: Path) -> None:
     assert read_json(tmp_path / "x.json") is None
 
 
+def test_json_of_any_text_reads_back(tmp_path: Path) -> None:
+    """Python has bytes of a command line that are no UTF-8 as lone surrogates."""
+    value = {"command": ["--out", "/home/jos\udce9", "é 漢 \\udce9"], 'q"': "\n\x00"}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+
+
 def test_pipes_devices_and_folders_are_not_waited_for(tmp_path: Path) -> None:
     pipe, device = tmp_path / "pipe", tmp_path / "device"
     os.mkfifo(pipe)
