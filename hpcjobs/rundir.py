@@ -21,12 +21,14 @@ import yaml
 
 from hpcjobs import contract
 from hpcjobs.errors import InputError
-from hpcjobs.files import read_json, shown, write_atomic, write_json
+from hpcjobs.files import open_plain, read_json, shown, write_atomic, write_json
 from hpcjobs.lock import alive, held, process
 from hpcjobs.records import ExitRecord
 
 # Marks a folder whose sweep.yaml is not written yet; it holds the process() that writes.
 UNFINISHED = ".unfinished"
+# What may stand in such a folder.
+_OURS = ("scripts", "slurm", "runs", "provenance.json")
 
 _ATTEMPT = re.compile(r"^a(\d{3,})$")
 
@@ -126,7 +128,9 @@ def open_sweep(folder: Path) -> SweepDir:
 def read_sweep_yaml(path: Path) -> dict[str, Any]:
     """The resolved sweep. Raises InputError where the file cannot be read or is no sweep."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        with open_plain(path, follow=True) as file:
+            text = file.read().decode("utf-8")
+        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict) or data.get("version") != 1 or not isinstance(data.get("sweep"), str):
@@ -148,7 +152,9 @@ def is_free(folder: Path) -> None:
         raise InputError(f"--out {name}: exists and is no folder")
     if any(folder.iterdir()):
         writer = read_json(folder / UNFINISHED)
-        if writer is None:
+        # The mark alone gives nobody's files away.
+        strange = [path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith(".")]
+        if writer is None or strange:
             raise InputError(f"--out {name}: exists and is no empty folder")
         if writer.get("host") != socket.gethostname() or alive(writer):
             raise InputError(f"--out {name}: process {writer.get('pid')} on {writer.get('host')} is writing a sweep")
@@ -162,7 +168,8 @@ def begin(folder: Path) -> None:
     is_free(folder)
     try:
         if (folder / UNFINISHED).exists():
-            shutil.rmtree(folder)
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {shown(folder)}: cannot be made: {error.strerror}") from None
@@ -200,7 +207,8 @@ def append(sweep: SweepDir, event: str, **fields: object) -> None:
 def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
     """All whole lines of the journal; a last line cut short by a crash is left out."""
     try:
-        text = sweep.journal.read_text(encoding="utf-8", errors="replace")
+        with open_plain(sweep.journal) as file:
+            text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return []
     events = []

@@ -64,7 +64,7 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
         folder = where.run(run.name)
         folder.mkdir()
         (folder / contract.CHECKPOINTS).mkdir()
-        write_atomic(folder / contract.RUN_YAML, text)
+        write_atomic(folder / contract.RUN_YAML, text, durable=False)
     if sweep.plan.allocation is not None:
         places = {
             run.name: f"{group.name} {index}" for group in sweep.plan.groups for index, run in enumerate(group.runs)

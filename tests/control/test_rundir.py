@@ -1,0 +1,75 @@
+"""A sweep's folder: when a new one may be made, and what a killed one left."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from hpcjobs import rundir
+from hpcjobs.errors import InputError
+from hpcjobs.files import write_json
+from hpcjobs.lock import process
+from hpcjobs.rundir import SweepDir
+
+DEAD = {"host": socket.gethostname(), "pid": 2**22, "started": 1}
+
+
+def left(folder: Path, writer: dict) -> None:
+    """What a process leaves that was killed while it wrote a sweep."""
+    (folder / "runs" / "g0001-r01").mkdir(parents=True)
+    write_json(folder / rundir.UNFINISHED, writer)
+
+
+def test_what_a_killed_process_left_makes_room_for_a_new_sweep(tmp_path: Path) -> None:
+    left(tmp_path / "o", DEAD)
+    rundir.begin(tmp_path / "o")
+    assert os.listdir(tmp_path / "o") == [rundir.UNFINISHED]
+
+
+@pytest.mark.parametrize("writer", [process(), {**DEAD, "host": "elsewhere"}])
+def test_what_a_living_process_writes_is_not_touched(tmp_path: Path, writer: dict) -> None:
+    left(tmp_path / "o", writer)
+    with pytest.raises(InputError, match=rf"process {writer['pid']} on {writer['host']} is writing a sweep"):
+        rundir.begin(tmp_path / "o")
+    assert (tmp_path / "o" / "runs" / "g0001-r01").is_dir()
+
+
+def test_a_mark_does_not_give_away_what_is_not_ours(tmp_path: Path) -> None:
+    left(tmp_path / "o", DEAD)
+    (tmp_path / "o" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="exists and is no empty folder"):
+        rundir.begin(tmp_path / "o")
+    assert (tmp_path / "o" / "runs" / "g0001-r01").is_dir()
+
+
+def test_a_link_in_it_is_removed_and_not_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    left(tmp_path / "o", DEAD)
+    (tmp_path / "o" / "slurm").symlink_to(tmp_path / "precious")
+    rundir.begin(tmp_path / "o")
+    assert (tmp_path / "precious" / "file").exists()
+
+
+def test_a_claim_is_burnt_once_and_not_over_a_jobs(tmp_path: Path) -> None:
+    where = SweepDir(tmp_path)
+    where.run("g0001-r01").mkdir(parents=True)
+    assert rundir.burn(where, "g0001-r01", 1, "cancel")
+    assert not rundir.burn(where, "g0001-r01", 1, "cancel")
+    where.claim("g0001-r01", 2).write_text('{"job": "7_0"}')
+    assert not rundir.burn(where, "g0001-r01", 2, "cancel")
+    assert where.claim("g0001-r01", 2).read_text() == '{"job": "7_0"}'
+    assert sorted(os.listdir(where.run("g0001-r01"))) == ["claim-s001", "claim-s002"]
+
+
+def test_a_journal_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine\n")
+    (tmp_path / "o").mkdir()
+    where = SweepDir(tmp_path / "o")
+    where.journal.symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic links"):
+        rundir.append(where, "submitting")
+    assert (tmp_path / "victim").read_text() == "mine\n"
