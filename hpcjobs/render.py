@@ -6,6 +6,7 @@ All arithmetic is done here, none in the templates; every value passes the one q
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import sys
 import traceback
@@ -119,23 +120,19 @@ def _render(
             raise InputError(
                 f"env.{name}: bash or the job script itself uses such a name; it would not reach the ranks"
             )
-    environment = jinja2.Environment(
-        loader=_loader(cluster),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=False,
-        keep_trailing_newline=True,
-        autoescape=False,  # shell, not HTML: `q` is the filter that quotes
-    )
-    environment.filters["q"] = quote
     name = Path(template).name
     try:
-        return environment.get_template(name).render(
-            cluster=cluster,
-            directives=directives,
-            interrupted=EXIT_INTERRUPTED,
-            near_s=cluster.told_s + 2 * EARLY_S,
-            sweep_dir=str(sweep_dir),
-            **values,
+        return (
+            _environment(cluster.template)
+            .get_template(name)
+            .render(
+                cluster=cluster,
+                directives=directives,
+                interrupted=EXIT_INTERRUPTED,
+                near_s=cluster.told_s + 2 * EARLY_S,
+                sweep_dir=str(sweep_dir),
+                **values,
+            )
         )
     except InputError:
         raise
@@ -158,11 +155,21 @@ def _said(error: Exception) -> str:
     return said if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {said}"
 
 
-def _loader(cluster: Cluster) -> jinja2.BaseLoader:
+@functools.cache
+def _environment(template: str | None) -> jinja2.Environment:
+    """Where templates are found: those of hpcjobs and, before them, those beside the profile's own."""
     folders = [str(resources.files("hpcjobs.templates"))]
-    if cluster.template:
-        folders.insert(0, str(Path(cluster.template).parent))
-    return jinja2.FileSystemLoader(folders)
+    if template:
+        folders.insert(0, str(Path(template).parent))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=False,
+        keep_trailing_newline=True,
+        autoescape=False,  # shell, not HTML: `q` is the filter that quotes
+    )
+    environment.filters["q"] = quote
+    return environment
 
 
 def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> list[tuple[str, object]]:

@@ -6,16 +6,18 @@ import contextlib
 import csv
 import dataclasses
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hpcjobs import cost, rundir
 from hpcjobs.cost import Cost, Rate
-from hpcjobs.engine.sweep import COLLECTOR, Sweep
+from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.files import read_json
 from hpcjobs.hostlist import seconds
 from hpcjobs.plan import Plan
 from hpcjobs.records import Limits
+from hpcjobs.render import COLLECTOR
 from hpcjobs.schedulers.slurm import SlurmScheduler
 from hpcjobs.spec import Cluster
 
@@ -39,10 +41,12 @@ def estimate(sweep: Sweep, scripts: Mapping[str, str], limits: Limits) -> Estima
     starts, warnings = {}, []
     # The scripts of single sizes are not submitted where one allocation runs them all.
     submitted = [name for name in scripts if name in sweep.groups or name == COLLECTOR]
+    with ThreadPoolExecutor() as pool:
+        asked = {name: pool.submit(sweep.scheduler.test, scripts[name]) for name in submitted}
     try:
-        for name in submitted:
+        for name, answer in asked.items():
             try:
-                starts[name] = sweep.scheduler.test(scripts[name])
+                starts[name] = answer.result()
             except SubmitRefused as error:
                 starts[name] = "refused"
                 warnings.append(f"{name}: {error}")

@@ -9,10 +9,11 @@ import yaml
 
 from hpcjobs import contract, render, rundir
 from hpcjobs.contract import RunConfig, dump_runs
-from hpcjobs.engine.sweep import COLLECTOR, Sweep, to_yaml
-from hpcjobs.files import write_atomic, write_json
+from hpcjobs.engine.sweep import Sweep, to_yaml
+from hpcjobs.files import write_atomic, write_json, write_new
 from hpcjobs.plan import PlannedRun
 from hpcjobs.provenance import provenance
+from hpcjobs.render import COLLECTOR
 from hpcjobs.spec import to_builtins
 
 
@@ -54,23 +55,19 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
     rundir.begin(where.root)
     for folder in (where.scripts, where.slurm, where.runs):
         folder.mkdir()
-    for name, text in rendered.items():
-        write_atomic(where.script(name), text)
+    files = {where.script(name): text for name, text in rendered.items()}
     for group in sweep.plan.groups:
-        write_atomic(where.script(group.name).with_suffix(".runs"), "".join(f"{run.name}\n" for run in group.runs))
+        files[where.script(group.name).with_suffix(".runs")] = "".join(f"{run.name}\n" for run in group.runs)
+    if sweep.plan.allocation is not None:
+        places = {run.name: (group.name, i) for group in sweep.plan.groups for i, run in enumerate(group.runs)}
+        lines = "".join("{} {} {}\n".format(run.name, *places[run.name]) for run in sweep.plan.allocation.runs)
+        files[where.script(sweep.plan.allocation.name).with_suffix(".runs")] = lines
     builtins = {variant.params: to_builtins(variant.experiment) for variant in sweep.plan.variants}
     configs = (_run_config(sweep, run, builtins[run.variant.params]) for run in sweep.plan.runs)
     for run, text in zip(sweep.plan.runs, dump_runs(configs), strict=True):
-        folder = where.run(run.name)
-        folder.mkdir()
-        (folder / contract.CHECKPOINTS).mkdir()
-        write_atomic(folder / contract.RUN_YAML, text, durable=False)
-    if sweep.plan.allocation is not None:
-        places = {
-            run.name: f"{group.name} {index}" for group in sweep.plan.groups for index, run in enumerate(group.runs)
-        }
-        lines = "".join(f"{run.name} {places[run.name]}\n" for run in sweep.plan.allocation.runs)
-        write_atomic(where.script(sweep.plan.allocation.name).with_suffix(".runs"), lines)
+        where.run(run.name).mkdir()
+        files[where.run(run.name) / contract.RUN_YAML] = text
+    write_new(files)
     write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
     write_atomic(where.sweep_yaml, yaml.safe_dump(to_yaml(sweep.id, sweep.plan), sort_keys=False, allow_unicode=True))
     (where.root / rundir.UNFINISHED).unlink()

@@ -9,11 +9,12 @@ from typing import Any
 
 from hpcjobs import contract, render, rundir
 from hpcjobs.engine.state import Evidence, RunStatus, fold, submissions
-from hpcjobs.engine.sweep import COLLECTOR, Sweep
+from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import InputError, SchedulerUnreachable, nearest
 from hpcjobs.files import read_json
 from hpcjobs.logs import evidence, mllog
 from hpcjobs.records import JobState, RunState
+from hpcjobs.render import COLLECTOR
 from hpcjobs.rundir import SweepDir
 
 # Polling starts at the first of these intervals and grows to the second, in seconds; the end of a run

@@ -10,10 +10,11 @@ from hpcjobs.engine import submit
 from hpcjobs.engine.follow import Watch
 from hpcjobs.engine.state import Intention, RunStatus, next_number, retried, submissions, unanswered
 from hpcjobs.engine.submit import Told
-from hpcjobs.engine.sweep import COLLECTOR, Sweep
+from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import SubmitRefused
 from hpcjobs.plan import ALLOCATION, Group
 from hpcjobs.records import RunState
+from hpcjobs.render import COLLECTOR
 
 _AGAIN = (RunState.PLANNED, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hpcjobs import render, rundir
 from hpcjobs.engine.state import Intention, next_number, submissions
-from hpcjobs.engine.sweep import COLLECTOR, Sweep
+from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import SubmitRefused
 from hpcjobs.plan import ALLOCATION
 from hpcjobs.records import Order
+from hpcjobs.render import COLLECTOR
 
 Told = Callable[[str], None]
 

@@ -16,9 +16,6 @@ from hpcjobs.schedulers.local import LocalScheduler
 from hpcjobs.schedulers.slurm import SlurmScheduler
 from hpcjobs.spec import Cluster, Document, Experiment, convert, to_builtins
 
-# The group of the last small job, which collects.
-COLLECTOR = "collect"
-
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:

@@ -157,7 +157,7 @@ def quietly(text: str) -> None:
     kills=st.lists(st.sampled_from(["", "before", "after", "late", "away", "refuse"]), max_size=12),
     arrivals=st.lists(st.booleans(), min_size=12, max_size=12),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_each_run_is_executed_once(
     kills: list[str], arrivals: list[bool], measured: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

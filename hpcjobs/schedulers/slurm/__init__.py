@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
@@ -116,17 +117,23 @@ class SlurmScheduler:
 
     def limits(self, partition: str | None) -> Limits:
         """What the controller and, where there is one, the accounting say."""
-        max_array, max_jobs = limits.config(run("scontrol", "show", "config"))
-        name, nodes, time_s, up = limits.partition(run("scontrol", "--oneliner", "show", "partition"), partition)
         user = getpass.getuser()
         table = ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show")
+        with ThreadPoolExecutor() as pool:  # each takes most of its time to connect
+            config = pool.submit(run, "scontrol", "show", "config")
+            partitions = pool.submit(run, "scontrol", "--oneliner", "show", "partition")
+            queue = pool.submit(run, "squeue", "--noheader", "--array", "--format=%F", f"--user={user}")
+            tables = [
+                pool.submit(run, *table, "assoc", f"user={user}", "format=MaxSubmit"),
+                pool.submit(run, *table, "qos", "format=MaxSubmitPU"),
+            ]
         try:
-            of_user = run(*table, "assoc", f"user={user}", "format=MaxSubmit")
-            submit = limits.submit([of_user, run(*table, "qos", "format=MaxSubmitPU")])
+            submit = limits.submit(each.result() for each in tables)
         except (Refused, SchedulerUnreachable):
             submit = None
-        own = len(run("squeue", "--noheader", "--array", "--format=%F", f"--user={user}").split())
-        return Limits(max_array, max_jobs, submit, own, name, nodes, time_s, up)
+        max_array, max_jobs = limits.config(config.result())
+        name, nodes, time_s, up = limits.partition(partitions.result(), partition)
+        return Limits(max_array, max_jobs, submit, len(queue.result().split()), name, nodes, time_s, up)
 
     def test(self, text: str) -> str:
         """`sbatch --test-only`: when and where the script would start. Raises SubmitRefused."""
