@@ -78,7 +78,7 @@ def terminal(rows: Sequence[ScalingRow]) -> Table:
         )
         for row in rows
     ]
-    return _with_params(names, cells, [row.params for row in rows]).terminal()
+    return _with_keys(names, cells, rows).terminal()
 
 
 def markdown(rows: Sequence[ScalingRow]) -> str:
@@ -98,7 +98,7 @@ def markdown(rows: Sequence[ScalingRow]) -> str:
         )
         for row in rows
     ]
-    text = _with_params(names, cells, [row.params for row in rows]).markdown()
+    text = _with_keys(names, cells, rows).markdown()
     raised = [flag for flag in FLAGS if any(flag in row.flags.split() for row in rows)]
     notes = "".join(f"- `{flag}`: {_escaped(FLAGS[flag])}\n" for flag in raised)
     return text + "\nIntervals are 95 %, over runs.\n" + (f"\n{notes}" if notes else "")
@@ -159,6 +159,14 @@ def predictions(model: Model) -> Cells:
 
 
 # --- cells ---------------------------------------------------------------------------------------
+
+
+def _with_keys(names: Sequence[str], cells: Sequence[tuple[str, ...]], rows: Sequence[ScalingRow]) -> Cells:
+    """With the batch after the GPUs where a size has several, and params before them."""
+    if len({(row.params, row.gpus) for row in rows}) < len(rows):
+        names = (names[0], "batch/GPU", *names[1:])
+        cells = [(cell[0], _figure(row.local_batch, "d"), *cell[1:]) for cell, row in zip(cells, rows, strict=True)]
+    return _with_params(names, cells, [row.params for row in rows])
 
 
 def _with_params(names: Sequence[str], cells: Sequence[tuple[str, ...]], params: Sequence[str]) -> Cells:
