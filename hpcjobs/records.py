@@ -116,11 +116,13 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run has come, by its log."""
+    """How far a run has come, by its log. `epoch` is the one it is in, from 1; a benchmark has none."""
 
     step: int = 0
     steps: int | None = None
     images_per_sec: float | None = None
+    epoch: int | None = None
+    epochs: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

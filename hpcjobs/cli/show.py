@@ -94,15 +94,18 @@ def _figure(value: float | None) -> str:
 def status_table(runs: Sequence[RunStatus]) -> Table:
     """One line per run."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("run", "state", "job", "nodes", "steps", "images/s", "elapsed", "reason"):
-        grid.add_column(name, justify="right" if name in ("steps", "images/s", "elapsed") else "left", overflow="fold")
+    for name in ("run", "state", "job", "nodes", "steps", "epoch", "images/s", "elapsed", "reason"):
+        figure = name in ("steps", "epoch", "images/s", "elapsed")
+        grid.add_column(name, justify="right" if figure else "left", overflow="fold")
     for run in runs:
         done = run.progress
         steps = f"{done.step}/{done.steps}" if done.steps else str(done.step or "")
+        epoch = f"{done.epoch}/{done.epochs}" if done.epoch and done.epochs else ""
         rate = f"{done.images_per_sec:.1f}" if done.images_per_sec else ""
         state = Text(str(run.state), style=_STYLES.get(run.state, ""))
         # Text, not markup: a log line may hold brackets.
-        grid.add_row(run.run, state, run.task, " ".join(run.nodes), steps, rate, elapsed(run), Text(reason(run)))
+        places = " ".join(run.nodes)
+        grid.add_row(run.run, state, run.task, places, steps, epoch, rate, elapsed(run), Text(reason(run)))
     return grid
 
 
@@ -135,6 +138,8 @@ def status_json(runs: Sequence[RunStatus]) -> str:
                 "nodes": list(run.nodes),
                 "step": run.progress.step,
                 "steps": run.progress.steps,
+                "epoch": run.progress.epoch,
+                "epochs": run.progress.epochs,
                 "images_per_sec": run.progress.images_per_sec,
                 "start": run.start,
                 "end": run.end,

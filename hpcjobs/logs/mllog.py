@@ -111,12 +111,17 @@ def read(path: Path) -> TrainLog:
 
 
 def progress(log: TrainLog) -> Progress:
-    """Steps done, steps asked for, and images/s of the newest window."""
+    """Steps done, steps asked for, images/s of the newest window, and the epoch it is in."""
     run, window = log.last(LogKey.RUN), log.last(LogKey.WINDOW)
-    steps = run.value.get("steps") if run and isinstance(run.value, dict) else None
-    if window is None:
-        return Progress(0, steps)
-    return Progress(window.metadata.get("step", 0), steps, _number(window, "throughput"))
+    about = run.value if run and isinstance(run.value, dict) else {}
+    found = Progress(0, about.get("steps"))
+    if window is not None:
+        found = Progress(window.metadata.get("step", 0), about.get("steps"), _number(window, "throughput"))
+    epoch = log.last(LogKey.EPOCH_START)
+    # Of a run that its steps cut short, epochs would be no measure.
+    if epoch is not None and not about.get("cut_short"):
+        found = dataclasses.replace(found, epoch=epoch.metadata.get("epoch_num"), epochs=about.get("epochs"))
+    return found
 
 
 def _number(event: Event, name: str) -> float | None:

@@ -95,6 +95,12 @@ def test_a_window_whose_figure_is_no_number_is_left_out(tmp_path: Path) -> None:
 def test_progress_is_the_newest_window(tmp_path: Path) -> None:
     progress = mllog.progress(read(tmp_path, train_log(step_ms=(50.0,), steps=40, status=None)))
     assert (progress.step, progress.steps, progress.images_per_sec) == (10, 40, pytest.approx(160.0))
+    assert progress.epoch is None  # its steps cut it short
+
+
+def test_progress_of_a_whole_training_is_told_in_epochs_too(tmp_path: Path) -> None:
+    progress = mllog.progress(read(tmp_path, train_log(cut_short=False, epochs=3, status=None)))
+    assert (progress.epoch, progress.epochs) == (1, 3)
 
 
 @pytest.mark.parametrize(
