@@ -184,6 +184,19 @@ class Queue:
         """The lock file of the runner."""
         return self.folder / "runner.lock"
 
+    def holds(self, host: str, pid: int) -> bool:
+        """Whether that runner has the lock still: on a host that slept, another one's may have taken it over."""
+        holder = read_json(self.lock)
+        if holder is None:
+            return os.path.lexists(self.lock)  # not to be read just now
+        return (holder.get("host"), holder.get("pid")) == (host, pid)
+
+    def lacks(self, number: str, job: Job) -> bool:
+        """Whether that job was removed with its sweep, perhaps to make room for another one."""
+        if not os.path.lexists(self.folder / "jobs" / f"{number}.json"):
+            return True
+        return self.job(number) not in (job, None)
+
     def runner_lives(self) -> bool:
         """Whether a runner holds the lock. One on another host is believed while it touches it."""
         holder: dict[str, Any] = read_json(self.lock) or {}

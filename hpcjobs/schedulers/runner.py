@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import deque
 from pathlib import Path
 
@@ -86,6 +87,8 @@ class Runner:
         self._running: dict[str, Running] = {}
         self._elsewhere: dict[str, Record] = {}  # begun on another host by a runner that is gone
         self._unsaved: dict[str, Record] = {}
+        self._gone = False  # the sweep was removed
+        self._ours = True  # the lock is
         self._stuck = 0.0  # since when there are some that the disk refused
         self._collected = 0
         self._said = ("", 0.0)
@@ -103,7 +106,7 @@ class Runner:
                 busy = self._tick() or self._collect()
             except OSError as error:
                 self.say(f"{error}; trying again")
-                busy = self.queue.folder.exists() or bool(self._running)
+                busy = True
             if not busy:
                 return
             select.select([self._alarm], [], [], _TICK_S)
@@ -119,13 +122,17 @@ class Runner:
 
     def _tick(self) -> bool:
         """Look at everything once. Returns whether there is more to do."""
+        # What runs may run to its end, but nothing is written any more, least of all into another sweep.
+        self._gone = self._gone or any(self.queue.lacks(*known) for known in list(self._jobs.items())[:1])
         for running in list(self._running.values()):
             self._watch(running)
-        if not self.queue.folder.exists():  # somebody removed the sweep: what runs may end
-            self._waiting.clear()
-            self._unsaved.clear()
+        if self._gone:
             return bool(self._running)
         self._flush()
+        self._ours = self._ours and self.queue.holds(socket.gethostname(), os.getpid())
+        if not self._ours:
+            self.say("another runner has the lock: it starts what waits")
+            return bool(self._running or self._unsaved)
         self._load()
         wishes = self.queue.wishes()
         for number, tasks in self._waiting.items():
@@ -163,6 +170,8 @@ class Runner:
         self._flush()
 
     def _flush(self) -> None:
+        if self._gone:
+            self._unsaved.clear()
         try:
             for task, record in list(self._unsaved.items()):
                 self.queue.save(task, record)
@@ -202,7 +211,8 @@ class Runner:
         """Start a task. Returns False where that has to be tried again."""
         before = self.queue.record(task)
         restarts = before.restarts if before else 0
-        mark = f"{self.queue.folder}/{task}"
+        # Another sweep in the same folder, after this one was removed, has the same tasks.
+        mark = f"{self.queue.folder}/{task}/{uuid.uuid4().hex}"
         record = Record(host=socket.gethostname(), mark=mark, start=time.time(), word=STARTING, restarts=restarts)
         try:
             # First the record: should the runner be killed in between, nobody starts the task a second time.
@@ -252,7 +262,7 @@ class Runner:
         if shell is None and running.process is not None and running.process.poll() is None:
             return  # it ends this very moment
         if shell is not None:
-            if self.queue.wished(running.task):
+            if not self._gone and self.queue.wished(running.task):
                 self._end(running, tree, CANCELLED)
             elif running.job.time_s is not None:
                 self._mind_the_time(running, tree, shell)
@@ -312,7 +322,7 @@ class Runner:
     def _collect(self) -> bool:
         """Run the epilogue, if it has not seen all jobs. Returns whether it ran."""
         last = max(map(int, self._jobs), default=0)
-        if last <= max(self._collected, self.queue.collected()):
+        if self._gone or not self._ours or last <= max(self._collected, self.queue.collected()):
             return False
         self._collected = last
         epilogue = self._jobs[str(last)].epilogue

@@ -244,9 +244,15 @@ def test_the_runner_imports_nothing_from_the_sweeps_folder(site: Site) -> None:
     site.wait(site.start("true"), RunState.DONE)
 
 
-def test_a_runner_whose_sweep_was_removed_leaves(site: Site) -> None:
-    job = site.submit("exec sleep 1", [0, 1])
-    site.wait(f"{job}_0", RunState.RUNNING)
-    runner = site.runner()
-    subprocess.run(["rm", "-r", str(site.folder / "state")], check=True)
-    until(lambda: not alive(runner))
+def test_a_runner_whose_sweep_was_removed_leaves_and_writes_nothing_into_the_next(site: Site) -> None:
+    job = site.submit("touch begun; sleep 1; exit 3", [0, 1])
+    until((site.folder / "state" / "begun").exists)
+    old = site.runner()
+    (site.folder / "state").rename(site.folder / "removed")
+    assert site.submit("touch begun; sleep 2.5") == job  # another sweep in the same place
+    until((site.folder / "state" / "begun").exists)
+    assert site.runner() != old
+    until(lambda: not alive(old))
+    assert site.task(f"{job}_0").state is RunState.RUNNING
+    assert site.wait(f"{job}_0").exit_code == 0
+    assert not (site.folder / "state" / "tasks" / f"{job}_1.json").exists()

@@ -274,6 +274,18 @@ def test_a_task_on_another_host_runs_for_all_we_know_until_it_is_cancelled(site:
     assert site.task(f"{job}_0").state is RunState.CANCELLED
 
 
+def test_a_runner_whose_lock_another_host_took_over_starts_no_more(site: Site) -> None:
+    """As after a sleep of this host: what it started itself it sees through."""
+    job = site.submit("touch begun; sleep 1; exit 3", [0, 1])
+    until((site.folder / "state" / "begun").exists)
+    runner = site.runner()
+    (site.folder / "state" / "runner.lock").write_text('{"host": "elsewhere", "pid": 1, "started": 1}')
+    until(lambda: not alive(runner))
+    assert site.task(f"{job}_0").exit_code == 3
+    assert site.task(f"{job}_1").state is RunState.PENDING  # for the other one
+    assert "another runner has the lock" in site.log()
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A disk of 1 MiB."""
