@@ -139,7 +139,7 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
     assert [abort["rank"] for abort in rundir.read_aborts(second[0])] == [0]
 
     assert killed["failure"] == "signal"
-    assert "killed from outside" in killed["hint"]
+    assert "crashed or was killed" in killed["hint"]
     node = killed["nodes"][1]
     said_by = {
         "srun": f"srun: error: {node}: task 1: Killed",
