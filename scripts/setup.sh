@@ -37,7 +37,12 @@ python3 - 2>/dev/null <<'PY' || need+=(python3-dev python3-venv)
 import os, sysconfig, ensurepip
 assert os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
 PY
-if [ "${1:-}" = --test ]; then want shellcheck shellcheck; fi
+if [ "${1:-}" = --test ]; then
+    want shellcheck shellcheck
+    # The page of the report is looked at in a real browser.
+    want chromium chromium
+    want chromedriver chromium-driver
+fi
 install_needed
 # The virtual Slurm cluster needs root: without it, its packages are of no use.
 if [ "${1:-}" = --test ] && [ "$(id -u)" = 0 ]; then
