@@ -55,6 +55,32 @@ def test_a_refusal_is_told_in_slurms_own_words(fake: FakeSlurm) -> None:
         SlurmScheduler().submit(Path("g0001.sbatch"), [0], "n", Order())
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        "kill -9 $$",
+        "bash -c 'kill -9 $$'; exit $?",
+        "echo 'sbatch: error: Batch job submission failed: Message receive failure' >&2; exit 1",
+        "echo 'sbatch: error: Batch job submission failed: Connection reset by peer' >&2; exit 1",
+    ],
+)
+def test_an_sbatch_that_could_not_tell_the_answer_refused_nothing(fake: FakeSlurm, end: str) -> None:
+    """The job may be there: taken for a refusal, it would run a second time."""
+    fake.command("sbatch", end)
+    with pytest.raises(SchedulerUnreachable):
+        SlurmScheduler().submit(Path("x"), [0], "n", Order())
+
+
+def test_a_submission_whose_answer_has_no_job_id_is_found_by_its_name(fake: FakeSlurm) -> None:
+    fake.command("sbatch", 'echo "Submitted, thank you"')
+    fake.command("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
+    fake.command("squeue", 'echo "7|n"')
+    assert SlurmScheduler().submit(Path("x"), [0], "n", Order()) == "7"
+    fake.command("squeue", "true")
+    with pytest.raises(SchedulerUnreachable, match="no job id: 'Submitted, thank you'"):
+        SlurmScheduler().submit(Path("x"), [0], "n", Order())
+
+
 def test_a_site_that_is_full_refuses_and_names_its_limit(fake: FakeSlurm) -> None:
     fake.command(
         "sbatch",

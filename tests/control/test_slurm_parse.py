@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpcjobs.errors import SubmitRefused
+from hpcjobs.errors import SchedulerUnreachable
 from hpcjobs.hostlist import expand, expand_indices, fold_indices, seconds
 from hpcjobs.records import JobState, RunState
 from hpcjobs.schedulers.slurm import limits, parse
@@ -24,8 +24,8 @@ def test_the_job_id_is_found_in_what_sbatch_prints(printed: str, job: str) -> No
 
 
 @pytest.mark.parametrize("printed", ["", "Submitted batch job 12\n", "error 12 happened\n"])
-def test_no_job_id_is_an_error_that_shows_what_was_printed(printed: str) -> None:
-    with pytest.raises(SubmitRefused, match="printed no job id"):
+def test_no_job_id_is_no_refusal_and_shows_what_was_printed(printed: str) -> None:
+    with pytest.raises(SchedulerUnreachable, match="printed no job id"):
         parse.job_id(printed)
 
 

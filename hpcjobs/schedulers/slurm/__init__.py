@@ -33,7 +33,10 @@ class SlurmScheduler:
     """The Slurm that the commands on PATH talk to. Methods raise SchedulerUnreachable where it is away."""
 
     def submit(self, script: Path, indices: Sequence[int], name: str, order: Order) -> str:
-        """Submit as one array. Raises SubmitRefused with Slurm's own words, and the limit they speak of."""
+        """Submit as one array. Raises SubmitRefused with Slurm's own words, and the limit they speak of.
+
+        An answer without a job id is no refusal: then it is looked for by its name.
+        """
         array = fold_indices(indices) + (f"%{order.throttle}" if order.throttle else "")
         words = [f"--job-name={name}", f"--array={array}"]
         if order.after:
@@ -45,7 +48,12 @@ class SlurmScheduler:
         except Refused as error:
             limit = limits.which(str(error))
             raise SubmitRefused(f"sbatch refused {script.name}: {error}{f' ({limit})' if limit else ''}") from None
-        return parse.job_id(said)
+        try:
+            return parse.job_id(said)
+        except SchedulerUnreachable:
+            if jobs := self.find([name]).get(name):
+                return jobs[-1]
+            raise
 
     def find(self, names: Collection[str]) -> dict[str, list[str]]:
         """Ids of all jobs of these names: of the controller, and of the accounting where there is one."""

@@ -25,6 +25,14 @@ _AWAY = (
     "connection timed out",
     "socket timed out",
     "communication connection failure",
+    "communication shutdown failure",
+    "message send failure",
+    "message receive failure",
+    "header lengths are longer than data received",
+    "connection reset by peer",
+    "broken pipe",
+    "no route to host",
+    "network is unreachable",
     "zero bytes were transmitted",
     "slurm backup controller in standby",
     "authentication plugin",
@@ -51,7 +59,7 @@ def run(*command: str, both: bool = False, given: str = "") -> str:
     """Standard output of a command (`both`: standard error behind it), which reads `given`.
 
     Raises Refused where it failed, SchedulerUnreachable where it failed because nobody answered in
-    time, or the command is not there.
+    time, it was killed before it could tell the answer, or the command is not there.
     """
     try:
         done = subprocess.run(
@@ -67,6 +75,8 @@ def run(*command: str, both: bool = False, given: str = "") -> str:
         raise SchedulerUnreachable(f"{command[0]} is not on PATH: is this a login node of a Slurm cluster?") from None
     except subprocess.TimeoutExpired:
         raise SchedulerUnreachable(f"{command[0]} gave no answer in {TIMEOUT_S:.0f} s") from None
+    if done.returncode < 0 or done.returncode > 128:  # above: that of a wrapper's child
+        raise SchedulerUnreachable(f"{command[0]} was killed by signal {abs(done.returncode) % 128}")
     if done.returncode:
         said = _one_line(done.stderr) or _one_line(done.stdout) or f"{command[0]} ended with {done.returncode}"
         if not _FULL.search(said) and any(words in said.lower() for words in _AWAY):

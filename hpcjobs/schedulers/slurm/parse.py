@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from hpcjobs.errors import SubmitRefused
+from hpcjobs.errors import SchedulerUnreachable
 from hpcjobs.hostlist import expand, expand_indices
 from hpcjobs.records import JobState, RunState
 
@@ -46,12 +46,12 @@ _TASKS = re.compile(r"^(\d+)_(\d+|\[[^\]]+\])$")
 def job_id(text: str) -> str:
     """The id in what `sbatch --parsable` printed: `ID` or `ID;CLUSTER`, with a site's chatter around it.
 
-    Raises SubmitRefused, with what was printed, where there is none.
+    Raises SchedulerUnreachable, with what was printed, where there is none: whether a job is there is not known.
     """
     for line in reversed(text.splitlines()):
         if match := _JOB_ID.match(line.strip()):
             return match[1]
-    raise SubmitRefused(f"sbatch printed no job id: {' '.join(text.split())!r}")
+    raise SchedulerUnreachable(f"sbatch printed no job id: {' '.join(text.split())!r}")
 
 
 def names(text: str) -> dict[str, list[str]]:
