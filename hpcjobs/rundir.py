@@ -212,7 +212,7 @@ def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     events = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # no other sign ends a line: Slurm's words, which it holds, may have one
         with contextlib.suppress(json.JSONDecodeError):
             entry = json.loads(line)
             if isinstance(entry, dict) and "event" in entry:

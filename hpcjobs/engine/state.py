@@ -194,6 +194,8 @@ def _status(
         return dataclasses.replace(status, state=answer.state or RunState.RUNNING)
     if answers is None or (answer is None and now - sent.at < GRACE_S):
         return dataclasses.replace(status, state=RunState.RUNNING if mine.claimed_by else RunState.PENDING)
+    if sent.cancelled:
+        return dataclasses.replace(status, state=RunState.CANCELLED)  # as was asked, and since forgotten
     return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", mine.line or status.said))
 
 

@@ -313,6 +313,12 @@ def test_what_is_settled_is_not_asked_for_again(
     assert scheduler.polls == 0
 
 
+def test_a_refusal_in_any_words_stands_in_the_journal(tmp_path: Path) -> None:
+    where = SweepDir(tmp_path)
+    rundir.append(where, "refused", group="g0001", submission=1, indices=[0], said="non\u2028merci\x85")
+    assert [event["said"] for event in rundir.read_journal(where)] == ["non\u2028merci\x85"]
+
+
 def test_a_journal_cut_short_loses_one_line_and_no_later_one(tmp_path: Path) -> None:
     where = SweepDir(tmp_path)
     rundir.append(where, "submitting", group="g0001", submission=1, indices=[0])

@@ -82,6 +82,12 @@ def test_cancelled_by_the_user_is_no_failure() -> None:
     assert state(journal, None, Evidence("a001", "7_0", 1, exit=ended(143, 15))).state is RunState.CANCELLED
 
 
+def test_cancelled_before_it_began_and_forgotten_by_the_scheduler_is_not_lost() -> None:
+    """Without accounting the controller knows nothing of it MinJobAge after its end."""
+    journal = [*SENT, {"event": "cancel", "runs": [RUN], "time": 105.0}]
+    assert state(journal, {}).state is RunState.CANCELLED
+
+
 def test_gone_without_a_trace_is_lost_but_not_at_once() -> None:
     claimed = Evidence("a001", "7_0", 1)
     assert state(SENT, {}, claimed, now=110.0).state is RunState.RUNNING
