@@ -117,6 +117,11 @@ def burn(sweep: SweepDir, run: str, submission: int, by: str) -> bool:
     return True
 
 
+def burned(sweep: SweepDir, run: str, submission: int) -> bool:
+    """Whether that was done: whatever job arrives with this submission, it does not run the run."""
+    return (read_json(sweep.claim(run, submission)) or {}).get("job") == ""
+
+
 def open_sweep(folder: Path) -> SweepDir:
     """The sweep in `folder`. Raises InputError where there is none."""
     sweep = SweepDir(folder.resolve())

@@ -118,13 +118,14 @@ def snapshot(sweep: Sweep, told: Callable[[str], None] = lambda text: None) -> l
 
 
 def wait(sweep: Sweep, shown: Callable[[list[RunStatus]], None], told: Callable[[str], None]) -> list[RunStatus]:
-    """Poll until every submitted run has ended; `shown` is given each snapshot."""
+    """Poll until every submitted run has ended, at least one; `shown` is given each snapshot."""
     watch, interval, ended = Watch(sweep, told), POLL_FIRST_S, -1
     while True:
         runs = watch.look()
         shown(runs)
         now = sum(run.state.final for run in runs)
-        if now == len(runs):
+        planned = sum(run.state is _PLANNED for run in runs)
+        if now and now + planned == len(runs):
             return runs
         interval = POLL_FIRST_S if now != ended else min(interval * POLL_GROWTH, POLL_LAST_S)
         ended = now
@@ -157,7 +158,9 @@ def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
             rundir.burn(sweep.where, run.run, sent[run.run].number, "cancel")
         everything = [job for found in jobs.values() for job in found]
         if tasks or everything:
-            sweep.scheduler.cancel(sorted(tasks) if names else everything)
+            # A job that a site renamed is not among those of the names.
+            strays = {run.task for run in live if run.task and run.task.partition("_")[0] not in everything}
+            sweep.scheduler.cancel(sorted(tasks) if names else [*everything, *sorted(strays)])
         if live:
             # After it: a cancel that failed must not make a later failure look like one.
             rundir.append(sweep.where, "cancel", runs=[run.run for run in live])

@@ -56,13 +56,17 @@ def _answer(sweep: Sweep, told: Told) -> tuple[list[str], list[str]]:
     """Find out about every submission without an answer: (names of jobs adopted, runs submitted now).
 
     One that is not there is sent again under its own number: should it arrive yet, each run is still
-    claimed by one job only.
+    claimed by one job only. Runs of it that were cancelled meanwhile stay so.
     """
     open_ = unanswered(rundir.read_journal(sweep.where))
     names = {intention: render.job_name(sweep.id, intention.group, intention.number) for intention in open_}
     found = sweep.scheduler.find(list(names.values())) if open_ else {}
     adopted, again = [], []
-    for intention, name in names.items():
+    for begun, name in names.items():
+        intention = _uncancelled(sweep, begun)
+        if not intention.indices:
+            sweep.scheduler.cancel(found.get(name, []))
+            continue
         for job in found.get(name, []):
             terms = {"group": intention.group, "submission": intention.number, "indices": list(intention.indices)}
             rundir.append(sweep.where, "submitted", **terms, job=job, adopted=True)
@@ -73,9 +77,24 @@ def _answer(sweep: Sweep, told: Told) -> tuple[list[str], list[str]]:
             # Whether one is needed, and after which jobs, is seen when the runs are.
             rundir.append(sweep.where, "refused", group=COLLECTOR, submission=intention.number, indices=[0], said="")
             continue
-        submit.send(sweep, intention, unanswered=True)
+        try:
+            submit.send(sweep, intention, unanswered=True)
+        except SubmitRefused:
+            if not intention.exclude:
+                raise
+            # Else nothing of this sweep could be submitted any more.
+            submit.send(sweep, dataclasses.replace(intention, exclude=()), unanswered=True)
         again += [sweep.groups[intention.group][index] for index in intention.indices]
     return adopted, again
+
+
+def _uncancelled(sweep: Sweep, intention: Intention) -> Intention:
+    """Without the runs whose claim was taken by a cancel: a job that arrives leaves them out."""
+    if intention.group == COLLECTOR:
+        return intention
+    names, where, number = sweep.groups[intention.group], sweep.where, intention.number
+    left = tuple(index for index in intention.indices if not rundir.burned(where, names[index], number))
+    return dataclasses.replace(intention, indices=left)
 
 
 def _retries(sweep: Sweep, runs: Iterable[RunStatus]) -> dict[str, str]:
@@ -93,7 +112,7 @@ def _leave_behind(sweep: Sweep, runs: list[RunStatus]) -> None:
     """Make sure that no older task of these runs still starts."""
     sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
     groups = {name: group for group, names in sweep.groups.items() for name in names}
-    # The one allocation's task holds other runs too; it has ended, else its runs were not here.
+    # The one allocation's task holds other runs too, and starts none again that failed in it.
     old = [run.task for run in runs if run.task and groups[run.run] != ALLOCATION]
     if old:
         sweep.scheduler.cancel(old)
@@ -129,8 +148,9 @@ def _send(sweep: Sweep, intention: Intention, group: Group, why: Mapping[int, st
         if not intention.exclude:
             raise
     # So few nodes are left that Slurm will not have it: a suspect node is better than none.
+    job = submit.send(sweep, dataclasses.replace(intention, number=intention.number + 1, exclude=()), why)
     told(f"{group.name}: too few nodes without {' '.join(intention.exclude)}; they are used again")
-    return submit.send(sweep, dataclasses.replace(intention, number=intention.number + 1, exclude=()), why)
+    return job
 
 
 def _collected_later(sweep: Sweep) -> bool:

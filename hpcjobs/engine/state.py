@@ -99,12 +99,10 @@ def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[
             for index in event["indices"]:
                 earlier = sent.setdefault(groups[group][index], [])
                 task = f"{event['job']}_{0 if group == ALLOCATION else index}" if kind == "submitted" else None
-                known = bool(earlier) and earlier[-1].number == event["submission"]
-                if known and task is None:
-                    continue  # sent again under its number: what was recorded before stands
-                if known:
-                    earlier.pop()
-                earlier.append(Submission(group, event["submission"], task, event["time"]))
+                if not earlier or earlier[-1].number != event["submission"]:
+                    earlier.append(Submission(group, event["submission"], task, event["time"]))
+                elif task is not None:  # sent again under its number: until then what was recorded before stands
+                    earlier[-1] = dataclasses.replace(earlier[-1], task=task, at=event["time"])
         elif kind == "refused" and group in groups:
             for index in event["indices"]:
                 del sent[groups[group][index]][-1:]

@@ -201,6 +201,76 @@ def test_what_arrives_after_a_cancel_does_not_run(tmp_path: Path, monkeypatch: p
     assert [run.state for run in follow.snapshot(sweep)][:2] == [RunState.CANCELLED] * 2
 
 
+def test_what_was_cancelled_before_any_answer_is_not_sent_under_its_burned_claim(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.kills = ["late"]
+    with pytest.raises(Killed):
+        submit.submit_all(sweep, {}, quietly)
+    follow.cancel(sweep, ["g0001-r01"])
+    follow.cancel(sweep, [])
+    going_on.resume(sweep, quietly, retryable=True)
+    assert sorted(scheduler.executed) == ["g0002-r01", "g0002-r02", "g0004-r01", "g0004-r02"]
+    assert [run.state for run in follow.snapshot(sweep)][:2] == [RunState.CANCELLED] * 2
+    assert "g0001-r01" in going_on.resume(sweep, quietly).runs
+    scheduler.arrive()
+    assert sorted(scheduler.executed) == sorted(run.name for run in sweep.plan.runs)
+    assert states(sweep) == {RunState.DONE}
+
+
+def test_one_run_that_was_cancelled_before_any_answer_stays_so_when_its_array_arrives(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.kills = ["late"]
+    with pytest.raises(Killed):
+        submit.submit_all(sweep, {}, quietly)
+    follow.cancel(sweep, ["g0001-r01"])
+    scheduler.arrive()
+    assert going_on.resume(sweep, quietly, retryable=True).adopted == ("hpcjobs-261125120000abcd-g0001-s01",)
+    assert [run.state for run in follow.snapshot(sweep)][:2] == [RunState.CANCELLED, RunState.DONE]
+
+
+def test_a_refused_exclusion_of_a_node_that_was_not_answered_stops_nothing(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    bad = state.Intention("g0004", 1, (0, 1), ("n1",))
+    scheduler.kills = ["before"]
+    with pytest.raises(Killed), rundir.locked(sweep.where):
+        submit.send(sweep, bad)
+    scheduler.kills = ["refuse"]
+    assert going_on.resume(sweep, quietly).runs[:2] == ("g0004-r01", "g0004-r02")
+    assert states(sweep) == {RunState.DONE}
+    assert scheduler.jobs["1"][3].exclude == ()
+
+
+def test_a_job_that_the_site_renamed_is_cancelled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    submit.submit_all(sweep, {}, quietly)
+    for attempt in sweep.where.runs.glob("*/a001"):
+        (attempt / EXIT_JSON).unlink()
+    scheduler.states = {task: JobState(RunState.RUNNING, "RUNNING") for task in scheduler.states}
+    scheduler.jobs = {number: ("renamed", *job[1:]) for number, job in scheduler.jobs.items()}
+    ended: list[str] = []
+    monkeypatch.setattr(FakeScheduler, "cancel", lambda self, ids: ended.extend(ids))
+    follow.cancel(sweep, [])
+    assert ended == ["1_0", "1_1", "2_0", "2_1", "3_0", "3_1"]
+
+
+def test_who_watches_does_not_wait_for_runs_that_were_refused(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.kills = ["", "refuse"]
+    with pytest.raises(SubmitRefused):
+        submit.submit_all(sweep, {}, quietly)
+    monkeypatch.setattr(follow.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    shown = follow.wait(sweep, lambda runs: None, quietly)
+    assert [run.state for run in shown] == [RunState.DONE] * 2 + [RunState.PLANNED] * 4
+
+
 def test_an_unreachable_scheduler_is_never_not_submitted(
     measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
