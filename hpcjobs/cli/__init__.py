@@ -17,8 +17,9 @@ _COMMANDS = {
     "status": ("status", "Show every run of a sweep."),
     "resume": ("status", "Run what failed, was cancelled or is missing."),
     "cancel": ("status", "End the runs of a sweep."),
-    "collect": ("report", "Read a sweep's logs into runs.csv and auc.csv."),
-    "report": ("report", "Collect, then write scaling-report.csv and the figures."),
+    "collect": ("report", "Read a sweep's logs, or anyone's, into runs.csv."),
+    "report": ("report", "Collect, then write scaling-report.csv, the figures and the page."),
+    "predict": ("predict", "Fit a model: sizes not run, GPU-hours, time to train."),
     "cluster": ("cluster", "List and show cluster profiles."),
     "data": ("data", "Make training shards: from NIH ChestX-ray14, or made up."),
 }

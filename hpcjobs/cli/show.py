@@ -14,15 +14,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hpcjobs import collect, scaling
-from hpcjobs import report as reports
 from hpcjobs.engine import follow
 from hpcjobs.engine.estimate import Estimate
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.files import shown
-from hpcjobs.records import Run, RunState, ScalingRow
-from hpcjobs.report import tables
+from hpcjobs.records import RunState
 
 # Width of a table that goes to a file or a pipe, where there is no terminal to ask.
 _PIPE_WIDTH = 160
@@ -45,7 +42,7 @@ def shorten(path: Path) -> str:
     return shlex.quote(shown(path))
 
 
-def _console(stderr: bool = False) -> Console:
+def terminal(stderr: bool = False) -> Console:
     console = Console(stderr=stderr, highlight=False)
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
 
@@ -67,7 +64,7 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
             f"{group.name}.sbatch",
             expected.starts.get(group.name, "unknown"),
         )
-    console = _console(stderr=not to_stdout)
+    console = terminal(stderr=not to_stdout)
     name = sweep.plan.variants[0].experiment.name
     title = f"sweep of {name} on {cluster.name} ({cluster.sharing} nodes): {len(sweep.plan.runs)} runs"
     console.print(f"{title} in {len(sweep.plan.sent)} job(s)", soft_wrap=True)
@@ -163,41 +160,17 @@ def code(runs: Sequence[RunStatus]) -> int:
     return int(any(run.state.final and run.state is not RunState.DONE for run in runs))
 
 
-def collected(sweep: Sweep, runs: Sequence[RunStatus]) -> list[Run]:
-    """Collect a sweep and write runs.csv and auc.csv."""
-    found = collect.collect(sweep.where, {run.run: (run.state, str(run.failure or "")) for run in runs})
-    collect.write(sweep.where, found)
-    return found
-
-
-def reported(sweep: Sweep, runs: Sequence[RunStatus]) -> tuple[list[ScalingRow], list[Path]]:
-    """Collect a sweep and write its report; returns the table and the files."""
-    rows = scaling.table(collected(sweep, runs))
-    experiment = sweep.plan.variants[0].experiment.name
-    return rows, reports.write(sweep.where.report, rows, title=f"{experiment} on {sweep.plan.cluster.name}")
-
-
-def print_rows(rows: Sequence[ScalingRow], files: Sequence[Path], as_json: bool) -> None:
-    """The scaling table to stdout, where it was written to stderr."""
-    if as_json:
-        click.echo(json.dumps([row.row() for row in rows]))
-        return
-    _console().print(tables.terminal(rows))
-    for path in files:
-        talk(f"wrote {shorten(path)}")
-
-
 def print_status(runs: Sequence[RunStatus], as_json: bool) -> None:
     """The status to stdout."""
     if as_json:
         click.echo(status_json(runs))
     else:
-        _console().print(status_table(runs))
+        terminal().print(status_table(runs))
 
 
 def watched(sweep: Sweep) -> list[RunStatus]:
     """Follow the runs live on stderr until every one has ended. Raises KeyboardInterrupt."""
-    console = _console(stderr=True)
+    console = terminal(stderr=True)
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             return follow.wait(sweep, lambda now: live.update(status_table(now), refresh=True), talk)
@@ -209,22 +182,3 @@ def watched(sweep: Sweep) -> list[RunStatus]:
             talk(said[-1])
 
     return follow.wait(sweep, changed, talk)
-
-
-def wait_and_report(sweep: Sweep, as_json: bool) -> int:
-    """Follow the runs live on stderr, then write the report and print the table. Returns the exit code.
-
-    Ctrl-C leaves the runs as they are, says how to come back, and gives 130.
-    """
-    folder = shorten(sweep.where.root)
-    try:
-        runs = watched(sweep)
-    except KeyboardInterrupt:
-        talk(f"\nleft running. Come back with `hpcjobs status {folder}`, end them with `hpcjobs cancel {folder}`.")
-        return 130
-    for run in runs:
-        if run.state is not RunState.DONE:
-            talk(f"{run.run} {run.state}: {reason(run)}")
-    rows, files = reported(sweep, runs)
-    print_rows(rows, files, as_json)
-    return code(runs)

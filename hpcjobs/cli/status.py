@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hpcjobs.cli import demo, show
+from hpcjobs.cli import demo, reporting, show
 from hpcjobs.engine import follow
 from hpcjobs.engine import resume as going_on
 from hpcjobs.engine import sweep as sweeps
@@ -45,7 +45,7 @@ def resume(ctx: click.Context, folder: Path, retryable: bool, wait: bool, as_jso
     else:
         show.talk("nothing to submit: every run has a result or is on its way")
     if wait:
-        ctx.exit(show.wait_and_report(sweep, as_json))
+        ctx.exit(reporting.wait_and_report(sweep, as_json))
     if as_json:
         click.echo(json.dumps({"adopted": done.adopted, "runs": done.runs}))
     else:

@@ -13,7 +13,7 @@ import click
 
 from hpcjobs import plan as planning
 from hpcjobs import profiles, rundir
-from hpcjobs.cli import demo, show
+from hpcjobs.cli import demo, reporting, show
 from hpcjobs.engine import folder, submit
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.engine.estimate import Estimate, estimate, site_limits
@@ -96,7 +96,6 @@ def sweep(
     if unknown:
         raise SchedulerUnreachable(unknown)
     folder.write_folder(new, scripts, ["hpcjobs", *sys.argv[1:]])
-    demo.make_data(new)
     jobs = _submit(new)
     if not wait:
         if as_json:
@@ -106,14 +105,15 @@ def sweep(
             show.talk(f"submitted {len(jobs)} job(s); see `hpcjobs status {where}`, then `hpcjobs report {where}`")
             click.echo(shown(root))
         return
-    ctx.exit(show.wait_and_report(new, as_json))
+    ctx.exit(reporting.wait_and_report(new, as_json))
 
 
 def _submit(new: sweeps.Sweep) -> dict[str, str]:
-    """Submit everything; where nothing could be, nothing is left behind."""
+    """Make the demo's data and submit everything; where all is refused, nothing is left behind."""
     jobs: dict[str, str] = {}
     where = show.shorten(new.where.root)
     try:
+        demo.make_data(new)
         submit.submit_all(new, jobs, show.talk)
     except SubmitRefused:
         if not jobs:
@@ -121,8 +121,8 @@ def _submit(new: sweeps.Sweep) -> dict[str, str]:
             raise
         show.talk(f"submitted before that: {', '.join(jobs)}; `hpcjobs resume {where}` submits the rest")
         raise
-    except (HpcjobsError, OSError):
-        show.talk(f"interrupted between submissions; `hpcjobs resume {where}` goes on, and submits nothing twice")
+    except (HpcjobsError, OSError, KeyboardInterrupt):
+        show.talk(f"interrupted before all was submitted; `hpcjobs resume {where}` goes on, and submits nothing twice")
         raise
     return jobs
 

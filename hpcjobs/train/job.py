@@ -246,6 +246,7 @@ def describe(setup: Setup, hosts: list[str]) -> dict[str, Any]:
         "tensorflow": tf.__version__,
         "horovod": horovod.__version__,
         "model": config.experiment["model"]["name"],
+        "gradient_bytes": setup.step.gradient_bytes,
         "image_size": list(setup.dataset.image_size),
         "train_images": setup.dataset.splits["train"].images,
         "val_images": setup.dataset.splits["val"].images,

@@ -46,6 +46,12 @@ class Step:
         self.on = tf.function(self._step, autograph=False)
         self.alone = tf.function(lambda images, labels: self._step(images, labels, alone=True), autograph=False)
 
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes that one step's gradients hand to the all-reduce: float32, or halved in size by compression."""
+        size = 2 if self.compression is hvd.Compression.fp16 else 4
+        return size * sum(int(np.prod(variable.shape)) for variable in self.model.trainable_variables)
+
     def __call__(self, batches: Iterator[Any]) -> None:
         """Take the next batch. Collective; returns when the work is handed to the device."""
         self._run(batches)

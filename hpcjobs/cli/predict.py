@@ -1,0 +1,74 @@
+"""`hpcjobs predict`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hpcjobs import extrap, models, scaling
+from hpcjobs import plan as planning
+from hpcjobs import predict as model
+from hpcjobs.cli import reporting, show
+from hpcjobs.engine import follow
+from hpcjobs.engine import sweep as sweeps
+from hpcjobs.errors import InputError
+from hpcjobs.files import write_atomic
+from hpcjobs.report import tables
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--runs", "runs_file", metavar="FILE|-", help="Predict from these runs (runs.csv, or collect --json).")
+@click.option("--gpus", metavar="LIST", help="Sizes that were not run, such as 32,64.")
+@click.option("--fabric", type=click.Path(path_type=Path), metavar="FILE", help="What the fabric probe measured.")
+@click.option("--extrap", "extrap_file", type=click.Path(path_type=Path), metavar="FILE", help="Write Extra-P's input.")
+@click.option("--markdown", is_flag=True, help="Print the tables for a pull request.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def predict(
+    folder: Path | None,
+    runs_file: str | None,
+    gpus: str | None,
+    fabric: Path | None,
+    extrap_file: Path | None,
+    markdown: bool,
+    as_json: bool,
+) -> None:
+    """Fit models to the sweep in FOLDER: sizes not run, GPU-hours, time to train, each with an interval.
+
+    \b
+    hpcjobs predict study --gpus 32,64
+    """
+    if (folder is None) == (runs_file is None):
+        raise InputError("give the FOLDER of a sweep, or --runs FILE")
+    if folder is not None:
+        sweep = sweeps.load(folder)
+        runs = reporting.collected(sweep, follow.snapshot(sweep, show.talk))
+    else:
+        assert runs_file is not None
+        runs = reporting.read_runs(runs_file)
+    rows = scaling.table(runs)
+    sizes = planning.parse_gpus(gpus) if gpus else []
+    outlooks = model.predict(rows, sizes, fabric=models.read_fabric(fabric) if fabric else None)
+    if extrap_file is not None:
+        write_atomic(extrap_file, extrap.extrap(rows))
+        show.talk(f"wrote {show.shorten(extrap_file.absolute())}")
+    if as_json:
+        click.echo(json.dumps(model.as_json(outlooks)))
+        return
+    for outlook in outlooks:
+        for name, why in outlook.refused.items():
+            show.talk(f"{outlook.experiment} {outlook.params}: no model {name}: {why}")
+        for fitted in outlook.models:
+            title = " ".join(
+                word for word in (outlook.experiment, outlook.params, outlook.scaling, fitted.name) if word
+            )
+            cells = tables.predictions(fitted)
+            if markdown:
+                click.echo(f"**{title}**\n\n{cells.markdown()}")
+            else:
+                console = show.terminal()
+                console.print(title, style="bold")
+                console.print(cells.terminal())
+                console.print()
