@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from tests.control.logs import attempt, train_log
-from tests.running import hpcjobs
+from tests.running import hpcjobs, until
 
 SWEEP = ("sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local", "--out", "o")
 
@@ -171,6 +172,40 @@ def test_a_sweep_can_be_repeated_from_its_yaml(ended: Path, tmp_path: Path) -> N
 def test_a_sweep_into_a_folder_that_has_one_is_refused(ended: Path) -> None:
     done = hpcjobs(*SWEEP[:-1], str(ended), "--set", "data.dir=/d", cwd=ended, code=2)
     assert "there is a sweep already" in done.stderr
+
+
+def test_ctrl_c_while_jobs_are_submitted_says_how_to_go_on(tmp_path: Path) -> None:
+    """Slurm's commands are fakes here; a call of `sbatch` lasts."""
+    (tmp_path / "bin").mkdir()
+    last = f"""case "$*" in *--test-only*) ;; *) touch {tmp_path}/called; exec sleep 60 ;; esac"""
+    for name, body in {"sbatch": last, "scontrol": "", "squeue": "", "sacctmgr": ""}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    words = (
+        "sweep",
+        "--gpus",
+        "1",
+        "--experiment",
+        "demo",
+        "--cluster",
+        "virtual",
+        "--set",
+        "data.dir=d",
+        "--out",
+        "o",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpcjobs", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until((tmp_path / "called").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "`hpcjobs resume o` goes on, and submits nothing twice" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
 
 
 def test_cluster_list_and_show(tmp_path: Path) -> None:
