@@ -1,0 +1,141 @@
+"""`collect --logs`, `report` with something beside it, and `predict`, as a user calls them."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+
+from tests.running import hpcjobs
+
+SHARED = Path(__file__).parent / "logs"
+# The article's one to sixteen GPUs, and a second sweep that is a tenth faster; three repeats each.
+ARTICLE = {1: 185.12, 2: 315.26, 4: 421.85, 8: 1116.99, 12: 1527.60, 16: 1912.82}
+
+
+def runs_csv(path: Path, factor: float = 1.0, spread: float = 0.004) -> Path:
+    lines = ["run,gpus,local_batch,global_batch,experiment,images_per_sec,mean_auc"]
+    for gpus, rate in ARTICLE.items():
+        for repeat in (-1, 0, 1):
+            value = rate * factor * (1 + repeat * spread)
+            lines.append(f"g{gpus}r{repeat + 2},{gpus},64,{64 * gpus},chexnet,{value:.2f},0.8")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def horovod(path: Path, gpus: int, each: float) -> Path:
+    """The last lines of Horovod's synthetic benchmark."""
+    path.write_text(
+        f"Model: ResNet50\nBatch size: 32\nNumber of GPUs: {gpus}\n"
+        f"[1,0]<stdout>:Img/sec per GPU: {each} +-5.3\n"
+        f"[1,0]<stdout>:Total img/sec on {gpus} GPU(s): {each * gpus:.1f} +-42.7\n"
+    )
+    return path
+
+
+def test_anyones_logs_go_through_the_same_report(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    horovod(tmp_path / "logs" / "one.log", 1, 600.2)
+    horovod(tmp_path / "logs" / "eight.log", 8, 540.0)
+    (tmp_path / "logs" / "notes.txt").write_text("nothing to see\n")
+    found = hpcjobs("collect", "--logs", "logs", "--json", cwd=tmp_path)
+    assert [(run["gpus"], run["images_per_sec"]) for run in json.loads(found.stdout)] == [(8, 4320.0), (1, 600.2)]
+    assert "notes.txt" in found.stderr
+    piped = subprocess.run(
+        [sys.executable, "-m", "hpcjobs", "report", "--runs", "-", "--out", "theirs", "--json"],
+        cwd=tmp_path, input=found.stdout, capture_output=True, text=True,
+    )  # fmt: skip
+    assert piped.returncode == 0, piped.stderr
+    rows = json.loads(piped.stdout)
+    assert [(row["gpus"], row["runs"]) for row in rows] == [(1, 1), (8, 1)]
+    assert rows[1]["speedup"] == pytest.approx(4320 / 600.2)
+    table = pandas.read_csv(tmp_path / "theirs" / "scaling-report.csv")
+    assert list(table.images_per_sec) == [600.2, 4320.0]
+    # Without --json it is a table that pandas reads as it is.
+    text = hpcjobs("collect", "--logs", "logs", cwd=tmp_path).stdout
+    assert list(pandas.read_csv(io.StringIO(text)).gpus) == [8, 1]
+
+
+def test_a_log_that_does_not_say_its_gpus_is_told_how_to(tmp_path: Path) -> None:
+    (tmp_path / "run-4gpu.log").write_text(
+        "INFO:root:Epoch[0] Batch [20]\tSpeed: 1250.50 samples/sec\taccuracy=0.1\n" * 9
+    )
+    lost = hpcjobs("collect", "--logs", "run-4gpu.log", cwd=tmp_path, code=1)
+    assert "run-4gpu.log" in lost.stderr
+    assert "--gpus-from" in lost.stderr
+    found = hpcjobs("collect", "--logs", "run-4gpu.log", "--gpus-from", r"-(\d+)gpu", "--json", cwd=tmp_path)
+    (run,) = json.loads(found.stdout)
+    assert (run["gpus"], run["images_per_sec"]) == (4, 1250.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["collect", "--logs"], "--logs: give the paths of logs"),
+        (["collect", "--logs", "nowhere"], "--logs nowhere: no such file"),
+        (["collect", "--logs", ".", "--format", "horovd"], "--format horovd: known: hpcjobs"),
+        (["collect", "--logs", ".", "--gpus-from", "("], "not a regular expression"),
+        (["collect", "--logs", ".", "--gpus-from", "gpu"], "give one group"),
+        (["collect", ".", "--format", "horovod"], "are for --logs"),
+        (["report"], "give the FOLDER of a sweep, or --runs FILE and --out DIR"),
+        (["report", "--runs", "runs.csv"], "go together"),
+        (["report", "--runs", "nowhere.csv", "--out", "x"], "--runs nowhere.csv: cannot be read"),
+        (["report", "--runs", "runs.csv", "--out", "x", "--baseline", "two"], "--baseline two: give a number of GPUs"),
+        (["report", "--runs", "runs.csv", "--out", "x", "--baseline", "3"], "3"),
+        (["report", "--runs", "runs.csv", "--out", "x", "--reference", "dell"], "--reference dell: no such table"),
+        (["report", "--runs", "runs.csv", "--out", "x", "--json", "--markdown"], "give one of them"),
+        (["predict", "--runs", "runs.csv", "--gpus", "0"], "'0' is not a GPU count"),
+        (["predict"], "give the FOLDER of a sweep, or --runs FILE"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line(words: list[str], said: str, tmp_path: Path) -> None:
+    runs_csv(tmp_path / "runs.csv")
+    done = hpcjobs(*words, cwd=tmp_path, code=2)
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "x" / "scaling-report.csv").exists()
+
+
+def test_another_sweep_and_a_published_table_are_laid_beside(tmp_path: Path) -> None:
+    ours, theirs = runs_csv(tmp_path / "ours.csv", 1.1), runs_csv(tmp_path / "theirs.csv")
+    words = ("report", "--runs", str(ours), "--out", "o", "--against", str(theirs))
+    beside = json.loads(hpcjobs(*words, "--reference", "dell-c4140-v100-2019", "--json", cwd=tmp_path).stdout)
+    assert [row["gpus"] for row in beside["rows"]] == list(ARTICLE)
+    for difference in beside["against"]:
+        assert difference["low"] < 1.1 < difference["high"]
+        assert difference["real"] is True
+    reference = {row["gpus"]: row["ratio"] for row in beside["reference"]["rows"]}
+    assert reference[16] == pytest.approx(1.1, rel=1e-3)
+    printed = hpcjobs(*words, "--markdown", cwd=tmp_path).stdout
+    assert printed.startswith("| ")
+    assert "+10.0%" in printed
+
+
+def test_speed_up_over_another_base(tmp_path: Path) -> None:
+    runs_csv(tmp_path / "runs.csv")
+    words = ("report", "--runs", "runs.csv", "--out", "o", "--baseline", "4", "--json")
+    rows = json.loads(hpcjobs(*words, cwd=tmp_path).stdout)
+    assert [(row["gpus"], row["baseline_gpus"]) for row in rows][:3] == [(1, 4), (2, 4), (4, 4)]
+    assert next(row["speedup"] for row in rows if row["gpus"] == 4) == 1
+
+
+def test_sizes_that_were_not_run_are_predicted_with_intervals(tmp_path: Path) -> None:
+    runs_csv(tmp_path / "runs.csv")
+    words = ("predict", "--runs", "runs.csv", "--gpus", "32", "--json", "--extrap", "extrap.txt")
+    (outlook,) = json.loads(hpcjobs(*words, cwd=tmp_path).stdout)
+    (predicted,) = [size for size in outlook["models"][0]["predictions"] if size["gpus"] == 32]
+    rate = predicted["images_per_sec"]
+    assert ARTICLE[16] < rate["value"] < 32 * ARTICLE[1]
+    assert rate["low"] < rate["value"] < rate["high"]
+    assert (tmp_path / "extrap.txt").read_text().startswith("PARAMETER ")
+    assert "32" in hpcjobs(*words[:5], cwd=tmp_path).stdout
+
+
+def test_too_few_sizes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("gpus,local_batch,global_batch,images_per_sec\n1,64,64,185\n2,64,128,315\n")
+    assert "no model can be fitted" in hpcjobs("predict", "--runs", "runs.csv", cwd=tmp_path, code=2).stderr
