@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,6 @@ def _clear(path: Path, mine: Path, stale: Mapping[str, Any]) -> None:
 
 def _beat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(_HEARTBEAT_S):
-        try:
+        # A file server that is away for a while must not end it.
+        with suppress(OSError):
             os.utime(path)
-        except OSError:
-            return

@@ -169,9 +169,12 @@ def _status(
         end=found.exit.end if found.exit else answer.end if answer else None,
         progress=found.progress,
     )
+    if found.settled:
+        # Of one allocation the scheduler's word may be that on another run.
+        return dataclasses.replace(status, state=RunState.DONE, word="", said="")
     if found.measured:
         # After its measurement it may still score the test split and write what belongs to it.
-        busy = answer is not None and answer.state is RunState.RUNNING and found.exit is None
+        busy = answer is not None and answer.state is RunState.RUNNING
         return dataclasses.replace(status, state=RunState.RUNNING if busy else RunState.DONE)
     if sent is None:
         return status

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from hpcjobs import lock
 from hpcjobs.lock import Locked, held
+from tests.running import until
 
 HOLDER = """
 import sys, time
@@ -84,6 +86,18 @@ def test_a_lock_of_another_host_counts_until_it_is_silent(tmp_path: Path):
     os.utime(lock, (long_ago, long_ago))
     with held(lock, "the thing"):
         pass
+
+
+def test_a_holder_gives_a_sign_again_and_again_whatever_happens_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lock, "_HEARTBEAT_S", 0.01)
+    with held(tmp_path / "lock", "the thing"):
+        os.utime(tmp_path / "lock", (0, 0))
+        until(lambda: (tmp_path / "lock").stat().st_mtime > 0, 10)
+        (tmp_path / "lock").rename(tmp_path / "away")
+        time.sleep(0.1)
+        os.utime(tmp_path / "away", (0, 0))
+        (tmp_path / "away").rename(tmp_path / "lock")
+        until(lambda: (tmp_path / "lock").stat().st_mtime > 0, 10)
 
 
 def test_a_pid_that_another_process_has_now_is_no_holder(tmp_path: Path):

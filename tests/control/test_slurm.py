@@ -107,6 +107,27 @@ def test_without_accounting_squeue_and_scontrol_speak(fake: FakeSlurm) -> None:
     assert SlurmScheduler().poll(["1_0"]) == {}
 
 
+def test_a_site_without_sacct_itself_is_one_without_accounting(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(fake.folder))
+    fake.command("squeue", 'case "$*" in *--name*) echo "1|n" ;; *) echo "1_0|FAILED|NonZeroExitCode|n1|N/A" ;; esac')
+    fake.command("scontrol", 'echo "JobId=1 ArrayJobId=1 ArrayTaskId=0 JobState=FAILED ExitCode=0:9 NodeList=n1"')
+    assert SlurmScheduler().find(["n"]) == {"n": ["1"]}
+    assert SlurmScheduler().poll(["1_0", "1_1"])["1_0"].signal == 9
+
+
+def test_a_run_that_was_started_by_hand_hides_no_other(fake: FakeSlurm) -> None:
+    """Its script found no array's id, and wrote 0."""
+    fake.command("sacct", "exit 1")
+    fake.command(
+        "squeue",
+        'case "$*" in *=0*) echo "Invalid job id: 0" >&2; exit 1 ;; *) echo "1_0|RUNNING|None|n1|N/A" ;; esac',
+    )
+    assert list(SlurmScheduler().poll(["0_0", "1_0"])) == ["1_0"]
+    assert SlurmScheduler().poll(["0_0"]) == {}
+
+
 def test_accounting_that_is_away_says_nothing_of_the_jobs_that_the_controller_forgot(fake: FakeSlurm) -> None:
     fake.command("sacct", 'echo "sacct: error: Problem talking to the database: Connection refused" >&2; exit 1')
     fake.command("scontrol", "exit 1")

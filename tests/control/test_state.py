@@ -135,6 +135,13 @@ def test_runs_of_one_allocation_share_its_task_and_wait_their_turn() -> None:
     assert (one.state, two.state) == (RunState.FAILED, RunState.PENDING)
 
 
+def test_a_cancelled_allocation_says_nothing_of_a_run_that_was_done_in_it() -> None:
+    sent = submissions([{**event, "group": "all"} for event in SENT], {"all": ["g0001-r01", RUN]})
+    done = Evidence("a001", "7_0", 1, measured=True, exit=ended(0))
+    (one,) = fold([RUN], sent, answer(RunState.CANCELLED, "CANCELLED", reason="by 0"), {RUN: done}, 1000.0)
+    assert (one.state, one.word, one.said) == (RunState.DONE, "", "")
+
+
 def test_a_requeued_job_is_pending_though_an_attempt_ended() -> None:
     found = Evidence("a001", "7_0", 1, exit=ended(75))
     assert state(SENT, answer(RunState.PENDING, "PENDING"), found).state is RunState.PENDING

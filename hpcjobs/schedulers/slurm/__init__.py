@@ -11,7 +11,7 @@ from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.hostlist import fold_indices
 from hpcjobs.records import JobState, Limits, Order
 from hpcjobs.schedulers.slurm import limits, parse
-from hpcjobs.schedulers.slurm.commands import Refused, run
+from hpcjobs.schedulers.slurm.commands import NotHere, Refused, run
 
 # Ids that go on one command line; a sweep has few jobs (one per size), so this is never reached but
 # by a cancel of single tasks.
@@ -64,7 +64,7 @@ class SlurmScheduler:
         try:
             words = ("--allocations", "--noheader", "--parsable2", "--format=JobID,JobName")
             text += run("sacct", *words, f"--starttime={_FIND_SINCE}", f"--name={joined}")
-        except Refused:
+        except (Refused, NotHere):
             pass  # no accounting here
         found = parse.names(text)
         return {name: found[name] for name in names if name in found}
@@ -75,9 +75,10 @@ class SlurmScheduler:
         What squeue says of a living job counts: after a requeue sacct still shows the end before it. How a
         task ended the accounting says best; without one, squeue and scontrol do, for MinJobAge after it.
         """
-        if not tasks:
+        # Of a script that somebody started by hand the job is 0: asked for that, squeue would answer nothing at all.
+        jobs = sorted({job for task in tasks if (job := task.partition("_")[0]).strip("0").isdigit()}, key=int)
+        if not jobs:
             return {}
-        jobs = sorted({task.partition("_")[0] for task in tasks}, key=int)
         seen = self._squeue(jobs)
         living = {task: state for task, state in seen.items() if state.state is None or not state.state.final}
         if all(task in living for task in tasks):
@@ -87,7 +88,8 @@ class SlurmScheduler:
             joined = f"--jobs={','.join(jobs)}"
             booked = parse.sacct(run("sacct", "--allocations", "--noheader", "--parsable2", columns, joined))
         except (Refused, SchedulerUnreachable) as error:
-            if isinstance(error, SchedulerUnreachable) and not all(task in seen for task in tasks):
+            away = not isinstance(error, Refused | NotHere)
+            if away and not all(task in seen for task in tasks):
                 raise  # accounting there is, but away: who knows what it knows of the others
             booked = self._scontrol({task.partition("_")[0] for task in tasks if task in seen and task not in living})
         ended = {task: state for task, state in booked.items() if state.state is not None and state.state.final}

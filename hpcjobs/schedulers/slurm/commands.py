@@ -50,6 +50,10 @@ class Refused(HpcjobsError):
     """Slurm answered, and said no; the text is what it said."""
 
 
+class NotHere(SchedulerUnreachable):
+    """The command is not on this machine."""
+
+
 def environment() -> dict[str, str]:
     """The user's environment without what would change a Slurm command's meaning."""
     return {key: value for key, value in os.environ.items() if key in _KEPT or not key.startswith(_PREFIXES)}
@@ -59,7 +63,7 @@ def run(*command: str, both: bool = False, given: str = "") -> str:
     """Standard output of a command (`both`: standard error behind it), which reads `given`.
 
     Raises Refused where it failed, SchedulerUnreachable where it failed because nobody answered in
-    time, it was killed before it could tell the answer, or the command is not there.
+    time or it was killed before it could tell the answer, NotHere where there is no such command.
     """
     try:
         done = subprocess.run(
@@ -72,7 +76,7 @@ def run(*command: str, both: bool = False, given: str = "") -> str:
             env=environment(),
         )
     except FileNotFoundError:
-        raise SchedulerUnreachable(f"{command[0]} is not on PATH: is this a login node of a Slurm cluster?") from None
+        raise NotHere(f"{command[0]} is not on PATH: is this a login node of a Slurm cluster?") from None
     except subprocess.TimeoutExpired:
         raise SchedulerUnreachable(f"{command[0]} gave no answer in {TIMEOUT_S:.0f} s") from None
     if done.returncode < 0 or done.returncode > 128:  # above: that of a wrapper's child
