@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hpcjobs.records import ScalingRow
+from hpcjobs.files import write_atomic
+from hpcjobs.records import Run, ScalingRow
+
+if TYPE_CHECKING:
+    from hpcjobs.compare import Difference, Reference
+    from hpcjobs.predict import Outlook
 
 
-def write(folder: Path, rows: Sequence[ScalingRow], *, title: str) -> list[Path]:
-    """Write scaling-report.csv and the figures into `folder`; returns the paths of what was written.
+def write(
+    folder: Path,
+    rows: Sequence[ScalingRow],
+    *,
+    title: str,
+    runs: Sequence[Run] = (),
+    auc: Sequence[Mapping[str, Any]] = (),
+    outlooks: Sequence[Outlook] = (),
+    reference: Reference | None = None,
+    others: Sequence[ScalingRow] = (),
+    others_name: str = "the other sweep",
+    differences: Sequence[Difference] = (),
+    provenance: Mapping[str, Any] | None = None,
+    tails: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Write scaling-report.csv, the figures and report.html into `folder`; returns the paths of what was written.
 
-    There is no figure for a table without a measurement.
+    `study.Study` says what the rest is. What is not given has no figure and no section in the page.
     """
-    from hpcjobs.report import tables
+    from hpcjobs.report import figures, page, tables  # matplotlib takes half a second
+    from hpcjobs.report.study import Study
 
+    study = Study(
+        title=title, rows=rows, runs=runs, auc=auc, outlooks=outlooks, reference=reference, others=others,
+        others_name=others_name, differences=differences, provenance=provenance or {}, tails=tails or {},
+    )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [tables.write_csv(folder, rows)]
-    if any(row.images_per_sec is not None for row in rows):
-        from hpcjobs.report import figures  # matplotlib takes half a second
-
-        paths += figures.write(folder, rows, title=title)
+    drawings = figures.draw(study)
+    paths = [tables.write_csv(folder, rows), *figures.write(folder, drawings), folder / page.FILE]
+    write_atomic(paths[-1], page.render(study, drawings))
     return paths

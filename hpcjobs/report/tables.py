@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # predict takes scipy with it, which `hpcjobs status` need no
     from hpcjobs.predict import Figure, Model
 
 SCALING_CSV = "scaling-report.csv"
-_LOSS_NAMES = {
+LOSS_NAMES = {
     "input": "input",
     "allreduce": "all-reduce",
     "skew": "skew",
@@ -209,7 +209,7 @@ def _largest_loss(row: ScalingRow) -> str:
         return ""
     worst = max(LOSSES, key=lambda part: parts[part] or 0.0)
     share = row.share(worst)
-    return f"{_LOSS_NAMES[worst]} {parts[worst]:.1f} ms ({share:.1f} % of the step)" if share and share > 0 else ""
+    return f"{LOSS_NAMES[worst]} {parts[worst]:.1f} ms ({share:.1f} % of the step)" if share and share > 0 else ""
 
 
 def _escaped(text: str) -> str:

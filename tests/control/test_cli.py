@@ -128,7 +128,8 @@ def test_report_writes_the_table_and_keeps_the_failed_row(ended: Path) -> None:
     assert rows[1]["speedup"] == pytest.approx(2 / 2**0.5)
     assert rows[0]["startup_s"] == 1002 - 990
     assert sorted(path.name for path in (ended / "report").iterdir()) == [
-        "auc.csv", "runs.csv", "scaling-report.csv", "scaling.png", "scaling.svg",
+        "auc.csv", "efficiency.png", "efficiency.svg", "report.html", "runs.csv", "scaling-report.csv",
+        "scaling.png", "scaling.svg", "time-to-train.png", "time-to-train.svg",
     ]  # fmt: skip
     assert "4      1     0       1" in hpcjobs("report", str(ended), cwd=ended).stdout
 

@@ -1,0 +1,185 @@
+"""How every figure looks, and how it becomes a file: the same table gives the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from hpcjobs.records import ScalingRow
+from hpcjobs.report.palette import COLOURS, GRID, INK, QUIET
+from hpcjobs.report.study import clean, flags_at
+
+# Markers and dashes differ as well as colours; the lists have lengths without a common divisor, so that hundreds of
+# series differ.
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)))
+# Inches: on a phone the page shows 5.3 of them at nearly their size.
+WIDTH, HEIGHT = 5.3, 3.9
+_SETTINGS: dict[str, Any] = {
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    # A dollar sign in a name is no formula.
+    "text.parse_math": False,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "hatch.linewidth": 0.6,
+    # Text stays text: it is searched, read aloud, and small.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hpcjobs",
+}
+
+
+@contextmanager
+def settings() -> Iterator[None]:
+    """matplotlib as these figures want it, whatever the user's matplotlibrc says; afterwards as it was."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        # Newer matplotlib types every key.
+        parameters: Any = matplotlib.rcParams
+        parameters.update(_SETTINGS)
+        yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A figure, its file's name, and for the page what it shows (`caption`) and says (`description`)."""
+
+    name: str
+    title: str
+    caption: str
+    description: str
+    figure: Figure
+
+    def svg(self) -> str:
+        image = io.BytesIO()
+        with settings():
+            self.figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
+        return image.getvalue().decode()
+
+    def png(self) -> bytes:
+        image = io.BytesIO()
+        with settings():
+            self.figure.savefig(image, format="png", dpi=160, metadata={"Software": None})
+        return image.getvalue()
+
+
+def axes_of(title: str, study: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """A figure with its title and, quiet beside it, that of the study."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, pad=10)
+    name = textwrap.shorten(clean(study), max(12, 54 - len(title)), placeholder=" ...")
+    axes.set_title(name, loc="right", pad=10, fontsize=8, fontweight="normal", color=QUIET)
+    return figure, axes
+
+
+def style(number: int, connected: bool = True) -> dict[str, Any]:
+    """Colour, marker and dashes of the series of that number; points alone where no line means anything."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": DASHES[number % len(DASHES)] if connected else "none",
+        "markersize": 6,
+        "linewidth": 1.8,
+    }
+
+
+def size_axis(axes: Axes, run: Sequence[int], beyond: Sequence[int] = ()) -> None:
+    """A log2 axis of GPUs, ticked at exactly the sizes that were run; sizes `beyond` have a quiet tick."""
+    known, others = sorted(set(run)), sorted(set(beyond) - set(run))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(known))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{size:,}" for size in known]))
+    axes.xaxis.set_minor_locator(FixedLocator(others) if others else NullLocator())
+    axes.xaxis.set_minor_formatter(FixedFormatter([f"({size:,})" for size in others]) if others else NullFormatter())
+    axes.tick_params(axis="x", which="minor", labelcolor=QUIET, labelsize=9)
+    everything = [*known, *others]
+    axes.set_xlim(min(everything) / 1.25, max(everything) * 1.25)
+    axes.set_xlabel("GPUs (ranks)")
+
+
+def value_axis(axes: Axes, values: Sequence[float]) -> None:
+    """Logarithmic, ticked at 1, 2 and 5, where the values span it; else linear. Values are above 0."""
+    low, high = min(values), max(values)
+    if high < 3 * low:
+        axes.set_ylim(0, high * 1.15)
+    else:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.5, high * 1.3)
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if high < 2000 * low else (1,)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def interval(axes: Axes, x: float, value: float, low: float | None, high: float | None, colour: str) -> bool:
+    """A bar from low to high, if there is one. What would fall off a logarithmic axis ends below its foot."""
+    if low is None or high is None:
+        return False
+    foot = max(low, value / 1000) if axes.get_yscale() == "log" else low
+    axes.errorbar(
+        [x], [value], yerr=[[max(0.0, value - foot)], [max(0.0, high - value)]],
+        fmt="none", ecolor=colour, elinewidth=1.5, capsize=4, capthick=1.5,
+    )  # fmt: skip
+    return True
+
+
+def failed_sizes(axes: Axes, sizes: Sequence[int], colour: str) -> None:
+    """A cross at the foot of the figure for each size that was run and has no measurement."""
+    axes.plot(
+        list(sizes), [0.05] * len(sizes), transform=axes.get_xaxis_transform(), linestyle="none",
+        marker="x", markersize=9, markeredgewidth=2.5, color=colour, clip_on=False,
+    )  # fmt: skip
+
+
+def failed_handle(colour: str) -> Line2D:
+    return Line2D([], [], linestyle="none", marker="x", markersize=8, markeredgewidth=2.5, color=colour)
+
+
+def legend(figure: Figure, axes: Axes, entries: Sequence[tuple[Any, str]], **where: Any) -> None:
+    """The handles with their names as they are: one that begins with an underscore is a name, too."""
+    if len(entries) > 1 or any(name != "measured" for _, name in entries):
+        handles = [handle for handle, _ in entries]
+        names = [textwrap.shorten(name, 60, placeholder=" ...") for _, name in entries]
+        if len(entries) > 5:  # between the points there is no room
+            figure.legend(handles, names, loc="outside lower center", ncols=2)
+        else:
+            axes.legend(handles, names, **where)
+
+
+def note_flags(figure: Figure, rows: Sequence[ScalingRow]) -> None:
+    """Below the figure, the flags of its rows and the sizes that have them."""
+    every = {row.gpus for row in rows}
+    notes = [
+        flag if set(where) == every else f"{flag} at {', '.join(map(str, where))}"
+        for flag, where in flags_at(rows).items()
+    ]
+    if notes:
+        text = textwrap.fill("Flags: " + "; ".join(notes), 76)
+        figure.supxlabel(text, fontsize=8, color=QUIET, x=0.01, ha="left")

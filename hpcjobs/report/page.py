@@ -1,0 +1,333 @@
+"""report.html: the study as one file that needs no network and runs no script. Pure: the same study, the same page."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from hpcjobs import __version__
+from hpcjobs.compare import beside
+from hpcjobs.records import LOSSES, Run, ScalingRow
+from hpcjobs.report import sentences, tables
+from hpcjobs.report.figures_inline import inline
+from hpcjobs.report.figures_style import Drawing
+from hpcjobs.report.study import Study, clean, series
+
+FILE = "report.html"
+TEMPLATE = "report.html.j2"
+_DASH = "\N{EN DASH}"
+_PROVENANCE = {
+    "command": "Command", "time": "Time", "user": "User", "host": "Host", "cwd": "Folder",
+    "hpcjobs": "hpcjobs", "python": "Python", "git": "Code", "cluster": "Cluster",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What stands in a table; `value` is the figure of the CSV where `text` is a rounded one, `note` its interval."""
+
+    text: str
+    value: str = ""
+    note: str = ""
+    href: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of the page. Each row is named by its column `head`; the columns `words` hold no figures."""
+
+    name: str
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    head: int = 0
+    words: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """A run with what is known of it and the last lines of its log. `anchor` is unique on the page."""
+
+    anchor: str
+    name: str
+    state: str
+    facts: Sequence[tuple[str, str]]
+    tail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure as the page holds it."""
+
+    name: str
+    svg: Markup
+    caption: str
+
+
+def render(study: Study, drawings: Sequence[Drawing]) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(resources.files("hpcjobs.templates"))),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    logs = _logs(study)
+    page = environment.get_template(TEMPLATE).render(
+        title=clean(study.title),
+        subtitle=_subtitle(study),
+        highlights=_highlights(study),
+        answers=sentences.answers(study.rows, study.runs),
+        pictures=[_picture(drawing) for drawing in drawings],
+        tables=list(_tables(study)),
+        runs=_runs(study.runs, logs) if study.runs else None,
+        logs=logs,
+        provenance=list(_provenance(study.provenance)),
+        software=sorted({clean(row.software) for row in study.rows if row.software}),
+        version=__version__,
+    )
+    return page if page.endswith("\n") else f"{page}\n"
+
+
+# --- the head ------------------------------------------------------------------------------------
+
+
+def _subtitle(study: Study) -> str:
+    count = len({row.gpus for row in study.rows})
+    runs = sum(row.runs + row.failed_runs for row in study.rows)
+    parts = [f"{count} size{'s' * (count != 1)}", f"{runs} run{'s' * (runs != 1)}"]
+    parts += sorted({f"{row.scaling} scaling" for row in study.rows if row.scaling in ("weak", "strong")})
+    parts += sorted({clean(row.gpu_model) for row in study.rows if row.gpu_model})
+    return " · ".join(parts)
+
+
+def _highlights(study: Study) -> list[Cell]:
+    """The three figures of the only series that answer before a sentence is read."""
+    lines = series(study.rows)
+    measured = lines[0].measured if len(lines) == 1 else ()
+    if not measured:
+        return []
+    row, unit = measured[-1], lines[0].unit
+    where = f"{row.gpus} GPU{'s' * (row.gpus != 1)}"
+    found = [Cell(_figure(row.images_per_sec), f"{unit}/s on {where}", _between(row, "images_per_sec"))]
+    if row.speedup is not None and row.efficiency is not None and row.gpus != row.baseline_gpus:
+        over = f"speed-up over {row.baseline_gpus} GPU{'s' * (row.baseline_gpus != 1)}"
+        found.append(Cell(f"{row.speedup:.1f}×", over, _between(row, "speedup", ".1f")))
+        found.append(Cell(f"{100 * row.efficiency:.1f} %", "efficiency", _between(row, "efficiency", ".1f", 100)))
+    return found
+
+
+def _picture(drawing: Drawing) -> Picture:
+    name = f"figure-{drawing.name}"
+    return Picture(name, inline(drawing.svg(), name, clean(drawing.title), clean(drawing.description)), drawing.caption)
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def _tables(study: Study) -> Iterator[Table]:
+    yield _scaling(study.rows)
+    if any(row.lost_ms is not None and row.gpus != row.baseline_gpus for row in study.rows):
+        yield _losses(study.rows)
+    for number, outlook in enumerate(study.outlooks):
+        for model in outlook.models[:1]:
+            of = clean(f"{outlook.params} {outlook.scaling}".strip())
+            caption = f"The model {model.name} of {of} scaling: measured sizes, others, and each size left out once"
+            yield _plain(f"model-{number}", caption, tables.predictions(model))
+    if study.reference is not None:
+        name = clean(study.reference.name)
+        found = beside(study.rows, study.reference)
+        if not any(row.params for row in study.rows):
+            found.sort(key=lambda each: each.gpus)
+        cells = tables.beside(found, name)
+        yield _plain("reference", f"Beside {name}; efficiencies are over each one's own base", cells)
+    if study.differences:
+        caption = f"Beside {clean(study.others_name)}: Welch's 95 % intervals, and what is real by Holm's correction"
+        yield _plain("against", caption, tables.differences(study.differences))
+
+
+def _scaling(rows: Sequence[ScalingRow]) -> Table:
+    """The scaling table: the figures of scaling-report.csv, rounded, with the CSV's own beside them."""
+    has_params = any(row.params for row in rows) or len({row.experiment for row in rows}) > 1
+    has_batch = len({(row.experiment, row.params, row.gpus) for row in rows}) < len(rows)
+    optional = {
+        "AUC": any(row.mean_auc is not None for row in rows),
+        "time to train": any(row.time_to_train_s is not None for row in rows),
+        "start-up": any(row.startup_s is not None for row in rows),
+    }
+    unit = " or ".join(dict.fromkeys(each.unit for each in series(rows))) or "images"
+    header = [
+        *(["study"] if has_params else []), "GPUs", *(["batch/GPU"] if has_batch else []), "nodes", "runs", f"{unit}/s",
+        "per GPU", "speed-up", "efficiency", "step, ms", *(name for name, there in optional.items() if there), "flags",
+    ]  # fmt: skip
+    lines = []
+    for row in rows:
+        more = {
+            "AUC": _number(row.mean_auc, ".3f"),
+            "time to train": _duration(row.time_to_train_s),
+            "start-up": _duration(row.startup_s),
+        }
+        name = clean(", ".join(part for part in (row.experiment, row.params) if part))
+        lines.append([
+            *([Cell(name)] if has_params else []),
+            _number(row.gpus, ","),
+            *([_number(row.local_batch, ",")] if has_batch else []),
+            _number(row.nodes, ","),
+            Cell(f"{row.runs} of {row.runs + row.failed_runs}" if row.failed_runs else str(row.runs)),
+            _sure(row, "images_per_sec"),
+            _number(row.images_per_sec_per_gpu),
+            _sure(row, "speedup", ".2f"),
+            _share(row),
+            _number(row.step_ms),
+            *(more[name] for name, there in optional.items() if there),
+            Cell(clean(row.flags)),
+        ])  # fmt: skip
+    caption = "Throughput, speed-up and efficiency by size, with 95 % intervals over runs"
+    return Table("scaling", caption, header, lines, int(has_params), ("study", "flags"))
+
+
+def _losses(rows: Sequence[ScalingRow]) -> Table:
+    """Where the efficiency went, in ms and in per cent of the step."""
+    has_params = any(row.params for row in rows) or len({row.experiment for row in rows}) > 1
+    header = [*(["study"] if has_params else []), "GPUs", "step, ms", "lost", *tables.LOSS_NAMES.values()]
+    lines = []
+    for row in rows:
+        if row.lost_ms is None or row.gpus == row.baseline_gpus:
+            continue
+        name = clean(", ".join(part for part in (row.experiment, row.params) if part))
+        losses = [_loss(row, part) for part in ("", *LOSSES)]
+        lines.append([*([Cell(name)] if has_params else []), _number(row.gpus, ","), _number(row.step_ms), *losses])
+    caption = "Where the efficiency went: ms of a step beyond what the base would take, and per cent of the step"
+    return Table("losses", caption, header, lines, int(has_params), ("study",))
+
+
+def _loss(row: ScalingRow, part: str) -> Cell:
+    value = getattr(row, f"lost_{part}_ms" if part else "lost_ms")
+    share = row.share(part)
+    return dataclasses.replace(_number(value, ".1f"), note="" if share is None else f"{share:.1f} %")
+
+
+def _plain(name: str, caption: str, cells: tables.Cells) -> Table:
+    rows = [[Cell(clean(text)) for text in row] for row in cells.rows]
+    header = [clean(text) for text in cells.header]
+    return Table(name, caption, header, rows, cells.left, tuple(header[: cells.left]))
+
+
+def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
+    has_params = any(run.params for run in runs)
+    header = ["run", *(["params"] if has_params else []), "state", "GPUs", "rate, 1/s", "step, ms", "job", "nodes"]
+    has_why = any(run.failure for run in runs)
+    header += ["why"] if has_why else []
+    words = ("run", "params", "state", "job", "nodes", "why")
+    rows = [
+        [
+            Cell(log.name, href=f"#{log.anchor}"),
+            *([Cell(clean(run.params))] if has_params else []),
+            Cell(log.state),
+            _number(run.gpus, ","),
+            _number(run.images_per_sec),
+            _number(run.step_ms),
+            Cell(clean(run.job_ids)),
+            Cell(clean(run.nodelist)),
+            *([Cell(textwrap.shorten(clean(run.failure), 90, placeholder=" ..."))] if has_why else []),
+        ]
+        for run, log in zip(runs, logs, strict=True)
+    ]
+    return Table("runs", "Every run; its name leads to its log", header, rows, 0, words)
+
+
+# --- runs and provenance -------------------------------------------------------------------------
+
+
+def _logs(study: Study) -> list[Log]:
+    found = []
+    for number, run in enumerate(study.runs, 1):
+        facts = {
+            "Why": run.failure, "Log": run.source, "Attempt": run.attempt, "Params": run.params, "Job": run.job_ids,
+            "Nodes": run.nodelist, "GPU": run.gpu_model, "Software": run.software, "Flags": run.flags,
+        }  # fmt: skip
+        known = [(name, clean(text)) for name, text in facts.items() if text]
+        tail = clean(study.tails.get(run.run, "")).strip("\n")
+        found.append(Log(f"run-{number}", clean(run.run), str(run.state), known, tail))
+    return found
+
+
+def _provenance(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The facts in a fixed order, each as a line; what is nested as `key: value` lines."""
+    for key in (*_PROVENANCE, *(key for key in provenance if key not in _PROVENANCE)):
+        value = provenance.get(key)
+        if value in (None, "", {}, []):
+            continue
+        if key == "command" and isinstance(value, list):
+            text = shlex.join(map(str, value))
+        elif key == "git" and isinstance(value, Mapping):
+            state = ", with changes that no commit holds" if value.get("clean") is False else ""
+            places = [f"{value.get('commit', 'unknown commit')}{state}", str(value.get("remote") or "")]
+            text = "\n".join(place for place in places if place)
+        else:
+            text = "\n".join(_flat(value))
+        yield _PROVENANCE.get(key, key), clean(text)
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if inner not in (None, "", {}, []):
+                yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+        return
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    yield f"{prefix}: {text}" if prefix else text
+
+
+# --- cells ---------------------------------------------------------------------------------------
+
+
+def _number(value: float | None, form: str = "") -> Cell:
+    """A figure as it is read, and as the CSV has it."""
+    if value is None:
+        return Cell(_DASH)
+    exact = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = format(value, form) if form else _figure(value)
+    return Cell(text.replace("-", "\N{MINUS SIGN}"), exact)
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return _DASH
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def _sure(row: ScalingRow, name: str, form: str = "") -> Cell:
+    return dataclasses.replace(_number(getattr(row, name), form), note=_between(row, name, form))
+
+
+def _share(row: ScalingRow) -> Cell:
+    if row.efficiency is None:
+        return Cell(_DASH)
+    return Cell(f"{100 * row.efficiency:.1f} %", f"{row.efficiency:.6g}", _between(row, "efficiency", ".1f", 100))
+
+
+def _between(row: ScalingRow, name: str, form: str = "", factor: float = 1) -> str:
+    low, high = getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
+    if low is None or high is None:
+        return ""
+    ends = [format(factor * end, form) if form else _figure(factor * end) for end in (low, high)]
+    return f"{ends[0]} to {ends[1]}"
+
+
+def _duration(seconds: float | None) -> Cell:
+    """In the unit that suits it."""
+    if seconds is None:
+        return Cell(_DASH)
+    for factor, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * factor:
+            return Cell(f"{seconds / factor:.1f} {unit}", f"{seconds:.6g}")
+    return Cell(f"{seconds:.1f} s", f"{seconds:.6g}")

@@ -1,0 +1,281 @@
+"""The answer in sentences made from the table: how far it scales, how sure that is, what holds it back. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from hpcjobs.columns import FLAGS
+from hpcjobs.records import LOSSES, Run, ScalingRow
+from hpcjobs.report.study import Series, clean, flags_at, kind, listed, series, sizes
+
+# Below this efficiency a size is past what most would call scaling.
+_GOOD = 0.8
+_PARTS = {
+    "input": "waiting for input",
+    "allreduce": "exposed all-reduce",
+    "skew": "waiting for the slowest rank",
+    "compute": "slower computing",
+    "other": "what the measured parts do not explain",
+}
+# Between a number and its unit, so that no line ends there.
+_S = "\N{NO-BREAK SPACE}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag that is raised, the sizes `where` it is (empty: all), and what it means."""
+
+    name: str
+    where: str
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What one series says, in sentences; empty where there is nothing to say. `name` tells the series."""
+
+    name: str
+    how_far: tuple[str, ...]
+    how_sure: tuple[str, ...]
+    flags: tuple[Flag, ...]
+    holds_back: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def answers(rows: Sequence[ScalingRow], runs: Sequence[Run] = ()) -> list[Answer]:
+    """One for each series of the table, in its order. The runs say why sizes failed."""
+    return [answer(each, runs) for each in series(rows)]
+
+
+def answer(each: Series, runs: Sequence[Run] = ()) -> Answer:
+    return Answer(each.name, how_far(each), how_sure(each), flags(each.rows), holds_back(each), failed(each, runs))
+
+
+# --- how far -------------------------------------------------------------------------------------
+
+
+def how_far(each: Series) -> tuple[str, ...]:
+    """Speed-up and efficiency of the largest measured size, and where the efficiency is lost."""
+    if not each.measured:
+        return ("No run has a measurement, so there is nothing to say of how it scales.",)
+    last, unit = each.measured[-1], each.unit
+    rate = f"{_figure(last.images_per_sec)}{_S}{unit}/s{_interval(last.images_per_sec_low, last.images_per_sec_high)}"
+    if len({row.gpus for row in each.measured}) == 1:
+        return f"{_on(last.gpus)} it trains {rate}.", "One size alone does not say how it scales."
+    if last.speedup is None or last.efficiency is None or last.baseline_gpus is None:
+        why = (
+            "The sizes share neither the batch of a GPU nor that of all GPUs, so that they are not compared."
+            if last.scaling == "mixed"
+            else "The size that was asked for as the base has no measurement, so that there is no speed-up."
+        )
+        return f"{_on(last.gpus)} it trains {rate}.", why
+    if last.gpus == last.baseline_gpus:
+        return f"{_on(last.gpus)}, the base, it trains {rate}.", "No larger size has a measurement."
+    speed = _interval(last.speedup_low, last.speedup_high, ".1f")
+    before = f"{_figure(last.images_per_sec / last.speedup)}{_S}{unit}/s" if last.images_per_sec else ""
+    share = f"{_percent(last.efficiency)}{_interval_percent(last.efficiency_low, last.efficiency_high)}"
+    found = [
+        f"{_on(last.gpus)} it trains {last.speedup:.1f} times as fast as on {last.baseline_gpus}{speed}: "
+        f"{_figure(last.images_per_sec)} instead of {before}.",
+        f"That is an efficiency of {share} per GPU{_of_kind(last)}.",
+    ]
+    return (*found, *_knee(each.measured, each.unit), *_unknown(each))
+
+
+def _unknown(each: Series) -> list[str]:
+    beyond = [row.gpus for row in each.failed if row.gpus > each.measured[-1].gpus]
+    return [f"How it does on {sizes(beyond)} is not known: there is no measurement."] if beyond else []
+
+
+def _of_kind(row: ScalingRow) -> str:
+    batch = row.local_batch if row.scaling == "weak" else row.global_batch
+    return f" ({kind(row.scaling, batch)})" if row.scaling in ("weak", "strong") else ""
+
+
+def _knee(rows: Sequence[ScalingRow], unit: str) -> list[str]:
+    """Where it stops to scale: the fastest size, where it is not the largest, and the last good one."""
+    found = []
+    last = rows[-1]
+    fastest = max(rows, key=lambda row: row.images_per_sec or 0.0)
+    if fastest.gpus < last.gpus:
+        found.append(
+            f"More GPUs are no gain beyond {fastest.gpus}: "
+            f"{_figure(fastest.images_per_sec)}{_S}{unit}/s there is the most."
+        )
+    compared = [row for row in rows if row.efficiency is not None and row.gpus >= (row.baseline_gpus or 0)]
+    good: list[ScalingRow] = []
+    for row in compared:
+        if (row.efficiency or 0.0) < _GOOD:
+            break
+        good.append(row)
+    if good and len(good) < len(compared) and good[-1].gpus != good[-1].baseline_gpus:
+        next_one = compared[len(good)]
+        found.append(
+            f"The efficiency stays above {_percent(_GOOD, 0)} up to {sizes([good[-1].gpus])}; "
+            f"{_on(next_one.gpus, begin=False)} it is {_percent(next_one.efficiency or 0.0)}."
+        )
+    return found
+
+
+# --- how sure ------------------------------------------------------------------------------------
+
+
+def how_sure(each: Series) -> tuple[str, ...]:
+    """Repeats, and how wide the intervals are."""
+    return (_repeats(each), *_width(each.measured)) if each.measured else ()
+
+
+def _repeats(each: Series) -> str:
+    rows = each.measured
+    counts = sorted({row.runs for row in rows})
+    what = "It" if len(each.rows) == 1 else "Each measured size" if each.failed else "Each size"
+    if counts == [1]:
+        return f"{what} was measured once: how much a repeat would differ is not known, and there are no intervals."
+    if len(counts) == 1:
+        return f"{what} was measured {_times(counts[0])}."
+    single = [row.gpus for row in rows if row.runs == 1]
+    alone = f"; {sizes(single)} once, hence without an interval" if single else ""
+    return f"The sizes were measured {counts[0]} to {counts[-1]} times{alone}."
+
+
+def _width(rows: Sequence[ScalingRow]) -> list[str]:
+    halves = {
+        row.gpus: (row.images_per_sec_high - row.images_per_sec) / row.images_per_sec
+        for row in rows
+        if row.images_per_sec and row.images_per_sec_high is not None
+    }
+    if not halves:
+        return []
+    widest = max(halves, key=lambda gpus: halves[gpus])
+    if len(halves) == 1:
+        return [f"The 95{_S}% interval of its throughput is ±{_percent(halves[widest])}."]
+    return [
+        f"The 95{_S}% intervals of throughput are ±{_percent(halves[widest])} or narrower, widest on {sizes([widest])}."
+    ]
+
+
+def flags(rows: Sequence[ScalingRow]) -> tuple[Flag, ...]:
+    """What to know before trusting the rows, in the order of columns.FLAGS."""
+    every = {row.gpus for row in rows}
+    return tuple(
+        Flag(flag, "" if set(where) == every else sizes(where), FLAGS.get(flag, "not known to this version"))
+        for flag, where in flags_at(rows).items()
+    )
+
+
+# --- what holds it back --------------------------------------------------------------------------
+
+
+def holds_back(each: Series) -> tuple[str, ...]:
+    """The loss at the largest measured size, and its largest part."""
+    row = each.measured[-1] if each.measured else None
+    if row is None or row.lost_ms is None or not row.step_ms or row.gpus == row.baseline_gpus:
+        return ()
+    where = _on(row.gpus)
+    if row.lost_ms <= 0:
+        return (f"{where} nothing is lost: the step of {_ms(row.step_ms)} is no longer than the base's would be.",)
+    found = [
+        f"{where} a step takes {_ms(row.step_ms)}, and {_ms(row.lost_ms)} of it "
+        f"({_percent(row.lost_ms / row.step_ms)}) are lost against the base."
+    ]
+    if row.efficiency_high is not None and row.efficiency_high >= 1:
+        found.append(f"The interval of the efficiency holds 100{_S}%: that loss may be chance.")
+    parts = {part: getattr(row, f"lost_{part}_ms") for part in LOSSES}
+    if all(ms is None for part, ms in parts.items() if part != "other"):
+        found.append("What takes them is not known: no run took its step apart (a sweep with mode=benchmark does).")
+        return tuple(found)
+    in_order = sorted((part for part in LOSSES if (parts[part] or 0.0) > 0), key=lambda part: -(parts[part] or 0.0))
+    if in_order:
+        worst = in_order[0]
+        share = _percent((parts[worst] or 0.0) / row.step_ms)
+        found.append(f"The largest part is {_PARTS[worst]}: {_ms(parts[worst] or 0.0)} ({share} of the step).")
+    if len(in_order) > 1:
+        second = in_order[1]
+        found.append(f"Next is {_PARTS[second]}, with {_ms(parts[second] or 0.0)}.")
+    if "slow_node" in row.flags.split() and row.slow_node_ms is not None:
+        node, late = clean(row.slowest_node), _ms(row.slow_node_ms)
+        found.append(f"{node} computes {late} longer than the other nodes, in several runs.")
+    return tuple(found)
+
+
+# --- what failed ---------------------------------------------------------------------------------
+
+
+def failed(each: Series, runs: Sequence[Run] = ()) -> tuple[str, ...]:
+    """The sizes and runs without a measurement, with what the runs say of why."""
+    found = []
+    for row in each.rows:
+        if not row.failed_runs:
+            continue
+        whole = row.runs + row.failed_runs
+        those = [run for run in runs if _is_of(run, row) and run.images_per_sec is None]
+        if row.runs:
+            subject = f"{row.failed_runs} of {whole} runs on {sizes([row.gpus])}"
+            verb = "has" if row.failed_runs == 1 else "have"
+        elif whole == 1:
+            subject, verb = f"The run on {sizes([row.gpus])}", "has"
+        else:
+            subject, verb = f"None of the {whole} runs on {sizes([row.gpus])}", "has"
+        measurement = "a measurement" if not row.runs and whole > 1 else "no measurement"
+        found.append(f"{subject} {verb} {measurement}{_why(those)}.")
+    return tuple(found)
+
+
+def _is_of(run: Run, row: ScalingRow) -> bool:
+    key = (row.experiment, row.params, row.gpus, row.local_batch, row.global_batch)
+    return (run.experiment, run.params, run.gpus, run.local_batch, run.global_batch) == key
+
+
+def _why(runs: Sequence[Run]) -> str:
+    """`: 2 failed (out_of_memory), 1 cancelled`."""
+    counts: Counter[str] = Counter()
+    for run in runs:
+        cause = run.failure.partition(":")[0].strip()
+        state = "done, but timed nothing" if str(run.state) == "done" else str(run.state)
+        counts[f"{state} ({cause})" if cause else state] += 1
+    if not counts:
+        return ""
+    if len(runs) == 1:
+        return f": {next(iter(counts))}"
+    if len(counts) == 1:
+        return f": all {len(runs)} {next(iter(counts))}"
+    return ": " + listed([f"{number} {state}" for state, number in counts.items()])
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def _on(gpus: int, begin: bool = True) -> str:
+    return f"{'On' if begin else 'on'} {sizes([gpus])}"
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _figure(value: float | None) -> str:
+    """Four significant digits at most, no exponent."""
+    if value is None:
+        return "unknown"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}{_S}ms" if value >= 100 else f"{value:.3g}{_S}ms"
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}{_S}%"
+
+
+def _interval(low: float | None, high: float | None, form: str = "") -> str:
+    if low is None or high is None:
+        return ""
+    ends = (format(low, form), format(high, form)) if form else (_figure(low), _figure(high))
+    return f" (95{_S}% interval {ends[0]} to {ends[1]})"
+
+
+def _interval_percent(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" ({_percent(low)} to {_percent(high)})"
