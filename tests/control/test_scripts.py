@@ -354,6 +354,23 @@ def test_one_job_goes_on_after_its_time_limit_with_what_is_left(site: Site) -> N
     assert "a002" not in site.files("g0001-r01")
 
 
+def test_what_ended_one_job_is_not_held_against_the_run_that_it_hit(site: Site) -> None:
+    """Under mpirun, or before its launcher started, a preempted run leaves another code than that of an interruption."""
+    fails = 'case "$run" in g0001-r01) exit 3 ;; g0002-r01) exit 143 ;; esac'
+    preempted = f"""[ "$run" != g0002-r01 ] || kill -TERM $(cat $FOLDER/pid); {fails}"""
+    process = site.start("all", "1", TRAINER=f"until [ -e $FOLDER/pid ]; do sleep 0.05; done; {preempted}")
+    (site.folder / "pid.new").write_text(str(process.pid))
+    (site.folder / "pid.new").rename(site.folder / "pid")
+    assert process.wait(20) == 143
+    assert site.executions == ["g0001-r01 none", "g0002-r01 none"]
+    code, _ = site.run("all", "1", restart=1, TRAINER=fails.replace("143", "4"))
+    assert code == 1
+    assert site.executions[2:] == [f"{run} none" for run in ORDER[1:]]
+    # Now others were begun after it.
+    code, _ = site.run("all", "1", restart=2)
+    assert (code, len(site.executions)) == (1, 2 + len(ORDER[1:]))
+
+
 def test_a_user_ends_one_job_for_good(site: Site) -> None:
     wish = f"JobState=RUNNING EndTime={NOW + 3600}"
     code, said = site.signalled("all", "1", signals=[signal.SIGUSR1], JOB=wish)
