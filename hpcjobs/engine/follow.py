@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from hpcjobs import contract, render, rundir
-from hpcjobs.engine.state import Evidence, RunStatus, fold, submissions
+from hpcjobs.engine.state import Evidence, RunStatus, Submission, fold, submissions
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import InputError, SchedulerUnreachable, nearest
 from hpcjobs.files import read_json
@@ -56,6 +56,12 @@ def look(where: SweepDir, run: str) -> Evidence:
     )
 
 
+def _stillborn(where: SweepDir, sent: Submission) -> Evidence:
+    """What is known of a task that failed before it had made its attempt: what it left on Slurm's own output."""
+    task = sent.task or ""
+    return Evidence(claimed_by=task, submission=sent.number, line=evidence.why(where.slurm / f"{task}.out"))
+
+
 def _hosts(log: mllog.TrainLog) -> tuple[str, ...]:
     about = log.last(contract.LogKey.RUN)
     return tuple(about.value.get("hosts", ())) if about and isinstance(about.value, dict) else ()
@@ -86,7 +92,13 @@ class Watch:
         found = {name: self._settled.get(name) or look(sweep.where, name) for name in names}
         self._settled.update({name: evidence for name, evidence in found.items() if evidence.settled})
         tasks = {task for name, each in sent.items() if not found[name].settled and (task := each.task_of(found[name]))}
-        return fold(names, sent, self._ask(tasks), found, time.time())
+        answers = self._ask(tasks)
+        for name, each in sent.items():
+            answer = (answers or {}).get(each.task or "")
+            begun = found[name].measured or found[name].submission == each.number
+            if answer is not None and answer.state is RunState.FAILED and not begun:
+                found[name] = _stillborn(sweep.where, each)
+        return fold(names, sent, answers, found, time.time())
 
     def _ask(self, tasks: Collection[str]) -> Mapping[str, JobState] | None:
         try:
