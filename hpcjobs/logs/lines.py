@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from hpcjobs.logs.sources import SPLIT
@@ -34,6 +34,11 @@ _STAMP = re.compile(
 _TIME = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?")
 
 
+# So many digits are no figure of a log, and more of them than Python makes a number of.
+_DIGITS = 40
+_ENDLESS = re.compile(rb"\d{40,}")
+
+
 class Line(NamedTuple):
     """One line: its number, the rank that wrote it where a launcher says so (else empty), and what it wrote."""
 
@@ -42,41 +47,57 @@ class Line(NamedTuple):
     text: str
 
 
-def spots(block: bytes, needles: Iterable[bytes], start: int = 0) -> list[tuple[int, int]]:
+class Numbers:
+    """The numbers of a block's lines, by positions that only grow: each line feed is counted once."""
+
+    def __init__(self, block: bytes, first: int) -> None:
+        self.block, self.number, self.last = block, first, 0
+
+    def at(self, position: int) -> int:
+        """The number of the line that holds a position."""
+        self.number += self.block.count(b"\n", self.last, position)
+        self.last = position
+        return self.number
+
+
+def spots(block: bytes, needles: Sequence[bytes], start: int = 0) -> list[tuple[int, int]]:
     """Begin and end of each line of a block, from `start` on, that holds one of the needles, in order."""
-    found: dict[int, int] = {}
+    found: list[tuple[int, int]] = []
     for needle in needles:
         at = block.find(needle, start)
         while at >= 0:
             end = block.find(b"\n", at)
             if end < 0:
                 end = len(block)
-            found[block.rfind(b"\n", 0, at) + 1] = end
+            found.append((block.rfind(b"\n", 0, at) + 1, end))
             at = block.find(needle, end)
-    return sorted(found.items())
+    return found if len(needles) == 1 else sorted(set(found))
 
 
-def lines(block: bytes, first: int, needles: Iterable[bytes]) -> Iterator[Line]:
+def lines(block: bytes, first: int, needles: Sequence[bytes]) -> Iterator[Line]:
     """The lines of a block that hold one of the needles; `first` is the number of its first line."""
-    number, last, split = first, 0, SPLIT in block
+    numbers, split = Numbers(block, first), SPLIT in block
     for begin, end in spots(block, needles):
-        number += block.count(b"\n", last, begin)
-        last = begin
         if split:
-            yield from parts(block[begin:end], number)
+            yield from parts(block[begin:end], numbers.at(begin))
         else:
-            yield line(block[begin:end], number)
+            yield line(block[begin:end], numbers.at(begin))
 
 
 def parts(raw: bytes, number: int) -> Iterator[Line]:
-    """A line, or the several texts that followed one another on it."""
+    """A line, or the several texts that followed one another on it, behind one prefix."""
+    rank = ""
     for part in raw.split(SPLIT):
         if part:
-            yield line(part, number)
+            found = line(part, number)
+            rank = found.rank or rank
+            yield found if found.rank or not rank else found._replace(rank=rank)
 
 
 def line(raw: bytes, number: int) -> Line:
     """One line, told apart from its launcher's prefixes."""
+    if len(raw) > _DIGITS:
+        raw = _ENDLESS.sub(b"?", raw)
     match = _RANK.match(raw)
     if match is None:
         return Line(number, "", raw.decode("utf-8", "replace"))
@@ -93,7 +114,7 @@ def line(raw: bytes, number: int) -> Line:
 
 def rank_of(block: bytes, begin: int, at: int) -> str:
     """The rank that a launcher names between the begin of a line and what matters of it."""
-    return line(block[begin:at] + b" ", 0).rank if at > begin else ""
+    return line(block[begin:at] + b" ", 0).rank
 
 
 def unstamped(text: str) -> str:

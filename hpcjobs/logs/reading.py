@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from hpcjobs.errors import InputError, nearest
@@ -39,8 +40,6 @@ _ROOMS = {
 }
 
 # The lines that a format alone has. A needle stands in each: what to look for first, for it is found much faster.
-# An MLPerf line has a brace, found faster still.
-_MLPERF = re.compile(rb":::MLL(?:OG \{| \d)")
 _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]], ...] = (
     (
         re.compile(b"/sec"),
@@ -54,11 +53,21 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
     (re.compile(b"- loss: "), (("keras", re.compile(rb"(?:\d+/\d+|^\s?-).* -? ?\d+m?s.*- loss: (?:\d|nan)")),)),
 )
 # Rare words, looked for only where their rare first letter stands.
-_RARE: tuple[tuple[bytes, bytes, str, re.Pattern[bytes]], ...] = (
-    (b"#", b"busbw", "nccl-tests", re.compile(rb"#\s+(?:size|bytes)\s.*busbw")),
-    (b"#", b"# OSU ", "osu", re.compile(rb"# OSU .* Test\b")),
-    (b"{", b":::MLL", "mlperf", _MLPERF),
-    (b"{", b'"type": "LOG"', "dllogger", re.compile(rb'"step": .*"data": ?\{')),
+_RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...] = (
+    (
+        b"#",
+        (
+            (b"busbw", "nccl-tests", re.compile(rb"#\s+(?:size|bytes)\s.*busbw")),
+            (b"# OSU ", "osu", re.compile(rb"# OSU .* Test\b")),
+        ),
+    ),
+    (
+        b"{",
+        (
+            (b":::MLL", "mlperf", re.compile(rb":::MLL(?:OG \{| \d)")),
+            (b'"type": "LOG"', "dllogger", re.compile(rb'"step": .*"data": ?\{')),
+        ),
+    ),
 )
 _OWN = b'"hpcjobs_run"'
 # Whose figure counts even if DLLogger's or Keras' progress stands before it.
@@ -77,15 +86,16 @@ def read_log(path: Path, format: str | None = None, gpus_from: re.Pattern[str] |
         raise InputError(f"--format {format}: no such format; {nearest(format, FORMATS)}")
     option, problems = _option(path, gpus_from)
     result = _read(path, format, option)
-    if format is None and result.format and not any(_counts(one) for one in result.measurements):
-        # What the format's own lines do not say, another's lines in the same log may.
-        for other in FORMATS:
-            if other != result.format:
-                second = _read(path, other, option)
-                if any(_counts(one) for one in second.measurements):
-                    note = Problem(str(path), 0, f"read as {other}: as {result.format} it has no figure")
-                    result = dataclasses.replace(second, problems=(*second.problems, note))
-                    break
+    if format is None:
+        tried = result
+        skip: frozenset[str] = frozenset()
+        while tried.format and not any(map(_counts, tried.measurements)):
+            # What the format's own lines do not say, another's lines in the same log may.
+            skip |= {"hpcjobs", "mlperf"} if tried.format in ("hpcjobs", "mlperf") else {tried.format}
+            tried = _read(path, None, option, skip)
+        if skip and tried.format:
+            note = Problem(str(path), 0, f"read as {tried.format}: as {result.format} it has no figure")
+            result = dataclasses.replace(tried, problems=(*tried.problems, note))
     return dataclasses.replace(result, problems=(*problems, *result.problems)) if problems else result
 
 
@@ -106,13 +116,14 @@ def _option(path: Path, gpus_from: re.Pattern[str] | None) -> tuple[int | None, 
     return None, [Problem(str(path), 0, f"--gpus-from {gpus_from.pattern} finds no number of GPUs in the path")]
 
 
-def _read(path: Path, format: str | None, option: int | None) -> LogResult:
+def _read(path: Path, format: str | None, option: int | None, skip: Collection[str] = ()) -> LogResult:
+    """Read a log once; a format that is to be found out is none of `skip`."""
     findings, source = Findings(str(path), option), Source(path)
     room = _room(format)(findings) if format else None
     for number, block in source.blocks():
         at = 0
         if room is None:
-            format, at = detect(block)
+            format, at = detect(block, skip)
             if not format:
                 continue
             if number > 1:  # What stands before the first such line may say who ran.
@@ -146,23 +157,27 @@ def _room(format: str) -> type[Room]:
     return room
 
 
-def detect(block: bytes) -> tuple[str, int]:
-    """The format of the first line that only one format has, and where that begins; else an empty name."""
+def detect(block: bytes, skip: Collection[str] = ()) -> tuple[str, int]:
+    """The format, none of `skip`, of the first line that only one format has, and where that begins; else ""."""
     found, end = "", len(block)
-    for letter, word, name, sign in _RARE:
-        at = block.find(letter, 0, end)
-        at = block.find(word, block.rfind(b"\n", 0, at) + 1, end) if at >= 0 else -1
-        while at >= 0:
-            begin, stop = _bounds(block, at)
-            if sign.search(block, begin, stop):
-                found, end = name, begin
-                break
-            at = block.find(word, stop, end)
+    for letter, words in _RARE:
+        rare = block.find(letter, 0, end)
+        if rare < 0:
+            continue
+        start = block.rfind(b"\n", 0, rare) + 1
+        for word, name, sign in words:
+            at = block.find(word, start, end) if name not in skip else -1
+            while at >= 0:
+                begin, stop = _bounds(block, at)
+                if sign.search(block, begin, stop):
+                    found, end = name, begin
+                    break
+                at = block.find(word, stop, end)
     for needle, signs in _SIGNS:
         match = needle.search(block, 0, end)
         while match is not None:
             begin, stop = _bounds(block, match.start())
-            name = next((name for name, sign in signs if sign.search(block, begin, stop)), "")
+            name = next((name for name, sign in signs if name not in skip and sign.search(block, begin, stop)), "")
             if name:
                 found, end = name, begin
                 break

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import gzip
 import os
 import re
+import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from hpcjobs.logs.measurements import Problem
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 17
 
 # A line that is longer is no log line, and is passed over: memory stays flat.
 _LONGEST = 1 << 20
@@ -90,29 +91,42 @@ class Source:
 
     def _data(self) -> Iterator[bytes]:
         try:
-            with self.path.open("rb", buffering=0) as raw:
-                # A small file's bytes are asked for by their number: a large buffer costs more than its reading.
-                first = raw.read(min(os.fstat(raw.fileno()).st_size, _BLOCK) or _BLOCK)
-                if not first.startswith(_GZIP):
-                    yield from self._decoded(first, raw)
-                    return
-                raw.seek(0)
-                with gzip.open(raw, "rb") as unpacked:
-                    yield from self._decoded(unpacked.read(_BLOCK), unpacked)
+            # A named pipe that nobody writes to must not hold the reader up.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            self.problem(0, f"cannot be read: {error.strerror or error}")
+            return
+        try:
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode):
+                self.problem(0, "a folder, not a log" if stat.S_ISDIR(about.st_mode) else "no regular file")
+                return
+            # A small file's bytes are asked for by their number: a large buffer costs more than its reading.
+            first = os.read(descriptor, min(about.st_size, _BLOCK) or _BLOCK)
+            if first.startswith(_GZIP):
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                with os.fdopen(descriptor, "rb", closefd=False) as raw, gzip.open(raw, "rb") as unpacked:
+                    yield from _decoded(unpacked.read(_BLOCK), unpacked.read)
+            else:
+                yield from _decoded(first, functools.partial(os.read, descriptor))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             self.problem(0, f"the compressed data is damaged or cut off ({error}); what comes before it is read")
         except OSError as error:
             self.problem(0, f"cannot be read: {error.strerror or error}")
+        finally:
+            os.close(descriptor)
 
-    def _decoded(self, first: bytes, file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
-        bom, encoding = next((pair for pair in _BOMS if first.startswith(pair[0])), (b"", ""))
-        if not bom:
-            encoding = _utf16(first)
-        data = first[len(bom) :]
-        decoder = codecs.getincrementaldecoder(encoding)("replace") if encoding.startswith("utf-16") else None
-        while data:
-            yield decoder.decode(data).encode("utf-8", "replace") if decoder else data
-            data = file.read(_BLOCK)
+
+def _decoded(first: bytes, more: Callable[[int], bytes]) -> Iterator[bytes]:
+    """The bytes as they are, or those of UTF-16 as UTF-8."""
+    bom, encoding = next((pair for pair in _BOMS if first.startswith(pair[0])), (b"", ""))
+    if not bom:
+        encoding = _utf16(first)
+    data = first[len(bom) :]
+    decoder = codecs.getincrementaldecoder(encoding)("replace") if encoding.startswith("utf-16") else None
+    while data:
+        yield decoder.decode(data).encode("utf-8", "replace") if decoder else data
+        data = more(_BLOCK)
 
 
 _TEXT = bytes([*b"\t\n\r\b\x1b\f\a", *range(0x20, 0x7F), *range(0x80, 0x100)])

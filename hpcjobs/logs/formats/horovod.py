@@ -32,12 +32,14 @@ class _Run:
 
     def __init__(self) -> None:
         self.line = 0
+        self.about: set[tuple[str, int | None]] = set()  # what which rank has told of it
         self.model = self.device = ""
         self.batch: int | None = None
         self.gpus: int | None = None
         self.windows = Rates()
         self.first = ""  # the rank whose Iter lines count
-        self.last: int | None = None  # the newest Iter
+        self.last: dict[str, int] = {}  # the newest Iter of each rank; untagged ranks are one
+        self.ended: set[str] = set()  # ranks that have told their mean or the total
         self.means: list[float] = []  # images/s per GPU, of each rank that tells
         self.totals: list[float] = []
         self.sds: list[float] = []  # of the totals
@@ -58,24 +60,28 @@ class HorovodRoom(Room):
         if match := _TOTAL.search(text):
             run.gpus, run.device = int(match[1]), _device(match[2])
             run.totals.append(float(match[3]))
+            run.ended.add(line.rank)
             if match[4]:
                 run.sds.append(float(match[4]) / _DEVIATIONS)
         elif match := _ITER.search(text):
             number, rate = int(match[1]), float(match[2])
-            if number == 0 and (run.last or run.means or run.totals):
+            if number == 0 and (run.last.get(line.rank) or line.rank in run.ended):
                 run = self._next()
-            if run.last is None:
+            if not run.last:
                 run.first = line.rank
-            run.last = number
+            run.last[line.rank] = number
             run.device = run.device or _device(match[3])
             if line.rank == run.first and rate > 0:
                 run.windows.add(1.0, 1 / rate)
         elif match := _MEAN.search(text):
             run.device = _device(match[1])
             run.means.append(float(match[2]))
+            run.ended.add(line.rank)
         elif match := _ABOUT.search(text):
-            if run.last is not None or run.means or run.totals:
+            mark = (line.rank, match.lastindex)
+            if mark in run.about and (run.last or run.ended):
                 run = self._next()
+            run.about.add(mark)
             if match[1]:
                 run.device, run.gpus = _device(match[1]), int(match[2])
             run.batch = int(match[3]) if match[3] else run.batch

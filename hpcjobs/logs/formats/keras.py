@@ -70,7 +70,8 @@ class KerasRoom(Room):
         self.run = _Run()
         self.facts = Facts()
         self.train_on: int | None = None
-        self.heads: dict[str, int] = {}  # rank: number of the epoch that it announced and has not ended
+        self.heads: dict[str, int] = {}  # rank: number of the epoch that it announced last
+        self.due: dict[str, int] = {}  # rank: announced epochs that have not ended; untagged ranks are one
         self.headed = False
         self.last = ""
 
@@ -96,6 +97,7 @@ class KerasRoom(Room):
         elif epoch is not None and number > epoch.number:
             self._close_epoch()
         self.heads[line.rank] = number
+        self.due[line.rank] = self.due.get(line.rank, 0) + 1
 
     def _done(
         self, line: Line, count: int, whole: str, unit_time: str | None, unit: str | None, per: str | None, rest: str
@@ -103,11 +105,11 @@ class KerasRoom(Room):
         run, validated = self.run, "val_" in rest
         epoch = run.epoch
         again = epoch is not None and (line.rank, line.number) in epoch.seconds
-        number = self.heads.get(line.rank)
-        if number is None and not again:
-            if self.headed and not validated:
-                return  # evaluate()
-            if not validated or line.text == self.last:
+        number = self.heads.get(line.rank) if self.due.get(line.rank) or again else None
+        if number is not None and not again:
+            self.due[line.rank] -= 1
+        elif not again:
+            if self.headed or not validated or line.text == self.last:  # evaluate(), or the copy of another rank
                 return
             # Without any Epoch line: each rank's next one.
             done = 0 if epoch is None else sum(rank == line.rank for rank, _ in epoch.seconds)
@@ -125,7 +127,6 @@ class KerasRoom(Room):
         epoch.count = epoch.count or count
         epoch.samples = epoch.samples or per == "sample" or (count > 0 and count == self.train_on)
         epoch.validated = epoch.validated or validated
-        self.heads.pop(line.rank, None) if line.rank else None
 
     def _close_epoch(self) -> None:
         run, epoch = self.run, self.run.epoch

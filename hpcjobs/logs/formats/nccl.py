@@ -14,6 +14,7 @@ tables of one process each.
 
 from __future__ import annotations
 
+import math
 import re
 
 from hpcjobs.logs.formats.room import Findings, Room
@@ -91,6 +92,8 @@ class NcclRoom(Room):
                 time, algbw, busbw = map(float, figures[at : at + 3])
             except ValueError:  # cut off, or N/A
                 continue
+            if not (0 < time < math.inf and 0 <= algbw < math.inf and 0 <= busbw < math.inf):
+                continue
             counts = columns[at + 3 : at + 4] in (["#wrong"], ["error"])
             self.findings.measurements.append(
                 Bandwidth(
@@ -103,7 +106,7 @@ class NcclRoom(Room):
                     algbw=algbw,
                     busbw=busbw,
                     in_place=in_place,
-                    dtype=head["type"],
+                    dtype=head.get("type", ""),
                     redop=head.get("redop", head.get("op", "")).replace("none", ""),
                     root=None if root == -1 else root,
                     wrong=_whole(figures[at + 3]) if counts and at + 3 < len(figures) else None,

@@ -9,6 +9,7 @@ A megabyte is 10^6 bytes. The tables do not say how many ranks ran; point-to-poi
 
 from __future__ import annotations
 
+import math
 import re
 
 from hpcjobs.logs.formats.room import Findings, Room
@@ -93,7 +94,7 @@ def _number(row: dict[str, str], name: str) -> float | None:
         value = float(row.get(name, ""))
     except ValueError:
         return None
-    return value if value == value else None
+    return value if 0 <= value < math.inf else None
 
 
 def _column(name: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from array import array
 from collections.abc import Sequence
-from operator import mul
+from operator import add, mul, truediv
 from typing import Any
 
 import msgspec
@@ -31,6 +32,8 @@ _WINDOW = re.compile(
     rb" [^,]+, [^,]+, [^,]+, \"steps\": ([^,]+), [^,]+, \"warmup\": (false|true)\}\}\n"
 )
 _BEGINS = b'"hpcjobs_run"'
+# More ms or steps than a window has.
+_MOST = 1e15
 _TRACKED = b'"tracked_stats"'
 _MARK = b":::MLLOG "
 _RULE = "windows that the trainer does not mark as warm-up"
@@ -70,7 +73,7 @@ def _apart(block: bytes) -> tuple[tuple[list[float], list[float]], bytes]:
         ms = _floats.decode(b"[" + b",".join(step_ms[cold:]) + b"]")
         alike = len(set(steps[cold:])) == 1
         counts = [float(steps[-1])] * len(ms) if alike else list(map(float, steps[cold:]))
-        if counts and (min(ms) <= 0 or min(counts) < 1):
+        if counts and not (0 < min(ms) <= max(ms) < _MOST and 1 <= min(counts) <= max(counts) < _MOST):
             raise ValueError
     except ValueError:  # A figure that is none, say: the lines are read one by one.
         return ([], []), block
@@ -89,13 +92,21 @@ class _Windows(steady.Windows):
 
     def extend(self, steps: Sequence[float], step_ms: Sequence[float]) -> None:
         """Many windows, in order."""
-        if len(self._steps) + len(steps) < steady._KEPT:
-            self._steps.extend(steps)
-            self._step_ms.extend(step_ms)
-            self._count += len(steps)
-            return
-        for one, ms in zip(steps, step_ms, strict=True):
-            self.add(one, ms)
+        self._count += len(steps)
+        done = 0
+        while done < len(steps):
+            free = steady._KEPT - len(self._steps)
+            self._steps.extend(steps[done : done + free])
+            self._step_ms.extend(step_ms[done : done + free])
+            done += free
+            if len(self._steps) == steady._KEPT:
+                self._merge()
+
+    def _merge(self) -> None:
+        pairs = [self._steps[::2], self._steps[1::2], self._step_ms[::2], self._step_ms[1::2]]
+        steps = array("d", map(add, pairs[0], pairs[1]))
+        times = map(add, map(mul, pairs[0], pairs[2]), map(mul, pairs[1], pairs[3]))
+        self._steps, self._step_ms = steps, array("d", map(truediv, times, steps))
 
     def steady(self) -> steady.Steady | None:
         """Asked for twice, it is reckoned once."""
@@ -152,9 +163,9 @@ class OwnRoom(Room):
             entry = _json.decode(text)
             about = entry.metadata
             event = mllog.Event(entry.key, entry.time_ms / 1000, entry.value, about if isinstance(about, dict) else {})
+            self.log._add(event)
         except (ValueError, TypeError, RecursionError, OverflowError):
             return
-        self.log._add(event)
 
     def _end(self) -> None:
         log, windows, line = self.log, self.windows, self.begun

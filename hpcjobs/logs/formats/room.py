@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -70,6 +71,7 @@ class Room:
         elif gpus and option and option != gpus:
             found.problem(line, f"the log says {gpus} GPUs, the path {option}: the log's word is taken")
         gpus = gpus or None
+        total, per_gpu, step_ms = _figure(total), _figure(per_gpu), _figure(step_ms)
         if total is None and per_gpu is not None and gpus:
             total = per_gpu * gpus
         if gpus and local_batch and not global_batch:
@@ -104,6 +106,11 @@ class Room:
                 **more,
             )
         )
+
+
+def _figure(value: float | None) -> float | None:
+    """A figure of a training, or None where it is none: zero, infinite, not a number."""
+    return value if value is not None and 0 < value < math.inf else None
 
 
 def mean(values: Iterable[float]) -> float:

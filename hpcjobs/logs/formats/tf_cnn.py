@@ -19,22 +19,22 @@ import re
 from operator import mul, sub, truediv
 
 from hpcjobs.logs.formats.room import Findings, Room, mean
-from hpcjobs.logs.lines import rank_of, spots
+from hpcjobs.logs.lines import Numbers, rank_of, spots
 from hpcjobs.logs.rates import Rates, scaled
 
 _FIGURE = b"images/sec: "
-_STEP = re.compile(rb"(\d+)\s+images/sec: (\d+(?:\.\d+)?) \+/- \d")
+_STEP = re.compile(rb"(\d{1,12})\s+images/sec: (\d+(?:\.\d+)?) \+/- \d")
 _TOTAL = re.compile(rb"total images/sec: (\d+(?:\.\d+)?)")
-_HEADER = ("Model", "Mode", "Devices", "Variables")
-_PER_DEVICE = re.compile(rb"(\d+)(?:\.0)? per device")
-_GLOBAL = re.compile(rb"(\d+)(?:\.0)? global")
+_HEADER = {name: f"{name}:  ".encode() for name in ("Model", "Mode", "Devices", "Variables")}
+_PER_DEVICE = re.compile(rb"(\d{1,12})(?:\.0)? per device")
+_GLOBAL = re.compile(rb"(\d{1,12})(?:\.0)? global")
 _GPU_MODEL = re.compile(rb"physical GPU \(device: \d+, name: ([^,\n]+),")
 
 # A header is some 600 bytes; a rank's prefix on each line, and other ranks' lines between, make it longer.
 _BEFORE, _AFTER = 1024, 6144
 _MARK = b"Batch size:  "
 
-# Of a rank's lines of steps no more are held at a time.
+# Of a rank's lines of steps no more are held from block to block.
 _KEPT = 4096
 
 
@@ -44,6 +44,7 @@ class _Run:
     def __init__(self) -> None:
         self.line = 0
         self.header: dict[str, str] = {}
+        self.headed: set[str] = set()  # ranks that have told it; untagged ones are one
         self.local_batch: int | None = None
         self.global_batch: int | None = None
         self.first = ""  # the rank whose lines of steps count
@@ -51,13 +52,6 @@ class _Run:
         self.means = [0.0]  # of all steps' rates up to there
         self.windows = Rates()
         self.totals: list[float] = []
-
-    def tell(self, step: int, average: float) -> None:
-        """A line of a rank's steps."""
-        self.steps.append(step)
-        self.means.append(average)
-        if len(self.steps) > _KEPT:
-            self.flush()
 
     def flush(self) -> None:
         """What the means up to two lines say of the steps between them."""
@@ -89,37 +83,40 @@ class TfCnnRoom(Room):
             at = block.find(b"physical GPU (")
             match = _GPU_MODEL.match(block, at) if at >= 0 else None
             self.gpu_model = match[1].decode("utf-8", "replace").strip() if match else ""
-        mark = block.find(_MARK)
+        numbers, mark = Numbers(block, first), block.find(_MARK)
         for begin, end in spots(block, (_FIGURE,), sign):
             while 0 <= mark < begin:
                 self._found(block, mark)
                 mark = block.find(_MARK, mark + 1)
             # A line's text before a terminal's carriage return is not looked at: the benchmark prints none.
             if match := _STEP.search(block, begin, end):
-                self._step(first, block, begin, match)
+                rank = rank_of(block, begin, match.start()) if match.start() > begin else ""
+                run, step = self.run, int(match[1])
+                if run.totals and step <= run.steps[-1] and rank == run.first:
+                    run = self._next()
+                if not run.steps[-1]:
+                    run.first, run.line = rank, numbers.at(begin)
+                if rank == run.first and step > run.steps[-1]:
+                    run.steps.append(step)
+                    run.means.append(float(match[2]))
             elif match := _TOTAL.search(block, begin, end):
                 run = self.run
-                run.line = run.line or first + block.count(b"\n", 0, begin)
+                run.line = run.line or numbers.at(begin)
                 run.totals.append(float(match[1]))
         while mark >= 0:
             self._found(block, mark)
             mark = block.find(_MARK, mark + 1)
         self.before = block[-_BEFORE:]
-
-    def _step(self, first: int, block: bytes, begin: int, match: re.Match[bytes]) -> None:
-        run, step = self.run, int(match[1])
-        rank = rank_of(block, begin, match.start())
-        if run.totals and step <= run.steps[-1] and rank == run.first:
-            run = self._next()
-        if not run.steps[-1]:
-            run.first, run.line = rank, first + block.count(b"\n", 0, begin)
-        if rank == run.first and step > run.steps[-1]:
-            run.tell(step, float(match[2]))
+        if len(self.run.steps) > _KEPT:
+            self.run.flush()
 
     def _found(self, block: bytes, at: int) -> None:
         """The header round the line that tells the batch."""
-        if self.run.totals or self.run.steps[-1]:
+        begin = block.rfind(b"\n", 0, at) + 1
+        rank = rank_of(block, begin, at) if at > begin else ""
+        if rank in self.run.headed and (self.run.totals or self.run.steps[-1]):
             self._next()
+        self.run.headed.add(rank)
         before = self.before[at - _BEFORE :] + block[:at] if at < _BEFORE else block[at - _BEFORE : at]
         after = block[at : at + _AFTER]
         if at + _AFTER > len(block) and b"====\n" not in after:
@@ -132,11 +129,11 @@ class TfCnnRoom(Room):
         stop = after.find(b"====\n")
         after = after[:stop] if stop >= 0 else after
         text = before[max(before.rfind(b"Model:  "), 0) :] + after
-        for name in _HEADER:
-            at = text.find(f"{name}:  ".encode())
+        for name, word in _HEADER.items():
+            at = text.find(word)
             if at >= 0 and name not in run.header:
                 end = text.find(b"\n", at)
-                value = text[at + len(name) + 3 : end if end >= 0 else None]
+                value = text[at + len(word) : end if end >= 0 else None]
                 run.header[name] = value.decode("utf-8", "replace").strip()
         batch, each = _GLOBAL.search(after), _PER_DEVICE.search(after)
         run.global_batch = run.global_batch or (int(batch[1]) if batch else None)

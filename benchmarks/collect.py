@@ -1,0 +1,153 @@
+"""Reading logs against a bare loop that reads the same bytes and searches one compiled pattern: at most 2 times it.
+
+    .venv/bin/python benchmarks/collect.py [--logs N] [--gigabytes G] [--rounds N]
+
+The logs are train.log files of 207 lines, nearly all of them windows that count, and one of a single long run. The
+bare loop's pattern finds what is read of such a line: a window's time, its steps and whether it is warm-up. It keeps
+nothing; read_log finds out the format and reckons the run's figures. Told beside it, not judged: the same loop with
+the cheapest pattern there is, a fixed text with one figure, and tf_cnn_benchmarks (the real log of eight GPUs, 210
+lines, twelve of which count, once in each file or over and over in one). Loops take turns, the minimum of each's
+CPU time counts. Logs are made in a temporary folder on the spot. The exit code is 1 where the ratio is above 2, or
+memory grows with the long run's log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import re
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hpcjobs.logs.measurements import LogResult
+from hpcjobs.logs.reading import read_log
+
+TARGET, GROWTH_MIB = 2.0, 64
+SAMPLE = Path(__file__).parent.parent / "tests/control/logs_formats/samples/tf_cnn_fp16_8gpus.log.gz"
+FIGURES = re.compile(rb'"step_ms": ([0-9.]+).*"steps": ([0-9]+).*"warmup": (true|false)')
+FIXED = {"train.log": re.compile(rb'"step_ms": ([0-9.]+)'), "tf_cnn": re.compile(rb"images/sec: ([0-9.]+)")}
+
+
+def line(key: str, value: object, at_ms: int, **metadata: object) -> str:
+    entry = {"namespace": "", "time_ms": at_ms, "event_type": "POINT_IN_TIME", "key": key, "value": value}
+    about = {"file": "hpcjobs/train/windows.py", "lineno": 34, **metadata}
+    return f":::MLLOG {json.dumps({**entry, 'metadata': about})}\n"
+
+
+def train_log(number: int, windows: int) -> Iterator[str]:
+    """The lines that the trainer writes: 12, one per window, run_stop."""
+    at, gpus = 1_795_611_333_764 + number, 2 ** (number % 5)
+    about = {"run": f"g{gpus:04d}", "gpus": gpus, "nodes": 1, "hosts": ["n1"], "local_batch": 64, "device": "gpu"}
+    more = {"global_batch": 64 * gpus, "steps": 10 * windows, "epochs": 1, "train_images": 78468, "cut_short": True}
+    for key, value in (
+        ("submission_benchmark", "hpcjobs"),
+        ("init_start", None),
+        ("hpcjobs_run", {**about, **more, "precision": "float16", "model": "densenet121", "image_size": [256, 256]}),
+        *(("seed", 1), ("global_batch_size", 64 * gpus), ("train_samples", 78468), ("eval_samples", 8643)),
+        *(("opt_name", "adam"), ("opt_base_learning_rate", 0.001), ("init_stop", None), ("run_start", None)),
+        ("hpcjobs_first_step", None),
+    ):
+        yield line(key, value, at)
+    for window in range(1, windows + 1):
+        ms = 340.0 + (window * 7919 + number) % 1000 / 97
+        stats = {"throughput": 64000 * gpus / ms, "step_ms": ms, "loss": 0.2 + 1 / (window + 1)}
+        yield line(
+            "tracked_stats", stats, at + 3400 * window, step=10 * window, steps=10, epoch_num=1, warmup=window <= 5
+        )
+    yield line("run_stop", None, at + 3400 * windows + 1, status="success")
+
+
+def small(kind: str, folder: Path, count: int) -> list[Path]:
+    """`count` logs of 207 lines, or of 210 lines."""
+    paths = [folder / f"{kind}-{number:04d}" for number in range(count)]
+    sample = gzip.decompress(SAMPLE.read_bytes())
+    for number, path in enumerate(paths):
+        text = "".join(train_log(number, 194)).encode() if kind == "train.log" else sample
+        path.write_bytes(text)
+    return paths
+
+
+def large(kind: str, folder: Path, size: int) -> list[Path]:
+    """One log of `size` bytes: one run, or many one after another."""
+    path = folder / f"{kind}-large"
+    if kind == "train.log":
+        *lines, last = train_log(0, 20_000)
+        body = "".join(lines[12:]).encode()
+        with path.open("wb") as file:
+            file.write("".join(lines[:12]).encode())
+            while file.tell() < size:
+                file.write(body)
+            file.write(last.encode())
+    else:
+        runs = gzip.decompress(SAMPLE.read_bytes()) * 100
+        with path.open("wb") as file:
+            while file.tell() < size:
+                file.write(runs)
+    return [path]
+
+
+def bare(paths: list[Path], pattern: re.Pattern[bytes]) -> None:
+    search = pattern.search
+    for path in paths:
+        with path.open("rb") as file:
+            for text in file:
+                search(text)
+
+
+def ours(paths: list[Path]) -> LogResult:
+    for path in paths:
+        result = read_log(path)
+        assert result.measurements, result.problems
+    return result
+
+
+def timed(work: Callable[..., object], *arguments: object) -> float:
+    """CPU time, in s: whoever shares the machine does not count."""
+    began = time.process_time()
+    work(*arguments)
+    return time.process_time() - began
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--logs", type=int, default=1000)
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    good = True
+    print("logs                    MiB  fixed text s  figures s   ours s   / fixed text  / figures  peak MiB")
+    for make, count, rounds in (
+        (small, options.logs, 4 * options.rounds),
+        (large, round(options.gigabytes * 1e9), options.rounds),
+    ):
+        for kind, fixed in FIXED.items():
+            judged = kind == "train.log"
+            with tempfile.TemporaryDirectory() as folder:
+                paths = make(kind, Path(folder), count)
+                size = sum(path.stat().st_size for path in paths) / 2**20
+                before, turns = peak_mib(), []
+                for _ in range(rounds):
+                    figures = timed(bare, paths, FIGURES) if judged else math.nan
+                    turns.append((timed(bare, paths, fixed), figures, timed(ours, paths)))
+            least, floor, read = (min(times) for times in zip(*turns, strict=True))
+            ratio, grown = read / floor, peak_mib() - before
+            print(
+                f"{len(paths):4d} x {kind:<11} {size:8.0f} {least:13.3f} {floor:10.3f} {read:8.3f} "
+                f"{read / least:14.2f} {ratio:10.2f} {peak_mib():9.0f}"
+            )
+            good = good and not (judged and (ratio > TARGET or (make is large and grown > GROWTH_MIB)))
+    print(f"wanted: at most {TARGET:g} times the bare loop of the figures, and one long log within {GROWTH_MIB} MiB")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
