@@ -97,6 +97,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """The path as one would type it here."""
+    """The path as one would type it here; whole in the root folder, where the last job works."""
     here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    return str(path.relative_to(here) if here != Path("/") and path.is_relative_to(here) else path)

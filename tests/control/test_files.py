@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.files import make_folder, open_plain, read_json, write_atomic, write_json
+from hpcjobs.files import make_folder, open_plain, read_json, shown, write_atomic, write_json
 
 
 @pytest.fixture
@@ -186,3 +186,10 @@ def test_a_folder_is_made_once_and_a_link_to_one_is_refused(tmp_path: Path) -> N
     for name in ("elsewhere", "file"):
         with pytest.raises(FileExistsError, match="is no folder, or a symbolic link"):
             make_folder(tmp_path / name)
+
+
+def test_a_path_is_shown_as_one_would_type_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown(tmp_path / "o") == "o"
+    monkeypatch.chdir("/")  # where the last job works: nobody reads its words there
+    assert shown(tmp_path / "o") == str(tmp_path / "o")
