@@ -4,7 +4,8 @@
     :::MLLOG {"namespace": "", "time_ms": 1592671423172, "event_type": "INTERVAL_START", "key": "epoch_start", ...}
 
 time_s for time_ms in some; values as strings in some; a line by every rank in some: the first of an event counts.
-The rate is that of `tracked_stats` (`throughput`) where it stands, else `train_samples` over the times of epochs
+The rate is what the log calls one, where it does: `training_sequences_per_second` at the end of NVIDIA's BERT, else
+`tracked_stats` (`throughput`; `imgs_sec` in v2.x), else `throughput`; else `train_samples` over the times of epochs
 (or blocks), validation apart. train_samples may stand in the arguments that NVIDIA's scripts for MXNet print
 (num_examples), one line by each rank, which tells the GPUs too; else `submission_entry` may (v0.6: accelerators of a
 node x nodes).
@@ -26,6 +27,9 @@ _OLD = re.compile(r":::MLL (\d+(?:\.\d+)?) (\w+): (\{.*\})")
 _NEW = re.compile(r":::MLLOG (\{.*\})")
 _ARGUMENTS = re.compile(r"(?:Node\[(\d+)\] )?(?:start with arguments )?Namespace\((.*)\)")
 _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)=(?:'([^']*)'|(\w+))")
+# The training throughput among the figures of tracked_stats, by its names.
+_RATES = ("throughput", "imgs_sec", "samples_per_sec", "samples_per_second", "images_per_second")
+_SUMMARY = re.compile(r"'training_sequences_per_second': (\d+(?:\.\d+)?)")
 _BEGINS = {"submission_benchmark", "cache_clear", "init_start", "run_start"}
 _IMAGES = {"resnet", "ssd", "maskrcnn", "retinanet", "unet3d", "rnnt_", "minigo_"}
 _SEQUENCES = {"bert", "gpt3", "gpt2", "llama2_70b_lora", "llama31_405b", "llama31_8b"}
@@ -42,7 +46,9 @@ class _Run:
         self.began: float | None = None
         self.ended: float | None = None
         self.status = ""
+        self.summary: float | None = None
         self.stats = Rates()
+        self.throughputs = Rates()
         self.seen: deque[object] = deque(maxlen=4096)
         self.open: dict[str, tuple[object, float]] = {}  # epoch, block or eval: which, since when
         self.validation = 0.0  # s of evals inside what is open
@@ -56,7 +62,7 @@ class MlperfRoom(Room):
     """See above."""
 
     name = "mlperf"
-    needles = (b":::MLL", b"Namespace(", b"nproc")
+    needles = (b":::MLL", b"Namespace(", b"nproc", b"training_sequences_per_second")
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
@@ -74,6 +80,8 @@ class MlperfRoom(Room):
                 self.run.arguments = self.run.arguments or found
                 gpus = len(re.findall(r"\d+", found.get("gpus", "")))
                 self.run.workers[match[1] or line.rank] = gpus
+        elif match := _SUMMARY.search(line.text):
+            self.run.summary = float(match[1])
         elif "nproc" in line.text:
             self.facts.take(line.text)
 
@@ -93,11 +101,12 @@ class MlperfRoom(Room):
         if run.ended is not None:
             return  # Another rank's copy of the end, or what is logged after it.
         run.line = run.line or line.number
-        if key == "tracked_stats":
-            rate = _number(value.get("throughput")) if isinstance(value, dict) else None
+        if key in ("tracked_stats", "throughput"):
+            told = value if isinstance(value, dict) else {"throughput": value}
+            rate = next((number for name in _RATES if (number := _number(told.get(name))) is not None), None)
             mark = next((about[name] for name in ("step", "samples_count", "epoch_num") if name in about), at)
-            if rate is not None and rate > 0 and not self._repeated(("stats", str(mark))):
-                run.stats.add(1.0, 1 / rate)
+            if rate is not None and rate > 0 and not self._repeated((key, str(mark))):
+                (run.stats if key == "tracked_stats" else run.throughputs).add(1.0, 1 / rate)
         elif key in ("epoch_start", "block_start", "eval_start"):
             self._start(key[:5].rstrip("_"), about, at)
         elif key in ("epoch_stop", "block_stop", "eval_stop"):
@@ -161,8 +170,13 @@ class MlperfRoom(Room):
         if run.epochs:
             cold = run.epochs.steady()
             epoch_s = 1 / cold.rate if cold else None
-        if run.stats:
+        if run.summary:
+            figure, total = "training_sequences_per_second", run.summary
+            steady = run.stats.steady()
+        elif run.stats:
             figure, steady = "throughput of tracked_stats", run.stats.steady()
+        elif run.throughputs:
+            figure, steady = "throughput", run.throughputs.steady()
         elif run.epochs and samples:
             steady = run.epochs.steady(rule=rule.format("epochs"))
             figure, total = "train_samples over the time of epochs", samples / epoch_s if epoch_s else None
@@ -170,9 +184,9 @@ class MlperfRoom(Room):
             figure, steady = "samples over the time of blocks", run.blocks.steady(rule=rule.format("blocks"))
         if not figure and run.began is None and epoch_s is None:
             return
-        if total is not None:  # Of epochs; now of samples, as the others.
+        if total is not None and not run.summary:  # Of epochs; now of samples, as the others.
             steady = scaled(steady, samples)
-        elif steady is not None:
+        elif total is None and steady is not None:
             total = steady.rate
         took = run.ended - run.began if run.ended is not None and run.began is not None else None
         success = run.status == "success" and took is not None

@@ -134,6 +134,24 @@ def test_mlperf_tracked_stats(tmp_path: Path, twice: bool) -> None:
     assert (measured.steady.windows, measured.steady.warmup) == (2, 1)
 
 
+def test_mlperf_throughputs_by_other_names(tmp_path: Path) -> None:
+    # mlcommons/training_results_v2.1, ASUSTeK/results/ESC8000A-E11-8xA100-PCIE-80GB-NVBridge: resnet, bert
+    text = event("submission_benchmark", 0, "resnet") + event("run_start", 0)
+    for number, rate in enumerate((20000.5, 24172.5, 24172.5), 1):
+        text += event("epoch_start", 60.0 * number, epoch_num=number)
+        text += event("epoch_stop", 60.0 * number + 53, epoch_num=number)
+        text += event("tracked_stats", 60.0 * number, {"imgs_sec": rate}, step=number) + event("throughput", 1, rate)
+    measured = one(read(tmp_path, text + event("run_stop", 200, status="success")))
+    assert (measured.images_per_sec, measured.figure) == (pytest.approx(24172.5), "throughput of tracked_stats")
+    text = event("submission_benchmark", 0, "bert") + event("run_start", 0) + event("epoch_start", 0, epoch_num=1)
+    text += event("epoch_stop", 1500, epoch_num=2700096) + event("train_samples", 1500, 2700096)
+    text += event("run_stop", 1500, status="success")
+    assert one(read(tmp_path, text)).images_per_sec == pytest.approx(2700096 / 1500)
+    text += "{'e2e_time': 1521.4, 'training_sequences_per_second': 1990.3, 'final_loss': 0.0}\n"
+    measured = one(read(tmp_path, text))
+    assert (measured.images_per_sec, measured.figure) == (1990.3, "training_sequences_per_second")
+
+
 def test_mlperf_seconds_and_strings(tmp_path: Path) -> None:
     # mlcommons/training_results_v0.7, Alibaba/results/v100-256/result_1.txt
     text = ""

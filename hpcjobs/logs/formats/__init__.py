@@ -1,0 +1,1 @@
+"""One room per format of anyone's logs: fed blocks of lines, it tells measurements and problems."""
