@@ -1,16 +1,18 @@
-"""What is shown of runs from one look to the next."""
+"""What is shown of runs, and what is left behind of those that are given up."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from hpcjobs.engine import follow, submit
+from hpcjobs.engine import follow, state, submit
+from hpcjobs.engine import resume as going_on
 from hpcjobs.files import write_json
 from hpcjobs.records import JobState, RunState
 
-from .test_resume import new, quietly
+from .test_resume import FakeScheduler, measured, new, quietly  # noqa: F401 (one is a fixture)
 
 
 def test_a_task_that_failed_before_its_attempt_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,3 +28,39 @@ def test_a_task_that_failed_before_its_attempt_says_why(tmp_path: Path, monkeypa
     run = follow.snapshot(sweep)[0]
     assert run.failure is not None
     assert (run.state, run.failure.kind, run.failure.evidence) == (RunState.FAILED, "disk_full", said)
+
+
+def test_a_lost_job_that_starts_after_all_finds_its_run_taken(
+    measured: None,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    submit.submit_all(sweep, {}, quietly)
+    # As if the task had never begun, and nobody knew it.
+    shutil.rmtree(sweep.where.run("g0001-r01") / "a001")
+    sweep.where.claim("g0001-r01", 1).unlink()
+    del scheduler.states["1_0"]
+    scheduler.executed.clear()
+    ended: list[str] = []
+    monkeypatch.setattr(FakeScheduler, "cancel", lambda self, ids: ended.extend(ids))
+    monkeypatch.setattr(state, "GRACE_S", 0.0)
+    assert follow.snapshot(sweep)[0].state is RunState.LOST
+    assert going_on.resume(sweep, quietly).runs == ("g0001-r01",)
+    scheduler._run("g0001-r01", "1_0", 1)
+    assert scheduler.executed == ["g0001-r01"]
+    assert ended == ["1_0"]
+
+
+def test_one_run_of_a_job_that_nobody_recorded_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.kills = ["", "after"]
+    with pytest.raises(BaseException, match="after"):
+        submit.submit_all(sweep, {}, quietly)
+    # As if none had begun.
+    for folder in sweep.where.runs.iterdir():
+        shutil.rmtree(folder / "a001", ignore_errors=True)
+    ended: list[str] = []
+    monkeypatch.setattr(FakeScheduler, "cancel", lambda self, ids: ended.extend(ids))
+    assert follow.cancel(sweep, ["g0002-r02"]) == ["g0002-r02"]
+    assert ended == ["2_1"]
