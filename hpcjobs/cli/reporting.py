@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,14 +17,22 @@ from hpcjobs import collect, compare, scaling
 from hpcjobs import report as reports
 from hpcjobs.cli import show
 from hpcjobs.compare import Difference, Reference
+from hpcjobs.contract import JOB_LOG
 from hpcjobs.engine import follow
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import InputError
+from hpcjobs.files import read_json
+from hpcjobs.logs.evidence import tail
 from hpcjobs.logs.measurements import Bandwidth
 from hpcjobs.records import Run, RunState, ScalingRow
 from hpcjobs.report import tables
+from hpcjobs.rundir import SweepDir
+
+# Of each run's log that stands in the page.
+TAIL_LINES = 20
+TAIL_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,21 +67,48 @@ def _collect(sweep: Sweep, runs: Sequence[RunStatus]) -> list[Run]:
 
 def reported(sweep: Sweep, runs: Sequence[RunStatus], wish: Wish) -> Report:
     """Collect a sweep and write its report. Raises InputError where a wish cannot be met."""
+    where = sweep.where
+    found = collected(sweep, runs)
     experiment = sweep.plan.variants[0].experiment.name
-    title = f"{experiment} on {sweep.plan.cluster.name}"
-    return report_of(collected(sweep, runs), sweep.where.report, wish, title=title)
+    return _write(
+        found,
+        where.report,
+        wish,
+        title=f"{experiment} on {sweep.plan.cluster.name}",
+        auc=list(csv.DictReader(io.StringIO(collect.auc_csv(where, found)))),
+        provenance=read_json(where.provenance),
+        tails={run.run: _tail(where, run) for run in found},
+    )
 
 
-def report_of(runs: Sequence[Run], out: Path, wish: Wish, *, title: str = "") -> Report:
+def report_of(runs: Sequence[Run], out: Path, wish: Wish) -> Report:
     """Write the report of these runs into `out`. Raises InputError where a wish cannot be met."""
+    return _write(runs, out, wish, title=" and ".join(dict.fromkeys(run.experiment for run in runs if run.experiment)))
+
+
+def _write(runs: Sequence[Run], out: Path, wish: Wish, *, title: str, **more: Any) -> Report:
     from hpcjobs import predict  # scipy takes a third of a second
 
     rows = predict.fill(scaling.table(runs, _baseline(wish.baseline)))
     reference = compare.read_reference(wish.reference) if wish.reference else None
-    differences = compare.against(rows, scaling.table(_others(wish.against))) if wish.against else []
-    title = title or " and ".join(dict.fromkeys(row.experiment for row in rows))
-    files = reports.write(out, rows, title=title)
+    others = scaling.table(_others(wish.against)) if wish.against else []
+    differences = compare.against(rows, others) if others else []
+    try:
+        outlooks = predict.predict(rows)
+    except InputError:
+        outlooks = []  # too few sizes
+    beside: dict[str, Any] = {"others": others, "others_name": str(wish.against)} if others else {}
+    files = reports.write(
+        out, rows, title=title, runs=runs, outlooks=outlooks, reference=reference, differences=differences,
+        **beside, **more,
+    )  # fmt: skip
     return Report(rows, differences, reference, files)
+
+
+def _tail(where: SweepDir, run: Run) -> str:
+    """The end of a run's log, if it has one."""
+    folder = (where.root / run.source).parent if run.source else None
+    return "\n".join(tail(folder / JOB_LOG, TAIL_BYTES)[-TAIL_LINES:]) if folder else ""
 
 
 def _baseline(text: str | None) -> scaling.Baseline:

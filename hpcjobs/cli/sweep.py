@@ -13,7 +13,7 @@ import click
 
 from hpcjobs import plan as planning
 from hpcjobs import profiles, rundir
-from hpcjobs.cli import demo, show
+from hpcjobs.cli import demo, reporting, show
 from hpcjobs.engine import folder, submit
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.engine.estimate import Estimate, estimate, site_limits
@@ -105,7 +105,7 @@ def sweep(
             show.talk(f"submitted {len(jobs)} job(s); see `hpcjobs status {where}`, then `hpcjobs report {where}`")
             click.echo(shown(root))
         return
-    ctx.exit(show.wait_and_report(new, as_json))
+    ctx.exit(reporting.wait_and_report(new, as_json))
 
 
 def _submit(new: sweeps.Sweep) -> dict[str, str]:
