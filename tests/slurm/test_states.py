@@ -208,7 +208,7 @@ def test_a_disk_that_is_full_during_submission_and_during_a_run(
     assert "No space left on device" in said.stderr
     ballast.unlink()
     # While a call of sbatch is under way the disk fills up: the answer cannot be written down.
-    site.die("go", "go", "slow")
+    site.die("slow")
     process = site.start(*site.words(out="disk/o"))
     until(lambda: (tmp_path / "slow").exists())
     fill()

@@ -34,8 +34,7 @@ def sweep_that_dies(site: Quick, rng: random.Random, out: str) -> str:
         return "at any time"
     how = rng.choice(["before", "during", "after", "late"])
     call = rng.choice([0, 1])
-    # Calls of `sbatch --test-only` come first, one for each size.
-    site.die(*["go"] * (2 + call), how)
+    site.die(*["go"] * call, how)
     process = site.start(*words)
     assert process.wait(60) == -signal.SIGKILL
     return f"{how} call {call + 1}"
@@ -73,7 +72,7 @@ def test_killed_anywhere_nothing_is_lost_and_nothing_done_twice(tmp_path: Path, 
 
 def test_the_second_of_two_resumes_says_who_holds_the_lock(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster)
-    site.die("go", "go", "before")
+    site.die("before")
     assert site.start(*site.words()).wait(60) == -signal.SIGKILL
     site.die("slow")
     first = site.start("resume", "o")
