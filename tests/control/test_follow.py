@@ -1,14 +1,17 @@
-"""What is shown of runs, and what is left behind of those that are given up."""
+"""What is shown of runs, what is left behind of those that are given up, and what a submission asks for."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hpcjobs.engine import follow, state, submit
 from hpcjobs.engine import resume as going_on
+from hpcjobs.errors import SubmitRefused
 from hpcjobs.files import write_json
 from hpcjobs.records import JobState, RunState
 
@@ -64,3 +67,36 @@ def test_one_run_of_a_job_that_nobody_recorded_is_cancelled(tmp_path: Path, monk
     monkeypatch.setattr(FakeScheduler, "cancel", lambda self, ids: ended.extend(ids))
     assert follow.cancel(sweep, ["g0002-r02"]) == ["g0002-r02"]
     assert ended == ["2_1"]
+
+
+@pytest.mark.parametrize(
+    ("terms", "throttle"), [({}, None), ({"throttle": 2}, 2), ({"throttle": 2, "one_allocation": True}, None)]
+)
+def test_every_array_is_throttled_also_by_resume_and_the_one_job_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terms: dict, throttle: int | None
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch, **terms)
+    scheduler.ends = {"g0001-r01": (RunState.FAILED, "FAILED")}
+    submit.submit_all(sweep, {}, quietly)
+    going_on.resume(sweep, quietly)
+    arrays = [order for _, script, _, order in scheduler.jobs.values() if script.stem != "collect"]
+    assert len(arrays) > len(sweep.plan.sent)
+    assert {order.throttle for order in arrays} == {throttle}
+
+
+def test_a_bad_node_is_left_out_beside_those_of_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    cluster = msgspec.structs.replace(sweep.plan.cluster, exclude="n[7-8]")
+    sweep = dataclasses.replace(sweep, plan=dataclasses.replace(sweep.plan, cluster=cluster))
+    submit.send(sweep, state.Intention("g0001", 1, (0,)))
+    submit.send(sweep, state.Intention("g0001", 2, (0,), ("n1",)))
+    assert [order.exclude for *_, order in scheduler.jobs.values()] == [(), ("n[7-8]", "n1")]
+
+
+def test_what_was_submitted_before_a_refusal_is_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.kills = ["", "refuse"]
+    with pytest.raises(SubmitRefused):
+        submit.submit_all(sweep, {}, quietly)
+    assert [script.stem for _, script, *_ in scheduler.jobs.values()] == ["g0001", "collect"]
+    assert scheduler.jobs["2"][3].after == ("1",)

@@ -10,6 +10,7 @@ import pytest
 from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.records import Order, RunState
 from hpcjobs.schedulers.slurm import SlurmScheduler
+from hpcjobs.schedulers.slurm.commands import Refused
 
 
 class FakeSlurm:
@@ -79,6 +80,12 @@ def test_a_submission_whose_answer_has_no_job_id_is_found_by_its_name(fake: Fake
     fake.command("squeue", "true")
     with pytest.raises(SchedulerUnreachable, match="no job id: 'Submitted, thank you'"):
         SlurmScheduler().submit(Path("x"), [0], "n", Order())
+
+
+def test_an_exit_code_that_is_no_signals_is_an_answer(fake: FakeSlurm) -> None:
+    fake.command("scancel", "echo 'scancel: error: Kill job error on job id 1: Access/permission denied' >&2; exit 255")
+    with pytest.raises(Refused, match="permission denied"):
+        SlurmScheduler().cancel(["1"])
 
 
 def test_a_site_that_is_full_refuses_and_names_its_limit(fake: FakeSlurm) -> None:

@@ -79,7 +79,7 @@ def run(*command: str, both: bool = False, given: str = "") -> str:
         raise NotHere(f"{command[0]} is not on PATH: is this a login node of a Slurm cluster?") from None
     except subprocess.TimeoutExpired:
         raise SchedulerUnreachable(f"{command[0]} gave no answer in {TIMEOUT_S:.0f} s") from None
-    if done.returncode < 0 or done.returncode > 128:  # above: that of a wrapper's child
+    if done.returncode < 0 or 128 < done.returncode < 193:  # above 128: that of a wrapper's child
         raise SchedulerUnreachable(f"{command[0]} was killed by signal {abs(done.returncode) % 128}")
     if done.returncode:
         said = _one_line(done.stderr) or _one_line(done.stdout) or f"{command[0]} ended with {done.returncode}"
