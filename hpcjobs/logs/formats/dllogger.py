@@ -111,7 +111,7 @@ class DlloggerRoom(Room):
             if unit and match[1] in _RANKS:
                 self.run.units.setdefault(match[1], unit)
         numbers = tuple(map(int, re.findall(r"\d+", step)))
-        self._figures(line, numbers, seconds(stamp), data)
+        self._figures(line, numbers, seconds(stamp) if len(self.run.implied) < _STEPS_KEPT else None, data)
 
     def _parameters(self, line: Line, data: dict[str, Any]) -> None:
         run = self.run

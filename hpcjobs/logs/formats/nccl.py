@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 
-from hpcjobs.logs.formats.room import Findings, Room
+from hpcjobs.logs.formats.room import Copies, Findings, Room
 from hpcjobs.logs.lines import Line
 from hpcjobs.logs.measurements import Bandwidth
 
@@ -46,6 +46,7 @@ class NcclRoom(Room):
 
     def _reset(self) -> None:
         self.columns: list[str] = []
+        self.rows = Copies()
         self.ms = True
         self.ranks: dict[int, str] = {}
         self.hosts: set[str] = set()
@@ -55,7 +56,8 @@ class NcclRoom(Room):
     def take(self, line: Line) -> None:
         text = line.text
         if match := _ROW.search(text) if self.columns else None:
-            self._row(line.number, match[1].split())
+            if not self.rows.again(line):
+                self._row(line.number, match[1].split())
         elif match := _RANK.search(text):
             rank = int(match[1])
             if rank in self.ranks and self.ranks[rank] != text and not self.copies:

@@ -12,21 +12,36 @@ from __future__ import annotations
 import math
 import re
 
-from hpcjobs.logs.formats.room import Findings, Room
+from hpcjobs.logs.formats.room import Copies, Findings, Room
 from hpcjobs.logs.lines import Line, parts, unstamped
 from hpcjobs.logs.measurements import Bandwidth
 
-_TITLE = re.compile(r"# OSU (MPI\d?|NCCL|RCCL|OpenSHMEM|UPC\+?\+?)(?:-(\w+))? (.+?) Test\b", re.I)
+_TITLE = re.compile(r"# OSU ([A-Za-z]+\d?)(?:-(\w+))?([ _].+?) Test\b")
 _ROW = re.compile(r"\s*-?\d[\d.]*(?:e[+-]?\d+)?(?:\s+(?:-?\d[\d.]*(?:e[+-]?\d+)?|Pass|Fail|-|nan))*\s*$", re.I)
 _PAIRS = re.compile(r"\[ *pairs: *(\d+) *\]")
 _OPS = {
     "allreduce": "all_reduce",
     "allgather": "all_gather",
+    "allgatherv": "all_gatherv",
     "bcast": "broadcast",
+    "all-to-all personalized exchange": "alltoall",
+    "all-to-allv personalized exchange": "alltoallv",
     "bi-directional bandwidth": "bi_bandwidth",
     "multiple bandwidth / message rate": "multi_bandwidth",
 }
-_PAIRED = {"latency", "bandwidth", "bi_bandwidth"}
+# Of exactly two ranks: point to point, and one-sided.
+_PAIRED = re.compile(r"(?:bi_)?bandwidth|latency|(?:put|get)_\w+|(?:acc|accumulate|get_accumulate|cas|fop)_latency")
+
+
+def _operation(title: str) -> str:
+    """The operation that a test's title names; of a collective without the words latency or bandwidth."""
+    name = title.strip(" _").lower()
+    begin = "non_blocking_" if name.startswith("non-blocking ") else ""
+    name = name.removeprefix("non-blocking ")
+    short = name.removesuffix(" latency").removesuffix(" bandwidth")
+    paired = title.startswith("_") or short in ("latency", "bandwidth", "bi-directional", "multi", "multi-threaded")
+    word = name if paired or short == "multiple bandwidth / message rate" else short
+    return begin + _OPS.get(word, re.sub(r"\W+", "_", word).strip("_"))
 
 
 class OsuRoom(Room):
@@ -39,6 +54,8 @@ class OsuRoom(Room):
         self.op = self.device = ""
         self.ranks: int | None = None
         self.columns: list[str] = []
+        self.rows = Copies()
+        self.titled: set[str] = set()  # ranks that have told this table's title
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         for number, raw in enumerate(block.split(b"\n"), first):
@@ -48,19 +65,23 @@ class OsuRoom(Room):
                     self.take(line)
 
     def take(self, line: Line) -> None:
-        if match := _TITLE.search(line.text):
-            words = match[3].lower().removesuffix(" latency").removesuffix(" bandwidth")
-            name = match[3].lower() if words == match[3].lower() or words in ("", "bi-directional") else words
-            self.op = _OPS.get(name, re.sub(r"\W+", "_", name).strip("_"))
-            kind = (match[2] or match[1]).upper()
-            self.device = "cpu" if kind.startswith("MPI") else "gpu"
-            self.ranks = 2 if self.op in _PAIRED else None
+        if "# OSU " in line.text:
+            match = _TITLE.search(line.text)
+            self.op = _operation(match[3]) if match else ""
+            kind = f"{match[1]} {match[2] or ''}".upper() if match else ""
+            self.device = (
+                "cpu" if kind.strip() in ("MPI", "MPI2", "MPI3", "OPENSHMEM", "UPC") else "gpu" if kind else ""
+            )
+            self.ranks = 2 if _PAIRED.fullmatch(self.op) else None
+            if line.rank in self.titled:  # Not another rank's copy of the title.
+                self.rows, self.titled = Copies(), set()
+            self.titled.add(line.rank)
             self.columns = []
         elif match := _PAIRS.search(line.text):
             self.ranks = 2 * int(match[1])
         elif self.op and re.match(r"#\s*(Size|Avg|Overall)\b", text := unstamped(line.text).strip()):
             self.columns = [_column(name) for name in re.split(r"\s{2,}|\t+| (?=Messages/s|MB/s)", text[1:].strip())]
-        elif self.columns and _ROW.match(text := unstamped(line.text)):
+        elif self.columns and _ROW.match(text := unstamped(line.text)) and not self.rows.again(line):
             self._row(line.number, text.split())
 
     def _row(self, number: int, figures: list[str]) -> None:

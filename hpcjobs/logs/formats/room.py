@@ -108,6 +108,21 @@ class Room:
         )
 
 
+class Copies:
+    """Tells a row of a table that another rank has written word for word."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, str] = {}
+
+    def again(self, line: Line) -> bool:
+        """Whether a rank other than the line's wrote it before; the newest thousand rows are known."""
+        if self.seen.setdefault(line.text.strip(), line.rank) != line.rank:
+            return True
+        if len(self.seen) > 1000:
+            del self.seen[next(iter(self.seen))]
+        return False
+
+
 def _figure(value: float | None) -> float | None:
     """A figure of a training, or None where it is none: zero, infinite, not a number."""
     return value if value is not None and 0 < value < math.inf else None

@@ -133,3 +133,33 @@ def test_osu(tmp_path: Path, prefix: str) -> None:
         ("multi_bandwidth", 1048576, None, 98.76543, 8, "cpu"),
     ]
     assert (rows[2].min_us, rows[2].max_us) == (24.80, 158.96)
+
+
+@pytest.mark.parametrize(
+    ("title", "columns", "op", "ranks"),
+    [
+        ("OSU MPI Latency Test v4.3", "Size          Latency (us)", "latency", 2),
+        ("OSU MPI Bi-Directional Bandwidth Test v5.3", "Size      Bandwidth (MB/s)", "bi_bandwidth", 2),
+        ("OSU MPI_Put Bandwidth Test v5.6.2", "Size      Bandwidth (MB/s)", "put_bandwidth", 2),
+        ("OSU MPI Broadcast Latency Test v5.6.2", "Size       Avg Latency(us)", "broadcast", None),
+        ("OSU MPI All-to-All Personalized Exchange Latency Test v5.3", "Size       Avg Latency(us)", "alltoall", None),
+        ("OSU MPI Non-blocking Allreduce Latency Test v5.6.1", "Size   Overall(us)", "non_blocking_all_reduce", None),
+        ("OSU NCCL-CUDA Reduce_scatter Latency Test v7.2", "Size       Avg Latency(us)", "reduce_scatter", None),
+        ("OSU MPI-ROCM Allgather Latency Test v7.2", "Size       Avg Latency(us)", "all_gather", None),
+    ],
+)
+def test_titles_of_osu(tmp_path: Path, title: str, columns: str, op: str, ranks: int | None) -> None:
+    (row,) = table(read(tmp_path, f"# {title}\n# {columns}\n4                  9.77\n"))
+    assert (row.op, row.ranks, row.device) == (op, ranks, "gpu" if "-CUDA" in title or "-ROCM" in title else "cpu")
+
+
+def test_a_title_that_is_not_understood_gives_its_rows_to_no_other(tmp_path: Path) -> None:
+    rows = table(read(tmp_path, ALLREDUCE + "# OSU 2030 Something else v9\n# Size  Latency (us)\n4   9.77\n"))
+    assert [row.op for row in rows] == ["all_reduce"]
+
+
+@pytest.mark.parametrize("text", [NEW, ALLREDUCE + BARRIER, BANDWIDTH + BANDWIDTH])
+def test_rows_that_every_rank_writes_count_once(tmp_path: Path, text: str) -> None:
+    lines = [f"[1,{rank}]<stdout>:{line}\n" for line in text.splitlines() for rank in (0, 1)]
+    once = [(row.op, row.size, row.in_place) for row in table(read(tmp_path, text))]
+    assert [(row.op, row.size, row.in_place) for row in table(read(tmp_path, "".join(lines)))] == once
