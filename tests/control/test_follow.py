@@ -100,3 +100,24 @@ def test_what_was_submitted_before_a_refusal_is_collected(tmp_path: Path, monkey
         submit.submit_all(sweep, {}, quietly)
     assert [script.stem for _, script, *_ in scheduler.jobs.values()] == ["g0001", "collect"]
     assert scheduler.jobs["2"][3].after == ("1",)
+
+
+def test_a_suspect_node_is_better_than_none(
+    measured: None,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    scheduler.ends = {"g0001-r01": (RunState.FAILED, "NODE_FAIL")}
+    submit.submit_all(sweep, {}, quietly)
+    said: list[str] = []
+    scheduler.kills = ["refuse", "refuse"]
+    with pytest.raises(SubmitRefused):
+        going_on.resume(sweep, said.append)
+    assert said == []
+    scheduler.kills = ["refuse"]
+    assert going_on.resume(sweep, said.append).runs == ("g0001-r01",)
+    assert said == ["g0001: too few nodes without n1; they are used again"]
+    again = [order for _, script, _, order in scheduler.jobs.values() if script.stem == "g0001"][1:]
+    # Each refusal used up a number: what is not there under the one may be under the next.
+    assert [(order.arguments, order.exclude) for order in again] == [(("5",), ())]
