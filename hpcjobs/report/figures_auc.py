@@ -29,7 +29,7 @@ def auc(study: Study) -> Drawing | None:
     groups = groups if every <= _MOST else _ends(groups)
     classes = list(dict.fromkeys(clean(str(line["class"])) for line in lines))
     classes.sort(key=lambda name: name == "mean")
-    figure, axes = look.axes_of(f"Area under the ROC curve ({split})", study.title, 1.4 + 0.4 * len(classes))
+    figure, axes = look.axes_of(f"Area under the ROC curve ({split})", 1.6 + 0.4 * len(classes))
     entries, said, has_interval = [], [], False
     for number, (key, those) in enumerate(groups.items()):
         style = {**look.style(number, connected=False), "markersize": 5}
@@ -60,6 +60,7 @@ def auc(study: Study) -> Drawing | None:
     axes.set_xlabel("AUC")
     columns = 2 if any(key[1] for key in groups) else 5
     figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=min(len(entries), columns))
+    look.note(axes, study.title, (), 36)
     caption = ("Dotted: chance. " if shows_chance else "") + "Marks are means over the runs of a size"
     caption += ", bars the mean of their 95 % intervals, resampled by patient." if has_interval else "."
     if len(groups) < every:

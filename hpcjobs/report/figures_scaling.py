@@ -118,16 +118,12 @@ def _drawing(
 ) -> Drawing | None:
     lines = series(study.rows)
     others = series(study.others)
-    values = [
-        end
-        for each in (*lines, *others)
-        for row in each.measured
-        if (point := plot.of_row(row))
-        for end in (point[0], plot.ideal(each, row.gpus) or point[0])
-    ] + list(beside.values())
+    points = [plot.of_row(row) for each in (*lines, *others) for row in each.measured]
+    ideals = [plot.ideal(each, row.gpus) for each in lines if each.connected for row in each.rows]
+    values = [value for value in (*(point and point[0] for point in points), *ideals, *beside.values()) if value]
     if not any(plot.of_row(row) for each in lines for row in each.measured):
         return None
-    figure, axes = look.axes_of(title, study.title)
+    figure, axes = look.axes_of(title)
     shares = name == "efficiency"
     run = [row.gpus for row in study.rows]
     predictions = [] if shares else _predictions(study, plot)
@@ -147,6 +143,9 @@ def _drawing(
         entries += found[0]
         parts |= found[1]
         said.append(found[2])
+    # All ideals look alike: one entry, after the series, says what they are.
+    ideal = [entry for entry in entries if entry[1] == "ideal"][:1]
+    entries = [entry for entry in entries if entry[1] != "ideal"] + ideal
     if predictions:
         entries.append(_model(axes, predictions))
         parts.add("model")
@@ -160,7 +159,7 @@ def _drawing(
     # Where the lines are not: efficiencies stand above, throughputs rise to the right, times fall.
     places = {"scaling": "upper left", "efficiency": "lower left", "time-to-train": "upper right"}
     look.legend(figure, axes, entries, loc=places[name])
-    look.note_flags(figure, study.rows)
+    look.note(axes, study.title, study.rows)
     return Drawing(name, title, _caption(name, parts, note), f"{title}: {unit}. {' '.join(said)}", figure)
 
 
@@ -179,7 +178,7 @@ def _line(axes: Axes, each: Series, plot: _Plot, style: dict[str, Any]) -> tuple
     whole = [(gpus, value) for gpus, value in ideal if value is not None]
     if each.connected and len({gpus for gpus, _ in whole}) > 1:
         (dots,) = axes.plot(*zip(*whole, strict=True), color=QUIET, linestyle=":", linewidth=1.6, zorder=1.5)
-        entries.append((dots, "ideal" if each.label == "measured" else f"ideal of {each.label}"))
+        entries.append((dots, "ideal"))
         parts.add("ideal")
     for gpus, (value, low, high) in points:
         if look.interval(axes, gpus, value, low, high, style["color"]):

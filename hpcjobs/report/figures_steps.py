@@ -43,8 +43,9 @@ def breakdown(study: Study) -> Drawing | None:
     lines = [(each, those) for each, those in lines if those]
     if not lines:
         return None
-    figure, axes = look.axes_of("Where a step's time goes", study.title)
+    figure, axes = look.axes_of("Where a step's time goes")
     at, ticks, names, said = 0.0, [], [], []
+    size = 9 if sum(len(those) for _, those in lines) < 9 else 6.5
     highest = max(sum(found.values()) for _, those in lines for _, found in those)
     for each, those in lines:
         first = at
@@ -53,7 +54,7 @@ def breakdown(study: Study) -> Drawing | None:
             for name, colour, hatch in _PARTS:
                 axes.bar(at, found.get(name, 0.0), 0.7, bottom, color=colour, hatch=hatch, edgecolor=PAPER, linewidth=0)
                 bottom += found.get(name, 0.0)
-            axes.text(at, bottom + highest * 0.015, f"{bottom:.3g}", ha="center", va="bottom", color=INK, fontsize=9)
+            axes.text(at, bottom + highest * 0.015, f"{bottom:.3g}", ha="center", va="bottom", color=INK, fontsize=size)
             ticks.append(at)
             names.append(f"{row.gpus:,}")
             words = ", ".join(f"{name} {found[name]:.3g} ms" for name, _, _ in _PARTS if found.get(name))
@@ -80,6 +81,7 @@ def breakdown(study: Study) -> Drawing | None:
         for name, colour, hatch in reversed(shown)
     ]
     axes.legend(*zip(*handles, strict=True), loc="center left", bbox_to_anchor=(1.0, 0.5), handleheight=1.4)
+    look.note(axes, study.title, [row for _, those in lines for row, _ in those], 40 if len(lines) == 1 else 60)
     caption = "Exposed waiting only: what overlaps computing costs nothing. Skew is waiting for the slowest rank."
     return Drawing("breakdown", "Where a step's time goes", caption, " ".join(said), figure)
 

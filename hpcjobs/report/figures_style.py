@@ -90,13 +90,10 @@ class Drawing:
         return image.getvalue()
 
 
-def axes_of(title: str, study: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """A figure with its title and, quiet beside it, that of the study."""
+def axes_of(title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, pad=10)
-    name = textwrap.shorten(clean(study), max(12, 54 - len(title)), placeholder=" ...")
-    axes.set_title(name, loc="right", pad=10, fontsize=8, fontweight="normal", color=QUIET)
     return figure, axes
 
 
@@ -173,13 +170,16 @@ def legend(figure: Figure, axes: Axes, entries: Sequence[tuple[Any, str]], **whe
             axes.legend(handles, names, **where)
 
 
-def note_flags(figure: Figure, rows: Sequence[ScalingRow]) -> None:
-    """Below the figure, the flags of its rows and the sizes that have them."""
+def note(axes: Axes, study: str, rows: Sequence[ScalingRow], below: float = 40) -> None:
+    """`below` the axes, in points: of what study it is, and the flags of its rows with the sizes that have them."""
     every = {row.gpus for row in rows}
     notes = [
         flag if set(where) == every else f"{flag} at {', '.join(map(str, where))}"
         for flag, where in flags_at(rows).items()
     ]
-    if notes:
-        text = textwrap.fill("Flags: " + "; ".join(notes), 76)
-        figure.supxlabel(text, fontsize=8, color=QUIET, x=0.01, ha="left")
+    text = f"{clean(study)}. Flags: {'; '.join(notes)}" if notes else clean(study)
+    # Of the axes, in points from their foot: the layout makes room for it, and for a legend below.
+    axes.annotate(
+        textwrap.fill(text, 76), (0, 0), (-36, -below), xycoords="axes fraction", textcoords="offset points",
+        va="top", fontsize=8, color=QUIET, annotation_clip=False,
+    )  # fmt: skip

@@ -190,7 +190,9 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
             *(more[name] for name, there in optional.items() if there),
             Cell(clean(row.flags)),
         ])  # fmt: skip
-    caption = "Throughput, speed-up and efficiency by size, with 95 % intervals over runs"
+    caption = "Throughput, speed-up and efficiency by size"
+    if any(row.images_per_sec_low is not None for row in rows):
+        caption += ", with 95 % intervals over runs"
     return Table("scaling", caption, header, lines, int(has_params), ("study", "flags"))
 
 
@@ -212,7 +214,7 @@ def _losses(rows: Sequence[ScalingRow]) -> Table:
 def _loss(row: ScalingRow, part: str) -> Cell:
     value = getattr(row, f"lost_{part}_ms" if part else "lost_ms")
     share = row.share(part)
-    return dataclasses.replace(_number(value, ".1f"), note="" if share is None else f"{share:.1f} %")
+    return dataclasses.replace(_number(value, ".1f"), note="" if share is None else _signed(f"{share:.1f} %"))
 
 
 def _plain(name: str, caption: str, cells: tables.Cells) -> Table:
@@ -296,7 +298,11 @@ def _number(value: float | None, form: str = "") -> Cell:
         return Cell(_DASH)
     exact = f"{value:.6g}" if isinstance(value, float) else str(value)
     text = format(value, form) if form else _figure(value)
-    return Cell(text.replace("-", "\N{MINUS SIGN}"), exact)
+    return Cell(_signed(text), exact)
+
+
+def _signed(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _figure(value: float | None) -> str:

@@ -204,23 +204,21 @@ def holds_back(each: Series) -> tuple[str, ...]:
 
 
 def failed(each: Series, runs: Sequence[Run] = ()) -> tuple[str, ...]:
-    """The sizes and runs without a measurement, with what the runs say of why."""
-    found = []
-    for row in each.rows:
-        if not row.failed_runs:
-            continue
-        whole = row.runs + row.failed_runs
-        those = [run for run in runs if _is_of(run, row) and run.images_per_sec is None]
-        if row.runs:
-            subject = f"{row.failed_runs} of {whole} runs on {sizes([row.gpus])}"
-            verb = "has" if row.failed_runs == 1 else "have"
-        elif whole == 1:
-            subject, verb = f"The run on {sizes([row.gpus])}", "has"
-        else:
-            subject, verb = f"None of the {whole} runs on {sizes([row.gpus])}", "has"
-        measurement = "a measurement" if not row.runs and whole > 1 else "no measurement"
-        found.append(f"{subject} {verb} {measurement}{_why(those)}.")
-    return tuple(found)
+    """The runs without a measurement, with what the runs say of why; sizes that have none at all in one sentence."""
+    found = [_failed_of([row], runs) for row in each.rows if row.failed_runs and row.runs]
+    whole = [row for row in each.rows if row.failed_runs and not row.runs]
+    return (*found, _failed_of(whole, runs)) if whole else tuple(found)
+
+
+def _failed_of(rows: Sequence[ScalingRow], runs: Sequence[Run]) -> str:
+    where = sizes([row.gpus for row in rows])
+    lost, count = sum(row.failed_runs for row in rows), sum(row.runs + row.failed_runs for row in rows)
+    why = _why([run for run in runs if run.images_per_sec is None and any(_is_of(run, row) for row in rows)])
+    if count == 1:
+        return f"The run on {where} has no measurement{why}."
+    if lost == count:
+        return f"None of the {count} runs on {where} has a measurement{why}."
+    return f"{lost} of {count} runs on {where} {'has' if lost == 1 else 'have'} no measurement{why}."
 
 
 def _is_of(run: Run, row: ScalingRow) -> bool:
