@@ -8,7 +8,8 @@
     Total img/sec on 8 GPU(s): 4801.4 +-42.7        both times the number of ranks
 
 The Keras scripts leave Iter #0 out of their mean. Where every rank prints, each total is that rank's own estimate of
-the total: their mean counts.
+the total: their mean counts. Totals that follow one another without a rank's tag or an Iter told twice are runs of
+their own.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class _Run:
         self.windows = Rates()
         self.first = ""  # the rank whose Iter lines count
         self.last: dict[str, int] = {}  # the newest Iter of each rank; untagged ranks are one
+        self.told: set[str] = set()  # ranks that have told the total
+        self.many = False  # whether untagged ranks tell the same Iter
         self.ended: set[str] = set()  # ranks that have told their mean or the total
         self.means: list[float] = []  # images/s per GPU, of each rank that tells
         self.totals: list[float] = []
@@ -58,8 +61,13 @@ class HorovodRoom(Room):
     def take(self, line: Line) -> None:
         text, run = line.text, self.run
         if match := _TOTAL.search(text):
-            run.gpus, run.device = int(match[1]), _device(match[2])
-            run.totals.append(float(match[3]))
+            gpus, total = int(match[1]), float(match[3])
+            copied = run.many or line.rank not in run.told or total in run.totals
+            if run.totals and (gpus != run.gpus or not copied):
+                run = self._next()  # Where totals alone are left of several runs.
+            run.gpus, run.device = gpus, _device(match[2])
+            run.totals.append(total)
+            run.told.add(line.rank)
             run.ended.add(line.rank)
             if match[4]:
                 run.sds.append(float(match[4]) / _DEVIATIONS)
@@ -69,11 +77,14 @@ class HorovodRoom(Room):
                 run = self._next()
             if not run.last:
                 run.first = line.rank
+            run.many = run.many or number == run.last.get(line.rank)
             run.last[line.rank] = number
             run.device = run.device or _device(match[3])
             if line.rank == run.first and rate > 0:
                 run.windows.add(1.0, 1 / rate)
         elif match := _MEAN.search(text):
+            if line.rank in run.told and not run.many:
+                run = self._next()
             run.device = _device(match[1])
             run.means.append(float(match[2]))
             run.ended.add(line.rank)

@@ -51,6 +51,8 @@ class _Run:
         self.steps = [0]  # of its lines
         self.means = [0.0]  # of all steps' rates up to there
         self.windows = Rates()
+        self.many = False  # whether untagged ranks tell the same step
+        self.ended: set[str] = set()  # ranks that have told the total; untagged ones are one
         self.totals: list[float] = []
 
     def flush(self) -> None:
@@ -99,16 +101,26 @@ class TfCnnRoom(Room):
                 if rank == run.first and step > run.steps[-1]:
                     run.steps.append(step)
                     run.means.append(float(match[2]))
+                elif rank == run.first:
+                    run.many = True
             elif match := _TOTAL.search(block, begin, end):
-                run = self.run
-                run.line = run.line or numbers.at(begin)
-                run.totals.append(float(match[1]))
+                self._total(numbers, begin, match)
         while mark >= 0:
             self._found(block, mark)
             mark = block.find(_MARK, mark + 1)
         self.before = block[-_BEFORE:]
         if len(self.run.steps) > _KEPT:
             self.run.flush()
+
+    def _total(self, numbers: Numbers, begin: int, match: re.Match[bytes]) -> None:
+        run, total = self.run, float(match[1])
+        rank = rank_of(numbers.block, begin, match.start()) if match.start() > begin else ""
+        many = run.many or run.header.get("Variables") == "horovod"
+        if rank in run.ended and not many and total not in run.totals:
+            run = self._next()  # Where totals alone are left of several runs.
+        run.line = run.line or numbers.at(begin)
+        run.ended.add(rank)
+        run.totals.append(total)
 
     def _found(self, block: bytes, at: int) -> None:
         """The header round the line that tells the batch."""

@@ -106,6 +106,19 @@ def test_ranks_that_all_tell_count_once(tmp_path: Path) -> None:
     assert one(read(tmp_path, alike)).images_per_sec == pytest.approx(4801.4)
 
 
+def test_totals_alone_are_runs_of_their_own(tmp_path: Path) -> None:
+    text = "Total img/sec on 8 GPU(s): 4801.4 +-42.7\nTotal img/sec on 8 GPU(s): 4790.1 +-2.7\n"
+    text += "Total img/sec on 16 GPU(s): 9401.4 +-42.7\n"
+    result = read(tmp_path, text)
+    assert [(run.images_per_sec, run.gpus) for run in result.measurements] == [  # type: ignore[union-attr]
+        (4801.4, 8),
+        (4790.1, 8),
+        (9401.4, 16),
+    ]
+    result = read(tmp_path, "total images/sec: 100.00\ntotal images/sec: 200.00\n")
+    assert [run.images_per_sec for run in result.measurements] == [100.0, 200.0]  # type: ignore[union-attr]
+
+
 def test_on_cpus(tmp_path: Path) -> None:
     measured = one(read(tmp_path, RUN.replace("GPU", "CPU")))
     assert (measured.device, measured.gpus, measured.images_per_sec) == ("cpu", 8, 4801.4)
