@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hpcjobs.contract import EXIT_JSON
 from hpcjobs.engine import follow, state, submit
 from hpcjobs.engine import resume as going_on
 from hpcjobs.errors import SubmitRefused
@@ -121,3 +122,37 @@ def test_a_suspect_node_is_better_than_none(
     again = [order for _, script, _, order in scheduler.jobs.values() if script.stem == "g0001"][1:]
     # Each refusal used up a number: what is not there under the one may be under the next.
     assert [(order.arguments, order.exclude) for order in again] == [(("5",), ())]
+
+
+def test_the_interval_between_two_looks_grows_and_starts_anew_when_a_run_ends(
+    measured: None,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch)
+    submit.submit_all(sweep, {}, quietly)
+    records = {run.name: (sweep.where.run(run.name) / "a001" / EXIT_JSON) for run in sweep.plan.runs}
+    texts = {run: path.read_text() for run, path in records.items()}
+    for path in records.values():
+        path.unlink()
+    scheduler.states = {task: JobState(RunState.RUNNING, "RUNNING") for task in scheduler.states}
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 15:  # one ends
+            records["g0001-r01"].write_text(texts["g0001-r01"])
+        if len(slept) == 20:
+            for run, path in records.items():
+                path.write_text(texts[run])
+
+    monkeypatch.setattr(follow.time, "sleep", sleep)
+    follow.wait(sweep, lambda runs: None, quietly)
+    assert all(0.8 <= each <= 36 for each in slept)
+    assert all(each > 20 for each in slept[10:15])
+    assert slept[0] < 1.3
+    assert slept[15] < 1.3
+    assert len(slept) == 20
+    # Some sooner, some later than told.
+    steady = slept[10:15]
+    assert len(set(steady)) == len(steady)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -73,3 +74,20 @@ def test_a_journal_that_is_a_link_is_not_written_through(tmp_path: Path) -> None
     with pytest.raises(OSError, match="symbolic links"):
         rundir.append(where, "submitting")
     assert (tmp_path / "victim").read_text() == "mine\n"
+
+
+def test_a_line_that_could_not_be_written_whole_leaves_the_journal_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full, which may show as late as fsync()."""
+    where = SweepDir(tmp_path)
+    rundir.append(where, "cancel", runs=["a"])
+    before = where.journal.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        rundir.append(where, "cancel", runs=["b"])
+    assert where.journal.read_bytes() == before

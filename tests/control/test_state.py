@@ -110,6 +110,7 @@ def test_an_older_attempts_exit_says_nothing_of_a_new_submission() -> None:
         [RUN], submissions(again, GROUPS), {"9_0": JobState(RunState.PENDING, "PENDING")}, {RUN: old}, 1000.0
     )[0]
     assert (status.state, status.task) == (RunState.PENDING, "9_0")
+    assert state(again, None, old).state is RunState.PENDING
 
 
 def test_the_task_that_claimed_a_run_counts_not_the_one_that_was_recorded() -> None:
