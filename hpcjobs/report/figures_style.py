@@ -177,7 +177,7 @@ def note(axes: Axes, study: str, rows: Sequence[ScalingRow], below: float = 40) 
         flag if set(where) == every else f"{flag} at {', '.join(map(str, where))}"
         for flag, where in flags_at(rows).items()
     ]
-    text = f"{clean(study)}. Flags: {'; '.join(notes)}" if notes else clean(study)
+    text = clean(f"{study}. Flags: {'; '.join(notes)}" if notes else study)
     # Of the axes, in points from their foot: the layout makes room for it, and for a legend below.
     axes.annotate(
         textwrap.fill(text, 76), (0, 0), (-36, -below), xycoords="axes fraction", textcoords="offset points",

@@ -79,10 +79,11 @@ def render(study: Study, drawings: Sequence[Drawing]) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_printable,
     )
     logs = _logs(study)
     page = environment.get_template(TEMPLATE).render(
-        title=clean(study.title),
+        title=study.title,
         subtitle=_subtitle(study),
         highlights=_highlights(study),
         answers=sentences.answers(study.rows, study.runs),
@@ -91,10 +92,15 @@ def render(study: Study, drawings: Sequence[Drawing]) -> str:
         runs=_runs(study.runs, logs) if study.runs else None,
         logs=logs,
         provenance=list(_provenance(study.provenance)),
-        software=sorted({clean(row.software) for row in study.rows if row.software}),
+        software=sorted({row.software for row in study.rows if row.software}),
         version=__version__,
     )
     return page if page.endswith("\n") else f"{page}\n"
+
+
+def _printable(value: object) -> object:
+    """What any name or log may say becomes what a page may hold. Jinja calls it for each value, then escapes."""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 # --- the head ------------------------------------------------------------------------------------
@@ -105,7 +111,7 @@ def _subtitle(study: Study) -> str:
     runs = sum(row.runs + row.failed_runs for row in study.rows)
     parts = [f"{count} size{'s' * (count != 1)}", f"{runs} run{'s' * (runs != 1)}"]
     parts += sorted({f"{row.scaling} scaling" for row in study.rows if row.scaling in ("weak", "strong")})
-    parts += sorted({clean(row.gpu_model) for row in study.rows if row.gpu_model})
+    parts += sorted({row.gpu_model for row in study.rows if row.gpu_model})
     return " · ".join(parts)
 
 
@@ -139,18 +145,18 @@ def _tables(study: Study) -> Iterator[Table]:
         yield _losses(study.rows)
     for number, outlook in enumerate(study.outlooks):
         for model in outlook.models[:1]:
-            of = clean(f"{outlook.params} {outlook.scaling}".strip())
+            of = f"{outlook.params} {outlook.scaling}".strip()
             caption = f"The model {model.name} of {of} scaling: measured sizes, others, and each size left out once"
             yield _plain(f"model-{number}", caption, tables.predictions(model))
     if study.reference is not None:
-        name = clean(study.reference.name)
+        name = study.reference.name
         found = beside(study.rows, study.reference)
         if not any(row.params for row in study.rows):
             found.sort(key=lambda each: each.gpus)
         cells = tables.beside(found, name)
         yield _plain("reference", f"Beside {name}; efficiencies are over each one's own base", cells)
     if study.differences:
-        caption = f"Beside {clean(study.others_name)}: Welch's 95 % intervals, and what is real by Holm's correction"
+        caption = f"Beside {study.others_name}: Welch's 95 % intervals, and what is real by Holm's correction"
         yield _plain("against", caption, tables.differences(study.differences))
 
 
@@ -175,7 +181,7 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
             "time to train": _duration(row.time_to_train_s),
             "start-up": _duration(row.startup_s),
         }
-        name = clean(", ".join(part for part in (row.experiment, row.params) if part))
+        name = ", ".join(part for part in (row.experiment, row.params) if part)
         lines.append([
             *([Cell(name)] if has_params else []),
             _number(row.gpus, ","),
@@ -188,7 +194,7 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
             _share(row),
             _number(row.step_ms),
             *(more[name] for name, there in optional.items() if there),
-            Cell(clean(row.flags)),
+            Cell(row.flags),
         ])  # fmt: skip
     caption = "Throughput, speed-up and efficiency by size"
     if any(row.images_per_sec_low is not None for row in rows):
@@ -204,7 +210,7 @@ def _losses(rows: Sequence[ScalingRow]) -> Table:
     for row in rows:
         if row.lost_ms is None or row.gpus == row.baseline_gpus:
             continue
-        name = clean(", ".join(part for part in (row.experiment, row.params) if part))
+        name = ", ".join(part for part in (row.experiment, row.params) if part)
         losses = [_loss(row, part) for part in ("", *LOSSES)]
         lines.append([*([Cell(name)] if has_params else []), _number(row.gpus, ","), _number(row.step_ms), *losses])
     caption = "Where the efficiency went: ms of a step beyond what the base would take, and per cent of the step"
@@ -218,9 +224,8 @@ def _loss(row: ScalingRow, part: str) -> Cell:
 
 
 def _plain(name: str, caption: str, cells: tables.Cells) -> Table:
-    rows = [[Cell(clean(text)) for text in row] for row in cells.rows]
-    header = [clean(text) for text in cells.header]
-    return Table(name, caption, header, rows, cells.left, tuple(header[: cells.left]))
+    rows = [[Cell(text) for text in row] for row in cells.rows]
+    return Table(name, caption, cells.header, rows, cells.left, cells.header[: cells.left])
 
 
 def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
@@ -232,13 +237,13 @@ def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
     rows = [
         [
             Cell(log.name, href=f"#{log.anchor}"),
-            *([Cell(clean(run.params))] if has_params else []),
+            *([Cell(run.params)] if has_params else []),
             Cell(log.state),
             _number(run.gpus, ","),
             _number(run.images_per_sec),
             _number(run.step_ms),
-            Cell(clean(run.job_ids)),
-            Cell(clean(run.nodelist)),
+            Cell(run.job_ids),
+            Cell(run.nodelist),
             *([Cell(textwrap.shorten(clean(run.failure), 90, placeholder=" ..."))] if has_why else []),
         ]
         for run, log in zip(runs, logs, strict=True)
@@ -256,9 +261,9 @@ def _logs(study: Study) -> list[Log]:
             "Why": run.failure, "Log": run.source, "Attempt": run.attempt, "Params": run.params, "Job": run.job_ids,
             "Nodes": run.nodelist, "GPU": run.gpu_model, "Software": run.software, "Flags": run.flags,
         }  # fmt: skip
-        known = [(name, clean(text)) for name, text in facts.items() if text]
-        tail = clean(study.tails.get(run.run, "")).strip("\n")
-        found.append(Log(f"run-{number}", clean(run.run), str(run.state), known, tail))
+        known = [(name, text) for name, text in facts.items() if text]
+        tail = study.tails.get(run.run, "").strip("\n")
+        found.append(Log(f"run-{number}", run.run, str(run.state), known, tail))
     return found
 
 
@@ -276,7 +281,7 @@ def _provenance(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             text = "\n".join(place for place in places if place)
         else:
             text = "\n".join(_flat(value))
-        yield _PROVENANCE.get(key, key), clean(text)
+        yield _PROVENANCE.get(key, key), text
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[str]:

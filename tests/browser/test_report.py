@@ -1,0 +1,148 @@
+"""The report's page in a real browser: as its readers see it, on a desk, in the dark, on a phone, and by ear."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.by import By
+
+from hpcjobs import report
+from hpcjobs.compare import Reference, against
+from hpcjobs.predict import predict
+from hpcjobs.report.study import Study
+from hpcjobs.scaling import table
+from tests.control.studies import SCRIPT, auc, failing, runs, study
+
+from .conftest import Browser
+
+PHONE = 390
+
+
+def written(folder: Path, it: Study) -> Path:
+    given = {field.name: getattr(it, field.name) for field in dataclasses.fields(it)}
+    report.write(folder, given.pop("rows"), **given)
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of five sizes with everything that a page may show, and a line that wants to run in each log."""
+    rows, others = table(runs()), table(runs((1, 2, 4)))
+    it = study(
+        auc=auc(runs()), outlooks=predict(rows, [32], resamples=20),
+        reference=Reference("published", {1: 200.0, 3: 500.0}),
+        others=others, others_name="sweeps/old", differences=against(rows, others),
+    )  # fmt: skip
+    return written(tmp_path_factory.mktemp("five"), it)
+
+
+@pytest.fixture(scope="module")
+def poor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two params, a failed size, long words, and no logs."""
+    both = [*failing(runs((1, 2, 16), params=f"a={'x' * 90}"), 16, "oom: " + "y" * 300), *runs((1, 2), params="a=2")]
+    return written(tmp_path_factory.mktemp("poor"), study(both, title="z" * 120, tails={}))
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["five", "poor"])
+def test_axe_finds_nothing(browser: Browser, request: pytest.FixtureRequest, name: str, dark: bool) -> None:
+    browser.open(request.getfixturevalue(name), dark=dark)
+    browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert browser.violations() == []
+
+
+def test_axe_would_find_something(browser: Browser, five: Path) -> None:
+    browser.open(five)
+    browser.run("document.documentElement.removeAttribute('lang')")
+    assert [line.partition(":")[0] for line in browser.violations()] == ["html-has-lang"]
+
+
+def test_it_opens_without_a_word_and_without_the_network(browser: Browser, five: Path) -> None:
+    browser.open(five)
+    assert browser.console() == []
+    assert browser.requests() == [five.as_uri()]
+    assert browser.driver.title == "demo on mine: how far it scales"
+
+
+def test_a_script_in_a_log_is_shown_and_does_not_run(browser: Browser, five: Path) -> None:
+    browser.open(five)
+    browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert SCRIPT in browser.driver.find_element(By.CSS_SELECTOR, "pre").text
+    assert browser.run("return document.scripts.length") == 0
+    assert browser.driver.title == "demo on mine: how far it scales"
+
+
+def test_not_even_a_script_that_is_put_there_runs(browser: Browser, five: Path, tmp_path: Path) -> None:
+    planted = tmp_path / "planted.html"
+    planted.write_text(five.read_text().replace("</main>", f"{SCRIPT}</main>"))
+    browser.open(planted)
+    assert browser.run("return document.scripts.length") == 1
+    assert browser.driver.title == "demo on mine: how far it scales"
+    assert any("Content Security Policy" in message for message in browser.console())
+
+
+@pytest.mark.parametrize("name", ["five", "poor"])
+def test_nothing_is_wider_than_a_phone(browser: Browser, request: pytest.FixtureRequest, name: str) -> None:
+    browser.open(request.getfixturevalue(name), width=PHONE, height=844)
+    browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert browser.run("return document.documentElement.clientWidth") == PHONE
+    assert browser.run("return document.documentElement.scrollWidth") == PHONE
+    # The table is wider than the screen, and scrolls in its own box.
+    box = "const box = document.querySelector('#scaling').parentElement; "
+    assert browser.run(f"{box} return [box.clientWidth < {PHONE}, box.scrollWidth > box.clientWidth]") == [True, True]
+    assert browser.run(f"{box} box.scrollLeft = 50; return box.scrollLeft") == 50
+
+
+def test_the_numbers_are_those_of_the_csv(browser: Browser, five: Path) -> None:
+    browser.open(five)
+    cells = browser.run(
+        "return [...document.querySelectorAll('#scaling tbody tr')].map(row =>"
+        " [...row.querySelectorAll('data')].map(each => [each.value, each.textContent]))"
+    )
+    with (five.parent / "scaling-report.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    names = ("gpus", "nodes", "images_per_sec", "images_per_sec_per_gpu", "speedup", "efficiency", "step_ms")
+    assert len(cells) == len(lines) == 5
+    for row, line in zip(cells, lines, strict=True):
+        assert [value for value, _ in row] == [line[name] for name in (*names, "time_to_train_s")]
+        for (_, shown), name in zip(row, names, strict=False):
+            number = float(shown.removesuffix(" %").replace(",", "")) / (100 if shown.endswith("%") else 1)
+            assert number == pytest.approx(float(line[name]), rel=0.006), name
+
+
+def test_a_link_to_a_run_opens_its_log(browser: Browser, five: Path) -> None:
+    browser.open(five)
+    browser.driver.find_element(By.LINK_TEXT, "g0002-r01").click()
+    assert browser.run("return document.querySelector('#run-4').closest('details').open")
+    assert browser.run("return document.querySelectorAll('details[open]').length") == 1
+
+
+def test_the_figures_have_names_and_the_colours_of_the_scheme(browser: Browser, five: Path) -> None:
+    def look(dark: bool) -> tuple[list[str], list[str]]:
+        browser.open(five, dark=dark)
+        names = browser.run(
+            "return [...document.querySelectorAll('svg[role=img]')].map(e => e.querySelector('title').textContent)"
+        )
+        colours = browser.run(
+            "const text = document.querySelector('svg text'), back = document.querySelector('figure');"
+            "return [getComputedStyle(text).fill, getComputedStyle(back).backgroundColor]"
+        )
+        return names, colours
+
+    names, light = look(dark=False)
+    assert names == [
+        "Throughput", "Efficiency", "Time to train", "Where a step's time goes", "Area under the ROC curve (test)",
+    ]  # fmt: skip
+    assert light == ["rgb(27, 31, 36)", "rgb(255, 255, 255)"]
+    assert look(dark=True)[1] == ["rgb(230, 235, 241)", "rgb(23, 28, 35)"]
+
+
+def test_the_keyboard_goes_first_to_the_answer(browser: Browser, five: Path) -> None:
+    browser.open(five)
+    skip = browser.driver.find_element(By.CSS_SELECTOR, "a.skip")
+    assert browser.run("arguments[0].focus(); return arguments[0].getBoundingClientRect().left", skip) == 0
+    skip.send_keys("\ue007")
+    assert browser.run("return document.activeElement.id") == "answer"

@@ -1,0 +1,236 @@
+"""report.html as text: whole, escaped, without network, with the table's figures. tests/browser opens it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from hpcjobs import report
+from hpcjobs.compare import Reference, against
+from hpcjobs.predict import predict
+from hpcjobs.report import figures, page
+from hpcjobs.report.study import Study, clean
+from hpcjobs.scaling import table
+from tests.control.studies import SCRIPT, SIZES, auc, failing, runs, study
+from tests.control.sweeps import run
+
+VOID = {"meta", "link", "br"}
+
+
+class Page(HTMLParser):
+    """The elements of a page: open and close in order, ids, links, headings, tables."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.headings: list[int] = []
+        self.tables: dict[str, list[list[tuple[str, str]]]] = {}
+        self.words: dict[str, str] = {}
+        self._table = ""
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = dict(attributes)
+        self.tags.append(tag)
+        self.ids += [str(found["id"])] if "id" in found else []
+        self.links += [str(found[name]) for name in ("href", "src", "xlink:href") if name in found]
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "table":
+            self._table = str(found["id"])
+            self.tables[self._table] = []
+        if tag == "tr":
+            self.tables[self._table].append([])
+        if tag in ("td", "th"):
+            self.tables[self._table][-1].append(("", ""))
+            assert tag == "td" or found["scope"] in ("row", "col")
+        if tag == "data":
+            self.tables[self._table][-1][-1] = ("", str(found["value"]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        for tag in ("title", "h1", "main", "pre", "style"):
+            if tag in self.open:
+                self.words[tag] = self.words.get(tag, "") + data
+        if self._table and self.open and self.open[-1] in ("td", "th", "data", "small", "a") and "table" in self.open:
+            text, value = self.tables[self._table][-1][-1]
+            self.tables[self._table][-1][-1] = (text + data, value)
+
+    def column(self, name: str, of: str = "scaling") -> list[tuple[str, str]]:
+        """Text and value of each cell under that header."""
+        header, *rows = self.tables[of]
+        at = [text for text, _ in header].index(name)
+        return [row[at] for row in rows]
+
+
+def rendered(it: Study) -> str:
+    return page.render(it, figures.draw(it))
+
+
+def whole() -> Study:
+    """Everything that a page may hold."""
+    rows, others = table(runs()), table(runs((1, 2, 4)))
+    return study(
+        auc=auc(runs()), outlooks=predict(rows, [32], resamples=20), reference=Reference("published", {1: 200.0, 3: 500.0}),
+        others=others, others_name="sweeps/old", differences=against(rows, others),
+    )  # fmt: skip
+
+
+# --- the whole page ------------------------------------------------------------------------------
+
+
+def test_every_section_is_there_in_order_and_every_link_leads_somewhere() -> None:
+    found = Page(rendered(whole()))
+    assert found.words["h1"] == "demo on mine"
+    assert len(found.ids) == len(set(found.ids))
+    assert {link[1:] for link in found.links if link.startswith("#")} <= set(found.ids)
+    order = [found.ids.index(name) for name in ("answer", "figures", "tables", "all-runs", "provenance")]
+    assert order == sorted(order)
+    assert set(found.tables) == {"scaling", "losses", "model-0", "reference", "against", "runs"}
+    assert found.tags.count("figure") == len(figures.NAMES)
+    # One h1, and no level is left out on the way down.
+    assert found.headings[0] == 1
+    assert found.headings.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(found.headings, found.headings[1:], strict=False))
+
+
+def test_nothing_is_fetched_and_nothing_may_run() -> None:
+    text = rendered(whole())
+    found = Page(text)
+    assert "script" not in found.tags
+    assert all(link.startswith("#") or link == "data:," for link in found.links)
+    assert "default-src 'none'" in text
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert not re.search(r"\son\w+=", re.sub(r">[^<]*<", "><", text))
+
+
+def test_the_same_study_gives_the_same_page() -> None:
+    assert rendered(whole()) == rendered(whole())
+
+
+def test_the_figures_of_the_table_are_those_of_the_csv(tmp_path: Path) -> None:
+    it = study(failing(runs(), 8))
+    report.write(tmp_path, it.rows, title="x", runs=it.runs)
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "scaling-report.csv").read_text())))
+    found = Page((tmp_path / "report.html").read_text())
+    columns = {
+        "GPUs": "gpus", "images/s": "images_per_sec", "per GPU": "images_per_sec_per_gpu", "speed-up": "speedup",
+        "efficiency": "efficiency", "step, ms": "step_ms", "time to train": "time_to_train_s",
+    }  # fmt: skip
+    for name, column in columns.items():
+        assert [value for _, value in found.column(name)] == [line[column] for line in lines], name
+    assert [text for text, _ in found.column("GPUs")] == [str(size) for size in SIZES]
+    assert found.column("images/s")[0][0].startswith("640.0 624.1 to 655.9")
+    assert found.column("images/s")[3] == ("–", "")
+    assert [text for text, _ in found.column("runs")] == ["3", "3", "3", "0 of 3", "3"]
+    assert [value for _, value in found.column("lost", of="losses")] == [
+        line["lost_ms"] for line in lines if line["lost_ms"]
+    ][1:]
+
+
+def test_the_answer_comes_first() -> None:
+    words = Page(rendered(whole())).words["main"]
+    assert (
+        words.index("On 16 GPUs it trains 12.2 times") < words.index("exposed all-reduce") < words.index("Throughput")
+    )
+
+
+# --- what others wrote ---------------------------------------------------------------------------
+
+ODD = f"{SCRIPT} \"' onload=x & </pre></title> {{{{ 7 * 7 }}}} \x00\x1b[1m\ud800"
+
+
+@pytest.mark.parametrize(
+    "where", ["title", "params", "failure", "flags", "nodelist", "run", "source", "software", "gpu_model"]
+)
+def test_whatever_a_log_or_a_name_holds_is_shown_as_text(where: str) -> None:
+    it = study(failing(runs((1, 2)), 2, failure=f"oom: {ODD}"), tails={})
+    if where == "title":
+        it = dataclasses.replace(it, title=ODD)
+    elif where == "params":
+        odd = [dataclasses.replace(each, params=f"a={ODD}") for each in it.runs]
+        it = dataclasses.replace(it, runs=odd, rows=table(odd))
+    elif where != "failure":
+        odd = [dataclasses.replace(each, **{where: ODD}) for each in it.runs]  # type: ignore[arg-type]
+        it = dataclasses.replace(it, runs=odd, rows=table(odd))
+    text = rendered(it)
+    found = Page(text)
+    assert "script" not in found.tags
+    assert "&lt;script&gt;" in text
+    assert "49" not in re.findall(r"\{\{.*?\}\}|\b49\b", text)
+    text.encode()  # no half surrogate is left
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", text)
+
+
+def test_a_logs_tail_is_shown_without_colours_and_without_running() -> None:
+    found = Page(rendered(study(runs((1,)))))
+    assert f"step 40 of g0001-r01\n{SCRIPT}" in found.words["pre"]
+
+
+def test_provenance_is_quoted_as_a_shell_wants_it_and_says_dirty() -> None:
+    it = study(provenance={
+        "command": ["hpcjobs", "sweep", "--set", "data.dir=/a b"], "git": {"commit": "abc", "clean": False},
+        "cluster": {"name": "mine", "modules": ["a", "b"], "env": {"X": "1"}, "none": None}, SCRIPT: SCRIPT,
+    })  # fmt: skip
+    words = Page(rendered(it)).words["main"]
+    for part in (
+        "hpcjobs sweep --set 'data.dir=/a b'",
+        "abc, with changes that no commit holds",
+        "modules: a, b",
+        "env.X: 1",
+    ):
+        assert part in words
+    assert "none" not in words[words.index("Provenance") :]
+
+
+def test_clean_text() -> None:
+    assert clean("\x1b[31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07") == "red link"
+    assert clean("10 %\r20 %\r30 %\nnext\r\n") == "30 %\nnext\n"
+    assert clean("a\x00b\ud800c\td") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c\td"
+
+
+# --- when there is little ------------------------------------------------------------------------
+
+
+def test_runs_of_the_same_name_have_an_anchor_each() -> None:
+    same = [dataclasses.replace(each, run="train.log") for each in runs((1,))]
+    found = Page(rendered(study(same)))
+    assert [link for link in found.links if link.startswith("#run-")] == ["#run-1", "#run-2", "#run-3"]
+
+
+def test_no_runs_no_measurement_one_size() -> None:
+    assert "There are no runs yet." in Page(rendered(study([]))).words["main"]
+    failed = Page(rendered(study(failing(runs((1,)), 1))))
+    assert "None of the 3 runs on 1 GPU has a measurement" in failed.words["main"]
+    assert "figure" not in failed.tags
+    assert [text for text, _ in failed.column("why", of="runs")] == ["out_of_memory: no room"] * 3
+    one = Page(rendered(study([run(1, 100.0)])))
+    assert "losses" not in one.tables
+    assert "provenance" in one.ids
+
+
+def test_a_table_alone_makes_a_page(tmp_path: Path) -> None:
+    paths = report.write(tmp_path, table([run(1, 100.0), run(2, 190.0)]), title="t")
+    assert [path.name for path in paths] == [
+        "scaling-report.csv", "scaling.png", "scaling.svg", "efficiency.png", "efficiency.svg", "report.html",
+    ]  # fmt: skip
+    assert "all-runs" not in Page(paths[-1].read_text()).ids
