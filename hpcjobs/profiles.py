@@ -6,15 +6,15 @@ Looked up in the working folder, the user's config folder, the site's, then what
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import platformdirs
 
 from hpcjobs.errors import InputError, nearest
-from hpcjobs.spec import Cluster, Document, Experiment, convert, read_yaml
+from hpcjobs.spec import Cluster, Document, Experiment, convert, parse_scalar, read_yaml, to_builtins
 
 Spec = TypeVar("Spec", Experiment, Cluster)
 
@@ -78,6 +78,26 @@ def cluster(name: str) -> Cluster:
     if isinstance(template, str) and template:
         document.data["template"] = str((Path(document.source).parent / template).resolve())
     return convert(document, Cluster)
+
+
+def override(cluster: Cluster, keys: Mapping[str, str], sbatch: Sequence[str] = ()) -> Cluster:
+    """The profile with some of its `keys`, and some of its `sbatch` options (OPTION=VALUE or OPTION), replaced.
+
+    Raises InputError, which names the flag, for what the profile itself could not say either, and where there is no
+    Slurm.
+    """
+    changes: list[tuple[str, str, Any]] = [(f"--{key}", key, value) for key, value in keys.items()]
+    options: dict[str, Any] = dict(cluster.sbatch)
+    for word in sbatch:
+        option, equals, value = word.removeprefix("--").partition("=")
+        known = parse_scalar(value) if equals else True
+        options = {**options, option: known if isinstance(known, int) else value}
+        changes.append((f"--sbatch {word}", "sbatch", options))
+    for source, key, value in changes:
+        if cluster.scheduler != "slurm":
+            raise InputError(f"{source}: is Slurm's to heed, and cluster '{cluster.name}' is without")
+        cluster = convert(Document(source, {**to_builtins(cluster), key: value}, {}), Cluster)
+    return cluster
 
 
 def default_cluster() -> str | None:

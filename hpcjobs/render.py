@@ -18,6 +18,7 @@ import jinja2
 
 from hpcjobs.contract import EXIT_INTERRUPTED
 from hpcjobs.errors import InputError
+from hpcjobs.hostlist import expand
 from hpcjobs.plan import Group
 from hpcjobs.spec import Cluster
 from hpcjobs.spec.cluster import EARLY_S, SbatchOptions
@@ -196,8 +197,11 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
         lines.append(("mem", f"{cluster.mem_per_gpu_mib * size.tasks_per_node}M"))
     if cluster.sharing == "exclusive":
         lines.append(("exclusive", None))
-    for option in ("partition", "account", "qos", "reservation", "constraint", "exclude", "time"):
+    for option in ("partition", "account", "qos", "reservation", "constraint", "nodelist", "exclude", "time"):
         value = getattr(cluster, option)
+        if option == "nodelist" and value is not None:
+            # sbatch refuses more names than nodes.
+            value = ",".join(expand(value)[: size.nodes])
         if value is not None:
             lines.append((option, value))
     return lines + _options(cluster.sbatch)

@@ -13,7 +13,7 @@ import click
 
 from hpcjobs import plan as planning
 from hpcjobs import profiles, rundir
-from hpcjobs.cli import demo, reporting, show
+from hpcjobs.cli import daily, demo, reporting, show
 from hpcjobs.engine import folder, submit
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.engine.estimate import Estimate, estimate, site_limits
@@ -48,9 +48,11 @@ from hpcjobs.spec import Cluster, Experiment
 @click.option("--dry-run", is_flag=True, help="Print plan and scripts; write and submit nothing.")
 @click.option("--wait", is_flag=True, help="Follow the runs and end with the table.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@daily.options
 @click.pass_context
 def sweep(
     ctx: click.Context,
+    daily_flags: daily.Flags,
     gpus: str | None,
     experiment: str,
     cluster: str | None,
@@ -71,7 +73,7 @@ def sweep(
     hpcjobs sweep --gpus 1,2,4,8,16 --cluster c4140 --set data.dir=/scratch/chestxray14
     """
     if source is not None:
-        names = ("gpus", "experiment", "cluster", "repeats", "settings", "throttle", "one_allocation")
+        names = ("gpus", "experiment", "cluster", "repeats", "settings", "throttle", "one_allocation", *daily.NAMES)
         given = [name for name in names if _was_given(ctx, name)]
         if given:
             flag = {"settings": "set"}.get(given[0], given[0]).replace("_", "-")
@@ -79,7 +81,7 @@ def sweep(
         _, plan = sweeps.plan_of(source)
         limits, unknown = site_limits(plan.cluster)
     else:
-        profile = _cluster(cluster)
+        profile = daily_flags.applied_to(_cluster(cluster))
         limits, unknown = site_limits(profile)
         plan = _plan(gpus, experiment, profile, repeats, settings, Terms(throttle, limits.max_array, one_allocation))
     name = plan.variants[0].experiment.name

@@ -12,6 +12,8 @@ from hpcjobs.spec.words import Name, NonNegativeInt, OneLine, PositiveInt, Secti
 
 # Slurm's forms: MINUTES, MINUTES:SECONDS, HH:MM:SS, DAYS-HH, DAYS-HH:MM, DAYS-HH:MM:SS.
 TimeLimit = Annotated[str, msgspec.Meta(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")]
+# Names of nodes in Slurm's short form. A path would be read as a file of names.
+HostList = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*$")]
 # #SBATCH options without the dashes, such as {mail-type: FAIL}; true: a flag; false: not that option.
 SbatchOptions = dict[Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z-]*$")], OneLine | int | bool]
 
@@ -66,6 +68,9 @@ class Cluster(Section, frozen=True, kw_only=True):
     qos: OneLine | None = None
     reservation: OneLine | None = None
     constraint: OneLine | None = None
+    # Nodes to use, such as gpu[01-04]: a size that needs fewer has the first of them, one that needs more has
+    # others too.
+    nodelist: HostList | None = None
     exclude: OneLine | None = None
     # Slurm's forms: MINUTES, HH:MM:SS, D-HH:MM:SS.
     time: TimeLimit | None = None
@@ -142,9 +147,14 @@ def seconds(time: str) -> int:
 
 
 def _refuse(section: str, options: SbatchOptions, owned: Mapping[str, str]) -> None:
-    for option in sorted(options.keys() & owned.keys()):
-        cure = f"use the profile's own key {owned[option]}" if owned[option] else "leave it out"
-        raise ValueError(f"{section}.{option} is set by hpcjobs itself; {cure}")
+    for option in sorted(options):
+        # sbatch takes the beginning of an option for the option.
+        name = option if option in owned else next((name for name in sorted(owned) if name.startswith(option)), None)
+        if name is None:
+            continue
+        short = "" if name == option else f" (it is short for {name})"
+        cure = f"use the profile's own key {owned[name]}" if owned[name] else "leave it out"
+        raise ValueError(f"{section}.{option} is set by hpcjobs itself{short}; {cure}")
 
 
 # What hpcjobs writes into the script or onto sbatch's command line itself, and the profile's key for it.
@@ -169,6 +179,8 @@ OWNED_SBATCH: Mapping[str, str] = {
     "mem-per-cpu": "mem_per_gpu_mib",
     "mem-per-gpu": "mem_per_gpu_mib",
     "no-requeue": "requeues",
+    "nodefile": "nodelist",
+    "nodelist": "nodelist",
     "nodes": "nodes",
     "ntasks": "",
     "ntasks-per-node": "gpus_per_node",
@@ -181,6 +193,8 @@ OWNED_SBATCH: Mapping[str, str] = {
     "requeue": "requeues",
     "reservation": "reservation",
     "signal": "signal_s",
+    "tasks-per-node": "gpus_per_node",
+    "test-only": "",
     "time": "time",
     "wait": "",
     "wrap": "",
