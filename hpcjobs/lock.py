@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -25,8 +26,24 @@ class Locked(HpcjobsError):
     """Somebody else holds the lock."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Hold:
+    """A lock that is held, or was: another host may have taken it over while this process was stopped."""
+
+    path: Path
+    what: Path | str
+    id: str
+
+    def check(self) -> None:
+        """Raises Locked where the lock is another's by now."""
+        holder = read_json(self.path) or {}
+        if holder.get("id") != self.id:
+            by = f"process {holder.get('pid')} on {holder.get('host')}" if holder else "somebody who is done already"
+            raise Locked(f"{self.what}: {by} took the lock over, for this process gave no sign for long; start again")
+
+
 @contextmanager
-def held(path: Path, what: Path | str) -> Iterator[None]:
+def held(path: Path, what: Path | str) -> Iterator[Hold]:
     """Hold the lock file `path`, which guards `what`, and touch it every 10 s meanwhile.
 
     It is a hard link, which NFS makes atomically where its flock is not to be trusted. A lock whose
@@ -42,7 +59,7 @@ def held(path: Path, what: Path | str) -> Iterator[None]:
         beat = threading.Thread(target=_beat, args=(path, stop), name="lock heartbeat", daemon=True)
         beat.start()
         try:
-            yield
+            yield Hold(path, what, me["id"])
         finally:
             stop.set()
             beat.join()

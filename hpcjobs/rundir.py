@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 import uuid
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import yaml
 from hpcjobs import contract
 from hpcjobs.errors import InputError
 from hpcjobs.files import open_plain, read_json, shown, write_atomic, write_json
-from hpcjobs.lock import alive, held, process
+from hpcjobs.lock import Hold, alive, held, process
 from hpcjobs.records import ExitRecord
 
 # Marks a folder whose sweep.yaml is not written yet; it holds the process() that writes.
@@ -31,6 +31,7 @@ UNFINISHED = ".unfinished"
 _OURS = ("scripts", "slurm", "runs", "provenance.json")
 
 _ATTEMPT = re.compile(r"^a(\d{3,})$")
+_CLAIM = re.compile(r"^claim-s(\d{3,})$")
 
 
 def new_sweep_id() -> str:
@@ -117,6 +118,17 @@ def burn(sweep: SweepDir, run: str, submission: int, by: str) -> bool:
     return True
 
 
+def newest_claim(sweep: SweepDir, run: str) -> tuple[str, int]:
+    """(task, submission) of the run's newest claim; the task is empty where it was burned or there is none."""
+    numbers = []
+    with contextlib.suppress(OSError):
+        numbers = [int(match[1]) for name in os.listdir(sweep.run(run)) if (match := _CLAIM.match(name))]
+    if not numbers:
+        return "", 0
+    claim = read_json(sweep.claim(run, max(numbers))) or {}
+    return str(claim.get("job", "")), max(numbers)
+
+
 def burned(sweep: SweepDir, run: str, submission: int) -> bool:
     """Whether that was done: whatever job arrives with this submission, it does not run the run."""
     return (read_json(sweep.claim(run, submission)) or {}).get("job") == ""
@@ -159,6 +171,8 @@ def is_free(folder: Path) -> None:
         writer = read_json(folder / UNFINISHED)
         # The mark alone gives nobody's files away.
         strange = [path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith(".")]
+        if writer is None and all(path.name.startswith(f".{UNFINISHED}.") for path in folder.iterdir()):
+            return  # killed before the mark had its name
         if writer is None or strange:
             raise InputError(f"--out {name}: exists and is no empty folder")
         if writer.get("host") != socket.gethostname() or alive(writer):
@@ -172,7 +186,7 @@ def begin(folder: Path) -> None:
     """
     is_free(folder)
     try:
-        if (folder / UNFINISHED).exists():
+        if folder.exists():
             for path in folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
@@ -187,8 +201,10 @@ def begin(folder: Path) -> None:
 def append(sweep: SweepDir, event: str, **fields: object) -> None:
     """Add one line to the journal, on disk before this returns. Only the lock's holder may.
 
-    Raises OSError (a full disk, say) with the journal as it was.
+    Raises OSError (a full disk, say) with the journal as it was, lock.Locked where the lock is another's by now.
     """
+    if sweep.root in _HOLDS:
+        _HOLDS[sweep.root].check()
     line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False) + "\n"
     # No link is followed: whoever can write to the folder must not choose which file grows.
     descriptor = os.open(sweep.journal, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -228,9 +244,18 @@ def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
 # --- lock ----------------------------------------------------------------------------------------
 
 
-def locked(sweep: SweepDir) -> AbstractContextManager[None]:
-    """Hold the sweep's lock. Raises lock.Locked, naming the holder."""
-    return held(sweep.lock_file, sweep.root)
+_HOLDS: dict[Path, Hold] = {}
+
+
+@contextlib.contextmanager
+def locked(sweep: SweepDir) -> Iterator[None]:
+    """Hold the sweep's lock. Raises lock.Locked, naming the holder; so does `append` where it was lost meanwhile."""
+    with held(sweep.lock_file, sweep.root) as hold:
+        _HOLDS[sweep.root] = hold
+        try:
+            yield
+        finally:
+            del _HOLDS[sweep.root]
 
 
 # --- evidence of an attempt ----------------------------------------------------------------------

@@ -30,8 +30,9 @@ _PLANNED = RunState.PLANNED
 def look(where: SweepDir, run: str) -> Evidence:
     """What a run's files say."""
     attempts = where.attempts(run)
+    claimed, number = rundir.newest_claim(where, run)
     if not attempts:
-        return Evidence()
+        return Evidence(claimed_by=claimed, submission=number)
     newest = attempts[-1]
     claim = read_json(newest / contract.CLAIM) or {}
     submission = claim.get("submission")
@@ -41,6 +42,9 @@ def look(where: SweepDir, run: str) -> Evidence:
     if not measured:
         measured = any(mllog.measure(mllog.read(old / contract.TRAIN_LOG)) is not None for old in attempts[:-1])
     task = str(claim.get("job", ""))
+    if isinstance(submission, int) and submission < number and claimed:
+        # Its job has claimed the run anew, and not begun: what older attempts left says no more than this.
+        return Evidence(attempt=newest.name, claimed_by=claimed, submission=number, measured=measured)
     failed = not measured and (left is None or left.rc != 0)
     return Evidence(
         attempt=newest.name,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from hpcjobs import render, rundir
 from hpcjobs.engine import submit
 from hpcjobs.engine.follow import Watch
-from hpcjobs.engine.state import Intention, RunStatus, next_number, retried, submissions, unanswered
+from hpcjobs.engine.state import Intention, RunStatus, left_out, next_number, retried, submissions, unanswered
 from hpcjobs.engine.submit import Told
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import SubmitRefused
@@ -126,19 +126,22 @@ def _submit(
 ) -> tuple[list[str], SubmitRefused | None]:
     wanted = {run.run: run for run in runs}
     jobs: list[str] = []
+    refusal: SubmitRefused | None = None
     for group in sweep.plan.sent:
         indices = tuple(index for index, run in enumerate(group.runs) if run.name in wanted)
         if not indices:
             continue
         names = [group.runs[index].name for index in indices]
+        journal = rundir.read_journal(sweep.where)
         bad = {node for name in names if (failure := wanted[name].failure) for node in failure.nodes}
-        number = next_number(rundir.read_journal(sweep.where), group.name)
+        bad |= left_out(journal, group.name, indices)
+        number = next_number(journal, group.name)
         why = {index: retries[group.runs[index].name] for index in indices if group.runs[index].name in retries}
         try:
             jobs.append(_send(sweep, Intention(group.name, number, indices, tuple(sorted(bad))), group, why, told))
         except SubmitRefused as error:
-            return jobs, error
-    return jobs, None
+            refusal = refusal or error  # another size may find room
+    return jobs, refusal
 
 
 def _send(sweep: Sweep, intention: Intention, group: Group, why: Mapping[int, str], told: Told) -> str:

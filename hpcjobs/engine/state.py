@@ -131,6 +131,15 @@ def next_number(journal: Iterable[Mapping[str, Any]], group: str) -> int:
     return max((event["submission"] for event in journal if event.get("group") == group), default=0) + 1
 
 
+def left_out(journal: Iterable[Mapping[str, Any]], group: str, indices: Iterable[int]) -> set[str]:
+    """Nodes that earlier submissions of any of these runs left out."""
+    found: set[str] = set()
+    for event in journal:
+        if event["event"] == "submitting" and event["group"] == group and set(event["indices"]) & set(indices):
+            found.update(event.get("exclude", ()))
+    return found
+
+
 def retried(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]) -> Counter[tuple[str, str]]:
     """How often each (run, failure class) was submitted again because of that class."""
     count: Counter[tuple[str, str]] = Counter()
@@ -184,7 +193,7 @@ def _status(
         state = RunState.CANCELLED if sent.cancelled else RunState.SUBMITTING
         said = "" if sent.cancelled else "no answer of the scheduler is recorded; `hpcjobs resume` finds out"
         return dataclasses.replace(status, state=state, said=said)
-    ended = _ended(sent, answer, mine)
+    ended = _ended(sent, answer, mine, asked=answers is not None)
     if ended is RunState.FAILED:
         return dataclasses.replace(status, state=ended, failure=classify(answer, mine.exit, mine.aborts, mine.line))
     if ended is not None:
@@ -200,8 +209,12 @@ def _status(
     return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", mine.line or status.said))
 
 
-def _ended(sent: Submission, answer: JobState | None, mine: Evidence) -> RunState | None:
+def _ended(sent: Submission, answer: JobState | None, mine: Evidence, *, asked: bool) -> RunState | None:
     """How the task ended without a measurement, or None while it has not."""
+    if answer is not None and answer.state is None:
+        return None  # a word that hpcjobs does not know is neither success nor failure
+    if not asked and mine.exit is not None and mine.exit.rc == EXIT_INTERRUPTED:
+        return None  # it may be about to run again
     if answer is not None and answer.state is RunState.CANCELLED:
         # Slurm cancels a job that is over its memory; that is the job's failure, not anybody's wish.
         return RunState.FAILED if cancelled_by_slurm(mine.line) else RunState.CANCELLED

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import lock
+from hpcjobs import lock, rundir
 from hpcjobs.lock import Locked, held
+from hpcjobs.rundir import SweepDir
 from tests.running import until
 
 HOLDER = """
@@ -120,3 +121,13 @@ def test_a_lock_that_was_taken_away_is_not_given_back(tmp_path: Path):
     with held(tmp_path / "lock", "x"):
         (tmp_path / "lock").write_text('{"id": "theirs"}')
     assert (tmp_path / "lock").read_text() == '{"id": "theirs"}'
+
+
+def test_who_lost_the_lock_while_it_was_stopped_is_told_before_it_writes(tmp_path: Path):
+    where = SweepDir(tmp_path)
+    with rundir.locked(where):
+        rundir.append(where, "submitting")
+        (tmp_path / "lock").write_text('{"id": "theirs", "pid": 7, "host": "elsewhere"}')
+        with pytest.raises(Locked, match="process 7 on elsewhere took the lock over"):
+            rundir.append(where, "submitted")
+    assert [event["event"] for event in rundir.read_journal(where)] == ["submitting"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.files import write_json
 from hpcjobs.plan import Terms, expand, make_plan
-from hpcjobs.records import JobState, Limits, Order, RunState
+from hpcjobs.records import Failure, JobState, Limits, Order, RunState
 from hpcjobs.rundir import SweepDir
 from hpcjobs.spec import Experiment
 
@@ -396,3 +397,41 @@ def test_a_journal_cut_short_loses_one_line_and_no_later_one(tmp_path: Path) -> 
         file.write('{"time": 1, "event": "submi')
     rundir.append(where, "submitted", group="g0001", submission=1, indices=[0], job="7")
     assert [event["event"] for event in rundir.read_journal(where)] == ["submitting", "submitted"]
+
+
+def test_a_job_that_claimed_and_has_not_begun_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Job 77 came late and first; the one on record found the run claimed and ended."""
+    sweep, scheduler = new(tmp_path / "o", monkeypatch, repeats=1)
+    submit.submit_all(sweep, {}, quietly)
+    run = "g0001-r01"
+    shutil.rmtree(sweep.where.run(run) / "a001")
+    sweep.where.claim(run, 1).write_text('{"job": "77_0", "submission": 1}')
+    scheduler.states["77_0"] = JobState(RunState.PENDING, "PENDING")
+    found = follow.snapshot(sweep)[0]
+    assert (found.state, found.task) == (RunState.PENDING, "77_0")
+
+
+def test_nodes_that_were_left_out_once_stay_out(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch, repeats=1)
+    scheduler.ends = {"g0001-r01": (RunState.FAILED, "NODE_FAIL")}
+    submit.submit_all(sweep, {}, quietly)
+    for bad in ("n1", "n2"):
+        monkeypatch.setattr(state, "classify", lambda *given, bad=bad: Failure("node_failure", "", "", (bad,)))
+        going_on.resume(sweep, quietly)
+    orders = [order.exclude for name, _, _, order in scheduler.jobs.values() if "g0001" in name]
+    assert orders == [(), ("n1",), ("n1", "n2")]
+
+
+def test_a_size_that_is_refused_does_not_keep_the_others(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch, repeats=1)
+    scheduler.kills = ["refuse"]
+    with pytest.raises(SubmitRefused):
+        submit.submit_all(sweep, {}, quietly)
+    scheduler.kills = ["refuse"]
+    with pytest.raises(SubmitRefused):
+        going_on.resume(sweep, quietly)
+    assert scheduler.executed == ["g0002-r01", "g0004-r01"]

@@ -144,6 +144,14 @@ def test_accounting_that_is_away_says_nothing_of_the_jobs_that_the_controller_fo
         SlurmScheduler().poll(["1_0", "1_1"])
 
 
+def test_a_job_that_lives_in_the_books_alone_is_not_known(fake: FakeSlurm) -> None:
+    fake.command("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+    fake.command("sacct", 'echo "1_0|RUNNING|0:0|n1|2026-11-23T08:40:00|Unknown"; echo "1_1|MARTIAN|0:0|n1||"')
+    rows = SlurmScheduler().poll(["1_0", "1_1"])
+    assert list(rows) == ["1_1"]
+    assert rows["1_1"].word == "MARTIAN"
+
+
 def test_jobs_that_all_live_take_one_query(fake: FakeSlurm) -> None:
     for name in ("sacct", "scontrol"):
         fake.command(name, f"touch {fake.folder}/asked")

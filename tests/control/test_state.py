@@ -48,6 +48,17 @@ def test_an_unknown_word_is_neither_success_nor_failure() -> None:
     assert (status.state, status.word) == (RunState.RUNNING, "MARTIAN")
 
 
+def test_an_unknown_word_is_no_failure_whatever_an_attempt_left() -> None:
+    status = state(SENT, answer(None, "MARTIAN"), Evidence("a001", "7_0", 1, exit=ended(1)))
+    assert (status.state, status.word) == (RunState.RUNNING, "MARTIAN")
+
+
+def test_what_was_interrupted_may_run_again_where_nobody_can_be_asked() -> None:
+    found = Evidence("a001", "7_0", 1, exit=ended(75))
+    assert state(SENT, None, found).state is RunState.RUNNING
+    assert state(SENT, answer(RunState.FAILED, "FAILED"), found).state is RunState.FAILED
+
+
 def test_a_measurement_makes_a_run_done() -> None:
     found = Evidence("a001", "7_0", 1, measured=True, exit=ended(0))
     assert state(SENT, answer(RunState.DONE, "COMPLETED"), found).state is RunState.DONE

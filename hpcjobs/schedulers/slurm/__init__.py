@@ -93,7 +93,9 @@ class SlurmScheduler:
                 raise  # accounting there is, but away: who knows what it knows of the others
             booked = self._scontrol({task.partition("_")[0] for task in tasks if task in seen and task not in living})
         ended = {task: state for task, state in booked.items() if state.state is not None and state.state.final}
-        known = {**booked, **seen, **ended, **living}
+        # What is alive by the books alone ran away from them: the controller, which answered, does not know it.
+        odd = {task: state for task, state in booked.items() if state.state is None}
+        known = {**odd, **seen, **ended, **living}
         return {task: known[task] for task in tasks if task in known}
 
     def _squeue(self, jobs: Sequence[str]) -> dict[str, JobState]:
