@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from hpcjobs.records import ScalingRow
@@ -12,6 +15,9 @@ from hpcjobs.report.figures_style import Drawing
 from hpcjobs.report.palette import COLOURS, INK, PAPER, QUIET
 from hpcjobs.report.study import Study, series
 
+_TITLE = "Where a step's time goes"
+# Standing bars beyond this many have no room for their names.
+_MANY = 16
 # From below: name, colour and hatch of each part.
 _PARTS = (
     ("compute", COLOURS[0], ""),
@@ -38,53 +44,79 @@ def parts(row: ScalingRow) -> dict[str, float]:
 
 
 def breakdown(study: Study) -> Drawing | None:
-    """Stacked bars, one for each size that took its step apart."""
+    """Stacked bars, one for each size that took its step apart; lying where there are many."""
     lines = [(each, [(row, found) for row in each.measured if (found := parts(row))]) for each in series(study.rows)]
     lines = [(each, those) for each, those in lines if those]
     if not lines:
         return None
-    figure, axes = look.axes_of("Where a step's time goes")
+    count, is_alone = sum(len(those) for _, those in lines), len(lines) == 1
+    lying = count > _MANY
+    figure, axes = look.axes_of(_TITLE, 1.6 + 0.2 * count) if lying else look.axes_of(_TITLE)
     at, ticks, names, said = 0.0, [], [], []
-    size = 9 if sum(len(those) for _, those in lines) < 9 else 6.5
     highest = max(sum(found.values()) for _, those in lines for _, found in those)
     for each, those in lines:
-        first = at
+        said += [] if is_alone else [f"{each.label}:"]
         for row, found in those:
-            bottom = 0.0
-            for name, colour, hatch in _PARTS:
-                axes.bar(at, found.get(name, 0.0), 0.7, bottom, color=colour, hatch=hatch, edgecolor=PAPER, linewidth=0)
-                bottom += found.get(name, 0.0)
-            axes.text(at, bottom + highest * 0.015, f"{bottom:.3g}", ha="center", va="bottom", color=INK, fontsize=size)
+            _bar(axes, at, found, highest, lying, small=count > 8)
             ticks.append(at)
-            names.append(f"{row.gpus:,}")
-            words = ", ".join(f"{name} {found[name]:.3g} ms" for name, _, _ in _PARTS if found.get(name))
-            said.append(f"{row.gpus} GPU{'s' * (row.gpus > 1)}: {bottom:.3g} ms, of it {words}.")
+            label = "" if is_alone or not lying else f"{textwrap.shorten(each.label, 32, placeholder=' ...')}: "
+            names.append(f"{label}{row.gpus:,}")
+            said.append(_words(row.gpus, found))
             at += 1
-        if len(lines) > 1:
+        if not is_alone and not lying:
             label = textwrap.fill(each.label, max(8, 60 // len(lines)))
-            axes.text((first + at - 1) / 2, -0.1, label, ha="center", va="top", fontsize=8, color=QUIET,
-                      transform=axes.get_xaxis_transform())  # fmt: skip
-            said.insert(len(said) - len(those), f"{each.label}:")
+            middle = at - (len(those) + 1) / 2
+            axes.text(
+                middle,
+                -0.1,
+                label,
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+                va="top",
+                fontsize=8,
+                color=QUIET,
+            )
         at += 0.6
-    axes.set_xticks(ticks, names)
-    axes.set_xlim(-0.7, at - 0.9)
-    axes.set_ylim(0, highest * 1.1)
-    axes.grid(False, axis="x")
-    axes.tick_params(axis="x", length=0)
-    axes.set_ylabel("ms of one step")
-    axes.set_xlabel("GPUs (ranks)", labelpad=4 if len(lines) == 1 else 24)
-    there = {name for _, those in lines for _, found in those for name in found if found[name]}
-    shown = [part for part in _PARTS if part[0] in there]
-    split = any(row.compute_ms is not None for _, those in lines for row, _ in those)
-    handles = [
-        (Patch(facecolor=colour, hatch=hatch, edgecolor=PAPER, linewidth=0), _name(name, split))
-        for name, colour, hatch in reversed(shown)
-    ]
-    axes.legend(*zip(*handles, strict=True), loc="center left", bbox_to_anchor=(1.0, 0.5), handleheight=1.4)
-    look.note(axes, study.title, [row for _, those in lines for row, _ in those], 40 if len(lines) == 1 else 60)
+    (axes.set_yticks if lying else axes.set_xticks)(ticks, names, fontsize=8 if lying else None)
+    (axes.set_ylim if lying else axes.set_xlim)(*((at - 0.9, -0.7) if lying else (-0.7, at - 0.9)))
+    (axes.set_xlim if lying else axes.set_ylim)(0, highest * 1.1)
+    axes.grid(False, axis="y" if lying else "x")
+    axes.tick_params(axis="y" if lying else "x", length=0)
+    (axes.set_xlabel if lying else axes.set_ylabel)("ms of one step")
+    if lying:
+        axes.set_ylabel("GPUs (ranks)")
+    else:
+        axes.set_xlabel("GPUs (ranks)", labelpad=4 if is_alone else 24)
+    _legend(axes, [found for _, those in lines for _, found in those], study)
+    look.note(axes, study.title, [row for _, those in lines for row, _ in those], 40 if is_alone or lying else 60)
     caption = "Exposed waiting only: what overlaps computing costs nothing. Skew is waiting for the slowest rank."
-    return Drawing("breakdown", "Where a step's time goes", caption, " ".join(said), figure)
+    return Drawing("breakdown", _TITLE, caption, " ".join(said), figure)
 
 
-def _name(name: str, split: bool) -> str:
-    return name if split or name != "rest" else "compute and rest"
+def _bar(axes: Axes, at: float, found: Mapping[str, float], highest: float, lying: bool, small: bool) -> None:
+    """One stacked bar with its sum at the end."""
+    end = 0.0
+    for name, colour, hatch in _PARTS:
+        how: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": PAPER, "linewidth": 0}
+        if lying:
+            axes.barh(at, found.get(name, 0.0), 0.7, end, **how)
+        else:
+            axes.bar(at, found.get(name, 0.0), 0.7, end, **how)
+        end += found.get(name, 0.0)
+    place = (end + highest * 0.01, at) if lying else (at, end + highest * 0.015)
+    ha, va = ("left", "center") if lying else ("center", "bottom")
+    axes.text(*place, f"{end:.3g}", ha=ha, va=va, color=INK, fontsize=6.5 if small else 9)
+
+
+def _legend(axes: Axes, bars: Sequence[Mapping[str, float]], study: Study) -> None:
+    """The parts that any bar has, in the order in which they lie upon each other."""
+    has_compute = any(row.compute_ms is not None for row in study.rows)
+    there = [part for part in _PARTS if any(found.get(part[0]) for found in bars)]
+    handles = [Patch(facecolor=colour, hatch=hatch, edgecolor=PAPER, linewidth=0) for _, colour, hatch in there]
+    names = ["compute and rest" if name == "rest" and not has_compute else name for name, _, _ in there]
+    axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), handleheight=1.4)
+
+
+def _words(gpus: int, found: Mapping[str, float]) -> str:
+    those = ", ".join(f"{name} {found[name]:.3g} ms" for name, _, _ in _PARTS if found.get(name))
+    return f"{gpus} GPU{'s' * (gpus > 1)}: {sum(found.values()):.3g} ms, of it {those}."

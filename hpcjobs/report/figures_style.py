@@ -163,9 +163,13 @@ def legend(figure: Figure, axes: Axes, entries: Sequence[tuple[Any, str]], **whe
     """The handles with their names as they are: one that begins with an underscore is a name, too."""
     if len(entries) > 1 or any(name != "measured" for _, name in entries):
         handles = [handle for handle, _ in entries]
-        names = [textwrap.shorten(name, 60, placeholder=" ...") for _, name in entries]
-        if len(entries) > 5:  # between the points there is no room
-            figure.legend(handles, names, loc="outside lower center", ncols=2)
+        names = [textwrap.fill(textwrap.shorten(name, 150, placeholder=" ..."), 58) for _, name in entries]
+        longest = max(map(len, names))
+        if len(entries) > 5 or longest > 36:  # between the points there is no room
+            columns = 2 if longest < 28 else 1
+            lines = sum(name.count("\n") + 1 for name in names)
+            figure.set_figheight(HEIGHT + 0.17 * -(-lines // columns))
+            figure.legend(handles, names, loc="outside lower center", ncols=columns)
         else:
             axes.legend(handles, names, **where)
 

@@ -168,11 +168,12 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
         "AUC": any(row.mean_auc is not None for row in rows),
         "time to train": any(row.time_to_train_s is not None for row in rows),
         "start-up": any(row.startup_s is not None for row in rows),
+        "flags": any(row.flags for row in rows),
     }
     unit = " or ".join(dict.fromkeys(each.unit for each in series(rows))) or "images"
     header = [
         *(["study"] if has_params else []), "GPUs", *(["batch/GPU"] if has_batch else []), "nodes", "runs", f"{unit}/s",
-        "per GPU", "speed-up", "efficiency", "step, ms", *(name for name, there in optional.items() if there), "flags",
+        "per GPU", "speed-up", "efficiency", "step, ms", *(name for name, there in optional.items() if there),
     ]  # fmt: skip
     lines = []
     for row in rows:
@@ -180,6 +181,7 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
             "AUC": _number(row.mean_auc, ".3f"),
             "time to train": _duration(row.time_to_train_s),
             "start-up": _duration(row.startup_s),
+            "flags": Cell(row.flags),
         }
         name = ", ".join(part for part in (row.experiment, row.params) if part)
         lines.append([
@@ -194,7 +196,6 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
             _share(row),
             _number(row.step_ms),
             *(more[name] for name, there in optional.items() if there),
-            Cell(row.flags),
         ])  # fmt: skip
     caption = "Throughput, speed-up and efficiency by size"
     if any(row.images_per_sec_low is not None for row in rows):

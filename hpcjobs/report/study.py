@@ -103,8 +103,8 @@ def _label(key: tuple[str, str, str, int | None], differ: Sequence[bool]) -> str
 def kind(scaling: str, batch: int | None) -> str:
     """The kind of scaling with the batch that is fixed."""
     if scaling == "weak":
-        return f"weak scaling, {batch} per GPU"
-    return f"strong scaling, {batch} in all" if scaling == "strong" else "mixed batches"
+        return f"weak scaling, batch {batch} per GPU"
+    return f"strong scaling, batch {batch} in all" if scaling == "strong" else "mixed batches"
 
 
 def clean(text: str) -> str:

@@ -129,9 +129,9 @@ def test_params_and_kinds_of_scaling_are_lines_of_their_own() -> None:
     strong = [each for each in runs((1, 2, 4), strong=True) if each.gpus > 1]
     drawing = drawn(study([*runs((2, 4)), *strong, *runs((1, 2), params="a=_1$x$")]))["scaling"]
     assert legend(drawing) == [
-        "strong scaling, 64 in all", "weak scaling, 64 per GPU", "a=_1$x$, weak scaling, 64 per GPU", "ideal",
+        "strong scaling, batch 64 in all", "weak scaling, batch 64 per GPU", "a=_1$x$, weak scaling, batch 64 per GPU", "ideal",
     ]  # fmt: skip
-    assert [x for x, _ in line(drawing, "strong scaling, 64 in all")] == [2, 4]
+    assert [x for x, _ in line(drawing, "strong scaling, batch 64 in all")] == [2, 4]
     assert "a=_1$x$" in drawing.svg()  # a name is no formula
 
 
@@ -190,6 +190,12 @@ def test_the_bars_sum_to_the_step() -> None:
             heights[bar.get_x()] = heights.get(bar.get_x(), 0.0) + bar.get_height()
     assert list(heights.values()) == [pytest.approx(row.step_ms) for row in table(runs())]
     assert "all-reduce 26 ms" in drawing.description
+
+
+def test_many_bars_lie() -> None:
+    many = [each for number in range(5) for each in runs((1, 2, 4, 8), params=f"p={number}")]
+    names = [text.get_text() for text in axes(drawn(study(many))["breakdown"]).get_yticklabels()]
+    assert (names[0], names[-1], len(names)) == ("p=0: 1", "p=4: 8", 20)
 
 
 def test_parts_of_a_step() -> None:

@@ -30,7 +30,7 @@ def test_five_sizes_say_speedup_and_efficiency_of_the_largest() -> None:
     assert first.startswith("On 16 GPUs it trains 12.2 times as fast as on 1 (95 % interval 12.0 to 12.5): 7,8")
     assert first.endswith("instead of 640 images/s.")
     assert second.startswith("That is an efficiency of 76.3 % (74.8 % to 77.9 %)")
-    assert "(weak scaling, 64 per GPU)" in second
+    assert "(weak scaling, batch 64 per GPU)" in second
 
 
 def test_where_it_stops_to_scale_is_said() -> None:
@@ -44,13 +44,13 @@ def test_where_it_stops_to_scale_is_said() -> None:
 def test_strong_scaling_is_named_with_its_batch() -> None:
     first, second, *_ = the(runs((1, 2, 4), strong=True)).how_far
     assert first.startswith("On 4 GPUs it trains 2.3 times as fast as on 1")
-    assert "(strong scaling, 64 in all)" in second
+    assert "(strong scaling, batch 64 in all)" in second
 
 
 def test_weak_and_strong_have_an_answer_each() -> None:
     both = [*runs((2, 4)), *(each for each in runs((1, 2, 4), strong=True) if each.gpus > 1)]
     named = {found.name: found.how_far[1] for found in sentences.answers(table(both))}
-    assert set(named) == {"weak scaling, 64 per GPU", "strong scaling, 64 in all"}
+    assert set(named) == {"weak scaling, batch 64 per GPU", "strong scaling, batch 64 in all"}
 
 
 def test_one_size_says_that_it_says_nothing() -> None:
