@@ -81,6 +81,8 @@ def sweep(
         _, plan = sweeps.plan_of(source)
         limits, unknown = site_limits(plan.cluster)
     else:
+        if throttle and one_allocation:
+            raise InputError("--throttle and --one-allocation: one job runs one run after another; give one of them")
         profile = daily_flags.applied_to(_cluster(cluster))
         limits, unknown = site_limits(profile)
         plan = _plan(gpus, experiment, profile, repeats, settings, Terms(throttle, limits.max_array, one_allocation))

@@ -104,6 +104,6 @@ def site_limits(cluster: Cluster) -> tuple[Limits, str]:
     if cluster.scheduler != "slurm":
         return Limits(), ""
     try:
-        return SlurmScheduler().limits(cluster.partition), ""
+        return SlurmScheduler().limits(cluster.partition, cluster.qos), ""
     except HpcjobsError as error:
         return Limits(), str(error)

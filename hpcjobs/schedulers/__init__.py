@@ -31,8 +31,8 @@ class Scheduler(Protocol):
         """End jobs or tasks; one that has ended already is no error."""
         ...
 
-    def limits(self, partition: str | None) -> Limits:
-        """What the site allows, in that partition or the default one."""
+    def limits(self, partition: str | None, qos: str | None) -> Limits:
+        """What the site allows, in that partition and QOS or the default ones."""
         ...
 
     def test(self, text: str) -> str:

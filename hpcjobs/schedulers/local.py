@@ -176,7 +176,7 @@ class LocalScheduler:
             with contextlib.suppress(OSError):  # it is marked as cancelled
                 self.queue.save(task, ended)
 
-    def limits(self, partition: str | None) -> Limits:
+    def limits(self, partition: str | None, qos: str | None) -> Limits:
         """None."""
         return Limits()
 

@@ -262,3 +262,8 @@ def test_status_and_plan_do_not_import_the_compute_half(ended: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert not {"tensorflow", "horovod", "pandas", "submitit", "matplotlib"} & set(done.stderr.split())
+
+
+def test_one_allocation_and_a_throttle_exclude_each_other(tmp_path: Path) -> None:
+    words = ("sweep", "--gpus", "1", "--experiment", "demo", "--cluster", "local", "--throttle", "2", "--one-allocation")
+    assert "--throttle and --one-allocation" in hpcjobs(*words, cwd=tmp_path, code=2).stderr

@@ -115,7 +115,7 @@ class FakeScheduler:
     def cancel(self, ids: Sequence[str]) -> None:
         self._answer()
 
-    def limits(self, partition: str | None) -> Limits:
+    def limits(self, partition: str | None, qos: str | None) -> Limits:
         return Limits()
 
     def test(self, text: str) -> str:

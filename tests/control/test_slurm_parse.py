@@ -110,8 +110,14 @@ def test_the_limits_of_a_partition_or_the_default_one() -> None:
 
 
 def test_the_least_limit_on_a_users_jobs_counts() -> None:
-    assert limits.submit(["100\n\n", "\n30\n"]) == 30
-    assert limits.submit(["\n", ""]) is None
+    qos = "normal|\nlong|30\ndebug|1\n"
+    assert limits.submit("100||long,normal\n", qos, "long") == 30
+    assert limits.submit("100|long|long,normal\n", qos, None) == 30
+    assert limits.submit("||long\n", qos, None) == 30
+    # Which of several it will be is not known: another one's limit is no limit.
+    assert limits.submit("100||debug,normal\n", qos, None) == 100
+    assert limits.submit("||normal\n", qos, None) is None
+    assert limits.submit("", "", None) is None
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ class SlurmScheduler:
                 if "already completing or completed" not in str(error) and _NO_JOB not in str(error):
                     raise
 
-    def limits(self, partition: str | None) -> Limits:
+    def limits(self, partition: str | None, qos: str | None) -> Limits:
         """What the controller and, where there is one, the accounting say."""
         user = getpass.getuser()
         table = ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show")
@@ -135,12 +135,10 @@ class SlurmScheduler:
             config = pool.submit(run, "scontrol", "show", "config")
             partitions = pool.submit(run, "scontrol", "--oneliner", "show", "partition")
             queue = pool.submit(run, "squeue", "--noheader", "--array", "--format=%F", f"--user={user}")
-            tables = [
-                pool.submit(run, *table, "assoc", f"user={user}", "format=MaxSubmit"),
-                pool.submit(run, *table, "qos", "format=MaxSubmitPU"),
-            ]
+            of_user = pool.submit(run, *table, "assoc", f"user={user}", "format=MaxSubmit,DefaultQOS,QOS")
+            of_qos = pool.submit(run, *table, "qos", "format=Name,MaxSubmitPU")
         try:
-            submit = limits.submit(each.result() for each in tables)
+            submit = limits.submit(of_user.result(), of_qos.result(), qos)
         except (Refused, SchedulerUnreachable):
             submit = None
         max_array, max_jobs = limits.config(config.result())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-
 from hpcjobs.hostlist import seconds
 
 _CONFIG = re.compile(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", re.MULTILINE)
@@ -49,9 +47,23 @@ def partition(text: str, name: str | None) -> tuple[str, int | None, int | None,
     return name or "", None, None, True
 
 
-def submit(texts: Iterable[str]) -> int | None:
-    """The least number in tables of sacctmgr: the jobs that one user may have; None where none stands there."""
-    numbers = [int(word) for text in texts for word in re.split(r"[|\s]", text) if word.isdigit()]
+def submit(of_user: str, of_qos: str, qos: str | None) -> int | None:
+    """The jobs that one user may have, pending and running; None where no limit stands in sacctmgr's tables.
+
+    `of_user` has lines `MAXSUBMIT|DEFAULT QOS|QOS,QOS`, `of_qos` lines `QOS|MAXSUBMIT`. Without a `qos` it is the
+    user's default one, or the only one.
+    """
+    numbers: list[int] = []
+    chosen = {qos} if qos else set()
+    for line in of_user.splitlines():
+        words = (line.split("|") + ["", "", ""])[:3]
+        numbers += [int(words[0])] if words[0].isdigit() else []
+        allowed = words[2].split(",")
+        if not qos:
+            chosen |= {words[1]} if words[1] else set(allowed) if len(allowed) == 1 else set()
+    for line in of_qos.splitlines():
+        name, _, number = line.partition("|")
+        numbers += [int(number)] if name in chosen and number.isdigit() else []
     return min(numbers, default=None)
 
 
