@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+
 from hpcjobs.hostlist import seconds
 
 _CONFIG = re.compile(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", re.MULTILINE)
@@ -56,7 +57,7 @@ def submit(of_user: str, of_qos: str, qos: str | None) -> int | None:
     numbers: list[int] = []
     chosen = {qos} if qos else set()
     for line in of_user.splitlines():
-        words = (line.split("|") + ["", "", ""])[:3]
+        words = [*line.split("|"), "", "", ""][:3]
         numbers += [int(words[0])] if words[0].isdigit() else []
         allowed = words[2].split(",")
         if not qos:
