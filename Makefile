@@ -17,7 +17,7 @@ help:
 setup: ## install uv, Open MPI and the Python packages where they are missing
 	@scripts/setup.sh
 
-setup-test: ## the same, and what the tests need (Slurm, shellcheck)
+setup-test: ## the same, and what the tests need (Slurm, chromium, shellcheck)
 	@scripts/setup.sh --test
 
 demo: setup ## scaling study of a tiny network on 1, 2 and 4 ranks of this machine
