@@ -265,5 +265,16 @@ def test_status_and_plan_do_not_import_the_compute_half(ended: Path) -> None:
 
 
 def test_one_allocation_and_a_throttle_exclude_each_other(tmp_path: Path) -> None:
-    words = ("sweep", "--gpus", "1", "--experiment", "demo", "--cluster", "local", "--throttle", "2", "--one-allocation")
+    words = (
+        "sweep",
+        "--gpus",
+        "1",
+        "--experiment",
+        "demo",
+        "--cluster",
+        "local",
+        "--throttle",
+        "2",
+        "--one-allocation",
+    )
     assert "--throttle and --one-allocation" in hpcjobs(*words, cwd=tmp_path, code=2).stderr
