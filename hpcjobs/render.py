@@ -70,6 +70,7 @@ def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
         cluster,
         sweep_dir,
         directives=directives(group, cluster, sweep, sweep_dir),
+        container=_container(group, cluster, sweep_dir),
         environment=cluster.env,
         gpu_request=_gpu_request(group, cluster),
         group=group.name,
@@ -211,6 +212,34 @@ def _gpu_request(group: Group, cluster: Cluster) -> list[tuple[str, object]]:
     kind = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
     values = {"gres": f"gpu:{kind}{group.size.tasks_per_node}", "gpus-per-node": f"{kind}{group.size.tasks_per_node}"}
     return [(option, value) for option, value in values.items() if option == cluster.gpu_request]
+
+
+def _container(group: Group, cluster: Cluster, sweep_dir: Path) -> list[str]:
+    """The words that put a rank's command into a container: of `apptainer`, or options of srun for pyxis."""
+    about = cluster.container
+    if about.kind == "none":
+        return []
+    mounts = [*_folders(group, sweep_dir), *about.mounts]
+    if about.kind == "apptainer":
+        binds = [word for mount in mounts for word in ("--bind", mount)]
+        gpus = ["--nv"] if cluster.device == "gpu" else []
+        return ["apptainer", "exec", *gpus, *binds, *about.options, str(about.image)]
+    pairs = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in mounts)
+    words = [f"--container-image={about.image}", f"--container-mounts={pairs}"]
+    # Else the image's own value of a variable would win.
+    kept = [f"--container-env={','.join(cluster.env)}"] if cluster.env else []
+    return [*words, *kept, *about.options]
+
+
+def _folders(group: Group, sweep_dir: Path) -> list[str]:
+    """What a rank reads and writes, each by the name that it has outside, too. Raises InputError."""
+    experiments = [run.variant.experiment for run in group.runs]
+    wanted = [str(sweep_dir), *(each.data.dir for each in experiments if each.data.dir)]
+    wanted += [each.model.weights for each in experiments if each.model.weights.startswith("/")]
+    for path in wanted:
+        if set(path) & set(",:"):
+            raise InputError(f"{path}: a comma or a colon in a name cannot be mounted into a container")
+    return list(dict.fromkeys(wanted))
 
 
 def _collector_directives(cluster: Cluster, sweep: str, sweep_dir: Path) -> list[tuple[str, object]]:

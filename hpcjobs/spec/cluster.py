@@ -32,6 +32,25 @@ class Collect(Section, frozen=True, kw_only=True):
     sbatch: SbatchOptions = msgspec.field(default_factory=dict)
 
 
+class Container(Section, frozen=True, kw_only=True):
+    """What the ranks run in. None is needed: modules and a Python that all nodes see do as well."""
+
+    # none; apptainer: `apptainer exec` around each rank's command; pyxis: srun's --container-image (NVIDIA's plugin).
+    kind: Literal["none", "apptainer", "pyxis"] = "none"
+    # The image, as the nodes find it: a file, or what the kind takes else (docker://..., nvcr.io#nvidia/...).
+    image: OneLine | None = None
+    # More to be seen inside, SOURCE or SOURCE:TARGET, beside the sweep's folder, the data's and the weights'.
+    mounts: tuple[OneLine, ...] = ()
+    # More arguments of `apptainer exec`, or of srun for pyxis.
+    options: tuple[OneLine, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind != "none" and self.image is None:
+            raise ValueError(f"container.kind {self.kind} needs container.image")
+        if self.kind == "none" and self.image is not None:
+            raise ValueError("container.image needs container.kind apptainer or pyxis")
+
+
 class Cluster(Section, frozen=True, kw_only=True):
     """A site: how its jobs are asked for and started."""
 
@@ -39,8 +58,9 @@ class Cluster(Section, frozen=True, kw_only=True):
     description: str = ""
     # slurm: sbatch; local: this machine.
     scheduler: Literal["slurm", "local"] = "slurm"
-    # srun: `srun --mpi=MPI_PLUGIN`; mpirun: Open MPI's.
-    launcher: Literal["srun", "mpirun"] = "srun"
+    # srun: `srun --mpi=MPI_PLUGIN`; mpirun: Open MPI's; horovodrun: `horovodrun --gloo`, without MPI, by ssh between
+    # the nodes. Under the last a job is not told before its time limit.
+    launcher: Literal["srun", "mpirun", "horovodrun"] = "srun"
     mpi_plugin: OneLine = "pmix"
     # More arguments for the launcher.
     launcher_options: tuple[OneLine, ...] = ()
@@ -61,8 +81,9 @@ class Cluster(Section, frozen=True, kw_only=True):
     sharing: Literal["exclusive", "shared"] = "exclusive"
     # true: a count that does not fill its nodes evenly is allowed.
     uneven_nodes: bool = False
-    # cores: each rank is bound to its share of the CPUs; none: it is not.
-    bind: Literal["cores", "none"] = "cores"
+    # cores: each rank is bound to its share of the CPUs; numa: to a NUMA domain, and to the memory of it under srun;
+    # none: it is not.
+    bind: Literal["cores", "numa", "none"] = "cores"
     partition: OneLine | None = None
     account: OneLine | None = None
     qos: OneLine | None = None
@@ -94,7 +115,9 @@ class Cluster(Section, frozen=True, kw_only=True):
     prologue: str = ""
     # Environment of the ranks.
     env: dict[VariableName, OneLine] = msgspec.field(default_factory=dict)
-    # The Python that has the compute half; absent: the one that runs hpcjobs.
+    # What the ranks run in.
+    container: Container = Container()
+    # The Python that has the compute half, of a container the one inside; absent: the one that runs hpcjobs.
     python: OneLine | None = None
     # A template of your own, which may extend base.sbatch.j2; relative to this file.
     template: OneLine | None = None
@@ -107,10 +130,28 @@ class Cluster(Section, frozen=True, kw_only=True):
                 raise ValueError(f"retry.{kind}: {_why_not(kind)}; may be retried: {', '.join(RETRYABLE)}")
         if self.gpu_request != "none" and self.gpus_per_node is None:
             raise ValueError(f"gpu_request {self.gpu_request} needs gpus_per_node")
+        if self.launcher == "horovodrun":
+            self._of_horovodrun()
+        if self.container.kind == "pyxis" and self.launcher != "srun":
+            raise ValueError(f"container.kind pyxis needs launcher srun, and this is {self.launcher}")
+        if self.container.kind != "none" and self.python is None:
+            raise ValueError(f"container.kind {self.container.kind} needs python: the one inside the image")
+
+    def _of_horovodrun(self) -> None:
+        if self.bind != "none":
+            raise ValueError(f"launcher horovodrun binds no rank, and bind is {self.bind}: say bind: none")
+        if "NCCL_SOCKET_IFNAME" in self.env:
+            # It exports this variable itself, behind the others (horovod/runner/gloo_run.py).
+            raise ValueError(
+                "env.NCCL_SOCKET_IFNAME would not reach the ranks under launcher horovodrun; name the interface in "
+                "launcher_options: [--network-interfaces, NAME]"
+            )
 
     @property
     def told_s(self) -> int:
-        """Seconds before the end at which a job is told; 0 where it is not, for it has too little time for that."""
+        """Seconds before the end at which a job is told; 0 where it is not: it has no time for that, or no ear."""
+        if self.launcher == "horovodrun":
+            return 0  # which has no way to pass a signal on
         limit = seconds(self.time) if self.time else 0
         return self.signal_s if not limit or limit > self.signal_s + EARLY_S else 0
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from hpcjobs import profiles
 from hpcjobs.errors import InputError
 from hpcjobs.plan import expand, make_plan
-from hpcjobs.render import directives
+from hpcjobs.render import directives, script
 from hpcjobs.spec import Cluster, Experiment
+from hpcjobs.spec.cluster import Container
 from tests.running import hpcjobs
 
 
@@ -77,3 +84,73 @@ def test_flags_reach_the_script_and_a_repeated_sweep_takes_none(tmp_path: Path) 
     source.write_text(yaml.safe_dump({}))
     done = hpcjobs("sweep", "--from", str(source), "--time", "8", cwd=tmp_path, code=2)
     assert "--from repeats a sweep as it was: leave out --time" in done.stderr
+
+
+# What a profile gives the ranks: words of NCCL, UCX and Open MPI, with all that a shell could take amiss.
+VARIABLES = {"NCCL_IB_HCA": "=mlx5_0:1", "UCX_NET_DEVICES": "mlx5_0:1,mlx5_1:1", "OMPI_MCA_btl_tcp_if_include": "lo", "ODD": "a 'b' \"$c\" `d`"}  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "horovodrun"])
+def test_the_profiles_environment_reaches_every_rank(launcher: str, tmp_path: Path) -> None:
+    """Real launchers, on this machine; srun's turn is on the virtual cluster."""
+    trainer = tmp_path / "python"
+    rank = '"${OMPI_COMM_WORLD_RANK:-$HOROVOD_RANK}"'
+    trainer.write_text(
+        f'#!/bin/bash\nif [ "$2" != hpcjobs.train ]; then exec {sys.executable} "$@"; fi\nenv >{tmp_path}/env-{rank}\n'
+    )
+    trainer.chmod(0o755)
+    changes: dict[str, Any] = {"launcher": launcher, "env": VARIABLES, "python": str(trainer)}
+    if launcher == "horovodrun":
+        changes["launcher_options"] = ()  # the others are mpirun's
+    cluster = msgspec.structs.replace(profiles.cluster("local"), **changes)
+    (group,) = make_plan([2], expand(profiles.read(Experiment, "demo"), []), cluster, 1).groups
+    (tmp_path / "o" / "runs" / "g0002-r01").mkdir(parents=True)
+    (tmp_path / "o" / "scripts").mkdir()
+    (tmp_path / "o" / "scripts" / "g0002.runs").write_text("g0002-r01\n")
+    text = script(group, cluster, "id", tmp_path / "o")
+    done = subprocess.run(["bash"], input=text, env={**os.environ, "SLURM_ARRAY_TASK_ID": "0"}, text=True, timeout=60)
+    assert done.returncode == 0
+    for number in (0, 1):
+        seen = (tmp_path / f"env-{number}").read_text().splitlines()
+        assert {f"{name}={value}" for name, value in VARIABLES.items()} <= set(seen)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("launcher: mpirun\npython: p\ncontainer: {kind: pyxis, image: i}", "container.kind pyxis needs launcher srun"),
+        (
+            "container: {kind: apptainer, image: i.sif}",
+            "container.kind apptainer needs python: the one inside the image",
+        ),
+        ("container: {kind: apptainer}", "container.kind apptainer needs container.image"),
+        ("container: {image: i.sif}", "container.image needs container.kind apptainer or pyxis"),
+        ("launcher: horovodrun", "launcher horovodrun binds no rank, and bind is cores: say bind: none"),
+        ("launcher: horovodrun\nbind: numa", "launcher horovodrun binds no rank, and bind is numa"),
+        (
+            "launcher: horovodrun\nbind: none\nenv: {NCCL_SOCKET_IFNAME: ib0}",
+            "env.NCCL_SOCKET_IFNAME would not reach the ranks under launcher horovodrun; name the interface in",
+        ),
+    ],
+)
+def test_keys_that_exclude_each_other_are_both_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(f"name: mine\ngpus_per_node: 4\n{text}\n")
+    with pytest.raises(InputError) as caught:
+        profiles.cluster(str(path))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_container_sees_the_data_and_the_weights_by_their_own_names(tmp_path: Path) -> None:
+    image = Container(kind="apptainer", image="i.sif", mounts=("/opt/more:/more",))
+    cluster = msgspec.structs.replace(profiles.cluster("c4140"), container=image, python="python3")
+    settings = ["data.dir=/scratch/x ray,/other", "model.weights=/w/dense.h5"]
+    (group,) = make_plan([1], expand(profiles.read(Experiment, "chexnet"), settings), cluster, 1).groups
+    text = script(group, cluster, "id", Path("/scratch/study"))
+    (line,) = [line for line in text.splitlines() if line.startswith("command=(")]
+    words = shlex.split(line.removeprefix("command=(").removesuffix("\\"))
+    expected = ["/scratch/study", "/scratch/x ray", "/other", "/w/dense.h5", "/opt/more:/more"]
+    assert words == ["apptainer", "exec", "--nv", *(word for path in expected for word in ("--bind", path)), "i.sif"]
+    with pytest.raises(InputError, match="/a:b: a comma or a colon in a name cannot be mounted"):
+        script(group, cluster, "id", Path("/a:b"))

@@ -222,3 +222,17 @@ def test_one_job_runs_all_sizes_as_steps_in_the_given_order(tmp_path: Path, clus
             nodes = [f"c4140-{number}" for number in range(1, 5)]
             assert hosts == [node for node, count in zip(nodes, per_node, strict=False) for _ in range(count)]
             assert claim["nodelist"].split(",") == sorted(set(hosts))
+
+
+def test_under_srun_the_profiles_environment_reaches_every_rank(tmp_path: Path, cluster: Slurm) -> None:
+    """Also where the job itself gets none of the user's: srun would then keep the script's from the ranks."""
+    variables = {"NCCL_IB_HCA": "=mlx5_0:1", "OMPI_MCA_btl_tcp_if_include": "eth0", "ODD": "a 'b' \"$c\" `d`, e=f"}
+    trainer = tmp_path / "trainer"
+    trainer.write_text('#!/bin/bash\nenv >"$5/env-$SLURM_PROCID"\n')
+    trainer.chmod(0o755)
+    more: dict[str, Any] = {"gpus_per_node": 1, "sbatch": {"export": "NONE"}, "env": variables, "launcher": "srun"}
+    out = sweep(tmp_path / "o", cluster, "--gpus", "2", python=trainer, **more)
+    assert ended(out, "g0002-r01") == 0
+    for rank in (0, 1):
+        seen = (out / "runs" / "g0002-r01" / "a001" / f"env-{rank}").read_text().splitlines()
+        assert {f"{name}={value}" for name, value in variables.items()} <= set(seen)
