@@ -1,0 +1,166 @@
+"""What times of messages say: latency and bandwidth with intervals, which node or link is slow. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# With 6 values the least and the greatest are an interval of at least 95 % of the median, with fewer none is.
+LEAST_REPETITIONS = 6
+# A node or link below this part of what is usual is slow: a cable or slot that runs at half its rate is.
+SLOW = 0.7
+# And so many (normal) standard deviations below it, so that of a fabric that is all noise nothing is called slow.
+SIGMAS = 3.0
+_SIGMA_OF_MAD = 1.4826
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def named(self, name: str) -> dict[str, float]:
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def median(values: Sequence[float]) -> Figure:
+    """The median and its distribution-free interval: of n sorted values the k-th from either end.
+
+    k is the greatest with P(Binomial(n, 1/2) < k) <= 0.025. (Hahn and Meeker, Statistical Intervals, 1991, 5.2.) The
+    values are taken to be independent. Below 6 of them it is their range, which covers less than 95 %.
+    """
+    ordered, n = sorted(values), len(values)
+    below, k = 0.0, 0
+    while k < n // 2 and (below := below + math.comb(n, k) / 2**n) <= 0.025:
+        k += 1
+    k = max(k, 1)
+    return Figure(statistics.median(ordered), ordered[k - 1], ordered[n - k])
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """`seconds` of one message, or one all-reduce, of `size` bytes, each time that it was done."""
+
+    size: int
+    seconds: tuple[float, ...]
+
+    @property
+    def time(self) -> Figure:
+        return median(self.seconds)
+
+
+def without_answer(timings: Sequence[Timing]) -> list[Timing]:
+    """Times there, of times there and back where a byte comes back: that takes half of the smallest's, at most."""
+    back = timings[0].time.value / 2
+    return [
+        Timing(timing.size, tuple(max(seconds - back, seconds / 2) for seconds in timing.seconds)) for timing in timings
+    ]
+
+
+def latency(timings: Sequence[Timing]) -> Figure:
+    """Seconds of the smallest message."""
+    return timings[0].time
+
+
+def bandwidth(timings: Sequence[Timing]) -> Figure:
+    """Bytes/s of the largest message, less the time of the smallest."""
+    largest, start = timings[-1], timings[0].time.value
+    # Noise may make a small message no faster than a larger one; a thousandth of the time is none.
+    rates = [largest.size / max(seconds - start, seconds / 1000) for seconds in largest.seconds]
+    return median(rates)
+
+
+def bus_factor(ranks: int) -> float:
+    """Bus bandwidth of an all-reduce over its algorithm bandwidth (size / time), as in nccl-tests: 2 (n - 1) / n.
+
+    So it compares with the rate of a link, whatever the number of ranks.
+    """
+    return 2 * (ranks - 1) / ranks
+
+
+def point_to_point(timings: Sequence[Timing]) -> dict[str, Any]:
+    """One direction of a link."""
+    return {
+        **latency(timings).named("latency_s"),
+        **bandwidth(timings).named("bytes_per_s"),
+        "sizes": [_size(timing, 1.0) for timing in timings],
+    }
+
+
+def allreduce(timings: Sequence[Timing], ranks: int) -> dict[str, Any]:
+    """An all-reduce over so many ranks; `busbw_bytes_per_s` is that of its largest size."""
+    factor = bus_factor(ranks)
+    rate = median([timings[-1].size / seconds * factor for seconds in timings[-1].seconds])
+    return {
+        "ranks": ranks,
+        **latency(timings).named("latency_s"),
+        **rate.named("busbw_bytes_per_s"),
+        "sizes": [_size(timing, factor) for timing in timings],
+    }
+
+
+def _size(timing: Timing, factor: float) -> dict[str, float]:
+    rate = timing.size / timing.time.value
+    return {
+        "bytes": timing.size,
+        "repetitions": len(timing.seconds),
+        **timing.time.named("seconds"),
+        "algbw_bytes_per_s": rate,
+        "busbw_bytes_per_s": rate * factor,
+    }
+
+
+def typical(found: Sequence[Figure]) -> Figure:
+    """The median of many links; with fewer than 6 of them its interval is what all their intervals span."""
+    middle = median([each.value for each in found])
+    if len(found) >= LEAST_REPETITIONS:
+        return middle
+    return Figure(middle.value, min(each.low for each in found), max(each.high for each in found))
+
+
+def slow(across: Mapping[tuple[str, str], float], inside: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The nodes and links that are slow; rates in bytes/s, of (from, to) and of pairs of ranks inside a node.
+
+    A node sends (or receives) as fast as the best of its links: it is slow where all of them are, against the median
+    node; so more than half must be as they should. A link is slow where both of its ends are faster with others; of
+    two nodes, against the way back.
+    """
+    sends: dict[str, float] = {}
+    receives: dict[str, float] = {}
+    for (source, target), rate in across.items():
+        sends[source] = max(rate, sends.get(source, 0.0))
+        receives[target] = max(rate, receives.get(target, 0.0))
+    found: list[dict[str, Any]] = []
+    if len(sends) > 2:
+        both = [*sends.values(), *receives.values()]
+        for way, rates in (("out", sends), ("in", receives)):
+            found += [_slow_node(node, way, rate, both) for node, rate in rates.items() if _is_slow(rate, both)]
+    found += [
+        _slow_node(node, "inside", rate, list(inside.values()))
+        for node, rate in inside.items()
+        if _is_slow(rate, list(inside.values()))
+    ]
+    for (source, target), rate in across.items():
+        usual = min(sends[source], receives[target]) if len(sends) > 2 else across.get((target, source), rate)
+        if _is_slow(rate, list(across.values()), usual):
+            found.append({"link": [source, target], "bytes_per_s": rate, "usual_bytes_per_s": usual})
+    return found
+
+
+def _slow_node(node: str, way: str, rate: float, all_: Sequence[float]) -> dict[str, Any]:
+    return {"node": node, "way": way, "bytes_per_s": rate, "usual_bytes_per_s": statistics.median(all_)}
+
+
+def _is_slow(rate: float, all_: Sequence[float], usual: float | None = None) -> bool:
+    middle = statistics.median(all_)
+    spread = _SIGMA_OF_MAD * statistics.median(abs(each - middle) for each in all_)
+    # Of two values the spread is all that they differ by.
+    spread = spread if len(all_) > 2 else 0.0
+    usual = middle if usual is None else usual
+    return rate < SLOW * usual and rate < usual - SIGMAS * spread

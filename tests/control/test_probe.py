@@ -1,0 +1,135 @@
+"""The fabric probe: what its figures mean, whom it calls slow, and a run of it on this machine."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpcjobs.models import read_fabric
+from hpcjobs.probe import figures
+from hpcjobs.probe.figures import Timing
+
+NODES = ("n1", "n2", "n3", "n4")
+
+
+def links(usual: float = 12e9, nodes: tuple[str, ...] = NODES, **slow: float) -> dict[tuple[str, str], float]:
+    """Links that differ by 2 %; `n3_out=1e8` is what n3 sends at most, `n1_n2` the one link."""
+    noise = random.Random(0)
+    return {
+        (a, b): min(
+            usual * noise.uniform(0.98, 1.02),
+            *(slow.get(key, usual * 9) for key in (f"{a}_out", f"{b}_in", f"{a}_{b}")),
+        )
+        for a, b in itertools.permutations(nodes, 2)
+    }
+
+
+@pytest.mark.parametrize("n", [6, 7, 20, 50, 501])
+def test_the_interval_of_a_median_covers_it_as_often_as_it_says(n: int) -> None:
+    noise, hits = random.Random(n), 0
+    for _ in range(1000):
+        found = figures.median([noise.expovariate(1.0) for _ in range(n)])
+        hits += found.low <= 0.6931 <= found.high  # the median of that distribution is log 2
+    assert 0.93 < hits / 1000 < 0.985
+
+
+def test_of_fewer_than_six_values_the_interval_is_their_range() -> None:
+    assert figures.median([3.0, 1.0, 2.0]) == figures.Figure(2.0, 1.0, 3.0)
+
+
+def test_bandwidth_is_of_the_largest_size_without_the_latency() -> None:
+    """1 GB/s and 10 us: 1 MB takes 1.01 ms, and what comes back with it is no part of the way there."""
+    there_and_back = [Timing(8, (20e-6,) * 9), Timing(10**6, (1.02e-3,) * 9)]
+    timings = figures.without_answer(there_and_back)
+    found = figures.point_to_point(timings)
+    assert found["latency_s"] == pytest.approx(10e-6)
+    assert found["bytes_per_s"] == pytest.approx(1e9)
+    assert found["sizes"][-1]["algbw_bytes_per_s"] == pytest.approx(1e6 / 1.01e-3)
+
+
+@pytest.mark.parametrize(("ranks", "factor"), [(2, 1.0), (4, 1.5), (16, 1.875)])
+def test_bus_bandwidth_is_that_of_nccl_tests(ranks: int, factor: float) -> None:
+    found = figures.allreduce([Timing(8, (1e-6,) * 6), Timing(2**20, (1e-3,) * 6)], ranks)
+    assert found["sizes"][-1]["algbw_bytes_per_s"] == pytest.approx(2**20 / 1e-3)
+    assert found["busbw_bytes_per_s"] == pytest.approx(factor * 2**20 / 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rates", "told"),
+    [
+        (links(), []),
+        (links(n3_out=1.2e8), [("n3", "out")]),
+        (links(n2_in=6e9), [("n2", "in")]),
+        (links(nodes=(*NODES, "n5"), n1_out=5e9, n1_in=5e9, n4_out=5e9, n4_in=5e9), [("n1", "in"), ("n1", "out"), ("n4", "in"), ("n4", "out")]),
+        (links(n1_n2=3e9), [("n1", "n2")]),
+        (links(n1_n2=11e9), []),
+        (links(nodes=("n1", "n2")), []),
+        (links(nodes=("n1", "n2"), n1_out=3e9), [("n1", "n2")]),  # of two nodes nobody knows which is at fault
+    ],
+)  # fmt: skip
+def test_who_is_slow(rates: dict[tuple[str, str], float], told: list[tuple[str, str]]) -> None:
+    found = figures.slow(rates, {})
+    assert sorted(tuple(each.get("link", (each.get("node"), each.get("way")))) for each in found) == told
+
+
+def test_of_a_fabric_that_is_all_noise_nothing_is_slow() -> None:
+    noise, named = random.Random(1), 0
+    for _ in range(200):
+        rates = {pair: 1e9 * noise.lognormvariate(0, 0.4) for pair in itertools.permutations(NODES, 2)}
+        named += bool([each for each in figures.slow(rates, {}) if "node" in each])
+    assert named < 20
+
+
+def test_a_node_whose_own_ranks_talk_slowly_is_named() -> None:
+    found = figures.slow({}, {"n1": 10e9, "n2": 9.9e9, "n3": 2e9, "n4": 10.1e9})
+    assert [(each["node"], each["way"]) for each in found] == [("n3", "inside")]
+    assert found[0]["usual_bytes_per_s"] == pytest.approx(9.95e9)
+
+
+def mpirun(ranks: int, *words: str) -> subprocess.CompletedProcess[str]:
+    options = ("--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1")
+    command = ["mpirun", *options, "-np", str(ranks), sys.executable, "-m", "hpcjobs.probe", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_it_runs_on_one_node_and_predict_takes_what_it_writes(tmp_path: Path) -> None:
+    out = tmp_path / "fabric.json"
+    done = mpirun(3, "--out", str(out), "--seconds", "3", "--largest", "2097152")
+    assert done.returncode == 0, done.stderr
+    assert "inside a node: latency" in done.stdout
+    found = json.loads(out.read_text())
+    fabric = read_fabric(out)
+    assert fabric.inside_bytes_per_s == found["inside"][0]["bytes_per_s"]
+    assert fabric.across_latency_s is None
+    assert 1e-7 < fabric.inside_latency_s < 1e-2
+    whole = found["together"]["allreduce"]
+    assert whole["ranks"] == 3
+    assert whole["sizes"][0]["bytes"] == 8
+    for size in whole["sizes"]:
+        assert size["seconds_low"] <= size["seconds"] <= size["seconds_high"]
+        assert size["busbw_bytes_per_s"] == pytest.approx(size["algbw_bytes_per_s"] * 4 / 3)
+    assert found["seconds"] < 12
+    assert statistics.median(size["repetitions"] for size in whole["sizes"]) >= 6
+
+
+def test_through_horovod_on_cpus(tmp_path: Path) -> None:
+    out = tmp_path / "fabric.json"
+    done = mpirun(2, "--out", str(out), "--seconds", "3", "--largest", "131072", "--horovod")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["together"]["horovod"]
+    assert (found["device"], found["operations"], found["ranks"]) == ("cpu", "mpi", 2)
+    assert found["sizes"][-1]["bytes"] == 131072
+
+
+def test_one_rank_has_nothing_to_measure(tmp_path: Path) -> None:
+    done = mpirun(1, "--out", str(tmp_path / "fabric.json"))
+    assert done.returncode == 2
+    assert "one rank has nobody to talk to" in done.stderr
+    assert list(tmp_path.iterdir()) == []

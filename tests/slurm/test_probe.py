@@ -1,0 +1,53 @@
+"""The fabric probe on four nodes, one of which has a slow link."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Slurm
+from .test_cluster import write_script
+
+GIGABIT = 1e9 / 8
+
+
+@contextlib.contextmanager
+def gigabit(node: str) -> Iterator[None]:
+    """What the node sends passes at 1 Gbit/s; without a limit a veth pair does several times that."""
+    tc = ["nsenter", f"--net=/run/netns/{node}", "tc", "qdisc"]
+    limit = ["tbf", "rate", "1gbit", "burst", "1mb", "latency", "50ms"]
+    subprocess.run([*tc, "add", "dev", "eth0", "root", *limit], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*tc, "del", "dev", "eth0", "root"], check=True)
+
+
+@pytest.mark.slurm
+def test_a_node_at_one_gigabit_is_named_with_its_rate(cluster: Slurm, tmp_path: Path) -> None:
+    body = f"""
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+srun --mpi=pmix {sys.executable} -m hpcjobs.probe --out {tmp_path}/fabric.json --seconds 15 --largest 8388608
+"""
+    script = write_script(tmp_path, body, nodes=4, ntasks_per_node=2, mem=1000, time=5, partition="urgent")
+    with gigabit("c4140-3"):
+        (row,) = cluster.wait(cluster.sbatch(script), timeout=120)
+    output = "".join(log.read_text() for log in tmp_path.glob("slurm-*.out"))
+    assert row["State"] == "COMPLETED", output
+    found = json.loads((tmp_path / "fabric.json").read_text())
+    nodes = [each for each in found["slow"] if "node" in each]
+    assert [(each["node"], each["way"]) for each in nodes] == [("c4140-3", "out")], output
+    assert nodes[0]["bytes_per_s"] == pytest.approx(GIGABIT, rel=0.1)
+    slow = [each for each in found["pairs"] if each["from"] == "c4140-3"]
+    assert [each["bytes_per_s"] for each in slow] == [pytest.approx(GIGABIT, rel=0.1)] * 3
+    assert "node c4140-3 is slow (out): 0.12 GB/s" in output or "0.11" in output
+    # The others are what a prediction goes by.
+    assert found["across_bytes_per_s"] > 2 * GIGABIT
+    assert len(found["pairs"]) == 12
+    assert {tuple(each["between"]) for each in found["allreduce"]} >= {("c4140-1", "c4140-4"), ("c4140-2", "c4140-2")}
