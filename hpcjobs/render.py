@@ -10,7 +10,7 @@ import functools
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -48,7 +48,8 @@ def quote(value: object) -> str:
         raise InputError(f"{text!r} holds a control character and cannot stand in a job script")
     if any(0xD800 <= ord(character) < 0xE000 for character in text):
         raise InputError(f"{text!r} is not UTF-8 and cannot stand in a job script")
-    return shlex.quote(text)
+    # After the = of an assignment, a second one looks like a mistake to shellcheck.
+    return f"'{text}'" if text.startswith("=") and shlex.quote(text) == text else shlex.quote(text)
 
 
 def job_name(sweep: str, group: str, submission: int) -> str:
@@ -106,6 +107,44 @@ def collector(cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
         environment=cluster.env,
         python=sys.executable,
     )
+
+
+def errand(group: Group, cluster: Cluster, name: str, folder: Path, command: Sequence[str], minutes: int) -> str:
+    """The batch script of a short job of a group's size that no sweep counts: a check, the fabric probe.
+
+    It runs `command` (`-m MODULE ...`, for the profile's Python) once on each rank, as the launcher starts a run, and
+    leaves in the absolute `folder` its output `NAME.out` and, first of all, the node's clock. Raises InputError as
+    `script` does.
+    """
+    about = {
+        "container": _container(group, cluster, folder),
+        "environment": cluster.env,
+        "gpu_request": _gpu_request(group, cluster),
+        "python": [cluster.python or sys.executable],
+        "size": group.size,
+    }
+    dropped = ("comment", "array", "open-mode", "requeue", "no-requeue", "signal")
+    changed = {"job-name": name, "output": _percent(folder / f"{name}.out"), "time": f"{minutes}:00"}
+    lines = {option: value for option, value in directives(group, cluster, "", folder) if option not in dropped}
+    return _render(
+        "check.sbatch.j2",
+        cluster,
+        folder,
+        directives=list({**lines, **changed, "no-requeue": None}.items()),
+        command=command,
+        launcher=lambda: _launcher(cluster, {**about, "cluster": cluster}),
+        **about,
+    )
+
+
+def _launcher(cluster: Cluster, about: Mapping[str, object]) -> str:
+    """The launcher's words alone, as the profile's template has them, or else those of hpcjobs."""
+    names = [Path(cluster.template).name] if cluster.template else []
+    for name in (*names, f"{cluster.launcher}.sbatch.j2"):
+        template = _environment(cluster.template).get_template(name)
+        if block := template.blocks.get("launcher"):
+            return "".join(block(template.new_context(dict(about)))).strip()
+    raise InputError(f"no block launcher in {', '.join(names)}")
 
 
 def _render(
@@ -263,8 +302,12 @@ def _collector_directives(cluster: Cluster, sweep: str, sweep_dir: Path) -> list
 
 
 def _output(sweep_dir: Path, name: str) -> str:
+    return _percent(sweep_dir) + f"/slurm/{name}"
+
+
+def _percent(path: Path) -> str:
     # A percent sign in a folder's name is no pattern of Slurm's.
-    return str(sweep_dir).replace("%", "%%") + f"/slurm/{name}"
+    return str(path).replace("%", "%%")
 
 
 def _options(chosen: SbatchOptions) -> list[tuple[str, object]]:

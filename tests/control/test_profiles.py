@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hpcjobs.plan import expand, make_plan
 from hpcjobs.render import directives, script
 from hpcjobs.spec import Cluster, Experiment
 from hpcjobs.spec.cluster import Container
+from tests.control.combinations import combinations, group_of, impossible, text_of
 from tests.running import hpcjobs
 
 
@@ -154,3 +156,58 @@ def test_a_container_sees_the_data_and_the_weights_by_their_own_names(tmp_path: 
     assert words == ["apptainer", "exec", "--nv", *(word for path in expected for word in ("--bind", path)), "i.sif"]
     with pytest.raises(InputError, match="/a:b: a comma or a colon in a name cannot be mounted"):
         script(group, cluster, "id", Path("/a:b"))
+
+
+def covering(texts: Iterable[str]) -> list[str]:
+    """Some of the texts, in which every line of all of them stands."""
+    seen: set[str] = set()
+    chosen = []
+    for text in texts:
+        if not seen.issuperset(lines := text.splitlines()):
+            seen.update(lines)
+            chosen.append(text)
+    return chosen
+
+
+def test_every_combination_of_keys_renders_a_sound_script_or_is_refused_by_the_names_of_two(
+    tmp_path: Path, soak: bool
+) -> None:
+    """Without #SBATCH lines, which are comments here, many scripts are alike: each once past bash, and past shellcheck
+    those that hold every line; `--soak` all of them."""
+    bodies: set[str] = set()
+    refused = accepted = 0
+    group = group_of(profiles.cluster("c4140"))
+    for keys in combinations():
+        if why := impossible(keys):
+            refused += 1
+            with pytest.raises(ValueError) as caught:  # noqa: PT011 (the words are looked at)
+                Cluster(**keys)
+            assert any(one in str(caught.value) and other in str(caught.value) for one, other in why)
+            continue
+        cluster = Cluster(**keys)
+        text = text_of(cluster, group)
+        accepted += 1
+        bodies.add("\n".join(line for line in text.splitlines() if not line.startswith("#SBATCH")))
+    assert refused > 1000
+    assert accepted > 1000
+    for found in profiles.available(Cluster):
+        cluster = profiles.cluster(found.name)
+        bodies.add(text_of(cluster, group_of(cluster)))
+    ordered = sorted(bodies)
+    for body in ordered:
+        subprocess.run(["bash", "-n"], input=body, text=True, check=True)
+    paths = []
+    for number, body in enumerate(ordered if soak else covering(ordered)):
+        paths.append(tmp_path / f"{number:03d}.sbatch")
+        paths[-1].write_text(body)
+    # One process for all; nothing is sourced, so none looks for other files.
+    done = subprocess.run(["shellcheck", "--format=gcc", *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[:2000]
+
+
+def test_profiles_that_nobody_here_ran_say_so() -> None:
+    ran = {"virtual", "local"}
+    shipped = [found for found in profiles.available(Cluster) if found.origin in ("hpcjobs", "working folder")]
+    assert {found.name for found in shipped} == {"c4140", "dgx1", "jean-zay", "kebnekaise", "local", "virtual"}
+    for found in shipped:
+        assert ("(not run by us)" in profiles.cluster(found.name).description) == (found.name not in ran)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ from hpcjobs import rundir
 from hpcjobs.contract import CHECKPOINTS, EXIT_INTERRUPTED, EXIT_JSON, JOB_LOG, RUN_YAML, TRAIN_LOG, LogKey
 from hpcjobs.data.dataset import Dataset
 from hpcjobs.logs import mllog
+from hpcjobs.spec import Cluster
+from tests.control.combinations import combinations, group_of, impossible, text_of
 from tests.running import hpcjobs, status, until
 
 from .conftest import Slurm, profile
@@ -236,3 +239,15 @@ def test_under_srun_the_profiles_environment_reaches_every_rank(tmp_path: Path, 
     for rank in (0, 1):
         seen = (out / "runs" / "g0002-r01" / "a001" / f"env-{rank}").read_text().splitlines()
         assert {f"{name}={value}" for name, value in variables.items()} <= set(seen)
+
+
+def test_this_slurm_takes_what_combinations_of_keys_ask_for(tmp_path: Path, cluster: Slurm) -> None:
+    """Some of all, each for one node and for two."""
+    possible = [keys for keys in combinations() if not impossible(keys) and keys["scheduler"] == "slurm"]
+    for keys in random.Random(8).sample(possible, 30):
+        profile = Cluster(**keys)
+        for gpus in (4, 8):
+            path = tmp_path / "any.sbatch"
+            path.write_text(text_of(profile, group_of(profile, gpus)))
+            done = cluster.cluster.run("sbatch", "--test-only", path)
+            assert done.returncode == 0, f"{keys}: {done.stderr}"

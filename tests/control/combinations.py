@@ -1,0 +1,81 @@
+"""Every combination of the keys that shape a script, and the scripts they give."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpcjobs import profiles
+from hpcjobs.plan import Group, expand, make_plan
+from hpcjobs.render import script
+from hpcjobs.spec import Cluster, Experiment
+from hpcjobs.spec.cluster import Container
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "launcher": ("srun", "mpirun", "horovodrun"),
+    "container": (
+        Container(),
+        Container(kind="apptainer", image="/images/a b.sif", mounts=("/opt/x:/x",), options=("--cleanenv",)),
+        Container(kind="pyxis", image="registry#image:1", mounts=("/opt/x",), options=("--no-container-mount-home",)),
+    ),
+    "asked": (
+        {"gpu_request": "gres", "gpu_type": "v100"},
+        {"gpu_request": "gpus-per-node"},
+        {"gpu_request": "none"},
+    ),
+    "gpus_per_node": (4, None),
+    "bind": ("cores", "numa", "none"),
+    "device": ("gpu", "cpu"),
+    "scheduler": ("slurm", "local"),
+    "told": ({"signal_s": 0}, {"requeues": 0}, {}),
+    "sharing": ("exclusive", "shared"),
+    "mem_per_gpu_mib": (None, 8000),
+}
+# What is there in all of them.
+ALWAYS: dict[str, Any] = {
+    "name": "any",
+    "cpus_per_gpu": 2,
+    "python": "/opt/py thon",
+    "time": "30",
+    "modules": ("cuda/12", "openmpi"),
+    "prologue": "ulimit -l unlimited",
+    "env": {"NCCL_IB_HCA": "=mlx5_0:1", "UCX_NET_DEVICES": "mlx5_0:1"},
+    "launcher_options": ("--verbose",),
+    "sbatch": {"nice": 10, "contiguous": True},
+}
+
+
+def impossible(keys: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each two keys that exclude each other."""
+    pyxis = keys["container"].kind == "pyxis" and keys["launcher"] != "srun"
+    binds = keys["launcher"] == "horovodrun" and keys["bind"] != "none"
+    unbounded = keys["gpu_request"] != "none" and keys["gpus_per_node"] is None
+    return [
+        pair
+        for pair, applies in (
+            (("container.kind", "launcher"), pyxis),
+            (("launcher", "bind"), binds),
+            (("gpu_request", "gpus_per_node"), unbounded),
+        )
+        if applies
+    ]
+
+
+def combinations() -> Iterator[dict[str, Any]]:
+    """The keys of each."""
+    for values in itertools.product(*CHOICES.values()):
+        keys = dict(zip(CHOICES, values, strict=True))
+        yield {**ALWAYS, **keys.pop("told"), **keys.pop("asked"), **keys}
+
+
+def group_of(cluster: Cluster, gpus: int = 4) -> Group:
+    """The runs of one size."""
+    variants = expand(profiles.read(Experiment, "chexnet"), ["data.dir=/scratch/x rays"])
+    return make_plan([gpus], variants, cluster, 2).groups[0]
+
+
+def text_of(cluster: Cluster, group: Group) -> str:
+    """The script."""
+    return script(group, cluster, "261123120000abcd", Path("/scratch/a study"))
