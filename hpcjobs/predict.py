@@ -252,7 +252,8 @@ def _images(rows: Sequence[ScalingRow]) -> float | None:
 def _figure(value: float, drawn: Sequence[float]) -> Figure:
     if not drawn:
         return Figure(value, value, value)
-    low, high = np.percentile(drawn, (2.5, 97.5))
+    # No figure between two is made up: a parameter may have no bound.
+    low, high = np.percentile(drawn, (2.5, 97.5), method="nearest")
     return Figure(value, float(low), float(high))
 
 

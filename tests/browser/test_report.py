@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from hpcjobs.predict import predict
 from hpcjobs.report.study import Study
 from hpcjobs.scaling import table
 from tests.control.studies import SCRIPT, auc, failing, runs, study
-
-from .conftest import Browser
+from tests.fixtures_browser import Browser
+from tests.running import hpcjobs
 
 PHONE = 390
+SAMPLES = Path(__file__).parent.parent / "control" / "logs_formats" / "samples"
 
 
 def written(folder: Path, it: Study) -> Path:
@@ -46,8 +46,17 @@ def poor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("poor"), study(both, title="z" * 120, tails={}))
 
 
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of real logs of others: TensorFlow's benchmarks, NVIDIA's containers, MLPerf."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "runs.json").write_text(hpcjobs("collect", "--logs", str(SAMPLES), "--json", cwd=folder).stdout)
+    hpcjobs("report", "--runs", "runs.json", "--out", "page", cwd=folder)
+    return folder / "page" / "report.html"
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", ["five", "poor"])
+@pytest.mark.parametrize("name", ["five", "poor", "real"])
 def test_axe_finds_nothing(browser: Browser, request: pytest.FixtureRequest, name: str, dark: bool) -> None:
     browser.open(request.getfixturevalue(name), dark=dark)
     browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -84,7 +93,7 @@ def test_not_even_a_script_that_is_put_there_runs(browser: Browser, five: Path, 
     assert any("Content Security Policy" in message for message in browser.console())
 
 
-@pytest.mark.parametrize("name", ["five", "poor"])
+@pytest.mark.parametrize("name", ["five", "poor", "real"])
 def test_nothing_is_wider_than_a_phone(browser: Browser, request: pytest.FixtureRequest, name: str) -> None:
     browser.open(request.getfixturevalue(name), width=PHONE, height=844)
     browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -96,21 +105,12 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, request: pytest.Fixture
     assert browser.run(f"{box} box.scrollLeft = 50; return box.scrollLeft") == 50
 
 
-def test_the_numbers_are_those_of_the_csv(browser: Browser, five: Path) -> None:
-    browser.open(five)
-    cells = browser.run(
-        "return [...document.querySelectorAll('#scaling tbody tr')].map(row =>"
-        " [...row.querySelectorAll('data')].map(each => [each.value, each.textContent]))"
-    )
-    with (five.parent / "scaling-report.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    names = ("gpus", "nodes", "images_per_sec", "images_per_sec_per_gpu", "speedup", "efficiency", "step_ms")
-    assert len(cells) == len(lines) == 5
-    for row, line in zip(cells, lines, strict=True):
-        assert [value for value, _ in row] == [line[name] for name in (*names, "time_to_train_s")]
-        for (_, shown), name in zip(row, names, strict=False):
-            number = float(shown.removesuffix(" %").replace(",", "")) / (100 if shown.endswith("%") else 1)
-            assert number == pytest.approx(float(line[name]), rel=0.006), name
+@pytest.mark.parametrize("name", ["five", "real"])
+def test_the_numbers_are_those_of_the_csv(browser: Browser, request: pytest.FixtureRequest, name: str) -> None:
+    page: Path = request.getfixturevalue(name)
+    browser.open(page)
+    assert browser.rows_that_equal(page.parent / "scaling-report.csv") >= 5
+    assert browser.console() == []
 
 
 def test_a_link_to_a_run_opens_its_log(browser: Browser, five: Path) -> None:

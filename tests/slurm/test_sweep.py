@@ -14,6 +14,7 @@ import pandas
 import pytest
 
 from hpcjobs.data.dataset import Dataset
+from tests.fixtures_browser import Browser
 from tests.running import hpcjobs, status, until
 
 from .conftest import Slurm, profile, ranks
@@ -31,7 +32,7 @@ def hosts_and_ranks(attempt: Path) -> tuple[list[str], int]:
 
 
 @pytest.mark.timeout(900)
-def test_five_jobs_over_four_nodes(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+def test_five_jobs_over_four_nodes(tmp_path: Path, cluster: Slurm, nih_shards: Dataset, browser: Browser) -> None:
     words = ("--gpus", "1,2,4,8,16", "--experiment", "demo", "--cluster", "virtual")
     data = ("--set", f"data.dir={nih_shards.folder}")
     hpcjobs("sweep", *words, *data, "--out", "o", "--wait", cwd=tmp_path, env=cluster.env, timeout=850)
@@ -52,6 +53,12 @@ def test_five_jobs_over_four_nodes(tmp_path: Path, cluster: Slurm, nih_shards: D
         # Expanded, in the CSV: the hosts that the ranks themselves saw.
         assert len(nodelist.split()) == NODES[gpus]
         assert all(re.fullmatch(r"c4140-[1-4]", host) for host in nodelist.split())
+    # The page says the same, and opens without a word.
+    page = tmp_path / "o" / "report" / "report.html"
+    browser.open(page)
+    assert browser.rows_that_equal(page.parent / "scaling-report.csv") == 5
+    assert browser.console() == []
+    assert browser.requests() == [page.as_uri()]
     hosts, ranks = hosts_and_ranks(tmp_path / "o" / "runs" / "g0016-r01" / "a001")
     assert (hosts, ranks) == (["c4140-1", "c4140-2", "c4140-3", "c4140-4"], 16)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from importlib import resources
@@ -15,6 +17,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+_FIGURES = ("gpus", "images_per_sec", "images_per_sec_per_gpu", "speedup", "efficiency", "step_ms")
 _PROGRAMS = ("chromium", "chromedriver")
 
 
@@ -50,6 +53,26 @@ class Browser:
             for message in messages
             if message["method"] == "Network.requestWillBeSent"
         ]
+
+    def rows_that_equal(self, table: Path) -> int:
+        """How many rows the page's scaling table has; each figure in it is the one of scaling-report.csv."""
+        cells = self.run(
+            "return [...document.querySelectorAll('#scaling tbody tr')].map(row =>"
+            " [...row.querySelectorAll('data')].map(each => [each.value, each.textContent]))"
+        )
+        with table.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        assert len(cells) == len(lines)
+        for row, line in zip(cells, lines, strict=True):
+            values = [value for value, _ in row]
+            assert set(values) <= set(line.values())
+            assert {line[name] for name in _FIGURES if line[name]} <= set(values)
+            for value, shown in row:
+                plain = shown.removesuffix(" %").replace(",", "")
+                if re.fullmatch(r"[\d.]+", plain):  # times of training have units of their own
+                    number = float(plain) / (100 if shown.endswith("%") else 1)
+                    assert number == pytest.approx(float(value), rel=0.006)
+        return len(lines)
 
     def violations(self) -> list[str]:
         """What axe-core finds, as `rule: element`."""
