@@ -1,4 +1,4 @@
-"""`hpcjobs cluster list|show`."""
+"""`hpcjobs cluster list|show|schema`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import click
 import yaml
 
 from hpcjobs import profiles
-from hpcjobs.spec import Cluster, to_builtins
+from hpcjobs.spec import Cluster, Experiment, to_builtins
 
 
 @click.group()
 def cluster() -> None:
-    """List and show cluster profiles."""
+    """List, show and describe cluster profiles."""
 
 
 @cluster.command("list")
@@ -48,3 +48,16 @@ def show(name: str, as_json: bool) -> None:
     """The profile NAME (or file) with every default spelt out, as YAML."""
     data = to_builtins(profiles.cluster(name))
     click.echo(json.dumps(data) if as_json else yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=as_json)
+
+
+@cluster.command("schema")
+@click.argument("kind", type=click.Choice(["cluster", "experiment"]), default="cluster")
+def schema(kind: str) -> None:
+    """A JSON Schema of profiles (or of experiments), with which an editor knows and explains the keys.
+
+    Where the editor speaks YAML by yaml-language-server, a first line
+    `# yaml-language-server: $schema=FILE` names the file it was written to.
+    """
+    from hpcjobs.spec import keys
+
+    click.echo(json.dumps(keys.schema(Cluster if kind == "cluster" else Experiment), indent=2))

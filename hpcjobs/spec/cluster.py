@@ -54,13 +54,16 @@ class Container(Section, frozen=True, kw_only=True):
 class Cluster(Section, frozen=True, kw_only=True):
     """A site: how its jobs are asked for and started."""
 
+    # The file's own name, without .yaml; reports show it.
     name: Name
+    # For people.
     description: str = ""
     # slurm: sbatch; local: this machine.
     scheduler: Literal["slurm", "local"] = "slurm"
     # srun: `srun --mpi=MPI_PLUGIN`; mpirun: Open MPI's; horovodrun: `horovodrun --gloo`, without MPI, by ssh between
     # the nodes. Under the last a job is not told before its time limit.
     launcher: Literal["srun", "mpirun", "horovodrun"] = "srun"
+    # Of `srun --mpi=list`.
     mpi_plugin: OneLine = "pmix"
     # More arguments for the launcher.
     launcher_options: tuple[OneLine, ...] = ()
@@ -72,6 +75,7 @@ class Cluster(Section, frozen=True, kw_only=True):
     gpus_per_node: PositiveInt | None = None
     # How GPUs are asked for: --gres=gpu[:TYPE]:N, --gpus-per-node=[TYPE:]N, or not at all.
     gpu_request: Literal["gres", "gpus-per-node", "none"] = "gres"
+    # The site's word for the kind of GPU; absent: any.
     gpu_type: OneLine | None = None
     # Physical CPUs that each rank gets, the same at every size.
     cpus_per_gpu: PositiveInt = 1
@@ -84,14 +88,20 @@ class Cluster(Section, frozen=True, kw_only=True):
     # cores: each rank is bound to its share of the CPUs; numa: to a NUMA domain, and to the memory of it under srun;
     # none: it is not.
     bind: Literal["cores", "numa", "none"] = "cores"
+    # Absent: the site's default one.
     partition: OneLine | None = None
+    # Who pays; absent: your default one.
     account: OneLine | None = None
+    # Quality of service; absent: your default one.
     qos: OneLine | None = None
+    # Of `scontrol show reservation`.
     reservation: OneLine | None = None
+    # Features that the nodes must have, such as v100-32g.
     constraint: OneLine | None = None
     # Nodes to use, such as gpu[01-04]: a size that needs fewer has the first of them, one that needs more has
     # others too.
     nodelist: HostList | None = None
+    # Nodes not to use.
     exclude: OneLine | None = None
     # Slurm's forms: MINUTES, HH:MM:SS, D-HH:MM:SS.
     time: TimeLimit | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -18,7 +19,7 @@ from hpcjobs import profiles
 from hpcjobs.errors import InputError
 from hpcjobs.plan import expand, make_plan
 from hpcjobs.render import directives, script
-from hpcjobs.spec import Cluster, Experiment
+from hpcjobs.spec import Cluster, Experiment, to_builtins
 from hpcjobs.spec.cluster import Container
 from tests.control.combinations import combinations, group_of, impossible, text_of
 from tests.running import hpcjobs
@@ -211,3 +212,41 @@ def test_profiles_that_nobody_here_ran_say_so() -> None:
     assert {found.name for found in shipped} == {"c4140", "dgx1", "jean-zay", "kebnekaise", "local", "virtual"}
     for found in shipped:
         assert ("(not run by us)" in profiles.cluster(found.name).description) == (found.name not in ran)
+
+
+def test_a_schema_names_every_key_and_says_what_its_comment_says(tmp_path: Path) -> None:
+    schema = json.loads(hpcjobs("cluster", "schema", cwd=tmp_path).stdout)
+    about = schema["$defs"]["Cluster"]
+    assert set(about["properties"]) == set(to_builtins(profiles.cluster("c4140")))
+    assert (about["required"], about["additionalProperties"]) == (["name"], False)
+    assert all(each["description"] for each in about["properties"].values())
+    cpus = about["properties"]["cpus_per_gpu"]
+    assert (cpus["minimum"], cpus["description"]) == (1, "Physical CPUs that each rank gets, the same at every size.")
+    assert "Slurm may be a minute early" in about["properties"]["signal_s"]["description"]
+    assert set(schema["$defs"]["Container"]["properties"]) == {"kind", "image", "mounts", "options"}
+    schema = json.loads(hpcjobs("cluster", "schema", "experiment", cwd=tmp_path).stdout)
+    assert schema["$defs"]["Batch"]["properties"]["global"]["description"] == "Images per step over all GPUs."
+
+
+def test_the_list_says_where_each_profile_is_from_and_what_it_shadows(tmp_path: Path) -> None:
+    (tmp_path / "clusters").mkdir()
+    (tmp_path / "clusters" / "c4140.yaml").write_text("name: c4140\ngpu_request: none\n")
+    user = tmp_path / "config" / "hpcjobs" / "clusters"
+    user.mkdir(parents=True)
+    for name in ("c4140", "mine"):
+        (user / f"{name}.yaml").write_text(f"name: {name}\ngpu_request: none\n")
+    env = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    found = json.loads(hpcjobs("cluster", "list", "--json", cwd=tmp_path, env=env).stdout)
+    by_name = {each["name"]: each for each in found}
+    assert (by_name["c4140"]["origin"], by_name["mine"]["origin"], by_name["dgx1"]["origin"]) == (
+        "working folder",
+        "user",
+        "hpcjobs",
+    )
+    first, last = by_name["c4140"]["shadows"]
+    assert first == str(user / "c4140.yaml")
+    assert last.endswith("clusters/c4140.yaml")
+    (line,) = [
+        line for line in hpcjobs("cluster", "list", cwd=tmp_path, env=env).stdout.splitlines() if "c4140 " in line
+    ]
+    assert f"(shadows {first}, {last})" in line
