@@ -7,6 +7,7 @@ events, error codes and the order of the classes stand here, once. Standard libr
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,25 @@ THROTTLE_REASONS: Mapping[str, int] = {
 # What the ranks exit with after they wrote a checkpoint because a signal (SIGUSR1, SIGTERM) asked them
 # to: EX_TEMPFAIL of sysexits.h. Whoever runs the same command again goes on from there.
 EXIT_INTERRUPTED = 75
+
+
+# Keras' own name for the file of DenseNet-121's convolutional part, under ~/.keras/models.
+IMAGENET_FILE = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+# Of the folder of a check: what the login node asks a compute node for, and what that found.
+CHECK_REQUEST = "request.json"
+CHECK_NODE = "node.json"
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of `hpcjobs check`: what was looked at, OK, WARNING or FAILURE, what was found, what to do."""
+
+    check: str
+    state: str
+    said: str
+    cure: str = ""
 
 
 def node_json(host: str) -> str:
@@ -225,15 +245,17 @@ def dump_run(config: RunConfig) -> str:
 
 
 def dump_runs(configs: Iterable[RunConfig]) -> Iterator[str]:
-    """The text of each `run.yaml`. An experiment that many runs share is put into words once."""
-    words: dict[int, tuple[Mapping[str, Any], str]] = {}
+    """The text of each `run.yaml`. What many runs share is put into words once."""
+    words: dict[tuple[object, ...], tuple[Mapping[str, Any], str]] = {}
     for config in configs:
         about = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-        shared = about.pop("experiment")
-        if id(shared) not in words:
+        own = {name: about.pop(name) for name in ("run", "repeat", "seed")}
+        key = tuple(id(value) if isinstance(value, Mapping) else value for value in about.values())
+        if key not in words:
             # The mapping is kept, so that no other one gets its id.
-            words[id(shared)] = shared, _dump({"experiment": shared})
-        yield _dump(about) + words[id(shared)][1]
+            words[key] = config.experiment, _dump(about)
+        # JSON is YAML.
+        yield "".join(f"{name}: {json.dumps(value)}\n" for name, value in own.items()) + words[key][1]
 
 
 def _dump(data: Mapping[str, Any]) -> str:
