@@ -21,6 +21,7 @@ from hpcjobs.errors import HpcjobsError, InputError, SchedulerUnreachable, Submi
 from hpcjobs.files import shown
 from hpcjobs.plan import Plan, Terms
 from hpcjobs.schedulers import slurm
+from hpcjobs.schedulers.slurm.commands import Refused
 from hpcjobs.spec import Cluster, Experiment
 
 
@@ -83,9 +84,9 @@ def sweep(
     else:
         if throttle and one_allocation:
             raise InputError("--throttle and --one-allocation: one job runs one run after another; give one of them")
-        profile = daily_flags.applied_to(_cluster(cluster))
+        profile = daily_flags.applied_to(chosen_cluster(cluster, daily_flags.keys.get("partition")))
         limits, unknown = site_limits(profile)
-        plan = _plan(gpus, experiment, profile, repeats, settings, Terms(throttle, limits.max_array, one_allocation))
+        plan = plan_of(gpus, experiment, profile, repeats, settings, Terms(throttle, limits.max_array, one_allocation))
     name = plan.variants[0].experiment.name
     root = (out or Path("sweeps") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
     new = sweeps.Sweep(rundir.new_sweep_id(), rundir.SweepDir(root), plan)
@@ -135,7 +136,7 @@ def _was_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
-def _plan(
+def plan_of(
     gpus: str | None,
     experiment: str,
     cluster: Cluster,
@@ -150,18 +151,33 @@ def _plan(
     return planning.make_plan(counts, variants, cluster, repeats or variants[0].experiment.repeats, terms)
 
 
-def _cluster(name: str | None) -> Cluster:
+def chosen_cluster(name: str | None, partition: str | None = None) -> Cluster:
+    """The profile that was named, else the default one, else what Slurm says of a partition, else this machine's."""
     if name is None:
         name = profiles.default_cluster()
     if name is None and slurm.answers():
-        raise InputError(
-            "Slurm answers here, but no profile is named: give --cluster NAME (`hpcjobs cluster list`), "
-            "or --cluster local to compute on this machine"
-        )
+        return _detected(partition)
     if name is None:
         show.talk("no --cluster given and no default profile: running on this machine (--cluster local)")
         name = "local"
     return profiles.cluster(name)
+
+
+def _detected(partition: str | None) -> Cluster:
+    from hpcjobs.site import detect, facts
+
+    try:
+        found = detect.detect(facts.ask(), partition)
+    except (InputError, Refused) as error:
+        raise InputError(
+            f"no --cluster given, and none can be found out: {error}; give --cluster NAME (`hpcjobs cluster list`), "
+            "or --cluster local to compute on this machine"
+        ) from None
+    show.talk(
+        f"no --cluster given and no default profile: found out partition {found.partition}, {found.described}, to "
+        f"compute on {found.device} (`hpcjobs cluster detect` prints the profile, --cluster local computes on this machine)"
+    )
+    return found.cluster
 
 
 def _print_plan(new: sweeps.Sweep, scripts: dict[str, str], expected: Estimate, as_json: bool) -> None:

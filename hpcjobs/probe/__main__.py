@@ -63,14 +63,16 @@ def probe(world: MPI.Comm, seconds: float, largest: int, horovod: bool) -> dict[
     across: list[dict[str, Any]] = []
     reduced: list[dict[str, Any]] = []
     end = start + seconds
+    together_s = seconds * _TOGETHER
+    across_s = seconds * (1 - _INSIDE - _TOGETHER) if two else 0.0
     for number, node in enumerate(full):
-        share = _share(end - seconds * (1 - _INSIDE), len(full) - number)
+        share = _share(end - together_s - across_s, len(full) - number)
         there, _, both = between(world, ranks[node][0], ranks[node][1], share, largest)
         if world.Get_rank() == 0:
             inside.append({"node": node, **figures.point_to_point(there)})
             reduced.append({"between": [node, node], **figures.allreduce(both, 2)})
     for number, (one, other) in enumerate(two):
-        share = _share(end - seconds * _TOGETHER, len(two) - number)
+        share = _share(end - together_s, len(two) - number)
         there, back, both = between(world, ranks[one][0], ranks[other][0], share, largest)
         if world.Get_rank() == 0:
             across.append({"from": one, "to": other, **figures.point_to_point(there)})

@@ -71,8 +71,8 @@ def latency(timings: Sequence[Timing]) -> Figure:
 def bandwidth(timings: Sequence[Timing]) -> Figure:
     """Bytes/s of the largest message, less the time of the smallest."""
     largest, start = timings[-1], timings[0].time.value
-    # Noise may make a small message no faster than a larger one; a thousandth of the time is none.
-    rates = [largest.size / max(seconds - start, seconds / 1000) for seconds in largest.seconds]
+    # Noise may make a small message no faster than a larger one; and so small a largest one tells no rate.
+    rates = [largest.size / max(seconds - start, seconds / 2) for seconds in largest.seconds]
     return median(rates)
 
 
@@ -144,7 +144,7 @@ def slow(across: Mapping[tuple[str, str], float], inside: Mapping[str, float]) -
     found += [
         _slow_node(node, "inside", rate, list(inside.values()))
         for node, rate in inside.items()
-        if _is_slow(rate, list(inside.values()))
+        if len(inside) > 2 and _is_slow(rate, list(inside.values()))
     ]
     for (source, target), rate in across.items():
         usual = min(sends[source], receives[target]) if len(sends) > 2 else across.get((target, source), rate)

@@ -9,13 +9,11 @@ import numpy as np
 import tensorflow as tf
 from horovod.tensorflow.sync_batch_norm import SyncBatchNormalization
 
-from hpcjobs.contract import CLASSES, ErrorCode
+from hpcjobs.contract import CLASSES, IMAGENET_FILE, ErrorCode
 from hpcjobs.train.failure import TrainError
 
 layers = tf.keras.layers
 
-# Keras' own name for the file of DenseNet-121's convolutional part, under ~/.keras/models.
-IMAGENET_FILE = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
 # The ending of our checkpoints: weights of a whole model, in Keras' format of version 3.
 CHECKPOINT_SUFFIX = ".weights.h5"
 MIN_SIZE = 32

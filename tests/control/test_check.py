@@ -1,0 +1,182 @@
+"""`hpcjobs check`: what is fit, what is not, and what to do; on this machine, without Slurm."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpcjobs import cost, plan, profiles, render
+from hpcjobs.contract import CHECK_NODE, FAILURE, IMAGENET_FILE, OK, WARNING, Finding
+from hpcjobs.data.dataset import Dataset
+from hpcjobs.errors import SubmitRefused
+from hpcjobs.probe import node
+from hpcjobs.records import JobState, Limits, RunState
+from hpcjobs.site import check
+from hpcjobs.site.check import Job
+from hpcjobs.spec import Experiment, to_builtins
+from tests.running import hpcjobs
+
+LOCAL = ("check", "--cluster", "local", "--experiment", "demo")
+ENDED = JobState(RunState.DONE, "COMPLETED")
+
+
+def by_check(text: str) -> dict[str, dict[str, str]]:
+    return {each["check"]: each for each in json.loads(text)["findings"]}
+
+
+def test_on_this_machine_all_is_fit_and_nothing_stays(tmp_path: Path) -> None:
+    done = hpcjobs(*LOCAL, "--gpus", "1,2", cwd=tmp_path)
+    lines = [line.split()[:2] for line in done.stdout.splitlines()]
+    names = ("template", "disk", "folder", "python", "tensorflow", "horovod")
+    assert lines == [["ok", name] for name in names]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_runs_would_fail_of_is_told_with_its_cure(tmp_path: Path, nih_shards: Dataset) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(nih_shards.folder, data)
+    cut = next(data.glob("train-*"))
+    cut.write_bytes(cut.read_bytes()[:-1])
+    settings = ("--set", "data.dir=data", "--set", "model.weights=none,none.h5", "--set", "model.name=densenet121")
+    done = hpcjobs(*LOCAL, *settings, "--gpus", "1", "--json", cwd=tmp_path, code=1)
+    found = by_check(done.stdout)
+    assert found["data"]["state"] == FAILURE
+    assert f"{cut.name}: {cut.stat().st_size} bytes, dataset.json says" in found["data"]["said"]
+    assert "hpcjobs data verify" in found["data"]["cure"]
+    assert (found["weights"]["state"], found["python"]["state"]) == (FAILURE, OK)
+    assert f"{tmp_path}/none.h5: no such file" in found["weights"]["said"]
+    # What may be needed to understand it is kept.
+    assert len(list((tmp_path / "sweeps").glob("check-*/node.json"))) == 1
+
+
+def test_a_python_that_is_not_there(tmp_path: Path) -> None:
+    about = {**to_builtins(profiles.cluster("local")), "python": "/nowhere/python"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(about))
+    words = ("check", "--cluster", "mine.yaml", "--experiment", "demo")
+    done = hpcjobs(*words, cwd=tmp_path, code=1)
+    assert "failure node" in done.stdout
+    assert "-> see " in done.stdout
+
+
+def test_without_slurm_the_exit_code_is_3(tmp_path: Path) -> None:
+    env = {**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf"), "PATH": str(tmp_path)}
+    done = hpcjobs("check", "--cluster", "virtual", "--experiment", "demo", "--json", cwd=tmp_path, env=env, code=3)
+    assert by_check(done.stdout)["slurm"]["state"] == FAILURE
+    assert by_check(done.stdout)["template"]["state"] == OK
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--gpus", "two"), "'two' is not a GPU count"),
+        (("--experiment", "dmeo"), "did you mean 'demo'?"),
+        (("--out", "/proc/x"), "--out /proc/x: cannot be written to"),
+    ],
+)
+def test_wrong_input_is_2(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    assert says in hpcjobs(*LOCAL, *words, cwd=tmp_path, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("built", "asked", "state"),
+    [
+        ("mpi nccl", {"device": "gpu", "gpus": 4}, OK),
+        ("mpi gloo", {"device": "gpu", "gpus": 4}, FAILURE),
+        ("mpi", {"device": "gpu", "gpus": 1}, OK),  # nobody to talk to
+        ("mpi", {"device": "cpu", "gpus": 4}, OK),
+        ("gloo", {"device": "cpu", "gpus": 4}, FAILURE),
+        ("gloo", {"device": "cpu", "gpus": 4, "launcher": "horovodrun"}, OK),
+    ],
+)
+def test_horovod_must_have_the_operations_asked_for(built: str, asked: dict[str, Any], state: str) -> None:
+    has = {name: name in built.split() for name in ("mpi", "gloo", "nccl")}
+    found = node.operations("0.28.1", has, {"launcher": "srun", **asked})
+    assert found.state == state
+    assert bool(found.cure) == (state == FAILURE)
+
+
+def test_missing_imagenet_weights_name_the_command(tmp_path: Path) -> None:
+    assert "DenseNet121(include_top=False)" in node.weights(tmp_path / IMAGENET_FILE).cure
+    (tmp_path / IMAGENET_FILE).touch()
+    assert node.weights(tmp_path / IMAGENET_FILE).state == OK
+
+
+def test_limits_and_refusals_are_failures_and_a_partition_that_is_down_a_warning() -> None:
+    demo = plan.expand(profiles.read(Experiment, "demo"), [])
+    four = plan.make_plan([4, 16], demo, profiles.cluster("c4140"), 1)
+    limits = Limits(partition="p", max_nodes=2, max_time_s=3600, up=False)
+
+    def refused() -> str:
+        raise SubmitRefused("sbatch --test-only: Invalid account")
+
+    tests = {"g0004": lambda: "now", "g0016": refused}
+    found = list(check.fits(cost.objections(four, limits, 4 * 3600), tests, limits.up))
+    told = [(each.check, each.state) for each in found]
+    assert told == [("limits", FAILURE)] * 2 + [("limits", WARNING), ("sbatch", OK), ("sbatch", FAILURE)]
+    assert found[0].said == "4 nodes for one job, but partition p gives at most 2"
+    assert "Invalid account" in found[-1].said
+
+
+@pytest.mark.parametrize(
+    ("clock", "state", "said"),
+    [
+        (100.5, OK, "within 1.0 s"),
+        (102.5, OK, "ahead of this host's by 1.0 s at least"),
+        (111.5, WARNING, "ahead of this host's by 10.0 s at least"),
+        (30.0, FAILURE, "behind this host's by 70.0 s at least"),
+    ],
+)
+def test_clocks(tmp_path: Path, clock: float, state: str, said: str) -> None:
+    """The job's script began after 100.0 and before 101.5 by our clock."""
+    (tmp_path / "clock").write_text(f"{clock} n1\n")
+    found = check.clocks(tmp_path, Job("1", ENDED, 100.0, 101.5))
+    assert found is not None
+    assert (found.state, said in found.said) == (state, True), found
+
+
+def answers(folder: Path, job: Job) -> list[Finding]:
+    return list(check.answers(job, folder, "hpcjobs-check", "token", "login"))
+
+
+def test_a_folder_that_nodes_do_not_share_is_named(tmp_path: Path) -> None:
+    (found,) = answers(tmp_path, Job("7", ENDED, 1.0, None))
+    assert (found.check, found.state) == ("folder", FAILURE)
+    assert "share" in found.cure
+
+
+def test_an_answer_to_somebody_else_is_none(tmp_path: Path) -> None:
+    (tmp_path / CHECK_NODE).write_text(json.dumps({"token": "old", "host": "n1", "findings": []}))
+    (tmp_path / "hpcjobs-check.out").write_text("bash: python: not found\n-----\n")
+    (found,) = answers(tmp_path, Job("7", dataclasses.replace(ENDED, word="FAILED"), 1.0, 2.0))
+    assert found.state == FAILURE
+    assert "(FAILED) before it could say what its node has: bash: python: not found" in found.said
+
+
+def test_a_job_that_waits_is_a_warning(tmp_path: Path) -> None:
+    (found,) = answers(tmp_path, Job("7", None, 1.0, None, "Priority"))
+    assert (found.state, "(Priority)" in found.said) == (WARNING, True)
+
+
+def test_the_largest_data_do_not_fit(tmp_path: Path) -> None:
+    assert check.disk(tmp_path, 10**18).state == FAILURE
+    assert check.disk(tmp_path, 1).state == OK
+
+
+def test_the_script_starts_the_command_as_a_run_is_started() -> None:
+    demo = plan.expand(profiles.read(Experiment, "demo"), [])
+    group = plan.make_plan([8], demo, profiles.cluster("c4140"), 3).groups[0]
+    text = render.errand(group, profiles.cluster("c4140"), "n", Path("/s/50%"), ["-m", "m", "/s/50%"], 7)
+    assert "#SBATCH --time=7:00\n" in text
+    assert "#SBATCH --output=/s/50%%/n.out\n" in text
+    assert not {"--array", "--requeue", "--signal"} & {
+        line.split()[1].split("=")[0] for line in text.splitlines() if line.startswith("#SBATCH")
+    }
+    assert "--mpi=pmix --nodes=2 --relative=0 --ntasks=8 --ntasks-per-node=4" in text
+    assert "-m m /s/50%)\n" in text

@@ -1,0 +1,60 @@
+"""`hpcjobs check` on the virtual cluster: a job asks a node, another one probes the fabric."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcjobs.models import read_fabric
+from tests.running import hpcjobs
+
+from .conftest import Slurm, profile
+
+# Small enough to run beside others' jobs.
+SMALL = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 800, "partition": "urgent", "time": "00:05:00"}
+
+
+def words(folder: Path, **changes: Any) -> tuple[str, ...]:
+    return ("check", "--cluster", profile(folder, **{**SMALL, **changes}), "--experiment", "demo", "--gpus", "1,8")
+
+
+@pytest.mark.slurm
+def test_a_fit_cluster_and_its_fabric(cluster: Slurm, tmp_path: Path) -> None:
+    done = hpcjobs(
+        *words(tmp_path), "--probe", "--probe-seconds", "5", "--json", cwd=tmp_path, env=cluster.env, timeout=180
+    )
+    found = json.loads(done.stdout)
+    told = [(each["check"], each["state"]) for each in found["findings"]]
+    seen = ("template", "slurm", "sbatch", "sbatch", "disk", "folder", "clock", "python", "tensorflow", "horovod")
+    assert told[:-1] == [(name, "ok") for name in seen]
+    said = {each["check"]: each["said"] for each in found["findings"]}
+    assert said["folder"].startswith("c4140-")
+    assert said["clock"].startswith("the node's clock is ours within ")
+    assert told[-1][0] == "fabric"
+    fabric = read_fabric(Path(found["fabric"]))
+    assert fabric.across_bytes_per_s is not None
+    assert fabric.across_bytes_per_s > 1e6
+    assert cluster.run("squeue", "-h", "--name=hpcjobs-check,hpcjobs-probe") == ""
+
+
+@pytest.mark.slurm
+def test_what_slurm_refuses_and_a_python_that_nodes_do_not_have(cluster: Slurm, tmp_path: Path) -> None:
+    refused = hpcjobs(*words(tmp_path, constraint="no-such"), cwd=tmp_path, env=cluster.env, code=1)
+    lines = [line for line in refused.stdout.splitlines() if line.startswith("failure")]
+    assert [line.split()[1] for line in lines] == ["sbatch", "sbatch", "node"]
+    assert "feature" in lines[0]
+    absent = hpcjobs(*words(tmp_path, python="/nowhere/python"), cwd=tmp_path, env=cluster.env, code=1)
+    assert "failure node" in absent.stdout
+    assert "No such file or directory" in absent.stdout
+
+
+@pytest.mark.slurm
+def test_a_job_that_does_not_begin_is_taken_back(cluster: Slurm, tmp_path: Path) -> None:
+    held = words(tmp_path, sbatch={"hold": True})
+    done = hpcjobs(*held, "--patience-min", "0.05", cwd=tmp_path, env=cluster.env)
+    assert "warning node" in done.stdout
+    assert "(JobHeldUser)" in done.stdout
+    assert cluster.run("squeue", "-h", "--name=hpcjobs-check") == ""
