@@ -1,4 +1,4 @@
-"""`hpcjobs cluster list|show|schema`."""
+"""`hpcjobs cluster detect|list|show|schema`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcjobs.spec import Cluster, Experiment, to_builtins
 
 @click.group()
 def cluster() -> None:
-    """List, show and describe cluster profiles."""
+    """Find out, list, show and describe cluster profiles."""
 
 
 @cluster.command("list")
@@ -48,6 +48,23 @@ def show(name: str, as_json: bool) -> None:
     """The profile NAME (or file) with every default spelt out, as YAML."""
     data = to_builtins(profiles.cluster(name))
     click.echo(json.dumps(data) if as_json else yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=as_json)
+
+
+@cluster.command("detect")
+@click.option("--partition", metavar="NAME", help="Whose nodes to describe.  [default: the site's default one]")
+@click.option(
+    "--device", type=click.Choice(["cpu", "gpu"]), help="What ranks compute on.  [default: gpu where Slurm has GPUs]"
+)
+def detect(partition: str | None, device: str | None) -> None:
+    """Print a commented profile of the Slurm that answers here, to begin with.
+
+    \b
+    hpcjobs cluster detect > ~/.config/hpcjobs/clusters/mine.yaml
+    """
+    from hpcjobs.site import detect as detecting
+    from hpcjobs.site import facts
+
+    click.echo(detecting.detect(facts.ask(), partition, device).text, nl=False)
 
 
 @cluster.command("schema")

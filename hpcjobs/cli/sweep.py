@@ -175,7 +175,7 @@ def _detected(partition: str | None) -> Cluster:
         ) from None
     show.talk(
         f"no --cluster given and no default profile: found out partition {found.partition}, {found.described}, to "
-        f"compute on {found.device} (`hpcjobs cluster detect` prints the profile, --cluster local computes on this machine)"
+        f"compute on {found.device} (`hpcjobs cluster detect` prints the profile; --cluster local: on this machine)"
     )
     return found.cluster
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -71,20 +72,61 @@ def test_repeats_are_three_unless_said_otherwise(tmp_path: Path) -> None:
     assert "#SBATCH --array=0-0\n" in hpcjobs(*SWEEP, "--dry-run", cwd=tmp_path).stdout
 
 
+# What Slurm's commands say of a site with four V100 a node.
+SLURM = {
+    "scontrol": """case "$*" in
+    ping) echo 'Slurmctld(primary) at head is UP' ;;
+    *partition) echo 'PartitionName=v100 Default=YES MaxTime=1-00:00:00'; echo 'PartitionName=cpu Default=NO' ;;
+esac""",
+    "sinfo": "printf 'v100|4|idle|192000|2|20|1|gpu:v100:4\\ncpu|9|idle|64000|2|8|1|(null)\\n'",
+    "srun": "echo pmix",
+}
+
+
+def on_a_login_node(folder: Path, commands: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which Slurm's commands are fakes; others do not answer."""
+    (folder / "bin").mkdir()
+    for name in ("scontrol", "sinfo", "srun", "sacctmgr", "sbatch", "squeue"):
+        (folder / "bin" / name).write_text(f"#!/bin/bash\n{commands.get(name, 'echo no >&2; exit 1')}\n")
+        (folder / "bin" / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+DEMO = ("sweep", "--gpus", "8", "--experiment", "demo", "--dry-run", "--set", "data.dir=/d")
+
+
+def test_without_a_profile_one_is_found_out_where_slurm_answers(tmp_path: Path) -> None:
+    env = on_a_login_node(tmp_path, SLURM)
+    done = hpcjobs(*DEMO, cwd=tmp_path, env=env)
+    assert "found out partition v100, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr
+    for line in ("--partition=v100", "--gres=gpu:v100:4", "--nodes=2", "--cpus-per-task=10"):
+        assert f"#SBATCH {line}\n" in done.stdout
+    # Another partition's nodes are asked about, not the default one's with its name changed.
+    done = hpcjobs(*DEMO, "--partition", "cpu", cwd=tmp_path, env=env)
+    assert "to compute on cpu" in done.stderr
+    assert "#SBATCH --nodes=4\n" in done.stdout
+    assert "--gres" not in done.stdout
+    assert "no partition 'gpu'" in hpcjobs(*DEMO, "--partition", "gpu", cwd=tmp_path, env=env, code=2).stderr
+
+
 @pytest.mark.parametrize(
-    ("said", "code"), [("Slurmctld(primary) at head is UP", 2), ("Slurmctld(primary) at head is DOWN", 0)]
+    ("commands", "code", "says"),
+    [
+        # A login node is not computed on because it cannot be described.
+        (
+            {"scontrol": "echo is UP", "sinfo": "true"},
+            2,
+            "none can be found out: scontrol names no partition; give --cluster",
+        ),
+        ({"scontrol": "echo is UP"}, 2, "none can be found out: no; give --cluster"),
+        ({"scontrol": "echo 'Slurmctld(primary) at head is DOWN'"}, 0, "running on this machine (--cluster local)"),
+        ({}, 0, "running on this machine (--cluster local)"),
+    ],
 )
-def test_without_a_profile_a_login_node_is_not_computed_on(tmp_path: Path, said: str, code: int) -> None:
-    """`scontrol` here is a fake: a controller that is up, or down."""
-    fake = tmp_path / "bin" / "scontrol"
-    fake.parent.mkdir()
-    fake.write_text(f"#!/bin/sh\necho '{said}'\n")
-    fake.chmod(0o755)
-    env = {**os.environ, "PATH": f"{fake.parent}:{os.environ['PATH']}"}
-    words = ("sweep", "--gpus", "1", "--experiment", "demo", "--dry-run")
-    done = hpcjobs(*words, cwd=tmp_path, code=code, env=env)
-    assert ("no profile is named" in done.stderr) == (code == 2)
-    assert ("running on this machine" in done.stderr) == (code == 0)
+def test_where_nothing_can_be_found_out_it_is_said(
+    commands: dict[str, str], code: int, says: str, tmp_path: Path
+) -> None:
+    assert says in hpcjobs(*DEMO, cwd=tmp_path, env=on_a_login_node(tmp_path, commands), code=code).stderr
 
 
 @pytest.fixture

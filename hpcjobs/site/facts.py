@@ -1,0 +1,99 @@
+"""What Slurm's commands say of a site, with nothing concluded from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from hpcjobs.errors import SchedulerUnreachable
+from hpcjobs.schedulers.slurm.commands import Refused, run
+
+_SINFO = ("sinfo", "--noheader", "--exact", "--format=%R|%D|%t|%m|%X|%Y|%Z|%G")
+_CONFIG = ("scontrol", "show", "config")
+_PARTITIONS = ("scontrol", "--oneliner", "show", "partition")
+_MPI = ("srun", "--mpi=list")
+_HELP = ("srun", "--help")
+_ASSOC = ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "assoc", "format=Account,QOS")
+# As in gpu:v100:4(S:0-1) and gpu:4; MIG's kinds begin with a digit.
+_GPUS = re.compile(r"(?:^|,)gpu:(?:([^:,()]+):)?(\d+)(?=[(,]|$)")
+# How sinfo's short words for nodes begin that take no job.
+_AWAY = ("down", "drain", "drng", "fail", "inval", "unk")
+
+
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """Nodes of a partition that are alike, with what one of them has. `gpus` are of one kind."""
+
+    partition: str
+    count: int
+    away: bool
+    memory_mib: int
+    sockets: int
+    cores_per_socket: int
+    threads_per_core: int
+    gpu_type: str | None
+    gpus: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """All of it. What was not answered is empty."""
+
+    config: Mapping[str, str]
+    partitions: Mapping[str, Mapping[str, str]]
+    nodes: tuple[Nodes, ...]
+    mpi: tuple[str, ...]
+    pyxis: bool
+    accounts: tuple[str, ...]
+    qos: tuple[str, ...]
+
+
+def ask() -> Facts:
+    """Ask Slurm. Raises SchedulerUnreachable or Refused where it does not say what its nodes are."""
+    commands = (_CONFIG, _PARTITIONS, _SINFO, _MPI, _HELP, (*_ASSOC, f"user={getpass.getuser()}"))
+    with ThreadPoolExecutor() as pool:  # each takes most of its time to connect
+        asked = [pool.submit(run, *command, both=command is _MPI) for command in commands]
+    config, partitions, nodes = (each.result() for each in asked[:3])
+    rest = []
+    for each in asked[3:]:
+        try:
+            rest.append(each.result())
+        except (Refused, SchedulerUnreachable):
+            rest.append("")
+    return read(config, partitions, nodes, *rest)
+
+
+def read(config: str, partitions: str, nodes: str, mpi: str = "", help_: str = "", assoc: str = "") -> Facts:
+    """The facts in what the commands printed."""
+    by_name = {}
+    for line in partitions.splitlines():
+        words = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        if "PartitionName" in words:
+            by_name[words["PartitionName"]] = words
+    rows = [line.partition("|")[::2] for line in assoc.splitlines()]
+    return Facts(
+        config=dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", config, re.MULTILINE)),
+        partitions=by_name,
+        nodes=tuple(alike for line in nodes.splitlines() if (alike := _nodes(line)) is not None),
+        mpi=tuple(re.findall(r"\b(pmix(?:_v\d+)?|pmi2|cray_shasta|openmpi)\b", mpi)),
+        pyxis="--container-image" in help_,
+        accounts=tuple(dict.fromkeys(account for account, _ in rows if account)),
+        qos=tuple(dict.fromkeys(word for _, words in rows for word in words.split(",") if word)),
+    )
+
+
+def _nodes(line: str) -> Nodes | None:
+    words = line.strip().split("|", 7)
+    if len(words) != 8:
+        return None
+    partition, count, state, *sizes, gres = words
+    # A + says that others have more.
+    memory, sockets, cores, threads = (int(size.rstrip("+") or 0) for size in sizes)
+    found = [(kind or None, int(number)) for kind, number in _GPUS.findall(gres)]
+    # Of a node with several kinds the most numerous one.
+    kind, gpus = max(found, key=lambda each: each[1], default=(None, 0))
+    away = state.startswith(_AWAY)
+    return Nodes(partition, int(count), away, memory, sockets, cores, threads, kind, gpus)

@@ -1,0 +1,48 @@
+"""A profile that was found out runs a sweep as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hpcjobs import profiles
+from tests.running import hpcjobs
+
+from .conftest import Slurm
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.mark.timeout(400)
+def test_a_detected_profile_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm) -> None:
+    """But for the device, which can be told: these GPUs are names, and the login node cannot know that."""
+    found = hpcjobs("cluster", "detect", "--device", "cpu", cwd=tmp_path, env=cluster.env).stdout
+    (tmp_path / "found.yaml").write_text(found)
+    about = profiles.cluster(str(tmp_path / "found.yaml"))
+    shipped = profiles.cluster("virtual")
+    for key in (
+        "name",
+        "launcher",
+        "mpi_plugin",
+        "nodes",
+        "gpus_per_node",
+        "gpu_type",
+        "cpus_per_gpu",
+        "bind",
+        "partition",
+    ):
+        assert getattr(about, key) == getattr(shipped, key)
+    words = ("sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "./found.yaml", "--out", "o", "--wait")
+    rows = json.loads(hpcjobs(*words, "--json", cwd=tmp_path, env=cluster.env, timeout=380).stdout)
+    assert [(row["gpus"], row["runs"], row["failed_runs"]) for row in rows] == [(1, 1, 0), (2, 1, 0)]
+    assert all(row["nodelist"].startswith("c4140-") for row in rows)
+
+
+@pytest.mark.parametrize("partition", ["v100", "debug"])
+def test_what_is_found_out_on_the_spot_is_accepted_by_slurm(partition: str, tmp_path: Path, cluster: Slurm) -> None:
+    words = ("sweep", "--gpus", "4,16", "--experiment", "demo", "--partition", partition, "--dry-run", "--json")
+    done = hpcjobs(*words, cwd=tmp_path, env=cluster.env)
+    assert f"found out partition {partition}, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr
+    assert set(json.loads(done.stdout)["plan"]["starts"].values()).isdisjoint(("refused", ""))
