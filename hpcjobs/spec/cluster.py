@@ -85,8 +85,8 @@ class Cluster(Section, frozen=True, kw_only=True):
     sharing: Literal["exclusive", "shared"] = "exclusive"
     # true: a count that does not fill its nodes evenly is allowed.
     uneven_nodes: bool = False
-    # cores: each rank is bound to its share of the CPUs; numa: to a NUMA domain, and to the memory of it under srun;
-    # none: it is not.
+    # cores: each rank is bound to its share of the CPUs; none: it is not; numa: to a NUMA domain. Under srun
+    # neighbouring ranks share one, and its memory; under mpirun ranks take the domains in turn.
     bind: Literal["cores", "numa", "none"] = "cores"
     # Absent: the site's default one.
     partition: OneLine | None = None
