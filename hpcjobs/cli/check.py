@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import shutil
-import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,21 +13,23 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from hpcjobs import contract, cost, render
-from hpcjobs.cli import daily, demo, show
+from hpcjobs import cost, render
+from hpcjobs.cli import daily, demo, preflight, show
 from hpcjobs.cli import sweep as sweeping
 from hpcjobs.contract import FAILURE, OK, WARNING, Finding
 from hpcjobs.engine.estimate import site_limits
 from hpcjobs.errors import InputError, SchedulerUnreachable, SubmitRefused
-from hpcjobs.files import read_json, write_atomic, write_json
+from hpcjobs.files import read_json, write_atomic
 from hpcjobs.hostlist import seconds
-from hpcjobs.plan import Group, Plan, Terms, size_of
+from hpcjobs.plan import Plan, Terms
 from hpcjobs.schedulers.slurm import SlurmScheduler
 from hpcjobs.site import check as checks
 
 # Bytes of the checkpoints of one run at most: the newest two, the one being written, and the best weights.
 _CHECKPOINTS = {"densenet121": 300_000_000, "densenet_tiny": 5_000_000}
 _LOGS = 5_000_000
+_PROBE = "hpcjobs-probe"
+_OBJECTED = "change the key of the profile that Slurm objects to"
 _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "red"}
 
 
@@ -77,7 +78,7 @@ def check(
     \b
     hpcjobs check --gpus 1,2,4,8,16 --cluster c4140 --set data.dir=/scratch/chestxray14
     """
-    profile = daily_flags.applied_to(sweeping.chosen_cluster(cluster))
+    profile = daily_flags.applied_to(sweeping.chosen_cluster(cluster, daily_flags.keys.get("partition")))
     counts = gpus or ",".join(map(str, sorted({1, profile.gpus_per_node or 1})))
     plan = sweeping.plan_of(counts, experiment, profile, None, settings, Terms())
     found: list[Finding] = []
@@ -176,15 +177,13 @@ class _Errand:
     def ask_node(self) -> Iterator[Finding]:
         """What a compute node has."""
         yield checks.disk(self.folder.parent, _needed(self.plan))
-        token = uuid.uuid4().hex
-        write_json(self.folder / contract.CHECK_REQUEST, {"token": token, **request(self.plan)})
-        one = Group("check", size_of(1, self.plan.cluster), tuple(self.plan.runs))
+        script = preflight.written(self.plan, self.folder)
         try:
-            job = self._submit(one, "hpcjobs-check", ["-m", "hpcjobs.probe.node", str(self.folder)], 10)
+            job = self.run(self.folder, script, preflight.NAME, self.patience_s, show.talk)
         except SubmitRefused as error:
-            yield Finding("node", FAILURE, str(error), "change the key of the profile that Slurm objects to")
+            yield Finding("node", FAILURE, str(error), _OBJECTED)
             return
-        yield from checks.answers(job, self.folder, "hpcjobs-check", token, socket.gethostname())
+        yield from preflight.answers(job, self.folder)
 
     def probe(self, seconds_: int) -> tuple[Path | None, Finding]:
         """(the probe's file, what it says)."""
@@ -199,37 +198,20 @@ class _Errand:
         if cluster.mem_per_gpu_mib is not None:
             # Two buffers on each rank, and what MPI takes.
             words += ["--largest", str(min(2**28, cluster.mem_per_gpu_mib * 2**20 // 8))]
-        (self.folder / "clock").unlink(missing_ok=True)
+        (self.folder / checks.CLOCK).unlink(missing_ok=True)
+        script = self.folder / f"{_PROBE}.sbatch"
+        write_atomic(script, render.errand(largest, cluster, _PROBE, self.folder, words, 5 + seconds_ // 30))
         try:
-            job = self._submit(largest, "hpcjobs-probe", words, 5 + seconds_ // 30)
+            job = self.run(self.folder, script, _PROBE, self.patience_s, show.talk)
         except SubmitRefused as error:
-            return None, Finding("fabric", FAILURE, str(error), "change the key of the profile that Slurm objects to")
+            return None, Finding("fabric", FAILURE, str(error), _OBJECTED)
         about = read_json(path)
         if job.ended is None:
             return None, Finding("fabric", WARNING, f"job {job.id} did not run in time", "ask again when there is room")
         if about is None:
-            said = f"the probe failed: {checks.last_line(self.folder, 'hpcjobs-probe')}"
-            return None, Finding("fabric", FAILURE, said, f"see {self.folder}/hpcjobs-probe.out")
+            said = f"the probe failed: {checks.last_line(self.folder, _PROBE)}"
+            return None, Finding("fabric", FAILURE, said, f"see {self.folder}/{_PROBE}.out")
         return path, fabric(about, path)
-
-    def _submit(self, group: Group, name: str, words: list[str], minutes: int) -> checks.Job:
-        script = self.folder / f"{name}.sbatch"
-        write_atomic(script, render.errand(group, self.plan.cluster, name, self.folder, words, minutes))
-        return self.run(self.folder, script, name, self.patience_s, show.talk)
-
-
-def request(plan: Plan) -> dict[str, object]:
-    """What the node is asked for."""
-    experiments = [variant.experiment for variant in plan.variants]
-    cached = str(Path("~/.keras/models") / contract.IMAGENET_FILE)
-    wanted = {each.model.weights for each in experiments} - {"none"}
-    return {
-        "device": plan.cluster.device,
-        "launcher": plan.cluster.launcher,
-        "gpus": plan.groups[-1].size.gpus,
-        "data": sorted({each.data.dir for each in experiments if each.data.dir}),
-        "weights": sorted(cached if each == "imagenet" else each for each in wanted),
-    }
 
 
 def fabric(about: dict[str, object], path: Path) -> Finding:

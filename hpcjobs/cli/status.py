@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from hpcjobs.cli import demo, reporting, show
+from hpcjobs.cli import demo, preflight, reporting, show
 from hpcjobs.engine import follow
 from hpcjobs.engine import resume as going_on
 from hpcjobs.engine import sweep as sweeps
+from hpcjobs.records import RunState
 
 
 @click.command()
@@ -23,6 +24,9 @@ def status(ctx: click.Context, folder: Path, watch: bool, as_json: bool) -> None
     sweep = sweeps.load(folder)
     runs = show.watched(sweep) if watch else follow.snapshot(sweep, show.talk)
     show.print_status(runs, as_json)
+    if any(run.state is RunState.CANCELLED for run in runs):
+        for line in preflight.said(sweep.where.root):
+            show.talk(line)
     ctx.exit(show.code(runs))
 
 

@@ -13,7 +13,7 @@ import click
 
 from hpcjobs import plan as planning
 from hpcjobs import profiles, rundir
-from hpcjobs.cli import daily, demo, reporting, show
+from hpcjobs.cli import daily, demo, preflight, reporting, show
 from hpcjobs.engine import folder, submit
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.engine.estimate import Estimate, estimate, site_limits
@@ -46,6 +46,9 @@ from hpcjobs.spec import Cluster, Experiment
     metavar="DIR",
     help="Sweep folder.  [default: sweeps/EXPERIMENT-DATE-TIME]",
 )
+@click.option(
+    "--preflight", "checked", is_flag=True, help="The runs wait for a job that asks a node what `hpcjobs check` does."
+)
 @click.option("--dry-run", is_flag=True, help="Print plan and scripts; write and submit nothing.")
 @click.option("--wait", is_flag=True, help="Follow the runs and end with the table.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -63,6 +66,7 @@ def sweep(
     throttle: int | None,
     one_allocation: bool,
     out: Path | None,
+    checked: bool,
     dry_run: bool,
     wait: bool,
     as_json: bool,
@@ -101,7 +105,7 @@ def sweep(
     if unknown:
         raise SchedulerUnreachable(unknown)
     folder.write_folder(new, scripts, ["hpcjobs", *sys.argv[1:]])
-    jobs = _submit(new)
+    jobs = _submit(new, checked)
     if not wait:
         if as_json:
             click.echo(json.dumps({"sweep": new.id, "out": str(root), "jobs": jobs}))
@@ -113,15 +117,23 @@ def sweep(
     ctx.exit(reporting.wait_and_report(new, as_json))
 
 
-def _submit(new: sweeps.Sweep) -> dict[str, str]:
-    """Make the demo's data and submit everything; where all is refused, nothing is left behind."""
+def _submit(new: sweeps.Sweep, checked: bool) -> dict[str, str]:
+    """Make the demo's data and submit everything, `checked` behind a check; where all is refused, nothing is left."""
     jobs: dict[str, str] = {}
+    first: tuple[str, ...] = ()
     where = show.shorten(new.where.root)
     try:
         demo.make_data(new)
-        submit.submit_all(new, jobs, show.talk)
-    except SubmitRefused:
+        if checked and new.plan.cluster.scheduler == "slurm":
+            first = (preflight.submit(new.plan, new.where.root, new.scheduler),)
+            show.talk(f"job {first[0]} checks a node first; where it fails the others are cancelled")
+        elif checked:
+            preflight.here(new.plan, new.where.root)
+        submit.submit_all(new, jobs, show.talk, after_ok=first)
+    except (SubmitRefused, preflight.Unfit):
         if not jobs:
+            if first:
+                new.scheduler.cancel(first)
             shutil.rmtree(new.where.root)
             raise
         show.talk(f"submitted before that: {', '.join(jobs)}; `hpcjobs resume {where}` submits the rest")

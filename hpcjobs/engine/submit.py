@@ -16,11 +16,11 @@ from hpcjobs.render import COLLECTOR
 Told = Callable[[str], None]
 
 
-def submit_all(sweep: Sweep, jobs: dict[str, str], told: Told) -> None:
+def submit_all(sweep: Sweep, jobs: dict[str, str], told: Told, after_ok: tuple[str, ...] = ()) -> None:
     """Submit every group as one array, then the job that collects; `jobs` gets the job id of each group.
 
-    `told` gets lines for the user. Raises SubmitRefused or SchedulerUnreachable; what was submitted before
-    stays so and is collected, and `resume` goes on.
+    The groups are cancelled where one of the jobs `after_ok` fails. `told` gets lines for the user. Raises
+    SubmitRefused or SchedulerUnreachable; what was submitted before stays so and is collected, and `resume` goes on.
     """
     with rundir.locked(sweep.where):
         sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
@@ -28,7 +28,7 @@ def submit_all(sweep: Sweep, jobs: dict[str, str], told: Told) -> None:
             for group in sweep.plan.sent:
                 indices = tuple(index for index, run in enumerate(group.runs) if run.name not in sent)
                 if indices:
-                    jobs[group.name] = send(sweep, Intention(group.name, 1, indices))
+                    jobs[group.name] = send(sweep, Intention(group.name, 1, indices), after_ok=after_ok)
         except SubmitRefused:
             collector(sweep, list(jobs.values()), told)
             raise
@@ -36,7 +36,12 @@ def submit_all(sweep: Sweep, jobs: dict[str, str], told: Told) -> None:
 
 
 def send(
-    sweep: Sweep, intention: Intention, retries: Mapping[int, str] | None = None, *, unanswered: bool = False
+    sweep: Sweep,
+    intention: Intention,
+    retries: Mapping[int, str] | None = None,
+    *,
+    unanswered: bool = False,
+    after_ok: tuple[str, ...] = (),
 ) -> str:
     """Submit, with the intention in the journal before the call and the job id after it. By the lock's holder.
 
@@ -49,7 +54,7 @@ def send(
     name = render.job_name(sweep.id, group, number)
     more = {"retries": dict(retries)} if retries else {}
     rundir.append(where, "submitting", **terms, name=name, exclude=list(intention.exclude), **more)
-    order = Order((str(number),), sweep.plan.terms.throttle, (), _exclude(sweep, intention))
+    order = Order((str(number),), sweep.plan.terms.throttle, (), _exclude(sweep, intention), after_ok)
     indices = list(intention.indices)
     if group == ALLOCATION:
         order = dataclasses.replace(order, arguments=(str(number), ",".join(map(str, indices))), throttle=None)

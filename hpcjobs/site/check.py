@@ -25,7 +25,7 @@ _CACHED_S = 60.0
 # How often the scheduler is asked, in s.
 _ASK_S = 2.0
 # The first thing that the job's script leaves.
-_CLOCK = "clock"
+CLOCK = "clock"
 # What srun and mpirun say last, of whatever it was.
 _OF_ITS_END = re.compile(r"Exited with exit code|Terminating StepId|srun: Job step aborted|STEP \S+ ON|^MPI_ABORT was")
 
@@ -84,7 +84,7 @@ def run_by_slurm(folder: Path, script: Path, name: str, patience_s: float, told:
     try:
         while not ended:
             looked = time.time()
-            if seen is None and _CLOCK in os.listdir(folder):
+            if seen is None and CLOCK in os.listdir(folder):
                 seen = time.time()
             elif seen is None:
                 not_before = looked
@@ -97,7 +97,7 @@ def run_by_slurm(folder: Path, script: Path, name: str, patience_s: float, told:
             time.sleep(0.2)
         deadline = time.time() + _CACHED_S
         while seen is None and time.time() < deadline:
-            seen = time.time() if _CLOCK in os.listdir(folder) else None
+            seen = time.time() if CLOCK in os.listdir(folder) else None
             time.sleep(0.5)
     finally:
         if not ended:
@@ -144,7 +144,7 @@ def answers(job: Job, folder: Path, name: str, token: str, here: str) -> Iterato
 def clocks(folder: Path, job: Job) -> Finding | None:
     """By how much the node's clock is ahead of this host's, within what the waiting could tell."""
     try:
-        with open_plain(folder / _CLOCK) as file:
+        with open_plain(folder / CLOCK) as file:
             theirs = float(file.read().split()[0])
     except (OSError, ValueError, IndexError):
         return None

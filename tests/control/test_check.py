@@ -65,6 +65,15 @@ def test_a_python_that_is_not_there(tmp_path: Path) -> None:
     assert "-> see " in done.stdout
 
 
+def test_a_preflight_that_fails_here_leaves_no_sweep(tmp_path: Path) -> None:
+    about = {**to_builtins(profiles.cluster("local")), "python": "/nowhere/python"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(about))
+    words = ("sweep", "--preflight", "--gpus", "1", "--cluster", "mine.yaml", "--experiment", "demo", "--out", "o")
+    done = hpcjobs(*words, "--set", "data.dir=data", cwd=tmp_path, code=1)
+    assert "node: job here ended" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
 def test_without_slurm_the_exit_code_is_3(tmp_path: Path) -> None:
     env = {**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf"), "PATH": str(tmp_path)}
     done = hpcjobs("check", "--cluster", "virtual", "--experiment", "demo", "--json", cwd=tmp_path, env=env, code=3)

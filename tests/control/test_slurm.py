@@ -192,3 +192,9 @@ def test_an_order_becomes_sbatchs_options_and_the_scripts_arguments(fake: FakeSl
         *("--parsable", "--job-name=name", "--array=0-2,5%2", "--dependency=afterany:7:8", "--exclude=n1,n2"),
         *("/x/g0001.sbatch", "3"),
     ]
+    # A job whose check failed must not wait for ever.
+    SlurmScheduler().submit(Path("/x/g0001.sbatch"), [0], "name", Order(after=("7",), after_ok=("9",)))
+    assert (fake.folder / "words").read_text().split()[3:5] == [
+        "--dependency=afterany:7,afterok:9",
+        "--kill-on-invalid-dep=yes",
+    ]

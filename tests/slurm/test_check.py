@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from hpcjobs.models import read_fabric
-from tests.running import hpcjobs
+from tests.fixtures_data import synth
+from tests.running import hpcjobs, until
 
 from .conftest import Slurm, profile
+from .quick import quick
 
 # Small enough to run beside others' jobs.
 SMALL = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 800, "partition": "urgent", "time": "00:05:00"}
@@ -54,7 +56,34 @@ def test_what_slurm_refuses_and_a_python_that_nodes_do_not_have(cluster: Slurm, 
 @pytest.mark.slurm
 def test_a_job_that_does_not_begin_is_taken_back(cluster: Slurm, tmp_path: Path) -> None:
     held = words(tmp_path, sbatch={"hold": True})
-    done = hpcjobs(*held, "--patience-min", "0.05", cwd=tmp_path, env=cluster.env)
+    done = hpcjobs(*held, "--patience-min", "0.02", cwd=tmp_path, env=cluster.env)
     assert "warning node" in done.stdout
     assert "(JobHeldUser)" in done.stdout
     assert cluster.run("squeue", "-h", "--name=hpcjobs-check") == ""
+
+
+@pytest.mark.slurm
+def test_runs_whose_preflight_fails_are_cancelled_and_say_why(cluster: Slurm, tmp_path: Path) -> None:
+    """A node without the weights: no run is started; with them `resume` goes on."""
+    place = quick(tmp_path, cluster, partition="urgent", mem_per_gpu_mib=800)
+    asked = ("--preflight", "--set", f"model.weights={tmp_path}/none.h5")
+    place.do(*place.words(*asked, gpus="1"))
+    until(lambda: place.states() == {"cancelled"}, 60)
+    said = place.do("status", "o", code=1).stderr
+    assert "preflight: weights: " in said
+    assert "none.h5: no such file" in said
+    assert place.executions() == []
+    place.do("resume", "o")
+    until(lambda: place.states() == {"done"}, 60)
+
+
+@pytest.mark.slurm
+def test_runs_whose_preflight_is_well_run_after_it(cluster: Slurm, tmp_path: Path) -> None:
+    place = quick(tmp_path, cluster, partition="urgent", mem_per_gpu_mib=800)
+    synth(tmp_path / "data", images=24, size=32)
+    place.do(*place.words("--preflight", gpus="1"))
+    until(lambda: place.states() == {"done"}, 60)
+    ended = json.loads((tmp_path / "o" / "preflight" / "node.json").read_text())
+    assert {finding[1] for finding in ended["findings"]} == {"ok"}
+    (claim,) = (tmp_path / "o" / "runs").glob("*/a001/claim")
+    assert json.loads(claim.read_text())["start"] >= int((tmp_path / "o" / "preflight" / "node.json").stat().st_mtime)

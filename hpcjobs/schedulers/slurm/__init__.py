@@ -39,8 +39,12 @@ class SlurmScheduler:
         """
         array = fold_indices(indices) + (f"%{order.throttle}" if order.throttle else "")
         words = [f"--job-name={name}", f"--array={array}"]
-        if order.after:
-            words.append(f"--dependency=afterany:{':'.join(order.after)}")
+        after = {"afterany": order.after, "afterok": order.after_ok}
+        if waits := [f"{how}:{':'.join(jobs)}" for how, jobs in after.items() if jobs]:
+            words.append(f"--dependency={','.join(waits)}")
+        if order.after_ok:
+            # Else it waits for ever where one of them failed.
+            words.append("--kill-on-invalid-dep=yes")
         if order.exclude:
             words.append(f"--exclude={','.join(order.exclude)}")
         try:
