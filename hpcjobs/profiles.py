@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import platformdirs
 
 from hpcjobs.errors import InputError, nearest
-from hpcjobs.spec import Cluster, Document, Experiment, convert, parse_scalar, read_yaml, to_builtins
+from hpcjobs.spec import Cluster, Document, Experiment, convert, read_yaml, to_builtins
 
 Spec = TypeVar("Spec", Experiment, Cluster)
 
@@ -90,8 +90,9 @@ def override(cluster: Cluster, keys: Mapping[str, str], sbatch: Sequence[str] = 
     options: dict[str, Any] = dict(cluster.sbatch)
     for word in sbatch:
         option, equals, value = word.removeprefix("--").partition("=")
-        known = parse_scalar(value) if equals else True
-        options = {**options, option: known if isinstance(known, int) else value}
+        # Not read as YAML is: 010 or `on` may be a name.
+        known = {"true": True, "false": False}.get(value, value) if equals else True
+        options = {**options, option: known}
         changes.append((f"--sbatch {word}", "sbatch", options))
     for source, key, value in changes:
         if cluster.scheduler != "slurm":

@@ -85,7 +85,7 @@ def detect(facts: Facts, partition: str | None = None, device: str | None = None
         *_memory(facts, about, kind),
         ("sharing: exclusive", "whole nodes, so that no other job disturbs the figures"),
         *_bind(facts),
-        (f"partition: {_scalar(name)}", ""),
+        (f"partition: {_scalar(name)}", "" if about.get("State", "UP") == "UP" else f"it is {about['State']} now"),
         *_accounting(facts, about),
         *_time(about),
         ("", "UNKNOWN: what a job needs before Python starts, and the Python that has the compute half on the nodes:"),

@@ -75,7 +75,7 @@ MIXED = read(
     .replace("= none", "= associations,limits"),
     "PartitionName=cpu Default=YES MaxTime=UNLIMITED MaxNodes=UNLIMITED\n"
     "PartitionName=gpu Default=NO AllowAccounts=physics MaxTime=UNLIMITED DefaultTime=NONE MaxNodes=UNLIMITED\n"
-    "PartitionName=mig Default=NO MaxTime=UNLIMITED\n"
+    "PartitionName=mig Default=NO MaxTime=UNLIMITED State=DRAIN\n"
     "PartitionName=1e3 Default=NO MaxTime=UNLIMITED\n"
     "PartitionName=empty Default=NO MaxTime=UNLIMITED\n",
     "cpu|100|mix|256000|2|32|2|(null)\n"
@@ -118,6 +118,7 @@ def test_a_partition_without_gpus_computes_on_cpus_and_names_those_with_some() -
 
 def test_kinds_of_gpus_are_read_as_sites_write_them() -> None:
     assert (detect(MIXED, "mig").cluster.gpu_type, detect(MIXED, "mig").cluster.gpus_per_node) == ("1g.5gb", 7)
+    assert "it is DRAIN now" in detect(MIXED, "mig").text
     plain = detect(MIXED, "1e3").cluster
     assert (plain.partition, plain.gpu_type, plain.gpus_per_node) == ("1e3", None, 2)
 

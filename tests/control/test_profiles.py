@@ -22,7 +22,7 @@ from hpcjobs.render import directives, script
 from hpcjobs.spec import Cluster, Experiment, to_builtins
 from hpcjobs.spec.cluster import Container
 from tests.control.combinations import combinations, group_of, impossible, text_of
-from tests.running import hpcjobs
+from tests.running import hpcjobs, until
 
 
 def asked(cluster: Cluster, gpus: int) -> dict[str, object]:
@@ -34,11 +34,11 @@ def asked(cluster: Cluster, gpus: int) -> dict[str, object]:
 def test_a_flag_takes_the_place_of_the_profiles_key_and_options_are_added() -> None:
     site = profiles.override(profiles.cluster("c4140"), {"partition": "long", "exclude": "n9"}, ["mail-type=FAIL"])
     daily = {"partition": "gpu", "account": "physics", "qos": "high", "time": "2-0", "reservation": "maintenance"}
-    changed = profiles.override(site, daily, ["nice=100", "contiguous", "mail-type=false"])
+    changed = profiles.override(site, daily, ["wckey=010", "contiguous", "mail-type=false"])
     lines = asked(changed, 8)
     assert {key: lines[key] for key in daily} == daily
     assert lines["exclude"] == "n9"
-    assert (lines["nice"], lines["contiguous"]) == (100, None)
+    assert (lines["wckey"], lines["contiguous"]) == ("010", None)
     assert "mail-type" not in lines
 
 
@@ -93,29 +93,48 @@ def test_flags_reach_the_script_and_a_repeated_sweep_takes_none(tmp_path: Path) 
 VARIABLES = {"NCCL_IB_HCA": "=mlx5_0:1", "UCX_NET_DEVICES": "mlx5_0:1,mlx5_1:1", "OMPI_MCA_btl_tcp_if_include": "lo", "ODD": "a 'b' \"$c\" `d`"}  # fmt: skip
 
 
-@pytest.mark.parametrize("launcher", ["mpirun", "horovodrun"])
-def test_the_profiles_environment_reaches_every_rank(launcher: str, tmp_path: Path) -> None:
-    """Real launchers, on this machine; srun's turn is on the virtual cluster."""
-    trainer = tmp_path / "python"
-    rank = '"${OMPI_COMM_WORLD_RANK:-$HOROVOD_RANK}"'
-    trainer.write_text(
-        f'#!/bin/bash\nif [ "$2" != hpcjobs.train ]; then exec {sys.executable} "$@"; fi\nenv >{tmp_path}/env-{rank}\n'
-    )
-    trainer.chmod(0o755)
-    changes: dict[str, Any] = {"launcher": launcher, "env": VARIABLES, "python": str(trainer)}
+def ready_to_run(folder: Path, launcher: str, trainer: str) -> str:
+    """The script of two ranks on this machine that do what `trainer` says, in Bash, instead of training."""
+    python = folder / "python"
+    python.write_text(f'#!/bin/bash\nif [ "$2" != hpcjobs.train ]; then exec {sys.executable} "$@"; fi\n{trainer}\n')
+    python.chmod(0o755)
+    changes: dict[str, Any] = {"launcher": launcher, "env": VARIABLES, "python": str(python)}
     if launcher == "horovodrun":
         changes["launcher_options"] = ()  # the others are mpirun's
     cluster = msgspec.structs.replace(profiles.cluster("local"), **changes)
     (group,) = make_plan([2], expand(profiles.read(Experiment, "demo"), []), cluster, 1).groups
-    (tmp_path / "o" / "runs" / "g0002-r01").mkdir(parents=True)
-    (tmp_path / "o" / "scripts").mkdir()
-    (tmp_path / "o" / "scripts" / "g0002.runs").write_text("g0002-r01\n")
-    text = script(group, cluster, "id", tmp_path / "o")
-    done = subprocess.run(["bash"], input=text, env={**os.environ, "SLURM_ARRAY_TASK_ID": "0"}, text=True, timeout=60)
-    assert done.returncode == 0
+    (folder / "o" / "runs" / "g0002-r01").mkdir(parents=True)
+    (folder / "o" / "scripts").mkdir()
+    (folder / "o" / "scripts" / "g0002.runs").write_text("g0002-r01\n")
+    return script(group, cluster, "id", folder / "o")
+
+
+RANK = '"${OMPI_COMM_WORLD_RANK:-$HOROVOD_RANK}"'
+TASK = {"SLURM_ARRAY_TASK_ID": "0"}
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "horovodrun"])
+def test_the_profiles_environment_reaches_every_rank(launcher: str, tmp_path: Path) -> None:
+    """Real launchers, on this machine; srun's turn is on the virtual cluster."""
+    text = ready_to_run(tmp_path, launcher, f"env >{tmp_path}/env-{RANK}")
+    assert subprocess.run(["bash"], input=text, env={**os.environ, **TASK}, text=True, timeout=60).returncode == 0
     for number in (0, 1):
         seen = (tmp_path / f"env-{number}").read_text().splitlines()
         assert {f"{name}={value}" for name, value in VARIABLES.items()} <= set(seen)
+
+
+def test_horovodrun_ends_its_ranks_when_the_job_is_ended(tmp_path: Path) -> None:
+    """It has no way to tell them of it: without the word of the script they would go on for ever."""
+    text = ready_to_run(tmp_path, "horovodrun", f"touch {tmp_path}/began-{RANK}\nexec sleep 1000.{os.getpid()}")
+    (tmp_path / "script").write_text(text)
+    process = subprocess.Popen(["bash", tmp_path / "script"], env={**os.environ, **TASK})
+    until(lambda: len(list(tmp_path.glob("began-*"))) == 2, 30)
+    process.terminate()
+    assert process.wait(30) != 0
+    record = json.loads((tmp_path / "o" / "runs" / "g0002-r01" / "a001" / "exit.json").read_text())
+    assert record["rc"] == process.returncode
+    left = subprocess.run(["pgrep", "-f", f"sleep 1000.{os.getpid()}"], capture_output=True, text=True)
+    assert left.stdout == ""
 
 
 @pytest.mark.parametrize(
