@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from mpi4py import MPI
 from hpcjobs.files import write_json
 from hpcjobs.probe import figures
 from hpcjobs.probe.figures import Figure, Timing
-from hpcjobs.probe.messages import SIZES, allreduce, ladder, neighbours, one_way, pairs, rest
+from hpcjobs.probe.messages import SIZES, allreduce, ladder, neighbours, one_way, rest
+from hpcjobs.probe.turns import ONE_BY_ONE, rounds
 
 # What part of the time goes to pairs of ranks inside nodes, and to all ranks together; the rest to pairs of nodes.
 _INSIDE, _TOGETHER = 0.1, 0.2
+# Each measurement has so many seconds, however many there are: in less no bandwidth shows.
+_LEAST_S = 0.3
+# There, back, all-reduce.
+Measured = tuple[list[Timing], list[Timing], list[Timing]]
 _METHOD = (
     "seconds: median of the repetitions, each as long as its slowest rank; _low, _high: its distribution-free 95 % "
     "interval by order statistics. latency_s: of 8 bytes, one way. bytes_per_s: of the largest size, less the latency. "
@@ -58,31 +64,32 @@ def probe(world: MPI.Comm, seconds: float, largest: int, horovod: bool) -> dict[
         ranks.setdefault(host, []).append(rank)
     nodes = list(ranks)
     full = [node for node in nodes if len(ranks[node]) > 1]
-    two = list(pairs(nodes))
+    turns = rounds(nodes)
     inside: list[dict[str, Any]] = []
     across: list[dict[str, Any]] = []
     reduced: list[dict[str, Any]] = []
     end = start + seconds
     together_s = seconds * _TOGETHER
-    across_s = seconds * (1 - _INSIDE - _TOGETHER) if two else 0.0
-    for number, node in enumerate(full):
-        share = _share(end - together_s - across_s, len(full) - number)
-        there, _, both = between(world, ranks[node][0], ranks[node][1], share, largest)
-        if world.Get_rank() == 0:
+    across_s = seconds * (1 - _INSIDE - _TOGETHER) if turns else 0.0
+    quiet = [[node] for node in full] if len(nodes) <= ONE_BY_ONE else [full]
+    for number, these in enumerate(quiet):
+        share = _share(end - together_s - across_s, len(quiet) - number)
+        found = between(world, [(ranks[node][0], ranks[node][1]) for node in these], share, largest)
+        for node, (there, _, both) in zip(these, found, strict=False):
             inside.append({"node": node, **figures.point_to_point(there)})
             reduced.append({"between": [node, node], **figures.allreduce(both, 2)})
-    for number, (one, other) in enumerate(two):
-        share = _share(end - together_s, len(two) - number)
-        there, back, both = between(world, ranks[one][0], ranks[other][0], share, largest)
-        if world.Get_rank() == 0:
+    for number, two in enumerate(turns):
+        share = _share(end - together_s, len(turns) - number)
+        found = between(world, [(ranks[one][0], ranks[other][0]) for one, other in two], share, largest)
+        for (one, other), (there, back, both) in zip(two, found, strict=False):
             across.append({"from": one, "to": other, **figures.point_to_point(there)})
             across.append({"from": other, "to": one, **figures.point_to_point(back)})
             reduced.append({"between": [one, other], **figures.allreduce(both, 2)})
-    rounds = 3 if horovod else 2
+    parts = 3 if horovod else 2
     together = {
-        "sendrecv": figures.point_to_point(ladder(world, neighbours(world), _share(end, rounds), largest)),
+        "sendrecv": figures.point_to_point(ladder(world, neighbours(world), _share(end, parts), largest)),
         "allreduce": figures.allreduce(
-            ladder(world, allreduce(world), _share(end, rounds - 1), largest), world.Get_size()
+            ladder(world, allreduce(world), _share(end, parts - 1), largest), world.Get_size()
         ),
     }
     if horovod:
@@ -107,30 +114,34 @@ def probe(world: MPI.Comm, seconds: float, largest: int, horovod: bool) -> dict[
 
 
 def _share(end: float, parts: int) -> float:
-    return max(end - time.monotonic(), 0.0) / parts
+    return max((end - time.monotonic()) / parts, _LEAST_S)
 
 
-def between(
-    world: MPI.Comm, one: int, other: int, seconds: float, largest: int
-) -> tuple[list[Timing], list[Timing], list[Timing]]:
-    """From rank `one` to `other`, the way back, and their all-reduce, while all others rest. Known to rank 0."""
+def between(world: MPI.Comm, now: Sequence[tuple[int, int]], seconds: float, largest: int) -> list[Measured]:
+    """From the first rank of each pair to its second, the way back, and their all-reduce, while all others rest.
+
+    The pairs, which share no rank, do so at the same time. Known to rank 0, elsewhere empty.
+    """
     me = world.Get_rank()
-    result = None
-    group = world.Split(0 if me in (one, other) else MPI.UNDEFINED, me)
-    if me in (one, other):
-        first = 0 if one < other else 1
-        result = (
+    mine = next((number for number, pair in enumerate(now) if me in pair), None)
+    group = world.Split(MPI.UNDEFINED if mine is None else mine, me)
+    found: dict[int, Measured] = {}
+    if mine is not None:
+        first = 0 if now[mine][0] < now[mine][1] else 1
+        found[mine] = (
             figures.without_answer(ladder(group, one_way(group, first), 0.4 * seconds, largest)),
             figures.without_answer(ladder(group, one_way(group, 1 - first), 0.4 * seconds, largest)),
             ladder(group, allreduce(group), 0.2 * seconds, largest),
         )
         group.Free()
-        if me == one and one:
-            world.send(result, 0)
-    if me == 0 and one:
-        result = _patiently(world, one)
+        if me == min(now[mine]) and me:
+            world.send(found[mine], 0)
+    if me == 0:
+        for number, pair in enumerate(now):
+            if number not in found:
+                found[number] = _patiently(world, min(pair))
     rest(world)
-    return result or ([], [], [])
+    return [found[number] for number in range(len(now))] if me == 0 else []
 
 
 def _patiently(world: MPI.Comm, source: int) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 LEAST_REPETITIONS = 6
 # A node or link below this part of what is usual is slow: a cable or slot that runs at half its rate is.
 SLOW = 0.7
-# And so many (normal) standard deviations below it, so that of a fabric that is all noise nothing is called slow.
+# And its logarithm so many (normal) standard deviations below: of a fabric that is all noise little is called slow.
 SIGMAS = 3.0
 _SIGMA_OF_MAD = 1.4826
 
@@ -159,8 +159,7 @@ def _slow_node(node: str, way: str, rate: float, all_: Sequence[float]) -> dict[
 
 def _is_slow(rate: float, all_: Sequence[float], usual: float | None = None) -> bool:
     middle = statistics.median(all_)
-    spread = _SIGMA_OF_MAD * statistics.median(abs(each - middle) for each in all_)
-    # Of two values the spread is all that they differ by.
-    spread = spread if len(all_) > 2 else 0.0
+    # Of logarithms: links differ by factors. Of two values the spread is all that they differ by.
+    spread = _SIGMA_OF_MAD * statistics.median(abs(math.log(each / middle)) for each in all_) if len(all_) > 2 else 0.0
     usual = middle if usual is None else usual
-    return rate < SLOW * usual and rate < usual - SIGMAS * spread
+    return rate < usual * min(SLOW, math.exp(-SIGMAS * spread))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from mpi4py import MPI
@@ -119,8 +118,3 @@ class _Buffers:
         if len(self._buffer) != size:
             self._buffer = np.ones(size, np.uint8)
         return self._buffer
-
-
-def pairs(nodes: list[str]) -> Iterator[tuple[str, str]]:
-    """Every two nodes."""
-    return itertools.combinations(nodes, 2)
