@@ -38,11 +38,13 @@ def ladder(comm: MPI.Comm, once: Once, seconds: float, largest: int) -> list[Tim
     end = time.monotonic() + seconds
     found: list[Timing] = []
     for number, size in enumerate(sizes):
+        # By the size before, as a single time may be anything.
+        expected = size / found[-1].size * found[-1].time.value if found else 0.0
+        if LEAST_REPETITIONS * expected > comm.bcast(end - time.monotonic()):
+            break
         # The very first one connects; the least of two is not what somebody else's work made it.
         first = min(_slowest(comm, [once(size) for _ in range(3)])[1:])
         left = comm.bcast(end - time.monotonic())
-        if found and LEAST_REPETITIONS * first > left:
-            break
         fit = left / (len(sizes) - number) / max(first, 1e-9)
         repetitions = int(min(max(fit, LEAST_REPETITIONS), MOST_REPETITIONS))
         comm.Barrier()
