@@ -21,7 +21,7 @@ _COMMANDS = {
     "report": ("report", "Collect, then write scaling-report.csv, the figures and the page."),
     "predict": ("predict", "Fit a model: sizes not run, GPU-hours, time to train."),
     "check": ("check", "Say whether a cluster is fit for a study; --probe measures its fabric."),
-    "cluster": ("cluster", "List and show cluster profiles."),
+    "cluster": ("cluster", "Find out, list, show and describe cluster profiles."),
     "data": ("data", "Make training shards: from NIH ChestX-ray14, or made up."),
 }
 

@@ -24,5 +24,5 @@ while [ -z "$told" ]; do
 done
 # A checkpoint takes some time.
 sleep 1
-if [ "$rank" = 0 ]; then mkdir "$run/checkpoints/step-$(printf '%08d' "$((10#$step))")"; fi
+if [ "$rank" = 0 ]; then mkdir -p "$run/checkpoints/step-$(printf '%08d' "$((10#$step))")"; fi
 exit 75
