@@ -195,6 +195,9 @@ class _Errand:
             )
         path = self.folder / "fabric.json"
         words = ["-m", "hpcjobs.probe", "--out", str(path), "--seconds", str(seconds_)]
+        if cluster.device == "gpu":
+            # Not run by us: needs GPUs.
+            words.append("--horovod")
         if cluster.mem_per_gpu_mib is not None:
             # Two buffers on each rank, and what MPI takes.
             words += ["--largest", str(min(2**28, cluster.mem_per_gpu_mib * 2**20 // 8))]
@@ -211,6 +214,9 @@ class _Errand:
         if about is None:
             said = f"the probe failed: {checks.last_line(self.folder, _PROBE)}"
             return None, Finding("fabric", FAILURE, said, f"see {self.folder}/{_PROBE}.out")
+        if "--horovod" in words and "horovod" not in about["together"]:
+            said = f"between hosts it is measured, through Horovod it failed: {checks.last_line(self.folder, _PROBE)}"
+            return path, Finding("fabric", WARNING, said, f"see {self.folder}/{_PROBE}.out")
         return path, fabric(about, path)
 
 
@@ -221,6 +227,11 @@ def fabric(about: dict[str, object], path: Path) -> Finding:
         latency, rate = about.get(f"{where}_latency_s"), about.get(f"{where}_bytes_per_s")
         if isinstance(latency, float) and isinstance(rate, float):
             words.append(f"{name} {latency * 1e6:.3g} us, {rate / 1e9:.3g} GB/s")
+    together = about.get("together")
+    if isinstance(together, dict) and (horovod := together.get("horovod")):
+        words.append(
+            f"all ranks by {horovod['operations']} {horovod['busbw_bytes_per_s'] / 1e9:.3g} GB/s (bus bandwidth)"
+        )
     said = f"{'; '.join(words)} ({show.shorten(path)})"
     slow = about.get("slow")
     if not isinstance(slow, list) or not slow:

@@ -21,6 +21,7 @@ from hpcjobs.probe.turns import ONE_BY_ONE, rounds
 
 # What part of the time goes to pairs of ranks inside nodes, and to all ranks together; the rest to pairs of nodes.
 _INSIDE, _TOGETHER = 0.1, 0.2
+_FOR_HOROVOD = 0.2
 # Each measurement has so many seconds, however many there are: in less no bandwidth shows.
 _LEAST_S = 0.3
 # There, back, all-reduce.
@@ -47,15 +48,24 @@ def main() -> int:
     if world.Get_size() < 2:
         print("hpcjobs: error: one rank has nobody to talk to: start two or more with srun or mpirun", file=sys.stderr)
         return 2
-    found = probe(world, options.seconds, options.largest, options.horovod)
+    share = _FOR_HOROVOD * options.seconds if options.horovod else 0.0
+    found = probe(world, options.seconds - share, options.largest)
     if world.Get_rank() == 0:
         write_json(options.out, found)
+    if options.horovod:
+        # Behind the rest, which stands in the file even where Horovod ends the program.
+        from hpcjobs.probe import devices
+
+        found["together"]["horovod"] = devices.allreduce(world, share, options.largest)
+        if world.Get_rank() == 0:
+            write_json(options.out, found)
+    if world.Get_rank() == 0:
         for line in told(found):
             print(line)
     return 0
 
 
-def probe(world: MPI.Comm, seconds: float, largest: int, horovod: bool) -> dict[str, Any]:
+def probe(world: MPI.Comm, seconds: float, largest: int) -> dict[str, Any]:
     """The value of the JSON file; on other ranks than the first it is not whole. Collective."""
     start = time.monotonic()
     hosts: list[str] = world.allgather(socket.gethostname())
@@ -85,17 +95,10 @@ def probe(world: MPI.Comm, seconds: float, largest: int, horovod: bool) -> dict[
             across.append({"from": one, "to": other, **figures.point_to_point(there)})
             across.append({"from": other, "to": one, **figures.point_to_point(back)})
             reduced.append({"between": [one, other], **figures.allreduce(both, 2)})
-    parts = 3 if horovod else 2
     together = {
-        "sendrecv": figures.point_to_point(ladder(world, neighbours(world), _share(end, parts), largest)),
-        "allreduce": figures.allreduce(
-            ladder(world, allreduce(world), _share(end, parts - 1), largest), world.Get_size()
-        ),
+        "sendrecv": figures.point_to_point(ladder(world, neighbours(world), _share(end, 2), largest)),
+        "allreduce": figures.allreduce(ladder(world, allreduce(world), _share(end, 1), largest), world.Get_size()),
     }
-    if horovod:
-        from hpcjobs.probe import devices
-
-        together["horovod"] = devices.allreduce(world, _share(end, 1), largest)
     rates = {(each["from"], each["to"]): each["bytes_per_s"] for each in across}
     return {
         **fabric(inside, across),

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from hpcjobs import cost, plan, profiles, render
+from hpcjobs.cli.check import fabric
 from hpcjobs.contract import CHECK_NODE, FAILURE, IMAGENET_FILE, OK, WARNING, Finding
 from hpcjobs.data.dataset import Dataset
 from hpcjobs.errors import SubmitRefused
@@ -176,6 +177,21 @@ def test_a_job_that_waits_is_a_warning(tmp_path: Path) -> None:
 def test_the_largest_data_do_not_fit(tmp_path: Path) -> None:
     assert check.disk(tmp_path, 10**18).state == FAILURE
     assert check.disk(tmp_path, 1).state == OK
+
+
+def test_what_the_probe_found_is_a_line() -> None:
+    figures = {"across_latency_s": 2e-6, "across_bytes_per_s": 12e9}
+    reduced = {"operations": "nccl", "busbw_bytes_per_s": 11e9}
+    fine = fabric({**figures, "together": {"horovod": reduced}, "slow": []}, Path("/x/fabric.json"))
+    assert fine.state == OK
+    assert fine.said == "between nodes 2 us, 12 GB/s; all ranks by nccl 11 GB/s (bus bandwidth) (/x/fabric.json)"
+    slow = [
+        {"node": "n3", "way": "out", "bytes_per_s": 1.2e8},
+        {"link": ["n1", "n2"], "bytes_per_s": 5e9},
+    ]
+    told = fabric({**figures, "slow": slow}, Path("/x/fabric.json"))
+    assert told.state == WARNING
+    assert told.said.startswith("slow: node n3 (out): 0.12 GB/s, link n1 to n2: 5 GB/s; between nodes 2 us")
 
 
 def test_the_script_starts_the_command_as_a_run_is_started() -> None:
