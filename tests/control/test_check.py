@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from hpcjobs.probe import node
 from hpcjobs.records import JobState, Limits, RunState
 from hpcjobs.site import check
 from hpcjobs.site.check import Job
-from hpcjobs.spec import Experiment, to_builtins
+from hpcjobs.spec import Cluster, Experiment, to_builtins
+from tests.control.combinations import combinations, group_of, impossible
 from tests.running import hpcjobs
 
 LOCAL = ("check", "--cluster", "local", "--experiment", "demo")
@@ -205,3 +207,22 @@ def test_the_script_starts_the_command_as_a_run_is_started() -> None:
     }
     assert "--mpi=pmix --nodes=2 --relative=0 --ntasks=8 --ntasks-per-node=4" in text
     assert "-m m /s/50%)\n" in text
+
+
+def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: Path) -> None:
+    group = group_of(profiles.cluster("c4140"))
+    texts = set()
+    for keys in combinations():
+        if keys["bind"] == "none" and not impossible(keys):
+            text = render.errand(group, Cluster(**keys), "n", Path("/scratch/a study"), ["-m", "m", "/x y"], 7)
+            texts.add("\n".join(line for line in text.splitlines() if not line.startswith("#SBATCH")))
+    assert len(texts) > 10
+    paths = []
+    for number, text in enumerate(sorted(texts)):
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+        paths.append(tmp_path / f"{number:03d}.sbatch")
+        paths[-1].write_text(text)
+    done = subprocess.run(["shellcheck", "--format=gcc", *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[:2000]
+    assert any("apptainer exec --nv --bind '/scratch/a study' --bind '/scratch/x rays'" in text for text in texts)
+    assert any('--container-workdir="$attempt_dir"' in text for text in texts)
