@@ -60,9 +60,8 @@ def look(where: SweepDir, run: str) -> Evidence:
     )
 
 
-def _stillborn(where: SweepDir, sent: Submission) -> Evidence:
+def _stillborn(where: SweepDir, sent: Submission, task: str) -> Evidence:
     """What is known of a task that failed before it had made its attempt: what it left on Slurm's own output."""
-    task = sent.task or ""
     return Evidence(claimed_by=task, submission=sent.number, line=evidence.why(where.slurm / f"{task}.out"))
 
 
@@ -98,10 +97,12 @@ class Watch:
         tasks = {task for name, each in sent.items() if not found[name].settled and (task := each.task_of(found[name]))}
         answers = self._ask(tasks)
         for name, each in sent.items():
-            answer = (answers or {}).get(each.task or "")
-            begun = found[name].measured or found[name].submission == each.number
+            task = each.task_of(found[name]) or ""
+            answer = (answers or {}).get(task)
+            mine = found[name].submission == each.number
+            begun = found[name].measured or (mine and found[name].start is not None)
             if answer is not None and answer.state is RunState.FAILED and not begun:
-                found[name] = _stillborn(sweep.where, each)
+                found[name] = _stillborn(sweep.where, each, task)
         return fold(names, sent, answers, found, time.time())
 
     def _ask(self, tasks: Collection[str]) -> Mapping[str, JobState] | None:

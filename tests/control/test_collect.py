@@ -130,7 +130,7 @@ def test_outlier_windows_are_kept_in_the_mean_and_counted(tmp_path: Path) -> Non
         (lambda text: "", "not a mapping"),
         (lambda text: "\0\xff{", "run_yaml: runs/g0002-r01/run.yaml: "),
         (lambda text: text.replace("  batch:", "  bath:"), "'batch'"),
-        (lambda text: text.replace("run: g0002-r01", "run: g0004-r01"), "it is that of the run 'g0004-r01'"),
+        (lambda text: text.replace('run: "g0002-r01"', 'run: "g0004-r01"'), "it is that of the run 'g0004-r01'"),
         (None, "No such file or directory"),
     ],
 )

@@ -64,6 +64,7 @@ def test_one_run_of_a_job_that_nobody_recorded_is_cancelled(tmp_path: Path, monk
     # As if none had begun.
     for folder in sweep.where.runs.iterdir():
         shutil.rmtree(folder / "a001", ignore_errors=True)
+        (folder / "claim-s001").unlink(missing_ok=True)
     ended: list[str] = []
     monkeypatch.setattr(FakeScheduler, "cancel", lambda self, ids: ended.extend(ids))
     assert follow.cancel(sweep, ["g0002-r02"]) == ["g0002-r02"]

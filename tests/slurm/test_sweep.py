@@ -146,7 +146,7 @@ def test_the_directives_are_in_force(gpus: int, cluster: Slurm, tmp_path: Path) 
     finally:
         cluster.run("scancel", job)
     per_node = min(gpus, 4)
-    assert shown["JobName"] == f"hpcjobs-261123120000abcd-g{gpus:04d}"
+    assert shown["JobName"] == f"hpcjobs-261123120000abcd-g{gpus:04d}-s01"
     assert (shown["ArrayTaskId"], shown["TimeLimit"]) == ("0-2", "04:00:00")
     assert shown["NumNodes"].partition("-")[0] == str(NODES[gpus])
     assert (shown["NumTasks"], shown["CPUs/Task"]) == (str(gpus), "10")
