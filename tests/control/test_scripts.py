@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -64,6 +65,8 @@ class Site:
             slurm["SLURM_RESTART_COUNT"] = str(restart)
         ours = {"FOLDER": str(self.folder), "TRAINER": "true", "JOB": "JobState=RUNNING", **slurm}
         options = {name: env.pop(name) for name in list(env) if not name.isupper()}
+        if "JOB" in env:
+            env["JOB"] = re.sub(r"NOW\+(\d+)", lambda ahead: str(int(time.time()) + int(ahead[1])), env["JOB"])
         return subprocess.Popen(
             ["bash", str(self.sweep.script(script)), *words],
             env={**os.environ, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", **ours, **env},
@@ -234,8 +237,8 @@ def test_a_submission_is_a_number(site: Site, word: str) -> None:
     assert "claim-s001" in site.files()
 
 
-NOW = int(time.time())
-SOON = f"JobState=RUNNING EndTime={NOW + 100}"
+# Of NOW+N the seconds since the epoch are made when a script starts.
+SOON = "JobState=RUNNING EndTime=NOW+100"
 
 
 def log(site: Site, attempt: str = "a001") -> str:
@@ -257,9 +260,9 @@ def test_a_job_that_is_told_of_its_time_limit_starts_itself_again(site: Site, re
     ("signals", "about", "says"),
     [
         # A wish of the user's.
-        ([signal.SIGUSR1], {"JOB": f"JobState=RUNNING EndTime={NOW + 3600}"}, "long before the time limit"),
+        ([signal.SIGUSR1], {"JOB": "JobState=RUNNING EndTime=NOW+3600"}, "long before the time limit"),
         ([signal.SIGUSR1], {"JOB": SOON, "restart": 2}, "was started again 2 times, and is not once more"),
-        ([signal.SIGUSR1], {"JOB": f"JobState=COMPLETING EndTime={NOW + 10}"}, ""),
+        ([signal.SIGUSR1], {"JOB": "JobState=COMPLETING EndTime=NOW+10"}, ""),
         # scancel, or Slurm at the very end.
         ([signal.SIGTERM], {"JOB": SOON}, ""),
         # It failed on its own just then.
@@ -289,7 +292,7 @@ def test_a_refused_restart_is_said_and_leaves_the_code(site: Site) -> None:
 def test_a_preempted_job_waits_for_slurm(site: Site, told: list[signal.Signals]) -> None:
     """Had it ended within its grace time, Slurm would count it as failed and not start it again."""
     trainer = UNTIL_TOLD if told else "touch $FOLDER/ready; exit 75"
-    job = f"{SOON} PreemptEligibleTime=1 PreemptTime={NOW}"
+    job = f"{SOON} PreemptEligibleTime=1 PreemptTime=NOW+0"
     process = site.start("g0001", "1", JOB=job, TRAINER=trainer)
     until(lambda: (site.folder / "ready").exists(), 10)
     for number in told:
@@ -372,7 +375,7 @@ def test_what_ended_one_job_is_not_held_against_the_run_that_it_hit(site: Site) 
 
 
 def test_a_user_ends_one_job_for_good(site: Site) -> None:
-    wish = f"JobState=RUNNING EndTime={NOW + 3600}"
+    wish = "JobState=RUNNING EndTime=NOW+3600"
     code, said = site.signalled("all", "1", signals=[signal.SIGUSR1], JOB=wish)
     assert (code, len(site.executions), site.requeues) == (EXIT_INTERRUPTED, 1, [])
     assert "long before the time limit" in said
@@ -382,7 +385,7 @@ def test_a_user_ends_one_job_for_good(site: Site) -> None:
 
 
 def test_one_job_that_is_preempted_waits_for_slurm(site: Site) -> None:
-    process = site.start("all", "1", TRAINER="exit 75", JOB=f"{SOON} PreemptTime={NOW}")
+    process = site.start("all", "1", TRAINER="exit 75", JOB=f"{SOON} PreemptTime=NOW+0")
     until(lambda: site.executions, 10)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1.5)
