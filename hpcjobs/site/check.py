@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from hpcjobs.contract import CHECK_NODE, FAILURE, OK, WARNING, Finding
 from hpcjobs.errors import SubmitRefused
 from hpcjobs.files import open_plain, read_json
-from hpcjobs.records import JobState, Order
+from hpcjobs.records import JobState, Order, RunState
 from hpcjobs.schedulers import Scheduler
 from hpcjobs.schedulers.slurm import SlurmScheduler
 
@@ -22,6 +23,8 @@ from hpcjobs.schedulers.slurm import SlurmScheduler
 _SKEW_S, _MUCH_SKEW_S = 2.0, 60.0
 # How long a file of a job that has ended may take to be seen from another host: NFS keeps what it knew for so long.
 _CACHED_S = 60.0
+# Longer than any such job may run, in s: one that is not heard of for so long is given up.
+_LONGEST_S = 1800.0
 # How often the scheduler is asked, in s.
 _ASK_S = 2.0
 # The first thing that the job's script leaves.
@@ -75,7 +78,7 @@ def run_by_slurm(folder: Path, script: Path, name: str, patience_s: float, told:
     A job that has not begun after `patience_s` is cancelled; so is one that is interrupted.
     """
     scheduler: Scheduler = SlurmScheduler()
-    start = not_before = time.time()
+    begun = asked = not_before = time.time()
     seen: float | None = None
     job = scheduler.submit(script, [0], name, Order())
     told(f"job {job} asks a compute node ...")
@@ -83,25 +86,24 @@ def run_by_slurm(folder: Path, script: Path, name: str, patience_s: float, told:
     ended = False
     try:
         while not ended:
-            looked = time.time()
+            now = time.time()
             if seen is None and CLOCK in os.listdir(folder):
                 seen = time.time()
             elif seen is None:
-                not_before = looked
-            if looked - start > _ASK_S:
-                start, state = looked, scheduler.poll([f"{job}_0"]).get(f"{job}_0", state)
+                not_before = now
+            if now - asked > _ASK_S:
+                asked, state = now, scheduler.poll([f"{job}_0"]).get(f"{job}_0", state)
                 ended = state.state is not None and state.state.final
-                patience_s -= _ASK_S
-            if seen is None and not ended and patience_s < 0:
-                return Job(job, None, not_before, None, state.reason)
+            started = seen is not None or state.state is RunState.RUNNING
+            if not ended and now - begun > patience_s + (_LONGEST_S if started else 0.0):
+                return Job(job, None, not_before, seen, state.reason)
             time.sleep(0.2)
-        deadline = time.time() + _CACHED_S
-        while seen is None and time.time() < deadline:
-            seen = time.time() if CLOCK in os.listdir(folder) else None
-            time.sleep(0.5)
     finally:
         if not ended:
             scheduler.cancel([job])
+    while seen is None and time.time() < asked + _CACHED_S:
+        time.sleep(0.5)
+        seen = time.time() if CLOCK in os.listdir(folder) else None
     return Job(job, state, not_before, seen)
 
 
@@ -109,9 +111,15 @@ def run_here(folder: Path, script: Path, name: str, patience_s: float, told: Tol
     """The same on this machine."""
     before = time.time()
     with (folder / f"{name}.out").open("wb") as output:
+        # A session of its own: what the launcher started ends with it.
+        running = subprocess.Popen(["bash", str(script)], stdout=output, stderr=output, start_new_session=True)
         try:
-            code = subprocess.run(["bash", str(script)], stdout=output, stderr=output, timeout=patience_s).returncode
-        except subprocess.TimeoutExpired:
+            code = running.wait(timeout=patience_s)
+        except BaseException as error:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             return Job("here", None, before, None, f"it took more than {patience_s:.0f} s")
     return Job("here", JobState(None, f"exit code {code}"), before, time.time())
 

@@ -24,7 +24,8 @@ from hpcjobs.site import check
 from hpcjobs.site.check import Job
 from hpcjobs.spec import Cluster, Experiment, to_builtins
 from tests.control.combinations import combinations, group_of, impossible
-from tests.running import hpcjobs
+from tests.control.localsite import alive
+from tests.running import hpcjobs, until
 
 LOCAL = ("check", "--cluster", "local", "--experiment", "demo")
 ENDED = JobState(RunState.DONE, "COMPLETED")
@@ -174,6 +175,14 @@ def test_an_answer_to_somebody_else_is_none(tmp_path: Path) -> None:
 def test_a_job_that_waits_is_a_warning(tmp_path: Path) -> None:
     (found,) = answers(tmp_path, Job("7", None, 1.0, None, "Priority"))
     assert (found.state, "(Priority)" in found.said) == (WARNING, True)
+
+
+def test_what_hangs_here_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    script = tmp_path / "hangs.sbatch"
+    script.write_text(f"sleep 600 & echo $! >{tmp_path}/pid; wait\n")
+    job = check.run_here(tmp_path, script, "x", 1.0, print)
+    assert (job.ended, job.said) == (None, "it took more than 1 s")
+    until(lambda: not alive(int((tmp_path / "pid").read_text())), 10)
 
 
 def test_the_largest_data_do_not_fit(tmp_path: Path) -> None:

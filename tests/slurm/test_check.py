@@ -56,7 +56,7 @@ def test_what_slurm_refuses_and_a_python_that_nodes_do_not_have(cluster: Slurm, 
 @pytest.mark.slurm
 def test_a_job_that_does_not_begin_is_taken_back(cluster: Slurm, tmp_path: Path) -> None:
     held = words(tmp_path, sbatch={"hold": True})
-    done = hpcjobs(*held, "--patience-min", "0.02", cwd=tmp_path, env=cluster.env)
+    done = hpcjobs(*held, "--patience-min", "0.05", cwd=tmp_path, env=cluster.env)
     assert "warning node" in done.stdout
     assert "(JobHeldUser)" in done.stdout
     assert cluster.run("squeue", "-h", "--name=hpcjobs-check") == ""
