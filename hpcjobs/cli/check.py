@@ -17,7 +17,7 @@ from hpcjobs import cost, render
 from hpcjobs.cli import daily, demo, preflight, show
 from hpcjobs.cli import sweep as sweeping
 from hpcjobs.contract import FAILURE, OK, WARNING, Finding
-from hpcjobs.engine.estimate import site_limits
+from hpcjobs.engine.estimate import UserLimit, site_limits
 from hpcjobs.errors import InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.files import read_json, write_atomic
 from hpcjobs.hostlist import seconds
@@ -138,6 +138,7 @@ def _from_here(plan: Plan, out: Path) -> Iterator[Finding]:
             yield Finding("data", FAILURE, f"experiment '{variant.experiment.name}' names no data.dir", cure)
     if cluster.scheduler == "slurm":
         limits, unknown = site_limits(cluster)
+        limits = UserLimit(cluster).added_to(limits)
         if unknown:
             raise SchedulerUnreachable(unknown)
         partition = f"partition {limits.partition}" if limits.partition else "no default partition"

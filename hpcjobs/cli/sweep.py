@@ -16,7 +16,7 @@ from hpcjobs import profiles, rundir
 from hpcjobs.cli import daily, demo, preflight, reporting, show
 from hpcjobs.engine import folder, submit
 from hpcjobs.engine import sweep as sweeps
-from hpcjobs.engine.estimate import Estimate, estimate, site_limits
+from hpcjobs.engine.estimate import Estimate, UserLimit, estimate, site_limits
 from hpcjobs.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.files import shown
 from hpcjobs.plan import Plan, Terms
@@ -84,11 +84,14 @@ def sweep(
             flag = {"settings": "set"}.get(given[0], given[0]).replace("_", "-")
             raise InputError(f"--from repeats a sweep as it was: leave out --{flag}")
         _, plan = sweeps.plan_of(source)
-        limits, unknown = site_limits(plan.cluster)
+        profile = plan.cluster
+        user_limit = UserLimit(profile)
+        limits, unknown = site_limits(profile)
     else:
         if throttle and one_allocation:
             raise InputError("--throttle and --one-allocation: one job runs one run after another; give one of them")
         profile = daily_flags.applied_to(chosen_cluster(cluster, daily_flags.keys.get("partition")))
+        user_limit = UserLimit(profile)
         limits, unknown = site_limits(profile)
         plan = plan_of(gpus, experiment, profile, repeats, settings, Terms(throttle, limits.max_array, one_allocation))
     name = plan.variants[0].experiment.name
@@ -97,14 +100,13 @@ def sweep(
     demo.check_data(plan)
     rundir.is_free(root)
     scripts = folder.scripts(new)
-    expected = estimate(new, scripts, limits)
     if dry_run:
-        _print_plan(new, scripts, expected, as_json)
+        _print_plan(new, scripts, estimate(new, scripts, user_limit.added_to(limits)), as_json)
         return
-    show.plan(new, expected)
     if unknown:
         raise SchedulerUnreachable(unknown)
     folder.write_folder(new, scripts, ["hpcjobs", *sys.argv[1:]])
+    show.plan(new, estimate(new, scripts, user_limit.added_to(limits)))
     jobs = _submit(new, checked)
     if not wait:
         if as_json:

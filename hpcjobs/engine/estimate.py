@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,10 +101,29 @@ def _train_images(plan: Plan) -> int | None:
 
 
 def site_limits(cluster: Cluster) -> tuple[Limits, str]:
-    """What the site allows, and why that is not known where it is not."""
+    """What the site allows, `max_submit` apart, and why that is not known where it is not."""
     if cluster.scheduler != "slurm":
         return Limits(), ""
     try:
-        return SlurmScheduler().limits(cluster.partition, cluster.qos), ""
+        return SlurmScheduler().limits(cluster.partition), ""
     except HpcjobsError as error:
         return Limits(), str(error)
+
+
+class UserLimit:
+    """`Limits.max_submit`, asked for at once and in the background: accounting answers late."""
+
+    def __init__(self, cluster: Cluster):
+        self._found: int | None = None
+        # A daemon: who is interrupted does not wait for it.
+        self._thread = threading.Thread(target=self._ask, args=(cluster,), daemon=True)
+        self._thread.start()
+
+    def _ask(self, cluster: Cluster) -> None:
+        if cluster.scheduler == "slurm":
+            self._found = SlurmScheduler().user_limit(cluster.qos)
+
+    def added_to(self, limits: Limits) -> Limits:
+        """The limits with this one; waits for the answer."""
+        self._thread.join()
+        return dataclasses.replace(limits, max_submit=self._found)

@@ -31,8 +31,12 @@ class Scheduler(Protocol):
         """End jobs or tasks; one that has ended already is no error."""
         ...
 
-    def limits(self, partition: str | None, qos: str | None) -> Limits:
-        """What the site allows, in that partition and QOS or the default ones."""
+    def limits(self, partition: str | None) -> Limits:
+        """What the site allows, in that partition or the default one; `max_submit` apart."""
+        ...
+
+    def user_limit(self, qos: str | None) -> int | None:
+        """`Limits.max_submit` of that QOS or the default one; None where there is none, or nobody says."""
         ...
 
     def test(self, text: str) -> str:

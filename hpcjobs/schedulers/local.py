@@ -176,9 +176,13 @@ class LocalScheduler:
             with contextlib.suppress(OSError):  # it is marked as cancelled
                 self.queue.save(task, ended)
 
-    def limits(self, partition: str | None, qos: str | None) -> Limits:
+    def limits(self, partition: str | None) -> Limits:
         """None."""
         return Limits()
+
+    def user_limit(self, qos: str | None) -> int | None:
+        """None."""
+        return None
 
     def test(self, text: str) -> str:
         """Whether bash can parse the script, and its `#SBATCH` lines make sense. Raises SubmitRefused."""

@@ -115,8 +115,11 @@ class FakeScheduler:
     def cancel(self, ids: Sequence[str]) -> None:
         self._answer()
 
-    def limits(self, partition: str | None, qos: str | None) -> Limits:
+    def limits(self, partition: str | None) -> Limits:
         return Limits()
+
+    def user_limit(self, qos: str | None) -> int | None:
+        return None
 
     def test(self, text: str) -> str:
         return ""

@@ -131,23 +131,24 @@ class SlurmScheduler:
                 if "already completing or completed" not in str(error) and _NO_JOB not in str(error):
                     raise
 
-    def limits(self, partition: str | None, qos: str | None) -> Limits:
-        """What the controller and, where there is one, the accounting say."""
+    def limits(self, partition: str | None) -> Limits:
+        """What the controller says."""
+        max_array, max_jobs = limits.config(run("scontrol", "show", "config"))
+        name, nodes, time_s, up = limits.partition(run("scontrol", "--oneliner", "show", "partition"), partition)
+        own = len(run("squeue", "--noheader", "--array", "--format=%F", f"--user={getpass.getuser()}").split())
+        return Limits(max_array, max_jobs, None, own, name, nodes, time_s, up)
+
+    def user_limit(self, qos: str | None) -> int | None:
+        """What the accounting says, where there is one that answers; it takes its time."""
         user = getpass.getuser()
         table = ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show")
-        with ThreadPoolExecutor() as pool:  # each takes most of its time to connect
-            config = pool.submit(run, "scontrol", "show", "config")
-            partitions = pool.submit(run, "scontrol", "--oneliner", "show", "partition")
-            queue = pool.submit(run, "squeue", "--noheader", "--array", "--format=%F", f"--user={user}")
-            of_user = pool.submit(run, *table, "assoc", f"user={user}", "format=MaxSubmit,DefaultQOS,QOS")
-            of_qos = pool.submit(run, *table, "qos", "format=Name,MaxSubmitPU")
         try:
-            submit = limits.submit(of_user.result(), of_qos.result(), qos)
+            with ThreadPoolExecutor() as pool:
+                of_user = pool.submit(run, *table, "assoc", f"user={user}", "format=MaxSubmit,DefaultQOS,QOS")
+                of_qos = pool.submit(run, *table, "qos", "format=Name,MaxSubmitPU")
+            return limits.submit(of_user.result(), of_qos.result(), qos)
         except (Refused, SchedulerUnreachable):
-            submit = None
-        max_array, max_jobs = limits.config(config.result())
-        name, nodes, time_s, up = limits.partition(partitions.result(), partition)
-        return Limits(max_array, max_jobs, submit, len(queue.result().split()), name, nodes, time_s, up)
+            return None
 
     def test(self, text: str) -> str:
         """`sbatch --test-only`: when and where the script would start. Raises SubmitRefused."""
