@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +93,18 @@ class SweepDir:
         """What the one job that may run this submission of the run makes first, by link()."""
         return self.run(run) / f"claim-s{submission:03d}"
 
-    def attempts(self, name: str) -> list[Path]:
-        """Attempt folders of a run, oldest first."""
-        found = []
-        with contextlib.suppress(FileNotFoundError):
-            found = [entry for entry in os.listdir(self.run(name)) if _ATTEMPT.match(entry)]
+    def entries(self, name: str) -> list[str]:
+        """What stands in a run's folder."""
+        try:
+            return os.listdir(self.run(name))
+        except OSError:
+            return []
+
+    def attempts(self, name: str, entries: Iterable[str] | None = None) -> list[Path]:
+        """Attempt folders of a run, oldest first, among `entries` where these are at hand."""
+        found = [entry for entry in (self.entries(name) if entries is None else entries) if _ATTEMPT.match(entry)]
+        if not found:
+            return []
         return [self.run(name) / entry for entry in sorted(found, key=lambda entry: int(entry[1:]))]
 
 
@@ -118,11 +125,11 @@ def burn(sweep: SweepDir, run: str, submission: int, by: str) -> bool:
     return True
 
 
-def newest_claim(sweep: SweepDir, run: str) -> tuple[str, int]:
-    """(task, submission) of the run's newest claim; the task is empty where it was burned or there is none."""
-    numbers = []
-    with contextlib.suppress(OSError):
-        numbers = [int(match[1]) for name in os.listdir(sweep.run(run)) if (match := _CLAIM.match(name))]
+def newest_claim(sweep: SweepDir, run: str, entries: Iterable[str]) -> tuple[str, int]:
+    """(task, submission) of the newest claim among a run's `entries`; the task is empty where it was burned or
+    there is none.
+    """
+    numbers = [int(match[1]) for name in entries if (match := _CLAIM.match(name))]
     if not numbers:
         return "", 0
     claim = read_json(sweep.claim(run, max(numbers))) or {}

@@ -29,8 +29,9 @@ _PLANNED = RunState.PLANNED
 
 def look(where: SweepDir, run: str) -> Evidence:
     """What a run's files say."""
-    attempts = where.attempts(run)
-    claimed, number = rundir.newest_claim(where, run)
+    entries = where.entries(run)
+    attempts = where.attempts(run, entries)
+    claimed, number = rundir.newest_claim(where, run, entries)
     if not attempts:
         return Evidence(claimed_by=claimed, submission=number)
     newest = attempts[-1]
