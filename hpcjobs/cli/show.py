@@ -91,8 +91,8 @@ def _figure(value: float | None) -> str:
 def status_table(runs: Sequence[RunStatus]) -> Table:
     """One line per run."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("run", "state", "job", "nodes", "steps", "epoch", "images/s", "elapsed", "reason"):
-        figure = name in ("steps", "epoch", "images/s", "elapsed")
+    for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", "images/s", "elapsed", "reason"):
+        figure = name in ("gpus", "steps", "epoch", "images/s", "elapsed")
         grid.add_column(name, justify="right" if figure else "left", overflow="fold")
     for run in runs:
         done = run.progress
@@ -102,7 +102,9 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
         state = Text(str(run.state), style=_STYLES.get(run.state, ""))
         # Text, not markup: a log line may hold brackets.
         places = " ".join(run.nodes)
-        grid.add_row(run.run, state, run.task, places, steps, epoch, rate, elapsed(run), Text(reason(run)))
+        grid.add_row(
+            run.run, str(run.gpus), state, run.task, places, steps, epoch, rate, elapsed(run), Text(reason(run))
+        )
     return grid
 
 
@@ -128,6 +130,7 @@ def status_json(runs: Sequence[RunStatus]) -> str:
         [
             {
                 "run": run.run,
+                "gpus": run.gpus,
                 "state": str(run.state),
                 "job": run.task,
                 "word": run.word,

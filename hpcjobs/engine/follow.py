@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -104,7 +105,9 @@ class Watch:
             begun = found[name].measured or (mine and found[name].start is not None)
             if answer is not None and answer.state is RunState.FAILED and not begun:
                 found[name] = _stillborn(sweep.where, each, task)
-        return fold(names, sent, answers, found, time.time())
+        sizes = {run.name: run.size.gpus for run in sweep.plan.runs}
+        runs = fold(names, sent, answers, found, time.time())
+        return [dataclasses.replace(run, gpus=sizes[run.run]) for run in runs]
 
     def _ask(self, tasks: Collection[str]) -> Mapping[str, JobState] | None:
         try:

@@ -71,11 +71,12 @@ class Intention:
 class RunStatus:
     """One run as `status` shows it.
 
-    `word` and `said` are the scheduler's own; `start` and `end` are seconds since the epoch.
+    `gpus` is its size; `word` and `said` are the scheduler's own; `start` and `end` are seconds since the epoch.
     """
 
     run: str
     state: RunState
+    gpus: int = 0
     task: str = ""
     word: str = ""
     said: str = ""

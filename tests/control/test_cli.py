@@ -162,6 +162,7 @@ def test_status_shows_the_line_that_says_why_and_exits_1(ended: Path) -> None:
     assert [run["state"] for run in runs.values()] == ["done", "done", "failed"]
     assert runs["g0004-r01"]["failure"] == "traceback"
     assert runs["g0001-r01"]["step"] == 10
+    assert [run["gpus"] for run in runs.values()] == [1, 2, 4]
 
 
 def test_report_writes_the_table_and_keeps_the_failed_row(ended: Path) -> None:
