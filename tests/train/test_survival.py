@@ -161,8 +161,9 @@ def test_a_stopped_rank_ends_the_job_which_names_it(victim: int, data: Path, tmp
         outcome = job.end(40)
         assert 7 < time.monotonic() - began < 25
     assert outcome.rc != 0
-    assert list(outcome.aborts) == [f"abort-r{1 - victim:03d}.json"]
-    (abort,) = outcome.aborts.values()
+    # The earliest counts: a launcher may wake the stopped rank before it kills it.
+    name, abort = next(iter(outcome.aborts.items()))
+    assert name == f"abort-r{1 - victim:03d}.json"
     assert abort["code"] == ErrorCode.STALLED
     assert f"no sign of life from rank {victim} on {os.uname().nodename}, last at step " in abort["message"]
     assert abort["message"] in outcome.stderr

@@ -177,7 +177,8 @@ def test_the_thread_writes_a_header_and_then_a_line_per_gpu(tmp_path: Path, monk
     assert tuple(rows[0]) == NVML_COLUMNS
     assert [row["uuid"] for row in rows[:4]] == ["GPU-aaaa-0", "GPU-bbbb-1"] * 2
     assert [row["foreign_pids"] for row in rows[:2]] == ["none", "77"]
-    assert nvml.flags([path.read_text().splitlines(keepends=True)], [(0.0, float("inf"))]) == ["power_capped", "foreign_processes"]
+    lines = path.read_text().splitlines(keepends=True)
+    assert nvml.flags([lines], [(0.0, float("inf"))]) == ["power_capped", "foreign_processes"]
 
 
 def test_without_nvml_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
