@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 _PART = re.compile(r"([^,\[\]]*)(?:\[([^\]]*)\])?([^,\[\]]*)(?:,|$)")
 _RANGE = re.compile(r"^(\d+)-(\d+)$")
-_TIME = re.compile(r"^(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?$")
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)
 
 
 def expand(text: str) -> list[str]:
@@ -53,7 +53,7 @@ def fold_indices(indices: Iterable[int]) -> str:
 
 def seconds(text: str) -> int | None:
     """Slurm's `D-HH:MM:SS`, `D-HH:MM`, `D-HH`, `HH:MM:SS`, `MM:SS` or `MM` in seconds; None for anything else."""
-    match = _TIME.match(text)
+    match = _TIME.fullmatch(text)
     if match is None:
         return None
     days, *rest = match.groups()

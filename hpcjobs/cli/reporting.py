@@ -75,7 +75,7 @@ def reported(sweep: Sweep, runs: Sequence[RunStatus], wish: Wish) -> Report:
         where.report,
         wish,
         title=f"{experiment} on {sweep.plan.cluster.name}",
-        auc=list(csv.DictReader(io.StringIO(collect.auc_csv(where, found)))),
+        auc=list(csv.DictReader(io.StringIO((where.report / "auc.csv").read_text(encoding="utf-8")))),
         provenance=read_json(where.provenance),
         tails={run.run: _tail(where, run) for run in found},
     )

@@ -35,7 +35,7 @@ def resume(sweep: Sweep, told: Told, *, retryable: bool = False) -> Resumed:
     scheduler never means that a job does not exist) or SubmitRefused.
     """
     with rundir.locked(sweep.where):
-        adopted, sent_again = _answer(sweep, told)
+        adopted, sent_again = _answer(sweep)
         runs = Watch(sweep, told, must_answer=True).look()
         wanted = [run for run in runs if run.state in _AGAIN]
         retries: dict[str, str] = {}
@@ -52,7 +52,7 @@ def resume(sweep: Sweep, told: Told, *, retryable: bool = False) -> Resumed:
     return Resumed(tuple(adopted), (*sent_again, *(run.run for run in wanted)))
 
 
-def _answer(sweep: Sweep, told: Told) -> tuple[list[str], list[str]]:
+def _answer(sweep: Sweep) -> tuple[list[str], list[str]]:
     """Find out about every submission without an answer: (names of jobs adopted, runs submitted now).
 
     One that is not there is sent again under its own number: should it arrive yet, each run is still

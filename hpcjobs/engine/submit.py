@@ -49,18 +49,34 @@ def send(
     sent before under this number and may arrive yet, so that a refusal now does not say that it is not there.
     Raises SubmitRefused or SchedulerUnreachable.
     """
-    where, group, number = sweep.where, intention.group, intention.number
-    terms = {"group": group, "submission": number, "indices": list(intention.indices)}
-    name = render.job_name(sweep.id, group, number)
-    more = {"retries": dict(retries)} if retries else {}
-    rundir.append(where, "submitting", **terms, name=name, exclude=list(intention.exclude), **more)
+    group, number = intention.group, intention.number
+    more: dict[str, object] = {"exclude": list(intention.exclude)}
+    if retries:
+        more["retries"] = dict(retries)
     order = Order((str(number),), sweep.plan.terms.throttle, (), _exclude(sweep, intention), after_ok)
-    indices = list(intention.indices)
+    tasks = list(intention.indices)
     if group == ALLOCATION:
-        order = dataclasses.replace(order, arguments=(str(number), ",".join(map(str, indices))), throttle=None)
-        indices = [0]
+        order = dataclasses.replace(order, arguments=(str(number), ",".join(map(str, tasks))), throttle=None)
+        tasks = [0]
+    return _journalled(sweep, intention, tasks, order, more, unanswered=unanswered)
+
+
+def _journalled(
+    sweep: Sweep,
+    intention: Intention,
+    tasks: Sequence[int],
+    order: Order,
+    more: Mapping[str, object],
+    *,
+    unanswered: bool = False,
+) -> str:
+    """One call of the scheduler between its two lines of the journal; `more` stands in the first."""
+    where, group = sweep.where, intention.group
+    terms = {"group": group, "submission": intention.number, "indices": list(intention.indices)}
+    name = render.job_name(sweep.id, group, intention.number)
+    rundir.append(where, "submitting", **terms, name=name, **more)
     try:
-        job = sweep.scheduler.submit(where.script(group), indices, name, order)
+        job = sweep.scheduler.submit(where.script(group), tasks, name, order)
     except SubmitRefused as error:
         if not unanswered:
             rundir.append(where, "refused", **terms, said=str(error))
@@ -75,23 +91,16 @@ def _exclude(sweep: Sweep, intention: Intention) -> tuple[str, ...]:
     return (*([own] if own else []), *intention.exclude) if intention.exclude else ()
 
 
-def collector(sweep: Sweep, jobs: Sequence[str], told: Told, number: int | None = None) -> None:
+def collector(sweep: Sweep, jobs: Sequence[str], told: Told) -> None:
     """Submit the last small job, which collects after the end of `jobs`. By the lock's holder.
 
-    `number` sends a submission again of which no answer is recorded. A refusal is told and no error: the
-    runs are on their way, and `hpcjobs report` collects too.
+    A refusal is told and no error: the runs are on their way, and `hpcjobs report` collects too.
     """
-    where = sweep.where
     if not jobs or not sweep.collects:
         return
-    number = number or next_number(rundir.read_journal(where), COLLECTOR)
-    terms = {"group": COLLECTOR, "submission": number, "indices": [0]}
-    name = render.job_name(sweep.id, COLLECTOR, number)
-    rundir.append(where, "submitting", **terms, name=name, after=list(jobs))
+    intention = Intention(COLLECTOR, next_number(rundir.read_journal(sweep.where), COLLECTOR), (0,))
+    order = Order((str(intention.number),), after=tuple(jobs))
     try:
-        job = sweep.scheduler.submit(where.script(COLLECTOR), [0], name, Order((str(number),), after=tuple(jobs)))
+        _journalled(sweep, intention, [0], order, {"after": list(jobs)})
     except SubmitRefused as error:
-        rundir.append(where, "refused", **terms, said=str(error))
         told(f"no job collects by itself: {error}; `hpcjobs report` does")
-        return
-    rundir.append(where, "submitted", **terms, job=job)

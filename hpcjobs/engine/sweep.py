@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Sweep:
         """Whether a last job collects. Without Slurm the one that runs the scripts does."""
         return self.plan.cluster.scheduler == "slurm" and self.plan.cluster.collect.job
 
-    @property
+    @functools.cached_property
     def groups(self) -> dict[str, list[str]]:
         """Run names of each submitted script, by array index."""
         return {group.name: [run.name for run in group.runs] for group in self.plan.sent}

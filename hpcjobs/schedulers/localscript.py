@@ -7,15 +7,11 @@ import re
 import shlex
 import signal
 
+from hpcjobs import hostlist
 from hpcjobs.errors import SubmitRefused
 
 # sbatch(1): without a time the signal comes so many seconds before the limit.
 _SIGNAL_S = 60
-_TIME = re.compile(
-    r"(?:(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d+)(?::(?P<seconds>\d+))?)?"
-    r"|(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)|(?P<only>\d+))",
-    re.ASCII,
-)
 _SIGNAL = re.compile(r"(?:(?P<who>[RB]+):)?(?:SIG)?(?P<name>\w+)(?:@(?P<seconds>\d+))?", re.ASCII)
 
 
@@ -47,17 +43,14 @@ def read(text: str) -> Directives:
 def time_limit(text: str) -> int | None:
     """Seconds of a time limit in one of Slurm's forms; None where there is no limit. Raises SubmitRefused.
 
-    The forms: MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS, DAYS-HOURS:MINUTES,
-    DAYS-HOURS:MINUTES:SECONDS. 0, UNLIMITED and INFINITE are none.
+    0, UNLIMITED and INFINITE are none.
     """
     if text.upper() in ("UNLIMITED", "INFINITE"):
         return None
-    match = _TIME.fullmatch(text)
-    if match is None:
+    found = hostlist.seconds(text)
+    if found is None:
         raise SubmitRefused(f"#SBATCH --time={text}: not one of Slurm's forms, such as 90 (minutes) or 1-12:00:00")
-    part = {name: int(value or 0) for name, value in match.groupdict().items()}
-    minutes = part["only"] + part["m"] + part["minutes"] + 60 * (part["h"] + part["hours"] + 24 * part["days"])
-    return 60 * minutes + part["s"] + part["seconds"] or None
+    return found or None
 
 
 def _signal(text: str) -> tuple[int | None, int]:
