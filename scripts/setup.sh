@@ -39,6 +39,9 @@ assert os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")
 PY
 if [ "${1:-}" = --test ]; then
     want shellcheck shellcheck
+    # Completion is tried in the shells themselves.
+    want zsh zsh
+    want fish fish
     # The page of the report is looked at in a real browser.
     want chromium chromium
     want chromedriver chromium-driver
