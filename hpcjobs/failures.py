@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,40 +12,144 @@ from hpcjobs.hostlist import expand
 from hpcjobs.logs import causes
 from hpcjobs.records import ExitRecord, Failure, JobState
 
-# What to do about each class, in one line.
-HINTS: Mapping[str, str] = {
-    ErrorCode.DATA_MISSING: "make the shards with `hpcjobs data prepare`, or correct data.dir",
-    ErrorCode.DATA_MISMATCH: "the shards are of another format or class order: prepare the data anew",
-    ErrorCode.DATA_TOO_SMALL: "take a smaller batch, more data, or data.repeat=true",
-    ErrorCode.DATA_DAMAGED: "make the damaged shard anew with `hpcjobs data prepare`",
-    ErrorCode.WEIGHTS_MISSING: "fetch the weights on a login node, or take model.weights=none",
-    ErrorCode.DEVICE_MISSING: "check the profile's GPU request and the node's driver",
-    ErrorCode.DEVICE_SHARED: "two ranks hold one GPU: check how the site hands out GPUs to tasks",
-    ErrorCode.HOST_MEMORY: "ask for more memory, or set data.cache=none",
-    ErrorCode.DEVICE_MEMORY: "take a smaller batch, batch.passes=2, or train.precision=mixed_float16",
-    ErrorCode.HOROVOD_BUILD: "build Horovod with HOROVOD_GPU_OPERATIONS=NCCL, and see `horovodrun --check-build`",
-    ErrorCode.STALLED: "look at the node that is named and at stacks-rNNN.txt; train.stall_s is the patience",
-    ErrorCode.NAN_LOSS: "lower lr.base, or look at the data",
-    ErrorCode.RUN_YAML: "the launcher started another number of ranks than the plan says",
-    "timeout": "ask for more time (`time` in the profile) or fewer steps",
-    "deadline": "its --deadline passed before it could end: leave that out of the profile's `sbatch`",
-    "out_of_memory": "ask for more memory (`mem_per_gpu_mib` in the profile), or set data.cache=none",
-    "node_failure": "the node failed; try again",
-    "boot_failure": "its nodes did not come up; try again",
-    "preempted": "the job was preempted; try again",
-    "revoked": "the federation started it on another cluster: look there",
-    "interrupted": "its checkpoint is written: run it again and it goes on",
-    "disk_full": "free some disk space or quota: of the sweep's folder, or of /tmp and /dev/shm on the nodes",
-    "launch": "no rank started: check `launcher`, `mpi_plugin`, `launcher_options` and `modules` in the profile",
-    "module_missing": "check `modules` in the profile against `module avail` on a node",
-    "import_error": "check `python` and `modules` in the profile: the nodes lack a library",
-    "nccl_error": "see the run's job.log; `env` in the profile may name the network (NCCL_SOCKET_IFNAME, NCCL_IB_HCA)",
-    "mpi_error": "see the run's job.log; the launcher's MPI must be the one that Horovod was built with",
-    "no_measurement": "the run ended well but timed no window: see its train.log",
-    "traceback": "see the run's job.log",
-    "signal": "a process crashed or was killed, perhaps by a node without memory: see the run's job.log",
-    "exit_code": "see the run's job.log",
-    "lost": "the scheduler does not know the job any more and it left no exit.json: its node may have died",
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a class of failure means, and what to do about it, in one line each."""
+
+    meaning: str
+    hint: str
+
+
+KINDS: Mapping[str, Kind] = {
+    ErrorCode.DATA_MISSING: Kind(
+        "data.dir, its dataset.json or a shard is not there",
+        "make the shards with `hpcjobs data prepare`, or correct data.dir",
+    ),
+    ErrorCode.DATA_MISMATCH: Kind(
+        "the shards are of another format, class order or size than the trainer reads",
+        "the shards are of another format or class order: prepare the data anew",
+    ),
+    ErrorCode.DATA_TOO_SMALL: Kind(
+        "fewer images than one step, or the steps asked for, take",
+        "take a smaller batch, more data, or data.repeat=true",
+    ),
+    ErrorCode.DATA_DAMAGED: Kind(
+        "a record of a shard cannot be read; the log names shard and record",
+        "make the damaged shard anew with `hpcjobs data prepare`",
+    ),
+    ErrorCode.WEIGHTS_MISSING: Kind(
+        "the file of model.weights is not on the node, or does not fit the model",
+        "fetch the weights on a login node, or take model.weights=none",
+    ),
+    ErrorCode.DEVICE_MISSING: Kind(
+        "TensorFlow sees no GPU where the profile says device: gpu",
+        "check the profile's GPU request and the node's driver",
+    ),
+    ErrorCode.DEVICE_SHARED: Kind(
+        "two ranks were given the same GPU",
+        "two ranks hold one GPU: check how the site hands out GPUs to tasks",
+    ),
+    ErrorCode.HOST_MEMORY: Kind(
+        "the node's memory does not suffice: for data.cache, or an allocation failed",
+        "ask for more memory, or set data.cache=none",
+    ),
+    ErrorCode.DEVICE_MEMORY: Kind(
+        "the GPU's memory does not suffice",
+        "take a smaller batch, batch.passes=2, or train.precision=mixed_float16",
+    ),
+    ErrorCode.HOROVOD_BUILD: Kind(
+        "Horovod is not built for what the run needs, such as NCCL",
+        "build Horovod with HOROVOD_GPU_OPERATIONS=NCCL, and see `horovodrun --check-build`",
+    ),
+    ErrorCode.STALLED: Kind(
+        "a rank made no step and no batch of evaluation for train.stall_s seconds",
+        "look at the node that is named and at stacks-rNNN.txt; train.stall_s is the patience",
+    ),
+    ErrorCode.NAN_LOSS: Kind(
+        "the loss was no finite number",
+        "lower lr.base, or look at the data",
+    ),
+    ErrorCode.RUN_YAML: Kind(
+        "run.yaml does not fit how the ranks were started",
+        "the launcher started another number of ranks than the plan says",
+    ),
+    "timeout": Kind(
+        "the job's time was over, and no checkpoint was written for it",
+        "ask for more time (`time` in the profile) or fewer steps",
+    ),
+    "deadline": Kind(
+        "Slurm's deadline for the job passed",
+        "its --deadline passed before it could end: leave that out of the profile's `sbatch`",
+    ),
+    "out_of_memory": Kind(
+        "Slurm or the kernel ended it for its memory",
+        "ask for more memory (`mem_per_gpu_mib` in the profile), or set data.cache=none",
+    ),
+    "node_failure": Kind(
+        "a node went away, or its hardware failed",
+        "the node failed; try again",
+    ),
+    "boot_failure": Kind(
+        "Slurm could not bring its nodes up",
+        "its nodes did not come up; try again",
+    ),
+    "preempted": Kind(
+        "another job took its place, and Slurm did not run it again",
+        "the job was preempted; try again",
+    ),
+    "revoked": Kind(
+        "another cluster of the federation has the job",
+        "the federation started it on another cluster: look there",
+    ),
+    "interrupted": Kind(
+        "it was told to end (time limit, SIGTERM), and wrote a checkpoint",
+        "its checkpoint is written: run it again and it goes on",
+    ),
+    "disk_full": Kind(
+        "a disk or quota is full",
+        "free some disk space or quota: of the sweep's folder, or of /tmp and /dev/shm on the nodes",
+    ),
+    "launch": Kind(
+        "the launcher or its plugin failed before Python started",
+        "no rank started: check `launcher`, `mpi_plugin`, `launcher_options` and `modules` in the profile",
+    ),
+    "module_missing": Kind(
+        "a module of the profile cannot be loaded",
+        "check `modules` in the profile against `module avail` on a node",
+    ),
+    "import_error": Kind(
+        "Python lacks a module or a shared library",
+        "check `python` and `modules` in the profile: the nodes lack a library",
+    ),
+    "nccl_error": Kind(
+        "NCCL failed, and no rank said why else",
+        "see the run's job.log; `env` in the profile may name the network (NCCL_SOCKET_IFNAME, NCCL_IB_HCA)",
+    ),
+    "mpi_error": Kind(
+        "MPI failed, and no rank said why else",
+        "see the run's job.log; the launcher's MPI must be the one that Horovod was built with",
+    ),
+    "no_measurement": Kind(
+        "exit code 0, and no timed window in the log",
+        "the run ended well but timed no window: see its train.log",
+    ),
+    "traceback": Kind(
+        "an exception of Python that is none of these",
+        "see the run's job.log",
+    ),
+    "signal": Kind(
+        "a process was ended by a signal, and nothing says why",
+        "a process crashed or was killed, perhaps by a node without memory: see the run's job.log",
+    ),
+    "exit_code": Kind(
+        "an exit code that is not 0, and nothing says why",
+        "see the run's job.log",
+    ),
+    "lost": Kind(
+        "neither Slurm nor a file of the run says what became of it",
+        "the scheduler does not know the job any more and it left no exit.json: its node may have died",
+    ),
 }
 
 # Final words of Slurm, and its reasons for others, that name their own class.
@@ -78,7 +183,7 @@ def classify(
 
 def failure(kind: str, evidence: str, nodes: Iterable[str] = ()) -> Failure:
     """A Failure of that class with its hint."""
-    return Failure(kind, evidence, HINTS[kind], tuple(nodes))
+    return Failure(kind, evidence, KINDS[kind].hint, tuple(nodes))
 
 
 def cancelled_by_slurm(line: str) -> bool:
@@ -91,7 +196,7 @@ def _cause(
 ) -> tuple[str, str]:
     """(class, evidence)."""
     code = str(abort["code"]) if abort else ""
-    if abort and code in HINTS and code != ErrorCode.STALLED:
+    if abort and code in KINDS and code != ErrorCode.STALLED:
         return code, _told(abort)
     told = causes.kind_of(line)
     interrupted = EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code)
@@ -101,7 +206,7 @@ def _cause(
         return word, line if told == word else "; the log ends with: ".join(filter(None, (_said(answer), line)))
     if told in _OUTSIDE and not (told == "timeout" and interrupted):
         return told, line
-    if abort and code in HINTS:
+    if abort and code in KINDS:
         return code, _told(abort)
     if interrupted:
         return "interrupted", line
@@ -123,7 +228,7 @@ def _cause(
 
 
 def _known(kind: str) -> str:
-    return kind if kind in HINTS else ""
+    return kind if kind in KINDS else ""
 
 
 def _said(answer: JobState) -> str:

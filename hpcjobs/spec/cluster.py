@@ -25,6 +25,7 @@ class Collect(Section, frozen=True, kw_only=True):
     job: bool = True
     # absent: the profile's own, with its qos and constraint. The profile's account is used either way.
     partition: OneLine | None = None
+    # Its time limit.
     time: TimeLimit | None = "00:15:00"
     # true, where compute nodes may submit: it also runs again what `retry` allows.
     retries: bool = False

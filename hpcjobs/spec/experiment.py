@@ -146,6 +146,7 @@ class Measure(Section, frozen=True, kw_only=True):
 class Experiment(Section, frozen=True, kw_only=True):
     """One training, at any number of GPUs."""
 
+    # Reports show it; a sweep's folder begins with it.
     name: Name
     # train: the whole training, with evaluations and checkpoints; benchmark: steps alone, as many as a step
     # time of measure.precision takes.
@@ -162,6 +163,7 @@ class Experiment(Section, frozen=True, kw_only=True):
     repeats: PositiveInt = 3
     # Seed of repeat 1; repeat r has seed + r - 1.
     seed: NonNegativeInt = 1
+    # For people.
     description: str = ""
 
     def __post_init__(self) -> None:

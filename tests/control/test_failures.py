@@ -13,7 +13,7 @@ from hpcjobs import rundir
 from hpcjobs.cli.show import reason
 from hpcjobs.contract import ErrorCode
 from hpcjobs.engine.state import RunStatus
-from hpcjobs.failures import HINTS, cancelled_by_slurm, classify
+from hpcjobs.failures import KINDS, cancelled_by_slurm, classify
 from hpcjobs.logs import causes, evidence
 from hpcjobs.records import ExitRecord, Failure, JobState, RunState
 from tests.control.failure_lines import HOROVOD_SHUT_DOWN, LINES, OVER_MEMORY
@@ -128,7 +128,7 @@ def test_real_lines_name_their_class(kind: str, part: str, log: str, tmp_path: P
 
 
 def test_every_class_that_a_line_can_name_has_a_hint() -> None:
-    assert {cause.kind for cause in causes.CAUSES} - {"", "own"} <= HINTS.keys()
+    assert {cause.kind for cause in causes.CAUSES} - {"", "own"} <= KINDS.keys()
 
 
 @pytest.mark.parametrize("seed", range(20))

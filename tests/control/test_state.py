@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from hpcjobs.engine.state import Evidence, Intention, RunStatus, fold, next_number, submissions, unanswered
-from hpcjobs.failures import HINTS, classify
+from hpcjobs.failures import KINDS, classify
 from hpcjobs.records import ExitRecord, JobState, RunState
 
 RUN = "g0002-r01"
@@ -209,7 +209,7 @@ def test_every_error_code_has_a_hint() -> None:
     from hpcjobs.contract import ErrorCode
 
     codes = {value for name, value in vars(ErrorCode).items() if name.isupper()}
-    assert codes - {ErrorCode.UNEXPECTED} <= set(HINTS)
+    assert codes - {ErrorCode.UNEXPECTED} <= set(KINDS)
 
 
 def test_a_killed_run_waits_for_the_schedulers_own_word() -> None:

@@ -1,0 +1,184 @@
+"""Writes docs/reference/ from the code: every key, column, flag and class of failure, in the code's own words.
+
+The pages are kept in git so that they can be read where the code is; a test says when they are out of date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from hpcjobs import columns, failures
+from hpcjobs.spec import Cluster, Experiment
+from hpcjobs.spec.cluster import OWNED_SBATCH, RETRYABLE
+from hpcjobs.spec.keys import comments
+
+REFERENCE = Path(__file__).parent / "reference"
+MADE = "<!-- Written by docs/generate.py (`make docs`) from {source}: change it there. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Text of each page of docs/reference by its file's name."""
+    return {
+        "experiment.md": _experiment(),
+        "profile.md": _profile(),
+        "columns.md": _columns(),
+        "failures.md": _failures(),
+    }
+
+
+def _experiment() -> str:
+    return (
+        f"{MADE.format(source='hpcjobs/spec/experiment.py')}# Keys of an experiment\n\n"
+        "A YAML file in `experiments/`, or any path given to `--experiment`. `hpcjobs init` writes one with all keys;\n"
+        "`--set KEY=VALUE` overrides a key, two or more values make it a parameter of the study. A key that stands here\n"
+        "with `absent` may be left out or be `null`. An unknown key is an error that names the nearest known one.\n"
+        f"The article's values, with their sources, stand in [chexnet.yaml](../../experiments/chexnet.yaml).\n\n"
+        f"{_sections(Experiment)}"
+    )
+
+
+def _profile() -> str:
+    owned: dict[str, list[str]] = {}
+    for option, key in OWNED_SBATCH.items():
+        owned.setdefault(key, []).append(option)
+    rows = [
+        (f"`{key}`" if key else "none: hpcjobs needs it for itself", ", ".join(f"`{option}`" for option in options))
+        for key, options in sorted(owned.items())
+    ]
+    return (
+        f"{MADE.format(source='hpcjobs/spec/cluster.py')}# Keys of a cluster profile\n\n"
+        "A YAML file in `clusters/`, or any path given to `--cluster`. `hpcjobs cluster detect` writes one,\n"
+        "`hpcjobs cluster show NAME` prints one with every default spelt out. How profiles are found, and what goes\n"
+        "together: [Describing a cluster](../clusters.md).\n\n"
+        f"{_sections(Cluster)}\n"
+        "## Options of sbatch that `sbatch` refuses\n\n"
+        "hpcjobs writes them itself; the refusal names the key that says the same.\n\n"
+        f"{_table(('key', 'options'), rows)}"
+    )
+
+
+def _sections(kind: type[msgspec.Struct]) -> str:
+    """One table for the keys of the top, one for each section."""
+    top, rest = [], []
+    for field in msgspec.inspect.type_info(kind).fields:
+        if isinstance(field.type, msgspec.inspect.StructType):
+            about = (field.type.cls.__doc__ or "").strip()
+            rest.append(f"## {field.encode_name}\n\n{about}\n\n{_keys(field.type.cls, f'{field.encode_name}.')}")
+        else:
+            top.append(field.encode_name)
+    return "\n".join([_keys(kind, "", only=top), *rest])
+
+
+def _keys(kind: type[msgspec.Struct], prefix: str, only: list[str] | None = None) -> str:
+    said = comments(kind)
+    rows = [
+        (f"`{prefix}{field.encode_name}`", _type(field.type), _default(field), said[field.encode_name])
+        for field in msgspec.inspect.type_info(kind).fields
+        if only is None or field.encode_name in only
+    ]
+    return _table(("key", "value", "default", "meaning"), rows)
+
+
+def _type(kind: msgspec.inspect.Type) -> str:
+    """A type in the words of YAML."""
+    inspect = msgspec.inspect
+    if isinstance(kind, inspect.UnionType):
+        return " or ".join(_type(each) for each in kind.types if not isinstance(each, inspect.NoneType))
+    if isinstance(kind, inspect.LiteralType):
+        return ", ".join(f"`{value}`" for value in kind.values)
+    if isinstance(kind, (inspect.IntType, inspect.FloatType)):
+        bounds = [
+            f"{sign} {limit:g}"
+            for sign, limit in ((">=", kind.ge), (">", kind.gt), ("<=", kind.le), ("<", kind.lt))
+            if limit is not None
+        ]
+        word = "whole number" if isinstance(kind, inspect.IntType) else "number"
+        return " ".join([word, " and ".join(bounds)]).strip()
+    if isinstance(kind, inspect.BoolType):
+        return "`true`, `false`"
+    if isinstance(kind, inspect.VarTupleType):
+        return f"list of {_type(kind.item_type)}"
+    if isinstance(kind, inspect.DictType):
+        return f"mapping to {_type(kind.value_type)}"
+    if isinstance(kind, inspect.StrType):
+        return "text"
+    raise TypeError(f"no words for {kind}")
+
+
+def _default(field: msgspec.inspect.Field) -> str:
+    if field.required:
+        return "must be given"
+    value: Any = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+    if value is None:
+        return "absent"
+    text = yaml.safe_dump(msgspec.to_builtins(value), default_flow_style=True, width=1000)
+    return f"`{text.removesuffix('...' + chr(10)).strip()}`"
+
+
+def _columns() -> str:
+    return (
+        f"{MADE.format(source='hpcjobs/columns.py')}# Columns and flags\n\n"
+        "How each figure is computed, and how sure it is: [numbers.md](../numbers.md).\n\n"
+        "## scaling-report.csv\n\n"
+        "One row per GPU count, batch and parameter set; pandas reads it without options. An empty field is not known.\n"
+        "After `flags` comes one column `param.KEY` for each swept key.\n\n"
+        f"{_meanings('column', columns.REPORT_COLUMNS)}\n"
+        "## runs.csv\n\n"
+        "One row per run. It holds these, and between them all columns above that a single run has (those of the table\n"
+        "alone: intervals, speed-up, efficiency, losses):\n\n"
+        f"{_meanings('column', {k: v for k, v in columns.RUN_COLUMNS.items() if k not in columns.REPORT_COLUMNS})}\n"
+        "`hpcjobs report --runs FILE` makes the table of any such file; `gpus` and `images_per_sec` are enough.\n\n"
+        "## auc.csv\n\n"
+        "One row per run, split and finding: `run`, `experiment`, `params`, `gpus` as above, then\n\n"
+        f"{_meanings('column', columns.AUC_MEANINGS)}\n"
+        "## Flags\n\n"
+        "What to know before trusting a row, in its column `flags`; some are raised by a run, and stand in runs.csv.\n\n"
+        f"{_meanings('flag', columns.FLAGS)}"
+    )
+
+
+def _meanings(what: str, known: Mapping[str, str]) -> str:
+    return _table(
+        (what, "holds" if what == "column" else "says"), [(f"`{name}`", text) for name, text in known.items()]
+    )
+
+
+def _failures() -> str:
+    rows = [
+        (f"`{kind}`", about.meaning, about.hint, "yes" if kind in RETRYABLE else "")
+        for kind, about in sorted(failures.KINDS.items())
+    ]
+    return (
+        f"{MADE.format(source='hpcjobs/failures.py')}# Classes of failure\n\n"
+        "`hpcjobs status`, `runs.csv` and the page say of each run that failed its class, the line of the log that says\n"
+        "so, and what to do. What Slurm says comes first, then the rank that gave up, then what happened by itself, then\n"
+        "what only follows from another rank's end. `may be retried`: the profile's `retry` may name the class, see\n"
+        "[Submitting](../submitting.md). Everything else is run again by `hpcjobs resume` when you have mended it.\n\n"
+        f"{_table(('class', 'means', 'what to do', 'may be retried'), rows)}"
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    def lines() -> Iterator[str]:
+        yield " | ".join(head)
+        yield " | ".join("---" for _ in head)
+        for row in rows:
+            # A bar would end the cell.
+            yield " | ".join(cell.replace("|", "\\|") for cell in row)
+
+    return "".join(f"| {line} |\n" for line in lines())
+
+
+def main() -> None:
+    REFERENCE.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (REFERENCE / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
