@@ -9,7 +9,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
-.PHONY: help setup setup-test demo test soak lint format bench cluster-up cluster-down clean
+.PHONY: help setup setup-test demo test soak lint format docs bench cluster-up cluster-down clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -37,6 +37,11 @@ lint: setup ## ruff, mypy, import-linter
 format: setup
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+docs: setup-test ## docs/reference/ from the code, and all of docs/ as pages in build/docs
+	$(PYTHON) docs/generate.py
+	$(PYTHON) -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs . build/docs
+	@echo "wrote build/docs/docs/index.html"
 
 bench: setup ## print the benchmarks' ratios
 	@for file in benchmarks/*.py; do echo "== $$file"; $(PYTHON) "$$file" || exit 1; done

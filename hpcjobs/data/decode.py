@@ -1,4 +1,4 @@
-"""One X-ray file to grey pixels, with OpenCV: the fastest of five libraries; no wrong pixel passes (docs/data.md)."""
+"""One X-ray file to grey pixels, with OpenCV: fastest of five libraries, passes no wrong pixel (docs/measured.md)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def keep_freed_memory() -> None:
     """Tell glibc not to give the system back what it will ask for again; no effect on other C libraries.
 
     By default it returns each freed batch of some MiB, and every page of the next one faults anew:
-    half of the input pipeline's time on one core (docs/data.md has the figures). What is kept is at
+    half of the input pipeline's time on one core (docs/measured.md has the figures). What is kept is at
     most what was in use at once.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

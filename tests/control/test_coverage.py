@@ -1,4 +1,4 @@
-"""Do the table's 95 % intervals hold the truth? Made-up sweeps with known truth; docs/report.md has the figures."""
+"""Do the table's 95 % intervals hold the truth? Made-up sweeps with known truth; docs/numbers.md has the figures."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_intervals_hold_the_truth_in_95_per_cent_of_2000_sweeps(repeats: int) ->
     assert all(0.93 <= share <= 0.97 for share in cover(normal, repeats, sweeps=2000))
 
 
-# What it is where the assumptions do not hold, as docs/report.md says it.
+# What it is where the assumptions do not hold, as docs/numbers.md says it.
 @pytest.mark.parametrize(
     ("noise", "repeats", "expected"),
     [

@@ -126,7 +126,7 @@ def noisy(random: np.random.Generator) -> list[ScalingRow]:
 
 
 def test_the_bootstrap_interval_holds_the_truth() -> None:
-    """Asked for 95 %. Measured over 1,000 sweeps of five sizes, 2 % of noise: 96 % at 32 GPUs (docs/report.md)."""
+    """Asked for 95 %. Measured over 1,000 sweeps of five sizes, 2 % of noise: 96 % at 32 GPUs (docs/numbers.md)."""
     random = np.random.default_rng(4)
     truth = 64000 * 32 / (346 + ring_ms(32, 0.2, 20.0))
     held = 0
