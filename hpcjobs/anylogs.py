@@ -59,27 +59,14 @@ def _run(one: Throughput, gpus: int) -> Run:
         global_batch=one.global_batch,
         images_per_sec=one.images_per_sec,
         step_ms=one.step_ms,
-        input_wait_ms=one.input_wait_ms,
-        allreduce_ms=one.allreduce_ms,
-        skew_ms=one.skew_ms,
-        epoch_s=one.epoch_s,
-        time_to_train_s=one.time_to_train_s,
-        time_to_train_kind=one.time_to_train_kind,
-        eval_s=one.eval_s,
         # Others' accuracy is not the area under a ROC curve.
         mean_auc=one.accuracy if own else None,
-        auc_split=one.auc_split if own else "",
         nodelist=" ".join(one.hosts),
         gpu_model=one.gpu_model,
-        precision=one.precision,
-        compute_ms=one.compute_ms,
-        slowest_rank_ms=one.slowest_rank_ms,
-        slowest_node=one.slowest_node,
-        slow_node_ms=one.slow_node_ms,
-        gradient_bytes=one.gradient_bytes,
         flags=" ".join(one.flags),
         windows=one.steady.windows if one.steady else None,
         outlier_windows=one.steady.outliers if one.steady else None,
+        **one.figures(),
     )
 
 

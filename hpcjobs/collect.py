@@ -34,11 +34,6 @@ from hpcjobs.logs.mllog import TrainLog
 from hpcjobs.records import Measurement, Run, RunState, to_csv
 from hpcjobs.rundir import SweepDir
 
-# What of a Measurement a Run says by the same name.
-_MEASURED = sorted(
-    {field.name for field in dataclasses.fields(Measurement)} & {f.name for f in dataclasses.fields(Run)}
-)
-_PLANNED = {"gpus", "local_batch", "global_batch", "flags"}
 # Of node-HOST.json, in this order in `software`.
 _SOFTWARE = ("python", "tensorflow", "horovod", "mpi", "nccl", "cuda", "cudnn", "driver", "kernel")
 _NAME = re.compile(r"g(\d{4,})(?:-p(\d{2,}))?-r(\d{2,})")
@@ -163,7 +158,9 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
     fields: dict[str, Any] = {"start": start if isinstance(start, (int, float)) else None}
     hosts: Sequence[str] = expand(str(claim.get("nodelist", "")))
     if measured is not None:
-        fields |= {name: getattr(measured, name) for name in _MEASURED if name not in _PLANNED}
+        fields |= measured.figures()
+        fields |= {name: getattr(measured, name) for name in ("images_per_sec", "step_ms", "mean_auc")}
+        fields |= {"windows": measured.windows, "outlier_windows": measured.outlier_windows}
         if fields["start"] is not None and measured.first_step_at is not None:
             fields["startup_s"] = measured.first_step_at - fields["start"]
         hosts = measured.hosts or hosts

@@ -8,6 +8,7 @@ import datetime
 import enum
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from hpcjobs.columns import REPORT_COLUMNS, RUN_COLUMNS, swept, with_params
 
@@ -128,7 +129,34 @@ class Progress:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measurement:
+class Figures:
+    """What a log, a run, and a row of the table can all say of a training; columns.REPORT_COLUMNS has the units.
+
+    What is not known is None, or empty.
+    """
+
+    epoch_s: float | None = None
+    time_to_train_s: float | None = None
+    time_to_train_kind: str = ""
+    eval_s: float | None = None
+    auc_split: str = ""
+    input_wait_ms: float | None = None
+    allreduce_ms: float | None = None
+    skew_ms: float | None = None
+    compute_ms: float | None = None
+    slowest_rank_ms: float | None = None
+    slowest_node: str = ""
+    slow_node_ms: float | None = None
+    gradient_bytes: float | None = None
+    precision: str = ""
+
+    def figures(self) -> dict[str, Any]:
+        """These, by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Figures)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement(Figures):
     """What one run's log says of its training; columns.REPORT_COLUMNS and RUN_COLUMNS have the units.
 
     `first_step_at` is seconds since the epoch. What a log does not say is None.
@@ -141,28 +169,14 @@ class Measurement:
     step_ms: float
     windows: int
     outlier_windows: int = 0
-    epoch_s: float | None = None
-    time_to_train_s: float | None = None
-    time_to_train_kind: str = ""
     first_step_at: float | None = None
-    eval_s: float | None = None
     mean_auc: float | None = None
-    auc_split: str = ""
-    input_wait_ms: float | None = None
-    allreduce_ms: float | None = None
-    skew_ms: float | None = None
-    compute_ms: float | None = None
-    slowest_rank_ms: float | None = None
-    slowest_node: str = ""
-    slow_node_ms: float | None = None
-    gradient_bytes: float | None = None
-    precision: str = ""
     hosts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Point:
+class _Point(Figures):
     """What a run and a row of the scaling table both say; columns.REPORT_COLUMNS has the units."""
 
     experiment: str
@@ -174,28 +188,14 @@ class _Point:
     global_batch: int | None
     images_per_sec: float | None = None
     step_ms: float | None = None
-    input_wait_ms: float | None = None
-    allreduce_ms: float | None = None
-    epoch_s: float | None = None
-    time_to_train_s: float | None = None
-    time_to_train_kind: str = ""
     startup_s: float | None = None
-    eval_s: float | None = None
     mean_auc: float | None = None
     job_ids: str = ""
     nodelist: str = ""
     repeats_asked: int | None = None
     gpu_model: str = ""
-    precision: str = ""
-    skew_ms: float | None = None
     queue_s: float | None = None
-    auc_split: str = ""
     flags: str = ""
-    compute_ms: float | None = None
-    slowest_rank_ms: float | None = None
-    slowest_node: str = ""
-    slow_node_ms: float | None = None
-    gradient_bytes: float | None = None
     software: str = ""
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from hpcjobs.records import Figures
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -38,7 +40,7 @@ class SteadyRate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Throughput:
+class Throughput(Figures):
     """One training run, by its log. What the log does not say is None or empty, and named in `missing`.
 
     `images_per_sec` is the total over all GPUs, in `unit` (images, sequences, samples, ...) a second; `figure` says
@@ -64,25 +66,11 @@ class Throughput:
     steady: SteadyRate | None = None
     device: str = ""
     gpu_model: str = ""
-    precision: str = ""
     model: str = ""
     run: str = ""
     params: str = ""
-    epoch_s: float | None = None
-    time_to_train_s: float | None = None
-    time_to_train_kind: str = ""
     first_step_at: float | None = None
-    eval_s: float | None = None
     accuracy: float | None = None
-    input_wait_ms: float | None = None
-    allreduce_ms: float | None = None
-    skew_ms: float | None = None
-    compute_ms: float | None = None
-    slowest_rank_ms: float | None = None
-    slowest_node: str = ""
-    slow_node_ms: float | None = None
-    gradient_bytes: float | None = None
-    auc_split: str = ""
     hosts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()

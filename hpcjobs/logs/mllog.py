@@ -47,13 +47,14 @@ class TrainLog:
         self.epochs: list[float] = []
         self.evals: list[float] = []
         for event in events:
-            self._add(event)
+            self.add(event)
 
     def last(self, key: str) -> Event | None:
         """The last event of that key, or None. Of a validation's accuracy: the last before run_stop."""
         return self._last.get(key)
 
-    def _add(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
+        """The next line of the log."""
         stopped = LogKey.RUN_STOP in self._last
         if event.key == LogKey.WINDOW:
             self._time(event)

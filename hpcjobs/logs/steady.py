@@ -13,7 +13,7 @@ _SCALE = 1.4826
 # ... and beyond this fraction of the median: what is all but constant has no outliers.
 _LEAST = 0.01
 # Of more windows than these, neighbours are merged, so that the memory stays flat.
-_KEPT = 1 << 16
+KEPT = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Windows:
         self._steps.append(steps)
         self._step_ms.append(step_ms)
         self._count += 1
-        if len(self._steps) == _KEPT:
+        if len(self._steps) == KEPT:
             self._merge()
 
     def _merge(self) -> None:

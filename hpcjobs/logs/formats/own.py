@@ -6,7 +6,6 @@ before it gives the rate of its timed windows, and says so.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from array import array
 from collections.abc import Sequence
@@ -18,9 +17,8 @@ import msgspec
 from hpcjobs.contract import LogKey
 from hpcjobs.logs import mllog, steady
 from hpcjobs.logs.formats.room import Findings, Room
-from hpcjobs.logs.measurements import SteadyRate, Throughput
+from hpcjobs.logs.measurements import SteadyRate
 from hpcjobs.logs.rates import outliers
-from hpcjobs.records import Measurement
 
 FLAG_UNFINISHED = "unfinished"
 
@@ -37,10 +35,6 @@ _MOST = 1e15
 _TRACKED = b'"tracked_stats"'
 _MARK = b":::MLLOG "
 _RULE = "windows that the trainer does not mark as warm-up"
-# What a sweep's measurement and one of anyone's log both have, but for what is told by itself.
-_FIELDS = (
-    {field.name for field in dataclasses.fields(Measurement)} & {field.name for field in dataclasses.fields(Throughput)}
-) - {"gpus", "local_batch", "global_batch", "images_per_sec", "step_ms"}
 _floats = msgspec.json.Decoder(list[float])
 
 
@@ -95,11 +89,11 @@ class _Windows(steady.Windows):
         self._count += len(steps)
         done = 0
         while done < len(steps):
-            free = steady._KEPT - len(self._steps)
+            free = steady.KEPT - len(self._steps)
             self._steps.extend(steps[done : done + free])
             self._step_ms.extend(step_ms[done : done + free])
             done += free
-            if len(self._steps) == steady._KEPT:
+            if len(self._steps) == steady.KEPT:
                 self._merge()
 
     def _merge(self) -> None:
@@ -163,7 +157,7 @@ class OwnRoom(Room):
             entry = _json.decode(text)
             about = entry.metadata
             event = mllog.Event(entry.key, entry.time_ms / 1000, entry.value, about if isinstance(about, dict) else {})
-            self.log._add(event)
+            self.log.add(event)
         except (ValueError, TypeError, RecursionError, OverflowError):
             return
 
@@ -172,9 +166,10 @@ class OwnRoom(Room):
         self._reset()
         measured = mllog.measure(log)
         if measured is not None:
-            more = {name: getattr(measured, name) for name in _FIELDS}
+            more = {"hosts": measured.hosts, "flags": measured.flags, "first_step_at": measured.first_step_at}
             run = log.last(LogKey.RUN)
-            self._told(line, windows, run.value if run else {}, accuracy=measured.mean_auc, **more)
+            about = run.value if run else {}
+            self._told(line, windows, about, accuracy=measured.mean_auc, **more, **measured.figures())
             return
         run, stop = log.last(LogKey.RUN), log.last(LogKey.RUN_STOP)
         about = run.value if run and isinstance(run.value, dict) else {}
