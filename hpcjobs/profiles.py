@@ -101,15 +101,18 @@ def override(cluster: Cluster, keys: Mapping[str, str], sbatch: Sequence[str] = 
     return cluster
 
 
+def config_files() -> list[Path]:
+    """The config.yaml that are there: the user's, then the site's; the first one counts."""
+    folders = (platformdirs.user_config_dir("hpcjobs"), platformdirs.site_config_dir("hpcjobs"))
+    return [path for folder in folders if (path := Path(folder) / "config.yaml").is_file()]
+
+
 def default_cluster() -> str | None:
     """The profile that the user or else the site named as default, by `cluster: NAME` in `config.yaml`.
 
     Raises InputError where a config.yaml says anything else.
     """
-    for folder in (platformdirs.user_config_dir("hpcjobs"), platformdirs.site_config_dir("hpcjobs")):
-        path = Path(folder) / "config.yaml"
-        if not path.is_file():
-            continue
+    for path in config_files()[:1]:
         document = read_yaml(path)
         for key in document.data:
             if key != "cluster":

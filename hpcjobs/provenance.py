@@ -50,7 +50,7 @@ def provenance(command: Sequence[str], profile: Mapping[str, Any]) -> dict[str, 
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": redacted(list(command)),
         "cwd": os.getcwd(),
-        "git": redacted(_git_state(Path.cwd())),
+        "git": redacted(git_state(Path.cwd())),
         "cluster": redacted(dict(profile)),
     }
 
@@ -108,7 +108,9 @@ def _secret(name: str) -> bool:
     return not _SECRET_WORDS.isdisjoint(words) or (len(words) > 1 and words[-1] == "pwd")
 
 
-def _git_state(folder: Path) -> dict[str, Any] | None:
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit, whether clean, and remote of the checkout around `folder`; None where there is none, or no git."""
+
     def git(*words: str) -> str:
         # Neither locks nor programs that the folder's configuration names.
         command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *words]

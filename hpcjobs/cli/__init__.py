@@ -8,11 +8,13 @@ import sys
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from hpcjobs.errors import HpcjobsError
 
 # Command: (module under hpcjobs.cli, what --help says of it). Help must not import the module.
 _COMMANDS = {
+    "init": ("init", "Begin a study here: a commented experiment, and a profile of this cluster."),
     "sweep": ("sweep", "Submit one training per GPU count and repeat; the main command."),
     "status": ("status", "Show every run of a sweep."),
     "resume": ("status", "Run what failed, was cancelled or is missing."),
@@ -23,6 +25,7 @@ _COMMANDS = {
     "check": ("check", "Say whether a cluster is fit for a study; --probe measures its fabric."),
     "cluster": ("cluster", "Find out, list, show and describe cluster profiles."),
     "data": ("data", "Make training shards: from NIH ChestX-ray14, or made up."),
+    "completion": ("completion", "Print the script by which bash, zsh or fish completes."),
 }
 
 
@@ -50,24 +53,47 @@ class _Lazy(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
-
-def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        from hpcjobs import __version__
-
-        click.echo(f"hpcjobs {__version__}")
-        ctx.exit()
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [
+            CompletionItem(name, help=text) for name, (_, text) in _COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    no_args_is_help=True,
+    subcommand_metavar="COMMAND [ARGS]...",
 )
-def hpcjobs() -> None:
+@click.option("--version", is_flag=True, help="Show the version.")
+@click.option("--json", "as_json", is_flag=True, help="With --version: all that a bug report needs, as JSON.")
+@click.pass_context
+def hpcjobs(ctx: click.Context, version: bool, as_json: bool) -> None:
     """Scaling studies of distributed training on Slurm.
 
     Start with `hpcjobs sweep --gpus 1,2,4 --experiment demo --wait`: it needs no cluster and no GPU.
     """
+    if as_json and not version:
+        raise click.UsageError("--json stands with --version, or behind a command")
+    if version:
+        click.echo(_version(as_json))
+        ctx.exit()
+    if ctx.invoked_subcommand is None:
+        ctx.fail("Missing command.")
+
+
+def _version(as_json: bool) -> str:
+    from hpcjobs import __version__
+
+    if not as_json:
+        return f"hpcjobs {__version__}"
+    import json
+
+    from hpcjobs.cli.version import about
+
+    return json.dumps(about(), indent=2)
 
 
 def main() -> NoReturn:
@@ -75,6 +101,8 @@ def main() -> NoReturn:
 
     Exit codes: 0 done, 1 a run failed, 2 wrong input, 3 scheduler out of reach, 130 interrupted.
     """
+    if "_HPCJOBS_COMPLETE" in os.environ:
+        importlib.import_module("hpcjobs.cli.completion")  # registers the shells with click
     try:
         code = hpcjobs.main(prog_name="hpcjobs", standalone_mode=False)
         sys.stdout.flush()

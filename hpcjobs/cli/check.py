@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from rich.text import Text
 
 from hpcjobs import cost, render
-from hpcjobs.cli import daily, demo, preflight, show
+from hpcjobs.cli import daily, demo, names, preflight, show
 from hpcjobs.cli import sweep as sweeping
 from hpcjobs.contract import FAILURE, OK, WARNING, Finding
 from hpcjobs.engine.estimate import UserLimit, site_limits
@@ -35,9 +34,28 @@ _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "red"}
 
 @click.command()
 @click.option("--gpus", metavar="LIST", help="GPU counts of the study.  [default: 1, and as many as fill a node]")
-@click.option("--experiment", default="chexnet", show_default=True, metavar="NAME|FILE", help="What to train.")
-@click.option("--cluster", metavar="NAME|FILE", help="Where to run: a profile of `hpcjobs cluster list`, or local.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=V1,V2", help="Override a key, as in `hpcjobs sweep`.")
+@click.option(
+    "--experiment",
+    default="chexnet",
+    show_default=True,
+    metavar="NAME|FILE",
+    shell_complete=names.experiments,
+    help="What to train.",
+)
+@click.option(
+    "--cluster",
+    metavar="NAME|FILE",
+    shell_complete=names.clusters,
+    help="Where to run: a profile of `hpcjobs cluster list`, or local.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=V1,V2",
+    shell_complete=names.settings,
+    help="Override a key, as in `hpcjobs sweep`.",
+)
 @daily.options
 @click.option(
     "--out",
@@ -115,6 +133,8 @@ def check(
 
 
 def _print(finding: Finding) -> None:
+    from rich.text import Text
+
     console = show.terminal()
     line = Text.assemble((f"{finding.state:<8}", _STYLES[finding.state]), f"{finding.check:<11}", finding.said)
     console.print(line, soft_wrap=True)
@@ -133,7 +153,7 @@ def _from_here(plan: Plan, out: Path) -> Iterator[Finding]:
         model = variant.experiment.model
         if model.name != "densenet121" and model.weights == "imagenet":
             yield Finding("weights", FAILURE, f"no ImageNet weights of {model.name} exist", "set model.weights=none")
-        if variant.experiment.data.dir is None and variant.experiment.name != demo.DEMO:
+        if variant.experiment.data.dir is None and not demo.is_made_up(variant.experiment):
             cure = "`hpcjobs data prepare --out DIR ...` makes shards; give --set data.dir=DIR"
             yield Finding("data", FAILURE, f"experiment '{variant.experiment.name}' names no data.dir", cure)
     if cluster.scheduler == "slurm":
@@ -237,10 +257,10 @@ def fabric(about: dict[str, object], path: Path) -> Finding:
     slow = about.get("slow")
     if not isinstance(slow, list) or not slow:
         return Finding("fabric", OK, said)
-    names = [
+    slowest = [
         f"node {each['node']} ({each['way']})" if "node" in each else f"link {' to '.join(each['link'])}"
         for each in slow
     ]
-    rates = [f"{name}: {each['bytes_per_s'] / 1e9:.3g} GB/s" for name, each in zip(names, slow, strict=True)]
+    rates = [f"{name}: {each['bytes_per_s'] / 1e9:.3g} GB/s" for name, each in zip(slowest, slow, strict=True)]
     cure = "leave such nodes out (--exclude), or have them mended"
     return Finding("fabric", WARNING, f"slow: {', '.join(rates)}; {said}", cure)

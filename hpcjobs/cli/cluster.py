@@ -8,6 +8,7 @@ import click
 import yaml
 
 from hpcjobs import profiles
+from hpcjobs.cli import names
 from hpcjobs.spec import Cluster, Experiment, to_builtins
 
 
@@ -42,7 +43,7 @@ def list_(as_json: bool) -> None:
 
 
 @cluster.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=names.clusters)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, as_json: bool) -> None:
     """The profile NAME (or file) with every default spelt out, as YAML."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpcjobs.cli import names
 from hpcjobs.cli.progress import following
 from hpcjobs.errors import HpcjobsError, InputError
 
@@ -55,7 +56,12 @@ _OUTPUT = (
     click.option(
         "--workers", type=int, metavar="N", help="Processes; with --cluster in each job (1). Default: as many as help."
     ),
-    click.option("--cluster", metavar="NAME", help="Work as one Slurm job array, asked for as this profile says."),
+    click.option(
+        "--cluster",
+        metavar="NAME",
+        shell_complete=names.clusters,
+        help="Work as one Slurm job array, asked for as this profile says.",
+    ),
     click.option("--jobs", type=int, metavar="N", help="Jobs of that array (4)."),
     click.option(
         "--only", multiple=True, metavar="SHARD", help="Make just this shard of a finished DIR anew; repeatable."

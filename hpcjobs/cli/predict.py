@@ -7,20 +7,24 @@ from pathlib import Path
 
 import click
 
-from hpcjobs import extrap, models, scaling
+from hpcjobs import extrap, scaling
 from hpcjobs import plan as planning
-from hpcjobs import predict as model
-from hpcjobs.cli import reporting, show
+from hpcjobs.cli import names, reporting, show
 from hpcjobs.engine import follow
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.errors import InputError
 from hpcjobs.files import write_atomic
-from hpcjobs.report import tables
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
-@click.option("--runs", "runs_file", metavar="FILE|-", help="Predict from these runs (runs.csv, or collect --json).")
+@click.argument("folder", type=click.Path(path_type=Path), required=False, shell_complete=names.sweeps)
+@click.option(
+    "--runs",
+    "runs_file",
+    metavar="FILE|-",
+    shell_complete=names.files,
+    help="Predict from these runs (runs.csv, or collect --json).",
+)
 @click.option("--gpus", metavar="LIST", help="Sizes that were not run, such as 32,64.")
 @click.option("--fabric", type=click.Path(path_type=Path), metavar="FILE", help="What the fabric probe measured.")
 @click.option("--extrap", "extrap_file", type=click.Path(path_type=Path), metavar="FILE", help="Write Extra-P's input.")
@@ -40,6 +44,11 @@ def predict(
     \b
     hpcjobs predict study --gpus 32,64
     """
+    # scipy takes a third of a second, which completion and --help must not.
+    from hpcjobs import models
+    from hpcjobs import predict as model
+    from hpcjobs.report import tables
+
     if (folder is None) == (runs_file is None):
         raise InputError("give the FOLDER of a sweep, or --runs FILE")
     if folder is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from hpcjobs import collect as collector
-from hpcjobs.cli import reporting, show
+from hpcjobs.cli import names, reporting, show
 from hpcjobs.engine import follow
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.errors import InputError
@@ -18,9 +18,21 @@ from hpcjobs.records import Run
 
 
 @click.command()
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="FOLDER | --logs PATH...")
+@click.argument(
+    "paths",
+    nargs=-1,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER | --logs PATH...",
+    shell_complete=names.collected,
+)
 @click.option("--logs", is_flag=True, help="The PATHs are anyone's logs, or folders of them, not a sweep.")
-@click.option("--format", "format_", metavar="NAME", help="Their format.  [default: what each says itself]")
+@click.option(
+    "--format",
+    "format_",
+    metavar="NAME",
+    shell_complete=names.formats,
+    help="Their format.  [default: what each says itself]",
+)
 @click.option(
     "--gpus-from", metavar="REGEX", help="GPUs of a log that does not say them: the group of REGEX in its path."
 )
@@ -96,14 +108,29 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.argument("folder", type=click.Path(path_type=Path), required=False, shell_complete=names.sweeps)
 @click.option(
-    "--runs", "runs_file", metavar="FILE|-", help="Report these runs (runs.csv, or what collect --json prints)."
+    "--runs",
+    "runs_file",
+    metavar="FILE|-",
+    shell_complete=names.files,
+    help="Report these runs (runs.csv, or what collect --json prints).",
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to; only with --runs.")
 @click.option("--baseline", metavar="GPUS|node", help="What speed-up is over.  [default: the smallest size measured]")
-@click.option("--against", type=click.Path(path_type=Path), metavar="DIR|CSV", help="Another sweep, or its runs.csv.")
-@click.option("--reference", metavar="NAME|CSV", help="A published table, such as dell-c4140-v100-2019.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="DIR|CSV",
+    shell_complete=names.sweeps_or_files,
+    help="Another sweep, or its runs.csv.",
+)
+@click.option(
+    "--reference",
+    metavar="NAME|CSV",
+    shell_complete=names.references,
+    help="A published table, such as dell-c4140-v100-2019.",
+)
 @click.option("--markdown", is_flag=True, help="Print the table for a pull request.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 @click.pass_context

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,8 +27,10 @@ from hpcjobs.files import read_json
 from hpcjobs.logs.evidence import tail
 from hpcjobs.logs.measurements import Bandwidth
 from hpcjobs.records import Run, RunState, ScalingRow
-from hpcjobs.report import tables
 from hpcjobs.rundir import SweepDir
+
+if TYPE_CHECKING:
+    from hpcjobs.report import tables
 
 # Of each run's log that stands in the page.
 TAIL_LINES = 20
@@ -140,6 +142,8 @@ def read_runs(source: str, option: str = "--runs") -> list[Run]:
 
 def print_report(report: Report, *, as_json: bool = False, markdown: bool = False) -> None:
     """The table to stdout, what was laid beside it below it, where the files are to stderr."""
+    from hpcjobs.report import tables  # rich, as in show
+
     if as_json:
         click.echo(json.dumps(_json(report)))
     elif markdown:
@@ -157,6 +161,8 @@ def print_report(report: Report, *, as_json: bool = False, markdown: bool = Fals
 
 
 def _beside(report: Report) -> list[tables.Cells]:
+    from hpcjobs.report import tables
+
     found = []
     if report.reference is not None:
         found.append(tables.beside(compare.beside(report.rows, report.reference), report.reference.name))

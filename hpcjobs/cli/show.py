@@ -1,4 +1,7 @@
-"""What the commands print: results to stdout, talk to stderr."""
+"""What the commands print: results to stdout, talk to stderr.
+
+rich takes a twentieth of a second, which completion and --help need not pay: it is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,9 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from hpcjobs.engine import follow
 from hpcjobs.engine.estimate import Estimate
@@ -20,6 +20,10 @@ from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.files import shown
 from hpcjobs.records import RunState
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 # Width of a table that goes to a file or a pipe, where there is no terminal to ask.
 _PIPE_WIDTH = 160
@@ -43,12 +47,18 @@ def shorten(path: Path) -> str:
 
 
 def terminal(stderr: bool = False) -> Console:
+    """Where a table goes. Its width is that of the terminal, or fixed where there is none."""
+    from rich.console import Console
+
     console = Console(stderr=stderr, highlight=False)
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
 
 
 def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
     """The plan: one line per job, then what it costs, then what stands in its way."""
+    from rich.table import Table
+    from rich.text import Text
+
     cluster = sweep.plan.cluster
     grid = Table(box=None, header_style="bold", pad_edge=False)
     words = ("gpus", "nodes", "tasks/node", "CPUs/task", "runs", "minutes/run", "GPU-hours", "script", "could start")
@@ -90,6 +100,9 @@ def _figure(value: float | None) -> str:
 
 def status_table(runs: Sequence[RunStatus]) -> Table:
     """One line per run."""
+    from rich.table import Table
+    from rich.text import Text
+
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", "images/s", "elapsed", "reason"):
         figure = name in ("gpus", "steps", "epoch", "images/s", "elapsed")
@@ -175,6 +188,8 @@ def watched(sweep: Sweep) -> list[RunStatus]:
     """Follow the runs live on stderr until every one has ended. Raises KeyboardInterrupt."""
     console = terminal(stderr=True)
     if console.is_terminal:
+        from rich.live import Live
+
         with Live(console=console, auto_refresh=False, transient=True) as live:
             return follow.wait(sweep, lambda now: live.update(status_table(now), refresh=True), talk)
     said: list[str] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hpcjobs.cli import demo, preflight, reporting, show
+from hpcjobs.cli import demo, names, preflight, reporting, show
 from hpcjobs.engine import follow
 from hpcjobs.engine import resume as going_on
 from hpcjobs.engine import sweep as sweeps
@@ -15,7 +15,7 @@ from hpcjobs.records import RunState
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), shell_complete=names.sweeps)
 @click.option("--watch", is_flag=True, help="Follow until every run has ended, or Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -31,7 +31,7 @@ def status(ctx: click.Context, folder: Path, watch: bool, as_json: bool) -> None
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), shell_complete=names.sweeps)
 @click.option("--retryable", is_flag=True, help="Only what is missing, and failures that the profile's `retry` names.")
 @click.option("--wait", is_flag=True, help="Follow the runs and end with the table.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -58,8 +58,8 @@ def resume(ctx: click.Context, folder: Path, retryable: bool, wait: bool, as_jso
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("runs", nargs=-1)
+@click.argument("folder", type=click.Path(path_type=Path), shell_complete=names.sweeps)
+@click.argument("runs", nargs=-1, shell_complete=names.runs)
 def cancel(folder: Path, runs: tuple[str, ...]) -> None:
     """End the sweep in FOLDER, or only the named RUNS of it."""
     ended = follow.cancel(sweeps.load(folder), runs)

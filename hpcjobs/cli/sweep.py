@@ -13,7 +13,7 @@ import click
 
 from hpcjobs import plan as planning
 from hpcjobs import profiles, rundir
-from hpcjobs.cli import daily, demo, preflight, reporting, show
+from hpcjobs.cli import daily, demo, names, preflight, reporting, show
 from hpcjobs.engine import folder, submit
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.engine.estimate import Estimate, UserLimit, estimate, site_limits
@@ -27,11 +27,28 @@ from hpcjobs.spec import Cluster, Experiment
 
 @click.command()
 @click.option("--gpus", metavar="LIST", help="GPU counts, such as 1,2,4,8,16.")
-@click.option("--experiment", default="chexnet", show_default=True, metavar="NAME|FILE", help="What to train.")
-@click.option("--cluster", metavar="NAME|FILE", help="Where to run: a profile of `hpcjobs cluster list`, or local.")
+@click.option(
+    "--experiment",
+    default="chexnet",
+    show_default=True,
+    metavar="NAME|FILE",
+    shell_complete=names.experiments,
+    help="What to train.",
+)
+@click.option(
+    "--cluster",
+    metavar="NAME|FILE",
+    shell_complete=names.clusters,
+    help="Where to run: a profile of `hpcjobs cluster list`, or local.",
+)
 @click.option("--repeats", type=click.IntRange(min=1), help="Runs of each point.  [default: the experiment's]")
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=V1,V2", help="Override a key; two or more values are swept."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=V1,V2",
+    shell_complete=names.settings,
+    help="Override a key; two or more values are swept.",
 )
 @click.option(
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Repeat the sweep of this sweep.yaml."
@@ -78,8 +95,8 @@ def sweep(
     hpcjobs sweep --gpus 1,2,4,8,16 --cluster c4140 --set data.dir=/scratch/chestxray14
     """
     if source is not None:
-        names = ("gpus", "experiment", "cluster", "repeats", "settings", "throttle", "one_allocation", *daily.NAMES)
-        given = [name for name in names if _was_given(ctx, name)]
+        flags = ("gpus", "experiment", "cluster", "repeats", "settings", "throttle", "one_allocation", *daily.NAMES)
+        given = [name for name in flags if _was_given(ctx, name)]
         if given:
             flag = {"settings": "set"}.get(given[0], given[0]).replace("_", "-")
             raise InputError(f"--from repeats a sweep as it was: leave out --{flag}")

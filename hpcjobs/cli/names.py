@@ -1,0 +1,154 @@
+"""What a shell can complete: names of experiments, clusters, sweeps, runs, keys, formats, tables and files.
+
+Each public function is a `shell_complete=` of click's options and arguments: of what is typed of a value it makes all
+that it may become, each with a few words. A name that ends in `/` or `=` is to be gone on with. What cannot be read
+has no names. Slurm is not asked, and no log is read: this runs at every press of the tab key.
+"""
+
+from __future__ import annotations
+
+import os
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from click import Context, Parameter
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from hpcjobs.spec import Cluster, Experiment
+
+# Keys of an experiment that hold a path, and whether of a folder.
+_PATHS = {"data.dir": True, "model.weights": False}
+
+
+def experiments(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Experiments by name, else files."""
+    from hpcjobs.spec import Experiment
+
+    return _profiles(Experiment, incomplete) or paths(incomplete)
+
+
+def clusters(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Cluster profiles by name, else files."""
+    from hpcjobs.spec import Cluster
+
+    return _profiles(Cluster, incomplete) or paths(incomplete)
+
+
+def _profiles(kind: type[Experiment] | type[Cluster], incomplete: str) -> list[CompletionItem]:
+    from hpcjobs import profiles
+
+    try:
+        found = profiles.available(kind)
+    except OSError:
+        return []
+    return _beginning(incomplete, ((each.name, f"from {each.origin}") for each in found))
+
+
+def sweeps(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Folders of sweeps: here, in sweeps/ and below what is typed; else folders, to look in."""
+    return _sweeps(incomplete) or paths(incomplete, folders=True)
+
+
+def sweeps_or_files(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Folders of sweeps, else files."""
+    return _sweeps(incomplete) or paths(incomplete)
+
+
+def collected(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
+    """What `hpcjobs collect` takes: a sweep, or with --logs files."""
+    return paths(incomplete) if ctx.params.get("logs") else sweeps(ctx, param, incomplete)
+
+
+def _sweeps(incomplete: str) -> list[CompletionItem]:
+    from hpcjobs.rundir import SweepDir
+
+    found = list(_entries(incomplete))
+    if "/" not in incomplete:
+        found += [(name, path) for name, path in _entries("sweeps/") if name.startswith(incomplete)]
+    return [CompletionItem(name) for name, path in found if os.path.isfile(SweepDir(Path(path)).sweep_yaml)]
+
+
+def runs(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Runs of the sweep in the argument FOLDER that are not named yet."""
+    from hpcjobs.rundir import SweepDir
+
+    folder, named = ctx.params.get("folder"), ctx.params.get("runs") or ()
+    if folder is None:
+        return []
+    found = _entries(f"{SweepDir(Path(folder)).runs}/")
+    names = (os.path.basename(path) for _, path in found if os.path.isdir(path))
+    return _beginning(incomplete, ((name, "") for name in names if name not in named))
+
+
+def settings(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Keys of an experiment that are not set yet, as KEY=; behind it the values of a key that has few, or paths."""
+    from hpcjobs.spec.commented import leaves
+
+    key, equals, values = incomplete.partition("=")
+    if not equals:
+        done = {setting.partition("=")[0] for setting in ctx.params.get("settings") or ()}
+        known = ((each.key, each.comment) for each in leaves())
+        return _beginning(incomplete, ((f"{name}=", text) for name, text in known if name not in done))
+    begun = incomplete[: len(incomplete) - len(values.rpartition(",")[2])]  # of V1,V2 the last one is completed
+    typed = incomplete[len(begun) :]
+    kind = next((each.type for each in leaves() if each.key == key), None)
+    found = _beginning(typed, ((word, "") for word in _words(kind)))
+    if not found and key in _PATHS:
+        found = paths(typed, folders=_PATHS[key])
+    return [CompletionItem(begun + item.value, help=item.help) for item in found]
+
+
+def _words(kind: Any) -> list[str]:
+    """All values of a type that has few."""
+    if kind is bool:
+        return ["true", "false"]
+    return list(map(str, typing.get_args(kind))) if typing.get_origin(kind) is Literal else []
+
+
+def formats(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Formats of logs."""
+    from hpcjobs.logs.reading import FORMATS
+
+    return _beginning(incomplete, FORMATS.items())
+
+
+def references(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Published tables by name, else files."""
+    from hpcjobs import compare
+
+    return _beginning(incomplete, ((name, "") for name in compare.references())) or paths(incomplete)
+
+
+def files(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
+    """Files and folders."""
+    return paths(incomplete)
+
+
+def paths(incomplete: str, folders: bool = False) -> list[CompletionItem]:
+    """Files and `folders`, or these alone; a folder with its slash, to be gone on with."""
+    return [
+        CompletionItem(f"{name}/" if folder else name)
+        for name, path in _entries(incomplete)
+        if (folder := os.path.isdir(path)) or not folders
+    ]
+
+
+def _entries(incomplete: str) -> Iterator[tuple[str, str]]:
+    """(as it would be typed, path) of all that begins like `incomplete`, sorted; hidden ones where a dot is typed."""
+    head, slash, tail = incomplete.rpartition("/")
+    folder = os.path.expandvars(os.path.expanduser(head + slash)) or "."
+    try:
+        names = sorted(os.listdir(folder))
+    except (OSError, ValueError):
+        return
+    for name in names:
+        # A line of the answer holds one name.
+        if name.startswith(tail) and name.isprintable() and (tail or not name.startswith(".")):
+            yield head + slash + name, os.path.join(folder, name)
+
+
+def _beginning(incomplete: str, words: Iterable[tuple[str, str]]) -> list[CompletionItem]:
+    return [CompletionItem(word, help=text or None) for word, text in words if word.startswith(incomplete)]

@@ -1,0 +1,94 @@
+"""`hpcjobs --version --json`: what a bug report needs to say of an installation."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hpcjobs
+from hpcjobs import profiles
+from hpcjobs.provenance import git_state
+
+_PACKAGE = "hpcjobs"
+# The extra of the compute half, in pyproject.toml.
+_COMPUTE = "train"
+# Patience with a program that is asked for its version.
+_TIMEOUT_S = 5.0
+
+Known = TypeVar("Known")
+
+
+def about() -> dict[str, Any]:
+    """What is installed here and what it runs on, ready for JSON; None where that cannot be found out. Never fails.
+
+    Versions come from the packages' metadata: nothing is imported for them. No environment variable but SHELL is told.
+    """
+    with ThreadPoolExecutor() as pool:
+        sbatch = pool.submit(_said, "sbatch", "--version")
+        mpirun = pool.submit(_said, "mpirun", "--version")
+        return {
+            "hpcjobs": hpcjobs.__version__,
+            "path": str(Path(hpcjobs.__file__).parent),
+            "git": _or_none(_own_git_state),
+            "python": platform.python_version(),
+            "executable": sys.executable or None,
+            "platform": _or_none(platform.platform),
+            "shell": os.environ.get("SHELL"),
+            "control": _or_none(lambda: _versions(compute=False)),
+            "compute": _or_none(lambda: _versions(compute=True)),
+            "slurm": _or_none(lambda: re.sub(r"^slurm(-\w+)? ", "", sbatch.result() or "") or None),
+            "mpirun": _or_none(mpirun.result),
+            "default_cluster": _or_none(profiles.default_cluster),
+            "config_files": _or_none(lambda: [str(path) for path in profiles.config_files()]),
+        }
+
+
+def _or_none(find: Callable[[], Known | None]) -> Known | None:
+    try:
+        return find()
+    except Exception:  # whatever is broken here is what the report is about
+        return None
+
+
+def _own_git_state() -> dict[str, Any] | None:
+    """Commit, and whether clean, of the checkout that this code runs from; of no other that is around it."""
+    root = Path(hpcjobs.__file__).resolve().parents[1]
+    state = git_state(root) if (root / ".git").exists() else None
+    return {"commit": state["commit"], "clean": state["clean"]} if state else None
+
+
+def _versions(compute: bool) -> dict[str, str | None]:
+    """The versions of the packages that one half requires, None for one that is not installed."""
+    return {name: _or_none(lambda name=name: metadata.version(name)) for name in _required(compute)}  # type: ignore[misc]
+
+
+def _required(compute: bool) -> Iterator[str]:
+    for line in metadata.requires(_PACKAGE) or ():
+        name, marker = re.match(r"[\w.-]+", line), line.partition(";")[2]
+        if name and bool(re.search(rf"extra\s*==\s*['\"]{_COMPUTE}['\"]", marker)) == compute:
+            yield name[0]
+
+
+def _said(*command: str) -> str | None:
+    """The first line that a program prints, None where it prints none or takes too long."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next((line.strip() for line in done.stdout.splitlines() if line.strip()), None)

@@ -1,0 +1,208 @@
+"""Completion, in the real bash, zsh and fish, and what they are answered."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.control import shells
+from tests.control.shells import Shell, environment
+from tests.control.test_cli import on_a_login_node
+from tests.running import hpcjobs
+
+# What is typed, TAB for the tab key, and the words that the command then gets.
+TYPED = [
+    ("staTAB", ["status"]),
+    ("comTABfiTAB", ["completion", "fish"]),
+    ("clTABshTABjeTAB", ["cluster", "show", "jean-zay"]),
+    ("sweep --expTABchTAB", ["sweep", "--experiment", "chexnet"]),
+    ("sweep --experiment=chTAB", ["sweep", "--experiment=chexnet"]),
+    ("sweep --experiment ./hTAB", ["sweep", "--experiment", "./here.yaml"]),
+    ("sweep --out=swTAB", ["sweep", "--out=sweeps/"]),
+    ("sweep --set model.naTAB", ["sweep", "--set", "model.name="]),
+    ("sweep --set train.xTABtTAB", ["sweep", "--set", "train.xla=true"]),
+    ("sweep --set train.precision=floTAB", ["sweep", "--set", "train.precision=float32"]),
+    ("sweep --set=train.precision=float32,mixed_fTAB", ["sweep", "--set=train.precision=float32,mixed_float16"]),
+    ("check --set data.dir=./sweeps/itTAB", ["check", "--set", "data.dir=./sweeps/it$ 5/"]),
+    ("status ouTAB", ["status", "our study"]),
+    ("status 'ouTAB", ["status", "our study"]),
+    ('status "ouTAB', ["status", "our study"]),
+    ("status our\\ sTAB", ["status", "our study"]),
+    ("report --against='ouTAB", ["report", "--against=our study"]),
+    ("resume sweeps/iTAB", ["resume", "sweeps/it$ 5"]),
+    ("predict afTAB", ["predict", "after:noon"]),
+    ("predict after:nTAB", ["predict", "after:noon"]),
+    ("collect ~/afTAB", ["collect", "{home}/after:noon"]),
+    ("cancel after:noon g0002TAB", ["cancel", "after:noon", "g0002-r01"]),
+    ("report --reference deTAB", ["report", "--reference", "dell-c4140-v100-2019"]),
+    ("sweep --gpus 1TAB", ["sweep", "--gpus", "1"]),
+    ("swep --clTAB", ["swep", "--cl"]),
+    ("status nowhere/TAB", ["status", "nowhere/"]),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Sweeps with names that a shell must quote, and files."""
+    for name in ("our study", "after:noon", "sweeps/early", "sweeps/it$ 5"):
+        for run in ("g0001-r01", "g0002-r01"):
+            (tmp_path / name / "runs" / run).mkdir(parents=True)
+        (tmp_path / name / "sweep.yaml").write_text("version: 1\n")
+    (tmp_path / "no sweep").mkdir()
+    (tmp_path / "here.yaml").write_text("name: here\n")
+    return tmp_path
+
+
+@pytest.fixture(params=shells.NAMES)
+def shell(request: pytest.FixtureRequest, folder: Path) -> Iterator[Shell]:
+    with Shell(request.param, folder) as shell:
+        yield shell
+
+
+def test_the_tab_key(shell: Shell, folder: Path) -> None:
+    for typed, words in TYPED:
+        expected = [word.format(home=folder) for word in words]
+        assert shell.typed(f"hpcjobs {typed}".replace("TAB", "\t")) == expected, typed
+
+
+def test_a_command_that_is_not_first_on_the_line(shell: Shell) -> None:
+    assert shell.typed("true && A=b hpcjobs stat\t") == ["status"]
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "rc"),
+    [
+        ("zsh", "site-functions/_hpcjobs", "fpath=($HOME/site-functions $fpath); autoload -U compinit; compinit -u -D"),
+        ("fish", "completions/hpcjobs.fish", "set -p fish_complete_path $HOME/completions"),
+    ],
+)
+def test_a_script_that_stands_where_the_shell_looks_for_it(name: str, place: str, rc: str, tmp_path: Path) -> None:
+    path = tmp_path / place
+    path.parent.mkdir()
+    path.write_text(hpcjobs("completion", name, cwd=tmp_path).stdout)
+    with Shell(name, tmp_path, rc) as shell:
+        assert shell.typed("hpcjobs stat\t") == ["status"]
+
+
+def asked(line: str, folder: Path, **env: str) -> dict[str, str]:
+    """What fish is answered for a line up to the cursor: names, each with what is said of it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hpcjobs"],
+        cwd=folder,
+        env={**environment(folder), "_HPCJOBS_COMPLETE": "fish_complete", "COMP_LINE": f"hpcjobs {line}", **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return dict(text.partition("\t")[::2] for text in done.stdout.splitlines() if text)
+
+
+def test_names_come_with_what_is_said_of_them(folder: Path) -> None:
+    assert asked("pre", folder) == {"predict": "Fit a model: sizes not run, GPU-hours, time to train."}
+    assert asked("sweep --dr", folder) == {"--dry-run": "Print plan and scripts; write and submit nothing."}
+    assert asked("sweep --set seed", folder) == {"seed=": "Seed of repeat 1; repeat r has seed + r - 1."}
+    (folder / "clusters").mkdir()
+    (folder / "clusters" / "virtual.yaml").write_text("not: a\nprofile")
+    assert asked("data synth --cluster ", folder) == {
+        **dict.fromkeys(["c4140", "dgx1", "jean-zay", "kebnekaise", "local"], "from hpcjobs"),
+        "virtual": "from working folder",
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("status ", ["after:noon", "our study", "sweeps/early", "sweeps/it$ 5"]),
+        ("status sweeps/", ["sweeps/early", "sweeps/it$ 5"]),
+        ("status n", ["no sweep/"]),  # not a sweep, but one may be in it
+        ("report --against h", ["here.yaml"]),
+        ("collect --logs h", ["here.yaml"]),
+        ("collect h", []),
+        ("collect --logs --format n", ["nccl-tests"]),
+        ("cancel after:noon ", ["g0001-r01", "g0002-r01"]),
+        ("cancel after:noon g0001-r01 ", ["g0002-r01"]),
+        ("cancel nowhere ", []),
+        ("sweep --set lr.s", ["lr.scaling="]),
+        ("sweep --set lr.scaling=none --set lr.s", []),
+        ("sweep --set lr.scaling=", ["none", "linear", "sqrt"]),
+        ("sweep --set train.epochs=", []),
+        ("sweep --set nothing=", []),
+        ("init --base d", ["demo"]),
+        ("init --device ", ["cpu", "gpu"]),
+        ("completion ", ["bash", "zsh", "fish"]),
+        ("cluster ", ["list", "show", "detect", "schema"]),
+        ("swep ", []),
+        ("--version --j", ["--json"]),
+        ("sweep --dry-run --dry", []),
+    ],
+)
+def test_names(line: str, names: list[str], folder: Path) -> None:
+    found = list(asked(line, folder))
+    if line.endswith("="):
+        names = [f"{line.split()[-1]}{name}" for name in names]
+    assert sorted(found) == sorted(names)
+
+
+def test_what_is_broken_has_no_names_and_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "sweep.yaml").write_text("{[ not yaml")
+    assert list(asked("status ", tmp_path)) == ["study"]  # by its name: whoever asks for it is told
+    assert asked("cancel study ", tmp_path) == {}
+    (tmp_path / "study" / "runs").write_text("a file")
+    assert asked("cancel study ", tmp_path) == {}
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "sweeps").symlink_to("nowhere")
+    (tmp_path / "two\nlines").mkdir()
+    (tmp_path / os.fsdecode(b"no\xffutf8")).mkdir()
+    (tmp_path / "experiments").write_text("a file")
+    assert list(asked("status ", tmp_path)) == ["study"]
+    assert asked("status loop/", tmp_path) == {}
+    assert asked("status /proc/1/fd/0/", tmp_path) == {}
+    assert list(asked("sweep --experiment ", tmp_path)) == ["chexnet", "demo"]
+    assert asked("status 'stu\\", tmp_path) == {}
+
+
+def test_a_working_folder_that_is_gone_says_nothing(tmp_path: Path) -> None:
+    gone = "mkdir gone; cd gone; rmdir ../gone; exec hpcjobs"
+    env = {**environment(tmp_path), "_HPCJOBS_COMPLETE": "bash_complete", "COMP_LINE": "hpcjobs sweep --cluster c"}
+    done = subprocess.run(["bash", "-c", gone], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip() == ""
+
+
+def test_slurm_is_not_asked(tmp_path: Path) -> None:
+    touch = f"touch {tmp_path}/asked"
+    env = on_a_login_node(tmp_path, dict.fromkeys(("scontrol", "sinfo", "srun", "sacctmgr", "sbatch", "squeue"), touch))
+    for line in ("sweep --cluster ", "sweep --partition ", "cluster detect --partition ", "status ", "init --base "):
+        asked(line, tmp_path, PATH=env["PATH"])
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    "line", ["", "sweep --set ", "report --reference ", "predict ", "check --cluster ", "collect --format ", "init --"]
+)
+def test_nothing_heavy_is_imported(line: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from hpcjobs.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    env = {**environment(tmp_path), "_HPCJOBS_COMPLETE": "bash_complete", "COMP_LINE": f"hpcjobs {line}"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert "click" in done.stderr.split()
+    heavy = {"tensorflow", "horovod", "numpy", "pandas", "scipy", "matplotlib", "submitit", "rich"}
+    assert not heavy & set(done.stderr.split())
+
+
+def test_another_shell_is_a_mistake_that_names_those_it_can(tmp_path: Path) -> None:
+    assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in hpcjobs("completion", "tcsh", cwd=tmp_path, code=2).stderr
+    told = hpcjobs("completion", "--help", cwd=tmp_path).stdout
+    for place in ("~/.bashrc", "/etc/bash_completion.d/hpcjobs", "site-functions/_hpcjobs", "vendor_completions.d"):
+        assert place in told
