@@ -74,6 +74,7 @@ def hpcjobs(ctx: click.Context, version: bool, as_json: bool) -> None:
     """Scaling studies of distributed training on Slurm.
 
     Start with `hpcjobs sweep --gpus 1,2,4 --experiment demo --wait`: it needs no cluster and no GPU.
+    `hpcjobs init` begins a study of your own.
     """
     if as_json and not version:
         raise click.UsageError("--json stands with --version, or behind a command")

@@ -29,6 +29,9 @@ def check_data(plan: Plan) -> None:
                 )
         if importlib.util.find_spec("tensorflow") is None:
             raise InputError("the demo trains here and needs the compute half: pip install 'hpcjobs[train]'")
+        name = plan.variants[0].experiment.name
+        if name != DEMO:
+            show.talk(f"experiment '{name}' names no data.dir, and its network is for tests: images are made up for it")
         return
     for folder in {variant.experiment.data.dir for variant in plan.variants}:
         # It may be visible on the compute nodes only: a warning, not an error.

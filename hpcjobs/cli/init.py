@@ -19,7 +19,7 @@ from hpcjobs.errors import InputError, SchedulerUnreachable
 from hpcjobs.files import shown, write_new
 from hpcjobs.schedulers import slurm
 from hpcjobs.schedulers.slurm.commands import Refused
-from hpcjobs.spec import Experiment
+from hpcjobs.spec import Cluster, Experiment
 from hpcjobs.spec.commented import commented
 from hpcjobs.spec.words import Name
 
@@ -53,35 +53,38 @@ def init(name: str, base: str, partition: str | None, device: str | None, force:
     hpcjobs init trial --base demo
     """
     experiment = _experiment(name, base)
-    title = f"By `hpcjobs init`, with the values of {base}."
-    files = {Path("experiments") / f"{name}.yaml": commented(experiment, title)}
+    own = Path("experiments") / f"{name}.yaml"
+    files = {own: commented(experiment, f"By `hpcjobs init`, with the values of {base}.")}
     found, why = _profile(partition, device)
     if found is not None:
-        files[Path("clusters") / f"{found.cluster.name}.yaml"] = found.text
+        profile = Path("clusters") / f"{found.cluster.name}.yaml"
+        # One that says the same stays, so that a second experiment can be begun beside the first.
+        if not (profile.is_file() and profile.read_bytes() == found.text.encode()):
+            files[profile] = found.text
     _write(files, force)
-    written = [shown(path) for path in files]
-    for line in written:
-        click.echo(line)
-    if found is None:
+    for path in files:
+        click.echo(shown(path))
+    if found is not None:
+        show.talk(f"look at what {profile} marks UNKNOWN")
+    else:
         ignored = [flag for flag, value in (("--partition", partition), ("--device", device)) if value is not None]
         show.talk(
             f"no profile written{', for all ' + ' and '.join(ignored) if ignored else ''}: {why}. Give --cluster NAME "
             "(`hpcjobs cluster list`), or --cluster local to compute on this machine; on a login node `hpcjobs cluster "
             "detect` prints one"
         )
-    cluster = found.cluster if found is not None else profiles.cluster("local")
-    counts = "1,2"
-    if cluster.gpus_per_node:
-        nodes = min(2, cluster.nodes or 2)
-        counts = ",".join(map(str, sorted({1, cluster.gpus_per_node, nodes * cluster.gpus_per_node})))
-    if found is not None:
-        show.talk(f"look at what {written[-1]} marks UNKNOWN")
     if experiment.data.dir is None and not demo.is_made_up(experiment):
-        show.talk(
-            f"name the data in {written[0]}: data.dir, a folder that `hpcjobs data prepare` (or `data synth`) made"
-        )
-    words = f"--gpus {counts} --experiment {name} --cluster {cluster.name}"
+        show.talk(f"name the data in {own}: data.dir, a folder that `hpcjobs data prepare` (or `data synth`) made")
+    cluster = found.cluster if found is not None else profiles.cluster("local")
+    words = f"--gpus {_sizes(cluster)} --experiment {name} --cluster {cluster.name}"
     show.talk(f"then:\n  hpcjobs check {words}\n  hpcjobs sweep {words} --dry-run\n  hpcjobs sweep {words}")
+
+
+def _sizes(cluster: Cluster) -> str:
+    """GPU counts to begin with: one, a node, two nodes."""
+    node = cluster.gpus_per_node or 2
+    several = cluster.gpus_per_node is not None and cluster.nodes != 1
+    return ",".join(map(str, sorted({1, node, 2 * node if several else node})))
 
 
 def _experiment(name: str, base: str) -> Experiment:

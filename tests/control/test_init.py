@@ -140,6 +140,17 @@ def test_what_is_there_is_not_replaced_and_then_nothing_is_written(there: str, t
     assert not list(tmp_path.rglob(".*"))
 
 
+def test_a_second_experiment_is_begun_beside_the_first(tmp_path: Path) -> None:
+    env = on_a_login_node(tmp_path, SLURM)
+    assert "clusters/slurm.yaml" in hpcjobs("init", cwd=tmp_path, env=env).stdout
+    # The profile says the same.
+    assert hpcjobs("init", "second", cwd=tmp_path, env=env).stdout == "experiments/second.yaml\n"
+    with (tmp_path / "clusters" / "slurm.yaml").open("a") as file:
+        file.write("account: abc\n")
+    assert "clusters/slurm.yaml: is there already" in hpcjobs("init", "third", cwd=tmp_path, env=env, code=2).stderr
+    assert not (tmp_path / "experiments" / "third.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -176,7 +187,9 @@ def test_where_one_file_cannot_be_written_the_other_is_not_either(tmp_path: Path
 def test_a_demo_by_another_name_makes_up_its_data_too(tmp_path: Path) -> None:
     hpcjobs("init", "--base", "demo", cwd=tmp_path)
     words = ("sweep", "--gpus", "1", "--experiment", "mine", "--cluster", "local", "--dry-run")
-    assert "g0001.sbatch" in hpcjobs(*words, cwd=tmp_path).stdout
+    done = hpcjobs(*words, cwd=tmp_path)
+    assert "g0001.sbatch" in done.stdout
+    assert "experiment 'mine' names no data.dir, and its network is for tests: images are made up" in done.stderr
     # A network that is not for tests wants images.
     done = hpcjobs(*words, "--set", "model.name=densenet121", cwd=tmp_path, code=2)
     assert "experiment 'mine' needs data" in done.stderr
