@@ -10,7 +10,7 @@ import functools
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -25,6 +25,13 @@ from hpcjobs.spec.cluster import EARLY_S, SbatchOptions
 
 # The group of the last small job.
 COLLECTOR = "collect"
+
+# What every launcher's template extends, what takes its place for an errand, and what tells that it did.
+BASE = "base.sbatch.j2"
+_ERRANDS_BASE = "check.sbatch.j2"
+_ERRANDS_MARK = "which no sweep counts."
+# Open MPI's words for Horovod under mpirun (horovod.readthedocs.io/en/stable/mpi.html).
+_TRANSPORT = ("-mca", "pml", "ob1", "-mca", "btl", "^openib")
 
 # Variables that bash sets itself, or that change how it reads what follows.
 _BASHS = frozenset(
@@ -77,6 +84,7 @@ def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
         group=group.name,
         python=[cluster.python or sys.executable],
         size=group.size,
+        transport=_TRANSPORT,
     )
 
 
@@ -116,39 +124,38 @@ def errand(group: Group, cluster: Cluster, name: str, folder: Path, command: Seq
     leaves in the absolute `folder` its output `NAME.out` and, first of all, the node's clock. Raises InputError as
     `script` does.
     """
-    about = {
-        "container": _container(group, cluster, folder),
-        "environment": cluster.env,
-        "gpu_request": _gpu_request(group, cluster),
-        "python": [cluster.python or sys.executable],
-        "size": group.size,
-    }
     dropped = ("comment", "array", "open-mode", "requeue", "no-requeue", "signal")
     changed = {"job-name": name, "output": _percent(folder / f"{name}.out"), "time": f"{minutes}:00"}
     lines = {option: value for option, value in directives(group, cluster, "", folder) if option not in dropped}
-    return _render(
-        "check.sbatch.j2",
-        cluster,
-        folder,
-        directives=list({**lines, **changed, "no-requeue": None}.items()),
-        command=command,
-        launcher=lambda: _launcher(cluster, {**about, "cluster": cluster}),
-        **about,
-    )
-
-
-def _launcher(cluster: Cluster, about: Mapping[str, object]) -> str:
-    """The launcher's words alone, as the profile's template has them, or else those of hpcjobs."""
-    names = [Path(cluster.template).name] if cluster.template else []
-    for name in (*names, f"{cluster.launcher}.sbatch.j2"):
-        template = _environment(cluster.template).get_template(name)
-        if block := template.blocks.get("launcher"):
-            return "".join(block(template.new_context(dict(about)))).strip()
-    raise InputError(f"no block launcher in {', '.join(names)}")
+    own = f"{cluster.launcher}.sbatch.j2"
+    for template in (cluster.template or own, own):
+        text = _render(
+            template,
+            cluster,
+            folder,
+            base=_ERRANDS_BASE,
+            directives=list({**lines, **changed, "no-requeue": None}.items()),
+            command=command,
+            container=_container(group, cluster, folder),
+            environment=cluster.env,
+            gpu_request=_gpu_request(group, cluster),
+            group=group.name,
+            python=[cluster.python or sys.executable],
+            size=group.size,
+            transport=[],  # MPI's best: it is what the probe measures
+        )
+        if _ERRANDS_MARK in text:
+            break  # else the user's template is a script of its own
+    return text
 
 
 def _render(
-    template: str, cluster: Cluster, sweep_dir: Path, directives: Iterable[tuple[str, object]], **values: object
+    template: str,
+    cluster: Cluster,
+    sweep_dir: Path,
+    directives: Iterable[tuple[str, object]],
+    base: str = BASE,
+    **values: object,
 ) -> str:
     if "\\" in str(sweep_dir):
         raise InputError(f"{sweep_dir}: sbatch cannot take a folder whose name holds a backslash")
@@ -164,7 +171,7 @@ def _render(
     name = Path(template).name
     try:
         return (
-            _environment(cluster.template)
+            _environment(cluster.template, base)
             .get_template(name)
             .render(
                 cluster=cluster,
@@ -197,13 +204,17 @@ def _said(error: Exception) -> str:
 
 
 @functools.cache
-def _environment(template: str | None) -> jinja2.Environment:
-    """Where templates are found: those of hpcjobs and, before them, those beside the profile's own."""
-    folders = [str(resources.files("hpcjobs.templates"))]
+def _environment(template: str | None, base: str) -> jinja2.Environment:
+    """Where templates are found: those of hpcjobs and, before them, those beside the profile's own.
+
+    What extends BASE extends `base`.
+    """
+    shipped = Path(str(resources.files("hpcjobs.templates")))
+    folders = [str(shipped)]
     if template:
         folders.insert(0, str(Path(template).parent))
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
+        loader=jinja2.FileSystemLoader(folders) if base == BASE else _Instead(folders, shipped / base),
         undefined=jinja2.StrictUndefined,
         trim_blocks=False,
         keep_trailing_newline=True,
@@ -211,6 +222,20 @@ def _environment(template: str | None) -> jinja2.Environment:
     )
     environment.filters["q"] = quote
     return environment
+
+
+class _Instead(jinja2.FileSystemLoader):
+    """Gives another file for BASE."""
+
+    def __init__(self, folders: Sequence[str], base: Path):
+        super().__init__(folders)
+        self._base = base
+
+    def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        """As jinja2 asks for it: text, file, whether it is still so."""
+        if template == BASE:
+            return self._base.read_text(), str(self._base), lambda: True
+        return super().get_source(environment, template)
 
 
 def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> list[tuple[str, object]]:

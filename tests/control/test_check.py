@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -216,6 +217,45 @@ def test_the_script_starts_the_command_as_a_run_is_started() -> None:
     }
     assert "--mpi=pmix --nodes=2 --relative=0 --ntasks=8 --ntasks-per-node=4" in text
     assert "-m m /s/50%)\n" in text
+
+
+def errand_by(own: Path, text: str, **changes: object) -> str:
+    """The check's script where the profile has a template of its own."""
+    own.write_text(text)
+    cluster = msgspec.structs.replace(profiles.cluster("c4140"), template=str(own), **changes)
+    return render.errand(group_of(cluster), cluster, "n", Path("/s"), ["-m", "m"], 7)
+
+
+def test_a_template_of_the_users_own_prepares_the_node_for_a_check_as_for_a_run(tmp_path: Path) -> None:
+    text = errand_by(
+        tmp_path / "own.sbatch.j2",
+        """{% extends "srun.sbatch.j2" %}
+{% block environment %}{{ super() }}
+source /etc/{{ group }}.sh
+{%- endblock %}
+{% block launcher %}nice {{ super() }}{% endblock %}
+{% block container %}command=(rm "$sweep"){% endblock %}""",
+        env={"NCCL_IB_HCA": "mlx5_0"},
+    )
+    assert "\nexport NCCL_IB_HCA=mlx5_0\nsource /etc/g0004.sh\nset -u\n" in text
+    assert "\nnice srun --export=ALL --mpi=pmix --nodes=1 " in text
+    # That block is the run's own command.
+    assert 'rm "$sweep"' not in text
+    assert " -m m)\n" in text
+
+
+def test_a_template_that_is_a_whole_script_is_not_taken_for_a_check(tmp_path: Path) -> None:
+    text = errand_by(tmp_path / "own.sbatch.j2", "#!/bin/bash\nexec /site/start\n")
+    assert "/site/start" not in text
+    assert "srun --export=ALL" in text
+
+
+def test_the_probe_may_use_what_horovod_must_not() -> None:
+    """Under mpirun: Horovod's own messages go by TCP, a probe that did so would measure another network."""
+    cluster = msgspec.structs.replace(profiles.cluster("c4140"), launcher="mpirun")
+    group = group_of(cluster)
+    assert "-mca btl ^openib" in render.script(group, cluster, "s", Path("/s"))
+    assert "-mca" not in render.errand(group, cluster, "n", Path("/s"), ["-m", "hpcjobs.probe"], 7)
 
 
 def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: Path) -> None:
