@@ -35,17 +35,18 @@ Vector = np.ndarray[Any, np.dtype[np.float64]]
 class Fabric:
     """What the probe measured between two ranks: latency in s, bandwidth in bytes/s. None: not measured."""
 
-    inside_latency_s: float
-    inside_bytes_per_s: float
+    inside_latency_s: float | None = None
+    inside_bytes_per_s: float | None = None
     across_latency_s: float | None = None
     across_bytes_per_s: float | None = None
 
 
 def read_fabric(path: Path) -> Fabric:
-    """The fabric of a JSON file with the keys of Fabric. Raises InputError."""
+    """The fabric of a JSON file with keys of Fabric: both of a pair, or none. Raises InputError."""
     data = read_json(path)
     names = [field.name for field in dataclasses.fields(Fabric)]
-    if data is None or not {"inside_latency_s", "inside_bytes_per_s"} <= data.keys():
+    pairs = (names[:2], names[2:])
+    if data is None or not any(set(pair) <= data.keys() for pair in pairs):
         raise InputError(f"{path}: not a fabric probe's JSON: expected the keys {', '.join(names)}")
     figures = {name: data[name] for name in names if data.get(name) is not None}
     for name, value in figures.items():
@@ -113,6 +114,9 @@ def ring(points: Sequence[Size], fabric: Fabric | None, gradient_bytes: float | 
         one_node = fabric.across_latency_s is None or fabric.across_bytes_per_s is None
         if one_node and any(point.nodes > 1 for point in points):
             raise InputError("the fabric probe measured one node only, and the table has sizes on several")
+        one_rank = fabric.inside_latency_s is None or fabric.inside_bytes_per_s is None
+        if one_rank and any(point.nodes == 1 and point.gpus > 1 for point in points):
+            raise InputError("the fabric probe had one rank a node, and the table has a size with several on its node")
         names += ("exposed",)
 
     def known(size: Size) -> float:
@@ -125,7 +129,11 @@ def ring(points: Sequence[Size], fabric: Fabric | None, gradient_bytes: float | 
             return *compute, hops, hops / size.gpus
         latency, bandwidth = fabric.inside_latency_s, fabric.inside_bytes_per_s
         if size.nodes > 1:
-            latency, bandwidth = fabric.across_latency_s or math.nan, fabric.across_bytes_per_s or math.nan
+            latency, bandwidth = fabric.across_latency_s, fabric.across_bytes_per_s
+        if size.gpus == 1:
+            return *compute, 0.0
+        if latency is None or bandwidth is None:
+            return *compute, math.nan
         return *compute, 1000 * hops * (latency + gradient_bytes / size.gpus / bandwidth)
 
     def told(fitted: Vector) -> dict[str, float]:

@@ -240,6 +240,18 @@ def test_a_probe_of_one_node_says_nothing_of_several() -> None:
     assert "one node only" in outlook.refused["ring"]
 
 
+def test_a_probe_of_one_rank_a_node_says_all_of_such_a_table_and_nothing_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "fabric.json"
+    path.write_text('{"across_latency_s": 2e-5, "across_bytes_per_s": 1e10}')
+    fabric = read_fabric(path)
+    rows = table(of_steps(dict.fromkeys(SIZES, 346.0)))
+    (outlook,) = predict(rows, fabric=fabric, gradient_bytes=GRADIENTS)
+    assert "one rank a node" in outlook.refused["ring"]
+    apart = [dataclasses.replace(row, nodes=row.gpus) for row in rows]
+    (outlook,) = predict(apart, fabric=fabric, gradient_bytes=GRADIENTS)
+    assert "ring" in [model.name for model in outlook.models]
+
+
 def test_failed_sizes_are_no_points() -> None:
     rows = table([*of_steps(dict.fromkeys(SIZES[:4], 346.0)), run(16, None, local_batch=64, global_batch=1024)])
     with pytest.raises(InputError, match="4 sizes are measured"):
