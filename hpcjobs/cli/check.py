@@ -60,7 +60,7 @@ _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "red"}
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("sweeps"),
+    default="sweeps",
     show_default=True,
     metavar="DIR",
     help="The folder in which sweeps will be.",

@@ -1,4 +1,4 @@
-"""The data that the experiment `demo`, and others with its network, make up."""
+"""The data that the experiment `demo` makes up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hpcjobs.plan import Plan
 from hpcjobs.spec import Experiment
 
 DEMO = "demo"
-DEMO_MODEL = "densenet_tiny"
 DEMO_IMAGES = 512
 DEMO_SIZE = 64
 
@@ -21,17 +20,14 @@ DEMO_SIZE = 64
 def check_data(plan: Plan) -> None:
     """Raises InputError where data are missing; warns where they are not seen from here."""
     if _made_up(plan):
-        for experiment in (variant.experiment for variant in plan.variants):
-            if experiment.data.dir is None and not is_made_up(experiment):
-                raise InputError(
-                    f"experiment '{experiment.name}' needs data: make shards with `hpcjobs data prepare --out DIR ...` "
-                    "(or `hpcjobs data synth --out DIR`), then give --set data.dir=DIR"
-                )
-        if importlib.util.find_spec("tensorflow") is None:
-            raise InputError("the demo trains here and needs the compute half: pip install 'hpcjobs[train]'")
         name = plan.variants[0].experiment.name
         if name != DEMO:
-            show.talk(f"experiment '{name}' names no data.dir, and its network is for tests: images are made up for it")
+            raise InputError(
+                f"experiment '{name}' needs data: make shards with `hpcjobs data prepare --out DIR ...` "
+                "(or `hpcjobs data synth --out DIR`), then give --set data.dir=DIR"
+            )
+        if importlib.util.find_spec("tensorflow") is None:
+            raise InputError("the demo trains here and needs the compute half: pip install 'hpcjobs[train]'")
         return
     for folder in {variant.experiment.data.dir for variant in plan.variants}:
         # It may be visible on the compute nodes only: a warning, not an error.
@@ -55,5 +51,5 @@ def _made_up(plan: Plan) -> bool:
 
 
 def is_made_up(experiment: Experiment) -> bool:
-    """Whether its data are made up: it names none, and is the demo or has the demo's network, which is for tests."""
-    return experiment.data.dir is None and (experiment.name == DEMO or experiment.model.name == DEMO_MODEL)
+    """Whether its data are made up: it names none, and is the demo."""
+    return experiment.data.dir is None and experiment.name == DEMO

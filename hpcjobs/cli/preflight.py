@@ -44,12 +44,21 @@ def request(plan: Plan) -> dict[str, object]:
 
 def written(plan: Plan, folder: Path) -> Path:
     """The script that asks a node, written beside the question into an absolute `folder`."""
-    one = Group("check", size_of(1, plan.cluster), tuple(plan.runs))
     write_json(folder / contract.CHECK_REQUEST, request(plan))
-    script = folder / f"{NAME}.sbatch"
-    words = ["-m", "hpcjobs.probe.node", str(folder)]
-    write_atomic(script, render.errand(one, plan.cluster, NAME, folder, words, _MINUTES))
+    script = script_in(folder)
+    write_atomic(script, text(plan, folder))
     return script
+
+
+def script_in(folder: Path) -> Path:
+    """The script's name in such a folder."""
+    return folder / f"{NAME}.sbatch"
+
+
+def text(plan: Plan, folder: Path) -> str:
+    """The script's text. Raises InputError where it cannot be rendered."""
+    one = Group("check", size_of(1, plan.cluster), tuple(plan.runs))
+    return render.errand(one, plan.cluster, NAME, folder, ["-m", "hpcjobs.probe.node", str(folder)], _MINUTES)
 
 
 def answers(job: Job, folder: Path) -> Iterator[Finding]:

@@ -88,10 +88,15 @@ def _whole_cost(sweep: Sweep, expected: Estimate) -> str:
     costs = [expected.costs[group.name] for group in sweep.plan.sent]
     hours = [cost.gpu_hours for cost in costs if cost.gpu_hours is not None]
     if len(hours) < len(costs):
-        return "GPU-hours: unknown (no sweep of it beside this one, and no measure.images_per_sec_per_gpu)"
+        why = "no sweep of it beside this one, and no measure.images_per_sec_per_gpu"
+        if expected.source:
+            why = "dataset.json, which has the number of images, cannot be read from here"
+        return f"GPU-hours: unknown ({why})"
+    experiments = [variant.experiment for variant in sweep.plan.variants]
+    early = any(each.mode == "benchmark" or each.train.target_auc is not None for each in experiments)
     idle = sum(cost.idle_gpu_hours or 0 for cost in costs)
     kept = f", {_figure(idle)} of them on GPUs that stand idle" if idle else ""
-    return f"GPU-hours: {_figure(sum(hours))}{kept} (training alone, at {expected.source})"
+    return f"GPU-hours: {'at most ' if early else ''}{_figure(sum(hours))}{kept} (training alone, at {expected.source})"
 
 
 def _figure(value: float | None) -> str:

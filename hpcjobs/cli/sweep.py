@@ -117,8 +117,9 @@ def sweep(
     demo.check_data(plan)
     rundir.is_free(root)
     scripts = folder.scripts(new)
+    ahead = {preflight.FOLDER: preflight.text(plan, root / preflight.FOLDER)} if checked else {}
     if dry_run:
-        _print_plan(new, scripts, estimate(new, scripts, user_limit.added_to(limits)), as_json)
+        _print_plan(new, ahead, scripts, estimate(new, scripts, user_limit.added_to(limits)), as_json)
         return
     if unknown:
         raise SchedulerUnreachable(unknown)
@@ -211,7 +212,10 @@ def _detected(partition: str | None) -> Cluster:
     return found.cluster
 
 
-def _print_plan(new: sweeps.Sweep, scripts: dict[str, str], expected: Estimate, as_json: bool) -> None:
+def _print_plan(
+    new: sweeps.Sweep, ahead: dict[str, str], scripts: dict[str, str], expected: Estimate, as_json: bool
+) -> None:
+    """`ahead`: the script of the check that the others wait for, where one was asked for."""
     if as_json:
         runs = [
             {
@@ -225,8 +229,10 @@ def _print_plan(new: sweeps.Sweep, scripts: dict[str, str], expected: Estimate, 
         ]
         costs = {name: dataclasses.asdict(cost) for name, cost in expected.costs.items()}
         plan = {"costs": costs, "rate": expected.source, "starts": expected.starts, "warnings": expected.warnings}
-        click.echo(json.dumps({"out": str(new.where.root), "runs": runs, "plan": plan, "scripts": scripts}))
+        click.echo(json.dumps({"out": str(new.where.root), "runs": runs, "plan": plan, "scripts": ahead | scripts}))
         return
     show.plan(new, expected, to_stdout=True)
+    for name, text in ahead.items():
+        click.echo(f"\n==> {preflight.script_in(new.where.root / name)} <==\n{text}", nl=False)
     for name, text in scripts.items():
         click.echo(f"\n==> {new.where.script(name)} <==\n{text}", nl=False)

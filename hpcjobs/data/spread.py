@@ -57,6 +57,12 @@ class Array:
     def __post_init__(self) -> None:
         if self.cluster.scheduler != "slurm":
             raise InputError(f"--cluster {self.cluster.name}: its scheduler is {self.cluster.scheduler}: use --workers")
+        if self.cluster.container.kind != "none":
+            # submitit starts Python on the node itself.
+            raise InputError(
+                f"--cluster {self.cluster.name}: data are not prepared in a container: give a profile without "
+                "`container`, whose `python` is one of the nodes"
+            )
         for option, value in (("--jobs", self.jobs), ("--workers", self.workers)):
             if value < 1:
                 raise InputError(f"{option} {value}: give 1 or more")

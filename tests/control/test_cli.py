@@ -92,6 +92,45 @@ def on_a_login_node(folder: Path, commands: Mapping[str, str]) -> dict[str, str]
     return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
 
 
+def test_a_dry_run_shows_the_check_that_the_runs_would_wait_for(tmp_path: Path) -> None:
+    words = (
+        "sweep",
+        "--gpus",
+        "1",
+        "--cluster",
+        "c4140",
+        "--set",
+        "data.dir=/d",
+        "--out",
+        "o",
+        "--dry-run",
+        "--preflight",
+    )
+    printed = hpcjobs(*words, cwd=tmp_path).stdout
+    assert f"\n==> {tmp_path}/o/preflight/hpcjobs-check.sbatch <==\n#!/bin/bash\n" in printed
+    assert f"-m hpcjobs.probe.node {tmp_path}/o/preflight)" in printed
+    assert list(json.loads(hpcjobs(*words, "--json", cwd=tmp_path).stdout)["scripts"]) == [
+        "preflight",
+        "g0001",
+        "collect",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ((), "GPU-hours: unknown (dataset.json, which has the number of images, cannot be read from here)"),
+        (("mode=benchmark",), "GPU-hours: at most "),
+        (("mode=benchmark", "measure.images_per_sec_per_gpu=null"), "GPU-hours: unknown (no sweep of it beside this one, and no measure.images_per_sec_per_gpu)"),
+    ],
+)  # fmt: skip
+def test_a_plan_says_what_its_gpu_hours_lack(settings: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    words = ["sweep", "--gpus", "1", "--cluster", "c4140", "--set", "data.dir=/nowhere", "--dry-run"]
+    words += [word for setting in settings for word in ("--set", setting)]
+    assert says in hpcjobs(*words, cwd=tmp_path).stdout
+
+
 DEMO = ("sweep", "--gpus", "8", "--experiment", "demo", "--dry-run", "--set", "data.dir=/d")
 
 

@@ -82,13 +82,15 @@ def test_where_slurm_answers_a_profile_stands_beside_it(tmp_path: Path) -> None:
     ).stdout
     assert done.stderr.splitlines() == [
         "look at what clusters/slurm.yaml marks UNKNOWN",
+        "name the data in experiments/trial.yaml: data.dir, a folder that `hpcjobs data prepare` (or `data synth`) made",
         "then:",
         "  hpcjobs check --gpus 1,4,8 --experiment trial --cluster slurm",
         "  hpcjobs sweep --gpus 1,4,8 --experiment trial --cluster slurm --dry-run",
         "  hpcjobs sweep --gpus 1,4,8 --experiment trial --cluster slurm",
     ]
-    steps = done.stderr.splitlines()[3].split()[1:]
-    assert "#SBATCH --gres=gpu:v100:4\n" in hpcjobs(*steps, cwd=tmp_path, env=env).stdout
+    steps = done.stderr.splitlines()[4].split()[1:]
+    data = ("--set", "data.dir=shards")
+    assert "#SBATCH --gres=gpu:v100:4\n" in hpcjobs(*steps, *data, cwd=tmp_path, env=env).stdout
 
 
 def test_the_profile_is_of_the_partition_and_device_that_were_told(tmp_path: Path) -> None:
@@ -184,12 +186,9 @@ def test_where_one_file_cannot_be_written_the_other_is_not_either(tmp_path: Path
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_demo_by_another_name_makes_up_its_data_too(tmp_path: Path) -> None:
-    hpcjobs("init", "--base", "demo", cwd=tmp_path)
+def test_only_the_demo_itself_makes_up_its_data(tmp_path: Path) -> None:
+    assert "name the data in experiments/mine.yaml" in hpcjobs("init", "--base", "demo", cwd=tmp_path).stderr
     words = ("sweep", "--gpus", "1", "--experiment", "mine", "--cluster", "local", "--dry-run")
-    done = hpcjobs(*words, cwd=tmp_path)
-    assert "g0001.sbatch" in done.stdout
-    assert "experiment 'mine' names no data.dir, and its network is for tests: images are made up" in done.stderr
-    # A network that is not for tests wants images.
-    done = hpcjobs(*words, "--set", "model.name=densenet121", cwd=tmp_path, code=2)
-    assert "experiment 'mine' needs data" in done.stderr
+    assert "experiment 'mine' needs data" in hpcjobs(*words, cwd=tmp_path, code=2).stderr
+    assert "g0001.sbatch" in hpcjobs(*words, "--set", "data.dir=shards", cwd=tmp_path).stdout
+    assert "name the data" not in hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path).stderr

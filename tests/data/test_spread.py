@@ -25,6 +25,7 @@ from hpcjobs.data.synth import synth_recipe
 from hpcjobs.data.workshop import Workshop, work
 from hpcjobs.errors import HpcjobsError, InputError
 from hpcjobs.spec import Cluster
+from hpcjobs.spec.cluster import Container
 from tests.fixtures_data import contents, prepare_from, recipe_from
 
 # 1,200 images of 32 x 32 in six shards: a second or two of work beside the start.
@@ -276,6 +277,18 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path: Path) -> Non
             "its scheduler is local: use --workers",
         ),
         (lambda: Array(Cluster(name="there", gpu_request="none"), 0), "--jobs 0: give 1 or more"),
+        (
+            lambda: Array(
+                Cluster(
+                    name="boxed",
+                    gpu_request="none",
+                    container=Container(kind="apptainer", image="/i.sif"),
+                    python="/usr/bin/python3",
+                ),
+                1,
+            ),
+            "--cluster boxed: data are not prepared in a container",
+        ),
     ],
 )
 def test_wrong_numbers_of_workers(make_where: Any, message: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcjobs.data.dataset import Dataset
 from tests.running import hpcjobs
 
 from .conftest import Slurm
@@ -15,14 +16,15 @@ pytestmark = pytest.mark.slurm
 
 
 @pytest.mark.timeout(400)
-def test_what_init_writes_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm) -> None:
-    """But for the device, which can be told: these GPUs are names, and the login node cannot know that."""
+def test_what_init_writes_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+    """But for the data and the device: these GPUs are names, which the login node cannot know."""
     done = hpcjobs("init", "--base", "demo", "--device", "cpu", cwd=tmp_path, env=cluster.env)
     assert done.stdout == "experiments/mine.yaml\nclusters/virtual.yaml\n"
     shadowed = hpcjobs("cluster", "list", "--json", cwd=tmp_path, env=cluster.env).stdout
     about = {each["name"]: each for each in json.loads(shadowed)}["virtual"]
     assert (about["origin"], len(about["shadows"])) == ("working folder", 1)
     words = ("sweep", "--gpus", "1,2", "--experiment", "mine", "--cluster", "virtual", "--out", "o", "--wait")
+    words += ("--set", f"data.dir={nih_shards.folder}")
     rows = json.loads(hpcjobs(*words, "--json", cwd=tmp_path, env=cluster.env, timeout=380).stdout)
     assert [(row["experiment"], row["gpus"], row["runs"], row["failed_runs"]) for row in rows] == [
         ("mine", 1, 1, 0),
@@ -36,7 +38,8 @@ def test_the_next_steps_that_it_names_are_accepted_by_slurm(tmp_path: Path, clus
     assert done.stdout.splitlines()[1] == "clusters/virtual-debug.yaml"
     (step,) = (line.split()[1:] for line in done.stderr.splitlines() if line.endswith("--dry-run"))
     assert " ".join(step) == "sweep --gpus 1,4,8 --experiment mine --cluster virtual-debug --dry-run"
-    plan = json.loads(hpcjobs(*step, "--json", cwd=tmp_path, env=cluster.env).stdout)["plan"]
+    words = (*step, "--set", "data.dir=shards", "--json")
+    plan = json.loads(hpcjobs(*words, cwd=tmp_path, env=cluster.env).stdout)["plan"]
     assert set(plan["starts"].values()).isdisjoint(("refused", ""))
 
 
