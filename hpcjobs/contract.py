@@ -79,6 +79,9 @@ EXIT_INTERRUPTED = 75
 # Keras' own name for the file of DenseNet-121's convolutional part, under ~/.keras/models.
 IMAGENET_FILE = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
+# What to do where TensorFlow or its company is missing. Not `pip install` alone: it builds a Horovod that holds nothing.
+INSTALL_COMPUTE = "install the compute half: `uv sync --extra train` in a checkout, or as its docs/install.md says"
+
 # Of the folder of a check: what the login node asks a compute node for, and what that found.
 CHECK_REQUEST = "request.json"
 CHECK_NODE = "node.json"

@@ -112,7 +112,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "launch": Kind(
         "the launcher or its plugin failed before Python started",
-        "no rank started: check `launcher`, `mpi_plugin`, `launcher_options` and `modules` in the profile",
+        "no rank started: check `launcher`, `mpi_plugin`, `launcher_options`, `modules` and `python` in the profile",
     ),
     "module_missing": Kind(
         "a module of the profile cannot be loaded",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hpcjobs.cli import show
 from hpcjobs.cli.data import quiet_tensorflow
+from hpcjobs.contract import INSTALL_COMPUTE
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import InputError
 from hpcjobs.plan import Plan
@@ -27,7 +28,7 @@ def check_data(plan: Plan) -> None:
                 "(or `hpcjobs data synth --out DIR`), then give --set data.dir=DIR"
             )
         if importlib.util.find_spec("tensorflow") is None:
-            raise InputError("the demo trains here and needs the compute half: pip install 'hpcjobs[train]'")
+            raise InputError(f"the demo makes its images here, which needs TensorFlow: {INSTALL_COMPUTE}")
         return
     for folder in {variant.experiment.data.dir for variant in plan.variants}:
         # It may be visible on the compute nodes only: a warning, not an error.

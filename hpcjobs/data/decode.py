@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from hpcjobs.contract import INSTALL_COMPUTE
 from hpcjobs.errors import InputError
 
 try:
     import cv2
 except ImportError as error:
-    raise InputError(f"this needs OpenCV ({error}): pip install 'hpcjobs[train]'") from None
+    raise InputError(f"this needs OpenCV ({error}): {INSTALL_COMPUTE}") from None
 
 # Work is spread over processes: a pool of threads in each would only get in the others' way.
 cv2.setNumThreads(1)

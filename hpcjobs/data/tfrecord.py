@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcjobs.contract import CLASSES
+from hpcjobs.contract import CLASSES, INSTALL_COMPUTE
 from hpcjobs.data.dataset import DatasetDamaged, Shard, sha256
 from hpcjobs.errors import HpcjobsError, InputError
 
@@ -21,7 +21,7 @@ try:
     import tensorflow as tf
     from google.protobuf.message import DecodeError  # TensorFlow brings it
 except ImportError as error:
-    raise InputError(f"this needs TensorFlow ({error}): pip install 'hpcjobs[train]'") from None
+    raise InputError(f"this needs TensorFlow ({error}): {INSTALL_COMPUTE}") from None
 
 
 class Record(NamedTuple):

@@ -23,7 +23,7 @@ from hpcjobs.files import read_json, write_json
 
 # The trainer's, beside TensorFlow and Horovod.
 _MODULES = ("mlperf_logging", "mpi4py", "sklearn")
-_INSTALL = "install the compute half into it: pip install 'hpcjobs[train]', or name another by the profile's `python`"
+_INSTALL = f"{contract.INSTALL_COMPUTE}; or name a Python that has it by the profile's `python`"
 
 
 def main(folder: Path) -> int:
