@@ -79,7 +79,7 @@ EXIT_INTERRUPTED = 75
 # Keras' own name for the file of DenseNet-121's convolutional part, under ~/.keras/models.
 IMAGENET_FILE = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
-# What to do where TensorFlow or its company is missing. Not `pip install` alone: it builds a Horovod that holds nothing.
+# What to do where TensorFlow or its company is missing. Not `pip install` alone: its Horovod would hold nothing.
 INSTALL_COMPUTE = "install the compute half: `uv sync --extra train` in a checkout, or as its docs/install.md says"
 
 # Of the folder of a check: what the login node asks a compute node for, and what that found.
