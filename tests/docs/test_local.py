@@ -1,0 +1,59 @@
+"""The page that takes no cluster, word by word on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas
+import pytest
+
+from hpcjobs.spec import Experiment, load
+from tests.docs.pages import ROOT, code
+from tests.docs.stage import Stage
+from tests.docs.trainer import fake_trainer
+from tests.running import status
+
+
+@pytest.mark.timeout(600)
+def test_quick_start(tmp_path: Path) -> None:
+    """Real trainings, but for the dozen with two batches: then a profile in the folder names a fake trainer."""
+    stage = Stage(tmp_path)
+    trainer = fake_trainer(stage)
+    fake = f"hpcjobs cluster show local | sed 's#^python: .*#python: {trainer}#' >fake.yaml\n"
+    fake += "mkdir clusters; mv fake.yaml clusters/local.yaml"
+    said = stage.follow("docs/quickstart.md", between={"batch.local=4,8": fake}, timeout=550)
+
+    table = pandas.read_csv(tmp_path / "first" / "report" / "scaling-report.csv")
+    assert list(table.gpus) == [1, 2, 4]
+    assert list(table.runs) == [1, 1, 1]
+    assert (table.images_per_sec > 0).all()
+    assert table.software.str.contains("tensorflow").all()  # these were real
+    assert "speed-up" in said[1]
+    dataset = json.loads((tmp_path / "first" / "data" / "dataset.json").read_text())
+    assert sum(split["images"] for split in dataset["splits"].values()) == 512
+    # All that the page says is on disk, by the names it says.
+    spans = {each.text for each in code(ROOT / "docs/quickstart.md") if each.kind == "span"}
+    for name in (
+        "sweep.yaml",
+        "provenance.json",
+        "scripts/g0004.sbatch",
+        "runs/g0004-r01/",
+        "journal.jsonl",
+        "report/",
+    ):
+        assert name in spans
+        assert (tmp_path / "first" / name).exists()
+    assert (tmp_path / "first" / "runs" / "g0004-r01" / "checkpoints").is_dir()
+    assert not (tmp_path / "again").exists()  # a dry run
+
+    second = status("second", cwd=tmp_path, env=stage.env)
+    assert {name: run["state"] for name, run in second.items()} == {"g0001-r01": "done", "g0002-r01": "done"}
+
+    batches = pandas.read_csv(tmp_path / "batches" / "report" / "scaling-report.csv")
+    assert sorted(zip(batches.gpus, batches["param.batch.local"], strict=True)) == [(1, 4), (1, 8), (2, 4), (2, 8)]
+    assert (batches.images_per_sec_low < batches.images_per_sec).all()
+
+    own = load(tmp_path / "experiments" / "mine.yaml", Experiment)
+    assert (own.name, own.train.steps) == ("mine", 40)
+    assert "sweep of mine on local" in said[-1]
