@@ -1,20 +1,17 @@
-"""The main job on a real Slurm: five arrays over four nodes, real Horovod ranks, real X-rays."""
+"""Sweeps on a real Slurm: real Horovod ranks, real X-rays. The one of five sizes is in test_docs.py."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import pandas
 import pytest
 
 from hpcjobs.data.dataset import Dataset
-from tests.fixtures_browser import Browser
 from tests.running import hpcjobs, status, until
 
 from .conftest import Slurm, profile, ranks
@@ -25,47 +22,9 @@ NODES = {1: 1, 2: 1, 4: 1, 8: 2, 16: 4}
 GOLDEN = Path(__file__).parent.parent / "control" / "golden"
 
 
-def hosts_and_ranks(attempt: Path) -> tuple[list[str], int]:
-    (line,) = [line for line in (attempt / "train.log").open() if '"hpcjobs_run"' in line]
-    value = json.loads(line.removeprefix(":::MLLOG"))["value"]
-    return value["hosts"], value["gpus"]
-
-
-@pytest.mark.timeout(900)
-def test_five_jobs_over_four_nodes(tmp_path: Path, cluster: Slurm, nih_shards: Dataset, browser: Browser) -> None:
-    words = ("--gpus", "1,2,4,8,16", "--experiment", "demo", "--cluster", "virtual")
-    data = ("--set", f"data.dir={nih_shards.folder}")
-    hpcjobs("sweep", *words, *data, "--out", "o", "--wait", cwd=tmp_path, env=cluster.env, timeout=850)
-    table = pandas.read_csv(tmp_path / "o" / "report" / "scaling-report.csv")
-    assert list(table.gpus) == list(NODES)
-    assert list(table.nodes) == list(NODES.values())
-    assert (table.images_per_sec > 0).all()
-    assert list(table.runs) == [1] * 5
-    jobs = [job_id.partition("_")[0] for job_id in table.job_ids]
-    assert len(set(jobs)) == 5
-    for job, gpus, nodelist in zip(jobs, table.gpus, table.nodelist, strict=True):
-        (row,) = cluster.wait(job, "AllocNodes", "ReqTRES", "AllocTRES")
-        assert row["State"] == "COMPLETED"
-        assert int(row["AllocNodes"]) == NODES[gpus]
-        assert f"gres/gpu={gpus}" in row["ReqTRES"].split(",")
-        # The node is the job's alone, with all that is in it.
-        assert f"gres/gpu={4 * NODES[gpus]}" in row["AllocTRES"].split(",")
-        # Expanded, in the CSV: the hosts that the ranks themselves saw.
-        assert len(nodelist.split()) == NODES[gpus]
-        assert all(re.fullmatch(r"c4140-[1-4]", host) for host in nodelist.split())
-    # The page says the same, and opens without a word.
-    page = tmp_path / "o" / "report" / "report.html"
-    browser.open(page)
-    assert browser.rows_that_equal(page.parent / "scaling-report.csv") == 5
-    assert browser.console() == []
-    assert browser.requests() == [page.as_uri()]
-    hosts, ranks = hosts_and_ranks(tmp_path / "o" / "runs" / "g0016-r01" / "a001")
-    assert (hosts, ranks) == (["c4140-1", "c4140-2", "c4140-3", "c4140-4"], 16)
-
-
 @pytest.mark.timeout(600)
 def test_mpirun_starts_the_same_ranks_here_for_a_benchmark(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
-    """`srun --mpi=pmix` on 1, 2 and 8 is part of the five jobs above."""
+    """`srun --mpi=pmix` on 1, 2 and 8 is part of the first sweep, in test_docs.py."""
     other = profile(tmp_path, launcher="mpirun")
     settings = (f"data.dir={nih_shards.folder}", "mode=benchmark", "measure.max_steps=20", "measure.warmup_steps=6")
     words = ("sweep", "--gpus", "1,2,8", "--experiment", "demo", "--cluster", other, "--out", "o", "--wait")

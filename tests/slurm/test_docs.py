@@ -1,0 +1,255 @@
+"""The pages that take a cluster for granted, word by word on a real Slurm."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+
+from hpcjobs import profiles
+from hpcjobs.spec import Cluster, load, to_builtins
+from tests.docs.pages import ROOT, code
+from tests.docs.stage import Stage
+from tests.docs.trainer import SIZES, fake_trainer
+from tests.fixtures_browser import Browser
+from tests.running import until
+
+from .conftest import Slurm
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+
+NODES = {1: 1, 2: 1, 4: 1, 8: 2, 16: 4}
+SAMPLES = Path(__file__).parents[1] / "control" / "logs_formats" / "samples"
+PROFILE = "~/.config/hpcjobs/clusters/mine.yaml"
+
+# What a reader here mends in the detected profile, where it says UNKNOWN: the GPUs are only names, and many ranks
+# share few cores, where a waiting one must give way.
+MEND = f"""\
+sed -i 's/^device: gpu/device: cpu/' {PROFILE}
+echo 'env: {{OMPI_MCA_mpi_yield_when_idle: "1", OMP_NUM_THREADS: "1"}}' >>{PROFILE}
+"""
+
+# In the working folder they shadow the one that ships. No machine of the tests has Keras' file of weights, and none
+# trains DenseNet-121 on sixteen ranks in minutes.
+UNWEIGHTED = "name: chexnet\nmodel: {name: densenet121, weights: none}\nbatch: {local: 64}\nrepeats: 3\n"
+TINY = """\
+name: chexnet
+model: {name: densenet_tiny, weights: none}
+data: {repeat: true}
+batch: {local: 1}
+train: {epochs: 1, steps: 20}
+repeats: 1
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path, cluster: Slurm) -> Stage:
+    """A reader on a login node of the virtual cluster."""
+    return Stage(tmp_path, cluster.env)
+
+
+@pytest.fixture
+def mine(stage: Stage) -> Cluster:
+    """The profile that the pages call so, here with a fake trainer, and small jobs that share a node."""
+    small = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 800}
+    about = {**to_builtins(profiles.cluster("virtual")), "name": "mine", "python": str(fake_trainer(stage)), **small}
+    path = stage.config / "clusters" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(about))
+    return load(path, Cluster)
+
+
+@pytest.fixture
+def xrays(stage: Stage, nih_excerpt: Path) -> int:
+    """A whole download, under NIH's names, of six X-rays; how many they are."""
+    paths = sorted((nih_excerpt / "images").iterdir())
+    for number, path in enumerate(paths):
+        folder = stage.folder / f"images_{number % 2 + 1:03d}"
+        folder.mkdir(exist_ok=True)
+        shutil.copy(path, folder)
+    names = {path.name for path in paths}
+    for name in ("Data_Entry_2017_v2020.csv", "train_val_list.txt", "test_list.txt"):
+        lines = gzip.decompress((nih_excerpt / f"{name}.gz").read_bytes()).decode().splitlines()
+        kept = [line for line in lines if line.partition(",")[0] in {*names, "Image Index"}]
+        stage.write(name, "".join(f"{line}\n" for line in kept))
+    return len(paths)
+
+
+def table(sweep: Path) -> pandas.DataFrame:
+    """That of the report, which the sweep's last job may still be about to write."""
+    path = sweep / "report" / "scaling-report.csv"
+    until(path.exists)
+    return pandas.read_csv(path)
+
+
+def images_in(shards: Path) -> int:
+    return sum(split["images"] for split in json.loads((shards / "dataset.json").read_text())["splits"].values())
+
+
+def test_readme(stage: Stage, xrays: int) -> None:
+    """From nothing to a report; the trainer is fake."""
+    stage.write("experiments/chexnet.yaml", UNWEIGHTED)
+    # What `make demo` leaves, whose columns are those of any report.
+    (stage.folder / "sweeps" / "demo").mkdir(parents=True)
+    (stage.folder / "sweeps" / "demo" / "report").symlink_to(stage.folder / "study" / "report")
+    edit = f"{MEND}echo 'python: {fake_trainer(stage)}' >>{PROFILE}"
+    stage.follow("README.md", between={"data prepare": edit})
+    assert images_in(stage.shards) == xrays
+    rows = table(stage.folder / "study")
+    assert list(rows.gpus) == list(SIZES)
+    assert list(rows.runs) == [3] * 5
+    assert (rows.images_per_sec_low < rows.images_per_sec).all()
+
+
+def hosts_and_ranks(attempt: Path) -> tuple[list[str], int]:
+    (line,) = [line for line in (attempt / "train.log").open() if '"hpcjobs_run"' in line]
+    value = json.loads(line.removeprefix(":::MLLOG"))["value"]
+    return value["hosts"], value["gpus"]
+
+
+@pytest.mark.timeout(900)
+def test_first_sweep(stage: Stage, cluster: Slurm, xrays: int, browser: Browser) -> None:
+    """The main job: real X-rays, five arrays over four nodes, real Horovod ranks. Those of the last block are fake."""
+    stage.write("experiments/chexnet.yaml", TINY)
+    fake = f"echo 'python: {fake_trainer(stage)}' >>{PROFILE}"
+    said = stage.follow("docs/first-sweep.md", between={"data prepare": MEND, "mode=benchmark": fake}, timeout=850)
+    listed, _, checked, dry, _, read, _ = said
+    assert re.search(r"^mine +user +/", listed, re.MULTILINE)
+    assert images_in(stage.shards) == xrays
+    assert {line.split()[0] for line in checked.splitlines()} == {"ok"}
+    assert dry.count("could start") == 1
+    assert [len(re.findall(rf"^==> .*/g{gpus:04d}.sbatch", dry, re.MULTILINE)) for gpus in SIZES] == [1] * 5
+
+    rows = table(stage.folder / "study")
+    assert list(rows.gpus) == list(NODES)
+    assert list(rows.nodes) == list(NODES.values())
+    assert (rows.images_per_sec > 0).all()
+    assert list(rows.runs) == [1] * 5
+    jobs = [job_id.partition("_")[0] for job_id in rows.job_ids]
+    assert len(set(jobs)) == 5
+    for job, gpus, nodelist in zip(jobs, rows.gpus, rows.nodelist, strict=True):
+        (row,) = cluster.wait(job, "AllocNodes", "ReqTRES", "AllocTRES")
+        assert row["State"] == "COMPLETED"
+        assert int(row["AllocNodes"]) == NODES[gpus]
+        assert f"gres/gpu={gpus}" in row["ReqTRES"].split(",")
+        # The node is the job's alone, with all that is in it.
+        assert f"gres/gpu={4 * NODES[gpus]}" in row["AllocTRES"].split(",")
+        # Expanded, in the CSV: the hosts that the ranks themselves saw.
+        assert len(nodelist.split()) == NODES[gpus]
+        assert all(re.fullmatch(r"c4140-[1-4]", host) for host in nodelist.split())
+    # The page says the same, and opens without a word.
+    page = stage.folder / "study" / "report" / "report.html"
+    browser.open(page)
+    assert browser.rows_that_equal(page.parent / "scaling-report.csv") == 5
+    assert browser.console() == []
+    assert browser.requests() == [page.as_uri()]
+    hosts, ranks = hosts_and_ranks(stage.folder / "study" / "runs" / "g0016-r01" / "a001")
+    assert (hosts, ranks) == (["c4140-1", "c4140-2", "c4140-3", "c4140-4"], 16)
+    assert {"32", "64"} <= {line.split()[0] for line in read.splitlines() if line.strip()}
+
+
+def test_clusters(stage: Stage) -> None:
+    stage.follow("docs/clusters.md")
+    schema = json.loads((stage.config / "cluster.schema.json").read_text())
+    assert "partition" in schema["$defs"]["Cluster"]["properties"]
+    found = load(stage.config / "clusters" / "mine.yaml", Cluster)
+    assert (found.partition, found.nodes, found.gpus_per_node, found.device) == ("v100", 4, 4, "gpu")
+
+
+def test_data(stage: Stage, mine: Cluster, xrays: int, cluster: Slurm) -> None:
+    """Here, and then as a job array: the same to the byte."""
+    jobs = ("sacct", "-X", "-n", "-P", "-o", "JobID", "--name", "hpcjobs-data")
+    before = set(cluster.run(*jobs).split())
+    here = stage.folder / "here"
+    stage.follow("docs/data.md", between={"--cluster mine": f"mv {stage.shards} {here}"})
+    assert images_in(stage.shards) == xrays
+    assert {path.name: path.read_bytes() for path in stage.shards.iterdir()} == {
+        path.name: path.read_bytes() for path in here.iterdir()
+    }
+    assert len(set(cluster.run(*jobs).split()) - before) == 4
+    assert stage.sh(f"hpcjobs data verify {stage.shards}") == f"{stage.shards}: 3 shards are whole\n"
+
+
+def test_preflight(stage: Stage, mine: Cluster, xrays: int) -> None:
+    stage.write("experiments/chexnet.yaml", UNWEIGHTED)
+    lists = "--metadata Data_Entry_2017_v2020.csv --train-list train_val_list.txt --test-list test_list.txt"
+    stage.sh(f"hpcjobs data prepare --images images_*/ {lists} --out {stage.shards}")
+    (said,) = stage.follow("docs/preflight.md")
+    told = [line.split()[:2] for line in said.splitlines()]
+    assert {state for state, _ in told} == {"ok"}
+    names = {name for _, name in told}
+    assert names == {
+        "template",
+        "slurm",
+        "sbatch",
+        "disk",
+        "folder",
+        "clock",
+        "python",
+        "tensorflow",
+        "horovod",
+        "data",
+    }
+    # Each is one of those that the page explains, and where all is fit nothing is left.
+    assert names <= {each.text for each in code(ROOT / "docs/preflight.md") if each.kind == "span"}
+    assert list(stage.folder.glob("sweeps/check-*")) == []
+
+
+def test_submitting(stage: Stage, mine: Cluster, cluster: Slurm) -> None:
+    stage.follow("docs/submitting.md")
+    study = stage.folder / "study"
+    rows = table(study)
+    assert list(rows.gpus) == list(SIZES)
+    assert list(rows.runs) == [3] * 5
+    assert rows.mean_auc.notna().all()
+    # The intention stands before the id, and the job is known to Slurm by the name the page tells.
+    events = [json.loads(line) for line in (study / "journal.jsonl").read_text().splitlines()]
+    of_16 = [event for event in events if event.get("group") == "g0016"]
+    assert [event["event"] for event in of_16][:2] == ["submitting", "submitted"]
+    sweep = yaml.safe_load((study / "sweep.yaml").read_text())["sweep"]
+    asked = cluster.run("sacct", "-X", "-n", "-P", "-j", of_16[1]["job"], "-o", "JobName").split()
+    assert set(asked) == {f"hpcjobs-{sweep}-g0016-s01"}
+    assert (study / "runs" / "g0016-r01" / "claim-s001").exists()
+
+
+def test_training(stage: Stage, mine: Cluster) -> None:
+    stage.follow("docs/training.md")
+    bench = stage.folder / "bench"
+    assert list(table(bench).gpus) == list(SIZES)
+    about = yaml.safe_load((bench / "sweep.yaml").read_text())
+    assert [variant["experiment"]["mode"] for variant in about["variants"]] == ["benchmark"]
+
+
+def test_templates(stage: Stage, mine: Cluster) -> None:
+    (said,) = stage.follow("docs/templates.md")
+    one, sixteen = re.split(r"^==> .*/g[0-9]+.sbatch <==$", said, flags=re.MULTILINE)[1:]
+    assert "ulimit -l unlimited\nexport SITE_RANKS=1\n" in one
+    assert "ulimit -l unlimited\nexport SITE_RANKS=16\n" in sixteen
+    assert "export OMP_NUM_THREADS=1\n" in sixteen  # the profile's own, before them
+    assert not (stage.folder / "sweeps").exists()
+
+
+def test_report(stage: Stage, mine: Cluster) -> None:
+    words = f"--gpus 1,2,4,8,16 --cluster mine --set data.dir={stage.shards}"
+    stage.sh(f"hpcjobs sweep {words} --out study-before; hpcjobs sweep {words} --out study")
+    stage.sh("hpcjobs status study-before --watch; hpcjobs status study --watch")
+    (stage.folder / "their-logs").mkdir()
+    for path in SAMPLES.glob("tf_cnn_fp16_*.log.gz"):
+        stage.write(f"their-logs/{path.stem}", gzip.decompress(path.read_bytes()).decode())
+    reported, beside, predicted, theirs = stage.follow("docs/report.md")
+    assert [line.split()[0] for line in reported.splitlines()] == ["gpus", *map(str, SIZES)]
+    assert "efficiency of dell-c4140-v100-2019" in beside
+    # The fake trainer's steps took a fifth longer before.
+    assert re.findall(r"\+(\d+\.\d)% .* yes$", beside, re.MULTILINE) == ["20.0"] * 5
+    assert re.search(r"^ +4 +1 .* 1\.00 +100\.0%", beside, re.MULTILINE)  # speed-up over one full node
+    assert beside.count("| GPUs | runs |") == 1
+    for size in (32, 64):
+        assert re.search(rf"^ +{size} +\d+\.\d +\d+\.\d to \d+\.\d ", predicted, re.MULTILINE)
+    assert [line.split()[0] for line in theirs.splitlines()] == ["gpus", "1", "2", "4", "8"]
+    assert (stage.folder / "theirs" / "scaling-report.csv").exists()
