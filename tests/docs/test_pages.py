@@ -140,6 +140,32 @@ def test_every_page_with_commands_is_followed_by_one_test() -> None:
 
 
 @each_page
+def test_no_block_asks_for_a_table_before_there_can_be_one(page: Path) -> None:
+    """`report` fails where no run has ended; the stage waits between blocks, within one only the page can."""
+    assert [block.where for block in blocks(page, SHELL) if hasty(block.text)] == []
+
+
+def hasty(text: str) -> bool:
+    """Whether it reports or predicts from a sweep of its own that nothing waited for."""
+    going = set()
+    for words in commands(text):
+        if words[0] == "sweep" and "--out" in words and not {"--wait", "--dry-run"} & {*words}:
+            going.add(words[words.index("--out") + 1])
+        elif {"--watch", "--wait"} & {*words}:
+            going.discard(words[1])
+        elif words[0] in ("report", "predict") and words[1] in going:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("between", "expected"), [("status s", True), ("status s --watch", False), ("status t --watch", True)]
+)
+def test_haste_is_noticed(between: str, expected: bool) -> None:
+    assert hasty(f"hpcjobs sweep --gpus 1 --out s\nhpcjobs {between}\nhpcjobs report s") == expected
+
+
+@each_page
 def test_what_no_test_runs_word_by_word_is_run_otherwise_or_says_so(page: Path) -> None:
     """A target of the Makefile, a line that another block has, or else a word about it below the same heading."""
     run_elsewhere = {line for each in PAGES for block in blocks(each, SHELL) for line in lines(block.text)}
