@@ -148,7 +148,7 @@ def predictions(model: Model) -> Cells:
             _figure(each.images_per_sec.value, ".1f"),
             _between(each.images_per_sec.low, each.images_per_sec.high, ".1f"),
             _figure(each.measured, ".1f"),
-            _figure(left_out.get(each.gpus), "+.1%"),
+            _error(left_out.get(each.gpus)),
             _figure(each.efficiency, ".1%"),
             _hours(each.time_to_train_s),
             _sure(*_triple(each.gpu_hours), ".1f"),
@@ -177,6 +177,11 @@ def _with_params(names: Sequence[str], cells: Sequence[tuple[str, ...]], params:
 
 def _figure(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _error(value: float | None) -> str:
+    # A step of next to no time makes any rate: its digits would say nothing.
+    return "> +1000%" if value is not None and value > 10 else _figure(value, "+.1%")
 
 
 def _between(low: float | None, high: float | None, form: str) -> str:
