@@ -12,7 +12,6 @@ import pytest
 
 from hpcjobs.errors import InputError
 from hpcjobs.models import Fabric, read_fabric
-from hpcjobs.report import tables
 from hpcjobs.predict import Model, Outlook, as_json, fill, predict
 from hpcjobs.records import Run, ScalingRow
 from hpcjobs.report import tables
