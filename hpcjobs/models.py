@@ -45,10 +45,11 @@ def read_fabric(path: Path) -> Fabric:
     """The fabric of a JSON file with keys of Fabric: both of a pair, or none. Raises InputError."""
     data = read_json(path)
     names = [field.name for field in dataclasses.fields(Fabric)]
-    pairs = (names[:2], names[2:])
-    if data is None or not any(set(pair) <= data.keys() for pair in pairs):
-        raise InputError(f"{path}: not a fabric probe's JSON: expected the keys {', '.join(names)}")
-    figures = {name: data[name] for name in names if data.get(name) is not None}
+    figures = {name: data[name] for name in names if data.get(name) is not None} if data else {}
+    halves = [pair for pair in (names[:2], names[2:]) if len(figures.keys() & set(pair)) == 1]
+    if not figures or halves:
+        wanted = f"both of {' and '.join(halves[0])}" if halves else f"the keys {', '.join(names)}"
+        raise InputError(f"{path}: not a fabric probe's JSON: expected {wanted}")
     for name, value in figures.items():
         if not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise InputError(f"{path}: {name} is {value!r}: expected a number above 0")

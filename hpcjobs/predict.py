@@ -191,6 +191,9 @@ def _model(
             f"{len(points)} sizes are measured, and the model '{name}' with its {len(terms.names)} parameters "
             f"({', '.join(terms.names)}) takes {needed}"
         )
+    for size in wanted:
+        if not all(map(math.isfinite, terms.factors(size))):
+            raise InputError(f"the fabric probe says nothing of {size.gpus} GPUs on {size.nodes} node(s)")
     fit = Fit(terms, points)
     drawn, noise = fit.resampled(resamples)
     meanings = [terms.told(parameters) for parameters in drawn]

@@ -6,6 +6,7 @@ Looked up in the working folder, the user's config folder, the site's, then what
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -46,11 +47,12 @@ def _folders(kind: type[Experiment] | type[Cluster]) -> Iterator[tuple[str, Path
 def available(kind: type[Experiment] | type[Cluster]) -> list[Found]:
     """All that can be named, each with what it shadows, by name."""
     by_name: dict[str, list[tuple[str, Path]]] = {}
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for origin, folder in _folders(kind):
         for path in sorted(folder.glob("*.yaml")):
-            if path.resolve() not in seen:  # the working folder may be hpcjobs' own repository
-                seen.add(path.resolve())
+            real = os.path.realpath(path)  # which a loop of links does not stop
+            if real not in seen:  # the working folder may be hpcjobs' own repository
+                seen.add(real)
                 by_name.setdefault(path.stem, []).append((origin, path))
     return [
         Found(name, places[0][0], places[0][1], tuple(path for _, path in places[1:]))

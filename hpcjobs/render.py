@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import posixpath
 import shlex
 import sys
 import traceback
@@ -15,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 import jinja2
+import msgspec
 
 from hpcjobs.contract import EXIT_INTERRUPTED
 from hpcjobs.errors import InputError
@@ -127,11 +129,13 @@ def errand(group: Group, cluster: Cluster, name: str, folder: Path, command: Seq
     dropped = ("comment", "array", "open-mode", "requeue", "no-requeue", "signal")
     changed = {"job-name": name, "output": _percent(folder / f"{name}.out"), "time": f"{minutes}:00"}
     lines = {option: value for option, value in directives(group, cluster, "", folder) if option not in dropped}
-    own = f"{cluster.launcher}.sbatch.j2"
-    for template in (cluster.template or own, own):
+    # The user's template, where it extends the base: one that is a whole script, or a base, starts runs alone.
+    theirs = cluster.template if cluster.template and Path(cluster.template).name != BASE else None
+    text = ""
+    for template in dict.fromkeys((theirs, None)):
         text = _render(
-            template,
-            cluster,
+            template or f"{cluster.launcher}.sbatch.j2",
+            msgspec.structs.replace(cluster, template=template),
             folder,
             base=_ERRANDS_BASE,
             directives=list({**lines, **changed, "no-requeue": None}.items()),
@@ -145,7 +149,7 @@ def errand(group: Group, cluster: Cluster, name: str, folder: Path, command: Seq
             transport=[],  # MPI's best: it is what the probe measures
         )
         if _ERRANDS_MARK in text:
-            break  # else the user's template is a script of its own
+            break
     return text
 
 
@@ -233,7 +237,7 @@ class _Instead(jinja2.FileSystemLoader):
 
     def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
         """As jinja2 asks for it: text, file, whether it is still so."""
-        if template == BASE:
+        if posixpath.normpath(template) == BASE:
             return self._base.read_text(), str(self._base), lambda: True
         return super().get_source(environment, template)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import click
-import yaml
 
 from hpcjobs import profiles
 from hpcjobs.cli import names
-from hpcjobs.spec import Cluster, Experiment, to_builtins
+from hpcjobs.spec import Cluster, Experiment, dump, to_builtins
 
 
 @click.group()
@@ -48,7 +47,7 @@ def list_(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """The profile NAME (or file) with every default spelt out, as YAML."""
     data = to_builtins(profiles.cluster(name))
-    click.echo(json.dumps(data) if as_json else yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=as_json)
+    click.echo(json.dumps(data) if as_json else dump(data), nl=as_json)
 
 
 @cluster.command("detect")

@@ -91,6 +91,8 @@ def _whole_cost(sweep: Sweep, expected: Estimate) -> str:
         why = "no sweep of it beside this one, and no measure.images_per_sec_per_gpu"
         if expected.source:
             why = "dataset.json, which has the number of images, cannot be read from here"
+        elif sweep.plan.cluster.device == "cpu":
+            why = "no sweep of it beside this one; measure.images_per_sec_per_gpu is of a GPU"
         return f"GPU-hours: unknown ({why})"
     experiments = [variant.experiment for variant in sweep.plan.variants]
     early = any(each.mode == "benchmark" or each.train.target_auc is not None for each in experiments)

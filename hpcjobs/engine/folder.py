@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from hpcjobs import contract, render, rundir
 from hpcjobs.contract import RunConfig, dump_runs
 from hpcjobs.engine.sweep import Sweep, to_yaml
@@ -14,7 +12,7 @@ from hpcjobs.files import write_atomic, write_json, write_new
 from hpcjobs.plan import PlannedRun
 from hpcjobs.provenance import provenance
 from hpcjobs.render import COLLECTOR
-from hpcjobs.spec import to_builtins
+from hpcjobs.spec import dump, to_builtins
 
 
 def scripts(sweep: Sweep) -> dict[str, str]:
@@ -69,5 +67,5 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
         files[where.run(run.name) / contract.RUN_YAML] = text
     write_new(files)
     write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
-    write_atomic(where.sweep_yaml, yaml.safe_dump(to_yaml(sweep.id, sweep.plan), sort_keys=False, allow_unicode=True))
+    write_atomic(where.sweep_yaml, dump(to_yaml(sweep.id, sweep.plan)))
     (where.root / rundir.UNFINISHED).unlink()

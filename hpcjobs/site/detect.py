@@ -11,7 +11,7 @@ import yaml
 from hpcjobs.errors import InputError, nearest
 from hpcjobs.hostlist import seconds
 from hpcjobs.site.facts import Facts, Nodes
-from hpcjobs.spec import Cluster, Document, convert
+from hpcjobs.spec import Cluster, Document, convert, dump
 
 # Memory that is asked for, of what a node has: the system and its daemons need some.
 _MEMORY_SHARE = 0.95
@@ -184,7 +184,7 @@ def _nodes(kind: _Kind, about: Mapping[str, str]) -> list[_Line]:
 
 def _scalar(word: str) -> str:
     """A word as YAML reads it back: some names look like numbers."""
-    return str(yaml.safe_dump(word, width=1000, allow_unicode=True)).removesuffix("...\n").strip()
+    return dump(word, width=1000).removesuffix("...\n").strip()
 
 
 def _elsewhere(facts: Facts, name: str, kind: _Kind) -> list[_Line]:

@@ -11,11 +11,11 @@ import msgspec
 from hpcjobs.spec.words import Name, NonNegativeInt, OneLine, PositiveInt, Section, VariableName
 
 # Slurm's forms: MINUTES, MINUTES:SECONDS, HH:MM:SS, DAYS-HH, DAYS-HH:MM, DAYS-HH:MM:SS.
-TimeLimit = Annotated[str, msgspec.Meta(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")]
+TimeLimit = Annotated[str, msgspec.Meta(pattern=r"^(\d+-)?\d+(:\d+){0,2}\Z")]
 # Names of nodes in Slurm's short form. A path would be read as a file of names.
-HostList = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*$")]
+HostList = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*\Z")]
 # #SBATCH options without the dashes, such as {mail-type: FAIL}; true: a flag; false: not that option.
-SbatchOptions = dict[Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z-]*$")], OneLine | int | bool]
+SbatchOptions = dict[Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z-]*\Z")], OneLine | int | bool]
 
 
 class Collect(Section, frozen=True, kw_only=True):

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-import yaml
 
-from hpcjobs.spec.document import to_builtins
+from hpcjobs.spec.document import dump, to_builtins
 from hpcjobs.spec.experiment import Experiment
 from hpcjobs.spec.keys import comments
 from hpcjobs.spec.words import Section
@@ -78,5 +77,5 @@ def _comment(text: str, indent: str) -> Iterator[str]:
 def _scalar(value: Any) -> str:
     # Of several lines one, in double quotes.
     style = '"' if isinstance(value, str) and not value.isprintable() else None
-    text = yaml.safe_dump(value, width=float("inf"), allow_unicode=True, default_style=style)
+    text = dump(value, width=float("inf"), default_style=style)
     return text.removesuffix("...\n").strip()

@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from hpcjobs.errors import InputError, nearest
+from hpcjobs.files import open_plain
 from hpcjobs.spec.cluster import Cluster
 from hpcjobs.spec.experiment import Experiment
 
@@ -32,9 +33,14 @@ class _Loader(yaml.SafeLoader):
     """Reads `1e-4` as the number it looks like: YAML 1.2 does, PyYAML keeps to 1.1, which wants a dot."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as a number."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 class Document:
@@ -74,7 +80,8 @@ class Document:
 def read_yaml(path: Path) -> Document:
     """Parse a YAML file. Raises InputError for a missing file, bad syntax, or no mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_plain(path, follow=True) as file:
+            text = file.read().decode("utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -166,6 +173,11 @@ def known_keys(kind: type, keys: tuple[str, ...] = ()) -> list[str]:
             return []
         kind = inner
     return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def dump(value: Any, **how: Any) -> str:
+    """YAML that `read_yaml` reads as exactly this; `how` as of yaml.dump."""
+    return str(yaml.dump(value, Dumper=_Dumper, **{"sort_keys": False, "allow_unicode": True, **how}))
 
 
 def to_builtins(spec: Experiment | Cluster) -> dict[str, Any]:

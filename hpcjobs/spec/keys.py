@@ -41,4 +41,13 @@ def schema(kind: type[Experiment] | type[Cluster]) -> dict[str, Any]:
         for key, text in comments(sections[name]).items():
             if text:
                 about["properties"][key]["description"] = text
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_of_ecma(result)}
+
+
+def _of_ecma(schema: Any) -> Any:
+    """With patterns as JSON Schema has them: JavaScript's $ is the very end, and \\Z is unknown."""
+    if isinstance(schema, dict):
+        return {
+            key: value.replace(r"\Z", "$") if key == "pattern" else _of_ecma(value) for key, value in schema.items()
+        }
+    return [_of_ecma(each) for each in schema] if isinstance(schema, list) else schema

@@ -244,10 +244,21 @@ source /etc/{{ group }}.sh
     assert " -m m)\n" in text
 
 
-def test_a_template_that_is_a_whole_script_is_not_taken_for_a_check(tmp_path: Path) -> None:
-    text = errand_by(tmp_path / "own.sbatch.j2", "#!/bin/bash\nexec /site/start\n")
+@pytest.mark.parametrize("name", ["own.sbatch.j2", "srun.sbatch.j2", "base.sbatch.j2"])
+def test_a_template_that_is_a_whole_script_is_not_taken_for_a_check(name: str, tmp_path: Path) -> None:
+    text = errand_by(tmp_path / name, "#!/bin/bash\nexec /site/start\n{% block launcher %}{% endblock %}")
     assert "/site/start" not in text
     assert "srun --export=ALL" in text
+
+
+def test_a_base_by_another_path_is_the_base(tmp_path: Path) -> None:
+    text = errand_by(
+        tmp_path / "own.sbatch.j2",
+        '{% extends "./base.sbatch.j2" %}{% block modules %}\nmodule load mine{% endblock %}'
+        "{% block launcher %}theirs{% endblock %}",
+    )
+    assert "\nmodule load mine\n" in text
+    assert '\ntheirs "${command[@]}"\n' in text
 
 
 def test_the_probe_may_use_what_horovod_must_not() -> None:

@@ -262,6 +262,15 @@ def test_a_probe_of_one_rank_a_node_says_all_of_such_a_table_and_nothing_of_anot
     assert "ring" in [model.name for model in outlook.models]
 
 
+def test_a_size_that_the_probe_says_nothing_of_is_not_foretold_by_it() -> None:
+    rows = table(of_steps(dict.fromkeys((1, 2, 3, 4), 346.0)))
+    within = Fabric(20e-6, 40e9)
+    with pytest.raises(InputError, match=r"the fabric probe says nothing of 8 GPUs on 2 node\(s\)"):
+        predict(rows, [8], fabric=within, gradient_bytes=GRADIENTS)
+    (outlook,) = predict(rows, fabric=within, gradient_bytes=GRADIENTS)
+    assert "ring" not in outlook.refused
+
+
 def test_failed_sizes_are_no_points() -> None:
     rows = table([*of_steps(dict.fromkeys(SIZES[:4], 346.0)), run(16, None, local_batch=64, global_batch=1024)])
     with pytest.raises(InputError, match="4 sizes are measured"):
@@ -272,7 +281,9 @@ def test_failed_sizes_are_no_points() -> None:
     ("text", "why"),
     [
         ("", "expected the keys inside_latency_s, inside_bytes_per_s"),
-        ('{"inside_latency_s": 1e-5}', "expected the keys"),
+        ("{}", "expected the keys inside_latency_s"),
+        ('{"inside_latency_s": 1e-5}', "expected both of inside_latency_s and inside_bytes_per_s"),
+        ('{"inside_latency_s": 1e-5, "inside_bytes_per_s": 1e9, "across_latency_s": 1e-6, "across_bytes_per_s": null}', "expected both of across_"),
         ('{"inside_latency_s": "low", "inside_bytes_per_s": 1e9}', "inside_latency_s is 'low'"),
         ('{"inside_latency_s": 1e-5, "inside_bytes_per_s": 0}', "inside_bytes_per_s is 0"),
     ],

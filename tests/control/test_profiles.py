@@ -247,6 +247,13 @@ def test_a_schema_names_every_key_and_says_what_its_comment_says(tmp_path: Path)
     assert schema["$defs"]["Batch"]["properties"]["global"]["description"] == "Images per step over all GPUs."
 
 
+def test_a_loop_of_links_is_no_profile_and_hides_none(tmp_path: Path) -> None:
+    (tmp_path / "clusters").mkdir()
+    (tmp_path / "clusters" / "loop.yaml").symlink_to("loop.yaml")
+    assert "c4140" in hpcjobs("cluster", "list", cwd=tmp_path).stdout
+    assert "loop.yaml: cannot be read" in hpcjobs("cluster", "show", "loop", cwd=tmp_path, code=2).stderr
+
+
 def test_the_list_says_where_each_profile_is_from_and_what_it_shadows(tmp_path: Path) -> None:
     (tmp_path / "clusters").mkdir()
     (tmp_path / "clusters" / "c4140.yaml").write_text("name: c4140\ngpu_request: none\n")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from hpcjobs import profiles
 from hpcjobs.errors import InputError
-from hpcjobs.spec import Cluster, Experiment, load, parse_scalar, to_builtins
+from hpcjobs.spec import Cluster, Experiment, dump, load, parse_scalar, to_builtins
 from hpcjobs.spec.cluster import seconds
 
 GOOD = "name: mine\nbatch:\n  local: 8\n"
@@ -109,6 +110,27 @@ def test_every_shipped_experiment_loads_and_survives_a_round_trip(found: profile
     again = load(write(tmp_path, yaml.safe_dump(to_builtins(experiment))), Experiment)
     assert again == experiment
     assert experiment.name == found.name
+
+
+@pytest.mark.parametrize("text", ["1e5", "2E3", "-1e-5", "1.5", "0x1F", "on", "null", "2026-11-25", "a: b", "", "é#"])
+def test_a_text_that_looks_like_something_else_is_written_so_that_it_is_read_as_itself(
+    text: str, tmp_path: Path
+) -> None:
+    profile = Cluster(name="x", gpu_request="none", account=text, description=text)
+    assert load(write(tmp_path, dump(to_builtins(profile))), Cluster) == profile
+
+
+@pytest.mark.parametrize("key", ["name", "account", "time", "nodelist"])
+def test_no_line_ends_in_a_value_that_becomes_one_word(key: str, tmp_path: Path) -> None:
+    good = {"name": "x", "gpu_request": "none", "time": "10"}
+    with pytest.raises(InputError, match=f"key '{key}'"):
+        load(write(tmp_path, dump({**good, key: good.get(key, "a") + "\n"})), Cluster)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "e.yaml")
+    with pytest.raises(InputError, match="not a file"):
+        load(tmp_path / "e.yaml", Experiment)
 
 
 @pytest.mark.parametrize("found", profiles.available(Cluster), ids=lambda found: found.name)
