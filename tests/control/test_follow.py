@@ -16,7 +16,7 @@ from hpcjobs.errors import SubmitRefused
 from hpcjobs.files import write_json
 from hpcjobs.records import JobState, RunState
 
-from .test_resume import FakeScheduler, measured, new, quietly  # noqa: F401 (one is a fixture)
+from .fake_scheduler import FakeScheduler, new, quietly
 
 
 def test_a_task_that_failed_before_its_attempt_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
