@@ -35,7 +35,7 @@ def test_a_task_that_failed_before_its_attempt_says_why(tmp_path: Path, monkeypa
 
 
 def test_a_lost_job_that_starts_after_all_finds_its_run_taken(
-    measured: None,  # noqa: F811
+    measured: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -105,7 +105,7 @@ def test_what_was_submitted_before_a_refusal_is_collected(tmp_path: Path, monkey
 
 
 def test_a_suspect_node_is_better_than_none(
-    measured: None,  # noqa: F811
+    measured: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -126,7 +126,7 @@ def test_a_suspect_node_is_better_than_none(
 
 
 def test_the_interval_between_two_looks_grows_and_starts_anew_when_a_run_ends(
-    measured: None,  # noqa: F811
+    measured: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
