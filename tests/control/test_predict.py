@@ -283,7 +283,10 @@ def test_failed_sizes_are_no_points() -> None:
         ("", "expected the keys inside_latency_s, inside_bytes_per_s"),
         ("{}", "expected the keys inside_latency_s"),
         ('{"inside_latency_s": 1e-5}', "expected both of inside_latency_s and inside_bytes_per_s"),
-        ('{"inside_latency_s": 1e-5, "inside_bytes_per_s": 1e9, "across_latency_s": 1e-6, "across_bytes_per_s": null}', "expected both of across_"),
+        (
+            '{"inside_latency_s": 1e-5, "inside_bytes_per_s": 1e9, "across_latency_s": 1e-6, "across_bytes_per_s": null}',
+            "expected both of across_",
+        ),
         ('{"inside_latency_s": "low", "inside_bytes_per_s": 1e9}', "inside_latency_s is 'low'"),
         ('{"inside_latency_s": 1e-5, "inside_bytes_per_s": 0}', "inside_bytes_per_s is 0"),
     ],
