@@ -19,15 +19,22 @@ from hpcjobs.cli import names
 VARIABLE = "_HPCJOBS_COMPLETE"
 LINE = "COMP_LINE"
 
+# Each runs the program that is typed, and by `command`: neither a function nor an alias of its name. Variables are set
+# in a shell of their own, or local ones: `env` would take a path with an = in it for one more of them.
 _BASH = f"""\
 # hpcjobs completion bash
 %(complete_func)s() {{
     COMPREPLY=()
-    local name
+    local name program=$1
+    if [[ $program == \\~/* ]]; then
+        program=${{HOME-}}/${{program:2}}
+    fi
     while IFS= read -r name; do
         [[ -n $name ]] && COMPREPLY+=("$name")
-    done < <(env %(complete_var)s=bash_complete {LINE}="${{COMP_LINE:0:COMP_POINT}}" \\
-        COMP_WORDBREAKS="$COMP_WORDBREAKS" "${{1/#\\~\\//$HOME/}}" 2>/dev/null)
+    done < <(
+        export %(complete_var)s=bash_complete {LINE}="${{COMP_LINE:0:COMP_POINT}}" COMP_WORDBREAKS
+        command "$program" 2>/dev/null
+    )
     if [[ ${{COMPREPLY[0]-}} == *[=/] ]]; then
         compopt -o nospace
     fi
@@ -40,8 +47,13 @@ _ZSH = f"""\
 # hpcjobs completion zsh
 %(complete_func)s() {{
     local -a whole begun
-    local name line="${{words[1,CURRENT-1]}} $QIPREFIX$IPREFIX$PREFIX"
-    for name in "${{(@f)$(env %(complete_var)s=zsh_complete {LINE}="$line" ${{~words[1]}} 2>/dev/null)}}"; do
+    local name program="${{(Q)words[1]}}" line="${{words[1,CURRENT-1]}} $QIPREFIX$IPREFIX$PREFIX"
+    for name in "${{(@f)$(
+        exec 2>/dev/null
+        [[ $program == '~'* ]] && program=${{~program}}
+        export %(complete_var)s=zsh_complete {LINE}="$line"
+        command "$program"
+    )}}"; do
         case $name in
             -*) whole+=("${{name#-}}") ;;
             +*) begun+=("${{name#+}}") ;;
@@ -58,16 +70,23 @@ else
 fi
 """
 
+# What stands first may be an alias, or where output goes: neither is to be run.
 _FISH = f"""\
 # hpcjobs completion fish
 function %(complete_func)s
-    set -l program (string match --invert '*=*' -- (commandline -opc))[1]
-    set -l line (commandline -cp | string collect)
-    env %(complete_var)s=fish_complete {LINE}="$line" (string replace --regex '^~/' "$HOME/" -- $program) \\
-        2>/dev/null | string match --regex '.+'
+    set -l program (string match --invert --regex '^[A-Za-z_]\\w*=' -- (commandline -opc))[1]
+    string match --quiet --regex '(^|/)%(prog_name)s$' -- "$program"; or set program %(prog_name)s
+    set -lx %(complete_var)s fish_complete
+    set -lx {LINE} (commandline -cp | string collect)
+    set program (string replace --regex '^~/' "$HOME/" -- $program)
+    command $program 2>/dev/null | string match --regex '.+'
 end
 complete --command %(prog_name)s --no-files --arguments '(%(complete_func)s)'
 """
+
+# Where standard input and output go to: what may stand before the sign, and the signs.
+_DESCRIPTOR = re.compile(r"\d+|&|\{\w+\}")
+_REDIRECTION = re.compile(r"<<<|<<-|<<|<&|<>|<|>>|>&|>\||>\?|>")
 
 
 @click.command()
@@ -90,6 +109,8 @@ def completion(shell: str) -> None:
         hpcjobs completion fish > ~/.config/fish/completions/hpcjobs.fish
     for all:
         hpcjobs completion fish > /usr/share/fish/vendor_completions.d/hpcjobs.fish
+    \b
+    An alias is completed in zsh and fish; bash completes the name hpcjobs alone.
     """
     root = click.get_current_context().find_root()
     click.echo(_SHELLS[shell](root.command, {}, "hpcjobs", VARIABLE).source(), nl=False)
@@ -99,13 +120,15 @@ def completion(shell: str) -> None:
 class Typed:
     """A line up to the cursor: the `words` before the last one, and this one as typed (`raw`) and as meant (`word`).
 
-    `quote`: the quotation mark that is open in it, or ""; `opened`: where the text behind it begins in `raw`;
-    `broken`: where the text behind the last of the `breaks` begins.
+    Redirections are no words. `redirects`: the last one is where one goes to; `quote`: the quotation mark that is open
+    in it, or ""; `opened`: where the text behind it begins in `raw`; `broken`: where the text behind the last of the
+    `breaks` begins.
     """
 
     words: list[str]
     raw: str
     word: str
+    redirects: bool
     quote: str
     opened: int
     broken: int
@@ -113,24 +136,31 @@ class Typed:
     @classmethod
     def of(cls, line: str, breaks: str = "") -> Typed:
         """Read a line, as a POSIX shell would."""
+        words: list[str] = []
         start = opened = broken = at = 0
-        quote = ""
+        quote, redirects = "", False
         while at < len(line):
             sign = line[at]
+            redirection = _REDIRECTION.match(line, at) if line[at + 1 : at + 2] != "(" else None  # not of <(command)
             if sign == "\\" and quote != "'":
                 at += 1
             elif quote:
                 quote = "" if sign == quote else quote
             elif sign in "'\"":
                 quote, opened = sign, at + 1
-            elif sign in " \t\n":
+            elif sign in " \t\n" or redirection:
+                ended = line[start:at]
+                if not redirects and not (redirection and _DESCRIPTOR.fullmatch(ended)):
+                    words += split_arg_string(ended)
+                at = redirection.end() - 1 if redirection else at
+                redirects = bool(redirection) or (redirects and not ended)
                 start = broken = at + 1
             elif sign in breaks:
                 broken = at + 1
             at += 1
         raw = line[start : -1 if at > len(line) else None]  # without a backslash that quotes nothing yet
         word = "".join(split_arg_string(raw))
-        return cls(split_arg_string(line[:start]), raw, word, quote, opened - start, broken - start)
+        return cls(words, raw, word, redirects, quote, opened - start, broken - start)
 
     def quoted(self, more: str) -> str:
         """What follows `raw`, quoted as it must be behind it."""
@@ -158,6 +188,8 @@ class _Completion(ShellComplete):
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
         """Whole words, `--option=` included: click completes what stands behind it."""
+        if self.typed.redirects:
+            return names.paths(incomplete)
         option, equals, _ = incomplete.partition("=")
         head = option + equals if equals and option.startswith("--") else ""
         found = []
@@ -170,6 +202,11 @@ class _Completion(ShellComplete):
 class _Bash(_Completion):
     name = "bash"
     source_template = _BASH
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        """Without what double quotes cannot hold: an exclamation mark is history there, and \\! keeps its backslash."""
+        found = super().get_completions(args, incomplete)
+        return [item for item in found if self.typed.quote != '"' or "!" not in item.value[len(incomplete) :]]
 
     def format_completion(self, item: CompletionItem) -> str:
         """What takes the place of the piece that bash completes: it begins behind a quotation mark, an = or a colon."""

@@ -44,7 +44,7 @@ def _profiles(kind: type[Experiment] | type[Cluster], incomplete: str) -> list[C
         found = profiles.available(kind)
     except OSError:
         return []
-    return _beginning(incomplete, ((each.name, f"from {each.origin}") for each in found))
+    return _beginning(incomplete, ((each.name, f"from {each.origin}") for each in found if each.name.isprintable()))
 
 
 def sweeps(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
@@ -80,6 +80,8 @@ def runs(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem
         return []
     found = _entries(f"{SweepDir(Path(folder)).runs}/")
     names = (os.path.basename(path) for _, path in found if os.path.isdir(path))
+    # A run is told by its name alone: -x can be typed behind -- only.
+    names = (name for name in names if incomplete or not name.startswith("-"))
     return _beginning(incomplete, ((name, "") for name in names if name not in named))
 
 
@@ -137,7 +139,10 @@ def paths(incomplete: str, folders: bool = False) -> list[CompletionItem]:
 
 
 def _entries(incomplete: str) -> Iterator[tuple[str, str]]:
-    """(as it would be typed, path) of all that begins like `incomplete`, sorted; hidden ones where a dot is typed."""
+    """(as it would be typed, path) of all that begins like `incomplete`, sorted; hidden ones where a dot is typed.
+
+    -x is typed ./-x, for it is no option; but not where its dash stands there: that is behind --.
+    """
     head, slash, tail = incomplete.rpartition("/")
     folder = os.path.expandvars(os.path.expanduser(head + slash)) or "."
     try:
@@ -147,7 +152,8 @@ def _entries(incomplete: str) -> Iterator[tuple[str, str]]:
     for name in names:
         # A line of the answer holds one name.
         if name.startswith(tail) and name.isprintable() and (tail or not name.startswith(".")):
-            yield head + slash + name, os.path.join(folder, name)
+            here = "./" if not incomplete and name.startswith("-") else head + slash
+            yield here + name, os.path.join(folder, name)
 
 
 def _beginning(incomplete: str, words: Iterable[tuple[str, str]]) -> list[CompletionItem]:

@@ -41,8 +41,8 @@ PATIENCE_S = 60.0
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """That of a user who has hpcjobs, whose home is `folder`, and no settings."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    """That of a user who has hpcjobs and the programs in `folder`/bin, whose home is `folder`, and no settings."""
+    path = f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
     own = {"HOME": str(folder), "ZDOTDIR": str(folder), "XDG_CONFIG_HOME": f"{folder}/.config", "TERM": "xterm"}
     return {"PATH": path, "LANG": "C.UTF-8", **own}
 

@@ -43,6 +43,11 @@ TYPED = [
     ("sweep --gpus 1TAB", ["sweep", "--gpus", "1"]),
     ("swep --clTAB", ["swep", "--cl"]),
     ("status nowhere/TAB", ["status", "nowhere/"]),
+    ("status 2>/dev/null ouTAB", ["status", "our study"]),
+    ("status >>log < here.yaml ouTAB", ["status", "our study"]),
+    ("status our\\ study>log ouTAB", ["status", "our study", "ou"]),
+    ("status sweeps/eaTAB 2>heTAB", ["status", "sweeps/early"]),
+    ("status \\>ouTAB", ["status", ">ou"]),
 ]
 
 
@@ -74,6 +79,57 @@ def test_a_command_that_is_not_first_on_the_line(shell: Shell) -> None:
     assert shell.typed("true && A=b hpcjobs stat\t") == ["status"]
 
 
+def test_a_program_in_a_folder_with_an_equals_sign_and_nothing_else_is_run(shell: Shell, folder: Path) -> None:
+    """Of `env`, the folder would be an assignment, and the next word the program."""
+    program = folder / "a=b" / "hpcjobs"
+    program.parent.mkdir()
+    program.write_text(
+        f"""#!/bin/sh
+[ "$_HPCJOBS_COMPLETE" ] && exec {Path(sys.executable).parent}/hpcjobs
+printf '%s\\n' "$@" END >words
+"""
+    )
+    (folder / "bin").mkdir()
+    (folder / "bin" / "cancel").write_text(f"#!/bin/sh\ntouch {folder}/ran\n")
+    for path in (program, folder / "bin" / "cancel"):
+        path.chmod(0o755)
+    for place in ("./", "~/", "c=d ./"):
+        assert shell.typed(f"{place}a=b/hpcjobs cancel af\t") == ["cancel", "after:noon"], place
+        assert shell.typed(f"{place}a=b/hpcjobs cancel \t") == ["cancel"], place
+    assert not (folder / "ran").exists()
+
+
+def test_a_program_of_a_user_who_is_not_there_says_nothing(shell: Shell) -> None:
+    assert shell.typed("true || ~nosuch/hpcjobs stat\t; hpcjobs") == []
+    assert b"no such user" not in shell.seen
+
+
+def test_an_alias_is_completed_in_zsh_and_fish(folder: Path) -> None:
+    for name, word in (("bash", "sta"), ("zsh", "status"), ("fish", "status")):
+        with Shell(name, folder) as shell:
+            assert shell.typed("alias hj=hpcjobs; hpcjobs") == []
+            assert shell.typed("hj sta\t") == [word], name
+    assert "bash completes the name hpcjobs alone" in hpcjobs("completion", "--help", cwd=folder).stdout
+
+
+def test_a_bash_that_takes_what_is_unset_for_a_mistake(folder: Path) -> None:
+    with Shell("bash", folder, "source <(env hpcjobs completion bash); set -u; unset HOME\n") as shell:
+        assert shell.typed("hpcjobs stat\t") == ["status"]
+        assert b"unbound" not in shell.seen
+        assert shell.typed("true ~/bin/hpcjobs stat\t; hpcjobs") == []
+        assert b"unbound" not in shell.seen
+
+
+def test_a_sweep_that_is_called_like_an_option(tmp_path: Path) -> None:
+    """Fish offers no word that begins with a dot before the dot is typed."""
+    (tmp_path / "-x").mkdir()
+    (tmp_path / "-x" / "sweep.yaml").write_text("version: 1\n")
+    for name in shells.NAMES:
+        with Shell(name, tmp_path) as shell:
+            assert shell.typed(f"hpcjobs status {'./' if name == 'fish' else ''}\t") == ["status", "./-x"], name
+            assert shell.typed("hpcjobs status -- -\t") == ["status", "--", "-x"], name
+
+
 @pytest.mark.parametrize(
     ("name", "place", "rc"),
     [
@@ -89,12 +145,12 @@ def test_a_script_that_stands_where_the_shell_looks_for_it(name: str, place: str
         assert shell.typed("hpcjobs stat\t") == ["status"]
 
 
-def asked(line: str, folder: Path, **env: str) -> dict[str, str]:
-    """What fish is answered for a line up to the cursor: names, each with what is said of it."""
+def asked(line: str, folder: Path, shell: str = "fish", **env: str) -> dict[str, str]:
+    """What a shell is answered for a line up to the cursor: names, each with what is said of it."""
     done = subprocess.run(
         [sys.executable, "-m", "hpcjobs"],
         cwd=folder,
-        env={**environment(folder), "_HPCJOBS_COMPLETE": "fish_complete", "COMP_LINE": f"hpcjobs {line}", **env},
+        env={**environment(folder), "_HPCJOBS_COMPLETE": f"{shell}_complete", "COMP_LINE": f"hpcjobs {line}", **env},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -140,6 +196,12 @@ def test_names_come_with_what_is_said_of_them(folder: Path) -> None:
         ("swep ", []),
         ("--version --j", ["--json"]),
         ("sweep --dry-run --dry", []),
+        ("status 2>&1 o", ["our study"]),
+        ("status &> log o", ["our study"]),
+        ("status >h", ["here.yaml"]),
+        ("status 2> h", ["here.yaml"]),
+        ("status '2>' h", []),
+        ("collect --logs <(cat) h", ["here.yaml"]),
     ],
 )
 def test_names(line: str, names: list[str], folder: Path) -> None:
@@ -147,6 +209,25 @@ def test_names(line: str, names: list[str], folder: Path) -> None:
     if line.endswith("="):
         names = [f"{line.split()[-1]}{name}" for name in names]
     assert sorted(found) == sorted(names)
+
+
+def test_names_that_need_care(folder: Path) -> None:
+    (folder / "experiments").mkdir()
+    for name in ("two\nlines", os.fsdecode(b"no\xffutf8"), "\x1b[2J", "fine"):
+        (folder / "experiments" / f"{name}.yaml").touch()
+    assert list(asked("sweep --experiment ", folder)) == ["chexnet", "demo", "fine"]
+    for sweep in ("so!", "so so", "-x"):
+        (folder / sweep).mkdir()
+        (folder / sweep / "sweep.yaml").write_text("version: 1\n")
+    # In double quotes bash takes ! for history, and keeps a backslash before it.
+    assert list(asked('status "so', folder, "bash")) == ["so so"]
+    assert list(asked("status 'so", folder, "bash")) == ["so so", "so!"]
+    assert list(asked("status so", folder, "bash")) == ["so\\ so", "so\\!"]
+    assert {"./-x", "after:noon"} <= asked("status ", folder).keys()
+    assert "-x" not in asked("status ", folder)
+    (folder / "-x" / "runs" / "-y").mkdir(parents=True)
+    assert list(asked("cancel ./-x ", folder)) == []  # ./-y is the name of no run
+    assert list(asked("cancel -- -x -", folder)) == ["-y"]
 
 
 def test_what_is_broken_has_no_names_and_says_nothing(tmp_path: Path) -> None:
