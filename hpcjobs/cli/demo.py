@@ -20,16 +20,15 @@ DEMO_SIZE = 64
 
 def check_data(plan: Plan) -> None:
     """Raises InputError where data are missing; warns where they are not seen from here."""
-    if _made_up(plan):
-        name = plan.variants[0].experiment.name
-        if name != DEMO:
+    for variant in plan.variants:
+        experiment = variant.experiment
+        if experiment.data.dir is None and not is_made_up(experiment):
             raise InputError(
-                f"experiment '{name}' needs data: make shards with `hpcjobs data prepare --out DIR ...` "
+                f"experiment '{experiment.name}' needs data: make shards with `hpcjobs data prepare --out DIR ...` "
                 "(or `hpcjobs data synth --out DIR`), then give --set data.dir=DIR"
             )
-        if importlib.util.find_spec("tensorflow") is None:
-            raise InputError(f"the demo makes its images here, which needs TensorFlow: {INSTALL_COMPUTE}")
-        return
+    if _made_up(plan) and importlib.util.find_spec("tensorflow") is None:
+        raise InputError(f"the demo makes its images here, which needs TensorFlow: {INSTALL_COMPUTE}")
     for folder in {variant.experiment.data.dir for variant in plan.variants}:
         # It may be visible on the compute nodes only: a warning, not an error.
         if folder is not None and not (Path(folder) / "dataset.json").is_file():
@@ -48,7 +47,7 @@ def make_data(sweep: Sweep) -> None:
 
 
 def _made_up(plan: Plan) -> bool:
-    return any(variant.experiment.data.dir is None for variant in plan.variants)
+    return any(is_made_up(variant.experiment) for variant in plan.variants)
 
 
 def is_made_up(experiment: Experiment) -> bool:

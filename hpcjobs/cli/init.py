@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,16 +54,17 @@ def init(name: str, base: str, partition: str | None, device: str | None, force:
     """
     experiment = _experiment(name, base)
     own = Path("experiments") / f"{name}.yaml"
-    files = {own: commented(experiment, f"By `hpcjobs init`, with the values of {base}.")}
+    whose = base if base.isprintable() else ascii(base)
+    files = {own: commented(experiment, f"By `hpcjobs init`, with the values of {whose}.")}
     found, why = _profile(partition, device)
     if found is not None:
         profile = Path("clusters") / f"{found.cluster.name}.yaml"
-        # One that says the same stays, so that a second experiment can be begun beside the first.
-        if not (profile.is_file() and profile.read_bytes() == found.text.encode()):
-            files[profile] = found.text
-    _write(files, force)
-    for path in files:
+        files[profile] = found.text
+    written = _write(files, force)
+    for path in written:
         click.echo(shown(path))
+    for path in sorted(files.keys() - written.keys()):
+        show.talk(f"{path} stays: it says the same")
     if found is not None:
         show.talk(f"look at what {profile} marks UNKNOWN")
     else:
@@ -96,7 +97,18 @@ def _experiment(name: str, base: str) -> Experiment:
             f"NAME {name}: cannot name an experiment: give up to 40 letters (A to z), digits, - and _, the first a "
             "letter or a digit"
         ) from None
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(
+            f"the working folder cannot be worked in: {error.strerror}; change to one that is there"
+        ) from None
     (variant,) = planning.expand(profiles.read(Experiment, base), [])
+    if name == demo.DEMO != variant.experiment.name:
+        raise InputError(
+            f"NAME {name}: is that of the experiment whose data are made up, which {base} is not: give another NAME, "
+            f"or --base {demo.DEMO}"
+        )
     return msgspec.structs.replace(variant.experiment, name=name)
 
 
@@ -112,28 +124,84 @@ def _profile(partition: str | None, device: str | None) -> tuple[Detected | None
         return None, f"Slurm did not say what its nodes are ({error})"
 
 
-def _write(files: Mapping[Path, str], force: bool) -> None:
-    """Write all files or none. Raises InputError where one is there and may not be replaced, or cannot be written."""
-    for path in files:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; move it away, or work in another folder")
-        if os.path.lexists(path) and not force:
-            raise InputError(f"{path}: is there already; --force replaces it, and another folder leaves it as it is")
-    staged = {path: path.with_name(f".{path.name}.{secrets.token_hex(6)}") for path in files}
+def _write(files: Mapping[Path, str], force: bool) -> dict[Path, str]:
+    """Write all files or none, and return them, but for those that say the same already: they stay, so that a second
+    experiment can be begun beside the first, and what was interrupted be run again.
+
+    Raises InputError where one is there and may not be replaced, or cannot be written.
+    """
+    staged: dict[Path, Path] = {}
     made: list[Path] = []
+    placed: list[Path] = []
     try:
+        data = {path: _encoded(path, text) for path, text in files.items()}
+        files = {path: text for path, text in files.items() if not _says(path, data[path])}
+        for path in files:
+            if path.is_dir():
+                raise InputError(f"{path}: is a folder; move it away, or work in another folder")
+            if os.path.lexists(path) and not force:
+                raise _there_already(path)
+        staged = {path: path.with_name(f".{path.name}.{secrets.token_hex(6)}") for path in files}
         for folder in {path.parent for path in files}:
             if not folder.is_dir():
                 folder.mkdir()
                 made.append(folder)
         write_new({staged[path]: text for path, text in files.items()})
-        # Behind this nothing fails but the disk itself: each rename is within a folder that was just written to.
         for path, temporary in staged.items():
-            os.replace(temporary, path)
+            if force:
+                os.replace(temporary, path)
+            else:
+                _place(temporary, path)
+                placed.append(path)
+        return dict(files)
     except BaseException as error:
-        for undo in (*(path.unlink for path in staged.values()), *(folder.rmdir for folder in made)):
-            with contextlib.suppress(OSError):
-                undo()
+        for path in placed:
+            _undo(path.unlink)
+        for path, temporary in staged.items():
+            if isinstance(error, OSError) and error.filename == str(temporary):
+                error.filename = str(path)
+            _undo(temporary.unlink)
+        for folder in made:
+            _undo(folder.rmdir)
         if isinstance(error, OSError):
             raise InputError(f"{error.filename or Path.cwd()}: cannot be written: {error.strerror}") from None
         raise
+
+
+def _undo(step: Callable[[], None]) -> None:
+    with contextlib.suppress(OSError):
+        step()
+
+
+def _there_already(path: Path) -> InputError:
+    return InputError(f"{path}: is there already; --force replaces it, and another folder leaves it as it is")
+
+
+def _encoded(path: Path, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        line = text.split("\n")[text.count("\n", 0, error.start)].strip()
+        raise InputError(f"{path}: cannot be written: {line!a} is not UTF-8; rename what is called so") from None
+
+
+def _says(path: Path, data: bytes) -> bool:
+    """Whether it says the same. What cannot be read does not."""
+    try:
+        return path.is_file() and path.read_bytes() == data
+    except OSError:
+        return False
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Rename a file. Raises InputError where another came there meanwhile: a rename would replace it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _there_already(path) from None
+    except OSError:  # a file system without links: a last look is the best there is
+        if os.path.lexists(path):
+            raise _there_already(path) from None
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from hpcjobs import plan, profiles
+from hpcjobs.cli import init
+from hpcjobs.errors import InputError
 from hpcjobs.spec import Experiment, load
 from hpcjobs.spec.commented import leaves
 from tests.control.test_cli import SLURM, on_a_login_node
@@ -191,4 +196,145 @@ def test_only_the_demo_itself_makes_up_its_data(tmp_path: Path) -> None:
     words = ("sweep", "--gpus", "1", "--experiment", "mine", "--cluster", "local", "--dry-run")
     assert "experiment 'mine' needs data" in hpcjobs(*words, cwd=tmp_path, code=2).stderr
     assert "g0001.sbatch" in hpcjobs(*words, "--set", "data.dir=shards", cwd=tmp_path).stdout
+    both = ("--experiment", "demo", "--set", "name=demo,mine")
+    assert "experiment 'mine' needs data" in hpcjobs(*words, *both, cwd=tmp_path, code=2).stderr
     assert "name the data" not in hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path).stderr
+
+
+def test_no_other_experiment_is_called_demo(tmp_path: Path) -> None:
+    """By its name alone a sweep would train it on data that are made up."""
+    done = hpcjobs("init", "demo", cwd=tmp_path, code=2)
+    assert done.stderr == (
+        "hpcjobs: error: NAME demo: is that of the experiment whose data are made up, which chexnet is not: give another "
+        "NAME, or --base demo\n"
+    )
+    assert not list(tmp_path.iterdir())
+    hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path)
+    hpcjobs("init", "demo", "--base", "./experiments/demo.yaml", "--force", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [b"a\xffb.yaml", b"\x1b[2J.yaml", "a\u2028name: b.yaml".encode(), "größe.yaml".encode()]
+)
+def test_a_base_of_any_name_gives_a_file_that_loads(name: bytes, tmp_path: Path) -> None:
+    base = os.fsdecode(name)
+    (tmp_path / base).write_text(ODD.replace("../shards", "shards"))
+    hpcjobs("init", "own", "--base", f"./{base}", cwd=tmp_path)
+    path = tmp_path / "experiments" / "own.yaml"
+    assert load(path, Experiment).data.dir == f"{tmp_path}/shards"
+    told = f"./{base}" if base == "größe.yaml" else ascii(f"./{base}")
+    assert f"with the values of {told}." in path.read_text().replace("\n# ", " ")
+
+
+def test_a_folder_that_is_not_utf8_is_written_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / os.fsdecode(b"a\xffb")
+    folder.mkdir()
+    (folder / "odd.yaml").write_text(ODD)
+    hpcjobs("init", "own", "--base", "./odd.yaml", cwd=folder)
+    monkeypatch.chdir(folder)
+    assert meant("own").data.dir == str(tmp_path / "shards")
+
+
+def test_a_text_that_is_not_utf8_is_a_mistake_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {Path("one/a.yaml"): "name: a\n", Path("two/b.yaml"): "a: b\n  dir: \udcff\n"}
+    with pytest.raises(InputError, match=r"^two/b.yaml: cannot be written: 'dir: \\udcff' is not UTF-8"):
+        init._write(files, force=True)
+    assert not list(tmp_path.iterdir())
+
+
+TWO = {Path("experiments/a.yaml"): "name: a\n", Path("clusters/b.yaml"): "name: b\n"}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_was_interrupted_can_be_run_again(force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    step = "replace" if force else "link"
+    real, calls = getattr(os, step), []
+
+    def interrupted(*paths: Path) -> None:
+        calls.append(paths)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            init._write(TWO, force)
+    # What --force replaced cannot be brought back; else there is nothing, and never a temporary file.
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "experiments" / "a.yaml"] * force
+    assert init._write(TWO, force=False).keys() == set(list(TWO)[force:])
+    assert {path: path.read_text() for path in TWO} == TWO
+    assert init._write(TWO, force=False) == {}
+
+
+def test_half_of_what_it_wrote_is_made_whole(tmp_path: Path) -> None:
+    env = on_a_login_node(tmp_path, SLURM)
+    hpcjobs("init", cwd=tmp_path, env=env)
+    (tmp_path / "clusters" / "slurm.yaml").unlink()
+    done = hpcjobs("init", cwd=tmp_path, env=env)
+    assert done.stdout == "clusters/slurm.yaml\n"
+    assert "experiments/mine.yaml stays: it says the same\n" in done.stderr
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_comes_there_meanwhile_is_not_replaced(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    real = os.link
+
+    def meanwhile(temporary: Path, path: Path) -> None:
+        if path.parent.name == "clusters":
+            path.write_text("precious\n")
+        if not links:
+            raise PermissionError(1, "Operation not permitted")
+        real(temporary, path)
+
+    monkeypatch.setattr(os, "link", meanwhile)
+    with pytest.raises(InputError, match=r"^clusters/b.yaml: is there already"):
+        init._write(TWO, force=False)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "clusters" / "b.yaml"]
+    assert Path("clusters/b.yaml").read_text() == "precious\n"
+
+
+def unprivileged(*words: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `hpcjobs` as one whom the modes of files stop: root without that privilege."""
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    command = [*drop, sys.executable, "-m", "hpcjobs", *words]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o555])
+def test_a_folder_that_may_not_be_looked_into_is_a_mistake(mode: int, tmp_path: Path) -> None:
+    env = on_a_login_node(tmp_path, SLURM)
+    (tmp_path / "experiments").mkdir(mode)
+    done = unprivileged("init", cwd=tmp_path, env=env)
+    said = "hpcjobs: error: experiments/mine.yaml: cannot be written: Permission denied\n"
+    assert (done.returncode, done.stderr) == (2, said)
+    assert not (tmp_path / "clusters").exists()
+
+
+def test_a_profile_that_cannot_be_read_is_another(tmp_path: Path) -> None:
+    env = on_a_login_node(tmp_path, SLURM)
+    hpcjobs("init", cwd=tmp_path, env=env)
+    path = tmp_path / "clusters" / "slurm.yaml"
+    path.chmod(0)
+    done = unprivileged("init", "second", cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "clusters/slurm.yaml: is there already; --force replaces it" in done.stderr
+    done = unprivileged("init", "second", "--force", cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout) == (0, "experiments/second.yaml\nclusters/slurm.yaml\n")
+    assert path.stat().st_mode & 0o400
+
+
+def test_a_working_folder_that_is_gone_is_a_mistake(tmp_path: Path) -> None:
+    gone = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m hpcjobs init"
+    done = subprocess.run(["bash", "-c", gone], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == (
+        "hpcjobs: error: the working folder cannot be worked in: No such file or directory; change to one that is there\n"
+    )
+    assert done.returncode == 2
