@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 import hpcjobs
 from hpcjobs import profiles
-from hpcjobs.provenance import git_state
+from hpcjobs.provenance import git_state, redacted
 
 _PACKAGE = "hpcjobs"
 # The extra of the compute half, in pyproject.toml.
@@ -30,10 +31,10 @@ def about() -> dict[str, Any]:
     """What is installed here and what it runs on, ready for JSON; None where that cannot be found out. Never fails.
 
     Versions come from the packages' metadata: nothing is imported for them. No environment variable but SHELL is told.
+    `errors` says, by its name, what a program answered that is there, and yet tells no version: {} where all do.
     """
     with ThreadPoolExecutor() as pool:
-        sbatch = pool.submit(_said, "sbatch", "--version")
-        mpirun = pool.submit(_said, "mpirun", "--version")
+        asked = {program: pool.submit(_said, program, "--version") for program in ("sbatch", "mpirun")}
         return {
             "hpcjobs": hpcjobs.__version__,
             "path": str(Path(hpcjobs.__file__).parent),
@@ -44,10 +45,11 @@ def about() -> dict[str, Any]:
             "shell": os.environ.get("SHELL"),
             "control": _or_none(lambda: _versions(compute=False)),
             "compute": _or_none(lambda: _versions(compute=True)),
-            "slurm": _or_none(lambda: re.sub(r"^slurm(-\w+)? ", "", sbatch.result() or "") or None),
-            "mpirun": _or_none(mpirun.result),
+            "slurm": _or_none(lambda: re.sub(r"^slurm(-\w+)? ", "", asked["sbatch"].result()[0] or "") or None),
+            "mpirun": _or_none(lambda: asked["mpirun"].result()[0]),
             "default_cluster": _or_none(profiles.default_cluster),
             "config_files": _or_none(lambda: [str(path) for path in profiles.config_files()]),
+            "errors": {program: error for program, said in asked.items() if (error := said.result()[1])},
         }
 
 
@@ -77,18 +79,21 @@ def _required(compute: bool) -> Iterator[str]:
             yield name[0]
 
 
-def _said(*command: str) -> str | None:
-    """The first line that a program prints, None where it prints none or takes too long."""
+def _said(*command: str) -> tuple[str | None, str | None]:
+    """(the first line that a program prints, why there is none); neither of a program that is not installed."""
     try:
         done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT_S,
-            check=True,
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return next((line.strip() for line in done.stdout.splitlines() if line.strip()), None)
+    except OSError as error:  # "no such file" may also be what a script is to be run by
+        return None, f"cannot be run: {error.strerror}" if shutil.which(command[0]) else None
+    except subprocess.TimeoutExpired:
+        return None, f"no answer in {_TIMEOUT_S:g} s"
+    if done.returncode == 0 and (line := _first_line(done.stdout)):
+        return line, None
+    end = f"exit {done.returncode}" if done.returncode >= 0 else f"signal {-done.returncode}"
+    return None, redacted(": ".join(filter(None, (end, _first_line(done.stderr) or _first_line(done.stdout)))))
+
+
+def _first_line(text: str) -> str | None:
+    return next((line.strip() for line in text.splitlines() if line.strip()), None)

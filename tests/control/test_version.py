@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import hpcjobs as package
+from hpcjobs import provenance
 from tests.control.test_cli import on_a_login_node
 from tests.running import hpcjobs
 
@@ -76,19 +77,34 @@ def test_slurm_and_mpi_say_their_own_versions(tmp_path: Path) -> None:
     (tmp_path / "bin" / "mpirun").write_text("#!/bin/sh\necho; echo 'mpirun (Open MPI) 4.1.4'; echo more\n")
     (tmp_path / "bin" / "mpirun").chmod(0o755)
     found = about(tmp_path, env)
-    assert (found["slurm"], found["mpirun"]) == ("22.05.8", "mpirun (Open MPI) 4.1.4")
+    assert (found["slurm"], found["mpirun"], found["errors"]) == ("22.05.8", "mpirun (Open MPI) 4.1.4", {})
 
 
-@pytest.mark.parametrize("body", ["sleep 60", "exit 1", "printf '\\377\\n' >&2", None])
-def test_programs_that_are_away_or_broken_are_null(body: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("sleep 60", "no answer in 5 s"),
+        ("exit 1", "exit 1"),
+        ("echo >&2; echo 'error: no slurm.conf, token=sesame' >&2; exit 3", "exit 3: error: no slurm.conf, token=***"),
+        ("kill -9 $$", "signal 9"),
+        ("printf '\\377\\n' >&2", "exit 0: \ufffd"),
+        ("#!/nowhere/sh", "cannot be run: No such file or directory"),
+        (None, None),
+    ],
+)
+def test_programs_that_are_away_or_broken_are_null_and_it_is_told_why(
+    body: str | None, says: str | None, tmp_path: Path
+) -> None:
     (tmp_path / "bin").mkdir()
     if body is not None:
         for name in ("sbatch", "mpirun", "git"):
-            (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n[ $0 = {tmp_path}/bin/git ] && exit 1\n{body}\n")
+            head = "" if body.startswith("#!") else f"#!/bin/sh\n[ $0 = {tmp_path}/bin/git ] && exit 1\n"
+            (tmp_path / "bin" / name).write_text(f"{head}{body}\n")
             (tmp_path / "bin" / name).chmod(0o755)
         (tmp_path / "bin" / "sleep").symlink_to(shutil.which("sleep") or "")
     found = about(tmp_path, {"PATH": str(tmp_path / "bin")})
     assert [found[key] for key in ("slurm", "mpirun", "git", "shell")] == [None] * 4
+    assert found["errors"] == ({"sbatch": says, "mpirun": says} if says else {})
 
 
 def test_the_default_cluster_and_the_files_that_name_it(tmp_path: Path) -> None:
@@ -104,22 +120,55 @@ def test_the_default_cluster_and_the_files_that_name_it(tmp_path: Path) -> None:
     assert (found["default_cluster"], found["config_files"]) == (None, [str(config)])
 
 
-def test_the_commit_is_that_of_its_own_checkout_alone(tmp_path: Path) -> None:
-    root = Path(package.__file__).parents[1]
+def git(cwd: Path, *words: str) -> str:
+    """What git says of a checkout, whatever the environment points it to."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(["git", *words], cwd=cwd, env=env, capture_output=True, text=True, check=True).stdout.strip()
 
-    def git(*words: str, cwd: Path = root) -> str:
-        return subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
 
-    if (root / ".git").exists():
-        assert about(tmp_path)["git"]["commit"] == git("rev-parse", "HEAD")
-        assert about(tmp_path)["git"]["clean"] == (git("status", "--porcelain") == "")
-    # Installed below another project's checkout.
-    git("init", "--quiet", cwd=tmp_path)
-    git("-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "--allow-empty", "-m", "x", cwd=tmp_path)
-    shutil.copytree(root / "hpcjobs", tmp_path / "lib" / "hpcjobs", ignore=shutil.ignore_patterns("__pycache__"))
-    found = about(tmp_path, {**os.environ, "PYTHONPATH": str(tmp_path / "lib")})
+def commit(folder: Path) -> str:
+    """A checkout, with all that is in the folder committed, and its commit."""
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "--allow-empty", "-m", str(folder))
+    return git(folder, "rev-parse", "HEAD")
+
+
+def copied(folder: Path) -> dict[str, str]:
+    """A copy of the package in a folder, and the environment in which it is the one that runs."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(package.__file__).parent, folder / "hpcjobs", ignore=ignore)
+    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def test_the_commit_is_that_of_its_own_checkout(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    env = copied(own)
+    other.mkdir()
+    its, _ = commit(own), commit(other)
+    assert about(tmp_path, env)["git"] == {"commit": its, "clean": True}
+    # As in a hook of another repository's.
+    pointed = {"GIT_DIR": f"{other}/.git", "GIT_WORK_TREE": str(other), "GIT_INDEX_FILE": f"{other}/.git/index"}
+    assert about(tmp_path, {**env, **pointed})["git"] == {"commit": its, "clean": True}
+    (own / "hpcjobs" / "new.py").touch()
+    assert about(other, {**env, **pointed})["git"] == {"commit": its, "clean": False}
+
+
+def test_a_checkout_around_an_installation_is_not_its_own(tmp_path: Path) -> None:
+    env = copied(tmp_path / "lib")
+    commit(tmp_path)
+    found = about(tmp_path, env)
     assert found["path"] == str(tmp_path / "lib" / "hpcjobs")
     assert found["git"] is None
+
+
+def test_a_sweep_comes_from_the_checkout_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "other"):
+        (tmp_path / name).mkdir()
+        commit(tmp_path / name)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("GIT_DIR", f"{tmp_path}/other/.git")
+    assert provenance.provenance([], {})["git"]["commit"] == git(tmp_path / "here", "rev-parse", "HEAD")
 
 
 def test_nothing_of_the_environment_is_told_but_the_shell(tmp_path: Path) -> None:
