@@ -38,7 +38,7 @@ format: setup
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-docs: setup-test ## docs/reference/ from the code, and all of docs/ as pages in build/docs
+docs: setup ## docs/reference/ from the code, and all of docs/ as pages in build/docs
 	$(PYTHON) docs/generate.py
 	$(PYTHON) -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs . build/docs
 	@echo "wrote build/docs/docs/index.html"

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import yaml
 
 from hpcjobs import columns, failures
+from hpcjobs.cli import hpcjobs
 from hpcjobs.spec import Cluster, Experiment
 from hpcjobs.spec.cluster import OWNED_SBATCH, RETRYABLE
 from hpcjobs.spec.keys import comments
@@ -28,6 +30,7 @@ def pages() -> dict[str, str]:
         "profile.md": _profile(),
         "columns.md": _columns(),
         "failures.md": _failures(),
+        "commands.md": _commands(),
     }
 
 
@@ -160,6 +163,26 @@ def _failures() -> str:
         "what only follows from another rank's end. `may be retried`: the profile's `retry` may name the class, see\n"
         "[Submitting](../submitting.md). Everything else is run again by `hpcjobs resume` when you have mended it.\n\n"
         f"{_table(('class', 'means', 'what to do', 'may be retried'), rows)}"
+    )
+
+
+def _commands() -> str:
+    def helps(command: click.Command, words: str, parent: click.Context | None) -> Iterator[str]:
+        context = click.Context(
+            command, parent, info_name=words.split()[-1], terminal_width=100, **command.context_settings
+        )
+        yield f"## {words}\n\n```text\n{command.get_help(context)}\n```\n"
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                yield from helps(inner, f"{words} {name}", context)
+
+    return (
+        f"{MADE.format(source='the commands of hpcjobs/cli')}# Commands\n\n"
+        "What `--help` prints. Exit codes: 0 done, 1 a run failed (or data are bad, or a cluster is unfit), 2 wrong input\n"
+        "(one line says what and where; nothing is written) or refused by the scheduler, 3 the scheduler is out of reach,\n"
+        "130 interrupted. Results go to stdout, talk goes to stderr.\n\n" + "\n".join(helps(hpcjobs, "hpcjobs", None))
     )
 
 

@@ -27,7 +27,7 @@ FLAG_NO_BASELINE = "no_baseline"
 # What each flag says of a row; the first ones of a run, too.
 FLAGS: Mapping[str, str] = {
     FLAG_SHARED: "other jobs may have run beside",
-    FLAG_OVERSUBSCRIBED: "more ranks than CPUs for them",
+    FLAG_OVERSUBSCRIBED: "a node has fewer CPUs than its ranks were to have",
     FLAG_SHORT_WARMUP: "fewer steps of warm-up than the experiment asks for",
     FLAG_UNSETTLED: "a benchmark whose step times did not settle",
     FLAG_IMPRECISE: "a benchmark that ended at its limit of steps",

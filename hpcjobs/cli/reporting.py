@@ -16,6 +16,7 @@ import click
 from hpcjobs import collect, compare, scaling
 from hpcjobs import report as reports
 from hpcjobs.cli import show
+from hpcjobs.columns import FLAGS
 from hpcjobs.compare import Difference, Reference
 from hpcjobs.contract import JOB_LOG
 from hpcjobs.engine import follow
@@ -48,9 +49,10 @@ class Wish:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A report that was written: its table, what was laid beside it, and its files."""
+    """A report that was written: its table, what was laid beside it, and its files; `going` runs have not ended."""
 
     rows: list[ScalingRow]
+    going: int
     differences: list[Difference]
     reference: Reference | None
     files: list[Path]
@@ -104,7 +106,7 @@ def _write(runs: Sequence[Run], out: Path, wish: Wish, *, title: str, **more: An
         out, rows, title=title, runs=runs, outlooks=outlooks, reference=reference, differences=differences,
         **beside, **more,
     )  # fmt: skip
-    return Report(rows, differences, reference, files)
+    return Report(rows, sum(not run.state.final for run in runs), differences, reference, files)
 
 
 def _tail(where: SweepDir, run: Run) -> str:
@@ -141,7 +143,7 @@ def read_runs(source: str, option: str = "--runs") -> list[Run]:
 
 
 def print_report(report: Report, *, as_json: bool = False, markdown: bool = False) -> None:
-    """The table to stdout, what was laid beside it below it, where the files are to stderr."""
+    """The table to stdout, what was laid beside it below it; what to know of it, and its files, to stderr."""
     from hpcjobs.report import tables  # rich, as in show
 
     if as_json:
@@ -156,6 +158,11 @@ def print_report(report: Report, *, as_json: bool = False, markdown: bool = Fals
         for cells in _beside(report):
             console.print()
             console.print(cells.terminal())
+    if report.going:
+        show.talk(f"{report.going} run(s) have not ended: the table counts them under failed")
+    for flag, meaning in FLAGS.items():
+        if sizes := dict.fromkeys(str(row.gpus) for row in report.rows if flag in row.flags.split()):
+            show.talk(f"{flag} ({', '.join(sizes)}): {meaning}")
     for path in report.files:
         show.talk(f"wrote {show.shorten(path)}")
 

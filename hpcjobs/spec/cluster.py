@@ -55,7 +55,7 @@ class Container(Section, frozen=True, kw_only=True):
 class Cluster(Section, frozen=True, kw_only=True):
     """A site: how its jobs are asked for and started."""
 
-    # The file's own name, without .yaml; reports show it.
+    # What plans and reports call it; of profiles that ship the file's own name, without .yaml.
     name: Name
     # For people.
     description: str = ""

@@ -95,7 +95,7 @@ def read_yaml(path: Path) -> Document:
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: expected 'key: value' lines")
+        raise InputError(f"{path}: {'is empty: ' if data is None else ''}expected 'key: value' lines")
     lines: dict[tuple[str, ...], int] = {}
     _collect_lines(path, node, (), lines)
     return Document(str(path), data, lines)

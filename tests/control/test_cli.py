@@ -131,6 +131,15 @@ def test_a_plan_says_what_its_gpu_hours_lack(settings: tuple[str, ...], says: st
     assert says in hpcjobs(*words, cwd=tmp_path).stdout
 
 
+def test_beside_the_table_stands_what_to_know_of_it(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text(
+        "run,gpus,images_per_sec,state,flags\na,1,100,done,throttled\nb,2,,running,\nc,2,,pending,\n"
+    )
+    said = hpcjobs("report", "--runs", "runs.csv", "--out", "o", cwd=tmp_path).stderr
+    assert "2 run(s) have not ended: the table counts them under failed\n" in said
+    assert "throttled (1): a GPU was slowed by heat or its power supply\n" in said
+
+
 DEMO = ("sweep", "--gpus", "8", "--experiment", "demo", "--dry-run", "--set", "data.dir=/d")
 
 
