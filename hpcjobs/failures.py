@@ -112,8 +112,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "launch": Kind(
         "the launcher or its plugin failed before Python started",
-        "no rank started: check `launcher`, `mpi_plugin`, `launcher_options`, `modules` and `python` in the profile; as "
-        "root, Open MPI wants OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+        "no rank started: check `launcher`, `mpi_plugin`, `launcher_options`, `modules` and `python` in the profile; "
+        "as root, Open MPI wants OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
     ),
     "module_missing": Kind(
         "a module of the profile cannot be loaded",

@@ -44,7 +44,7 @@ _VALUE = re.compile(
 
 
 def provenance(command: Sequence[str], profile: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a sweep comes from: versions, git state of the working folder, command, profile, user, time.
+    """Where a sweep comes from: versions, git state of the code and the working folder, command, profile, user, time.
 
     Passwords, tokens and keys, by the names that they are given and in URLs, are replaced by `***`.
     """
@@ -56,7 +56,8 @@ def provenance(command: Sequence[str], profile: Mapping[str, Any]) -> dict[str, 
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": redacted(list(command)),
         "cwd": os.getcwd(),
-        "git": redacted(git_state(Path.cwd())),
+        "git": redacted(code_state()),
+        "cwd_git": redacted(git_state(Path.cwd())),
         "cluster": redacted(dict(profile)),
     }
 
@@ -114,8 +115,18 @@ def _secret(name: str) -> bool:
     return not _SECRET_WORDS.isdisjoint(words) or (len(words) > 1 and words[-1] == "pwd")
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit, whether clean, and remote of the checkout around `folder`; None where there is none, or no git."""
+# What of the repository a run is made of: a new file beside these changes nothing.
+_CODE = ("hpcjobs", "templates", "experiments")
+
+
+def code_state() -> dict[str, Any] | None:
+    """`git_state` of the checkout that hpcjobs itself runs from; None where it is installed, whatever is around it."""
+    root = Path(__file__).resolve().parents[1]
+    return git_state(root, _CODE) if (root / ".git").exists() else None
+
+
+def git_state(folder: Path, parts: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Commit, whether clean (all of it, or these parts), and remote of the checkout around `folder`; None without."""
 
     around = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
 
@@ -126,7 +137,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return done.stdout.strip()
 
     try:
-        state = {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain") == ""}
+        state = {"commit": git("rev-parse", "HEAD"), "clean": git("status", "--porcelain", "--", *parts) == ""}
         remotes = git("remote")
         return {**state, "remote": git("remote", "get-url", remotes.split()[0]) if remotes else None}
     except (OSError, subprocess.SubprocessError):

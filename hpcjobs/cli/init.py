@@ -65,6 +65,10 @@ def init(name: str, base: str, partition: str | None, device: str | None, force:
         click.echo(shown(path))
     for path in sorted(files.keys() - written.keys()):
         show.talk(f"{path} stays: it says the same")
+    for path in files:
+        kind = Experiment if path == own else Cluster
+        for other in (other for each in profiles.available(kind) if each.name == path.stem for other in each.shadows):
+            show.talk(f"in this folder '{path.stem}' now means {path}, and no more {other}")
     if found is not None:
         show.talk(f"look at what {profile} marks UNKNOWN")
     else:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import hpcjobs
 from hpcjobs import profiles
-from hpcjobs.provenance import git_state, redacted
+from hpcjobs.provenance import code_state, redacted
 
 _PACKAGE = "hpcjobs"
 # The extra of the compute half, in pyproject.toml.
@@ -38,7 +38,7 @@ def about() -> dict[str, Any]:
         return {
             "hpcjobs": hpcjobs.__version__,
             "path": str(Path(hpcjobs.__file__).parent),
-            "git": _or_none(_own_git_state),
+            "git": _or_none(_commit),
             "python": platform.python_version(),
             "executable": sys.executable or None,
             "platform": _or_none(platform.platform),
@@ -60,10 +60,8 @@ def _or_none(find: Callable[[], Known | None]) -> Known | None:
         return None
 
 
-def _own_git_state() -> dict[str, Any] | None:
-    """Commit, and whether clean, of the checkout that this code runs from; of no other that is around it."""
-    root = Path(hpcjobs.__file__).resolve().parents[1]
-    state = git_state(root) if (root / ".git").exists() else None
+def _commit() -> dict[str, Any] | None:
+    state = code_state()
     return {"commit": state["commit"], "clean": state["clean"]} if state else None
 
 

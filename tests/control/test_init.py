@@ -129,6 +129,14 @@ def test_a_flag_of_the_profile_that_changed_nothing_is_named(tmp_path: Path) -> 
     assert "no profile written, for all --device: Slurm does not answer here" in done.stderr
 
 
+def test_a_name_that_means_another_file_from_now_on_is_told(tmp_path: Path) -> None:
+    said = hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path).stderr
+    assert re.search(
+        r"in this folder 'demo' now means experiments/demo\.yaml, and no more /\S+/experiments/demo\.yaml\n", said
+    )
+    assert "no more" not in hpcjobs("init", "mine", cwd=tmp_path).stderr
+
+
 @pytest.mark.parametrize("there", ["experiments/mine.yaml", "clusters/slurm.yaml"])
 def test_what_is_there_is_not_replaced_and_then_nothing_is_written(there: str, tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, SLURM)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.provenance import provenance, redacted
+from hpcjobs.provenance import code_state, provenance, redacted
 
 SECRET = "hunter2"
 
@@ -84,14 +84,37 @@ def test_the_command_the_profile_and_the_remote_are_cleaned(tmp_path: Path, monk
     assert record["cluster"]["env"]["NCCL_DEBUG"] == "WARN"
     assert record["cluster"]["launcher_options"] == ["-x", "GITHUB_TOKEN=***", "--bind-to", "none"]
     assert record["cluster"]["sbatch"]["contiguous"] is True
-    assert record["git"]["remote"] == "https://oauth2:***@git.site.org/x.git"
-    assert (record["git"]["clean"], len(record["git"]["commit"])) == (True, 40)
+    assert record["cwd_git"]["remote"] == "https://oauth2:***@git.site.org/x.git"
+    assert (record["cwd_git"]["clean"], len(record["cwd_git"]["commit"])) == (True, 40)
 
 
 def test_outside_of_git_there_is_no_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert provenance([], {})["git"] is None
+    assert provenance([], {})["cwd_git"] is None
+
+
+def test_the_code_is_that_of_hpcjobs_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    monkeypatch.chdir(tmp_path)
+    assert provenance([], {})["git"]["commit"] == head
+
+
+def test_what_lies_beside_the_code_does_not_make_it_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = tmp_path / "hpcjobs-checkout"
+    (checkout / "hpcjobs").mkdir(parents=True)
+    (checkout / "hpcjobs" / "provenance.py").touch()
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "-m", "x"]):
+        subprocess.run(["git", *words], cwd=checkout, check=True)
+    monkeypatch.setattr("hpcjobs.provenance.__file__", str(checkout / "hpcjobs" / "provenance.py"))
+    (checkout / "first").mkdir()
+    (checkout / "first" / "sweep.yaml").touch()
+    assert code_state()["clean"] is True
+    (checkout / "hpcjobs" / "new.py").touch()
+    assert code_state()["clean"] is False
 
 
 def test_git_runs_no_program_that_the_folder_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +126,7 @@ def test_git_runs_no_program_that_the_folder_names(tmp_path: Path, monkeypatch: 
     (tmp_path / "spy").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     (tmp_path / "spy").chmod(0o755)
     subprocess.run(["git", "config", "core.fsmonitor", str(tmp_path / "spy")], check=True)
-    assert provenance([], {})["git"]["clean"] is False
+    assert provenance([], {})["cwd_git"]["clean"] is False
     assert not (tmp_path / "ran").exists()
 
 

@@ -168,7 +168,7 @@ def test_a_sweep_comes_from_the_checkout_around_it(tmp_path: Path, monkeypatch: 
         commit(tmp_path / name)
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("GIT_DIR", f"{tmp_path}/other/.git")
-    assert provenance.provenance([], {})["git"]["commit"] == git(tmp_path / "here", "rev-parse", "HEAD")
+    assert provenance.provenance([], {})["cwd_git"]["commit"] == git(tmp_path / "here", "rev-parse", "HEAD")
 
 
 def test_nothing_of_the_environment_is_told_but_the_shell(tmp_path: Path) -> None:
