@@ -70,7 +70,7 @@ else
 fi
 """
 
-# What stands first may be an alias, or where output goes: neither is to be run.
+# Whatever a fish may say stands first on the line: nothing of another name is run.
 _FISH = f"""\
 # hpcjobs completion fish
 function %(complete_func)s
