@@ -60,8 +60,8 @@ class Order:
     """What a submission asks for beside script, indices and name.
 
     `arguments` go to the script; at most `throttle` tasks run at a time; the job starts after the end,
-    however it is, of the jobs `after`; the nodes `exclude` are none of its own. Of Slurm alone: where one of the
-    jobs `after_ok` fails, it is cancelled.
+    however it is, of the jobs or tasks `after`; the nodes `exclude` are none of its own. Of Slurm alone: where
+    one of the jobs `after_ok` fails, it is cancelled.
     """
 
     arguments: tuple[str, ...] = ()

@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping
 from hpcjobs import render, rundir
 from hpcjobs.engine import submit
 from hpcjobs.engine.follow import Watch
-from hpcjobs.engine.state import Intention, RunStatus, left_out, next_number, retried, submissions, unanswered
+from hpcjobs.engine.state import (
+    Intention,
+    RunStatus,
+    alive,
+    left_out,
+    next_number,
+    retried,
+    submissions,
+    unanswered,
+)
 from hpcjobs.engine.submit import Told
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.errors import SubmitRefused
@@ -30,6 +39,10 @@ class Resumed:
 def resume(sweep: Sweep, told: Told, *, retryable: bool = False) -> Resumed:
     """Submit again what failed, was cancelled or is missing, never what has a result or is on its way.
 
+    What was cancelled and has not ended is submitted to start after its end. Should it yet leave a measurement,
+    having been told to end, it is `done`; its new task is then spared by a `resume` that comes before its start,
+    and else runs beside that result: nobody looks between the two.
+
     With `retryable` only what was never submitted, and what failed in a way and not more often than the
     profile's `retry` allows. Raises lock.Locked naming the holder, SchedulerUnreachable (an unreachable
     scheduler never means that a job does not exist) or SubmitRefused.
@@ -37,7 +50,8 @@ def resume(sweep: Sweep, told: Told, *, retryable: bool = False) -> Resumed:
     with rundir.locked(sweep.where):
         adopted, sent_again = _answer(sweep)
         runs = Watch(sweep, told, must_answer=True).look()
-        wanted = [run for run in runs if run.state in _AGAIN]
+        _spare(sweep, runs)
+        wanted = [run for run in runs if run.state in _AGAIN or run.ending]
         retries: dict[str, str] = {}
         if retryable:
             retries = _retries(sweep, wanted)
@@ -108,12 +122,23 @@ def _retries(sweep: Sweep, runs: Iterable[RunStatus]) -> dict[str, str]:
     }
 
 
+def _spare(sweep: Sweep, runs: list[RunStatus]) -> None:
+    """Let no task start that was submitted before its run turned out to have a result."""
+    sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
+    for run in runs:
+        if run.state is RunState.DONE and run.run in sent:
+            number = sent[run.run].number
+            if not sweep.where.claim(run.run, number).exists():
+                rundir.burn(sweep.where, run.run, number, "resume")
+
+
 def _leave_behind(sweep: Sweep, runs: list[RunStatus]) -> None:
     """Make sure that no older task of these runs still starts."""
     sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
     groups = {name: group for group, names in sweep.groups.items() for name in names}
     # The one allocation's task holds other runs too, and starts none again that failed in it.
-    old = [run.task for run in runs if run.task and groups[run.run] != ALLOCATION]
+    # What ends already was cancelled before; to ask once more may wait for its end.
+    old = [run.task for run in runs if run.task and not run.ending and groups[run.run] != ALLOCATION]
     if old:
         sweep.scheduler.cancel(old)
     for run in runs:
@@ -127,6 +152,7 @@ def _submit(
     wanted = {run.run: run for run in runs}
     jobs: list[str] = []
     refusal: SubmitRefused | None = None
+    ending = _ending(sweep, runs)
     for group in sweep.plan.sent:
         indices = tuple(index for index, run in enumerate(group.runs) if run.name in wanted)
         if not indices:
@@ -137,11 +163,32 @@ def _submit(
         bad |= left_out(journal, group.name, indices)
         number = next_number(journal, group.name)
         why = {index: retries[group.runs[index].name] for index in indices if group.runs[index].name in retries}
+        after = tuple(sorted({task for name in names for task in ending[name]}))
         try:
-            jobs.append(_send(sweep, Intention(group.name, number, indices, tuple(sorted(bad))), group, why, told))
+            intention = Intention(group.name, number, indices, tuple(sorted(bad)), after)
+            jobs.append(_send(sweep, intention, group, why, told))
         except SubmitRefused as error:
             refusal = refusal or error  # another size may find room
+            continue
+        if after:
+            told(f"{group.name}: starts when what was cancelled has ended ({' '.join(after)})")
     return jobs, refusal
+
+
+def _ending(sweep: Sweep, runs: list[RunStatus]) -> dict[str, list[str]]:
+    """By run: its tasks that were cancelled and have not ended.
+
+    There are older ones than the newest where that was cancelled while it waited for them.
+    """
+    sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
+    older = {run.run: sent[run.run].after if run.run in sent else () for run in runs}
+    tasks = {task for each in older.values() for task in each}
+    answers = sweep.scheduler.poll(tasks) if tasks else {}
+    living = {task for task, answer in answers.items() if alive(answer)}
+    return {
+        run.run: [*([run.task] if run.ending else []), *(task for task in older[run.run] if task in living)]
+        for run in runs
+    }
 
 
 def _send(sweep: Sweep, intention: Intention, group: Group, why: Mapping[int, str], told: Told) -> str:

@@ -44,13 +44,14 @@ class Evidence:
 @dataclasses.dataclass(frozen=True)
 class Submission:
     """The newest submission of a run: its number within its group, its task (`JOB_INDEX`; None while no answer
-    of the scheduler is recorded), when, and whether a cancel was asked."""
+    of the scheduler is recorded), when, whether a cancel was asked, and the older tasks whose end it waits for."""
 
     group: str
     number: int
     task: str | None
     at: float
     cancelled: bool = False
+    after: tuple[str, ...] = ()
 
     def task_of(self, found: Evidence) -> str | None:
         """The task that runs it: the one that claimed it, which need not be the one that was recorded."""
@@ -59,12 +60,13 @@ class Submission:
 
 @dataclasses.dataclass(frozen=True)
 class Intention:
-    """What was about to be submitted."""
+    """What was about to be submitted: it starts after the end of the tasks `after`."""
 
     group: str
     number: int
     indices: tuple[int, ...]
     exclude: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,7 @@ class RunStatus:
     """One run as `status` shows it.
 
     `gpus` is its size; `word` and `said` are the scheduler's own; `start` and `end` are seconds since the epoch.
+    `ending`: it was cancelled without a result, and the scheduler still shows its task alive.
     """
 
     run: str
@@ -86,6 +89,7 @@ class RunStatus:
     start: float | None = None
     end: float | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
+    ending: bool = False
 
 
 def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]) -> dict[str, Submission]:
@@ -101,7 +105,8 @@ def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[
                 earlier = sent.setdefault(groups[group][index], [])
                 task = f"{event['job']}_{0 if group == ALLOCATION else index}" if kind == "submitted" else None
                 if not earlier or earlier[-1].number != event["submission"]:
-                    earlier.append(Submission(group, event["submission"], task, event["time"]))
+                    after = tuple(event.get("after", ()))
+                    earlier.append(Submission(group, event["submission"], task, event["time"], after=after))
                 elif task is not None:  # sent again under its number: until then what was recorded before stands
                     earlier[-1] = dataclasses.replace(earlier[-1], task=task, at=event["time"])
         elif kind == "refused" and group in groups:
@@ -119,8 +124,8 @@ def unanswered(journal: Iterable[Mapping[str, Any]]) -> list[Intention]:
     open_: dict[tuple[str, int], Intention] = {}
     for event in journal:
         if event["event"] == "submitting":
-            exclude = tuple(event.get("exclude", ()))
-            intention = Intention(event["group"], event["submission"], tuple(event["indices"]), exclude)
+            lists = (tuple(event.get(key, ())) for key in ("indices", "exclude", "after"))
+            intention = Intention(event["group"], event["submission"], *lists)
             open_[intention.group, intention.number] = intention
         elif event["event"] in ("submitted", "refused"):
             open_.pop((event["group"], event["submission"]), None)
@@ -178,6 +183,7 @@ def _status(
         start=found.start or (answer.start if answer else None),
         end=found.exit.end if found.exit else answer.end if answer else None,
         progress=found.progress,
+        ending=sent is not None and sent.cancelled and not found.measured and alive(answer),
     )
     if found.settled:
         # Of one allocation the scheduler's word may be that on another run.
@@ -208,6 +214,11 @@ def _status(
     if sent.cancelled:
         return dataclasses.replace(status, state=RunState.CANCELLED)  # as was asked, and since forgotten
     return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", mine.line or status.said))
+
+
+def alive(answer: JobState | None) -> bool:
+    """Whether the scheduler shows a task that has not ended; a word that hpcjobs does not know says no end."""
+    return answer is not None and (answer.state is None or not answer.state.final)
 
 
 def _ended(sent: Submission, answer: JobState | None, mine: Evidence, *, asked: bool) -> RunState | None:

@@ -53,7 +53,9 @@ def send(
     more: dict[str, object] = {"exclude": list(intention.exclude)}
     if retries:
         more["retries"] = dict(retries)
-    order = Order((str(number),), sweep.plan.terms.throttle, (), _exclude(sweep, intention), after_ok)
+    if intention.after:
+        more["after"] = list(intention.after)
+    order = Order((str(number),), sweep.plan.terms.throttle, intention.after, _exclude(sweep, intention), after_ok)
     tasks = list(intention.indices)
     if group == ALLOCATION:
         order = dataclasses.replace(order, arguments=(str(number), ",".join(map(str, tasks))), throttle=None)

@@ -54,7 +54,7 @@ class LocalScheduler:
         try:
             directives = localscript.read(script.read_text(encoding="utf-8", errors="replace"))
             self.queue.make()
-            unknown = set(order.after) - set(self.queue.numbers())
+            unknown = {job.partition("_")[0] for job in order.after} - set(self.queue.numbers())
             if unknown:
                 raise SubmitRefused(f"{script.name}: no job {', '.join(sorted(unknown))} to wait for")
             log = os.open(self.queue.folder / "runner.log", flags, 0o666)

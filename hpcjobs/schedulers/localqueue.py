@@ -40,7 +40,7 @@ _ENDS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """A submission. `throttle`: tasks that may run at a time; `after`: jobs that must have ended before.
+    """A submission. `throttle`: tasks that may run at a time; `after`: jobs or tasks that must have ended before.
 
     `submitted` is in seconds since the epoch; the other times, ending in `_s`, are seconds.
     """

@@ -202,10 +202,11 @@ class Runner:
     def _jobs_running(self) -> list[Job]:
         return [running.job for running in self._running.values()]
 
-    def _unfinished(self, number: str) -> bool:
-        return bool(self._waiting.get(number)) or any(
-            task.partition("_")[0] == number for task in (*self._running, *self._unsaved)
-        )
+    def _unfinished(self, what: str) -> bool:
+        """Whether a job, or a single task, has not ended."""
+        number = what.partition("_")[0]
+        left = (*self._waiting.get(number, ()), *self._running, *self._unsaved)
+        return any(what in (task, task.partition("_")[0]) for task in left)
 
     def _start(self, task: str, job: Job) -> bool:
         """Start a task. Returns False where that has to be tried again."""

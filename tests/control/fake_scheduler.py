@@ -32,6 +32,7 @@ class FakeScheduler:
 
     `kills` is consumed call by call of submit: `before` and `after` the submission the caller dies; `late`
     dies, and the job arrives when `arrive` is called; `refuse` says no; `away` does not answer; else all is well.
+    Where it `lingers` a task is `at_work` until `end` is called, also one that was cancelled.
     """
 
     where: SweepDir
@@ -43,6 +44,9 @@ class FakeScheduler:
     states: dict[str, JobState] = dataclasses.field(default_factory=dict)
     away: bool = False
     polls: int = 0
+    lingers: bool = False
+    at_work: dict[str, Path] = dataclasses.field(default_factory=dict)  # attempts by task
+    waiting: list[tuple[str, str, int, Order]] = dataclasses.field(default_factory=list)
 
     def submit(self, script: Path, indices: Sequence[int], name: str, order: Order) -> str:
         how = self.kills.pop(0) if self.kills else ""
@@ -67,8 +71,17 @@ class FakeScheduler:
             return number
         names = script.with_suffix(".runs").read_text().split()
         for index in indices:
-            self._run(names[index], f"{number}_{index}", int(order.arguments[0]))
+            self.states[f"{number}_{index}"] = JobState(RunState.PENDING, "PENDING")
+            self.waiting.append((names[index], f"{number}_{index}", int(order.arguments[0]), order))
+        self.start()
         return number
+
+    def start(self) -> None:
+        """Run what waits for nothing more, and was not cancelled."""
+        for job in [job for job in self.waiting if not any(task in self.at_work for task in job[3].after)]:
+            self.waiting.remove(job)
+            if self.states[job[1]].state is RunState.PENDING:
+                self._run(*job[:3])
 
     def _run(self, run: str, task: str, submission: int) -> None:
         word, state_ = "COMPLETED", RunState.DONE
@@ -80,10 +93,24 @@ class FakeScheduler:
             attempt = self.where.run(run) / f"a{len(self.where.attempts(run)) + 1:03d}"
             attempt.mkdir()
             write_json(attempt / CLAIM, {"job": task, "submission": submission, "start": 1.0})
-            rc = 0 if word == "COMPLETED" else 1
-            record = {"run": run, "attempt": attempt.name, "job": task, "rc": rc, "signal": 0}
-            write_json(attempt / EXIT_JSON, {**record, "nodelist": "n1", "start": 1.0, "end": 2.0})
+            if self.lingers:
+                assert attempt.parent not in {other.parent for other in self.at_work.values()}, "two at once"
+                self.at_work[task] = attempt
+                self.states[task] = JobState(RunState.RUNNING, "RUNNING")
+                return
+            self._leave(attempt, task, 0 if word == "COMPLETED" else 1)
         self.states[task] = JobState(state_, word, exit_code=0 if word == "COMPLETED" else 1)
+
+    def _leave(self, attempt: Path, task: str, rc: int) -> None:
+        record = {"run": attempt.parent.name, "attempt": attempt.name, "job": task, "rc": rc, "signal": 0}
+        write_json(attempt / EXIT_JSON, {**record, "nodelist": "n1", "start": 1.0, "end": 2.0})
+
+    def end(self, task: str, rc: int) -> None:
+        """The end of a task that is at work; `start` starts what waited for it."""
+        cancelled = self.states[task].word == "COMPLETING"
+        self._leave(self.at_work.pop(task), task, rc)
+        good = JobState(RunState.DONE, "COMPLETED", exit_code=rc)
+        self.states[task] = JobState(RunState.CANCELLED, "CANCELLED") if cancelled else good
 
     def arrive(self) -> None:
         for job in self.late:
@@ -109,6 +136,13 @@ class FakeScheduler:
 
     def cancel(self, ids: Sequence[str]) -> None:
         self._answer()
+        for task, state_ in self.states.items():
+            if task not in ids and task.partition("_")[0] not in ids:
+                continue
+            if task in self.at_work:
+                self.states[task] = JobState(RunState.RUNNING, "COMPLETING")
+            elif state_.state is RunState.PENDING:
+                self.states[task] = JobState(RunState.CANCELLED, "CANCELLED")
 
     def limits(self, partition: str | None) -> Limits:
         return Limits()
@@ -133,12 +167,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def new(
-    where: Path, monkeypatch: pytest.MonkeyPatch, *, repeats: int = 2, **terms: object
+    where: Path, monkeypatch: pytest.MonkeyPatch, *, repeats: int = 2, lingers: bool = False, **terms: object
 ) -> tuple[Sweep, FakeScheduler]:
     cluster = msgspec.structs.replace(profiles.cluster("virtual"), python="/bin/true")
     plan = make_plan([1, 2, 4], expand(profiles.read(Experiment, "demo"), []), cluster, repeats, Terms(**terms))
     sweep = Sweep("261125120000abcd", SweepDir(where), plan)
-    scheduler = FakeScheduler(sweep.where)
+    scheduler = FakeScheduler(sweep.where, lingers=lingers)
     monkeypatch.setattr(Sweep, "scheduler", scheduler)
     folder.write_folder(sweep, folder.scripts(sweep), ["hpcjobs"])
     return sweep, scheduler

@@ -132,9 +132,24 @@ def test_a_job_waits_for_the_end_of_others_however_they_end(site: Site) -> None:
     assert site.lines("log") == ["beside", "first", "last"]
 
 
+def test_a_job_waits_for_the_end_of_single_tasks_of_others(site: Site) -> None:
+    """As one does that `resume` submits for a run whose task was cancelled and has not ended."""
+    log = site.folder / "log"
+    wide = Order(throttle=4)
+    other = f"until grep -q last {log}; do sleep 0.1; done"  # ends only after the one that does not wait for it
+    script = f"if [ $SLURM_ARRAY_TASK_ID = 1 ]; then sleep 0.7; else {other}; fi; echo $SLURM_ARRAY_TASK_ID >>{log}"
+    first = site.submit(script, [1, 10], "a", wide)
+    last = site.submit(f"echo last >>{log}", [0], "b", wide, after=(f"{first}_1",))
+    site.wait(f"{last}_0", RunState.DONE)
+    site.wait(f"{first}_10", RunState.DONE)
+    assert site.lines("log") == ["1", "last", "10"]
+
+
 def test_a_job_cannot_wait_for_one_that_nobody_submitted(site: Site) -> None:
     with pytest.raises(SubmitRefused, match="no job 7"):
         site.submit("true", after=("7",))
+    with pytest.raises(SubmitRefused, match="no job 8"):
+        site.submit("true", after=("8_0",))
     assert site.scheduler.find(["job"]) == {}
 
 

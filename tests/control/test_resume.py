@@ -44,6 +44,88 @@ def test_whatever_happens_each_run_is_executed_once(
         assert sorted(scheduler.executed) == sorted(run.name for run in sweep.plan.runs)
 
 
+@given(
+    deeds=st.lists(st.sampled_from(["cancel", "cancel one", "resume", "killed", "end", "finish"]), max_size=12),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_however_often_it_is_cancelled_a_run_is_never_at_work_twice(
+    deeds: list[str], measured: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The fake scheduler objects to two tasks of a run at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        sweep, scheduler = new(tmp_path_factory.mktemp("s") / "o", patch, lingers=True)
+        submit.submit_all(sweep, {}, quietly)
+        for deed in [*deeds, "end", "resume", "finish"]:
+            if deed.startswith("cancel"):
+                follow.cancel(sweep, ["g0002-r01"] if deed == "cancel one" else [])
+            elif deed in ("resume", "killed"):
+                scheduler.kills = ["before"] if deed == "killed" else []
+                with contextlib.suppress(Killed):
+                    going_on.resume(sweep, quietly)
+            else:
+                for task in list(scheduler.at_work):
+                    if (scheduler.states[task].word == "COMPLETING") == (deed == "end"):
+                        scheduler.end(task, 143 if deed == "end" else 0)
+            scheduler.start()
+        assert states(sweep) == {RunState.DONE}
+        records = [rundir.read_exit(path) for run in sweep.where.runs.iterdir() for path in run.glob("a*")]
+        assert sorted(record.run for record in records if record is not None and record.rc == 0) == sorted(
+            run.name for run in sweep.plan.runs
+        )
+
+
+def test_what_was_cancelled_and_is_still_ending_is_submitted_to_start_after_it(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch, lingers=True)
+    submit.submit_all(sweep, {}, quietly)
+    follow.cancel(sweep, ["g0002-r01"])
+    said: list[str] = []
+    assert going_on.resume(sweep, said.append).runs == ("g0002-r01",)
+    assert said == ["g0002: starts when what was cancelled has ended (2_0)"]
+    assert scheduler.jobs["5"][3].after == ("2_0",)
+    assert follow.snapshot(sweep)[2].state is RunState.PENDING
+    # The new one is cancelled while it waits: the third waits for the first all the same.
+    follow.cancel(sweep, ["g0002-r01"])
+    going_on.resume(sweep, quietly)
+    assert scheduler.jobs["7"][3].after == ("2_0",)
+    scheduler.end("2_0", 143)
+    scheduler.start()
+    assert scheduler.executed.count("g0002-r01") == 2
+    assert follow.snapshot(sweep)[2].task == "7_0"
+
+
+def test_a_resume_that_was_killed_on_the_way_still_waits_for_what_was_cancelled(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch, lingers=True)
+    submit.submit_all(sweep, {}, quietly)
+    follow.cancel(sweep, ["g0002-r01"])
+    scheduler.kills = ["before"]
+    with pytest.raises(Killed):
+        going_on.resume(sweep, quietly)
+    assert going_on.resume(sweep, quietly).runs == ("g0002-r01",)
+    assert scheduler.jobs["5"][3].after == ("2_0",)
+
+
+def test_a_result_that_comes_after_the_cancel_spares_the_new_task(
+    measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, scheduler = new(tmp_path / "o", monkeypatch, lingers=True)
+    submit.submit_all(sweep, {}, quietly)
+    follow.cancel(sweep, ["g0002-r01"])
+    going_on.resume(sweep, quietly)
+    scheduler.end("2_0", 0)
+    assert going_on.resume(sweep, quietly).runs == ()
+    scheduler.start()
+    assert scheduler.executed.count("g0002-r01") == 1
+    assert follow.snapshot(sweep)[2].state is RunState.DONE
+    # Nor is one with a result submitted, whatever becomes of what it does after it.
+    follow.cancel(sweep, ["g0002-r02"])
+    scheduler._leave(scheduler.at_work["2_1"], "2_1", 0)
+    assert going_on.resume(sweep, quietly).runs == ()
+
+
 def test_what_arrives_late_finds_its_runs_claimed(
     measured: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

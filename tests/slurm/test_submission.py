@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.running import until
+
 from .conftest import Slurm
 from .quick import Quick, quick
 
@@ -83,6 +85,22 @@ def test_the_second_of_two_resumes_says_who_holds_the_lock(tmp_path: Path, clust
     assert first.wait(60) == 0
     site.quiet()
     assert sorted(site.executions()) == ["g0001-r01", "g0002-r01"]
+
+
+def test_a_cancelled_run_that_is_still_ending_goes_on_by_one_resume(tmp_path: Path, cluster: Slurm) -> None:
+    site = quick(tmp_path, cluster, launcher="srun")
+    # It takes its time to end, whatever it is told, and tells when it has.
+    site.behave("g0001-r01", f"trap '' TERM USR1; sleep 8; echo ended >>{tmp_path}/executions-o; exit 1")
+    site.do(*site.words(gpus="1"))
+    until(lambda: site.executions() == ["g0001-r01"])
+    site.do("cancel", "o")
+    assert site.states() == {"running"}
+    site.behave("g0001-r01", "true")
+    said = site.do("resume", "o", "--wait").stderr
+    assert "submitted 1 run(s)" in said
+    assert "g0001: starts when what was cancelled has ended" in said
+    assert site.states() == {"done"}
+    assert site.executions() == ["g0001-r01", "ended", "g0001-r01"]
 
 
 def test_a_sweep_into_its_own_folder_names_resume(tmp_path: Path, cluster: Slurm) -> None:
