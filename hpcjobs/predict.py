@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,14 @@ class Figure:
     value: float
     low: float
     high: float
+
+    # An interval whose high end is more than so many times its low end foretells nothing.
+    WIDEST: ClassVar[int] = 10
+
+    @property
+    def wide(self) -> bool:
+        """Whether it foretells nothing; an interval without a bound is such a one."""
+        return not self.high <= self.WIDEST * self.low
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,7 +201,8 @@ def _model(
         )
     for size in wanted:
         if not all(map(math.isfinite, terms.factors(size))):
-            raise InputError(f"the fabric probe says nothing of {size.gpus} GPUs on {size.nodes} node(s)")
+            nodes = f"{size.nodes} node{'s' * (size.nodes != 1)}"
+            raise InputError(f"the fabric probe says nothing of {size.gpus} GPUs on {nodes}")
     fit = Fit(terms, points)
     drawn, noise = fit.resampled(resamples)
     meanings = [terms.told(parameters) for parameters in drawn]

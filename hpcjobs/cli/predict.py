@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from hpcjobs.engine import follow
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.errors import InputError
 from hpcjobs.files import write_atomic
+
+if TYPE_CHECKING:
+    from hpcjobs.predict import Outlook
 
 
 @click.command()
@@ -63,12 +67,14 @@ def predict(
     if extrap_file is not None:
         write_atomic(extrap_file, extrap.extrap(rows))
         show.talk(f"wrote {show.shorten(extrap_file.absolute())}")
+    for outlook in outlooks:
+        _doubt(outlook)
     if as_json:
         click.echo(json.dumps(model.as_json(outlooks)))
         return
     for outlook in outlooks:
         for name, why in outlook.refused.items():
-            show.talk(f"{outlook.experiment} {outlook.params}: no model {name}: {why}")
+            _talk(outlook, f"no model {name}", why)
         for fitted in outlook.models:
             title = " ".join(
                 word for word in (outlook.experiment, outlook.params, outlook.scaling, fitted.name) if word
@@ -81,3 +87,21 @@ def predict(
                 console.print(title, style="bold")
                 console.print(cells.terminal())
                 console.print()
+
+
+def _talk(outlook: Outlook, *texts: str) -> None:
+    """A line of a series; logs may not say of which experiment they are."""
+    name = " ".join(word for word in (outlook.experiment, outlook.params) if word)
+    show.talk(": ".join(text for text in (name, *texts) if text))
+
+
+def _doubt(outlook: Outlook) -> None:
+    """One line, with the models that it is of where they differ."""
+    from hpcjobs.report import tables
+
+    doubts: dict[str, list[str]] = {}
+    for fitted in outlook.models:
+        if why := tables.doubt(fitted):
+            doubts.setdefault(why, []).append(fitted.name)
+    for why, models in doubts.items():
+        _talk(outlook, "" if len(models) == len(outlook.models) else f"model {' and '.join(models)}", why)

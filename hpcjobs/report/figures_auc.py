@@ -9,7 +9,7 @@ from typing import Any
 from hpcjobs.report import figures_style as look
 from hpcjobs.report.figures_style import Drawing
 from hpcjobs.report.palette import GRID, QUIET
-from hpcjobs.report.study import Study, clean
+from hpcjobs.report.study import Study, clean, listed
 
 # More groups than this cannot be told apart: then each params' smallest and largest size stand for it.
 _MOST = 7
@@ -29,7 +29,8 @@ def auc(study: Study) -> Drawing | None:
     groups = groups if every <= _MOST else _ends(groups)
     classes = list(dict.fromkeys(clean(str(line["class"])) for line in lines))
     classes.sort(key=lambda name: name == "mean")
-    figure, axes = look.axes_of(f"Area under the ROC curve ({split})", 1.6 + 0.4 * len(classes))
+    title = f"Area under the ROC curve, {split} split"
+    figure, axes = look.axes_of(title, 1.6 + 0.4 * len(classes))
     entries, said, has_interval = [], [], False
     for number, (key, those) in enumerate(groups.items()):
         style = {**look.style(number, connected=False), "markersize": 5}
@@ -57,7 +58,7 @@ def auc(study: Study) -> Drawing | None:
     axes.grid(False, axis="y")
     for edge in range(1, len(classes)):
         axes.axhline(edge - 0.5, color=GRID, linewidth=0.6)
-    axes.set_xlabel("AUC")
+    axes.set_xlabel(f"AUC, {split} split")
     columns = 2 if any(key[1] for key in groups) else 5
     figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=min(len(entries), columns))
     look.note(axes, study.title, (), 36)
@@ -65,7 +66,11 @@ def auc(study: Study) -> Drawing | None:
     caption += ", bars the mean of their 95 % intervals, resampled by patient." if has_interval else "."
     if len(groups) < every:
         caption += " Smallest and largest sizes only: auc.csv has the others."
-    return Drawing("auc", f"Area under the ROC curve ({split})", caption, " ".join(said), figure)
+    # The table has what the trainer said last, which is of the validation split as a rule.
+    tabled = {row.auc_split for row in study.rows if row.mean_auc is not None and row.auc_split} - {split}
+    if tabled:
+        caption += f" Of the {split} split; the table's AUC is of {listed(sorted(tabled))}."
+    return Drawing("auc", title, caption, " ".join(said), figure)
 
 
 def _key(line: Mapping[str, Any]) -> _Key:

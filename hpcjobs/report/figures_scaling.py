@@ -131,7 +131,8 @@ def _drawing(
         axes.set_ylim(0, max(1.1, *(1.08 * value for value in values)))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     else:
-        look.value_axis(axes, values + [figure.value for _, _, figure in predictions])
+        # A model that foretells nothing does not say how far the axis goes.
+        look.value_axis(axes, values + [figure.value for _, _, figure in predictions if not figure.wide])
     ahead = [size for _, size, _ in predictions] + list(beside) + [row.gpus for row in study.others]
     look.size_axis(axes, run, ahead)
     axes.set_ylabel(unit)
@@ -148,7 +149,7 @@ def _drawing(
     entries = [entry for entry in entries if entry[1] != "ideal"] + ideal
     if predictions:
         entries.append(_model(axes, predictions))
-        parts.add("model")
+        parts |= {"model", "wide"} if any(figure.wide for _, _, figure in predictions) else {"model"}
     found_beside, said_beside = _beside(axes, study, plot, beside, others)
     entries += found_beside
     said += said_beside
@@ -156,10 +157,10 @@ def _drawing(
         look.failed_sizes(axes, failed, QUIET)
         entries.append((look.failed_handle(QUIET), "no measurement"))
         said.append(f"No measurement at {', '.join(map(str, sorted(set(failed))))} GPUs.")
-    # Where the lines are not: efficiencies stand above, throughputs rise to the right, times fall.
+    look.note(axes, study.title, study.rows)
+    # Where the lines are not, as a rule: efficiencies stand above, throughputs rise to the right, times fall.
     places = {"scaling": "upper left", "efficiency": "lower left", "time-to-train": "upper right"}
     look.legend(figure, axes, entries, loc=places[name])
-    look.note(axes, study.title, study.rows)
     return Drawing(name, title, _caption(name, parts, note), f"{title}: {unit}. {' '.join(said)}", figure)
 
 
@@ -211,9 +212,10 @@ def _model(axes: Axes, predictions: Sequence[tuple[str, int, Figure]]) -> _Entry
     for key in dict.fromkeys(name for name, _, _ in predictions):
         those = [(gpus, figure) for name, gpus, figure in predictions if name == key]
         gpus = [size for size, _ in those]
-        bottom = axes.get_ylim()[0]
-        low, high = ([getattr(figure, end) for _, figure in those] for end in ("low", "high"))
-        axes.fill_between(gpus, [max(bottom, each) for each in low], high, color=GRID, alpha=0.6, linewidth=0, zorder=1)
+        # A band may have no end, which no renderer draws.
+        bottom, top = axes.get_ylim()
+        low, high = ([min(top, max(bottom, getattr(figure, end))) for _, figure in those] for end in ("low", "high"))
+        axes.fill_between(gpus, low, high, color=GRID, alpha=0.6, linewidth=0, zorder=1)
         (handle,) = axes.plot(
             gpus, [figure.value for _, figure in those], color=QUIET, linestyle=(0, (2, 1)), linewidth=1.4,
             marker="o", markersize=4, markerfacecolor="none", zorder=1.8,
@@ -266,4 +268,6 @@ def _caption(name: str, parts: set[str], note: str) -> str:
         sentences.append(f"Dotted: {ideals[name]}.")
     if "model" in parts:
         sentences.append("Small rings and the band behind them: the fitted model, and where a run would be with 95 %.")
+    if "wide" in parts:
+        sentences.append("The sizes vary too much to foretell any: the band ends at the axes, not where it would.")
     return " ".join(sentences)

@@ -13,7 +13,7 @@ from hpcjobs.records import ScalingRow
 from hpcjobs.report import figures_style as look
 from hpcjobs.report.figures_style import Drawing
 from hpcjobs.report.palette import COLOURS, INK, PAPER, QUIET
-from hpcjobs.report.study import Study, series
+from hpcjobs.report.study import Study, listed, series, sizes
 
 _TITLE = "Where a step's time goes"
 # Standing bars beyond this many have no room for their names.
@@ -31,16 +31,34 @@ _PARTS = (
 def parts(row: ScalingRow) -> dict[str, float]:
     """The step in ms, taken apart; empty where nobody did. The parts sum to the step.
 
-    Typical computing beyond what the other parts leave of the step is none of it: `rest` is then 0. Without it,
-    computing is within the rest.
+    A part below 0 is 0, and the others end at the step all the same: measured parts that are longer than it together
+    are shortened alike. Typical computing beyond what they leave of the step is none of it: `rest` is then 0. Without
+    it, computing is within the rest.
     """
-    if row.other_ms is None:
+    if row.step_ms is None or not (measured := _measured(row)):
         return {}
-    other = max(0.0, row.other_ms)
-    compute = min(row.compute_ms or 0.0, other)
-    measured = {"input wait": row.input_wait_ms, "all-reduce": row.allreduce_ms, "skew": row.skew_ms}
-    found = {"compute": compute, **{name: ms for name, ms in measured.items() if ms is not None}}
-    return {name: max(0.0, ms) for name, ms in {**found, "rest": other - compute}.items()}
+    waits = {name: max(0.0, ms) for name, ms in measured.items()}
+    waits = {name: ms * _shortening(row) for name, ms in waits.items()}
+    other = max(0.0, row.step_ms - sum(waits.values()))
+    compute = min(max(0.0, row.compute_ms or 0.0), other)
+    return {"compute": compute, **waits, "rest": other - compute}
+
+
+def _measured(row: ScalingRow) -> dict[str, float]:
+    """The parts beside computing, as the table has them."""
+    found = {"input wait": row.input_wait_ms, "all-reduce": row.allreduce_ms, "skew": row.skew_ms}
+    return {name: ms for name, ms in found.items() if ms is not None}
+
+
+def _shortening(row: ScalingRow) -> float:
+    """By what the measured parts are multiplied, so that they fit the step."""
+    whole = sum(max(0.0, ms) for ms in _measured(row).values())
+    return min(1.0, (row.step_ms or 0.0) / whole) if whole else 1.0
+
+
+def _below(row: ScalingRow) -> dict[str, float]:
+    """The parts that are visibly below 0: each is the difference of two measurements, and noise makes it so."""
+    return {name: ms for name, ms in _measured(row).items() if ms <= -0.05}
 
 
 def breakdown(study: Study) -> Drawing | None:
@@ -61,7 +79,7 @@ def breakdown(study: Study) -> Drawing | None:
             ticks.append(at)
             label = "" if is_alone or not lying else f"{textwrap.shorten(each.label, 32, placeholder=' ...')}: "
             names.append(f"{label}{row.gpus:,}")
-            said.append(_words(row.gpus, found))
+            said.append(_words(row, found))
             at += 1
         if not is_alone and not lying:
             label = textwrap.fill(each.label, max(8, 60 // len(lines)))
@@ -90,7 +108,19 @@ def breakdown(study: Study) -> Drawing | None:
     _legend(axes, [found for _, those in lines for _, found in those], study)
     look.note(axes, study.title, [row for _, those in lines for row, _ in those], 40 if is_alone or lying else 60)
     caption = "Exposed waiting only: what overlaps computing costs nothing. Skew is waiting for the slowest rank."
+    caption += _adjusted([row for _, those in lines for row, _ in those])
     return Drawing("breakdown", _TITLE, caption, " ".join(said), figure)
+
+
+def _adjusted(rows: Sequence[ScalingRow]) -> str:
+    """What the bars do not show as it was measured."""
+    below = {name: [row.gpus for row in rows if name in _below(row)] for name, _, _ in _PARTS}
+    text = ""
+    if named := [f"{name} on {sizes(where)}" for name, where in below.items() if where]:
+        text += f" Measured below 0, by chance, and left out of the bars, which end at the step: {listed(named)}."
+    if long := [row.gpus for row in rows if _shortening(row) < 0.9995]:
+        text += f" The measured parts are longer than the step, and shortened to fit it, on {sizes(long)}."
+    return text
 
 
 def _bar(axes: Axes, at: float, found: Mapping[str, float], highest: float, lying: bool, small: bool) -> None:
@@ -117,6 +147,7 @@ def _legend(axes: Axes, bars: Sequence[Mapping[str, float]], study: Study) -> No
     axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), handleheight=1.4)
 
 
-def _words(gpus: int, found: Mapping[str, float]) -> str:
+def _words(row: ScalingRow, found: Mapping[str, float]) -> str:
     those = ", ".join(f"{name} {found[name]:.3g} ms" for name, _, _ in _PARTS if found.get(name))
-    return f"{gpus} GPU{'s' * (gpus > 1)}: {sum(found.values()):.3g} ms, of it {those}."
+    below = "".join(f"; {name} of {ms:.3g} ms left out" for name, ms in _below(row).items())
+    return f"{sizes([row.gpus])}: {sum(found.values()):.3g} ms, of it {those}{below}."

@@ -11,7 +11,9 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
@@ -165,13 +167,26 @@ def legend(figure: Figure, axes: Axes, entries: Sequence[tuple[Any, str]], **whe
         handles = [handle for handle, _ in entries]
         names = [textwrap.fill(textwrap.shorten(name, 150, placeholder=" ..."), 58) for _, name in entries]
         longest = max(map(len, names))
-        if len(entries) > 5 or longest > 36:  # between the points there is no room
-            columns = 2 if longest < 28 else 1
-            lines = sum(name.count("\n") + 1 for name in names)
-            figure.set_figheight(HEIGHT + 0.17 * -(-lines // columns))
-            figure.legend(handles, names, loc="outside lower center", ncols=columns)
-        else:
-            axes.legend(handles, names, **where)
+        if len(entries) <= 5 and longest <= 36:  # else between the points there is no room
+            box = axes.legend(handles, names, **where)
+            if not _covers(figure, axes, box):
+                return
+            box.remove()
+        columns = 2 if longest < 28 else 1
+        lines = sum(name.count("\n") + 1 for name in names)
+        figure.set_figheight(HEIGHT + 0.17 * -(-lines // columns))
+        figure.legend(handles, names, loc="outside lower center", ncols=columns)
+
+
+def _covers(figure: Figure, axes: Axes, box: Legend) -> bool:
+    """Whether a line, a point or an interval lies under the legend."""
+    figure.draw_without_rendering()
+    under = box.get_window_extent().padded(4)  # a marker has a size
+    paths = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
+    for bars in axes.collections:
+        if isinstance(bars, LineCollection):
+            paths += [bars.get_transform().transform_path(path) for path in bars.get_paths()]
+    return any(path.intersects_bbox(under, filled=False) or under.count_contains(path.vertices) > 0 for path in paths)
 
 
 def note(axes: Axes, study: str, rows: Sequence[ScalingRow], below: float = 40) -> None:

@@ -147,6 +147,8 @@ def _tables(study: Study) -> Iterator[Table]:
         for model in outlook.models[:1]:
             of = f"{outlook.params} {outlook.scaling}".strip()
             caption = f"The model {model.name} of {of} scaling: measured sizes, others, and each size left out once"
+            if doubt := tables.doubt(model):
+                caption += f". Of no use, for {doubt}"
             yield _plain(f"model-{number}", caption, tables.predictions(model))
     if study.reference is not None:
         name = study.reference.name
@@ -164,8 +166,10 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
     """The scaling table: the figures of scaling-report.csv, rounded, with the CSV's own beside them."""
     has_params = any(row.params for row in rows) or len({row.experiment for row in rows}) > 1
     has_batch = len({(row.experiment, row.params, row.gpus) for row in rows}) < len(rows)
+    splits = sorted({row.auc_split for row in rows if row.mean_auc is not None})
+    auc = f"AUC ({splits[0]})" if len(splits) == 1 and splits[0] else "AUC"
     optional = {
-        "AUC": any(row.mean_auc is not None for row in rows),
+        auc: any(row.mean_auc is not None for row in rows),
         "time to train": any(row.time_to_train_s is not None for row in rows),
         "start-up": any(row.startup_s is not None for row in rows),
         "flags": any(row.flags for row in rows),
@@ -178,7 +182,7 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
     lines = []
     for row in rows:
         more = {
-            "AUC": _number(row.mean_auc, ".3f"),
+            auc: dataclasses.replace(_number(row.mean_auc, ".3f"), note=row.auc_split if len(splits) > 1 else ""),
             "time to train": _duration(row.time_to_train_s),
             "start-up": _duration(row.startup_s),
             "flags": Cell(row.flags),

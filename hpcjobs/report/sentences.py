@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hpcjobs.columns import FLAGS
+from hpcjobs.intervals import welch_ratio
 from hpcjobs.records import LOSSES, Run, ScalingRow
 from hpcjobs.report.study import Series, clean, flags_at, kind, listed, series, sizes
 
@@ -63,7 +64,7 @@ def how_far(each: Series) -> tuple[str, ...]:
     last, unit = each.measured[-1], each.unit
     rate = f"{_figure(last.images_per_sec)}{_S}{unit}/s{_interval(last.images_per_sec_low, last.images_per_sec_high)}"
     if len({row.gpus for row in each.measured}) == 1:
-        return f"{_on(last.gpus)} it trains {rate}.", "One size alone does not say how it scales."
+        return (f"One size alone does not say how it scales: {rate} {_on(last.gpus, begin=False)}.",)
     if last.speedup is None or last.efficiency is None or last.baseline_gpus is None:
         why = (
             "The sizes share neither the batch of a GPU nor that of all GPUs, so that they are not compared."
@@ -72,15 +73,21 @@ def how_far(each: Series) -> tuple[str, ...]:
         )
         return f"{_on(last.gpus)} it trains {rate}.", why
     if last.gpus == last.baseline_gpus:
-        return f"{_on(last.gpus)}, the base, it trains {rate}.", "No larger size has a measurement."
-    speed = _interval(last.speedup_low, last.speedup_high, ".1f")
+        return (f"No size above the base has a measurement: {rate} {_on(last.gpus, begin=False)}.",)
+    base = next((row for row in each.measured if row.gpus == last.baseline_gpus), last)
+    once = _once(base, last)
+    speed = f" ({once}, so no interval)" if once else _interval(last.speedup_low, last.speedup_high, ".1f")
+    # To its one digit.
+    times = "about" if f"{last.speedup:.1f}" == "1.0" else f"{last.speedup:.1f} times"
     before = f"{_figure(last.images_per_sec / last.speedup)}{_S}{unit}/s" if last.images_per_sec else ""
     share = f"{_percent(last.efficiency)}{_interval_percent(last.efficiency_low, last.efficiency_high)}"
     found = [
-        f"{_on(last.gpus)} it trains {last.speedup:.1f} times as fast as on {last.baseline_gpus}{speed}: "
+        f"{_on(last.gpus)} it trains {times} as fast as on {last.baseline_gpus}{speed}: "
         f"{_figure(last.images_per_sec)} instead of {before}.",
         f"That is an efficiency of {share} per GPU{_of_kind(last)}.",
     ]
+    if last.speedup_low is not None and last.speedup_high is not None and last.speedup_low <= 1 <= last.speedup_high:
+        found.append("The interval of the speed-up holds 1: it does not tell which of the two sizes is faster.")
     return (*found, *_knee(each.measured, each.unit), *_unknown(each))
 
 
@@ -100,10 +107,7 @@ def _knee(rows: Sequence[ScalingRow], unit: str) -> list[str]:
     last = rows[-1]
     fastest = max(rows, key=lambda row: row.images_per_sec or 0.0)
     if fastest.gpus < last.gpus:
-        found.append(
-            f"More GPUs are no gain beyond {fastest.gpus}: "
-            f"{_figure(fastest.images_per_sec)}{_S}{unit}/s there is the most."
-        )
+        found.append(_most(fastest, [row for row in rows if row.gpus > fastest.gpus], unit))
     compared = [row for row in rows if row.efficiency is not None and row.gpus >= (row.baseline_gpus or 0)]
     good: list[ScalingRow] = []
     for row in compared:
@@ -112,11 +116,45 @@ def _knee(rows: Sequence[ScalingRow], unit: str) -> list[str]:
         good.append(row)
     if good and len(good) < len(compared) and good[-1].gpus != good[-1].baseline_gpus:
         next_one = compared[len(good)]
+        begin, doubt = "The efficiency", ""
+        if once := _once(*good, next_one):
+            begin, doubt = "As measured, the efficiency", f"; {once} does not tell where it falls"
+        elif not _falls(good, next_one):
+            begin, doubt = "As measured, the efficiency", "; within the intervals it may fall at another size"
         found.append(
-            f"The efficiency stays above {_percent(_GOOD, 0)} up to {sizes([good[-1].gpus])}; "
-            f"{_on(next_one.gpus, begin=False)} it is {_percent(next_one.efficiency or 0.0)}."
+            f"{begin} stays above {_percent(_GOOD, 0)} up to {sizes([good[-1].gpus])}; "
+            f"{_on(next_one.gpus, begin=False)} it is {_percent(next_one.efficiency or 0.0)}{doubt}."
         )
     return found
+
+
+def _most(fastest: ScalingRow, larger: Sequence[ScalingRow], unit: str) -> str:
+    """That the fastest size is not the largest, as firmly as the intervals have it."""
+    most = f"{_figure(fastest.images_per_sec)}{_S}{unit}/s"
+    alike = [row for row in larger if not _is_faster(fastest, row)]
+    if not alike:
+        return f"More GPUs are no gain beyond {fastest.gpus}: {most} there is the most."
+    measured = f"The most that was measured is {most} {_on(fastest.gpus, begin=False)}"
+    if once := _once(fastest, *alike):
+        return f"{measured}; {once} does not tell whether more GPUs are a gain."
+    return f"{measured}, but within the intervals {sizes([row.gpus for row in alike])} may be as fast."
+
+
+def _is_faster(one: ScalingRow, other: ScalingRow) -> bool:
+    ratio = welch_ratio(one.rates, other.rates)
+    return ratio is not None and ratio.low > 1
+
+
+def _falls(good: Sequence[ScalingRow], next_one: ScalingRow) -> bool:
+    """Whether the intervals have all of `good` above what is good, and the next one below. The base has none."""
+    are_good = all(row.efficiency_low is None or row.efficiency_low >= _GOOD for row in good)
+    return are_good and next_one.efficiency_high is not None and next_one.efficiency_high < _GOOD
+
+
+def _once(*rows: ScalingRow) -> str:
+    """`one run a size`, `one run on 8 GPUs`: those of the rows that have no interval; empty where all have one."""
+    single = [row.gpus for row in rows if row.runs == 1]
+    return "one run a size" if len(single) == len(rows) else f"one run on {sizes(single)}" if single else ""
 
 
 # --- how sure ------------------------------------------------------------------------------------
@@ -174,14 +212,22 @@ def holds_back(each: Series) -> tuple[str, ...]:
     if row is None or row.lost_ms is None or not row.step_ms or row.gpus == row.baseline_gpus:
         return ()
     where = _on(row.gpus)
+    once = _once(*(other for other in each.measured if other.gpus in (row.gpus, row.baseline_gpus)))
     if row.lost_ms <= 0:
-        return (f"{where} nothing is lost: the step of {_ms(row.step_ms)} is no longer than the base's would be.",)
+        none = f"{where} nothing is lost: the step of {_ms(row.step_ms)} is no longer than the base's would be."
+        if once:
+            return none, f"{once[:1].upper()}{once[1:]} does not tell more."
+        if row.efficiency_low is not None and row.efficiency_low < 1:
+            return none, f"Within the interval of the efficiency, {_percent(1 - row.efficiency_low)} may be lost."
+        return (none,)
     found = [
         f"{where} a step takes {_ms(row.step_ms)}, and {_ms(row.lost_ms)} of it "
         f"({_percent(row.lost_ms / row.step_ms)}) are lost against the base."
     ]
     if row.efficiency_high is not None and row.efficiency_high >= 1:
         found.append(f"The interval of the efficiency holds 100{_S}%: that loss may be chance.")
+    elif once:
+        found.append(f"{once[:1].upper()}{once[1:]} does not tell how much of that is chance.")
     parts = {part: getattr(row, f"lost_{part}_ms") for part in LOSSES}
     if all(ms is None for part, ms in parts.items() if part != "other"):
         found.append("What takes them is not known: no run took its step apart (a sweep with mode=benchmark does).")

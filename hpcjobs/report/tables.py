@@ -14,6 +14,7 @@ from hpcjobs.columns import FLAGS, REPORT_COLUMNS, with_params
 from hpcjobs.compare import Beside, Difference
 from hpcjobs.files import write_atomic
 from hpcjobs.records import LOSSES, ScalingRow, to_csv
+from hpcjobs.report.study import sizes
 
 if TYPE_CHECKING:  # predict takes scipy with it, which `hpcjobs status` need not wait for
     from hpcjobs.predict import Figure, Model
@@ -146,16 +147,27 @@ def predictions(model: Model) -> Cells:
         (
             str(each.gpus),
             _figure(each.images_per_sec.value, ".1f"),
-            _between(each.images_per_sec.low, each.images_per_sec.high, ".1f"),
+            _ends(each.images_per_sec, ".1f"),
             _figure(each.measured, ".1f"),
             _error(left_out.get(each.gpus)),
             _figure(each.efficiency, ".1%"),
             _hours(each.time_to_train_s),
-            _sure(*_triple(each.gpu_hours), ".1f"),
+            _gpu_hours(each.gpu_hours),
         )
         for each in model.predictions
     )
     return Cells(names, cells)
+
+
+def doubt(model: Model) -> str:
+    """That a model foretells nothing, and of which sizes; empty where all its intervals are of use."""
+    wide = [each for each in model.predictions if each.images_per_sec.wide]
+    if not wide:
+        return ""
+    # Of a size that was run its measurement is there.
+    where = sizes([each.gpus for each in wide if each.measured is None] or [each.gpus for each in wide])
+    why = f"an interval's high end is more than {wide[0].images_per_sec.WIDEST} times its low end"
+    return f"these sizes vary too much to foretell {where}: {why}"
 
 
 # --- cells ---------------------------------------------------------------------------------------
@@ -197,14 +209,28 @@ def _change(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio - 1:+.1%}"
 
 
-def _triple(figure: Figure | None) -> tuple[float | None, float | None, float | None]:
-    return (None, None, None) if figure is None else (figure.value, figure.low, figure.high)
+def _ends(figure: Figure, form: str, factor: float = 1, is_time: bool = False) -> str:
+    """The interval; of one that is too wide the slow end alone, for the fast one is the luck of a few resamples."""
+    low, high = (format(end * factor, form) for end in (figure.low, figure.high))
+    if not figure.wide:
+        return f"{low} to {high}"
+    return f"up to {high}" if is_time else f"{low} to > {figure.WIDEST} times"
 
 
 def _hours(figure: Figure | None) -> str:
+    """A time in the largest unit that it is some of."""
     if figure is None:
         return "-"
-    return f"{figure.value / 3600:.2f} h ({figure.low / 3600:.2f} to {figure.high / 3600:.2f})"
+    units = ((3600, "h", ".2f"), (60, "min", ".1f"), (1, "s", ".3g"))
+    seconds, unit, form = next((each for each in units if figure.value >= each[0]), units[-1])
+    return f"{figure.value / seconds:{form}} {unit} ({_ends(figure, form, 1 / seconds, is_time=True)})"
+
+
+def _gpu_hours(figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    form = ".1f" if figure.value >= 1 else ".2g"
+    return f"{figure.value:{form}} ({_ends(figure, form, is_time=True)})"
 
 
 def _largest_loss(row: ScalingRow) -> str:

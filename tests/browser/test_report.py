@@ -105,6 +105,20 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, request: pytest.Fixture
     assert browser.run(f"{box} box.scrollLeft = 50; return box.scrollLeft") == 50
 
 
+def test_flags_wrap_within_their_column(browser: Browser, tmp_path: Path) -> None:
+    """In a window in which the other columns leave little room."""
+    flags = "same_nodes time_size_confounded fewer_repeats hardware_differs_between_sizes"
+    some = runs((1, 2, 16), flags=flags, mean_auc=0.7, auc_split="val", startup_s=100.0)
+    browser.open(written(tmp_path, study(some)), width=1200)
+    found = browser.run(
+        "const box = document.querySelector('#scaling').parentElement, end = box.getBoundingClientRect().right;"
+        "const range = document.createRange();"
+        "range.selectNodeContents(document.querySelector('#scaling td:last-child'));"
+        "return [box.scrollWidth - box.clientWidth, end - range.getBoundingClientRect().right > 0]"
+    )
+    assert found == [0, True]
+
+
 @pytest.mark.parametrize("name", ["five", "real"])
 def test_the_numbers_are_those_of_the_csv(browser: Browser, request: pytest.FixtureRequest, name: str) -> None:
     page: Path = request.getfixturevalue(name)
@@ -134,7 +148,7 @@ def test_the_figures_have_names_and_the_colours_of_the_scheme(browser: Browser, 
 
     names, light = look(dark=False)
     assert names == [
-        "Throughput", "Efficiency", "Time to train", "Where a step's time goes", "Area under the ROC curve (test)",
+        "Throughput", "Efficiency", "Time to train", "Where a step's time goes", "Area under the ROC curve, test split",
     ]  # fmt: skip
     assert light == ["rgb(27, 31, 36)", "rgb(255, 255, 255)"]
     assert look(dark=True)[1] == ["rgb(230, 235, 241)", "rgb(23, 28, 35)"]

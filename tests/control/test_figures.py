@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.container import BarContainer
 from PIL import Image
 
 from hpcjobs.compare import Reference
-from hpcjobs.predict import Outlook, predict
+from hpcjobs.predict import Figure as PredictedRate
+from hpcjobs.predict import Outlook, Prediction, predict
 from hpcjobs.report import figures, palette
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_steps import parts
@@ -164,6 +167,48 @@ def test_model_reference_and_another_sweep_are_laid_beside() -> None:
     assert [text.get_text() for text in axes(drawing).get_xticklabels(minor=True)] == ["(3)", "(32)"]
 
 
+def test_a_model_that_foretells_nothing_leaves_the_axes_as_they_are() -> None:
+    outlooks: list[Outlook] = predict(table(runs()), [32], resamples=20)
+
+    def wild(of: Prediction) -> Prediction:
+        rate = PredictedRate(6e12 if of.gpus == 32 else of.images_per_sec.value, 34.1, math.inf)
+        return dataclasses.replace(of, images_per_sec=rate)
+
+    (outlook,) = outlooks
+    model = outlook.models[0]
+    model = dataclasses.replace(model, predictions=tuple(map(wild, model.predictions)))
+    drawing = drawn(study(outlooks=[dataclasses.replace(outlook, models=(model,))]))["scaling"]
+    assert axes(drawing).get_ylim() == axes(drawn(study())["scaling"]).get_ylim()
+    (band,) = (each for each in axes(drawing).collections if isinstance(each, PolyCollection))
+    ends = [y for path in band.get_paths() for _, y in path.vertices]  # type: ignore[union-attr]
+    assert (min(ends), max(ends)) == axes(drawing).get_ylim()
+    assert "the band ends at the axes" in drawing.caption
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        {1: 280.0, 2: 265.0, 4: 115.0, 8: 28.0, 16: 80.0},  # it gets slower: times rise to where the legend would be
+        {1: 280.0, 2: 120.0, 4: 60.0, 8: 40.0, 16: 30.0},
+        {1: 280.0, 2: 60.0, 4: 3000.0, 8: 20.0, 16: 5000.0},
+        {gpus: 280.0 * gpus for gpus in SIZES},
+    ],
+)
+def test_no_legend_lies_on_a_line_or_a_point(rates: dict[int, float]) -> None:
+    timed = [
+        run(gpus, rate * (1 + k / 20), k, time_to_train_s=1e5 / rate, time_to_train_kind="derived_fixed_epochs")
+        for gpus, rate in rates.items()
+        for k in (1, 2)
+    ]
+    for drawing in drawn(study(timed)).values():
+        drawing.png()
+        box = (axes(drawing).get_legend() or drawing.figure.legends[0]).get_window_extent()
+        for each in axes(drawing).lines:
+            path = each.get_transform().transform_path(each.get_path())
+            assert not path.intersects_bbox(box, filled=False), drawing.name
+            assert not box.count_contains(path.vertices), drawing.name
+
+
 def test_efficiency_is_of_the_table() -> None:
     drawing = drawn(study())["efficiency"]
     assert line(drawing, "measured") == [(row.gpus, pytest.approx(row.efficiency)) for row in table(runs())]
@@ -192,6 +237,29 @@ def test_the_bars_sum_to_the_step() -> None:
     assert "all-reduce 26 ms" in drawing.description
 
 
+def test_a_part_below_zero_is_left_out_and_the_bar_ends_at_the_step() -> None:
+    below = [run(2, 100.0, step_ms=99.1, input_wait_ms=-20.1, allreduce_ms=7.0, skew_ms=3.0, compute_ms=110.0)]
+    (row,) = table(below)
+    assert parts(row) == {
+        "compute": pytest.approx(89.1), "input wait": 0.0, "all-reduce": 7.0, "skew": 3.0, "rest": 0.0
+    }  # fmt: skip
+    drawing = drawn(study(below))["breakdown"]
+    assert "99.1" in [text.get_text() for text in axes(drawing).texts]
+    assert "Measured below 0, by chance, and left out of the bars, which end at the step: input wait on 2 GPUs." in (
+        drawing.caption
+    )
+    assert "2 GPUs: 99.1 ms, of it" in drawing.description
+    assert "input wait of -20.1 ms left out" in drawing.description
+    assert "left out" not in drawn(study())["breakdown"].caption
+
+
+def test_parts_that_are_longer_than_the_step_are_shortened_to_it() -> None:
+    long = [run(2, 100.0, step_ms=80.0, input_wait_ms=60.0, allreduce_ms=40.0, compute_ms=70.0)]
+    (row,) = table(long)
+    assert parts(row) == pytest.approx({"compute": 0.0, "input wait": 48.0, "all-reduce": 32.0, "rest": 0.0})
+    assert "shortened to fit it, on 2 GPUs." in drawn(study(long))["breakdown"].caption
+
+
 def test_many_bars_lie() -> None:
     many = [each for number in range(5) for each in runs((1, 2, 4, 8), params=f"p={number}")]
     names = [text.get_text() for text in axes(drawn(study(many))["breakdown"]).get_yticklabels()]
@@ -210,7 +278,7 @@ def test_parts_of_a_step() -> None:
 
 def test_auc_of_each_finding_with_intervals_of_the_test_split() -> None:
     drawing = drawn(study(auc=[*auc(runs()), *auc(runs(), "val")]))["auc"]
-    assert drawing.title == "Area under the ROC curve (test)"
+    assert drawing.title == "Area under the ROC curve, test split"
     labels = [text.get_text() for text in axes(drawing).get_yticklabels()]
     assert (labels[0], labels[-1], len(labels)) == ("Atelectasis", "mean", 15)
     assert legend(drawing) == ["1 GPU", "2 GPUs", "4 GPUs", "8 GPUs", "16 GPUs"]
@@ -222,7 +290,7 @@ def test_auc_without_intervals_or_with_holes() -> None:
     bare = [{**each, "auc_low": "", "auc_high": ""} for each in auc(runs((1,)), "val") if each["class"] != "Hernia"]
     bare.append({**bare[0], "class": "Hernia", "auc": ""})
     drawing = drawn(study(auc=bare))["auc"]
-    assert drawing.title == "Area under the ROC curve (val)"
+    assert drawing.title == "Area under the ROC curve, val split"
     assert "resampled" not in drawing.caption
     assert "Hernia" not in drawing.description
 

@@ -20,7 +20,7 @@ from hpcjobs.scaling import table
 from tests.control.studies import SCRIPT, SIZES, auc, failing, runs, study
 from tests.control.sweeps import run
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -152,6 +152,27 @@ def test_the_answer_comes_first() -> None:
     assert (
         words.index("On 16 GPUs it trains 12.2 times") < words.index("exposed all-reduce") < words.index("Throughput")
     )
+
+
+def test_the_split_of_the_auc_is_said_in_the_table_and_in_the_figure() -> None:
+    some = runs((1, 2), mean_auc=0.7, auc_split="val")
+    it = study(some, auc=auc(some, "test"))
+    text = rendered(it)
+    assert Page(text).column("AUC (val)") == [("0.700", "0.7")] * 2
+    assert "Area under the ROC curve, test split" in text
+    assert "Of the test split; the table's AUC is of val." in Page(text).words["main"]
+    # Sizes of several splits say it each.
+    both = [*runs((1,), mean_auc=0.7, auc_split="val"), *runs((2,), mean_auc=0.8, auc_split="test")]
+    assert [text for text, _ in Page(rendered(study(both))).column("AUC")] == ["0.700 val", "0.800 test"]
+
+
+def test_a_model_that_foretells_nothing_says_so_above_its_table() -> None:
+    rates = {1: (280.0, 280.0), 2: (247.0, 284.0), 4: (30.0, 200.0), 8: (8.0, 260.0), 16: (140.0, 20.0)}
+    wild = [run(gpus, rate, repeat) for gpus, those in rates.items() for repeat, rate in enumerate(those, 1)]
+    text = rendered(study(wild, outlooks=predict(table(wild), [32])))
+    assert "Of no use, for these sizes vary too much to foretell 32 GPUs" in text
+    assert "> 10 times" in Page(text).column("95 % interval", of="model-0")[-1][0]
+    assert "vary too much" not in rendered(whole())
 
 
 # --- what others wrote ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 
 from hpcjobs.errors import InputError
 from hpcjobs.models import Fabric, read_fabric
-from hpcjobs.predict import Model, Outlook, as_json, fill, predict
+from hpcjobs.predict import Figure, Model, Outlook, as_json, fill, predict
 from hpcjobs.records import Run, ScalingRow
 from hpcjobs.report import tables
 from hpcjobs.scaling import table
 from tests.control.sweeps import run
+from tests.running import hpcjobs
 
 SIZES = (1, 2, 4, 8, 16)
 # An NVLink of 20 us and 40 GB/s, and a network of 50 us and 5 GB/s; DenseNet-121's gradients.
@@ -165,6 +167,65 @@ def test_a_size_that_is_foretold_to_take_no_time_has_no_digits() -> None:
     assert column[1] in ("+0.0%", "-0.0%")
 
 
+# Images/s of two runs a size, which say next to nothing.
+WILD = {1: (280.0, 280.0), 2: (247.0, 284.0), 4: (30.0, 200.0), 8: (8.0, 260.0), 16: (140.0, 20.0)}
+
+
+def wild() -> list[Run]:
+    return [
+        run(gpus, rate, k, time_to_train_s=1e4 / rate, time_to_train_kind="derived_fixed_epochs")
+        for gpus, rates in WILD.items()
+        for k, rate in enumerate(rates, 1)
+    ]
+
+
+def test_an_interval_that_is_too_wide_does_not_pretend() -> None:
+    model = models(predict(table(wild()), [32]))["ring"]
+    assert model.predictions[-1].images_per_sec.wide
+    cells = tables.predictions(model)
+    last = dict(zip(cells.header, cells.rows[-1], strict=True))
+    low = model.predictions[-1].images_per_sec.low
+    assert last["95 % interval"] == f"{low:.1f} to > 10 times"
+    assert re.fullmatch(r"[\d.]+ min \(up to [\d.]+\)", last["time to train"])
+    assert re.fullmatch(r"[\d.]+ \(up to [\d.]+\)", last["GPU-hours"])
+    assert tables.doubt(model) == (
+        "these sizes vary too much to foretell 32 GPUs: an interval's high end is more than 10 times its low end"
+    )
+    # Without a size to foretell it says it of those that were run.
+    assert "to foretell 1, 2, 4, 8 and 16 GPUs" in tables.doubt(models(predict(table(wild())))["ring"])
+    calm = models(predict(noisy(np.random.default_rng(1)), [32]))["ring"]
+    assert tables.doubt(calm) == ""
+    assert ">" not in dict(zip(cells.header, tables.predictions(calm).rows[-1], strict=True))["95 % interval"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_wide"),
+    [(34.1, 341.0, False), (34.1, 341.1, True), (0.0, 1.0, True), (1.0, math.inf, True), (2.0, 2.0, False)],
+)
+def test_an_interval_is_too_wide_beyond_ten_times_its_low_end(low: float, high: float, is_wide: bool) -> None:
+    assert Figure(2.0, low, high).wide is is_wide
+
+
+def test_short_times_have_digits() -> None:
+    runs = [
+        dataclasses.replace(one, time_to_train_s=20 / one.gpus, time_to_train_kind="derived_fixed_epochs")
+        for one in of_steps(dict.fromkeys(SIZES, 346.0))
+    ]
+    cells = tables.predictions(models(predict(table(runs), resamples=0))["ring"])
+    first = dict(zip(cells.header, cells.rows[0], strict=True))
+    assert first["time to train"] == "20 s (20 to 20)"
+    assert first["GPU-hours"] == "0.0056 (0.0056 to 0.0056)"
+
+
+def test_the_command_says_in_one_line_that_it_foretells_nothing(tmp_path: Path) -> None:
+    lines = [f"{gpus},64,{64 * gpus},{rate}" for gpus, rates in WILD.items() for rate in rates]
+    (tmp_path / "runs.csv").write_text("\n".join(["gpus,local_batch,global_batch,images_per_sec", *lines]) + "\n")
+    done = hpcjobs("predict", "--runs", "runs.csv", "--gpus", "32", cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("these sizes vary too much to foretell 32 GPUs")
+    assert "> 10 times" in done.stdout
+
+
 # --- what it says of a size ----------------------------------------------------------------------
 
 
@@ -265,7 +326,7 @@ def test_a_probe_of_one_rank_a_node_says_all_of_such_a_table_and_nothing_of_anot
 def test_a_size_that_the_probe_says_nothing_of_is_not_foretold_by_it() -> None:
     rows = table(of_steps(dict.fromkeys((1, 2, 3, 4), 346.0)))
     within = Fabric(20e-6, 40e9)
-    with pytest.raises(InputError, match=r"the fabric probe says nothing of 8 GPUs on 2 node\(s\)"):
+    with pytest.raises(InputError, match=r"the fabric probe says nothing of 8 GPUs on 2 nodes"):
         predict(rows, [8], fabric=within, gradient_bytes=GRADIENTS)
     (outlook,) = predict(rows, fabric=within, gradient_bytes=GRADIENTS)
     assert "ring" not in outlook.refused

@@ -24,6 +24,11 @@ def the(those: Sequence[Run]) -> Answer:
     return Answer(**parts)
 
 
+def repeated(rates: dict[int, float], spread: float) -> list[Run]:
+    """Three runs of each size: its rate, and so much of it to either side."""
+    return [run(gpus, rate * (1 + k * spread), k + 2) for gpus, rate in rates.items() for k in (-1, 0, 1)]
+
+
 def test_five_sizes_say_speedup_and_efficiency_of_the_largest() -> None:
     first, second, _ = the(runs()).how_far
     # 64 x 16 images in 131 ms over 64 in 100.
@@ -34,11 +39,45 @@ def test_five_sizes_say_speedup_and_efficiency_of_the_largest() -> None:
 
 
 def test_where_it_stops_to_scale_is_said() -> None:
-    drop = [run(1, 100.0), run(2, 190.0), run(4, 300.0), run(8, 280.0)]
-    told = the(drop).how_far
+    told = the(repeated({1: 100.0, 2: 190.0, 4: 300.0, 8: 280.0}, spread=0.001)).how_far
     assert "More GPUs are no gain beyond 4: 300 images/s there is the most." in told
     assert "The efficiency stays above 80 % up to 2 GPUs; on 4 GPUs it is 75.0 %." in told
     assert len(the([run(1, 100.0), run(2, 190.0)]).how_far) == 2
+
+
+def test_what_the_intervals_do_not_tell_apart_is_not_called_the_most() -> None:
+    told = the(repeated({1: 100.0, 2: 190.0, 4: 300.0, 8: 280.0, 16: 150.0}, spread=0.05)).how_far
+    # 16 GPUs are slower beyond chance, 8 are not.
+    assert (
+        "The most that was measured is 300 images/s on 4 GPUs, but within the intervals 8 GPUs may be as fast." in told
+    )
+    assert (
+        "As measured, the efficiency stays above 80 % up to 2 GPUs; on 4 GPUs it is 75.0 %"
+        "; within the intervals it may fall at another size."
+    ) in told
+    assert not any("no gain" in sentence for sentence in told)
+
+
+def test_one_run_a_size_does_not_tell_where_it_stops_to_scale() -> None:
+    told = the([run(1, 100.0), run(2, 190.0), run(4, 300.0), run(8, 280.0)]).how_far
+    assert told[0].startswith("On 8 GPUs it trains 2.8 times as fast as on 1 (one run a size, so no interval): 280")
+    assert told[2:] == (
+        "The most that was measured is 300 images/s on 4 GPUs; one run a size does not tell whether more GPUs are a gain.",
+        "As measured, the efficiency stays above 80 % up to 2 GPUs; on 4 GPUs it is 75.0 %"
+        "; one run a size does not tell where it falls.",
+    )
+    # The one that has no repeats is named.
+    some = the([*repeated({1: 100.0, 2: 190.0}, spread=0.001), run(4, 180.0)]).how_far
+    assert "(one run on 4 GPUs, so no interval)" in some[0]
+    assert some[2].endswith("one run on 4 GPUs does not tell whether more GPUs are a gain.")
+
+
+def test_a_speed_up_within_the_noise_is_no_speed_up() -> None:
+    told = the(repeated({1: 100.0, 2: 101.0}, spread=0.05)).how_far
+    assert told[0].startswith("On 2 GPUs it trains about as fast as on 1 (95 % interval ")
+    assert told[2] == "The interval of the speed-up holds 1: it does not tell which of the two sizes is faster."
+    sure = the(repeated({1: 100.0, 2: 190.0}, spread=0.001)).how_far
+    assert not any("holds 1" in sentence for sentence in sure)
 
 
 def test_strong_scaling_is_named_with_its_batch() -> None:
@@ -55,11 +94,13 @@ def test_weak_and_strong_have_an_answer_each() -> None:
 
 def test_one_size_says_that_it_says_nothing() -> None:
     found = the([run(4, 100.0)])
-    assert found.how_far == ("On 4 GPUs it trains 100 images/s.", "One size alone does not say how it scales.")
+    assert found.how_far == ("One size alone does not say how it scales: 100 images/s on 4 GPUs.",)
     assert found.how_sure == (
         "It was measured once: how much a repeat would differ is not known, and there are no intervals.",
     )
-    assert the([run(1, 100.0)]).how_far[0] == "On 1 GPU it trains 100 images/s."
+    assert the([run(1, 100.0)]).how_far[0].endswith("100 images/s on 1 GPU.")
+    below = sentences.answers(table([run(1, 50.0), run(2, 100.0)], baseline=2))[0].how_far
+    assert below[0].startswith("No size above the base has a measurement: 100")
     assert found.holds_back == found.failed == ()
 
 
@@ -108,7 +149,8 @@ def test_the_largest_loss_is_named_in_ms_and_per_cent() -> None:
 def test_a_loss_that_nobody_took_apart_is_not_explained() -> None:
     told = the([run(1, 100.0), run(2, 150.0)]).holds_back
     assert "(25.0 %)" in told[0]
-    assert told[1].startswith("What takes them is not known")
+    assert told[1] == "One run a size does not tell how much of that is chance."
+    assert told[2].startswith("What takes them is not known")
 
 
 def test_a_loss_within_the_noise_may_be_chance() -> None:
@@ -119,7 +161,11 @@ def test_a_loss_within_the_noise_may_be_chance() -> None:
 def test_nothing_lost_is_said() -> None:
     assert the([run(1, 100.0), run(2, 201.0)]).holds_back == (
         "On 2 GPUs nothing is lost: the step of 39.8 ms is no longer than the base's would be.",
+        "One run a size does not tell more.",
     )
+    noisy = the(repeated({1: 100.0, 2: 201.0}, spread=0.05)).holds_back
+    assert noisy[1] == "Within the interval of the efficiency, 10.3 % may be lost."
+    assert len(the(repeated({1: 100.0, 2: 210.0}, spread=0.001)).holds_back) == 1
 
 
 def test_a_slow_node_is_named() -> None:
@@ -158,7 +204,7 @@ def test_sizes_that_share_no_batch_are_not_compared() -> None:
 
 
 def test_other_units_than_images() -> None:
-    assert the([run(1, 100.0, experiment="gnmt (tokens)")]).how_far[0] == "On 1 GPU it trains 100 tokens/s."
+    assert the([run(1, 100.0, experiment="gnmt (tokens)")]).how_far[0].endswith(": 100 tokens/s on 1 GPU.")
 
 
 def test_no_rows_no_answer() -> None:
