@@ -55,7 +55,8 @@ def collect(
         if len(paths) != 1:
             raise InputError("give one FOLDER of a sweep, or --logs and the paths of logs")
         sweep = sweeps.load(paths[0])
-        runs = reporting.collected(sweep, follow.snapshot(sweep, show.talk))
+        with sweeps.written(sweep.where, _elsewhere(sweep)):
+            runs = reporting.collected(sweep, follow.snapshot(sweep, show.talk))
     if runs is None:
         return
     click.echo(json.dumps([run.row() for run in runs]) if as_json else collector.runs_csv(runs), nl=as_json)
@@ -160,13 +161,22 @@ def report(
     wish = reporting.Wish(baseline, against, reference)
     if folder is not None:
         sweep = sweeps.load(folder)
-        done = reporting.reported(sweep, follow.snapshot(sweep, show.talk), wish)
+        with sweeps.written(sweep.where, _elsewhere(sweep)):
+            done = reporting.reported(sweep, follow.snapshot(sweep, show.talk), wish)
     else:
         assert runs_file is not None
         assert out is not None
         done = reporting.report_of(reporting.read_runs(runs_file), out, wish)
     reporting.print_report(done, as_json=as_json, markdown=markdown)
     ctx.exit(_nothing_measured(any(row.images_per_sec is not None for row in done.rows)))
+
+
+def _elsewhere(sweep: sweeps.Sweep) -> str:
+    """How to report a sweep in whose folder one may not write."""
+    runs = sweep.where.report / "runs.csv"
+    if not runs.is_file():
+        return "; nobody who may has collected it yet"
+    return f"; as last collected: `hpcjobs report --runs {show.shorten(runs)} --out DIR`"
 
 
 def _nothing_measured(measured: bool) -> int:

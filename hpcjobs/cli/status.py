@@ -39,8 +39,9 @@ def status(ctx: click.Context, folder: Path, watch: bool, as_json: bool) -> None
 def resume(ctx: click.Context, folder: Path, retryable: bool, wait: bool, as_json: bool) -> None:
     """Go on with the sweep in FOLDER: run what failed, was cancelled or is missing, nothing that has a result."""
     sweep = sweeps.load(folder)
-    demo.make_data(sweep)
-    done = going_on.resume(sweep, show.talk, retryable=retryable)
+    with sweeps.written(sweep.where):
+        demo.make_data(sweep)
+        done = going_on.resume(sweep, show.talk, retryable=retryable)
     where = show.shorten(sweep.where.root)
     if done.adopted:
         show.talk(f"found submitted, though not recorded: {' '.join(done.adopted)}")
@@ -62,7 +63,9 @@ def resume(ctx: click.Context, folder: Path, retryable: bool, wait: bool, as_jso
 @click.argument("runs", nargs=-1, shell_complete=names.runs)
 def cancel(folder: Path, runs: tuple[str, ...]) -> None:
     """End the sweep in FOLDER, or only the named RUNS of it."""
-    ended = follow.cancel(sweeps.load(folder), runs)
+    sweep = sweeps.load(folder)
+    with sweeps.written(sweep.where):
+        ended = follow.cancel(sweep, runs)
     show.talk(f"cancelled {len(ended)} run(s)" if ended else "nothing to cancel: no run is pending or running")
     for name in ended:
         click.echo(name)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hpcjobs import rundir
 from hpcjobs.errors import InputError
+from hpcjobs.files import shown
 from hpcjobs.plan import Plan, Terms, Variant, make_plan
 from hpcjobs.rundir import SweepDir
 from hpcjobs.schedulers import Scheduler
@@ -62,7 +66,9 @@ def to_yaml(sweep_id: str, plan: Plan) -> dict[str, Any]:
 
 
 def plan_of(path: Path) -> tuple[str, Plan]:
-    """(sweep id, plan) of a sweep.yaml. Raises InputError where it does not hold one."""
+    """(sweep id, plan) of a sweep.yaml, or of the one in a folder. Raises InputError where it does not hold one."""
+    if path.is_dir():
+        path = rundir.open_sweep(path).sweep_yaml
     data = rundir.read_sweep_yaml(path)
     try:
         variants = [
@@ -80,3 +86,19 @@ def load(folder: Path) -> Sweep:
     where = rundir.open_sweep(folder)
     sweep_id, plan = plan_of(where.sweep_yaml)
     return Sweep(sweep_id, where, plan)
+
+
+@contextlib.contextmanager
+def written(where: SweepDir, otherwise: str = "") -> Iterator[None]:
+    """Herein a sweep's folder is written. Raises InputError, with what to do `otherwise`, where that is not allowed:
+    it may be a colleague's.
+    """
+    try:
+        yield
+    except OSError as error:
+        path = Path(str(error.filename))
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not path.is_relative_to(where.root):
+            raise
+        # A temporary file, which is not there, tells of its folder.
+        place = path if path.exists() else path.parent
+        raise InputError(f"{shown(place)}: cannot be written: {error.strerror}{otherwise}") from None
