@@ -6,10 +6,11 @@ import io
 import os
 import re
 import shlex
+import signal
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,15 +85,34 @@ def carry_out(shop: Workshop, run: str, pending: int, where: Where, look: Callab
         if workers == 1:
             work(shop.out, run, 0, None, look)
             return
-        jobs = _start_local(shop, run, min(workers, pending))
-    else:
-        jobs = _start_array(shop, run, where)
+    jobs: list[Any] = []
     try:
+        if isinstance(where, Local):
+            with _deaf_children():
+                jobs += _start_local(shop, run, min(workers, pending))
+        else:
+            jobs += _start_array(shop, run, where)
         _wait(shop, run, jobs, look, ask=isinstance(where, Array))
     except BaseException:
         for job in jobs:
-            job.cancel(check=False)
+            if isinstance(where, Array):
+                job.cancel(check=False)
+            elif not job.done():
+                os.kill(int(job.job_id), signal.SIGTERM)  # of submitit's controller, which tells its worker
         raise
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started herein never hear a Ctrl-C, which a terminal sends to all: they would show tracebacks.
+
+    One that comes meanwhile is heard by this process at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(shop: Workshop, run: str, jobs: Sequence[Any], look: Callable[[int], None], *, ask: bool) -> None:
@@ -162,4 +182,6 @@ def _task(out: Path, run: str, job: int, tasks: int, driver: dict[str, Any] | No
     """One task of job number `job`, of `tasks` in each."""
     import submitit
 
+    if driver:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the driver ends it; submitit has it do nothing
     work(out, run, job * tasks + submitit.JobEnvironment().global_rank, driver)

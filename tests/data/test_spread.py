@@ -106,6 +106,38 @@ def test_the_workers_of_a_killed_driver_leave(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize("moment", ["run", "logs/*", "tmp/*"])
+def test_a_ctrl_c_that_a_terminal_sends_to_all_processes_shows_no_traceback(tmp_path: Path, moment: str) -> None:
+    out = tmp_path / "out"
+    job = synth(out, "--workers", "2", "--size", "512")
+    deadline = time.monotonic() + 60
+    while not any((out / ".prepare").glob(moment)):
+        assert time.monotonic() < deadline
+        assert job.poll() is None
+        time.sleep(0.01)
+    os.killpg(job.pid, signal.SIGINT)
+    _, said = job.communicate(timeout=60)  # to the end of the last that can write to it
+    assert job.returncode == 130
+    assert said.splitlines()[-1] == "hpcjobs: interrupted"
+    assert "Traceback" not in said
+    while workers_of(out):
+        assert time.monotonic() < deadline, "orphans"
+        time.sleep(0.1)
+
+
+def test_the_workers_of_an_interrupted_driver_end_though_it_lives_on(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(small_shards(synth_recipe(20_000, 512)), tmp_path, Local(2), progress=interrupt)
+    deadline = time.monotonic() + 30
+    while workers_of(tmp_path):
+        assert time.monotonic() < deadline, "they work on"
+        time.sleep(0.1)
+
+
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done > 600:
