@@ -198,3 +198,10 @@ def test_an_order_becomes_sbatchs_options_and_the_scripts_arguments(fake: FakeSl
         "--dependency=afterany:7,afterok:9",
         "--kill-on-invalid-dep=yes",
     ]
+
+
+def test_who_cancelled_a_run_is_named_where_somebody_knows_the_name(fake: FakeSlurm) -> None:
+    fake.command("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+    for index, uid in enumerate((0, 4123456789)):
+        fake.command("sacct", f'echo "1_{index}|CANCELLED by {uid}|0:15|n1|Unknown|Unknown"')
+        assert SlurmScheduler().poll([f"1_{index}"])[f"1_{index}"].reason == f"by {'root' if uid == 0 else uid}"

@@ -66,7 +66,7 @@ def test_submit_and_leave_and_each_end_shows_as_what_it_is(tmp_path: Path, clust
     hpcjobs("cancel", "o", cancelled, pending, cwd=tmp_path, env=cluster.env)
     cluster.run("scancel", f"{job}_1")
     until(lambda: [now("o")[run]["state"] for run in (scancelled, cancelled, pending)] == ["cancelled"] * 3)
-    assert "by 0" in now("o")[scancelled]["reason"]
+    assert "by root" in now("o")[scancelled]["reason"]
 
     folder = tmp_path / "o" / "runs" / killed
     until(lambda: len(ranks(folder)) == 2)

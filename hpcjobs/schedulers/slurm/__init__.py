@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import getpass
+import pwd
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +30,20 @@ def answers() -> bool:
         return "UP" in run("scontrol", "ping")
     except (Refused, SchedulerUnreachable):
         return False
+
+
+def _named(state: JobState) -> JobState:
+    """With the name of who cancelled it, of whom sacct tells the uid."""
+    by, _, uid = state.reason.partition(" ")
+    return dataclasses.replace(state, reason=f"by {_user(uid)}") if by == "by" else state
+
+
+@functools.cache
+def _user(uid: str) -> str:
+    try:
+        return pwd.getpwuid(int(uid)).pw_name
+    except (KeyError, ValueError):
+        return uid
 
 
 class SlurmScheduler:
@@ -96,7 +113,7 @@ class SlurmScheduler:
             if away and not all(task in seen for task in tasks):
                 raise  # accounting there is, but away: who knows what it knows of the others
             booked = self._scontrol({task.partition("_")[0] for task in tasks if task in seen and task not in living})
-        ended = {task: state for task, state in booked.items() if state.state is not None and state.state.final}
+        ended = {task: _named(state) for task, state in booked.items() if state.state is not None and state.state.final}
         # What is alive by the books alone ran away from them: the controller, which answered, does not know it.
         odd = {task: state for task, state in booked.items() if state.state is None}
         known = {**odd, **seen, **ended, **living}
