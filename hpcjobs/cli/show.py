@@ -76,12 +76,16 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
         )
     console = terminal(stderr=not to_stdout)
     name = sweep.plan.variants[0].experiment.name
-    title = f"sweep of {name} on {cluster.name} ({cluster.sharing} nodes): {len(sweep.plan.runs)} runs"
-    console.print(f"{title} in {len(sweep.plan.sent)} job(s)", soft_wrap=True)
+    title = f"sweep of {name} on {cluster.name} ({cluster.sharing} nodes): {_count(len(sweep.plan.runs), 'run')}"
+    console.print(f"{title} in {_count(len(sweep.plan.sent), 'job')}", soft_wrap=True)
     console.print(grid)
     console.print(_whole_cost(sweep, expected), soft_wrap=True)
     for warning in expected.warnings:
         console.print(Text(f"warning: {warning}"), soft_wrap=True)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _whole_cost(sweep: Sweep, expected: Estimate) -> str:
