@@ -51,7 +51,7 @@ from hpcjobs.spec import Cluster, Experiment
     help="Override a key; two or more values are swept.",
 )
 @click.option(
-    "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Repeat the sweep of this sweep.yaml."
+    "--from", "source", type=click.Path(path_type=Path), metavar="FILE|DIR", help="Repeat the sweep of this sweep.yaml."
 )
 @click.option(
     "--throttle", type=click.IntRange(min=1), metavar="N", help="At most N runs of a size at a time; on local, of all."
