@@ -27,12 +27,6 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 # scheme://user:password@ -- greedy, for a password may hold an @.
 _USER = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s/?#:@]*)(?P<word>:[^\s/?#]*)?@", re.IGNORECASE)
-# By these git is told of another repository than that around the folder: in a hook, for one.
-_ELSEWHERE = {
-    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX"),
-    *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
-}
-
 # What gives a value its name: NAME=, NAME:, and --NAME before a blank.
 _NAME = re.compile(r"(?<![\w./-])(?:(--?[A-Za-z][\w.-]*)(?:\s*[:=]\s*|[ \t]+)|([A-Za-z_][\w.-]*)\s*[:=]\s*)")
 # The value, as a shell or a URL ends it, with `Bearer ` before it in a header; commas are in it but in A=1,B=2.
@@ -117,6 +111,11 @@ def _secret(name: str) -> bool:
 
 # What of the repository a run is made of: a new file beside these changes nothing.
 _CODE = ("hpcjobs", "templates", "experiments")
+# By these git is told of another repository than that around the folder: in a hook, for one.
+_ELSEWHERE = {
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
+}
 
 
 def code_state() -> dict[str, Any] | None:
@@ -127,7 +126,6 @@ def code_state() -> dict[str, Any] | None:
 
 def git_state(folder: Path, parts: Sequence[str] = ()) -> dict[str, Any] | None:
     """Commit, whether clean (all of it, or these parts), and remote of the checkout around `folder`; None without."""
-
     around = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
 
     def git(*words: str) -> str:

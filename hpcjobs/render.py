@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import msgspec
@@ -80,13 +81,8 @@ def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
         cluster,
         sweep_dir,
         directives=directives(group, cluster, sweep, sweep_dir),
-        container=_container(group, cluster, sweep_dir),
-        environment=cluster.env,
-        gpu_request=_gpu_request(group, cluster),
-        group=group.name,
-        python=[cluster.python or sys.executable],
-        size=group.size,
         transport=_TRANSPORT,
+        **_of_ranks(group, cluster, sweep_dir),
     )
 
 
@@ -140,17 +136,24 @@ def errand(group: Group, cluster: Cluster, name: str, folder: Path, command: Seq
             base=_ERRANDS_BASE,
             directives=list({**lines, **changed, "no-requeue": None}.items()),
             command=command,
-            container=_container(group, cluster, folder),
-            environment=cluster.env,
-            gpu_request=_gpu_request(group, cluster),
-            group=group.name,
-            python=[cluster.python or sys.executable],
-            size=group.size,
             transport=[],  # MPI's best: it is what the probe measures
+            **_of_ranks(group, cluster, folder),
         )
         if _ERRANDS_MARK in text:
             break
     return text
+
+
+def _of_ranks(group: Group, cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """What a template that starts ranks is told of them; `folder` is where they write."""
+    return {
+        "container": _container(group, cluster, folder),
+        "environment": cluster.env,
+        "gpu_request": _gpu_request(group, cluster),
+        "group": group.name,
+        "python": [cluster.python or sys.executable],
+        "size": group.size,
+    }
 
 
 def _render(

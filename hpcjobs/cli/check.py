@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from hpcjobs import cost, render
-from hpcjobs.cli import daily, demo, names, preflight, show
+from hpcjobs.cli import daily, demo, preflight, show
 from hpcjobs.cli import sweep as sweeping
 from hpcjobs.contract import FAILURE, OK, WARNING, Finding
 from hpcjobs.engine.estimate import UserLimit, site_limits
@@ -34,28 +34,9 @@ _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "red"}
 
 @click.command()
 @click.option("--gpus", metavar="LIST", help="GPU counts of the study.  [default: 1, and as many as fill a node]")
-@click.option(
-    "--experiment",
-    default="chexnet",
-    show_default=True,
-    metavar="NAME|FILE",
-    shell_complete=names.experiments,
-    help="What to train.",
-)
-@click.option(
-    "--cluster",
-    metavar="NAME|FILE",
-    shell_complete=names.clusters,
-    help="Where to run: a profile of `hpcjobs cluster list`, or local.",
-)
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=V1,V2",
-    shell_complete=names.settings,
-    help="Override a key, as in `hpcjobs sweep`.",
-)
+@sweeping.experiment_option
+@sweeping.cluster_option
+@sweeping.settings_option("Override a key, as in `hpcjobs sweep`.")
 @daily.options
 @click.option(
     "--out",

@@ -7,7 +7,9 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,10 +26,8 @@ from hpcjobs.schedulers import slurm
 from hpcjobs.schedulers.slurm.commands import Refused
 from hpcjobs.spec import Cluster, Experiment
 
-
-@click.command()
-@click.option("--gpus", metavar="LIST", help="GPU counts, such as 1,2,4,8,16.")
-@click.option(
+# What `hpcjobs check` takes, too.
+experiment_option = click.option(
     "--experiment",
     default="chexnet",
     show_default=True,
@@ -35,21 +35,27 @@ from hpcjobs.spec import Cluster, Experiment
     shell_complete=names.experiments,
     help="What to train.",
 )
-@click.option(
+cluster_option = click.option(
     "--cluster",
     metavar="NAME|FILE",
     shell_complete=names.clusters,
     help="Where to run: a profile of `hpcjobs cluster list`, or local.",
 )
+
+
+def settings_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--set`, of which --help says `text`."""
+    return click.option(
+        "--set", "settings", multiple=True, metavar="KEY=V1,V2", shell_complete=names.settings, help=text
+    )
+
+
+@click.command()
+@click.option("--gpus", metavar="LIST", help="GPU counts, such as 1,2,4,8,16.")
+@experiment_option
+@cluster_option
 @click.option("--repeats", type=click.IntRange(min=1), help="Runs of each point.  [default: the experiment's]")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=V1,V2",
-    shell_complete=names.settings,
-    help="Override a key; two or more values are swept.",
-)
+@settings_option("Override a key; two or more values are swept.")
 @click.option(
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE|DIR", help="Repeat the sweep of this sweep.yaml."
 )

@@ -11,6 +11,7 @@ from hpcjobs.engine.follow import Watch
 from hpcjobs.engine.state import (
     Intention,
     RunStatus,
+    Submission,
     alive,
     left_out,
     next_number,
@@ -50,14 +51,15 @@ def resume(sweep: Sweep, told: Told, *, retryable: bool = False) -> Resumed:
     with rundir.locked(sweep.where):
         adopted, sent_again = _answer(sweep)
         runs = Watch(sweep, told, must_answer=True).look()
-        _spare(sweep, runs)
+        sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
+        _spare(sweep, runs, sent)
         wanted = [run for run in runs if run.state in _AGAIN or run.ending]
         retries: dict[str, str] = {}
         if retryable:
             retries = _retries(sweep, wanted)
             wanted = [run for run in wanted if run.state is RunState.PLANNED or run.run in retries]
-        _leave_behind(sweep, wanted)
-        jobs, refusal = _submit(sweep, wanted, retries, told)
+        _leave_behind(sweep, wanted, sent)
+        jobs, refusal = _submit(sweep, wanted, retries, _ending(sweep, wanted, sent), told)
         living = {run.task.partition("_")[0] for run in runs if not run.state.final and run.task}
         if jobs or (living and not _collected_later(sweep)):
             submit.collector(sweep, sorted(living | set(jobs), key=int), told)
@@ -122,9 +124,8 @@ def _retries(sweep: Sweep, runs: Iterable[RunStatus]) -> dict[str, str]:
     }
 
 
-def _spare(sweep: Sweep, runs: list[RunStatus]) -> None:
+def _spare(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission]) -> None:
     """Let no task start that was submitted before its run turned out to have a result."""
-    sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
     for run in runs:
         if run.state is RunState.DONE and run.run in sent:
             number = sent[run.run].number
@@ -132,9 +133,8 @@ def _spare(sweep: Sweep, runs: list[RunStatus]) -> None:
                 rundir.burn(sweep.where, run.run, number, "resume")
 
 
-def _leave_behind(sweep: Sweep, runs: list[RunStatus]) -> None:
+def _leave_behind(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission]) -> None:
     """Make sure that no older task of these runs still starts."""
-    sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
     groups = {name: group for group, names in sweep.groups.items() for name in names}
     # The one allocation's task holds other runs too, and starts none again that failed in it.
     # What ends already was cancelled before; to ask once more may wait for its end.
@@ -147,12 +147,15 @@ def _leave_behind(sweep: Sweep, runs: list[RunStatus]) -> None:
 
 
 def _submit(
-    sweep: Sweep, runs: list[RunStatus], retries: Mapping[str, str], told: Told
+    sweep: Sweep,
+    runs: list[RunStatus],
+    retries: Mapping[str, str],
+    ending: Mapping[str, list[str]],
+    told: Told,
 ) -> tuple[list[str], SubmitRefused | None]:
     wanted = {run.run: run for run in runs}
     jobs: list[str] = []
     refusal: SubmitRefused | None = None
-    ending = _ending(sweep, runs)
     for group in sweep.plan.sent:
         indices = tuple(index for index, run in enumerate(group.runs) if run.name in wanted)
         if not indices:
@@ -175,12 +178,11 @@ def _submit(
     return jobs, refusal
 
 
-def _ending(sweep: Sweep, runs: list[RunStatus]) -> dict[str, list[str]]:
+def _ending(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission]) -> dict[str, list[str]]:
     """By run: its tasks that were cancelled and have not ended.
 
     There are older ones than the newest where that was cancelled while it waited for them.
     """
-    sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
     older = {run.run: sent[run.run].after if run.run in sent else () for run in runs}
     tasks = {task for each in older.values() for task in each}
     answers = sweep.scheduler.poll(tasks) if tasks else {}
