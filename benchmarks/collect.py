@@ -24,8 +24,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hpcjobs.logs.measurements import LogResult
-from hpcjobs.logs.reading import read_log
+from hpcjobs.collect.measurements import LogResult
+from hpcjobs.collect.reading import read_log
 
 TARGET, GROWTH_MIB = 2.0, 64
 SAMPLE = Path(__file__).parent.parent / "tests/control/logs_formats/samples/tf_cnn_fp16_8gpus.log.gz"
@@ -35,7 +35,7 @@ FIXED = {"train.log": re.compile(rb'"step_ms": ([0-9.]+)'), "tf_cnn": re.compile
 
 def line(key: str, value: object, at_ms: int, **metadata: object) -> str:
     entry = {"namespace": "", "time_ms": at_ms, "event_type": "POINT_IN_TIME", "key": key, "value": value}
-    about = {"file": "hpcjobs/train/windows.py", "lineno": 34, **metadata}
+    about = {"file": "hpcjobs/chexnet/train/windows.py", "lineno": 34, **metadata}
     return f":::MLLOG {json.dumps({**entry, 'metadata': about})}\n"
 
 

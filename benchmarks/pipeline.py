@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/pipeline.py [--nih DIR] [--rounds N]
 
 Each path runs in a process of its own on the same core, in turns, over real X-rays: once with the
-C library's memory settings as they are, once with those of `hpcjobs.train.heap`. Page faults are
+C library's memory settings as they are, once with those of `hpcjobs.chexnet.train.heap`. Page faults are
 counted beside, for they are what separates the two. What is timed is whole epochs, after one
 that warms the page cache. The floor reads the same records with
 TFRecordDataset and batches them, nothing else. `in a map` is ours with parsing in a parallel map.
@@ -44,10 +44,10 @@ def ready(nih: Path, scratch: Path) -> None:
     """Write the files of every path below `scratch`."""
     from PIL import Image
 
-    from hpcjobs.data.build import make
-    from hpcjobs.data.dataset import Split
-    from hpcjobs.data.prepare import nih_recipe
-    from hpcjobs.data.tfrecord import Record, read_examples, tf, write_shard
+    from hpcjobs.chexnet.data.build import make
+    from hpcjobs.chexnet.data.dataset import Split
+    from hpcjobs.chexnet.data.prepare import nih_recipe
+    from hpcjobs.chexnet.data.tfrecord import Record, read_examples, tf, write_shard
 
     lists = (nih / "train_val_list.txt.gz", nih / "test_list.txt.gz")
     small = make(nih_recipe([nih / "images"], nih / "Data_Entry_2017_v2020.csv.gz", *lists, SIZE), scratch / "small")
@@ -113,7 +113,7 @@ def jpeg(scratch: Path) -> tuple[Any, int]:
 
 
 def ours(scratch: Path) -> tuple[Any, int]:
-    from hpcjobs.train.input import train_batches
+    from hpcjobs.chexnet.train.input import train_batches
 
     dataset = pickle.loads((scratch / "dataset.pickle").read_bytes())
     steps = MANY // BATCH
@@ -124,7 +124,7 @@ def ours(scratch: Path) -> tuple[Any, int]:
 def in_a_map(scratch: Path) -> tuple[Any, int]:
     import tensorflow as tf
 
-    from hpcjobs.data.tfrecord import parse_batch
+    from hpcjobs.chexnet.data.tfrecord import parse_batch
 
     records = serialized(scratch).shuffle(SHUFFLE).repeat().batch(BATCH, drop_remainder=True)
     parsed = records.map(lambda one: parse_batch(one, (SIZE, SIZE)), num_parallel_calls=4)
@@ -155,7 +155,7 @@ def one(name: str, scratch: Path, memory: str) -> None:
     """Time one path in this process: prints images/s and page faults an image."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if memory == "kept":
-        from hpcjobs.train.heap import keep_freed_memory
+        from hpcjobs.chexnet.train.heap import keep_freed_memory
 
         keep_freed_memory()
     batches, images = PATHS[name](scratch)

@@ -26,12 +26,12 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from hpcjobs.data.build import make
-from hpcjobs.data.decode import decode
-from hpcjobs.data.prepare import nih_recipe
-from hpcjobs.data.recipe import Recipe
-from hpcjobs.data.spread import Local
-from hpcjobs.data.workshop import Workshop, work
+from hpcjobs.chexnet.data.build import make
+from hpcjobs.chexnet.data.decode import decode
+from hpcjobs.chexnet.data.prepare import nih_recipe
+from hpcjobs.chexnet.data.recipe import Recipe
+from hpcjobs.chexnet.data.spread import Local
+from hpcjobs.chexnet.data.workshop import Workshop, work
 
 ROOT = Path(__file__).parent.parent
 SIZE = 256
@@ -40,7 +40,7 @@ ONE_CORE, MANY_WORKERS, GROWTH = 0.85, 0.9, 1.1
 
 def many(folder: Path, scratch: Path, images: int) -> Recipe:
     """A recipe for `images` names of the table, each a link to one of the images that are there."""
-    from hpcjobs.data.nih import read_list
+    from hpcjobs.chexnet.data.nih import read_list
 
     there = sorted((folder / "images").glob("*.png"))
     links = scratch / "images"
@@ -139,8 +139,8 @@ def bare_share(list_of_paths: Path, share: str) -> None:
 def memory(scratch: Path) -> bool:
     print("\nmemory: peak resident MiB, made-up images of 64 x 64\nimages  in this process  driver of 2  a worker of 2")
     program = (
-        "import resource, sys; from pathlib import Path; from hpcjobs.data.build import make; "
-        "from hpcjobs.data.spread import Local; from hpcjobs.data.synth import synth_recipe; "
+        "import resource, sys; from pathlib import Path; from hpcjobs.chexnet.data.build import make; "
+        "from hpcjobs.chexnet.data.spread import Local; from hpcjobs.chexnet.data.synth import synth_recipe; "
         "make(synth_recipe(int(sys.argv[1]), 64), Path(sys.argv[2]), Local(int(sys.argv[3]))); "
         "print(*(resource.getrusage(who).ru_maxrss // 1024 "
         "for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"

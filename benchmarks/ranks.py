@@ -33,9 +33,9 @@ def make_step(name: str = "densenet121"):
     import numpy as np
     import tensorflow as tf
 
-    from hpcjobs.train.model import build
-    from hpcjobs.train.step import Step, make_optimizer
-    from hpcjobs.train.threads import limit_tensorflow
+    from hpcjobs.chexnet.train.model import build
+    from hpcjobs.chexnet.train.step import Step, make_optimizer
+    from hpcjobs.chexnet.train.threads import limit_tensorflow
 
     limit_tensorflow(1)
     tf.keras.utils.set_random_seed(1)
@@ -119,7 +119,7 @@ def against_processes(ranks: int, blocks: int) -> None:
     """N ranks against N processes; each kind once more, in turns, so that a drift of the machine shows."""
     import numpy as np
 
-    from hpcjobs.train.attribution import attribute
+    from hpcjobs.chexnet.train.attribution import attribute
 
     environment = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     rows: dict[str, list[np.ndarray]] = {"horovod-on": [], "horovod-alone": [], "alone-alone": []}
@@ -157,14 +157,14 @@ def host_work(steps: int = 2000) -> None:
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
-    from hpcjobs.train import mllog
-    from hpcjobs.train.checkpoints import Progress
-    from hpcjobs.train.loop import Loop
-    from hpcjobs.train.rates import Plateau
-    from hpcjobs.train.schedule import Schedule
-    from hpcjobs.train.step import Step, optimizer_state
-    from hpcjobs.train.watchdog import Watchdog
-    from hpcjobs.train.windows import Windows
+    from hpcjobs.chexnet.train import mllog
+    from hpcjobs.chexnet.train.checkpoints import Progress
+    from hpcjobs.chexnet.train.loop import Loop
+    from hpcjobs.chexnet.train.rates import Plateau
+    from hpcjobs.chexnet.train.schedule import Schedule
+    from hpcjobs.chexnet.train.step import Step, optimizer_state
+    from hpcjobs.chexnet.train.watchdog import Watchdog
+    from hpcjobs.chexnet.train.windows import Windows
 
     hvd.init()
     step, _, _ = make_step()

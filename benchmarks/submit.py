@@ -20,12 +20,11 @@ from pathlib import Path
 
 import yaml
 
-from hpcjobs import profiles
+from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.config import Experiment, profiles, to_builtins
 from hpcjobs.engine import folder, follow
 from hpcjobs.engine import sweep as sweeps
-from hpcjobs.plan import expand, make_plan
-from hpcjobs.rundir import SweepDir
-from hpcjobs.spec import Experiment, to_builtins
+from hpcjobs.plan.planning import expand, make_plan
 
 ROOT = Path(__file__).parent.parent
 SIZES = (1, 2, 4, 8, 16)

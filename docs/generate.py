@@ -13,11 +13,12 @@ import click
 import msgspec
 import yaml
 
-from hpcjobs import columns, failures
+from hpcjobs.base import columns
 from hpcjobs.cli import hpcjobs
-from hpcjobs.spec import Cluster, Experiment
-from hpcjobs.spec.cluster import OWNED_SBATCH, RETRYABLE
-from hpcjobs.spec.keys import comments
+from hpcjobs.collect import failures
+from hpcjobs.config import Cluster, Experiment
+from hpcjobs.config.cluster import OWNED_SBATCH, RETRYABLE
+from hpcjobs.config.keys import comments
 
 REFERENCE = Path(__file__).parent / "reference"
 MADE = "<!-- Written by docs/generate.py (`make docs`) from {source}: change it there. -->\n"
@@ -36,7 +37,7 @@ def pages() -> dict[str, str]:
 
 def _experiment() -> str:
     return (
-        f"{MADE.format(source='hpcjobs/spec/experiment.py')}# Keys of an experiment\n\n"
+        f"{MADE.format(source='hpcjobs/config/experiment.py')}# Keys of an experiment\n\n"
         "A YAML file in `experiments/`, or any path given to `--experiment`. `hpcjobs init` writes one with all keys;\n"
         "`--set KEY=VALUE` overrides a key, two or more values make it a parameter of the study. A key that stands here\n"
         "with `absent` may be left out or be `null`. An unknown key is an error that names the nearest known one.\n"
@@ -54,7 +55,7 @@ def _profile() -> str:
         for key, options in sorted(owned.items())
     ]
     return (
-        f"{MADE.format(source='hpcjobs/spec/cluster.py')}# Keys of a cluster profile\n\n"
+        f"{MADE.format(source='hpcjobs/config/cluster.py')}# Keys of a cluster profile\n\n"
         "A YAML file in `clusters/`, or any path given to `--cluster`. `hpcjobs cluster detect` writes one,\n"
         "`hpcjobs cluster show NAME` prints one with every default spelt out. How profiles are found, and what goes\n"
         "together: [Describing a cluster](../clusters.md).\n\n"
@@ -125,7 +126,7 @@ def _default(field: msgspec.inspect.Field) -> str:
 
 def _columns() -> str:
     return (
-        f"{MADE.format(source='hpcjobs/columns.py')}# Columns and flags\n\n"
+        f"{MADE.format(source='hpcjobs/base/columns.py')}# Columns and flags\n\n"
         "How each figure is computed, and how sure it is: [numbers.md](../numbers.md).\n\n"
         "## scaling-report.csv\n\n"
         "One row per GPU count, batch and parameter set; pandas reads it without options. An empty field is not known.\n"
@@ -157,7 +158,7 @@ def _failures() -> str:
         for kind, about in sorted(failures.KINDS.items())
     ]
     return (
-        f"{MADE.format(source='hpcjobs/failures.py')}# Classes of failure\n\n"
+        f"{MADE.format(source='hpcjobs/collect/failures.py')}# Classes of failure\n\n"
         "`hpcjobs status`, `runs.csv` and the page say of each run that failed its class, the line of the log that says\n"
         "so, and what to do. What Slurm says comes first, then the rank that gave up, then what happened by itself, then\n"
         "what only follows from another rank's end. `may be retried`: the profile's `retry` may name the class, see\n"

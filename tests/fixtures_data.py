@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from hpcjobs.data.build import Progress
-from hpcjobs.data.dataset import Dataset
-from hpcjobs.data.recipe import Recipe
+from hpcjobs.chexnet.data.build import Progress
+from hpcjobs.chexnet.data.dataset import Dataset
+from hpcjobs.chexnet.data.recipe import Recipe
 
 _TESTS = Path(__file__).parent
 
@@ -39,7 +39,7 @@ def nih_shards(nih: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def recipe_from(folder: Path, **changes: Any) -> Recipe:
     """Of a folder laid out like `nih`, at 64x64 pixels, with some arguments changed."""
-    from hpcjobs.data.prepare import nih_recipe
+    from hpcjobs.chexnet.data.prepare import nih_recipe
 
     inputs = {
         "images": [folder / "images"],
@@ -53,15 +53,15 @@ def recipe_from(folder: Path, **changes: Any) -> Recipe:
 
 def prepare_from(folder: Path, out: Path, progress: Progress = lambda done, total: None, **changes: Any) -> Dataset:
     """What `hpcjobs data prepare` makes of it."""
-    from hpcjobs.data.build import make
+    from hpcjobs.chexnet.data.build import make
 
     return make(recipe_from(folder, **changes), out, progress=progress)
 
 
 def synth(out: Path, **arguments: Any) -> Dataset:
     """What `hpcjobs data synth` makes."""
-    from hpcjobs.data.build import make
-    from hpcjobs.data.synth import synth_recipe
+    from hpcjobs.chexnet.data.build import make
+    from hpcjobs.chexnet.data.synth import synth_recipe
 
     return make(synth_recipe(**arguments), out)
 

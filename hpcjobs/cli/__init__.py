@@ -10,22 +10,22 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
-from hpcjobs.errors import HpcjobsError
+from hpcjobs.base.errors import HpcjobsError
 
 # Command: (module under hpcjobs.cli, what --help says of it). Help must not import the module.
 _COMMANDS = {
-    "init": ("init", "Begin a study here: a commented experiment, and a profile of this cluster."),
-    "sweep": ("sweep", "Submit one training per GPU count and repeat; the main command."),
-    "status": ("status", "Show every run of a sweep."),
-    "resume": ("status", "Run what failed, was cancelled or is missing."),
-    "cancel": ("status", "End the runs of a sweep."),
-    "collect": ("report", "Read a sweep's logs, or anyone's, into runs.csv."),
-    "report": ("report", "Collect, then write scaling-report.csv, the figures and the page."),
-    "predict": ("predict", "Fit a model: sizes not run, GPU-hours, time to train."),
-    "check": ("check", "Say whether a cluster is fit for a study; --probe measures its fabric."),
-    "cluster": ("cluster", "Find out, list, show and describe cluster profiles."),
-    "data": ("data", "Make training shards: from NIH ChestX-ray14, or made up."),
-    "completion": ("completion", "Print the script by which bash, zsh or fish completes."),
+    "init": ("init_command", "Begin a study here: a commented experiment, and a profile of this cluster."),
+    "sweep": ("sweep_command", "Submit one training per GPU count and repeat; the main command."),
+    "status": ("status_command", "Show every run of a sweep."),
+    "resume": ("status_command", "Run what failed, was cancelled or is missing."),
+    "cancel": ("status_command", "End the runs of a sweep."),
+    "collect": ("report_command", "Read a sweep's logs, or anyone's, into runs.csv."),
+    "report": ("report_command", "Collect, then write scaling-report.csv, the figures and the page."),
+    "predict": ("predict_command", "Fit a model: sizes not run, GPU-hours, time to train."),
+    "check": ("check_command", "Say whether a cluster is fit for a study; --probe measures its fabric."),
+    "cluster": ("cluster_command", "Find out, list, show and describe cluster profiles."),
+    "data": ("data_command", "Make training shards: from NIH ChestX-ray14, or made up."),
+    "completion": ("completion_command", "Print the script by which bash, zsh or fish completes."),
 }
 
 
@@ -44,7 +44,7 @@ class _Lazy(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
-            from hpcjobs.errors import nearest
+            from hpcjobs.base.errors import nearest
 
             raise click.UsageError(f"no command '{args[0]}': {nearest(args[0], _COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
@@ -103,7 +103,7 @@ def main() -> NoReturn:
     Exit codes: 0 done, 1 a run failed, 2 wrong input, 3 scheduler out of reach, 130 interrupted.
     """
     if "_HPCJOBS_COMPLETE" in os.environ:
-        importlib.import_module("hpcjobs.cli.completion")  # registers the shells with click
+        importlib.import_module("hpcjobs.cli.completion_command")  # registers the shells with click
     try:
         code = hpcjobs.main(prog_name="hpcjobs", standalone_mode=False)
         sys.stdout.flush()

@@ -17,7 +17,7 @@ from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
-    from hpcjobs.spec import Cluster, Experiment
+    from hpcjobs.config import Cluster, Experiment
 
 # Keys of an experiment that hold a path, and whether of a folder.
 _PATHS = {"data.dir": True, "model.weights": False}
@@ -25,20 +25,20 @@ _PATHS = {"data.dir": True, "model.weights": False}
 
 def experiments(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """Experiments by name, else files."""
-    from hpcjobs.spec import Experiment
+    from hpcjobs.config import Experiment
 
     return _profiles(Experiment, incomplete) or paths(incomplete)
 
 
 def clusters(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """Cluster profiles by name, else files."""
-    from hpcjobs.spec import Cluster
+    from hpcjobs.config import Cluster
 
     return _profiles(Cluster, incomplete) or paths(incomplete)
 
 
 def _profiles(kind: type[Experiment] | type[Cluster], incomplete: str) -> list[CompletionItem]:
-    from hpcjobs import profiles
+    from hpcjobs.config import profiles
 
     try:
         found = profiles.available(kind)
@@ -63,7 +63,7 @@ def collected(ctx: Context, param: Parameter, incomplete: str) -> list[Completio
 
 
 def _sweeps(incomplete: str) -> list[CompletionItem]:
-    from hpcjobs.rundir import SweepDir
+    from hpcjobs.base.sweepdir import SweepDir
 
     found = list(_entries(incomplete))
     if "/" not in incomplete:
@@ -73,7 +73,7 @@ def _sweeps(incomplete: str) -> list[CompletionItem]:
 
 def runs(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """Runs of the sweep in the argument FOLDER that are not named yet."""
-    from hpcjobs.rundir import SweepDir
+    from hpcjobs.base.sweepdir import SweepDir
 
     folder, named = ctx.params.get("folder"), ctx.params.get("runs") or ()
     if folder is None:
@@ -87,7 +87,7 @@ def runs(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem
 
 def settings(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """Keys of an experiment that are not set yet, as KEY=; behind it the values of a key that has few, or paths."""
-    from hpcjobs.spec.commented import leaves
+    from hpcjobs.config.commented import leaves
 
     key, equals, values = incomplete.partition("=")
     if not equals:
@@ -112,14 +112,14 @@ def _words(kind: Any) -> list[str]:
 
 def formats(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """Formats of logs."""
-    from hpcjobs.logs.reading import FORMATS
+    from hpcjobs.collect.reading import FORMATS
 
     return _beginning(incomplete, FORMATS.items())
 
 
 def references(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """Published tables by name, else files."""
-    from hpcjobs import compare
+    from hpcjobs.analysis import compare
 
     return _beginning(incomplete, ((name, "") for name in compare.references())) or paths(incomplete)
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpcjobs.base.files import shown
+from hpcjobs.base.records import RunState
 from hpcjobs.engine import follow
-from hpcjobs.engine.estimate import Estimate
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
-from hpcjobs.files import shown
-from hpcjobs.records import RunState
+from hpcjobs.plan.estimate import Estimate
 
 if TYPE_CHECKING:
     from rich.console import Console

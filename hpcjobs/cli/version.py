@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hpcjobs
-from hpcjobs import profiles
-from hpcjobs.provenance import code_state, redacted
+from hpcjobs.base.provenance import code_state, redacted
+from hpcjobs.config import profiles
 
 _PACKAGE = "hpcjobs"
 # The extra of the compute half, in pyproject.toml.

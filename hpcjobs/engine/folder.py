@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hpcjobs import contract, render, rundir
-from hpcjobs.contract import RunConfig, dump_runs
+from hpcjobs.base import contract, sweepdir
+from hpcjobs.base.contract import RunConfig, dump_runs
+from hpcjobs.base.files import write_atomic, write_json, write_new
+from hpcjobs.base.provenance import provenance
+from hpcjobs.config import dump, to_builtins
 from hpcjobs.engine.sweep import Sweep, to_yaml
-from hpcjobs.files import write_atomic, write_json, write_new
-from hpcjobs.plan import PlannedRun
-from hpcjobs.provenance import provenance
-from hpcjobs.render import COLLECTOR
-from hpcjobs.spec import dump, to_builtins
+from hpcjobs.jobs import render
+from hpcjobs.jobs.render import COLLECTOR
+from hpcjobs.plan.planning import PlannedRun
 
 
 def scripts(sweep: Sweep) -> dict[str, str]:
@@ -50,7 +51,7 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
     Raises InputError where a sweep is there already or the folder cannot be made, OSError where the disk says no.
     """
     where = sweep.where
-    rundir.begin(where.root)
+    sweepdir.begin(where.root)
     for folder in (where.scripts, where.slurm, where.runs):
         folder.mkdir()
     files = {where.script(name): text for name, text in rendered.items()}
@@ -68,4 +69,4 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
     write_new(files)
     write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
     write_atomic(where.sweep_yaml, dump(to_yaml(sweep.id, sweep.plan)))
-    (where.root / rundir.UNFINISHED).unlink()
+    (where.root / sweepdir.UNFINISHED).unlink()

@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from hpcjobs import contract, render, rundir
+from hpcjobs.base import contract, sweepdir
+from hpcjobs.base.errors import InputError, SchedulerUnreachable, nearest
+from hpcjobs.base.files import read_json
+from hpcjobs.base.records import JobState, RunState
+from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.collect import evidence, mllog
 from hpcjobs.engine.state import Evidence, RunStatus, Submission, fold, submissions
 from hpcjobs.engine.sweep import Sweep
-from hpcjobs.errors import InputError, SchedulerUnreachable, nearest
-from hpcjobs.files import read_json
-from hpcjobs.logs import evidence, mllog
-from hpcjobs.records import JobState, RunState
-from hpcjobs.render import COLLECTOR
-from hpcjobs.rundir import SweepDir
+from hpcjobs.jobs import render
+from hpcjobs.jobs.render import COLLECTOR
 
 # Polling starts at the first of these intervals and grows to the second, in seconds; the end of a run
 # starts it anew.
@@ -32,13 +33,13 @@ def look(where: SweepDir, run: str) -> Evidence:
     """What a run's files say."""
     entries = where.entries(run)
     attempts = where.attempts(run, entries)
-    claimed, number = rundir.newest_claim(where, run, entries)
+    claimed, number = sweepdir.newest_claim(where, run, entries)
     if not attempts:
         return Evidence(claimed_by=claimed, submission=number)
     newest = attempts[-1]
     claim = read_json(newest / contract.CLAIM) or {}
     submission = claim.get("submission")
-    left = rundir.read_exit(newest)
+    left = sweepdir.read_exit(newest)
     log = mllog.read(newest / contract.TRAIN_LOG)
     measured = mllog.measure(log) is not None
     if not measured:
@@ -54,7 +55,7 @@ def look(where: SweepDir, run: str) -> Evidence:
         submission=submission if isinstance(submission, int) else 0,
         measured=measured,
         exit=left,
-        aborts=tuple(rundir.read_aborts(newest)),
+        aborts=tuple(sweepdir.read_aborts(newest)),
         line=evidence.why(newest / contract.JOB_LOG, where.slurm / f"{task}.out") if failed else "",
         progress=mllog.progress(log),
         nodes=_hosts(log),
@@ -93,7 +94,7 @@ class Watch:
         """The state of every run. Raises SchedulerUnreachable only where it must answer."""
         sweep = self._sweep
         names = [run.name for run in sweep.plan.runs]
-        sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
+        sent = submissions(sweepdir.read_journal(sweep.where), sweep.groups)
         found = {name: self._settled.get(name) or look(sweep.where, name) for name in names}
         self._settled.update({name: evidence for name, evidence in found.items() if evidence.settled})
         tasks = {task for name, each in sent.items() if not found[name].settled and (task := each.task_of(found[name]))}
@@ -166,17 +167,17 @@ def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
             raise InputError(f"no run '{name}' in {sweep.where.root}: {nearest(name, known)}")
     if names and sweep.plan.allocation is not None:
         raise InputError(f"{sweep.where.root}: all runs are in one job, which ends as a whole: name none")
-    with rundir.locked(sweep.where):
+    with sweepdir.locked(sweep.where):
         runs = {run.run: run for run in Watch(sweep, lambda text: None, must_answer=True).look()}
         live = [run for name in (names or runs) if not (run := runs[name]).state.final and run.state is not _PLANNED]
-        journal = rundir.read_journal(sweep.where)
+        journal = sweepdir.read_journal(sweep.where)
         sent = submissions(journal, sweep.groups)
         jobs = _jobs(sweep, journal, {sent[run.run].group for run in live} | (set() if names else {COLLECTOR}))
         tasks = {run.task for run in live if run.task}
         for run in live:
             place = sweep.groups[sent[run.run].group].index(run.run)
             tasks |= {f"{job}_{place}" for job in jobs.get(sent[run.run].group, ())}
-            rundir.burn(sweep.where, run.run, sent[run.run].number, "cancel")
+            sweepdir.burn(sweep.where, run.run, sent[run.run].number, "cancel")
         everything = [job for found in jobs.values() for job in found]
         if tasks or everything:
             # A job that a site renamed is not among those of the names.
@@ -184,7 +185,7 @@ def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
             sweep.scheduler.cancel(sorted(tasks) if names else [*everything, *sorted(strays)])
         if live:
             # After it: a cancel that failed must not make a later failure look like one.
-            rundir.append(sweep.where, "cancel", runs=[run.run for run in live])
+            sweepdir.append(sweep.where, "cancel", runs=[run.run for run in live])
     return [run.run for run in live]
 
 

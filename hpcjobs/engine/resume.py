@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from hpcjobs import render, rundir
+from hpcjobs.base import sweepdir
+from hpcjobs.base.errors import SubmitRefused
+from hpcjobs.base.records import RunState
 from hpcjobs.engine import submit
 from hpcjobs.engine.follow import Watch
 from hpcjobs.engine.state import (
@@ -21,10 +23,9 @@ from hpcjobs.engine.state import (
 )
 from hpcjobs.engine.submit import Told
 from hpcjobs.engine.sweep import Sweep
-from hpcjobs.errors import SubmitRefused
-from hpcjobs.plan import ALLOCATION, Group
-from hpcjobs.records import RunState
-from hpcjobs.render import COLLECTOR
+from hpcjobs.jobs import render
+from hpcjobs.jobs.render import COLLECTOR
+from hpcjobs.plan.planning import ALLOCATION, Group
 
 _AGAIN = (RunState.PLANNED, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
 
@@ -48,10 +49,10 @@ def resume(sweep: Sweep, told: Told, *, retryable: bool = False) -> Resumed:
     profile's `retry` allows. Raises lock.Locked naming the holder, SchedulerUnreachable (an unreachable
     scheduler never means that a job does not exist) or SubmitRefused.
     """
-    with rundir.locked(sweep.where):
+    with sweepdir.locked(sweep.where):
         adopted, sent_again = _answer(sweep)
         runs = Watch(sweep, told, must_answer=True).look()
-        sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
+        sent = submissions(sweepdir.read_journal(sweep.where), sweep.groups)
         _spare(sweep, runs, sent)
         wanted = [run for run in runs if run.state in _AGAIN or run.ending]
         retries: dict[str, str] = {}
@@ -74,7 +75,7 @@ def _answer(sweep: Sweep) -> tuple[list[str], list[str]]:
     One that is not there is sent again under its own number: should it arrive yet, each run is still
     claimed by one job only. Runs of it that were cancelled meanwhile stay so.
     """
-    open_ = unanswered(rundir.read_journal(sweep.where))
+    open_ = unanswered(sweepdir.read_journal(sweep.where))
     names = {intention: render.job_name(sweep.id, intention.group, intention.number) for intention in open_}
     found = sweep.scheduler.find(list(names.values())) if open_ else {}
     adopted, again = [], []
@@ -85,13 +86,13 @@ def _answer(sweep: Sweep) -> tuple[list[str], list[str]]:
             continue
         for job in found.get(name, []):
             terms = {"group": intention.group, "submission": intention.number, "indices": list(intention.indices)}
-            rundir.append(sweep.where, "submitted", **terms, job=job, adopted=True)
+            sweepdir.append(sweep.where, "submitted", **terms, job=job, adopted=True)
             adopted.append(name)
         if name in found:
             continue
         if intention.group == COLLECTOR:
             # Whether one is needed, and after which jobs, is seen when the runs are.
-            rundir.append(sweep.where, "refused", group=COLLECTOR, submission=intention.number, indices=[0], said="")
+            sweepdir.append(sweep.where, "refused", group=COLLECTOR, submission=intention.number, indices=[0], said="")
             continue
         try:
             submit.send(sweep, intention, unanswered=True)
@@ -109,14 +110,14 @@ def _uncancelled(sweep: Sweep, intention: Intention) -> Intention:
     if intention.group == COLLECTOR:
         return intention
     names, where, number = sweep.groups[intention.group], sweep.where, intention.number
-    left = tuple(index for index in intention.indices if not rundir.burned(where, names[index], number))
+    left = tuple(index for index in intention.indices if not sweepdir.burned(where, names[index], number))
     return dataclasses.replace(intention, indices=left)
 
 
 def _retries(sweep: Sweep, runs: Iterable[RunStatus]) -> dict[str, str]:
     """The failure class of each of the runs that the profile lets be submitted again because of it."""
     allowed = sweep.plan.cluster.retry
-    done = retried(rundir.read_journal(sweep.where), sweep.groups)
+    done = retried(sweepdir.read_journal(sweep.where), sweep.groups)
     return {
         run.run: run.failure.kind
         for run in runs
@@ -130,7 +131,7 @@ def _spare(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission]) 
         if run.state is RunState.DONE and run.run in sent:
             number = sent[run.run].number
             if not sweep.where.claim(run.run, number).exists():
-                rundir.burn(sweep.where, run.run, number, "resume")
+                sweepdir.burn(sweep.where, run.run, number, "resume")
 
 
 def _leave_behind(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission]) -> None:
@@ -143,7 +144,7 @@ def _leave_behind(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submis
         sweep.scheduler.cancel(old)
     for run in runs:
         if run.run in sent:
-            rundir.burn(sweep.where, run.run, sent[run.run].number, "resume")
+            sweepdir.burn(sweep.where, run.run, sent[run.run].number, "resume")
 
 
 def _submit(
@@ -161,7 +162,7 @@ def _submit(
         if not indices:
             continue
         names = [group.runs[index].name for index in indices]
-        journal = rundir.read_journal(sweep.where)
+        journal = sweepdir.read_journal(sweep.where)
         bad = {node for name in names if (failure := wanted[name].failure) for node in failure.nodes}
         bad |= left_out(journal, group.name, indices)
         number = next_number(journal, group.name)
@@ -208,7 +209,7 @@ def _send(sweep: Sweep, intention: Intention, group: Group, why: Mapping[int, st
 def _collected_later(sweep: Sweep) -> bool:
     """Whether a collecting job was submitted after the newest submission of runs."""
     last = ""
-    for event in rundir.read_journal(sweep.where):
+    for event in sweepdir.read_journal(sweep.where):
         if event["event"] == "submitted":
             last = event["group"]
     return last == COLLECTOR

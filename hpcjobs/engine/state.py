@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hpcjobs.contract import EXIT_INTERRUPTED
-from hpcjobs.failures import cancelled_by_slurm, classify, failure
-from hpcjobs.plan import ALLOCATION
-from hpcjobs.records import ExitRecord, Failure, JobState, Progress, RunState
+from hpcjobs.base.contract import EXIT_INTERRUPTED
+from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RunState
+from hpcjobs.collect.failures import cancelled_by_slurm, classify, failure
+from hpcjobs.plan.planning import ALLOCATION
 
 # A job this young may not be in the scheduler's books yet, in seconds.
 GRACE_S = 60.0

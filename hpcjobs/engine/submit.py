@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from hpcjobs import render, rundir
+from hpcjobs.base import sweepdir
+from hpcjobs.base.errors import SubmitRefused
+from hpcjobs.base.records import Order
 from hpcjobs.engine.state import Intention, next_number, submissions
 from hpcjobs.engine.sweep import Sweep
-from hpcjobs.errors import SubmitRefused
-from hpcjobs.plan import ALLOCATION
-from hpcjobs.records import Order
-from hpcjobs.render import COLLECTOR
+from hpcjobs.jobs import render
+from hpcjobs.jobs.render import COLLECTOR
+from hpcjobs.plan.planning import ALLOCATION
 
 Told = Callable[[str], None]
 
@@ -22,8 +23,8 @@ def submit_all(sweep: Sweep, jobs: dict[str, str], told: Told, after_ok: tuple[s
     The groups are cancelled where one of the jobs `after_ok` fails. `told` gets lines for the user. Raises
     SubmitRefused or SchedulerUnreachable; what was submitted before stays so and is collected, and `resume` goes on.
     """
-    with rundir.locked(sweep.where):
-        sent = submissions(rundir.read_journal(sweep.where), sweep.groups)
+    with sweepdir.locked(sweep.where):
+        sent = submissions(sweepdir.read_journal(sweep.where), sweep.groups)
         try:
             for group in sweep.plan.sent:
                 indices = tuple(index for index, run in enumerate(group.runs) if run.name not in sent)
@@ -76,14 +77,14 @@ def _journalled(
     where, group = sweep.where, intention.group
     terms = {"group": group, "submission": intention.number, "indices": list(intention.indices)}
     name = render.job_name(sweep.id, group, intention.number)
-    rundir.append(where, "submitting", **terms, name=name, **more)
+    sweepdir.append(where, "submitting", **terms, name=name, **more)
     try:
         job = sweep.scheduler.submit(where.script(group), tasks, name, order)
     except SubmitRefused as error:
         if not unanswered:
-            rundir.append(where, "refused", **terms, said=str(error))
+            sweepdir.append(where, "refused", **terms, said=str(error))
         raise
-    rundir.append(where, "submitted", **terms, job=job)
+    sweepdir.append(where, "submitted", **terms, job=job)
     return job
 
 
@@ -100,7 +101,7 @@ def collector(sweep: Sweep, jobs: Sequence[str], told: Told) -> None:
     """
     if not jobs or not sweep.collects:
         return
-    intention = Intention(COLLECTOR, next_number(rundir.read_journal(sweep.where), COLLECTOR), (0,))
+    intention = Intention(COLLECTOR, next_number(sweepdir.read_journal(sweep.where), COLLECTOR), (0,))
     order = Order((str(intention.number),), after=tuple(jobs))
     try:
         _journalled(sweep, intention, [0], order, {"after": list(jobs)})

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpcjobs import rundir
-from hpcjobs.errors import InputError
-from hpcjobs.files import shown
-from hpcjobs.plan import Plan, Terms, Variant, make_plan
-from hpcjobs.rundir import SweepDir
+from hpcjobs.base import sweepdir
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.files import shown
+from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.config import Cluster, Document, Experiment, convert, to_builtins
+from hpcjobs.plan.planning import Plan, Terms, Variant, make_plan
 from hpcjobs.schedulers import Scheduler
-from hpcjobs.schedulers.local import LocalScheduler
-from hpcjobs.schedulers.slurm import SlurmScheduler
-from hpcjobs.spec import Cluster, Document, Experiment, convert, to_builtins
+from hpcjobs.schedulers.local.local_scheduler import LocalScheduler
+from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ def to_yaml(sweep_id: str, plan: Plan) -> dict[str, Any]:
 def plan_of(path: Path) -> tuple[str, Plan]:
     """(sweep id, plan) of a sweep.yaml, or of the one in a folder. Raises InputError where it does not hold one."""
     if path.is_dir():
-        path = rundir.open_sweep(path).sweep_yaml
-    data = rundir.read_sweep_yaml(path)
+        path = sweepdir.open_sweep(path).sweep_yaml
+    data = sweepdir.read_sweep_yaml(path)
     try:
         variants = [
             Variant(entry["params"], convert(Document(str(path), entry["experiment"], {}), Experiment))
@@ -83,7 +83,7 @@ def plan_of(path: Path) -> tuple[str, Plan]:
 
 def load(folder: Path) -> Sweep:
     """The sweep in `folder`. Raises InputError where there is none."""
-    where = rundir.open_sweep(folder)
+    where = sweepdir.open_sweep(folder)
     sweep_id, plan = plan_of(where.sweep_yaml)
     return Sweep(sweep_id, where, plan)
 

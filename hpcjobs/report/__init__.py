@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcjobs.files import write_atomic
-from hpcjobs.records import Run, ScalingRow
+from hpcjobs.base.files import write_atomic
+from hpcjobs.base.records import Run, ScalingRow
 
 if TYPE_CHECKING:
-    from hpcjobs.compare import Difference, Reference
-    from hpcjobs.predict import Outlook
+    from hpcjobs.analysis.compare import Difference, Reference
+    from hpcjobs.analysis.predict import Outlook
 
 
 def write(
@@ -34,7 +34,7 @@ def write(
     `study.Study` says what the rest is. What is not given has no figure and no section in the page.
     """
     from hpcjobs.report import figures, page, tables  # matplotlib takes half a second
-    from hpcjobs.report.study import Study
+    from hpcjobs.report.contents import Study
 
     study = Study(
         title=title, rows=rows, runs=runs, auc=auc, outlooks=outlooks, reference=reference, others=others,

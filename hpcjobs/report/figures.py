@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcjobs.files import write_atomic
+from hpcjobs.base.files import write_atomic
 from hpcjobs.report import figures_style
+from hpcjobs.report.contents import Study
 from hpcjobs.report.figures_auc import auc
 from hpcjobs.report.figures_scaling import efficiency, throughput, time_to_train
 from hpcjobs.report.figures_steps import breakdown
 from hpcjobs.report.figures_style import Drawing
-from hpcjobs.report.study import Study
 
 # The files that a report may have, without their ending.
 NAMES = ("scaling", "efficiency", "time-to-train", "breakdown", "auc")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpcjobs.report import figures_style as look
+from hpcjobs.report.contents import Study, clean, listed
 from hpcjobs.report.figures_style import Drawing
 from hpcjobs.report.palette import GRID, QUIET
-from hpcjobs.report.study import Study, clean, listed
 
 # More groups than this cannot be told apart: then each params' smallest and largest size stand for it.
 _MOST = 7

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from hpcjobs.intervals import student_interval
-from hpcjobs.records import Run, ScalingRow
+from hpcjobs.analysis.intervals import student_interval
+from hpcjobs.base.records import Run, ScalingRow
 from hpcjobs.report import figures_style as look
+from hpcjobs.report.contents import Series, Study, clean, listed, series
 from hpcjobs.report.figures_style import Drawing
 from hpcjobs.report.palette import GRID, QUIET
-from hpcjobs.report.study import Series, Study, clean, listed, series
 
 if TYPE_CHECKING:
-    from hpcjobs.predict import Figure, Prediction
+    from hpcjobs.analysis.predict import Figure, Prediction
 
 _KINDS = {
     "measured_to_target": "measured until the target was reached",

@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from hpcjobs.records import ScalingRow
+from hpcjobs.base.records import ScalingRow
 from hpcjobs.report import figures_style as look
+from hpcjobs.report.contents import Study, listed, series, sizes
 from hpcjobs.report.figures_style import Drawing
 from hpcjobs.report.palette import COLOURS, INK, PAPER, QUIET
-from hpcjobs.report.study import Study, listed, series, sizes
 
 _TITLE = "Where a step's time goes"
 # Standing bars beyond this many have no room for their names.

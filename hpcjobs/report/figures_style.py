@@ -17,9 +17,9 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from hpcjobs.records import ScalingRow
+from hpcjobs.base.records import ScalingRow
+from hpcjobs.report.contents import clean, flags_at
 from hpcjobs.report.palette import COLOURS, GRID, INK, QUIET
-from hpcjobs.report.study import clean, flags_at
 
 # Markers and dashes differ as well as colours; the lists have lengths without a common divisor, so that hundreds of
 # series differ.

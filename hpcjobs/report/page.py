@@ -13,12 +13,12 @@ import jinja2
 from markupsafe import Markup
 
 from hpcjobs import __version__
-from hpcjobs.compare import beside
-from hpcjobs.records import LOSSES, Run, ScalingRow
+from hpcjobs.analysis.compare import beside
+from hpcjobs.base.records import LOSSES, Run, ScalingRow
 from hpcjobs.report import sentences, tables
+from hpcjobs.report.contents import Study, clean, series
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_style import Drawing
-from hpcjobs.report.study import Study, clean, series
 
 FILE = "report.html"
 TEMPLATE = "report.html.j2"

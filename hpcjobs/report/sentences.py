@@ -6,10 +6,10 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from hpcjobs.columns import FLAGS
-from hpcjobs.intervals import welch_ratio
-from hpcjobs.records import LOSSES, Run, ScalingRow
-from hpcjobs.report.study import Series, clean, flags_at, kind, listed, series, sizes
+from hpcjobs.analysis.intervals import welch_ratio
+from hpcjobs.base.columns import FLAGS
+from hpcjobs.base.records import LOSSES, Run, ScalingRow
+from hpcjobs.report.contents import Series, clean, flags_at, kind, listed, series, sizes
 
 # Below this efficiency a size is past what most would call scaling.
 _GOOD = 0.8

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from hpcjobs.columns import FLAGS, REPORT_COLUMNS, with_params
-from hpcjobs.compare import Beside, Difference
-from hpcjobs.files import write_atomic
-from hpcjobs.records import LOSSES, ScalingRow, to_csv
-from hpcjobs.report.study import sizes
+from hpcjobs.analysis.compare import Beside, Difference
+from hpcjobs.base.columns import FLAGS, REPORT_COLUMNS, with_params
+from hpcjobs.base.files import write_atomic
+from hpcjobs.base.records import LOSSES, ScalingRow, to_csv
+from hpcjobs.report.contents import sizes
 
 if TYPE_CHECKING:  # predict takes scipy with it, which `hpcjobs status` need not wait for
-    from hpcjobs.predict import Figure, Model
+    from hpcjobs.analysis.predict import Figure, Model
 
 SCALING_CSV = "scaling-report.csv"
 LOSS_NAMES = {

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from hpcjobs.records import JobState, Limits, Order
+from hpcjobs.base.records import JobState, Limits, Order
 
 
 class Scheduler(Protocol):

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from hpcjobs.contract import CHECK_NODE, FAILURE, OK, WARNING, Finding
-from hpcjobs.errors import SubmitRefused
-from hpcjobs.files import open_plain, read_json
-from hpcjobs.records import JobState, Order, RunState
+from hpcjobs.base.contract import CHECK_NODE, FAILURE, OK, WARNING, Finding
+from hpcjobs.base.errors import SubmitRefused
+from hpcjobs.base.files import open_plain, read_json
+from hpcjobs.base.records import JobState, Order, RunState
 from hpcjobs.schedulers import Scheduler
-from hpcjobs.schedulers.slurm import SlurmScheduler
+from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
 
 # Clocks that differ by more, in s, are worth a warning; by more than the second, elapsed times mean nothing.
 _SKEW_S, _MUCH_SKEW_S = 2.0, 60.0

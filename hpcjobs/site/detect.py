@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import yaml
 
-from hpcjobs.errors import InputError, nearest
-from hpcjobs.hostlist import seconds
+from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.base.hostlist import seconds
+from hpcjobs.config import Cluster, Document, convert, dump
 from hpcjobs.site.facts import Facts, Nodes
-from hpcjobs.spec import Cluster, Document, convert, dump
 
 # Memory that is asked for, of what a node has: the system and its daemons need some.
 _MEMORY_SHARE = 0.95

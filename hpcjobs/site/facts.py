@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from hpcjobs.errors import SchedulerUnreachable
+from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.schedulers.slurm.commands import Refused, run
 
 _SINFO = ("sinfo", "--noheader", "--exact", "--format=%R|%D|%t|%m|%X|%Y|%Z|%G")

@@ -9,10 +9,10 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from hpcjobs import report
-from hpcjobs.compare import Reference, against
-from hpcjobs.predict import predict
-from hpcjobs.report.study import Study
-from hpcjobs.scaling import table
+from hpcjobs.analysis.compare import Reference, against
+from hpcjobs.analysis.predict import predict
+from hpcjobs.analysis.scaling import table
+from hpcjobs.report.contents import Study
 from tests.control.studies import SCRIPT, auc, failing, runs, study
 from tests.fixtures_browser import Browser
 from tests.running import hpcjobs

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpcjobs import profiles
-from hpcjobs.plan import Group, expand, make_plan
-from hpcjobs.render import script
-from hpcjobs.spec import Cluster, Experiment
-from hpcjobs.spec.cluster import Container
+from hpcjobs.config import Cluster, Experiment, profiles
+from hpcjobs.config.cluster import Container
+from hpcjobs.jobs.render import script
+from hpcjobs.plan.planning import Group, expand, make_plan
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "launcher": ("srun", "mpirun", "horovodrun"),

@@ -10,16 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hpcjobs import profiles
-from hpcjobs.contract import CLAIM, EXIT_JSON
+from hpcjobs.base.contract import CLAIM, EXIT_JSON
+from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
+from hpcjobs.base.files import write_json
+from hpcjobs.base.records import JobState, Limits, Order, RunState
+from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.config import Experiment, profiles
 from hpcjobs.engine import folder, follow, state
 from hpcjobs.engine.sweep import Sweep
-from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
-from hpcjobs.files import write_json
-from hpcjobs.plan import Terms, expand, make_plan
-from hpcjobs.records import JobState, Limits, Order, RunState
-from hpcjobs.rundir import SweepDir
-from hpcjobs.spec import Experiment
+from hpcjobs.plan.planning import Terms, expand, make_plan
 
 
 class Killed(BaseException):

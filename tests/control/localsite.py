@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hpcjobs.records import JobState, Order, RunState
-from hpcjobs.schedulers.local import LocalScheduler
+from hpcjobs.base.records import JobState, Order, RunState
+from hpcjobs.schedulers.local.local_scheduler import LocalScheduler
 
 ENDED = (RunState.DONE, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.contract import CLAIM, EXIT_JSON, TRAIN_LOG, LogKey
+from hpcjobs.base.contract import CLAIM, EXIT_JSON, TRAIN_LOG, LogKey
 
 
 def line(key: str, value: Any = None, at: float = 0.0, **metadata: Any) -> str:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from hpcjobs import profiles
-from hpcjobs.plan import expand, make_plan
-from hpcjobs.render import script
-from hpcjobs.spec import Experiment
+from hpcjobs.config import Experiment, profiles
+from hpcjobs.jobs.render import script
+from hpcjobs.plan.planning import expand, make_plan
 
 NASTY = [
     *("$(touch pwned)", "`touch pwned`", "; touch pwned #", "' ; touch pwned ; '", '" ; touch pwned ; "', "a\\'b", "\\"),

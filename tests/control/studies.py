@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from hpcjobs.contract import CLASSES
-from hpcjobs.records import Run, ScalingRow
-from hpcjobs.report.study import Study
-from hpcjobs.scaling import table
+from hpcjobs.analysis.scaling import table
+from hpcjobs.base.contract import CLASSES
+from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.report.contents import Study
 from tests.control.sweeps import run
 
 SIZES = (1, 2, 4, 8, 16)

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from hpcjobs import contract
-from hpcjobs.records import Run, RunState
-from hpcjobs.rundir import SweepDir, append
+from hpcjobs.base import contract
+from hpcjobs.base.records import Run, RunState
+from hpcjobs.base.sweepdir import SweepDir, append
 from tests.control.logs import attempt, train_log
 
 EXPERIMENT = {

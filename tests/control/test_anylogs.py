@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.anylogs import runs
-from hpcjobs.logs.measurements import LogResult, Problem, SteadyRate, Throughput
-from hpcjobs.logs.reading import read_log
+from hpcjobs.analysis.scaling import table
+from hpcjobs.collect.anylogs import runs
+from hpcjobs.collect.measurements import LogResult, Problem, SteadyRate, Throughput
+from hpcjobs.collect.reading import read_log
 from hpcjobs.report import tables
-from hpcjobs.scaling import table
 from tests.control.logs import train_log
 
 SAMPLES = Path(__file__).parent / "logs_formats" / "samples"

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcjobs.collect import collect
-from hpcjobs.contract import LogKey
-from hpcjobs.records import LOSSES, ScalingRow
-from hpcjobs.scaling import table
-from hpcjobs.train.attribution import attribute
+from hpcjobs.analysis.scaling import table
+from hpcjobs.base.contract import LogKey
+from hpcjobs.base.records import LOSSES, ScalingRow
+from hpcjobs.chexnet.train.attribution import attribute
+from hpcjobs.collect.sweep_runs import collect
 from tests.control.logs import line, train_log
 from tests.control.sweeps import done, run, states, sweep
 

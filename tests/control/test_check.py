@@ -14,16 +14,17 @@ import msgspec
 import pytest
 import yaml
 
-from hpcjobs import cost, plan, profiles, render
-from hpcjobs.cli.check import fabric
-from hpcjobs.contract import CHECK_NODE, FAILURE, IMAGENET_FILE, OK, WARNING, Finding
-from hpcjobs.data.dataset import Dataset
-from hpcjobs.errors import SubmitRefused
-from hpcjobs.probe import node
-from hpcjobs.records import JobState, Limits, RunState
+from hpcjobs.base.contract import CHECK_NODE, FAILURE, IMAGENET_FILE, OK, WARNING, Finding
+from hpcjobs.base.errors import SubmitRefused
+from hpcjobs.base.records import JobState, Limits, RunState
+from hpcjobs.chexnet import node_check
+from hpcjobs.chexnet.data.dataset import Dataset
+from hpcjobs.cli.check_command import fabric
+from hpcjobs.config import Cluster, Experiment, profiles, to_builtins
+from hpcjobs.jobs import render
+from hpcjobs.plan import cost, planning
 from hpcjobs.site import check
 from hpcjobs.site.check import Job
-from hpcjobs.spec import Cluster, Experiment, to_builtins
 from tests.control.combinations import combinations, group_of, impossible
 from tests.control.localsite import alive
 from tests.running import hpcjobs, until
@@ -111,20 +112,20 @@ def test_wrong_input_is_2(tmp_path: Path, words: tuple[str, ...], says: str) -> 
 )
 def test_horovod_must_have_the_operations_asked_for(built: str, asked: dict[str, Any], state: str) -> None:
     has = {name: name in built.split() for name in ("mpi", "gloo", "nccl")}
-    found = node.operations("0.28.1", has, {"launcher": "srun", **asked})
+    found = node_check.operations("0.28.1", has, {"launcher": "srun", **asked})
     assert found.state == state
     assert bool(found.cure) == (state == FAILURE)
 
 
 def test_missing_imagenet_weights_name_the_command(tmp_path: Path) -> None:
-    assert "DenseNet121(include_top=False)" in node.weights(tmp_path / IMAGENET_FILE).cure
+    assert "DenseNet121(include_top=False)" in node_check.weights(tmp_path / IMAGENET_FILE).cure
     (tmp_path / IMAGENET_FILE).touch()
-    assert node.weights(tmp_path / IMAGENET_FILE).state == OK
+    assert node_check.weights(tmp_path / IMAGENET_FILE).state == OK
 
 
 def test_limits_and_refusals_are_failures_and_a_partition_that_is_down_a_warning() -> None:
-    demo = plan.expand(profiles.read(Experiment, "demo"), [])
-    four = plan.make_plan([4, 16], demo, profiles.cluster("c4140"), 1)
+    demo = planning.expand(profiles.read(Experiment, "demo"), [])
+    four = planning.make_plan([4, 16], demo, profiles.cluster("c4140"), 1)
     limits = Limits(partition="p", max_nodes=2, max_time_s=3600, up=False)
 
     def refused() -> str:
@@ -207,8 +208,8 @@ def test_what_the_probe_found_is_a_line() -> None:
 
 
 def test_the_script_starts_the_command_as_a_run_is_started() -> None:
-    demo = plan.expand(profiles.read(Experiment, "demo"), [])
-    group = plan.make_plan([8], demo, profiles.cluster("c4140"), 3).groups[0]
+    demo = planning.expand(profiles.read(Experiment, "demo"), [])
+    group = planning.make_plan([8], demo, profiles.cluster("c4140"), 3).groups[0]
     text = render.errand(group, profiles.cluster("c4140"), "n", Path("/s/50%"), ["-m", "m", "/s/50%"], 7)
     assert "#SBATCH --time=7:00\n" in text
     assert "#SBATCH --output=/s/50%%/n.out\n" in text
@@ -266,7 +267,7 @@ def test_the_probe_may_use_what_horovod_must_not() -> None:
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), launcher="mpirun")
     group = group_of(cluster)
     assert "-mca btl ^openib" in render.script(group, cluster, "s", Path("/s"))
-    assert "-mca" not in render.errand(group, cluster, "n", Path("/s"), ["-m", "hpcjobs.probe"], 7)
+    assert "-mca" not in render.errand(group, cluster, "n", Path("/s"), ["-m", "hpcjobs.nodes.probe"], 7)
 
 
 def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: Path) -> None:

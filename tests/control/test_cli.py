@@ -108,7 +108,7 @@ def test_a_dry_run_shows_the_check_that_the_runs_would_wait_for(tmp_path: Path) 
     )
     printed = hpcjobs(*words, cwd=tmp_path).stdout
     assert f"\n==> {tmp_path}/o/preflight/hpcjobs-check.sbatch <==\n#!/bin/bash\n" in printed
-    assert f"-m hpcjobs.probe.node {tmp_path}/o/preflight)" in printed
+    assert f"-m hpcjobs.chexnet.node_check {tmp_path}/o/preflight)" in printed
     assert list(json.loads(hpcjobs(*words, "--json", cwd=tmp_path).stdout)["scripts"]) == [
         "preflight",
         "g0001",
@@ -181,14 +181,16 @@ def test_where_nothing_can_be_found_out_it_is_said(
 def ended(tmp_path: Path) -> Path:
     """A sweep folder as it is after its runs: 1 and 2 GPUs measured, 4 failed with a traceback."""
 
-    from hpcjobs import plan, profiles
+    from hpcjobs.base.sweepdir import SweepDir, append
+    from hpcjobs.config import Experiment, profiles
     from hpcjobs.engine import folder as folders
     from hpcjobs.engine.sweep import Sweep
-    from hpcjobs.rundir import SweepDir, append
-    from hpcjobs.spec import Experiment
+    from hpcjobs.plan import planning
 
-    variants = plan.expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
-    sweep = Sweep("id1", SweepDir(tmp_path / "o"), plan.make_plan([1, 2, 4], variants, profiles.cluster("local"), 1))
+    variants = planning.expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
+    sweep = Sweep(
+        "id1", SweepDir(tmp_path / "o"), planning.make_plan([1, 2, 4], variants, profiles.cluster("local"), 1)
+    )
     folders.write_folder(sweep, folders.scripts(sweep), ["hpcjobs"])
     for number, group in enumerate(sweep.plan.groups, 1):
         append(sweep.where, "submitting", group=group.name, submission=1, indices=[0], name="n")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas
 import pytest
 
-from hpcjobs import contract
-from hpcjobs.collect import collect, read_runs, runs_csv, write
-from hpcjobs.columns import RUN_COLUMNS
-from hpcjobs.errors import InputError
-from hpcjobs.logs import mllog
-from hpcjobs.records import Run, RunState
-from hpcjobs.scaling import table
+from hpcjobs.analysis.scaling import table
+from hpcjobs.base import contract
+from hpcjobs.base.columns import RUN_COLUMNS
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.records import Run, RunState
+from hpcjobs.collect import mllog
+from hpcjobs.collect.sweep_runs import collect, read_runs, runs_csv, write
 from tests.control.logs import attempt, train_log
 from tests.control.sweeps import done, node, run, states, sweep
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hpcjobs import columns
-from hpcjobs.contract import AUC_COLUMNS
+from hpcjobs.base import columns
+from hpcjobs.base.contract import AUC_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcjobs.compare import against, beside, read_reference, references
-from hpcjobs.errors import InputError
-from hpcjobs.extrap import extrap
-from hpcjobs.records import ScalingRow
+from hpcjobs.analysis.compare import against, beside, read_reference, references
+from hpcjobs.analysis.extrap import extrap
+from hpcjobs.analysis.scaling import table
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.records import ScalingRow
 from hpcjobs.report import tables
-from hpcjobs.scaling import table
 from tests.control.sweeps import run
 
 SIZES = (1, 2, 4, 8)

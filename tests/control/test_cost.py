@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hpcjobs import profiles
-from hpcjobs.cost import Rate, cost, objections
-from hpcjobs.plan import Plan, Terms, expand, make_plan
-from hpcjobs.records import Limits
-from hpcjobs.spec import Experiment
+from hpcjobs.base.records import Limits
+from hpcjobs.config import Experiment, profiles
+from hpcjobs.plan.cost import Rate, cost, objections
+from hpcjobs.plan.planning import Plan, Terms, expand, make_plan
 
 # The article's one GPU, and a minute before the first step.
 RATE = Rate({1: 185.0, 4: 600.0}, 60.0, "a test")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from hpcjobs.scaling import table
+from hpcjobs.analysis.scaling import table
 from tests.control.sweeps import run
 
 # images/s of the sizes, in truth.

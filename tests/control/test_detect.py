@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from hpcjobs.errors import InputError
+from hpcjobs.base.errors import InputError
+from hpcjobs.config import Cluster
 from hpcjobs.site.detect import Detected, detect
 from hpcjobs.site.facts import Facts, read
-from hpcjobs.spec import Cluster
 
 # What the virtual cluster of tests/slurm answers.
 CONFIG = """Configuration data as of 2026-11-25T15:37:00

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import rundir
+from hpcjobs.base import sweepdir
+from hpcjobs.base.contract import ErrorCode
+from hpcjobs.base.records import ExitRecord, Failure, JobState, RunState
 from hpcjobs.cli.show import reason
-from hpcjobs.contract import ErrorCode
+from hpcjobs.collect import causes, evidence
+from hpcjobs.collect.failures import KINDS, cancelled_by_slurm, classify
 from hpcjobs.engine.state import RunStatus
-from hpcjobs.failures import KINDS, cancelled_by_slurm, classify
-from hpcjobs.logs import causes, evidence
-from hpcjobs.records import ExitRecord, Failure, JobState, RunState
 from tests.control.failure_lines import HOROVOD_SHUT_DOWN, LINES, OVER_MEMORY
 
 SRUN_INTERRUPTED = """\
@@ -53,7 +53,7 @@ def why(attempt: Path, rc: int, log: str, *aborts: dict) -> Failure:
     for abort in aborts:
         (attempt / f"abort-r{abort['rank']:03d}.json").write_text(json.dumps(abort))
     ended = ExitRecord("g0002-r01", "a001", "7_0", rc, max(0, rc - 128), "n[1-2]", 102.0, 110.0)
-    return classify(None, ended, rundir.read_aborts(attempt), evidence.why(attempt / "job.log"))
+    return classify(None, ended, sweepdir.read_aborts(attempt), evidence.why(attempt / "job.log"))
 
 
 def gave_up(code: str, message: str, rank: int = 1, time: float = 105.0) -> dict:

@@ -16,15 +16,15 @@ from matplotlib.collections import PolyCollection
 from matplotlib.container import BarContainer
 from PIL import Image
 
-from hpcjobs.compare import Reference
-from hpcjobs.predict import Figure as PredictedRate
-from hpcjobs.predict import Outlook, Prediction, predict
+from hpcjobs.analysis.compare import Reference
+from hpcjobs.analysis.predict import Figure as PredictedRate
+from hpcjobs.analysis.predict import Outlook, Prediction, predict
+from hpcjobs.analysis.scaling import table
 from hpcjobs.report import figures, palette
+from hpcjobs.report.contents import Study
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_steps import parts
 from hpcjobs.report.figures_style import Drawing, style
-from hpcjobs.report.study import Study
-from hpcjobs.scaling import table
 from tests.control.studies import SIZES, auc, failing, runs, study
 from tests.control.sweeps import run
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.files import make_folder, open_plain, read_json, shown, write_atomic, write_json
+from hpcjobs.base.files import make_folder, open_plain, read_json, shown, write_atomic, write_json
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hpcjobs.contract import EXIT_JSON
+from hpcjobs.base.contract import EXIT_JSON
+from hpcjobs.base.errors import SubmitRefused
+from hpcjobs.base.files import write_json
+from hpcjobs.base.records import JobState, RunState
 from hpcjobs.engine import follow, state, submit
 from hpcjobs.engine import resume as going_on
-from hpcjobs.errors import SubmitRefused
-from hpcjobs.files import write_json
-from hpcjobs.records import JobState, RunState
 
 from .fake_scheduler import FakeScheduler, new, quietly
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hpcjobs import plan, profiles
-from hpcjobs.cli import init
-from hpcjobs.errors import InputError
-from hpcjobs.spec import Experiment, load
-from hpcjobs.spec.commented import leaves
+from hpcjobs.base.errors import InputError
+from hpcjobs.cli import init_command
+from hpcjobs.config import Experiment, load, profiles
+from hpcjobs.config.commented import leaves
+from hpcjobs.plan import planning
 from tests.control.test_cli import SLURM, on_a_login_node
 from tests.running import hpcjobs
 
@@ -34,7 +34,7 @@ horovod: {fusion_mib: 64}
 
 def meant(name: str) -> Experiment:
     """What a sweep of this experiment trains."""
-    return plan.expand(profiles.read(Experiment, name), [])[0].experiment
+    return planning.expand(profiles.read(Experiment, name), [])[0].experiment
 
 
 @pytest.mark.parametrize("base", ["chexnet", "demo", "elsewhere/odd.yaml"])
@@ -249,7 +249,7 @@ def test_a_text_that_is_not_utf8_is_a_mistake_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     files = {Path("one/a.yaml"): "name: a\n", Path("two/b.yaml"): "a: b\n  dir: \udcff\n"}
     with pytest.raises(InputError, match=r"^two/b.yaml: cannot be written: 'dir: \\udcff' is not UTF-8"):
-        init._write(files, force=True)
+        init_command._write(files, force=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -271,12 +271,12 @@ def test_what_was_interrupted_can_be_run_again(force: bool, tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(os, step, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            init._write(TWO, force)
+            init_command._write(TWO, force)
     # What --force replaced cannot be brought back; else there is nothing, and never a temporary file.
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "experiments" / "a.yaml"] * force
-    assert init._write(TWO, force=False).keys() == set(list(TWO)[force:])
+    assert init_command._write(TWO, force=False).keys() == set(list(TWO)[force:])
     assert {path: path.read_text() for path in TWO} == TWO
-    assert init._write(TWO, force=False) == {}
+    assert init_command._write(TWO, force=False) == {}
 
 
 def test_half_of_what_it_wrote_is_made_whole(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_a_file_that_comes_there_meanwhile_is_not_replaced(
 
     monkeypatch.setattr(os, "link", meanwhile)
     with pytest.raises(InputError, match=r"^clusters/b.yaml: is there already"):
-        init._write(TWO, force=False)
+        init_command._write(TWO, force=False)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "clusters" / "b.yaml"]
     assert Path("clusters/b.yaml").read_text() == "precious\n"
 

@@ -198,7 +198,7 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
     packages = folder / "lib" / f"python{version}" / "site-packages"
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
     # Each rank leaves in its working folder which file it runs: train is imported by ranks alone.
-    with (packages / "hpcjobs" / "train" / "__init__.py").open("a") as file:
+    with (packages / "hpcjobs" / "chexnet" / "train" / "__init__.py").open("a") as file:
         file.write("import os\nopen(f'ran.{os.getpid()}', 'w').write(__file__)\n")
     run("chmod", "-R", "a-w,a+rX", folder, cwd=tmp_path)
     return folder

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.errors import SubmitRefused
-from hpcjobs.records import Order, RunState
-from hpcjobs.schedulers import localscript
+from hpcjobs.base.errors import SubmitRefused
+from hpcjobs.base.records import Order, RunState
+from hpcjobs.schedulers.local import localscript
 from tests.control.localsite import Site, alive, until
 
 
@@ -53,8 +53,8 @@ def test_failures_and_signals_show_as_what_they_are(site: Site) -> None:
 def test_the_runner_outlives_the_session_that_submitted(site: Site) -> None:
     state, out, script = (str(site.folder / name) for name in ("state", "out", "s.sh"))
     code = (
-        "import sys; from pathlib import Path; from hpcjobs.schedulers.local import LocalScheduler;"
-        "from hpcjobs.records import Order;"
+        "import sys; from pathlib import Path; from hpcjobs.schedulers.local.local_scheduler import LocalScheduler;"
+        "from hpcjobs.base.records import Order;"
         f"LocalScheduler(Path({state!r}), Path({out!r})).submit(Path({script!r}), [0], 'x', Order()); sys.stdin.read()"
     )
     (site.folder / "s.sh").write_text(f"sleep 1; echo done >{site.folder}/marker")

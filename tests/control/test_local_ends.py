@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
-from hpcjobs.records import Order, RunState
-from hpcjobs.schedulers import local
-from hpcjobs.schedulers.localqueue import Queue
+from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
+from hpcjobs.base.records import Order, RunState
+from hpcjobs.schedulers.local import local_scheduler
+from hpcjobs.schedulers.local.localqueue import Queue
 from tests.control.localsite import Site, alive, until
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(local, "KILL_WAIT_S", 0.5)
+    monkeypatch.setattr(local_scheduler, "KILL_WAIT_S", 0.5)
     return Site(tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_cancel_ends_every_process(site: Site, way: str) -> None:
 
 @pytest.mark.parametrize("runner", ["lives", "was killed", "is stopped"])
 def test_cancel_ends_every_rank_of_mpirun(site: Site, runner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_RUNNER_WAIT_S", 0.5)
+    monkeypatch.setattr(local_scheduler, "_RUNNER_WAIT_S", 0.5)
     rank = "echo $$ >rank.$OMPI_COMM_WORLD_RANK; trap : TERM USR1; while true; do sleep 0.2; done"
     (site.folder / "rank.sh").write_text(rank)
     job = site.submit(f"mpirun --oversubscribe -n 3 bash {site.folder}/rank.sh & trap : TERM; wait; wait")

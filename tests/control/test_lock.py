@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import lock, rundir
-from hpcjobs.lock import Locked, held
-from hpcjobs.rundir import SweepDir
+from hpcjobs.base import lock, sweepdir
+from hpcjobs.base.lock import Locked, held
+from hpcjobs.base.sweepdir import SweepDir
 from tests.running import until
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from hpcjobs.lock import held
+from hpcjobs.base.lock import held
 with held(Path(sys.argv[1]), "the thing"):
     print("held", flush=True)
     time.sleep(60)
@@ -29,7 +29,7 @@ with held(Path(sys.argv[1]), "the thing"):
 RACER = """
 import os, sys, time
 from pathlib import Path
-from hpcjobs.lock import Locked, held
+from hpcjobs.base.lock import Locked, held
 lock = Path(sys.argv[1])
 while not (lock.parent / "go").exists():
     time.sleep(0.001)
@@ -125,9 +125,9 @@ def test_a_lock_that_was_taken_away_is_not_given_back(tmp_path: Path):
 
 def test_who_lost_the_lock_while_it_was_stopped_is_told_before_it_writes(tmp_path: Path):
     where = SweepDir(tmp_path)
-    with rundir.locked(where):
-        rundir.append(where, "submitting")
+    with sweepdir.locked(where):
+        sweepdir.append(where, "submitting")
         (tmp_path / "lock").write_text('{"id": "theirs", "pid": 7, "host": "elsewhere"}')
         with pytest.raises(Locked, match="process 7 on elsewhere took the lock over"):
-            rundir.append(where, "submitted")
-    assert [event["event"] for event in rundir.read_journal(where)] == ["submitting"]
+            sweepdir.append(where, "submitted")
+    assert [event["event"] for event in sweepdir.read_journal(where)] == ["submitting"]

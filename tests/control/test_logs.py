@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.logs import evidence, mllog
+from hpcjobs.collect import evidence, mllog
 from tests.control.logs import line, train_log
 
 

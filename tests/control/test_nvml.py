@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpcjobs import collect, contract
-from hpcjobs.contract import LogKey
-from hpcjobs.logs import mllog, nvml
-from hpcjobs.records import RunState
-from hpcjobs.rundir import SweepDir
+from hpcjobs.base import contract
+from hpcjobs.base.contract import LogKey
+from hpcjobs.base.records import RunState
+from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.collect import mllog, nvml, sweep_runs
 from tests.control.logs import attempt, line, train_log
 
 HEADER = "time,gpu,uuid,sm_mhz,memory_mhz,power_w,power_cap_w,temperature_c,throttle_bits,throttle,ecc_uncorrected,foreign_pids\n"
@@ -130,5 +130,5 @@ def test_collect_flags_the_run_whose_gpus_were_slowed(tmp_path: Path) -> None:
         (folder.parent / contract.RUN_YAML).write_text(contract.dump_run(config))
         (folder / contract.nvml_csv("n1")).write_text(HEADER + row(at, bits="0x40"))
         (folder / contract.nvml_csv("n2")).write_text(HEADER + row(at))
-    runs = collect.collect(where, dict.fromkeys(["g0002-r01", "g0002-r02"], (RunState.DONE, "")))
+    runs = sweep_runs.collect(where, dict.fromkeys(["g0002-r01", "g0002-r02"], (RunState.DONE, "")))
     assert [run.flags for run in runs] == ["throttled", ""]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from hpcjobs import report
-from hpcjobs.compare import Reference, against
-from hpcjobs.predict import predict
+from hpcjobs.analysis.compare import Reference, against
+from hpcjobs.analysis.predict import predict
+from hpcjobs.analysis.scaling import table
 from hpcjobs.report import figures, page
-from hpcjobs.report.study import Study, clean
-from hpcjobs.scaling import table
+from hpcjobs.report.contents import Study, clean
 from tests.control.studies import SCRIPT, SIZES, auc, failing, runs, study
 from tests.control.sweeps import run
 

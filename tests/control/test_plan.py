@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import profiles
-from hpcjobs.contract import warmup_steps
-from hpcjobs.errors import InputError
-from hpcjobs.plan import Size, Terms, expand, make_plan, parse_gpus, size_of
-from hpcjobs.spec import Document, Experiment, load
+from hpcjobs.base.contract import warmup_steps
+from hpcjobs.base.errors import InputError
+from hpcjobs.config import Document, Experiment, load, profiles
+from hpcjobs.plan.planning import Size, Terms, expand, make_plan, parse_gpus, size_of
 
 
 def c4140(**changes: object):
@@ -88,7 +87,7 @@ def test_a_global_batch_takes_the_local_ones_place_and_must_divide() -> None:
 def test_data_dir_is_relative_to_its_file_or_to_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpcjobs.spec import read_yaml
+    from hpcjobs.config import read_yaml
 
     (tmp_path / "sub").mkdir()
     path = tmp_path / "sub" / "e.yaml"

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcjobs.errors import InputError
-from hpcjobs.models import Fabric, read_fabric
-from hpcjobs.predict import Figure, Model, Outlook, as_json, fill, predict
-from hpcjobs.records import Run, ScalingRow
+from hpcjobs.analysis.models import Fabric, read_fabric
+from hpcjobs.analysis.predict import Figure, Model, Outlook, as_json, fill, predict
+from hpcjobs.analysis.scaling import table
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.records import Run, ScalingRow
 from hpcjobs.report import tables
-from hpcjobs.scaling import table
 from tests.control.sweeps import run
 from tests.running import hpcjobs
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.models import read_fabric
-from hpcjobs.probe import figures
-from hpcjobs.probe.figures import Timing
-from hpcjobs.probe.turns import rounds
+from hpcjobs.analysis.models import read_fabric
+from hpcjobs.nodes.probe import figures
+from hpcjobs.nodes.probe.figures import Timing
+from hpcjobs.nodes.probe.turns import rounds
 
 NODES = ("n1", "n2", "n3", "n4")
 
@@ -117,7 +117,7 @@ def test_every_two_nodes_meet_once_and_none_is_in_two_pairs_at_a_time(count: int
 
 def mpirun(ranks: int, *words: str) -> subprocess.CompletedProcess[str]:
     options = ("--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1")
-    command = ["mpirun", *options, "-np", str(ranks), sys.executable, "-m", "hpcjobs.probe", *words]
+    command = ["mpirun", *options, "-np", str(ranks), sys.executable, "-m", "hpcjobs.nodes.probe", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -15,12 +15,11 @@ import msgspec
 import pytest
 import yaml
 
-from hpcjobs import profiles
-from hpcjobs.errors import InputError
-from hpcjobs.plan import expand, make_plan
-from hpcjobs.render import directives, script
-from hpcjobs.spec import Cluster, Experiment, to_builtins
-from hpcjobs.spec.cluster import Container
+from hpcjobs.base.errors import InputError
+from hpcjobs.config import Cluster, Experiment, profiles, to_builtins
+from hpcjobs.config.cluster import Container
+from hpcjobs.jobs.render import directives, script
+from hpcjobs.plan.planning import expand, make_plan
 from tests.control.combinations import combinations, group_of, impossible, text_of
 from tests.running import hpcjobs, until
 
@@ -96,7 +95,9 @@ VARIABLES = {"NCCL_IB_HCA": "=mlx5_0:1", "UCX_NET_DEVICES": "mlx5_0:1,mlx5_1:1",
 def ready_to_run(folder: Path, launcher: str, trainer: str) -> str:
     """The script of two ranks on this machine that do what `trainer` says, in Bash, instead of training."""
     python = folder / "python"
-    python.write_text(f'#!/bin/bash\nif [ "$2" != hpcjobs.train ]; then exec {sys.executable} "$@"; fi\n{trainer}\n')
+    python.write_text(
+        f'#!/bin/bash\nif [ "$2" != hpcjobs.chexnet.train ]; then exec {sys.executable} "$@"; fi\n{trainer}\n'
+    )
     python.chmod(0o755)
     changes: dict[str, Any] = {"launcher": launcher, "env": VARIABLES, "python": str(python)}
     if launcher == "horovodrun":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.provenance import code_state, provenance, redacted
+from hpcjobs.base.provenance import code_state, provenance, redacted
 
 SECRET = "hunter2"
 
@@ -105,11 +105,11 @@ def test_the_code_is_that_of_hpcjobs_wherever_one_stands(tmp_path: Path, monkeyp
 
 def test_what_lies_beside_the_code_does_not_make_it_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout = tmp_path / "hpcjobs-checkout"
-    (checkout / "hpcjobs").mkdir(parents=True)
-    (checkout / "hpcjobs" / "provenance.py").touch()
+    (checkout / "hpcjobs" / "base").mkdir(parents=True)
+    (checkout / "hpcjobs" / "base" / "provenance.py").touch()
     for words in (["init", "-q"], ["add", "."], ["-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "-m", "x"]):
         subprocess.run(["git", *words], cwd=checkout, check=True)
-    monkeypatch.setattr("hpcjobs.provenance.__file__", str(checkout / "hpcjobs" / "provenance.py"))
+    monkeypatch.setattr("hpcjobs.base.provenance.__file__", str(checkout / "hpcjobs" / "base" / "provenance.py"))
     (checkout / "first").mkdir()
     (checkout / "first" / "sweep.yaml").touch()
     assert code_state()["clean"] is True

@@ -18,12 +18,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from hpcjobs import profiles
-from hpcjobs.contract import RunConfig, dump_run, load_run
-from hpcjobs.errors import InputError
-from hpcjobs.plan import expand, make_plan
-from hpcjobs.render import script
-from hpcjobs.spec import Experiment
+from hpcjobs.base.contract import RunConfig, dump_run, load_run
+from hpcjobs.base.errors import InputError
+from hpcjobs.config import Experiment, profiles
+from hpcjobs.jobs.render import script
+from hpcjobs.plan.planning import expand, make_plan
 from tests.control.odd_words import NASTY, rendered
 
 RECORDER = """\
@@ -111,7 +110,7 @@ def test_what_arrives_is_what_was_given(
             *options,
             python,
             "-m",
-            "hpcjobs.train",
+            "hpcjobs.chexnet.train",
             f"{root}/runs/{ran.run}/run.yaml",
             "--attempt",
             str(ran.attempt),

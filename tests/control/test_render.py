@@ -12,12 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hpcjobs import profiles
-from hpcjobs.errors import InputError
-from hpcjobs.plan import Plan, Terms, expand, make_plan
-from hpcjobs.render import allocation, collector, quote, script
-from hpcjobs.spec import Cluster, Experiment
-from hpcjobs.spec.cluster import Collect, Container
+from hpcjobs.base.errors import InputError
+from hpcjobs.config import Cluster, Experiment, profiles
+from hpcjobs.config.cluster import Collect, Container
+from hpcjobs.jobs.render import allocation, collector, quote, script
+from hpcjobs.plan.planning import Plan, Terms, expand, make_plan
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = (1, 2, 4, 8, 16)

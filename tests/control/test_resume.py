@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcjobs import rundir
-from hpcjobs.contract import EXIT_JSON
+from hpcjobs.base import sweepdir
+from hpcjobs.base.contract import EXIT_JSON
+from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
+from hpcjobs.base.records import Failure, JobState, RunState
+from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.engine import follow, state, submit
 from hpcjobs.engine import resume as going_on
-from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
-from hpcjobs.records import Failure, JobState, RunState
-from hpcjobs.rundir import SweepDir
 
 from .fake_scheduler import FakeScheduler, Killed, new, quietly, states
 
@@ -68,7 +68,7 @@ def test_however_often_it_is_cancelled_a_run_is_never_at_work_twice(
                         scheduler.end(task, 143 if deed == "end" else 0)
             scheduler.start()
         assert states(sweep) == {RunState.DONE}
-        records = [rundir.read_exit(path) for run in sweep.where.runs.iterdir() for path in run.glob("a*")]
+        records = [sweepdir.read_exit(path) for run in sweep.where.runs.iterdir() for path in run.glob("a*")]
         assert sorted(record.run for record in records if record is not None and record.rc == 0) == sorted(
             run.name for run in sweep.plan.runs
         )
@@ -188,7 +188,7 @@ def test_a_refused_exclusion_of_a_node_that_was_not_answered_stops_nothing(
     sweep, scheduler = new(tmp_path / "o", monkeypatch)
     bad = state.Intention("g0004", 1, (0, 1), ("n1",))
     scheduler.kills = ["before"]
-    with pytest.raises(Killed), rundir.locked(sweep.where):
+    with pytest.raises(Killed), sweepdir.locked(sweep.where):
         submit.send(sweep, bad)
     scheduler.kills = ["refuse"]
     assert going_on.resume(sweep, quietly).runs[:2] == ("g0004-r01", "g0004-r02")
@@ -335,17 +335,17 @@ def test_what_is_settled_is_not_asked_for_again(
 
 def test_a_refusal_in_any_words_stands_in_the_journal(tmp_path: Path) -> None:
     where = SweepDir(tmp_path)
-    rundir.append(where, "refused", group="g0001", submission=1, indices=[0], said="non\u2028merci\x85")
-    assert [event["said"] for event in rundir.read_journal(where)] == ["non\u2028merci\x85"]
+    sweepdir.append(where, "refused", group="g0001", submission=1, indices=[0], said="non\u2028merci\x85")
+    assert [event["said"] for event in sweepdir.read_journal(where)] == ["non\u2028merci\x85"]
 
 
 def test_a_journal_cut_short_loses_one_line_and_no_later_one(tmp_path: Path) -> None:
     where = SweepDir(tmp_path)
-    rundir.append(where, "submitting", group="g0001", submission=1, indices=[0])
+    sweepdir.append(where, "submitting", group="g0001", submission=1, indices=[0])
     with where.journal.open("a") as file:
         file.write('{"time": 1, "event": "submi')
-    rundir.append(where, "submitted", group="g0001", submission=1, indices=[0], job="7")
-    assert [event["event"] for event in rundir.read_journal(where)] == ["submitting", "submitted"]
+    sweepdir.append(where, "submitted", group="g0001", submission=1, indices=[0], job="7")
+    assert [event["event"] for event in sweepdir.read_journal(where)] == ["submitting", "submitted"]
 
 
 def test_a_job_that_claimed_and_has_not_begun_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

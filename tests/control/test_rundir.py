@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import rundir
-from hpcjobs.errors import InputError
-from hpcjobs.files import write_json
-from hpcjobs.lock import process
-from hpcjobs.rundir import SweepDir
+from hpcjobs.base import sweepdir
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.files import write_json
+from hpcjobs.base.lock import process
+from hpcjobs.base.sweepdir import SweepDir
 
 DEAD = {"host": socket.gethostname(), "pid": 2**22, "started": 1}
 
@@ -21,20 +21,20 @@ DEAD = {"host": socket.gethostname(), "pid": 2**22, "started": 1}
 def left(folder: Path, writer: dict) -> None:
     """What a process leaves that was killed while it wrote a sweep."""
     (folder / "runs" / "g0001-r01").mkdir(parents=True)
-    write_json(folder / rundir.UNFINISHED, writer)
+    write_json(folder / sweepdir.UNFINISHED, writer)
 
 
 def test_what_a_killed_process_left_makes_room_for_a_new_sweep(tmp_path: Path) -> None:
     left(tmp_path / "o", DEAD)
-    rundir.begin(tmp_path / "o")
-    assert os.listdir(tmp_path / "o") == [rundir.UNFINISHED]
+    sweepdir.begin(tmp_path / "o")
+    assert os.listdir(tmp_path / "o") == [sweepdir.UNFINISHED]
 
 
 @pytest.mark.parametrize("writer", [process(), {**DEAD, "host": "elsewhere"}])
 def test_what_a_living_process_writes_is_not_touched(tmp_path: Path, writer: dict) -> None:
     left(tmp_path / "o", writer)
     with pytest.raises(InputError, match=rf"process {writer['pid']} on {writer['host']} is writing a sweep"):
-        rundir.begin(tmp_path / "o")
+        sweepdir.begin(tmp_path / "o")
     assert (tmp_path / "o" / "runs" / "g0001-r01").is_dir()
 
 
@@ -42,7 +42,7 @@ def test_a_mark_does_not_give_away_what_is_not_ours(tmp_path: Path) -> None:
     left(tmp_path / "o", DEAD)
     (tmp_path / "o" / "thesis.tex").touch()
     with pytest.raises(InputError, match="exists and is no empty folder"):
-        rundir.begin(tmp_path / "o")
+        sweepdir.begin(tmp_path / "o")
     assert (tmp_path / "o" / "runs" / "g0001-r01").is_dir()
 
 
@@ -51,17 +51,17 @@ def test_a_link_in_it_is_removed_and_not_what_it_points_to(tmp_path: Path) -> No
     (tmp_path / "precious" / "file").touch()
     left(tmp_path / "o", DEAD)
     (tmp_path / "o" / "slurm").symlink_to(tmp_path / "precious")
-    rundir.begin(tmp_path / "o")
+    sweepdir.begin(tmp_path / "o")
     assert (tmp_path / "precious" / "file").exists()
 
 
 def test_a_claim_is_burnt_once_and_not_over_a_jobs(tmp_path: Path) -> None:
     where = SweepDir(tmp_path)
     where.run("g0001-r01").mkdir(parents=True)
-    assert rundir.burn(where, "g0001-r01", 1, "cancel")
-    assert not rundir.burn(where, "g0001-r01", 1, "cancel")
+    assert sweepdir.burn(where, "g0001-r01", 1, "cancel")
+    assert not sweepdir.burn(where, "g0001-r01", 1, "cancel")
     where.claim("g0001-r01", 2).write_text('{"job": "7_0"}')
-    assert not rundir.burn(where, "g0001-r01", 2, "cancel")
+    assert not sweepdir.burn(where, "g0001-r01", 2, "cancel")
     assert where.claim("g0001-r01", 2).read_text() == '{"job": "7_0"}'
     assert sorted(os.listdir(where.run("g0001-r01"))) == ["claim-s001", "claim-s002"]
 
@@ -72,7 +72,7 @@ def test_a_journal_that_is_a_link_is_not_written_through(tmp_path: Path) -> None
     where = SweepDir(tmp_path / "o")
     where.journal.symlink_to(tmp_path / "victim")
     with pytest.raises(OSError, match="symbolic links"):
-        rundir.append(where, "submitting")
+        sweepdir.append(where, "submitting")
     assert (tmp_path / "victim").read_text() == "mine\n"
 
 
@@ -81,7 +81,7 @@ def test_a_line_that_could_not_be_written_whole_leaves_the_journal_as_it_was(
 ) -> None:
     """As on a disk that is full, which may show as late as fsync()."""
     where = SweepDir(tmp_path)
-    rundir.append(where, "cancel", runs=["a"])
+    sweepdir.append(where, "cancel", runs=["a"])
     before = where.journal.read_bytes()
 
     def full(descriptor: int) -> None:
@@ -89,5 +89,5 @@ def test_a_line_that_could_not_be_written_whole_leaves_the_journal_as_it_was(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        rundir.append(where, "cancel", runs=["b"])
+        sweepdir.append(where, "cancel", runs=["b"])
     assert where.journal.read_bytes() == before

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import plan, profiles
+from hpcjobs.base.lock import Locked
+from hpcjobs.base.sweepdir import SweepDir, append, locked
+from hpcjobs.config import Experiment, profiles
 from hpcjobs.engine import folder as folders
 from hpcjobs.engine.sweep import Sweep
-from hpcjobs.lock import Locked
-from hpcjobs.rundir import SweepDir, append, locked
-from hpcjobs.spec import Experiment
+from hpcjobs.plan import planning
 from tests.control.logs import attempt, train_log
 from tests.control.odd_words import rendered
 from tests.running import hpcjobs
@@ -33,8 +33,8 @@ PACKAGE = Path(folders.__file__).parents[1]
 
 def written(root: Path, cluster: str = "local") -> Sweep:
     """A new sweep of one run on 1 and one on 2 GPUs, as `hpcjobs sweep` writes it before it submits."""
-    variants = plan.expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
-    sweep = Sweep("id1", SweepDir(root), plan.make_plan([1, 2], variants, profiles.cluster(cluster), 1))
+    variants = planning.expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
+    sweep = Sweep("id1", SweepDir(root), planning.make_plan([1, 2], variants, profiles.cluster(cluster), 1))
     folders.write_folder(sweep, folders.scripts(sweep), ["hpcjobs"])
     return sweep
 
@@ -55,7 +55,7 @@ def ended(tmp_path: Path) -> Path:
 # --- what the code itself may not do ---------------------------------------------------------------
 
 # Workers of one invocation hand the recipe to each other in the folder that it makes and locks.
-PICKLES = {"data/workshop.py"}
+PICKLES = {"chexnet/data/workshop.py"}
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:

@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from hpcjobs import profiles, render
-from hpcjobs.contract import EXIT_INTERRUPTED
-from hpcjobs.plan import Terms, expand, make_plan
-from hpcjobs.rundir import SweepDir, burn
-from hpcjobs.spec import Experiment
+from hpcjobs.base.contract import EXIT_INTERRUPTED
+from hpcjobs.base.sweepdir import SweepDir, burn
+from hpcjobs.config import Experiment, profiles
+from hpcjobs.jobs import render
+from hpcjobs.plan.planning import Terms, expand, make_plan
 from tests.running import until
 
 # Starts what follows its options, as a step of one rank.

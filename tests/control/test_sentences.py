@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from hpcjobs.records import Run, RunState
+from hpcjobs.analysis.scaling import table
+from hpcjobs.base.records import Run, RunState
 from hpcjobs.report import sentences
 from hpcjobs.report.sentences import Answer
-from hpcjobs.scaling import table
 from tests.control.studies import failing, runs
 from tests.control.sweeps import run
 

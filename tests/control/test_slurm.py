@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.errors import SchedulerUnreachable, SubmitRefused
-from hpcjobs.records import Order, RunState
-from hpcjobs.schedulers.slurm import SlurmScheduler
+from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
+from hpcjobs.base.records import Order, RunState
 from hpcjobs.schedulers.slurm.commands import Refused
+from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
 
 
 class FakeSlurm:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hpcjobs.errors import SchedulerUnreachable
-from hpcjobs.hostlist import expand, expand_indices, fold_indices, seconds
-from hpcjobs.records import JobState, RunState
+from hpcjobs.base.errors import SchedulerUnreachable
+from hpcjobs.base.hostlist import expand, expand_indices, fold_indices, seconds
+from hpcjobs.base.records import JobState, RunState
 from hpcjobs.schedulers.slurm import limits, parse
 
 

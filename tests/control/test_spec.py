@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import profiles
-from hpcjobs.errors import InputError
-from hpcjobs.spec import Cluster, Experiment, dump, load, parse_scalar, to_builtins
-from hpcjobs.spec.cluster import seconds
+from hpcjobs.base.errors import InputError
+from hpcjobs.config import Cluster, Experiment, dump, load, parse_scalar, profiles, to_builtins
+from hpcjobs.config.cluster import seconds
 
 GOOD = "name: mine\nbatch:\n  local: 8\n"
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
+from hpcjobs.base.records import ExitRecord, JobState, RunState
+from hpcjobs.collect.failures import KINDS, classify
 from hpcjobs.engine.state import Evidence, Intention, RunStatus, fold, next_number, submissions, unanswered
-from hpcjobs.failures import KINDS, classify
-from hpcjobs.records import ExitRecord, JobState, RunState
 
 RUN = "g0002-r01"
 GROUPS = {"g0002": [RUN, "g0002-r02"]}
@@ -206,7 +206,7 @@ def test_a_log_line_names_the_class(line: str, kind: str) -> None:
 
 
 def test_every_error_code_has_a_hint() -> None:
-    from hpcjobs.contract import ErrorCode
+    from hpcjobs.base.contract import ErrorCode
 
     codes = {value for name, value in vars(ErrorCode).items() if name.isupper()}
     assert codes - {ErrorCode.UNEXPECTED} <= set(KINDS)

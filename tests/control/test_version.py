@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import hpcjobs as package
-from hpcjobs import provenance
+from hpcjobs.base import provenance
 from tests.control.test_cli import on_a_login_node
 from tests.running import hpcjobs
 

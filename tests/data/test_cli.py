@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from hpcjobs.cli.data import data
-from hpcjobs.data.dataset import load_dataset
-from hpcjobs.errors import HpcjobsError
+from hpcjobs.base.errors import HpcjobsError
+from hpcjobs.chexnet.data.dataset import load_dataset
+from hpcjobs.cli.data_command import data
 
 Run = Callable[..., Result]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpcjobs.data.decode import decode
+from hpcjobs.chexnet.data.decode import decode
 
 XRAY = "00007705_000.png"
 
@@ -45,7 +45,7 @@ def test_a_lack_of_memory_is_not_the_images_fault(nih_excerpt: Path, monkeypatch
         error.code = cv2.Error.StsNoMem
         raise error
 
-    monkeypatch.setattr("hpcjobs.data.decode.cv2.imdecode", out_of_memory)
+    monkeypatch.setattr("hpcjobs.chexnet.data.decode.cv2.imdecode", out_of_memory)
     with pytest.raises(OSError, match="Cannot allocate memory") as told:
         decode(nih_excerpt / "images" / XRAY, 64)
     assert told.value.errno == errno.ENOMEM

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.contract import CLASSES
-from hpcjobs.data import nih as reader
-from hpcjobs.data.split import cut, in_order, val_patients
-from hpcjobs.errors import InputError
+from hpcjobs.base.contract import CLASSES
+from hpcjobs.base.errors import InputError
+from hpcjobs.chexnet.data import nih as reader
+from hpcjobs.chexnet.data.split import cut, in_order, val_patients
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"

@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpcjobs.contract import CLASSES, SPLITS
-from hpcjobs.data import dataset as store
-from hpcjobs.data import nih as reader
-from hpcjobs.data.build import bad_images, make
-from hpcjobs.data.dataset import Dataset, load_dataset
-from hpcjobs.errors import HpcjobsError, InputError
+from hpcjobs.base.contract import CLASSES, SPLITS
+from hpcjobs.base.errors import HpcjobsError, InputError
+from hpcjobs.chexnet.data import dataset as store
+from hpcjobs.chexnet.data import nih as reader
+from hpcjobs.chexnet.data.build import bad_images, make
+from hpcjobs.chexnet.data.dataset import Dataset, load_dataset
 from tests.fixtures_data import contents, prepare_from, recipe_from
 
 if TYPE_CHECKING:
-    from hpcjobs.data.tfrecord import Record
+    from hpcjobs.chexnet.data.tfrecord import Record
 
 Prepare = Callable[..., Dataset]
 FEW = ["00004934_000.png", "00007705_000.png", "00012975_000.png", "00017625_000.png"]  # the first is RGBA
@@ -49,7 +49,7 @@ def prepare(nih_excerpt: Path) -> Prepare:
 
 
 def records(dataset: Dataset, split: str) -> list[Record]:
-    from hpcjobs.data.tfrecord import read_examples
+    from hpcjobs.chexnet.data.tfrecord import read_examples
 
     return [record for file in dataset.files(split) for record in read_examples(Path(file))]
 
@@ -98,7 +98,7 @@ def test_labels_are_bytes_in_the_order_of_the_classes(nih_shards: Dataset) -> No
 def test_the_graph_parses_what_was_written(nih_shards: Dataset) -> None:
     import tensorflow as tf
 
-    from hpcjobs.data.tfrecord import parse_batch
+    from hpcjobs.chexnet.data.tfrecord import parse_batch
 
     serialized = next(iter(tf.data.TFRecordDataset(nih_shards.files("train")).batch(2)))
     images, labels, _ = tf.function(lambda batch: parse_batch(batch, (64, 64)))(serialized)
@@ -194,7 +194,7 @@ class Server:
         self.pauses: list[float] = []
         self._read = Path.read_bytes
         monkeypatch.setattr(Path, "read_bytes", lambda path: self.read(path))
-        monkeypatch.setattr("hpcjobs.data.prepare.time.sleep", self.pauses.append)
+        monkeypatch.setattr("hpcjobs.chexnet.data.prepare.time.sleep", self.pauses.append)
 
     def read(self, path: Path) -> bytes:
         if path.name == self.name and self.failures:
@@ -330,7 +330,7 @@ def test_data_that_the_trainer_must_not_use_is_refused(nih_shards: Dataset, tmp_
 
 
 def test_a_flipped_bit_is_seen_on_reading(nih_shards: Dataset, tmp_path: Path) -> None:
-    from hpcjobs.data.tfrecord import read_examples
+    from hpcjobs.chexnet.data.tfrecord import read_examples
 
     data = bytearray(Path(nih_shards.files("val")[0]).read_bytes())
     data[500] ^= 1

@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from hpcjobs import lock
-from hpcjobs.data import recipe as recipes
-from hpcjobs.data.build import make, rebuild
-from hpcjobs.data.recipe import Recipe
-from hpcjobs.data.spread import Array, Local, carry_out
-from hpcjobs.data.synth import synth_recipe
-from hpcjobs.data.workshop import Workshop, work
-from hpcjobs.errors import HpcjobsError, InputError
-from hpcjobs.spec import Cluster
-from hpcjobs.spec.cluster import Container
+from hpcjobs.base import lock
+from hpcjobs.base.errors import HpcjobsError, InputError
+from hpcjobs.chexnet.data import recipe as recipes
+from hpcjobs.chexnet.data.build import make, rebuild
+from hpcjobs.chexnet.data.recipe import Recipe
+from hpcjobs.chexnet.data.spread import Array, Local, carry_out
+from hpcjobs.chexnet.data.synth import synth_recipe
+from hpcjobs.chexnet.data.workshop import Workshop, work
+from hpcjobs.config import Cluster
+from hpcjobs.config.cluster import Container
 from tests.fixtures_data import contents, prepare_from, recipe_from
 
 # 1,200 images of 32 x 32 in six shards: a second or two of work beside the start.
@@ -165,7 +165,7 @@ def test_what_a_run_left_that_was_killed_at_its_very_end_goes_with_the_next(
     (shard, *_) = (shard for _, shard, _ in recipe.shards())
     for act in (lambda: make(recipe, out), lambda: rebuild(recipe, out, [shard])):
         with monkeypatch.context() as patch:
-            patch.setattr("hpcjobs.data.build.shutil.rmtree", killed)
+            patch.setattr("hpcjobs.chexnet.data.build.shutil.rmtree", killed)
             with pytest.raises(KeyboardInterrupt):
                 act()
         assert (out / "dataset.json").exists()
@@ -223,7 +223,7 @@ def test_a_worker_of_an_older_run_puts_nothing_in_place(tmp_path: Path) -> None:
         (shop.root / "run").write_text("a newer one")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hpcjobs.data.workshop._TELL_S", -1.0)
+        patch.setattr("hpcjobs.chexnet.data.workshop._TELL_S", -1.0)
         work(tmp_path, old, 0, None, look)
     assert not list(tmp_path.glob("*.tfrecord"))
     assert not list(shop.root.glob("parts/*"))
@@ -249,7 +249,7 @@ def test_other_software_starts_afresh_and_says_so(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         make(recipe, tmp_path / "out", progress=interrupt)
     now = recipes.software()
-    monkeypatch.setattr("hpcjobs.data.build.software", lambda: {**now, "numpy": "99"})
+    monkeypatch.setattr("hpcjobs.chexnet.data.build.software", lambda: {**now, "numpy": "99"})
     said: list[str] = []
     make(recipe, tmp_path / "out", say=said.append)
     assert f"other software (numpy {now['numpy']} then, 99 now): starting afresh" in said[0]
@@ -342,7 +342,7 @@ def test_memory_stays_flat_from_200_to_1000_images(tmp_path: Path) -> None:
     """800 images of 16 KiB more, all kept, would be 12.5 MiB."""
     program = (
         "import resource, sys; from pathlib import Path; from dataclasses import replace; "
-        "from hpcjobs.data.build import make; from hpcjobs.data.synth import synth_recipe\n"
+        "from hpcjobs.chexnet.data.build import make; from hpcjobs.chexnet.data.synth import synth_recipe\n"
         "for images in (200, 1000):\n"
         "    make(replace(synth_recipe(images, 128), images_per_shard=32), Path(sys.argv[1], str(images)))\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
@@ -354,7 +354,7 @@ def test_memory_stays_flat_from_200_to_1000_images(tmp_path: Path) -> None:
 
 def test_the_whole_table_splits_by_patient(nih: Path, tmp_path: Path) -> None:
     """All 112,120 rows of both releases, with links to one image for each name."""
-    from hpcjobs.data.nih import read_metadata
+    from hpcjobs.chexnet.data.nih import read_metadata
 
     table = read_metadata(nih / "Data_Entry_2017_v2020.csv.gz").entries
     one = next((nih / "images").iterdir())

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hpcjobs.contract import CLASSES, SPLITS
-from hpcjobs.data import nih as reader
-from hpcjobs.data.dataset import Dataset
-from hpcjobs.data.synth import NIH_IMAGES, NIH_POSITIVES, draw
-from hpcjobs.errors import InputError
+from hpcjobs.base.contract import CLASSES, SPLITS
+from hpcjobs.base.errors import InputError
+from hpcjobs.chexnet.data import nih as reader
+from hpcjobs.chexnet.data.dataset import Dataset
+from hpcjobs.chexnet.data.synth import NIH_IMAGES, NIH_POSITIVES, draw
 from tests.fixtures_data import synth
 
 

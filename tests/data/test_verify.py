@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.data.dataset import DatasetDamaged, DatasetMismatch, read_dataset
-from hpcjobs.data.verify import verify
+from hpcjobs.chexnet.data.dataset import DatasetDamaged, DatasetMismatch, read_dataset
+from hpcjobs.chexnet.data.verify import verify
 from tests.fixtures_data import contents, prepare_from, synth
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_dataset_json_says_what_to_do(copy: Path) -> None:
 
 
 def test_a_rebuilt_xray_shard_is_the_old_one(nih_excerpt: Path, tmp_path: Path) -> None:
-    from hpcjobs.data.build import rebuild
+    from hpcjobs.chexnet.data.build import rebuild
     from tests.fixtures_data import recipe_from
 
     out = prepare_from(nih_excerpt, tmp_path / "out").folder
@@ -139,7 +139,7 @@ def test_the_printed_command_mends_xrays_once_the_folders_are_filled_in(nih_exce
 
 def test_a_shard_of_fewer_records_than_it_should_have_is_found(copy: Path) -> None:
     """Though size and checksum agree, as where dataset.json was made from it."""
-    from hpcjobs.data.tfrecord import read_examples, write_shard
+    from hpcjobs.chexnet.data.tfrecord import read_examples, write_shard
 
     victim = copy / "test-00000-of-00001.tfrecord"
     *records, _ = read_examples(victim)
@@ -156,8 +156,8 @@ def test_a_shard_of_fewer_records_than_it_should_have_is_found(copy: Path) -> No
 
 
 def test_what_does_not_come_out_as_it_was_is_not_put_in_place(copy: Path) -> None:
-    from hpcjobs.data.build import rebuild
-    from hpcjobs.data.synth import synth_recipe
+    from hpcjobs.chexnet.data.build import rebuild
+    from hpcjobs.chexnet.data.synth import synth_recipe
 
     description = json.loads((copy / "dataset.json").read_text())
     description["splits"]["val"]["shards"][0]["sha256"] = "0" * 64

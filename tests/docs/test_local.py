@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from hpcjobs.spec import Experiment, load
+from hpcjobs.config import Experiment, load
 from tests.docs.pages import ROOT, code
 from tests.docs.stage import Stage
 from tests.docs.trainer import fake_trainer

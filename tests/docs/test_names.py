@@ -10,8 +10,8 @@ import click
 import pytest
 
 from hpcjobs.cli import hpcjobs
-from hpcjobs.spec import Cluster, Experiment
-from hpcjobs.spec.document import known_keys
+from hpcjobs.config import Cluster, Experiment
+from hpcjobs.config.document import known_keys
 from tests.docs.pages import PAGES, ROOT, code
 
 # Of sbatch, pip, uv, horovodrun and pytest: the texts name them, and hpcjobs never writes them.

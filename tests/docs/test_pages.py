@@ -9,8 +9,8 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from hpcjobs.errors import InputError
-from hpcjobs.spec import Cluster, Document, Experiment, convert
+from hpcjobs.base.errors import InputError
+from hpcjobs.config import Cluster, Document, Experiment, convert
 from tests.docs.pages import PAGES, ROOT, SHELL, UNRUN, Code, blocks, code, commands, refusal
 
 KINDS = {SHELL, UNRUN, "yaml", "python", "text", "jinja", "{toctree}", "{eval-rst}"}

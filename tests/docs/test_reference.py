@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from hpcjobs import columns, failures
-from hpcjobs.columns import AUC_MEANINGS, FLAGS, REPORT_COLUMNS, RUN_COLUMNS
-from hpcjobs.profiles import cluster, read
-from hpcjobs.spec import Experiment, convert, to_builtins
+from hpcjobs.base import columns
+from hpcjobs.base.columns import AUC_MEANINGS, FLAGS, REPORT_COLUMNS, RUN_COLUMNS
+from hpcjobs.collect import failures
+from hpcjobs.config import Experiment, convert, to_builtins
+from hpcjobs.config.profiles import cluster, read
 from tests.docs.pages import ROOT, code
 
 REFERENCE = ROOT / "docs" / "reference"

@@ -13,7 +13,7 @@ SIZES = (1, 2, 4, 8, 16)
 # Rank 0 leaves the log of a training of its size that went well, in `study-before` of one that was slower. What is no
 # training is done by the real Python.
 _TRAINER = """#!/bin/bash
-if [ "$2" != hpcjobs.train ]; then exec {python} "$@"; fi
+if [ "$2" != hpcjobs.chexnet.train ]; then exec {python} "$@"; fi
 if [ "${{SLURM_PROCID:-${{OMPI_COMM_WORLD_RANK:-0}}}}" != 0 ]; then exit 0; fi
 case "$3" in */study-before/*) when=before ;; *) when=now ;; esac
 cp "{logs}/$when-$(sed -n 's/^gpus: //p' "$3")-$(sed -n 's/^repeat: //p' "$3").log" "$5/train.log"

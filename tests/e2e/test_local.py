@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from hpcjobs.data.dataset import Dataset
+from hpcjobs.chexnet.data.dataset import Dataset
 from tests.running import hpcjobs, status, until
 
 SIZES = (1, 2, 4)
@@ -91,7 +91,7 @@ def ranks_of(folder: Path) -> list[int]:
             except OSError:
                 continue
             ours = any(str(folder).encode() in word for word in words)
-            if ours and b"hpcjobs.train" in words and b"python" in Path(words[0].decode()).name.encode():
+            if ours and b"hpcjobs.chexnet.train" in words and b"python" in Path(words[0].decode()).name.encode():
                 found.append(int(entry.name))
     return sorted(found)
 

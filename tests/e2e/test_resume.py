@@ -13,8 +13,7 @@ import pandas
 import pytest
 import yaml
 
-from hpcjobs import profiles
-from hpcjobs.spec import to_builtins
+from hpcjobs.config import profiles, to_builtins
 from tests.control.logs import train_log
 from tests.running import hpcjobs, status, until
 from tests.slurm.quick import TRAINER

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpcjobs import profiles
-from hpcjobs.spec import to_builtins
+from hpcjobs.config import profiles, to_builtins
 
 from . import cluster as virtual
 
@@ -133,6 +132,6 @@ def ranks(folder: Path) -> list[int]:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
-            if line.startswith(f"{sys.executable}\0-m\0hpcjobs.train\0{folder}/".encode()):
+            if line.startswith(f"{sys.executable}\0-m\0hpcjobs.chexnet.train\0{folder}/".encode()):
                 found[int(entry.name)] = parent
     return sorted(pid for pid, parent in found.items() if parent not in found)

@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from hpcjobs import profiles
-from hpcjobs.spec import to_builtins
+from hpcjobs.config import profiles, to_builtins
 from tests.control.logs import train_log
 from tests.running import hpcjobs, status, until
 
@@ -23,7 +22,7 @@ from .conftest import Slurm
 # A fake trainer: rank 0 writes down that the run was executed, does what `behave/RUN` says, then leaves the
 # log of a training that went well. What is no training is done by the real Python.
 TRAINER = """#!/bin/bash
-if [ "$2" != hpcjobs.train ]; then exec {python} "$@"; fi
+if [ "$2" != hpcjobs.chexnet.train ]; then exec {python} "$@"; fi
 if [ "${{SLURM_PROCID:-${{OMPI_COMM_WORLD_RANK:-0}}}}" != 0 ]; then exit 0; fi
 run="$(basename "$(dirname "$3")")"
 sweep="$(basename "$(dirname "$(dirname "$(dirname "$3")")")")"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hpcjobs.models import read_fabric
+from hpcjobs.analysis.models import read_fabric
 from tests.fixtures_data import synth
 from tests.running import hpcjobs, until
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpcjobs import profiles
-from hpcjobs.spec import to_builtins
+from hpcjobs.config import profiles, to_builtins
 from tests.fixtures_data import contents, prepare_from, synth
 from tests.running import hpcjobs, until
 

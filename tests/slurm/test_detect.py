@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import profiles
+from hpcjobs.config import profiles
 from tests.running import hpcjobs
 
 from .conftest import Slurm

@@ -12,8 +12,7 @@ import pandas
 import pytest
 import yaml
 
-from hpcjobs import profiles
-from hpcjobs.spec import Cluster, load, to_builtins
+from hpcjobs.config import Cluster, load, profiles, to_builtins
 from tests.docs.pages import ROOT, code
 from tests.docs.stage import Stage
 from tests.docs.trainer import SIZES, fake_trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.data.dataset import Dataset
+from hpcjobs.chexnet.data.dataset import Dataset
 from tests.running import hpcjobs
 
 from .conftest import Slurm

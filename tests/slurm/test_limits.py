@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from hpcjobs import rundir
-from hpcjobs.contract import CHECKPOINTS, EXIT_INTERRUPTED, EXIT_JSON, JOB_LOG, RUN_YAML, TRAIN_LOG, LogKey
-from hpcjobs.data.dataset import Dataset
-from hpcjobs.logs import mllog
-from hpcjobs.spec import Cluster
+from hpcjobs.base import sweepdir
+from hpcjobs.base.contract import CHECKPOINTS, EXIT_INTERRUPTED, EXIT_JSON, JOB_LOG, RUN_YAML, TRAIN_LOG, LogKey
+from hpcjobs.chexnet.data.dataset import Dataset
+from hpcjobs.collect import mllog
+from hpcjobs.config import Cluster
 from tests.control.combinations import combinations, group_of, impossible, text_of
 from tests.running import hpcjobs, status, until
 
@@ -52,7 +52,7 @@ def job_of(out: Path) -> str:
 
 def said(out: Path, run: str, attempt: int = 1) -> dict[int, list[str]]:
     """What each rank of the fake trainer wrote, by rank."""
-    files = rundir.SweepDir(out).run(run).glob(f"a{attempt:03d}/fake-*")
+    files = sweepdir.SweepDir(out).run(run).glob(f"a{attempt:03d}/fake-*")
     return {int(path.name.removeprefix("fake-")): path.read_text().splitlines() for path in files}
 
 
@@ -60,7 +60,7 @@ def ended(out: Path, run: str, attempt: int = 1, seconds: float = 120) -> int:
     """The exit code that an attempt leaves within so many seconds."""
     folder = out / "runs" / run / f"a{attempt:03d}"
     until((folder / EXIT_JSON).exists, seconds)
-    record = rundir.read_exit(folder)
+    record = sweepdir.read_exit(folder)
     assert record is not None
     return record.rc
 

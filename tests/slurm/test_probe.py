@@ -33,7 +33,7 @@ def gigabit(node: str) -> Iterator[None]:
 def test_a_node_at_one_gigabit_is_named_with_its_rate(cluster: Slurm, tmp_path: Path) -> None:
     body = f"""
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
-srun --mpi=pmix {sys.executable} -m hpcjobs.probe --out {tmp_path}/fabric.json --seconds 10 --largest 8388608
+srun --mpi=pmix {sys.executable} -m hpcjobs.nodes.probe --out {tmp_path}/fabric.json --seconds 10 --largest 8388608
 """
     script = write_script(tmp_path, body, nodes=4, ntasks_per_node=2, mem=1000, time=5, partition="urgent")
     with gigabit("c4140-3"):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import rundir
-from hpcjobs.contract import CHECKPOINTS, EXIT_INTERRUPTED, EXIT_JSON, JOB_LOG, TRAIN_LOG, LogKey
-from hpcjobs.data.dataset import Dataset
-from hpcjobs.logs import mllog
+from hpcjobs.base import sweepdir
+from hpcjobs.base.contract import CHECKPOINTS, EXIT_INTERRUPTED, EXIT_JSON, JOB_LOG, TRAIN_LOG, LogKey
+from hpcjobs.chexnet.data.dataset import Dataset
+from hpcjobs.collect import mllog
 from tests.fixtures_data import synth
 from tests.running import hpcjobs, status, until
 
@@ -102,8 +102,8 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
         assert told.value == how
         step = told.metadata["step"]
         assert (attempt.parent / CHECKPOINTS / f"step-{step:08d}").is_dir()
-        assert rundir.read_exit(attempt).rc == EXIT_INTERRUPTED
-        assert not rundir.read_aborts(attempt)
+        assert sweepdir.read_exit(attempt).rc == EXIT_INTERRUPTED
+        assert not sweepdir.read_aborts(attempt)
         assert shown["failure"] == "interrupted"
         assert shown["reason"] == f"hpcjobs: {how}: ended after step {step}, a checkpoint of step {step} is written"
         assert "run it again and it goes on" in shown["hint"]
@@ -136,7 +136,7 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
     line = stopped["reason"].rpartition(" (rank 0")[0]
     assert f"hpcjobs: error: stalled: {line}\n" in (second[0] / JOB_LOG).read_text()
     # The rank that was stopped blames nobody.
-    assert [abort["rank"] for abort in rundir.read_aborts(second[0])] == [0]
+    assert [abort["rank"] for abort in sweepdir.read_aborts(second[0])] == [0]
 
     assert killed["failure"] == "signal"
     assert "crashed or was killed" in killed["hint"]
@@ -148,5 +148,5 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
     assert said_by[launcher] in killed["reason"]
     assert launcher == "srun" or "mpirun noticed that process rank 1 with PID " in killed["reason"]
     assert f"{killed['reason']}\n" in (second[1] / JOB_LOG).read_text()
-    assert not rundir.read_aborts(second[1])
+    assert not sweepdir.read_aborts(second[1])
     assert ranks(tmp_path) == []

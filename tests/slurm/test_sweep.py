@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.data.dataset import Dataset
+from hpcjobs.chexnet.data.dataset import Dataset
 from tests.running import hpcjobs, status, until
 
 from .conftest import Slurm, profile, ranks

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcjobs.contract import CLASSES
+from hpcjobs.base.contract import CLASSES
 
 pytest.importorskip("horovod")
 
@@ -18,8 +18,8 @@ SHARDS = {"train": (100, 60, 40, 9), "val": (20, 14, 1), "test": (1, 1)}
 
 def write_data(folder: Path, shards: Mapping[str, Sequence[int]], size: int) -> Path:
     """A data set of noise, `size` pixels a side, with that many images in each shard of each split."""
-    from hpcjobs.data.dataset import Dataset, Split, shard_name, write_dataset
-    from hpcjobs.data.tfrecord import Record, write_shard
+    from hpcjobs.chexnet.data.dataset import Dataset, Split, shard_name, write_dataset
+    from hpcjobs.chexnet.data.tfrecord import Record, write_shard
 
     random = np.random.default_rng(0)
     splits = {}

@@ -10,9 +10,9 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import horovod.tensorflow as hvd
 
-from hpcjobs import contract
-from hpcjobs.data.dataset import load_dataset
-from hpcjobs.train import evaluation, input, model
+from hpcjobs.base import contract
+from hpcjobs.chexnet.data.dataset import load_dataset
+from hpcjobs.chexnet.train import evaluation, input, model
 
 run_yaml = Path(sys.argv[1])
 hvd.init()

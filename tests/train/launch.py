@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from hpcjobs import contract
-from hpcjobs.contract import RunConfig
-from hpcjobs.spec import Experiment, to_builtins
+from hpcjobs.base import contract
+from hpcjobs.base.contract import RunConfig
+from hpcjobs.config import Experiment, to_builtins
 
 
 def run_config(**changes: Any) -> RunConfig:
@@ -75,7 +75,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
-def train(run_yaml: Path, ranks: int, program: Sequence[str | Path] = ("-m", "hpcjobs.train")) -> Outcome:
+def train(run_yaml: Path, ranks: int, program: Sequence[str | Path] = ("-m", "hpcjobs.chexnet.train")) -> Outcome:
     """Run the trainer, or a program with its arguments, to its end."""
     attempt = run_yaml.parent / "a001"
     done = subprocess.run(

@@ -13,9 +13,9 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 from horovod.tensorflow import allgather_object
 
-from hpcjobs.train import bench, job
-from hpcjobs.train.failure import launched_rank
-from hpcjobs.train.step import Step, optimizer_state
+from hpcjobs.chexnet.train import bench, job
+from hpcjobs.chexnet.train.failure import launched_rank
+from hpcjobs.chexnet.train.step import Step, optimizer_state
 
 SKEW_S, INPUT_S = 0.08, 0.15
 RANK = launched_rank()
@@ -56,6 +56,6 @@ class Watched(bench.Benchmark):
 job.Step, job.Benchmark = Slow, Watched
 
 if __name__ == "__main__":
-    from hpcjobs.train.__main__ import main
+    from hpcjobs.chexnet.train.__main__ import main
 
     raise SystemExit(main())

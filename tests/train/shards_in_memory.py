@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from hpcjobs.train import job
+from hpcjobs.chexnet.train import job
 
 train = job.train
 
@@ -24,6 +24,6 @@ def telling(setup, loop, held):
 job.train = telling
 
 if __name__ == "__main__":
-    from hpcjobs.train.__main__ import main
+    from hpcjobs.chexnet.train.__main__ import main
 
     raise SystemExit(main())

@@ -13,9 +13,9 @@ import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
 
-from hpcjobs.train.augment import Augment
-from hpcjobs.train.model import build
-from hpcjobs.train.step import Step, class_weights, make_optimizer
+from hpcjobs.chexnet.train.augment import Augment
+from hpcjobs.chexnet.train.model import build
+from hpcjobs.chexnet.train.step import Step, class_weights, make_optimizer
 
 hvd.init()
 tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpcjobs.train.attribution import attribute
+from hpcjobs.chexnet.train.attribution import attribute
 
 RANKS, STEPS = 16, 2000
 

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import kernels
 
-from hpcjobs.data.dataset import load_dataset
-from hpcjobs.train.augment import Augment, uniform
-from hpcjobs.train.input import train_batches
-from hpcjobs.train.model import build
-from hpcjobs.train.step import Step, make_optimizer
+from hpcjobs.chexnet.data.dataset import load_dataset
+from hpcjobs.chexnet.train.augment import Augment, uniform
+from hpcjobs.chexnet.train.input import train_batches
+from hpcjobs.chexnet.train.model import build
+from hpcjobs.chexnet.train.step import Step, make_optimizer
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, 24, 40, 1), dtype=np.uint8)
 KEYS = np.stack([np.full(64, 5), np.arange(64) << 50], axis=1)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from hpcjobs.contract import EXIT_INTERRUPTED
-from hpcjobs.logs import mllog
+from hpcjobs.base.contract import EXIT_INTERRUPTED
+from hpcjobs.collect import mllog
 from tests.train.launch import Outcome, make_run, read_log, train
 from tests.train.test_survival import last, started
 

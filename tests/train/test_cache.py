@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from hpcjobs.contract import ErrorCode
-from hpcjobs.data.dataset import load_dataset
-from hpcjobs.train import cache, cgroup, job
-from hpcjobs.train.failure import TrainError
-from hpcjobs.train.input import train_batches
+from hpcjobs.base.contract import ErrorCode
+from hpcjobs.chexnet.data.dataset import load_dataset
+from hpcjobs.chexnet.train import cache, job
+from hpcjobs.chexnet.train.failure import TrainError
+from hpcjobs.chexnet.train.input import train_batches
+from hpcjobs.nodes import cgroup
 from tests.train.launch import make_run, read_log, train
 
 

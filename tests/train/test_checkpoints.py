@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hpcjobs.train import checkpoints
-from hpcjobs.train.checkpoints import Progress
-from hpcjobs.train.model import build
-from hpcjobs.train.rates import Plateau
-from hpcjobs.train.step import Step, make_optimizer, optimizer_state
+from hpcjobs.chexnet.train import checkpoints
+from hpcjobs.chexnet.train.checkpoints import Progress
+from hpcjobs.chexnet.train.model import build
+from hpcjobs.chexnet.train.rates import Plateau
+from hpcjobs.chexnet.train.step import Step, make_optimizer, optimizer_state
 
 
 @pytest.fixture(scope="module")

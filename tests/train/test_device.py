@@ -2,9 +2,9 @@
 
 import pytest
 
-from hpcjobs.contract import ErrorCode
-from hpcjobs.train.device import check_distinct, choose, visible_uuids
-from hpcjobs.train.failure import TrainError
+from hpcjobs.base.contract import ErrorCode
+from hpcjobs.chexnet.train.device import check_distinct, choose, visible_uuids
+from hpcjobs.chexnet.train.failure import TrainError
 
 LISTING = """\
 GPU 0: Tesla V100-SXM2-32GB (UUID: GPU-aaaa-0)

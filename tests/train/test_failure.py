@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from hpcjobs.contract import ErrorCode
-from hpcjobs.train import failure, job
-from hpcjobs.train.failure import TrainError
+from hpcjobs.base.contract import ErrorCode
+from hpcjobs.chexnet.train import failure, job
+from hpcjobs.chexnet.train.failure import TrainError
 
 
 def test_a_rank_tells_its_reason_in_one_line_and_one_file(
@@ -68,7 +68,7 @@ def test_ranks_on_gpus_want_a_horovod_with_nccl():
 
 STUCK = """
 import pathlib, signal, sys, time
-from hpcjobs.train.watchdog import Watchdog
+from hpcjobs.chexnet.train.watchdog import Watchdog
 signal.signal(signal.SIGTERM, lambda number, frame: None)
 watchdog = Watchdog(pathlib.Path(sys.argv[1]), 2)
 watchdog.start()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.train.__main__ import _prepare_environment
-from hpcjobs.train.failure import TrainError
+from hpcjobs.chexnet.train.__main__ import _prepare_environment
+from hpcjobs.chexnet.train.failure import TrainError
 
 # Three buffers of 16 MiB, filled and freed twenty times, as batches are.
 PROGRAM = """
 import ctypes, resource, sys
-from hpcjobs.train.heap import keep_freed_memory
+from hpcjobs.chexnet.train.heap import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 libc = ctypes.CDLL(None)
@@ -37,7 +37,7 @@ def faults(how: str) -> int:
 
 def test_every_rank_keeps_freed_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     called: list[str] = []
-    monkeypatch.setattr("hpcjobs.train.heap.keep_freed_memory", lambda: called.append("kept"))
+    monkeypatch.setattr("hpcjobs.chexnet.train.heap.keep_freed_memory", lambda: called.append("kept"))
     for name in ("TF_CPP_MIN_LOG_LEVEL", "CUDA_DEVICE_ORDER"):
         monkeypatch.setenv(name, "")
     _prepare_environment(TrainError("run_yaml", "no matter"), tmp_path)

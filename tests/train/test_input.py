@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from hpcjobs.data.dataset import Dataset, load_dataset
-from hpcjobs.data.tfrecord import read_examples
-from hpcjobs.train.input import Segment, eval_batches, segments, share, train_batches
+from hpcjobs.chexnet.data.dataset import Dataset, load_dataset
+from hpcjobs.chexnet.data.tfrecord import read_examples
+from hpcjobs.chexnet.train.input import Segment, eval_batches, segments, share, train_batches
 from tests.train.conftest import write_data
 
 BATCH = 2

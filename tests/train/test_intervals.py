@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from hpcjobs.train.intervals import _Order, auc_intervals
+from hpcjobs.chexnet.train.intervals import _Order, auc_intervals
 
 
 def made_up(images: int, random: np.random.Generator, signal: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

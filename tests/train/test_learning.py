@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from hpcjobs.data.tfrecord import patient_ids
+from hpcjobs.chexnet.data.tfrecord import patient_ids
 from tests.fixtures_data import synth
 from tests.train.launch import make_run, train
 

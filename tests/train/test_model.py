@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hpcjobs.contract import CLASSES, ErrorCode
-from hpcjobs.train.evaluation import predictor, score, write_auc
-from hpcjobs.train.failure import TrainError
-from hpcjobs.train.model import build
-from hpcjobs.train.step import Step, make_optimizer
-from hpcjobs.train.windows import check_loss
+from hpcjobs.base.contract import CLASSES, ErrorCode
+from hpcjobs.chexnet.train.evaluation import predictor, score, write_auc
+from hpcjobs.chexnet.train.failure import TrainError
+from hpcjobs.chexnet.train.model import build
+from hpcjobs.chexnet.train.step import Step, make_optimizer
+from hpcjobs.chexnet.train.windows import check_loss
 
 
 def test_tiny_takes_bytes_and_gives_a_probability_per_class():

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcjobs.contract import CLASSES, DATASET_JSON, TRAIN_LOG, ErrorCode
-from hpcjobs.train.__main__ import _prepare_environment, read_config
-from hpcjobs.train.failure import TrainError
+from hpcjobs.base.contract import CLASSES, DATASET_JSON, TRAIN_LOG, ErrorCode
+from hpcjobs.chexnet.train.__main__ import _prepare_environment, read_config
+from hpcjobs.chexnet.train.failure import TrainError
 from tests.train.launch import Outcome, command, environment, make_run, read_log, train
 
 HERE = Path(__file__).parent
@@ -85,9 +85,9 @@ def test_ranks_are_quiet_and_leave_their_files(two: Outcome):
 def test_the_auc_is_that_of_one_rank_however_many_evaluate(two: Outcome, data: Path):
     from sklearn.metrics import roc_auc_score
 
-    from hpcjobs.data.dataset import load_dataset
-    from hpcjobs.data.tfrecord import read_examples
-    from hpcjobs.train.model import build
+    from hpcjobs.chexnet.data.dataset import load_dataset
+    from hpcjobs.chexnet.data.tfrecord import read_examples
+    from hpcjobs.chexnet.train.model import build
 
     records = [record for file in load_dataset(data).files("val") for record in read_examples(Path(file))]
     pixels = np.stack([np.frombuffer(record.image, np.uint8).reshape(64, 64, 1) for record in records])
@@ -174,7 +174,7 @@ def test_a_missing_data_folder_is_told_once(tmp_path: Path):
 
 
 def test_another_order_of_classes_is_refused(data: Path, tmp_path: Path):
-    from hpcjobs.train.job import open_dataset
+    from hpcjobs.chexnet.train.job import open_dataset
 
     description = json.loads((data / DATASET_JSON).read_text())
     description["classes"][6:8] = reversed(CLASSES[6:8])  # Pneumonia and Pneumothorax.
@@ -224,7 +224,7 @@ def test_a_run_yaml_that_is_none_is_kept_as_an_error(tmp_path: Path):
 
 
 def test_a_loss_that_is_not_a_number_is_named(data: Path, tmp_path: Path):
-    from hpcjobs.train.model import build
+    from hpcjobs.chexnet.train.model import build
 
     model = build("densenet_tiny", (64, 64), 127.5, 73.9)
     model.get_layer("findings").bias.assign([np.nan] * 14)  # Further up, ReLU on a CPU would make it 0.
@@ -237,7 +237,7 @@ def test_a_killed_rank_ends_the_job(data: Path, tmp_path: Path):
     run_yaml = make_run(tmp_path / "run", data, gpus=2, train={"steps": 1_000_000, "evaluate": False})
     attempt = run_yaml.parent / "a001"
     job = subprocess.Popen(
-        command(2, ["-m", "hpcjobs.train", run_yaml, "--attempt", attempt]),
+        command(2, ["-m", "hpcjobs.chexnet.train", run_yaml, "--attempt", attempt]),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

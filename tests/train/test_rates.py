@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpcjobs.train.rates import Plateau, peak, warmed
+from hpcjobs.chexnet.train.rates import Plateau, peak, warmed
 
 
 @pytest.mark.parametrize(("scaling", "rate"), [("none", 0.001), ("linear", 0.016), ("sqrt", 0.004)])

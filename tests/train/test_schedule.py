@@ -2,9 +2,9 @@
 
 import pytest
 
-from hpcjobs.contract import ErrorCode
-from hpcjobs.train.failure import TrainError
-from hpcjobs.train.schedule import Schedule, schedule
+from hpcjobs.base.contract import ErrorCode
+from hpcjobs.chexnet.train.failure import TrainError
+from hpcjobs.chexnet.train.schedule import Schedule, schedule
 
 
 def test_whole_epochs():

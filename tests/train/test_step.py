@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hpcjobs.train.model import build
-from hpcjobs.train.step import Step, class_weights, log_odds, make_optimizer, optimizer_state
+from hpcjobs.chexnet.train.model import build
+from hpcjobs.chexnet.train.step import Step, class_weights, log_odds, make_optimizer, optimizer_state
 from tests.train.launch import command, environment
 
 PROGRAM = Path(__file__).parent / "step_of_ranks.py"

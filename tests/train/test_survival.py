@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import contract
-from hpcjobs.contract import EXIT_INTERRUPTED, ErrorCode
+from hpcjobs.base import contract
+from hpcjobs.base.contract import EXIT_INTERRUPTED, ErrorCode
 from tests.train.launch import Outcome, command, environment, make_run, read_log
 
 ONE_BY_ONE = {"warmup_steps": 2, "window_steps": 1}
@@ -28,7 +28,7 @@ class Job:
         self.attempt = run_yaml.parent / f"a{number:03d}"
         self.attempt.mkdir(exist_ok=True)
         self.errors = (self.attempt / "stderr").open("w")
-        words = command(ranks, ["-m", "hpcjobs.train", run_yaml, "--attempt", self.attempt])
+        words = command(ranks, ["-m", "hpcjobs.chexnet.train", run_yaml, "--attempt", self.attempt])
         self.process = subprocess.Popen(words, env=environment(), stdout=self.errors, stderr=self.errors)
 
     def ranks(self) -> list[int]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from hpcjobs.contract import NVML_COLUMNS
-from hpcjobs.logs import nvml
-from hpcjobs.train import telemetry
+from hpcjobs.base.contract import NVML_COLUMNS
+from hpcjobs.collect import nvml
+from hpcjobs.nodes import telemetry
 
 # An error in the thread fails the test, and is not just told.
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.contract import RunConfig
-from hpcjobs.train import __main__, transport
-from hpcjobs.train.transport import Transport
+from hpcjobs.base.contract import RunConfig
+from hpcjobs.chexnet.train import __main__
+from hpcjobs.nodes import transport
+from hpcjobs.nodes.transport import Transport
 from tests.train.launch import run_config
 
 # 2.18 on rank 3, the last of a node of four V100s with NVLink and one InfiniBand port.

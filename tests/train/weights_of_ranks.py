@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-from hpcjobs.train.__main__ import main
+from hpcjobs.chexnet.train.__main__ import main
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # The trainer sets it, but here TensorFlow is loaded before.
 
@@ -13,7 +13,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # The trainer sets it, but here Tensor
 def run() -> None:
     from horovod.tensorflow import allgather_object, rank
 
-    from hpcjobs.train import job
+    from hpcjobs.chexnet.train import job
 
     models = []
     real_train = job.train

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 
-from hpcjobs.errors import HpcjobsError, SchedulerUnreachable
+from hpcjobs.base.errors import HpcjobsError, SchedulerUnreachable
 
 TIMEOUT_S = 60.0
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import time
 
-from hpcjobs.errors import SchedulerUnreachable
-from hpcjobs.hostlist import expand, expand_indices
-from hpcjobs.records import JobState, RunState
+from hpcjobs.base.errors import SchedulerUnreachable
+from hpcjobs.base.hostlist import expand, expand_indices
+from hpcjobs.base.records import JobState, RunState
 
 # Slurm's words, as squeue(1) and sacct(1) of 22.05 list them. A word that is not here is shown as it
 # is, and is neither success nor failure.

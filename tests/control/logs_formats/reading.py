@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hpcjobs.logs.measurements import Bandwidth, LogResult, Throughput
-from hpcjobs.logs.reading import read_log
+from hpcjobs.collect.measurements import Bandwidth, LogResult, Throughput
+from hpcjobs.collect.reading import read_log
 
 SAMPLES = Path(__file__).parent / "samples"
 

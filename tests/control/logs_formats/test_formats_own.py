@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.logs import mllog
+from hpcjobs.collect import mllog
 from tests.control.logs import line, train_log
 from tests.control.logs_formats.reading import one, read, reasons
 
-FILE = '"metadata": {"file": "hpcjobs/train/windows.py", "lineno": 34, "step"'
+FILE = '"metadata": {"file": "hpcjobs/chexnet/train/windows.py", "lineno": 34, "step"'
 
 
 def as_written(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpcjobs.logs.reading import read_log
+from hpcjobs.collect.reading import read_log
 from tests.control.logs_formats.reading import SAMPLES, one, reasons
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcjobs.logs.measurements import Bandwidth, LogResult, Throughput
-from hpcjobs.logs.reading import FORMATS, read_log
+from hpcjobs.collect.measurements import Bandwidth, LogResult, Throughput
+from hpcjobs.collect.reading import FORMATS, read_log
 from tests.control.logs import train_log
 from tests.control.logs_formats.reading import SAMPLES
 from tests.control.logs_formats.test_formats_dllogger import MXNET, PYTORCH

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.errors import InputError
-from hpcjobs.logs import reading
-from hpcjobs.logs.measurements import Throughput
-from hpcjobs.logs.reading import FORMATS, read_log
-from hpcjobs.logs.sources import Source
+from hpcjobs.base.errors import InputError
+from hpcjobs.collect import reading
+from hpcjobs.collect.measurements import Throughput
+from hpcjobs.collect.reading import FORMATS, read_log
+from hpcjobs.collect.sources import Source
 from tests.control.logs_formats.reading import SAMPLES, one, read, reasons
 from tests.control.logs_formats.test_formats_horovod import RUN
 

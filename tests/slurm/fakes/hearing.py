@@ -1,6 +1,6 @@
 """The real trainer, as a rank that also writes down the signals it hears.
 
-Called as `hearing.py -m hpcjobs.train RUN_YAML --attempt DIR`, as a profile's `python` is. Each
+Called as `hearing.py -m hpcjobs.chexnet.train RUN_YAML --attempt DIR`, as a profile's `python` is. Each
 handler that the trainer installs first adds the signal's name to DIR/heard-RANK.
 """
 

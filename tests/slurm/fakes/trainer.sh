@@ -1,5 +1,5 @@
 #!/bin/bash
-# A trainer in name only, as a rank of a run: `trainer.sh -m hpcjobs.train RUN_YAML --attempt DIR`, a profile's `python`.
+# A trainer in name only, as a rank of a run: `trainer.sh -m hpcjobs.chexnet.train RUN_YAML --attempt DIR`, a profile's `python`.
 #
 # DIR/fake-RANK has its host, the step it began at and the signals it hears. It takes a step every 0.1 s and ends
 # well when RUN/finish or SWEEP/finish is there. After SIGUSR1 or SIGTERM rank 0 writes RUN/checkpoints/step-N, and

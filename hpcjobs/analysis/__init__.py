@@ -1,0 +1,1 @@
+"""What the numbers say: scaling, attribution, intervals, comparisons, models."""

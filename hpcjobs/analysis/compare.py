@@ -1,0 +1,154 @@
+"""A scaling table beside another sweep's, or beside a published one."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+from hpcjobs.analysis.intervals import holm, welch_ratio
+from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.base.records import ScalingRow
+
+# --- another sweep -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One size of two sweeps, in images/s. None: not measured in that sweep.
+
+    `ratio` is ours over theirs, `low` and `high` its Welch 95 % interval and `p` the p value of no difference; None
+    below two runs on either side. `real`: by Holm's correction over all sizes that have a p value, none of the
+    differences that are called real is one by chance with probability 95 %; None where that cannot be said.
+    """
+
+    params: str
+    gpus: int
+    local_batch: int | None
+    ours: float | None
+    theirs: float | None
+    runs: int
+    their_runs: int
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    real: bool | None = None
+
+
+def against(rows: Sequence[ScalingRow], others: Sequence[ScalingRow]) -> list[Difference]:
+    """Every size of `rows` and of `others`, matched by params, GPUs and local batch, in the order of both.
+
+    Raises InputError where no size was measured in both.
+    """
+    ours, theirs = ({(row.params, row.gpus, row.local_batch): row for row in table} for table in (rows, others))
+    found = [_difference(ours.get(key), theirs.get(key)) for key in {**ours, **theirs}]
+    if not any(each.ratio is not None for each in found):
+        raise InputError("--against: no size was measured in both sweeps with the same params and local batch")
+    known = [each.p for each in found if each.p is not None]
+    real = iter(holm(known))
+    return [each if each.p is None else dataclasses.replace(each, real=next(real)) for each in found]
+
+
+def _difference(ours: ScalingRow | None, theirs: ScalingRow | None) -> Difference:
+    row = ours or theirs
+    assert row is not None
+    difference = Difference(
+        params=row.params,
+        gpus=row.gpus,
+        local_batch=row.local_batch,
+        ours=ours.images_per_sec if ours else None,
+        theirs=theirs.images_per_sec if theirs else None,
+        runs=ours.runs if ours else 0,
+        their_runs=theirs.runs if theirs else 0,
+    )
+    if not ours or not theirs or ours.images_per_sec is None or theirs.images_per_sec is None:
+        return difference
+    ratio = dataclasses.replace(difference, ratio=ours.images_per_sec / theirs.images_per_sec)
+    welch = welch_ratio(ours.rates, theirs.rates)
+    return dataclasses.replace(ratio, low=welch.low, high=welch.high, p=welch.p) if welch else ratio
+
+
+# --- a published table ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A published table: images/s by GPUs, smallest first."""
+
+    name: str
+    images_per_sec: Mapping[int, float]
+
+    def efficiency(self, gpus: int) -> float:
+        """Over its own smallest size, a fraction."""
+        base = min(self.images_per_sec)
+        return self.images_per_sec[gpus] / self.images_per_sec[base] * base / gpus
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beside:
+    """One size of a table and of the reference, in images/s; efficiencies are over each one's own base."""
+
+    params: str
+    gpus: int
+    ours: float | None
+    reference: float | None
+    ratio: float | None
+    efficiency: float | None
+    reference_efficiency: float | None
+
+
+def references() -> dict[str, Path]:
+    """The tables that ship with hpcjobs, by name; experiments/reference/SOURCES.md says where they come from."""
+    folder = Path(str(resources.files("hpcjobs.experiments"))) / "reference"
+    return {path.stem: path for path in sorted(folder.glob("*.csv"))}
+
+
+def read_reference(name: str) -> Reference:
+    """The table of that name, or in the CSV file of that path. Raises InputError."""
+    known = references()
+    path = Path(name) if "/" in name or name.endswith(".csv") else known.get(name)
+    if path is None:
+        raise InputError(f"--reference {name}: no such table, and not a path to one: {nearest(name, known)}")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"--reference {path}: cannot be read: {error}") from None
+    figures: dict[int, float] = {}
+    for number, row in enumerate(rows, 2):
+        try:
+            gpus, rate = int(row["gpus"]), float(row["images_per_sec"])
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"--reference {path}: line {number}: expected numbers in the columns gpus and images_per_sec"
+            ) from None
+        if gpus < 1 or not 0 < rate < math.inf or gpus in figures:
+            raise InputError(f"--reference {path}: line {number}: a number not above 0, or GPUs that stand there twice")
+        figures[gpus] = rate
+    if not figures:
+        raise InputError(f"--reference {path}: no rows under the columns gpus and images_per_sec")
+    return Reference(path.stem, dict(sorted(figures.items())))
+
+
+def beside(rows: Sequence[ScalingRow], reference: Reference) -> list[Beside]:
+    """Every size of the rows, and those of the reference that they lack."""
+    found = [_beside(row.params, row.gpus, row, reference) for row in rows]
+    lacking = sorted(set(reference.images_per_sec) - {row.gpus for row in rows})
+    return found + [_beside("", gpus, None, reference) for gpus in lacking]
+
+
+def _beside(params: str, gpus: int, row: ScalingRow | None, reference: Reference) -> Beside:
+    ours, theirs = row.images_per_sec if row else None, reference.images_per_sec.get(gpus)
+    return Beside(
+        params=params,
+        gpus=gpus,
+        ours=ours,
+        reference=theirs,
+        ratio=ours / theirs if ours is not None and theirs is not None else None,
+        efficiency=row.efficiency if row else None,
+        reference_efficiency=reference.efficiency(gpus) if theirs is not None else None,
+    )

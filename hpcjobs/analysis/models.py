@@ -1,0 +1,202 @@
+"""Two models of the step time, each linear in parameters that cannot be negative, fitted by the relative error. Pure.
+
+ring: step = compute + input + (1 - overlap) x R(n). R is a ring all-reduce of M bytes over n ranks,
+    R(n) = 2 (n - 1) latency + 2 (n - 1) / n x M / bandwidth
+    (Patarasuk and Yuan, J. Parallel Distrib. Comput. 69, 2009; Thakur, Rabenseifner and Gropp, Int. J. High
+    Perform. Comput. Appl. 19, 2005), with the latency and bandwidth inside a node, or of the slower links across
+    nodes where there are several: in a ring each of the 2 (n - 1) steps waits for its slowest link.
+usl: Gunther's Universal Scalability Law, X(n) = lambda n / (1 + sigma (n - 1) + kappa n (n - 1))
+    (Guerrilla Capacity Planning, Springer 2007; arXiv:0808.1431), a second opinion that knows nothing of networks.
+
+Compute (the slowest rank's) and input come from the control phases, in ms per image and rank, where all sizes have
+them; between sizes they are interpolated on log n, and beyond held. Else compute is fitted, and input is part of it.
+Latency and bandwidth come from the fabric probe. Else an effective latency and transfer time are fitted, exposed as
+they are: then there is no overlap to tell from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.files import read_json
+
+Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fabric:
+    """What the probe measured between two ranks: latency in s, bandwidth in bytes/s. None: not measured."""
+
+    inside_latency_s: float | None = None
+    inside_bytes_per_s: float | None = None
+    across_latency_s: float | None = None
+    across_bytes_per_s: float | None = None
+
+
+def read_fabric(path: Path) -> Fabric:
+    """The fabric of a JSON file with keys of Fabric: both of a pair, or none. Raises InputError."""
+    data = read_json(path)
+    names = [field.name for field in dataclasses.fields(Fabric)]
+    figures = {name: data[name] for name in names if data.get(name) is not None} if data else {}
+    halves = [pair for pair in (names[:2], names[2:]) if len(figures.keys() & set(pair)) == 1]
+    if not figures or halves:
+        wanted = f"both of {' and '.join(halves[0])}" if halves else f"the keys {', '.join(names)}"
+        raise InputError(f"{path}: not a fabric probe's JSON: expected {wanted}")
+    for name, value in figures.items():
+        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise InputError(f"{path}: {name} is {value!r}: expected a number above 0")
+    return Fabric(**figures)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A size; `local` is its local batch, or 1 where no batch is known. `step_ms` is None where it was not run."""
+
+    gpus: int
+    nodes: int
+    local: float
+    step_ms: float | None = None
+    compute_ms: float | None = None
+    input_ms: float | None = None
+
+    def rate(self, step_ms: float) -> float:
+        return 1000 * self.local * self.gpus / step_ms
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """step_ms of a size = known + sum of factors x parameters; `told` gives the parameters their meaning."""
+
+    names: tuple[str, ...]
+    known: Callable[[Size], float]
+    factors: Callable[[Size], tuple[float, ...]]
+    at_most: tuple[float, ...]
+    told: Callable[[Vector], dict[str, float]]
+
+
+def usl(points: Sequence[Size]) -> Terms:
+    def told(fitted: Vector) -> dict[str, float]:
+        per_image = float(fitted[0])
+        return {
+            "lambda": 1000 / per_image if per_image else math.inf,
+            "sigma": float(fitted[1]) / per_image if per_image else math.inf,
+            "kappa": float(fitted[2]) / per_image if per_image else math.inf,
+        }
+
+    return Terms(
+        ("lambda", "sigma", "kappa"),
+        lambda size: 0.0,
+        lambda size: (size.local, size.local * (size.gpus - 1), size.local * size.gpus * (size.gpus - 1)),
+        (math.inf,) * 3,
+        told,
+    )
+
+
+def ring(points: Sequence[Size], fabric: Fabric | None, gradient_bytes: float | None) -> Terms:
+    """Raises InputError where a fabric is given and not what else it takes."""
+    names: tuple[str, ...] = ()
+    reference = points[0].local if points else 1.0
+    has_control = all(point.compute_ms is not None and point.input_ms is not None for point in points)
+    if not has_control:
+        names = ("compute_ms",)
+    if fabric is None:
+        names += ("latency_ms", "transfer_ms")
+    else:
+        if gradient_bytes is None:
+            raise InputError("a fabric probe says nothing of a step without the size of its gradients (gradient_bytes)")
+        one_node = fabric.across_latency_s is None or fabric.across_bytes_per_s is None
+        if one_node and any(point.nodes > 1 for point in points):
+            raise InputError("the fabric probe measured one node only, and the table has sizes on several")
+        one_rank = fabric.inside_latency_s is None or fabric.inside_bytes_per_s is None
+        if one_rank and any(point.nodes == 1 and point.gpus > 1 for point in points):
+            raise InputError("the fabric probe had one rank a node, and the table has a size with several on its node")
+        names += ("exposed",)
+
+    def known(size: Size) -> float:
+        return size.local * _between(points, size.gpus) if has_control else 0.0
+
+    def factors(size: Size) -> tuple[float, ...]:
+        compute = () if has_control else (size.local / reference,)
+        hops = 2.0 * (size.gpus - 1)
+        if fabric is None or gradient_bytes is None:
+            return *compute, hops, hops / size.gpus
+        latency, bandwidth = fabric.inside_latency_s, fabric.inside_bytes_per_s
+        if size.nodes > 1:
+            latency, bandwidth = fabric.across_latency_s, fabric.across_bytes_per_s
+        if size.gpus == 1:
+            return *compute, 0.0
+        if latency is None or bandwidth is None:
+            return *compute, math.nan
+        return *compute, 1000 * hops * (latency + gradient_bytes / size.gpus / bandwidth)
+
+    def told(fitted: Vector) -> dict[str, float]:
+        found = dict(zip(names, map(float, fitted), strict=True))
+        if "exposed" in found:
+            found["overlap"] = 1 - found.pop("exposed")
+        return found
+
+    at_most = tuple(1.0 if name == "exposed" else math.inf for name in names)
+    return Terms(names, known, factors, at_most, told)
+
+
+def _between(points: Sequence[Size], gpus: int) -> float:
+    """ms per image and rank of compute and input: interpolated on log n between points, held beyond them."""
+    known = [((point.compute_ms or 0.0) + (point.input_ms or 0.0)) / point.local for point in points]
+    return float(np.interp(math.log2(gpus), [math.log2(point.gpus) for point in points], known))
+
+
+# --- fitting -------------------------------------------------------------------------------------
+
+
+class Fit:
+    """Terms fitted to points; `noise` is the standard deviation of log (measured / fitted)."""
+
+    def __init__(self, terms: Terms, points: Sequence[Size]):
+        self.terms, self.points = terms, points
+        self.step_ms = np.array([point.step_ms for point in points], float)
+        self.known = np.array([terms.known(point) for point in points])
+        self.factors = np.array([terms.factors(point) for point in points])
+        self.parameters = self.solve(self.step_ms)
+        fitted = self.known + self.factors @ self.parameters
+        self.freedom = len(points) - len(terms.names)
+        self.fitted = np.maximum(fitted, 1e-9)
+        squares = float(np.square(np.log(self.step_ms / self.fitted)).sum())
+        self.noise = math.sqrt(squares / max(self.freedom, 1))
+
+    def solve(self, step_ms: Vector) -> Vector:
+        """The parameters from 0 to `at_most` with the least squares of the relative error."""
+        matrix, target = self.factors / step_ms[:, None], (step_ms - self.known) / step_ms
+        found: Vector = nnls(matrix, target)[0]
+        for number, bound in enumerate(self.terms.at_most):
+            if found[number] > bound:
+                others = np.arange(len(found)) != number
+                found[number] = bound
+                if others.any():
+                    found[others] = nnls(matrix[:, others], target - matrix[:, number] * bound)[0]
+        return found
+
+    def at(self, size: Size, parameters: Vector) -> float:
+        """The step in ms."""
+        step: float = self.terms.known(size) + float(np.dot(self.terms.factors(size), parameters))
+        return max(step, 1e-9)
+
+    def resampled(self, count: int) -> tuple[list[Vector], Vector]:
+        """Parameters of `count` sweeps like this one, and the noise of one more measurement beside each.
+
+        A parametric bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 6), whose noise is
+        drawn anew with variance s^2 nu / chi^2_nu: with few degrees of freedom nu it is itself hardly known.
+        """
+        random = np.random.default_rng(0)
+        scale = self.noise * np.sqrt(self.freedom / random.chisquare(self.freedom, count))
+        noise = random.standard_normal((count, len(self.points) + 1)) * scale[:, None]
+        # The steps of a heavy draw would overflow; they are the interval's far end either way.
+        noise = np.clip(noise, -20, 20)
+        return [self.solve(self.fitted * np.exp(row[:-1])) for row in noise], noise[:, -1]

@@ -1,0 +1,284 @@
+"""What the control half (login node) and the compute half (nodes) both must know.
+
+The halves meet in the files of a run folder and nowhere else. File names, keys of `run.yaml`, log
+events, error codes and the order of the classes stand here, once. Standard library and yaml only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RUN_YAML_VERSION = 1
+
+# The 14 findings in the order of table 1 of the CheXNet paper (Rajpurkar et al., 2017,
+# arXiv:1711.05225). Labels in shards, the model's outputs and every table follow it.
+CLASSES: tuple[str, ...] = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+NO_FINDING = "No Finding"
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+
+# Files of a run folder (run.yaml, checkpoints/) and of an attempt folder (the rest).
+RUN_YAML = "run.yaml"
+CHECKPOINTS = "checkpoints"
+CLAIM = "claim"
+JOB_LOG = "job.log"
+TRAIN_LOG = "train.log"
+EXIT_JSON = "exit.json"
+AUC_CSV = "auc.csv"
+DATASET_JSON = "dataset.json"
+
+# auc_low, auc_high: 95 % interval, of the test split only.
+AUC_COLUMNS: tuple[str, ...] = ("split", "class", "auc", "positives", "negatives", "auc_low", "auc_high")
+
+# Of nvml-HOST.csv, a line per GPU and second. time: seconds since the epoch; gpu: NVML's index; power in W;
+# throttle_bits: hexadecimal, as THROTTLE_REASONS, and throttle their names; ecc_uncorrected: since the driver was
+# loaded; foreign_pids: processes on the GPU that are none of the run's, or `none`. What is not known is empty.
+NVML_COLUMNS: tuple[str, ...] = (
+    *("time", "gpu", "uuid", "sm_mhz", "memory_mhz", "power_w", "power_cap_w", "temperature_c"),
+    *("throttle_bits", "throttle", "ecc_uncorrected", "foreign_pids"),
+)
+
+# Why a GPU's clocks are below their highest: the bits nvmlClocksThrottleReason* of NVIDIA's nvml.h.
+THROTTLE_REASONS: Mapping[str, int] = {
+    "gpu_idle": 0x1,
+    "applications_clocks": 0x2,
+    "sw_power_cap": 0x4,
+    "hw_slowdown": 0x8,
+    "sync_boost": 0x10,
+    "sw_thermal": 0x20,
+    "hw_thermal": 0x40,
+    "hw_power_brake": 0x80,
+    "display_clocks": 0x100,
+}
+
+# What the ranks exit with after they wrote a checkpoint because a signal (SIGUSR1, SIGTERM) asked them
+# to: EX_TEMPFAIL of sysexits.h. Whoever runs the same command again goes on from there.
+EXIT_INTERRUPTED = 75
+
+
+# Keras' own name for the file of DenseNet-121's convolutional part, under ~/.keras/models.
+IMAGENET_FILE = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+# What to do where TensorFlow or its company is missing. Not `pip install` alone: its Horovod would hold nothing.
+INSTALL_COMPUTE = "install the compute half: `uv sync --extra train` in a checkout, or as its docs/install.md says"
+
+# Of the folder of a check: what the login node asks a compute node for, and what that found.
+CHECK_REQUEST = "request.json"
+CHECK_NODE = "node.json"
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of `hpcjobs check`: what was looked at, OK, WARNING or FAILURE, what was found, what to do."""
+
+    check: str
+    state: str
+    said: str
+    cure: str = ""
+
+
+def node_json(host: str) -> str:
+    """Name of the file in which a run describes one of its nodes."""
+    return f"node-{host}.json"
+
+
+def nvml_csv(host: str) -> str:
+    """Name of the file in which a run tells, second by second, how a node's GPUs fare."""
+    return f"nvml-{host}.csv"
+
+
+def nccl_txt(rank: int) -> str:
+    """Name of the file in which NCCL tells how it connected a rank."""
+    return f"nccl-r{rank:03d}.txt"
+
+
+def stacks_txt(rank: int) -> str:
+    """Name of the file with the stacks of a rank that stalled."""
+    return f"stacks-r{rank:03d}.txt"
+
+
+def abort_json(rank: int) -> str:
+    """Name of the file that a rank leaves when it gives up."""
+    return f"abort-r{rank:03d}.json"
+
+
+class LogKey:
+    """Keys of the trainer's `:::MLLOG` lines: MLPerf's where one exists, `hpcjobs_*` else.
+
+    `tracked_stats` is one timed window of consecutive steps. Value: `throughput` (images/s over all
+    ranks), `step_ms`, `loss`. Metadata: `step` (the last step of the window, from 1), `steps` (how
+    many the window holds), `epoch_num` (from 1), `warmup` (true: not part of the steady state).
+    """
+
+    BENCHMARK = "submission_benchmark"
+    GLOBAL_BATCH = "global_batch_size"
+    SEED = "seed"
+    TRAIN_SAMPLES = "train_samples"
+    EVAL_SAMPLES = "eval_samples"
+    OPTIMIZER = "opt_name"
+    LEARNING_RATE = "opt_base_learning_rate"
+    INIT_START = "init_start"
+    INIT_STOP = "init_stop"
+    RUN_START = "run_start"
+    RUN_STOP = "run_stop"
+    EPOCH_START = "epoch_start"
+    EPOCH_STOP = "epoch_stop"
+    EVAL_START = "eval_start"
+    EVAL_STOP = "eval_stop"
+    EVAL_ACCURACY = "eval_accuracy"  # mean AUC over the defined classes; metadata: epoch_num, split
+    WINDOW = "tracked_stats"
+    RUN = "hpcjobs_run"  # value: run, gpus, nodes, local_batch, global_batch, device, hosts, steps, ...
+    FIRST_STEP = "hpcjobs_first_step"  # its time stamp is the end of the first training step
+    TRANSPORT = "hpcjobs_transport"  # value: nccl, network, devices, transports, gpudirect; on GPUs
+    CHECKPOINT = "hpcjobs_checkpoint"  # value: best (of the highest AUC so far), seconds that it took
+    WARMUP = "hpcjobs_warmup"  # mode benchmark; value: steps, settled (three windows agreed)
+    PRECISION = "hpcjobs_precision"  # value: reached, steps, asked, half_width (a fraction, of this run alone), ...
+    CONTROL = "hpcjobs_control"  # value: step_ms and its parts, slowest_rank, slowest_host, ranks
+    RESUMED = "hpcjobs_resumed"  # value: the step (from 0) that the checkpoint leaves off at
+    INTERRUPTED = "hpcjobs_interrupted"  # value: the signal; a checkpoint of that step is written
+
+
+class ErrorCode:
+    """Why a rank gave up, as it stands in `abort-rNNN.json` and in its last line on stderr."""
+
+    DATA_MISSING = "data_missing"
+    DATA_MISMATCH = "data_mismatch"
+    DATA_TOO_SMALL = "data_too_small"
+    DATA_DAMAGED = "data_damaged"
+    WEIGHTS_MISSING = "weights_missing"
+    DEVICE_MISSING = "device_missing"
+    DEVICE_SHARED = "device_shared"
+    HOST_MEMORY = "host_memory"
+    DEVICE_MEMORY = "device_memory"
+    HOROVOD_BUILD = "horovod_build"
+    STALLED = "stalled"
+    NAN_LOSS = "nan_loss"
+    RUN_YAML = "run_yaml"
+    UNEXPECTED = "unexpected"
+
+
+# A rank that gives up prints `ERROR_PREFIX CODE: message` as one line on stderr.
+ERROR_PREFIX = "hpcjobs: error:"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """`run.yaml`: all that the compute half is told about its run. Paths are absolute.
+
+    `params` is `k=v;k=v`, sorted, of the swept keys only. `seed` is the experiment's seed plus
+    repeat - 1. `device` is `cpu` or `gpu`, never guessed. `experiment` is the resolved experiment
+    as plain nested mappings; its keys are those of `hpcjobs.config.Experiment`.
+    """
+
+    sweep: str
+    run: str
+    params: str
+    repeat: int
+    seed: int
+    gpus: int
+    nodes: int
+    tasks_per_node: int
+    cpus_per_task: int
+    device: str
+    data_dir: str
+    experiment: Mapping[str, Any]
+    version: int = RUN_YAML_VERSION
+
+    @property
+    def local_batch(self) -> int:
+        """Images per rank and step."""
+        return split_batch(self.experiment["batch"], self.gpus)[0]
+
+    @property
+    def global_batch(self) -> int:
+        """Images over all ranks and step."""
+        return split_batch(self.experiment["batch"], self.gpus)[1]
+
+
+def split_batch(batch: Mapping[str, int | None], gpus: int) -> tuple[int, int]:
+    """(local, global) batch for `gpus` ranks, of an experiment's `batch` mapping.
+
+    Raises ValueError when a global batch does not divide evenly over the ranks, or a local one into
+    its passes.
+    """
+    local = batch.get("local")
+    if local is None:
+        whole = batch["global"]
+        assert whole is not None
+        if whole % gpus:
+            raise ValueError(f"batch.global {whole} does not divide over {gpus} GPUs")
+        local = whole // gpus
+    passes = batch.get("passes") or 1
+    if local % passes:
+        raise ValueError(f"a local batch of {local} does not divide into batch.passes {passes}")
+    return local, local * gpus
+
+
+def warmup_steps(experiment: Mapping[str, Any]) -> int:
+    """Steps before the steady state: measure.warmup_steps, but of `mode: train` at most half of train.steps."""
+    asked: int = experiment["measure"]["warmup_steps"]
+    steps = experiment["train"]["steps"]
+    return asked if steps is None or experiment["mode"] == "benchmark" else min(asked, steps // 2)
+
+
+def dump_run(config: RunConfig) -> str:
+    """The text of `run.yaml`."""
+    return next(dump_runs([config]))
+
+
+def dump_runs(configs: Iterable[RunConfig]) -> Iterator[str]:
+    """The text of each `run.yaml`. What many runs share is put into words once."""
+    words: dict[tuple[object, ...], tuple[Mapping[str, Any], str]] = {}
+    for config in configs:
+        about = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        own = {name: about.pop(name) for name in ("run", "repeat", "seed")}
+        key = tuple(id(value) if isinstance(value, Mapping) else value for value in about.values())
+        if key not in words:
+            # The mapping is kept, so that no other one gets its id.
+            words[key] = config.experiment, _dump(about)
+        # JSON is YAML.
+        yield "".join(f"{name}: {json.dumps(value)}\n" for name, value in own.items()) + words[key][1]
+
+
+def _dump(data: Mapping[str, Any]) -> str:
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def load_run(path: Path) -> RunConfig:
+    """Read `run.yaml`.
+
+    Raises OSError where it cannot be read, ValueError (naming the file) where it is not one.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        data = yaml.safe_load(text)
+        if not isinstance(data, dict):
+            raise TypeError("not a mapping")
+        if data.get("version") != RUN_YAML_VERSION:
+            raise TypeError(f"version {data.get('version')!r}, expected {RUN_YAML_VERSION}")
+        return RunConfig(**data)
+    except (yaml.YAMLError, TypeError) as error:
+        raise ValueError(f"{path}: not a run.yaml of this hpcjobs: {error}") from None

@@ -1,0 +1,285 @@
+"""A sweep on disk: layout, journal, lock. The files are the only store."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import secrets
+import shlex
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcjobs.base import contract
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.files import open_plain, read_json, shown, write_atomic, write_json
+from hpcjobs.base.lock import Hold, alive, held, process
+from hpcjobs.base.records import ExitRecord
+
+# Marks a folder whose sweep.yaml is not written yet; it holds the process() that writes.
+UNFINISHED = ".unfinished"
+# What may stand in such a folder.
+_OURS = ("scripts", "slurm", "runs", "provenance.json")
+
+_ATTEMPT = re.compile(r"^a(\d{3,})$")
+_CLAIM = re.compile(r"^claim-s(\d{3,})$")
+
+
+def new_sweep_id() -> str:
+    """A short id that no other sweep has: the second it was made, and four random letters."""
+    letters = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(4))
+    return time.strftime("%y%m%d%H%M%S") + letters
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepDir:
+    """Paths of one sweep folder. `root` is absolute."""
+
+    root: Path
+
+    @property
+    def sweep_yaml(self) -> Path:
+        return self.root / "sweep.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def scripts(self) -> Path:
+        return self.root / "scripts"
+
+    @property
+    def slurm(self) -> Path:
+        return self.root / "slurm"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def script(self, group: str) -> Path:
+        """The batch script of a group; `group.runs` stands beside it."""
+        return self.scripts / f"{group}.sbatch"
+
+    def run(self, name: str) -> Path:
+        return self.runs / name
+
+    def claim(self, run: str, submission: int) -> Path:
+        """What the one job that may run this submission of the run makes first, by link()."""
+        return self.run(run) / f"claim-s{submission:03d}"
+
+    def entries(self, name: str) -> list[str]:
+        """What stands in a run's folder."""
+        try:
+            return os.listdir(self.run(name))
+        except OSError:
+            return []
+
+    def attempts(self, name: str, entries: Iterable[str] | None = None) -> list[Path]:
+        """Attempt folders of a run, oldest first, among `entries` where these are at hand."""
+        found = [entry for entry in (self.entries(name) if entries is None else entries) if _ATTEMPT.match(entry)]
+        if not found:
+            return []
+        return [self.run(name) / entry for entry in sorted(found, key=lambda entry: int(entry[1:]))]
+
+
+def burn(sweep: SweepDir, run: str, submission: int, by: str) -> bool:
+    """Take a submission's claim of a run, so that no job that still arrives runs it; False if a job has it.
+
+    `by` is who takes it, for whoever reads the file.
+    """
+    claim = sweep.claim(run, submission)
+    mine = claim.with_name(f".{claim.name}.{uuid.uuid4().hex}")
+    write_atomic(mine, json.dumps({"job": "", "submission": submission, "by": by}) + "\n")
+    try:
+        os.link(mine, claim)
+    except FileExistsError:
+        return False
+    finally:
+        mine.unlink(missing_ok=True)
+    return True
+
+
+def newest_claim(sweep: SweepDir, run: str, entries: Iterable[str]) -> tuple[str, int]:
+    """(task, submission) of the newest claim among a run's `entries`; the task is empty where it was burned or
+    there is none.
+    """
+    numbers = [int(match[1]) for name in entries if (match := _CLAIM.match(name))]
+    if not numbers:
+        return "", 0
+    claim = read_json(sweep.claim(run, max(numbers))) or {}
+    return str(claim.get("job", "")), max(numbers)
+
+
+def burned(sweep: SweepDir, run: str, submission: int) -> bool:
+    """Whether that was done: whatever job arrives with this submission, it does not run the run."""
+    return (read_json(sweep.claim(run, submission)) or {}).get("job") == ""
+
+
+def open_sweep(folder: Path) -> SweepDir:
+    """The sweep in `folder`. Raises InputError where there is none."""
+    sweep = SweepDir(folder.resolve())
+    if not sweep.sweep_yaml.is_file():
+        raise InputError(f"{folder}: no sweep here (no sweep.yaml); give the folder that `hpcjobs sweep` printed")
+    return sweep
+
+
+def read_sweep_yaml(path: Path) -> dict[str, Any]:
+    """The resolved sweep. Raises InputError where the file cannot be read or is no sweep."""
+    try:
+        with open_plain(path, follow=True) as file:
+            text = file.read().decode("utf-8")
+        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict) or data.get("version") != 1 or not isinstance(data.get("sweep"), str):
+        raise InputError(f"{path}: not a sweep.yaml of this hpcjobs")
+    return data
+
+
+def is_free(folder: Path) -> None:
+    """Raises InputError where a new sweep must not be written to `folder`."""
+    name = shown(folder)
+    if SweepDir(folder).sweep_yaml.exists():
+        raise InputError(
+            f"--out {name}: there is a sweep already; `hpcjobs resume {shlex.quote(name)}` goes on with it, "
+            "or give another folder"
+        )
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"--out {name}: exists and is no folder")
+    if any(folder.iterdir()):
+        writer = read_json(folder / UNFINISHED)
+        # The mark alone gives nobody's files away.
+        strange = [path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith(".")]
+        if writer is None and all(path.name.startswith(f".{UNFINISHED}.") for path in folder.iterdir()):
+            return  # killed before the mark had its name
+        if writer is None or strange:
+            raise InputError(f"--out {name}: exists and is no empty folder")
+        if writer.get("host") != socket.gethostname() or alive(writer):
+            raise InputError(f"--out {name}: process {writer.get('pid')} on {writer.get('host')} is writing a sweep")
+
+
+def begin(folder: Path) -> None:
+    """Make the folder of a new sweep, and mark it as unfinished; what a killed one left there goes first.
+
+    Raises InputError where it cannot be made.
+    """
+    is_free(folder)
+    try:
+        if folder.exists():
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {shown(folder)}: cannot be made: {error.strerror}") from None
+    write_json(folder / UNFINISHED, process())
+
+
+# --- journal -------------------------------------------------------------------------------------
+
+
+def append(sweep: SweepDir, event: str, **fields: object) -> None:
+    """Add one line to the journal, on disk before this returns. Only the lock's holder may.
+
+    Raises OSError (a full disk, say) with the journal as it was, lock.Locked where the lock is another's by now.
+    """
+    if sweep.root in _HOLDS:
+        _HOLDS[sweep.root].check()
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False) + "\n"
+    # No link is followed: whoever can write to the folder must not choose which file grows.
+    descriptor = os.open(sweep.journal, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = "\n" + line  # the line before was cut short by a crash
+        data = line.encode("utf-8")
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
+    """All whole lines of the journal; a last line cut short by a crash is left out."""
+    try:
+        with open_plain(sweep.journal) as file:
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in text.split("\n"):  # no other sign ends a line: Slurm's words, which it holds, may have one
+        with contextlib.suppress(json.JSONDecodeError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and "event" in entry:
+                events.append(entry)
+    return events
+
+
+# --- lock ----------------------------------------------------------------------------------------
+
+
+_HOLDS: dict[Path, Hold] = {}
+
+
+@contextlib.contextmanager
+def locked(sweep: SweepDir) -> Iterator[None]:
+    """Hold the sweep's lock. Raises lock.Locked, naming the holder; so does `append` where it was lost meanwhile."""
+    with held(sweep.lock_file, sweep.root) as hold:
+        _HOLDS[sweep.root] = hold
+        try:
+            yield
+        finally:
+            del _HOLDS[sweep.root]
+
+
+# --- evidence of an attempt ----------------------------------------------------------------------
+
+
+def read_exit(attempt: Path) -> ExitRecord | None:
+    """The attempt's exit.json, or None where there is none."""
+    data = read_json(attempt / contract.EXIT_JSON)
+    if data is None:
+        return None
+    try:
+        return ExitRecord(**{field.name: data[field.name] for field in dataclasses.fields(ExitRecord)})
+    except KeyError:
+        return None
+
+
+def read_aborts(attempt: Path) -> list[dict[str, Any]]:
+    """What each rank that gave up left behind, the earliest first."""
+    found = [read_json(path) for path in sorted(attempt.glob("abort-r*.json"))]
+    return sorted((abort for abort in found if abort), key=lambda abort: float(abort.get("time", 0)))

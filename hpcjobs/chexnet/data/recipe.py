@@ -1,0 +1,75 @@
+"""What is to be made, as data: the workers on other nodes get it as a file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import hpcjobs
+from hpcjobs.base.contract import SPLITS
+from hpcjobs.base.errors import HpcjobsError, InputError
+from hpcjobs.chexnet.data.dataset import IMAGES_PER_SHARD, shard_name
+
+if TYPE_CHECKING:
+    from hpcjobs.chexnet.data.tfrecord import Record
+
+# Fewer pixels a side than this leave a DenseNet nothing after its five halvings.
+_SIZES = range(32, 1025)
+
+
+class BadImage(HpcjobsError):
+    """An image that cannot be decoded; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A data set to be made. It pickles, and `read` with it.
+
+    `plan` has the image names of each split, in order. `read` gives the record of a name, or raises
+    BadImage. `options` and `sources` are dataset.json's: with the software they are all that the
+    bytes depend on. `command` is the `hpcjobs data` command that made it.
+    """
+
+    command: str
+    plan: dict[str, list[str]]
+    read: Callable[[str], Record]
+    size: int
+    options: dict[str, Any]
+    sources: dict[str, Any]
+    split_rule: str
+    missing: list[str] = field(default_factory=list)
+    surplus: list[str] = field(default_factory=list)
+    images_per_shard: int = IMAGES_PER_SHARD
+
+    @property
+    def images(self) -> int:
+        return sum(map(len, self.plan.values()))
+
+    def shards(self) -> Iterator[tuple[str, str, list[str]]]:
+        """(split, file name, image names) of each shard, in order; the last of a split may be smaller."""
+        for split in SPLITS:
+            names = self.plan[split]
+            count = math.ceil(len(names) / self.images_per_shard)
+            for index in range(count):
+                part = names[index * self.images_per_shard : (index + 1) * self.images_per_shard]
+                yield split, shard_name(split, index, count), part
+
+
+def check_size(size: int) -> None:
+    """Raise InputError unless `size` (pixels a side) is one that the models can use."""
+    if size not in _SIZES:
+        raise InputError(f"--size {size}: give a number of pixels from {_SIZES[0]} to {_SIZES[-1]}")
+
+
+def software() -> dict[str, str]:
+    """Versions of all that the bytes of a shard may depend on."""
+    versions = {"hpcjobs": hpcjobs.__version__, "python": platform.python_version()}
+    for name in ("tensorflow", "opencv-python-headless", "numpy"):
+        with suppress(importlib.metadata.PackageNotFoundError):  # a site's own build may go by another name
+            versions[name] = importlib.metadata.version(name)
+    return versions

@@ -1,0 +1,200 @@
+"""`mode: benchmark`: a step time with its interval, and what it is made of, in a fraction of a training."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import horovod.tensorflow as hvd
+import numpy as np
+import tensorflow as tf
+from mlperf_logging.mllog.mllog import MLLogger
+
+from hpcjobs.base.contract import LogKey
+from hpcjobs.chexnet.train.agreement import Agreement
+from hpcjobs.chexnet.train.attribution import attribute
+from hpcjobs.chexnet.train.input import BUFFERED
+from hpcjobs.chexnet.train.mllog import interrupted
+from hpcjobs.chexnet.train.precision import agree, estimate, next_check
+from hpcjobs.chexnet.train.ranks import Interrupted
+from hpcjobs.chexnet.train.step import Step
+from hpcjobs.chexnet.train.watchdog import Watchdog
+from hpcjobs.chexnet.train.windows import tell_window
+
+# Windows of the warm-up: three successive ones must agree, and there is no use in waiting for ever.
+_WINDOW, _AGREE, _PATIENCE = 3, 0.02, 10
+
+
+@dataclasses.dataclass
+class Benchmark:
+    """Times the steps of one rank; `run` does it. Collective.
+
+    `batches` are this rank's, more than are ever taken; `hosts[rank]` is where each rank runs; `measure` is
+    the experiment's section; `log` is rank 0's and None elsewhere. Rank 0 decides, by its clock.
+    """
+
+    step: Step
+    batches: Iterator[Any]
+    measure: Mapping[str, Any]
+    global_batch: int
+    hosts: Sequence[str]
+    device: str
+    watchdog: Watchdog
+    log: MLLogger | None = None
+
+    def __post_init__(self) -> None:
+        self.agreement = Agreement(0, checkpoint_s=float("inf"))
+        self.done = 0
+        self.loss = 0.0
+
+    def run(self, *, with_control: bool) -> None:
+        """Warm up, time, and with `with_control` take the step apart.
+
+        Raises Interrupted after a signal (there is nothing to go on from), TrainError (nan_loss).
+        """
+        self._warm_up()
+        self._time()
+        if with_control:
+            self._control()
+
+    # --- as it is --------------------------------------------------------------------------------
+
+    def _warm_up(self) -> None:
+        """Until enough steps have passed, the buffers were emptied twice, and three windows agree."""
+        least = max(self.measure["warmup_steps"], 2 * BUFFERED)
+        self._steps(1, warmup=True)  # It compiles, and is no part of a window.
+        if self.log:
+            self.log.event(LogKey.FIRST_STEP, metadata={"step": 1})
+        means: list[float] = []
+        settled = False
+        while not settled and self.done < _PATIENCE * least:
+            means.append(float(np.mean(self._steps(_WINDOW, warmup=True))))
+            settled = self._decide(self.done >= least and agree(means, _AGREE))
+        if self.log:
+            self.log.event(LogKey.WARMUP, {"steps": self.done, "settled": settled})
+
+    def _time(self) -> None:
+        """Until the mean is known as well as asked, looked at after fixed numbers of steps, or the limit."""
+        times: list[float] = []
+        limit, goal = self.measure["max_steps"], self.measure["precision"]
+        found, enough = None, False
+        while not enough and len(times) < limit:
+            times += self._steps(min(next_check(len(times)), limit) - len(times), warmup=False)
+            found = estimate(times) if self.log else None
+            enough = self._decide(found is not None and found.relative <= goal)
+        if self.log:
+            told = {"reached": enough, "steps": len(times), "asked": goal}
+            if found:
+                told |= {"half_width": found.relative, "batches": found.batches, "batch_steps": found.batch_length}
+            self.log.event(LogKey.PRECISION, told)
+            if not enough:
+                print(
+                    f"hpcjobs: precision not reached: {_words(found and found.relative, goal, len(times))}", flush=True
+                )
+
+    def _steps(self, count: int, *, warmup: bool) -> list[float]:
+        """So many steps of the training as it is; milliseconds of each."""
+        found: list[float] = []
+        stamp = opened = time.perf_counter()
+        told = 0
+        for number in range(1, count + 1):
+            self.step(self.batches)
+            loss = float(self.step.loss_sum)  # Waits for the step's end.
+            now = time.perf_counter()
+            found.append(1000 * (now - stamp))
+            stamp = now
+            self.done += 1
+            self.watchdog.beat(f"step {self.done}")
+            self._heed(self.agreement.after(self.done).signal)
+            if self.log and (number - told == self.measure["window_steps"] or number == count):
+                steps = number - told
+                tell_window(
+                    self.log,
+                    step=self.done,
+                    steps=steps,
+                    seconds=now - opened,
+                    global_batch=self.global_batch,
+                    loss=(loss - self.loss) / steps,
+                    epoch=1,
+                    warmup=warmup,
+                )
+                told, opened, self.loss = number, now, loss
+        return found
+
+    def _decide(self, mine: bool) -> bool:
+        """Rank 0's answer on all ranks, unless they are asked to stop."""
+        self._heed(self.agreement.now(self.done).signal)
+        return bool(hvd.broadcast(tf.constant(int(mine)), root_rank=0, name="decision").numpy())
+
+    def _heed(self, number: int) -> None:
+        if number:
+            if self.log:
+                interrupted(self.log, number, self.done, "a benchmark has no checkpoint")
+            raise Interrupted(number)
+
+    # --- taken apart -----------------------------------------------------------------------------
+
+    def _control(self) -> None:
+        """Blocks of (a), (b), (c), then of (c), (b), (a), and so on: a drift does not look like a difference."""
+        images, labels = self._resident()
+        actions: dict[str, Callable[[], None]] = {
+            "a": lambda: self.step(self.batches),
+            "b": lambda: self.step.on(images, labels),
+            "c": lambda: self.step.alone(images, labels),
+        }
+        restore = self._snapshot()
+        for phase in "bc":
+            self._block(actions[phase], 0, 1)  # It compiles.
+        restore()
+        found: dict[str, list[float]] = {"a": [], "b": [], "c": []}
+        for number in range(self.measure["control_passes"]):
+            for phase in "abc" if number % 2 == 0 else "cba":
+                self._heed(self.agreement.now(self.done).signal)  # All ranks begin the block at once.
+                if phase == "a":
+                    # The pipeline went on while nobody took from it: begin with empty buffers, as in a run of
+                    # steps that it cannot keep up with; where it can, two steps fill them.
+                    for _ in range(BUFFERED):
+                        next(self.batches)
+                found[phase] += self._block(actions[phase], self.measure["control_steps"], 2 if phase == "a" else 1)
+                if phase == "c":
+                    restore()
+        restore()
+        mine = tf.constant([[found[phase] for phase in "abc"]], tf.float64)
+        as_is, no_input, alone = hvd.allgather(mine, name="control").numpy().transpose(1, 0, 2)
+        if self.log:
+            self.log.event(LogKey.CONTROL, attribute(as_is, no_input, alone).told(list(self.hosts)))
+
+    def _block(self, action: Callable[[], None], count: int, untimed: int) -> list[float]:
+        found = []
+        for _ in range(untimed + count):
+            started = time.perf_counter()
+            action()
+            float(self.step.loss_sum)
+            found.append(1000 * (time.perf_counter() - started))
+            self.watchdog.beat("control phases")
+        return found[untimed:]
+
+    def _resident(self) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+        """One batch, in the memory of the device."""
+        (pixels, keys), labels = next(self.batches)
+        with tf.device("/GPU:0" if self.device == "gpu" else "/CPU:0"):
+            return (tf.identity(pixels), tf.identity(keys)), tf.identity(labels)
+
+    def _snapshot(self) -> Callable[[], None]:
+        """What puts model, optimizer and loss back to what they are now, bit by bit."""
+        variables = [*self.step.variables, self.step.loss_sum]
+        copies = [tf.identity(variable) for variable in variables]
+
+        def restore() -> None:
+            for variable, copy in zip(variables, copies, strict=True):
+                variable.assign(copy)
+
+        return restore
+
+
+def _words(found: float | None, goal: float, steps: int) -> str:
+    if found is None:
+        return f"{steps} steps are too few, or hang together too much, to tell"
+    return f"+-{found:.1%} after {steps} steps, asked for {goal:.1%}; see measure.max_steps"

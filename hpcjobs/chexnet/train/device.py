@@ -1,0 +1,105 @@
+"""Which GPU a rank computes on. The choice is pure; `pin` applies it to TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+
+from hpcjobs.base.contract import ErrorCode
+from hpcjobs.chexnet.train.failure import TrainError
+
+
+def choose(visible: int, local_rank: int, local_size: int) -> int:
+    """Index of the visible GPU for `local_rank` of the `local_size` ranks on this host.
+
+    A launcher may show all GPUs of the host to every rank, or to each rank its own one only
+    (`--gpus-per-task=1`). Raises TrainError (device_missing) where neither holds.
+    """
+    if visible == 0:
+        raise TrainError(
+            ErrorCode.DEVICE_MISSING,
+            "run.yaml says device gpu, but TensorFlow sees none: ask for GPUs in the profile (gpu_request), or check "
+            "the driver and that TensorFlow was built with CUDA",
+        )
+    if visible == 1:
+        return 0
+    if visible < local_size:
+        raise TrainError(
+            ErrorCode.DEVICE_MISSING,
+            f"{local_size} ranks on this host but {visible} visible GPUs: tasks per node must not exceed GPUs per node",
+        )
+    return local_rank
+
+
+def visible_uuids(listing: str, cuda_visible_devices: str | None) -> list[str]:
+    """UUIDs of the GPUs that CUDA shows to this process, in its order.
+
+    `listing` is what `nvidia-smi -L` printed; CUDA_VISIBLE_DEVICES picks from it by index or by
+    (the start of) a UUID, and ends at the first entry that it cannot resolve, as CUDA does.
+    """
+    present = re.findall(r"^GPU \d+:.*\(UUID: (GPU-[^)]+)\)", listing, flags=re.MULTILINE)
+    if cuda_visible_devices is None:
+        return present
+    chosen: list[str] = []
+    for word in (word.strip() for word in cuda_visible_devices.split(",")):
+        if word.isdigit() and int(word) < len(present):
+            chosen.append(present[int(word)])
+        elif word.startswith("MIG-"):
+            chosen.append(word)
+        elif word.startswith("GPU-") and (match := [uuid for uuid in present if uuid.startswith(word)]):
+            chosen.append(match[0])
+        else:
+            break
+    return chosen
+
+
+def check_distinct(claims: Sequence[tuple[str, str | None]]) -> None:
+    """Check that no two ranks hold one GPU. `claims[rank]` is (host, UUID); None: not known, not checked.
+
+    Raises TrainError (device_shared) that names both ranks.
+    """
+    holders: dict[tuple[str, str], int] = {}
+    for rank, (host, uuid) in enumerate(claims):
+        if uuid is None:
+            continue
+        first = holders.setdefault((host, uuid), rank)
+        if first != rank:
+            raise TrainError(
+                ErrorCode.DEVICE_SHARED,
+                f"ranks {first} and {rank} on {host} both hold GPU {uuid}: give each task a GPU of its own, or show "
+                "all of the node's GPUs to every task",
+            )
+
+
+def hide_gpus() -> None:
+    """Keep TensorFlow from any GPU; to be called before its first operation."""
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+
+
+def pin(local_rank: int, local_size: int) -> str | None:
+    """Bind TensorFlow to this rank's GPU, memory growth on; its UUID, or None where it is not known.
+
+    To be called before TensorFlow's first operation. Raises TrainError (device_missing).
+    """
+    # Not run by us: needs a GPU.
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    index = choose(len(gpus), local_rank, local_size)
+    tf.config.set_visible_devices(gpus[index], "GPU")
+    tf.config.experimental.set_memory_growth(gpus[index], True)
+    uuids = visible_uuids(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return uuids[index] if index < len(uuids) else None
+
+
+def list_gpus() -> str:
+    """What `nvidia-smi -L` prints; empty where there is none."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

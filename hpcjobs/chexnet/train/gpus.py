@@ -1,0 +1,43 @@
+"""What a run on GPUs tells beside its steps: how its GPUs fare, and how NCCL connected them.
+
+Not run by us: needs GPUs. `telemetry` and `transport`, which do the work, are tested.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import horovod.tensorflow as hvd
+import tensorflow as tf
+from horovod.tensorflow import allgather_object
+from mlperf_logging.mllog.mllog import MLLogger
+
+from hpcjobs.base import contract
+from hpcjobs.base.contract import LogKey
+from hpcjobs.nodes import telemetry, transport
+from hpcjobs.nodes.node_facts import Place
+
+
+def watched(attempt: Path, here: Sequence[Place]) -> AbstractContextManager[None]:
+    """One rank of each node tells how the node's GPUs fare, while this is open; `here` are the node's ranks."""
+    if hvd.local_rank() != 0:
+        return nullcontext()
+    path = attempt / contract.nvml_csv(here[0].host)
+    return telemetry.sampled(path, [one.gpu for one in here], [one.pid for one in here])
+
+
+def tell_transport(attempt: Path, log: MLLogger | None) -> None:
+    """Log which way gradients take, and warn of a slow one. Collective."""
+    hvd.allreduce(tf.zeros(1), name="transport")  # NCCL makes its communicator for it, before any timed step.
+    found = allgather_object((transport.read(attempt), transport.has_infiniband()))
+    if log is None:
+        return
+    merged = transport.merge(one for one, _ in found)
+    if merged:
+        log.event(LogKey.TRANSPORT, dataclasses.asdict(merged))
+    if text := transport.warning(merged, any(infiniband for _, infiniband in found)):
+        print(f"hpcjobs: warning: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,98 @@
+"""Timed windows of steps, written into train.log."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import tensorflow as tf
+from mlperf_logging.mllog.mllog import MLLogger
+
+from hpcjobs.base.contract import ErrorCode, LogKey
+from hpcjobs.chexnet.train.failure import TrainError
+from hpcjobs.chexnet.train.schedule import Schedule
+
+
+def check_loss(loss: float, step: int) -> None:
+    """Raises TrainError (nan_loss) where the loss is not finite."""
+    if not math.isfinite(loss):
+        raise TrainError(
+            ErrorCode.NAN_LOSS,
+            f"the loss is {loss} at step {step}: lower lr.base, or check the data (hpcjobs data verify)",
+        )
+
+
+def tell_window(
+    log: MLLogger, *, step: int, steps: int, seconds: float, global_batch: int, loss: float, epoch: int, warmup: bool
+) -> None:
+    """The line of a window of `steps` steps, the last of which is `step`; `loss` is their mean.
+
+    Raises TrainError (nan_loss) instead where the loss is not finite.
+    """
+    check_loss(loss, step)
+    log.event(
+        LogKey.WINDOW,
+        {"throughput": steps * global_batch / seconds, "step_ms": 1000 * seconds / steps, "loss": loss},
+        metadata={"step": step, "steps": steps, "epoch_num": epoch, "warmup": warmup},
+    )
+
+
+class Windows:
+    """Tells the log of the first step and of windows of steps. On rank 0.
+
+    A window ends after `window_steps` steps, and early where the warm-up ends and where the epoch
+    does, so that it holds steps of one kind only. The loss (`loss_sum`, on the device) is read, which waits for the
+    device, at a window's end only: the steps inside it may overlap as they do untimed. The first `warmup_steps` of
+    this process, which began after `step` steps, are no steady state.
+    """
+
+    def __init__(
+        self,
+        log: MLLogger,
+        schedule: Schedule,
+        global_batch: int,
+        loss_sum: tf.Variable,
+        *,
+        step: int,
+        warmup_steps: int,
+        window_steps: int,
+    ):
+        self.log = log
+        self.schedule = schedule
+        self.global_batch = global_batch
+        self.loss_sum = loss_sum
+        self.begun = step
+        self.warm = step + warmup_steps
+        self.window_steps = window_steps
+        self.open(step)
+
+    def open(self, step: int) -> None:
+        """A window begins after `step` steps."""
+        self.opened = step
+        self.loss_before = float(self.loss_sum)
+        self.started = time.perf_counter()
+
+    def after(self, step: int) -> None:
+        """`step` steps are handed to the device."""
+        if step == self.begun + 1:
+            check_loss(float(self.loss_sum), step)  # Reading it waits for the step's end.
+            self.log.event(LogKey.FIRST_STEP, metadata={"step": step})
+        ends = (self.opened + self.window_steps, self.warm, self.schedule.steps)
+        if step in ends or step % self.schedule.steps_per_epoch == 0:
+            self._close(step)
+            self.open(step)
+
+    def _close(self, step: int) -> None:
+        loss_sum = float(self.loss_sum)
+        seconds = time.perf_counter() - self.started
+        steps = step - self.opened
+        tell_window(
+            self.log,
+            step=step,
+            steps=steps,
+            seconds=seconds,
+            global_batch=self.global_batch,
+            loss=(loss_sum - self.loss_before) / steps,
+            epoch=self.opened // self.schedule.steps_per_epoch + 1,
+            warmup=self.opened < self.warm,
+        )

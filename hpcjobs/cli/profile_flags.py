@@ -1,0 +1,56 @@
+"""Flags for what changes daily about a site: each takes the place of the profile's key."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from hpcjobs.config import Cluster, profiles
+
+# Flag and key of the profile: what --help says of it.
+_KEYS = {
+    "partition": "Partition of the jobs.",
+    "account": "Account that pays.",
+    "qos": "Quality of service.",
+    "time": "Time limit of a job: MINUTES, HH:MM:SS or D-HH:MM:SS.",
+    "nodelist": "Nodes to use, such as gpu[01-04]; smaller sizes have the first of them.",
+    "exclude": "Nodes not to use.",
+    "reservation": "Reservation to run in.",
+}
+# All of them, and --sbatch.
+NAMES = (*_KEYS, "sbatch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """What was given of them."""
+
+    keys: dict[str, str]
+    sbatch: tuple[str, ...]
+
+    def applied_to(self, cluster: Cluster) -> Cluster:
+        """The profile as these flags change it. Raises InputError."""
+        return profiles.override(cluster, self.keys, self.sbatch)
+
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command these flags; it gets them as `daily_flags`."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, sbatch: tuple[str, ...], **others: Any) -> Any:
+        given = {key: value for key in _KEYS if (value := others.pop(key)) is not None}
+        return command(*args, daily_flags=Flags(given, sbatch), **others)
+
+    help_ = "Any other option of sbatch, without the dashes; may be repeated."
+    decorate = [
+        click.option(f"--{key}", metavar="TEXT", help=f"{text}  [default: the profile's]")
+        for key, text in _KEYS.items()
+    ]
+    decorate.append(click.option("--sbatch", multiple=True, metavar="OPTION=VALUE", help=help_))
+    for each in reversed(decorate):
+        wrapped = each(wrapped)
+    return wrapped

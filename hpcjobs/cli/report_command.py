@@ -1,0 +1,185 @@
+"""`hpcjobs collect` and `hpcjobs report`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.records import Run
+from hpcjobs.cli import names, show
+from hpcjobs.collect import sweep_runs as collector
+from hpcjobs.engine import follow
+from hpcjobs.engine import sweep as sweeps
+from hpcjobs.report import build
+
+
+@click.command()
+@click.argument(
+    "paths",
+    nargs=-1,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER | --logs PATH...",
+    shell_complete=names.collected,
+)
+@click.option("--logs", is_flag=True, help="The PATHs are anyone's logs, or folders of them, not a sweep.")
+@click.option(
+    "--format",
+    "format_",
+    metavar="NAME",
+    shell_complete=names.formats,
+    help="Their format.  [default: what each says itself]",
+)
+@click.option(
+    "--gpus-from", metavar="REGEX", help="GPUs of a log that does not say them: the group of REGEX in its path."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON.")
+@click.pass_context
+def collect(
+    ctx: click.Context, paths: tuple[Path, ...], logs: bool, format_: str | None, gpus_from: str | None, as_json: bool
+) -> None:
+    """Read the logs of the sweep in FOLDER into report/runs.csv and report/auc.csv, or anyone's logs.
+
+    \b
+    hpcjobs collect study
+    hpcjobs collect --logs *.log --gpus-from '(\\d+)gpu' --json | hpcjobs report --runs - --out theirs
+    """
+    if logs:
+        runs = _any_logs(paths, format_, gpus_from, as_json)
+    else:
+        if format_ or gpus_from:
+            raise InputError("--format and --gpus-from are for --logs: a sweep says what its logs are")
+        if len(paths) != 1:
+            raise InputError("give one FOLDER of a sweep, or --logs and the paths of logs")
+        sweep = sweeps.load(paths[0])
+        with sweeps.written(sweep.where, _elsewhere(sweep)):
+            runs = build.collected(sweep, follow.snapshot(sweep, show.talk))
+    if runs is None:
+        return
+    click.echo(json.dumps([run.row() for run in runs]) if as_json else collector.runs_csv(runs), nl=as_json)
+    ctx.exit(_nothing_measured(any(run.images_per_sec is not None for run in runs)))
+
+
+def _any_logs(paths: Sequence[Path], format_: str | None, gpus_from: str | None, as_json: bool) -> list[Run] | None:
+    """The runs of anyone's logs, or None where they are of collectives, which have been printed."""
+    from hpcjobs.collect import anylogs, reading
+    from hpcjobs.collect.measurements import Bandwidth
+
+    if not paths:
+        raise InputError("--logs: give the paths of logs, or of folders that hold them")
+    if format_ is not None and format_ not in reading.FORMATS:
+        raise InputError(f"--format {format_}: known: {', '.join(reading.FORMATS)}")
+    results = [reading.read_log(path, format_, _pattern(gpus_from)) for path in _files(paths)]
+    runs, problems = anylogs.runs(results)
+    for problem in problems:
+        show.talk(str(problem))
+    collectives = [one for result in results for one in result.measurements if isinstance(one, Bandwidth)]
+    if collectives and runs:
+        show.talk(f"{len(collectives)} lines of collectives are not among these runs: collect their logs alone")
+    if collectives and not runs:
+        build.print_collectives(collectives, as_json)
+        return None
+    return runs
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise InputError(f"--gpus-from {text}: not a regular expression: {error}") from None
+    if pattern.groups != 1:
+        raise InputError(f"--gpus-from {text}: give one group, around the number of GPUs, such as '([0-9]+)gpu'")
+    return pattern
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(inner for inner in path.rglob("*") if inner.is_file())
+        elif path.exists():
+            yield path
+        else:
+            raise InputError(f"--logs {path}: no such file")
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), required=False, shell_complete=names.sweeps)
+@click.option(
+    "--runs",
+    "runs_file",
+    metavar="FILE|-",
+    shell_complete=names.files,
+    help="Report these runs (runs.csv, or what collect --json prints).",
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to; only with --runs.")
+@click.option("--baseline", metavar="GPUS|node", help="What speed-up is over.  [default: the smallest size measured]")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="DIR|CSV",
+    shell_complete=names.sweeps_or_files,
+    help="Another sweep, or its runs.csv.",
+)
+@click.option(
+    "--reference",
+    metavar="NAME|CSV",
+    shell_complete=names.references,
+    help="A published table, such as dell-c4140-v100-2019.",
+)
+@click.option("--markdown", is_flag=True, help="Print the table for a pull request.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+@click.pass_context
+def report(
+    ctx: click.Context,
+    folder: Path | None,
+    runs_file: str | None,
+    out: Path | None,
+    baseline: str | None,
+    against: Path | None,
+    reference: str | None,
+    markdown: bool,
+    as_json: bool,
+) -> None:
+    """Collect the sweep in FOLDER, then write report/scaling-report.csv, the figures and the page.
+
+    \b
+    hpcjobs report study --reference dell-c4140-v100-2019
+    hpcjobs report study --against study-before
+    """
+    if (folder is None) == (runs_file is None):
+        raise InputError("give the FOLDER of a sweep, or --runs FILE and --out DIR")
+    if (runs_file is None) != (out is None):
+        raise InputError("--runs FILE and --out DIR go together; a sweep's report stands in its own folder")
+    if markdown and as_json:
+        raise InputError("--markdown and --json: give one of them")
+    wish = build.Wish(baseline, against, reference)
+    if folder is not None:
+        sweep = sweeps.load(folder)
+        with sweeps.written(sweep.where, _elsewhere(sweep)):
+            done = build.reported(sweep, follow.snapshot(sweep, show.talk), wish)
+    else:
+        assert runs_file is not None
+        assert out is not None
+        done = build.report_of(build.read_runs(runs_file), out, wish)
+    build.print_report(done, as_json=as_json, markdown=markdown)
+    ctx.exit(_nothing_measured(any(row.images_per_sec is not None for row in done.rows)))
+
+
+def _elsewhere(sweep: sweeps.Sweep) -> str:
+    """How to report a sweep in whose folder one may not write."""
+    runs = sweep.where.report / "runs.csv"
+    if not runs.is_file():
+        return "; nobody who may has collected it yet"
+    return f"; as last collected: `hpcjobs report --runs {show.shorten(runs)} --out DIR`"
+
+
+def _nothing_measured(measured: bool) -> int:
+    if not measured:
+        show.talk("no run has a measurement yet")
+    return int(not measured)

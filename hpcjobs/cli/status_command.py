@@ -1,0 +1,74 @@
+"""`hpcjobs status`, `hpcjobs resume` and `hpcjobs cancel`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hpcjobs.base.records import RunState
+from hpcjobs.cli import names, show
+from hpcjobs.engine import follow
+from hpcjobs.engine import resume as going_on
+from hpcjobs.engine import sweep as sweeps
+from hpcjobs.report import build
+from hpcjobs.site import preflight
+from hpcjobs.trainers import chexnet
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), shell_complete=names.sweeps)
+@click.option("--watch", is_flag=True, help="Follow until every run has ended, or Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def status(ctx: click.Context, folder: Path, watch: bool, as_json: bool) -> None:
+    """Show every run of the sweep in FOLDER. Exit code 1 where one failed. Writes nothing."""
+    sweep = sweeps.load(folder)
+    runs = show.watched(sweep) if watch else follow.snapshot(sweep, show.talk)
+    show.print_status(runs, as_json)
+    if any(run.state is RunState.CANCELLED for run in runs):
+        for line in preflight.said(sweep.where.root):
+            show.talk(line)
+    ctx.exit(show.code(runs))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), shell_complete=names.sweeps)
+@click.option("--retryable", is_flag=True, help="Only what is missing, and failures that the profile's `retry` names.")
+@click.option("--wait", is_flag=True, help="Follow the runs and end with the table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def resume(ctx: click.Context, folder: Path, retryable: bool, wait: bool, as_json: bool) -> None:
+    """Go on with the sweep in FOLDER: run what failed, was cancelled or is missing, nothing that has a result."""
+    sweep = sweeps.load(folder)
+    with sweeps.written(sweep.where):
+        chexnet.make_data(sweep)
+        done = going_on.resume(sweep, show.talk, retryable=retryable)
+    where = show.shorten(sweep.where.root)
+    if done.adopted:
+        show.talk(f"found submitted, though not recorded: {' '.join(done.adopted)}")
+    if done.runs:
+        show.talk(f"submitted {len(done.runs)} run(s); `hpcjobs status {where}` follows")
+    else:
+        show.talk("nothing to submit: every run has a result or is on its way")
+    if wait:
+        ctx.exit(build.wait_and_report(sweep, as_json))
+    if as_json:
+        click.echo(json.dumps({"adopted": done.adopted, "runs": done.runs}))
+    else:
+        for name in done.runs:
+            click.echo(name)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), shell_complete=names.sweeps)
+@click.argument("runs", nargs=-1, shell_complete=names.runs)
+def cancel(folder: Path, runs: tuple[str, ...]) -> None:
+    """End the sweep in FOLDER, or only the named RUNS of it."""
+    sweep = sweeps.load(folder)
+    with sweeps.written(sweep.where):
+        ended = follow.cancel(sweep, runs)
+    show.talk(f"cancelled {len(ended)} run(s)" if ended else "nothing to cancel: no run is pending or running")
+    for name in ended:
+        click.echo(name)

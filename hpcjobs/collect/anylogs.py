@@ -1,0 +1,83 @@
+"""Anyone's logs become runs, which go through the same report as a sweep's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hpcjobs.base.records import Run, RunState
+from hpcjobs.collect.measurements import LogResult, Problem, Throughput
+
+# What of two runs may differ without their being repeats, or sizes, of one experiment.
+_APART = ("device", "gpu_model", "precision")
+
+
+def runs(results: Iterable[LogResult]) -> tuple[list[Run], list[Problem]]:
+    """A run for each training that says its GPUs and its rate, in the order of the logs; what is wrong with the rest.
+
+    The experiment is the model, or else the format, with the unit where it is not images. Where runs of one
+    experiment have several devices, GPU models or precisions, these join `params`: they are never averaged.
+    """
+    found: list[tuple[Throughput, Run]] = []
+    problems: list[Problem] = []
+    for result in results:
+        problems += result.problems
+        for one in result.measurements:
+            if not isinstance(one, Throughput):
+                continue
+            if one.gpus is None:
+                problems.append(
+                    Problem(one.source, one.line, "the log does not say the number of GPUs: give --gpus-from")
+                )
+            elif one.images_per_sec is None:
+                problems.append(
+                    Problem(one.source, one.line, "the log does not say what makes its figure a rate (the batch)")
+                )
+            else:
+                found.append((one, _run(one, one.gpus)))
+    return _told_apart(found), problems
+
+
+def _run(one: Throughput, gpus: int) -> Run:
+    nodes = one.nodes or len(one.hosts) or None
+    own = one.format == "hpcjobs"
+    name = one.model or one.format
+    return Run(
+        run=one.run or Path(one.source).name,
+        attempt="",
+        state=RunState.DONE,
+        failure="",
+        source=f"{one.source}:{one.line}",
+        experiment=name if one.unit == "images" else f"{name} ({one.unit})",
+        params=one.params,
+        gpus=gpus,
+        nodes=nodes,
+        gpus_per_node=-(-gpus // nodes) if nodes else None,
+        local_batch=one.local_batch,
+        global_batch=one.global_batch,
+        images_per_sec=one.images_per_sec,
+        step_ms=one.step_ms,
+        # Others' accuracy is not the area under a ROC curve.
+        mean_auc=one.accuracy if own else None,
+        nodelist=" ".join(one.hosts),
+        gpu_model=one.gpu_model,
+        flags=" ".join(one.flags),
+        windows=one.steady.windows if one.steady else None,
+        outlier_windows=one.steady.outliers if one.steady else None,
+        **one.figures(),
+    )
+
+
+def _told_apart(found: Sequence[tuple[Throughput, Run]]) -> list[Run]:
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for one, run in found:
+        for name in _APART:
+            values[run.experiment, name].add(getattr(one, name))
+    apart = []
+    for one, run in found:
+        differing = {name: getattr(one, name) for name in _APART if len(values[run.experiment, name]) > 1}
+        params = [run.params, *(f"{name}={value}" for name, value in differing.items() if value)]
+        apart.append(dataclasses.replace(run, params=";".join(part for part in params if part)))
+    return apart

@@ -1,0 +1,229 @@
+"""NVIDIA's DLLogger: what its DeepLearningExamples write.
+
+    DLLL {"timestamp": "...", "datetime": "...", "type": "LOG", "step": [0, 5], "data": {"train.total_ips": 545.3}}
+    DLL 2022-11-24 04:06:17.895552 - (0, 200) total_ips : 3285.28
+    DLL 2022-06-01 10:54:47.073847 - Epoch: 0 Iteration: 1  train.loss : 7.09  train.total_ips : 829.74 img/s
+    DLL 2022-11-24 04:09:25.834875 - () train_throughput : 3279.67 images/s
+
+The first is the file's form (JSON; without its DLLL in some copies), the others standard output's, which said DLLL
+until 2019. A step of no number is the run's summary, of one epoch or step, of two an iteration, of three (or with
+the word validation) none of training. The summary's figure counts where there is one; else the iterations, else the
+epochs. Rates are over all GPUs. PARAMETER begins a run; its batch_size is per GPU in some scripts and global in
+others: rates and time stamps tell, else it is left open.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from typing import Any
+
+from hpcjobs.collect.formats import context
+from hpcjobs.collect.formats.reader import Findings, Room
+from hpcjobs.collect.lines import Line, seconds
+from hpcjobs.collect.rates import Rates
+
+_JSON = re.compile(r"(?:DLLL )?(\{.*\"type\": ?\"(?:LOG|METADATA)\".*\})")
+_PLAIN = re.compile(r"\bDLLL? (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]*) - (.*)")
+_PAIR = re.compile(r"(?:^|(?<=\s))([^\s:]\S*) : (\[[^\]]*\]|\S+)")
+_STDOUT = re.compile(r"^\s*(Num GPUs|Per-GPU Batch Size|Global Batch Size)[: ]+(\d+)\s*$")
+
+# Of what a script logs, the first of these is its training throughput.
+_KEYS = (
+    *("train_throughput", "throughput_train", "average_train_throughput", "avg_train_throughput"),
+    *("train.total_ips", "total_ips", "train.ips", "training_sequences_per_second", "avg_exp_per_second_train"),
+    *("train_images_per_second", "train_samples_per_second", "train_imgs_per_s", "train_items_per_sec"),
+    *("train_epoch_avg_items/sec", "train_avg_items/sec", "throughput", "ips", "images_per_second", "img/sec"),
+)
+_RANKS = {key: rank for rank, key in enumerate(_KEYS)}
+_UNITS = ("images", "sequences", "samples", "tokens", "frames")
+_STEPS_KEPT = 500
+
+
+class _Run:
+    """One run: the figures of each throughput key."""
+
+    def __init__(self) -> None:
+        self.line = 0
+        self.rank = ""
+        self.parameters: dict[str, Any] = {}
+        self.stdout: dict[str, int] = {}
+        self.units: dict[str, str] = {}
+        self.summary: dict[str, float] = {}
+        self.iterations: dict[str, Rates] = {}
+        self.epochs: dict[str, Rates] = {}
+        self.implied: list[float] = []  # global batches by rates and time stamps
+        self.before: tuple[tuple[int, ...], float] | None = None
+
+
+class DlloggerRoom(Room):
+    """See above."""
+
+    name = "dllogger"
+    needles = (b"DLL", b'"type": "', b"Num GPUs", b"Batch Size")
+
+    def __init__(self, findings: Findings) -> None:
+        super().__init__(findings)
+        self.run = _Run()
+
+    def take(self, line: Line) -> None:
+        text = line.text
+        if match := _PLAIN.search(text):
+            self._plain(line, match[1], match[2])
+        elif match := _JSON.search(text):
+            self._json(line, match[1])
+        elif match := _STDOUT.match(text):
+            self.run.stdout.setdefault(match[1], int(match[2]))
+
+    def _json(self, line: Line, text: str) -> None:
+        try:
+            entry = json.loads(text)
+            kind, step, data = entry["type"], entry.get("step"), entry.get("data")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return
+        if kind == "METADATA":
+            about = entry.get("metadata")
+            unit = about.get("unit") if isinstance(about, dict) else None
+            if isinstance(unit, str):
+                self.run.units.setdefault(str(entry.get("metric")), unit)
+        elif isinstance(data, dict) and step == "PARAMETER":
+            self._parameters(line, data)
+        elif isinstance(data, dict):
+            numbers = step if isinstance(step, list) else [step] if isinstance(step, int) else []
+            known = all(isinstance(number, int) for number in numbers)
+            if known and (isinstance(step, (list, int)) or step in ("", None)):
+                at = _float(entry.get("timestamp")) or seconds(str(entry.get("datetime")))
+                self._figures(line, tuple(numbers), at, data)
+
+    def _plain(self, line: Line, stamp: str, rest: str) -> None:
+        if rest.startswith("PARAMETER"):
+            self._parameters(line, dict(_PAIR.findall(rest)))
+            return
+        first = _PAIR.search(rest)
+        step = rest[: first.start()] if first else ""
+        if first is None or "alidation" in step or "Eval" in step or "Test" in step:
+            return
+        data, matches = {}, list(_PAIR.finditer(rest))
+        for match, after in zip(matches, [*matches[1:], None], strict=True):
+            data[match[1]] = match[2]
+            unit = rest[match.end() : after.start() if after else None].strip()
+            if unit and match[1] in _RANKS:
+                self.run.units.setdefault(match[1], unit)
+        numbers = tuple(map(int, re.findall(r"\d+", step)))
+        self._figures(line, numbers, seconds(stamp) if len(self.run.implied) < _STEPS_KEPT else None, data)
+
+    def _parameters(self, line: Line, data: dict[str, Any]) -> None:
+        run = self.run
+        if (run.summary or run.iterations or run.epochs) and line.rank == run.rank:
+            self._end()
+        self.run.parameters.update((key, data[key]) for key in data if key not in self.run.parameters)
+
+    def _figures(self, line: Line, step: tuple[int, ...], at: float | None, data: dict[str, Any]) -> None:
+        run = self.run
+        found = [(key, rate) for key in data if key in _RANKS and (rate := _float(data[key])) is not None and rate > 0]
+        if not found or len(step) > 2:
+            return
+        if not run.line:
+            run.line, run.rank = line.number, line.rank
+        elif line.rank != run.rank:
+            return  # Another rank's copy.
+        for key, rate in found:
+            if not step:
+                run.summary[key] = rate
+            else:
+                kept = run.iterations if len(step) == 2 or "Iteration" in line.text else run.epochs
+                kept.setdefault(key, Rates()).add(1.0, 1 / rate)
+        if len(step) == 2 and at is not None:
+            if run.before and len(run.implied) < _STEPS_KEPT:
+                (epoch, iteration), before = run.before[0], run.before[1]
+                count = step[1] - iteration
+                if step[0] == epoch and count > 0 and at > before:
+                    run.implied.append(found[0][1] * (at - before) / count)
+            run.before = step, at
+
+    def _end(self) -> None:
+        run, self.run = self.run, _Run()
+        keys = sorted({*run.summary, *run.iterations, *run.epochs}, key=_RANKS.__getitem__)
+        if not keys:
+            return
+        # A summary of a lesser key is worth more than iterations of a better one.
+        key = next((key for key in keys if key in run.summary), keys[0])
+        about, gpus = run.parameters, _gpus(run)
+        if re.search("infer|eval|predict|test", str(about.get("mode", "train"))):
+            self.findings.problem(run.line, f"mode {about['mode']}: no training")
+            return
+        told, name = (run.iterations, "iterations") if run.iterations else (run.epochs, "epochs")
+        steady = told[min(told, key=_RANKS.__getitem__)].steady() if told else None
+        figure, total = f"{key} of the summary", run.summary.get(key)
+        if total is None:
+            assert steady is not None
+            figure, total = f"{key} of {name}", steady.rate
+        implied = statistics.median(run.implied) if run.implied else None
+        local, whole = run.stdout.get("Per-GPU Batch Size"), run.stdout.get("Global Batch Size")
+        whole = whole or _whole(about, "global_batch_size", "total_batch_size")
+        local = local or _whole(about, "local_batch_size", "batch_size_per_gpu", "per_gpu_batch_size")
+        if not local and not whole:
+            batch = _whole(about, "batch_size", "train_batch_size")
+            local, whole = context.split(batch, gpus, implied, self.findings.option)
+        self.tell(
+            run.line,
+            figure,
+            total=total,
+            gpus=gpus,
+            nodes=_whole(about, "num_nodes", "nnodes", "n_nodes"),
+            local_batch=local,
+            global_batch=whole,
+            sd=steady.sd if steady else None,
+            steady=steady,
+            unit=_unit(keys, next((run.units[key] for key in keys if key in run.units), "")),
+            device="cpu" if str(about.get("cpu")).lower() == "true" else "gpu",
+            model=str(about.get("arch") or about.get("model_name") or about.get("model") or ""),
+            precision=_precision(about),
+        )
+
+    def close(self) -> None:
+        self._end()
+
+
+def _float(value: object) -> float | None:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+
+
+def _whole(about: dict[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = about.get(name)
+        if isinstance(value, (int, str)) and not isinstance(value, bool) and re.fullmatch(r"[1-9]\d*", str(value)):
+            return int(value)
+    return None
+
+
+def _gpus(run: _Run) -> int | None:
+    if "Num GPUs" in run.stdout:
+        return run.stdout["Num GPUs"] or None
+    number = _whole(run.parameters, "world_size", "num_gpus", "n_gpus", "n_gpu", "ngpus", "num_gpu", "gpu_count")
+    devices = run.parameters.get("gpus")
+    if number is None and devices is not None:
+        listed = devices if isinstance(devices, list) else re.findall(r"\d+", devices) if "[" in str(devices) else None
+        number = len(listed) if listed else _whole(run.parameters, "gpus")
+    return number
+
+
+def _unit(keys: list[str], unit: str) -> str:
+    for word in (unit, *keys):
+        for begins, name in zip(("im", "seq", "sample", "tok", "frame"), _UNITS, strict=True):
+            if re.search(rf"(?:^|[^a-z]){begins}", word.lower()):
+                return name
+    # What is called ips is images a second in all scripts that say so.
+    return "images" if any("ips" in key for key in keys) else "samples"
+
+
+def _precision(about: dict[str, Any]) -> str:
+    if str(about.get("amp", about.get("use_amp"))).lower() == "true":
+        return "amp"
+    if str(about.get("fp16")).lower() == "true":
+        return "float16"
+    return str(about.get("dtype") or about.get("precision") or ("float32" if "amp" in about else ""))

@@ -1,0 +1,140 @@
+"""Horovod's synthetic benchmarks: TensorFlow 1 and 2, Keras, PyTorch (elastic too), and what copies their words.
+
+    Model: ResNet50                                 by rank 0, which alone prints in all of Horovod's own scripts
+    Batch size: 32                                  per rank
+    Number of GPUs: 8                               ranks; CPUs with --no-cuda
+    Iter #3: 612.1 img/sec per GPU                  one rank's images over its time
+    Img/sec per GPU: 600.2 +-5.3                    mean over the Iter lines, and 1.96 of their standard deviations
+    Total img/sec on 8 GPU(s): 4801.4 +-42.7        both times the number of ranks
+
+The Keras scripts leave Iter #0 out of their mean. Where every rank prints, each total is that rank's own estimate of
+the total: their mean counts. Totals that follow one another without a rank's tag or an Iter told twice are runs of
+their own.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hpcjobs.collect.formats.reader import Findings, Room, mean
+from hpcjobs.collect.lines import Line
+from hpcjobs.collect.rates import Rates, scaled
+
+_FIGURE = r"(\d+(?:\.\d+)?)(?: ?(?:\+-|\+/-|±) ?(\d+(?:\.\d+)?))?"
+_TOTAL = re.compile(rf"Total [Ii]mg/sec on (\d+) (\w+)\(s\): *{_FIGURE}")
+_MEAN = re.compile(rf"\bImg/sec per (\w+): *{_FIGURE}")
+_ITER = re.compile(r"\bIter #(\d+): *(\d+(?:\.\d+)?) img/sec per (\w+)")
+_ABOUT = re.compile(r"\b(?:Number of ([A-Z]PU)s: (\d+)|Batch size: (\d+)|Model: ([\w.-]+))\s*$")
+_DEVIATIONS = 1.96
+
+
+class _Run:
+    """One run of the benchmark."""
+
+    def __init__(self) -> None:
+        self.line = 0
+        self.about: set[tuple[str, int | None]] = set()  # what which rank has told of it
+        self.model = self.device = ""
+        self.batch: int | None = None
+        self.gpus: int | None = None
+        self.windows = Rates()
+        self.first = ""  # the rank whose Iter lines count
+        self.last: dict[str, int] = {}  # the newest Iter of each rank; untagged ranks are one
+        self.told: set[str] = set()  # ranks that have told the total
+        self.many = False  # whether untagged ranks tell the same Iter
+        self.ended: set[str] = set()  # ranks that have told their mean or the total
+        self.means: list[float] = []  # images/s per GPU, of each rank that tells
+        self.totals: list[float] = []
+        self.sds: list[float] = []  # of the totals
+
+
+class HorovodRoom(Room):
+    """See above."""
+
+    name = "horovod"
+    needles = (b"img/sec", b"Img/sec per", b"Number of ", b"Batch size: ", b"Model: ")
+
+    def __init__(self, findings: Findings) -> None:
+        super().__init__(findings)
+        self.run = _Run()
+
+    def take(self, line: Line) -> None:
+        text, run = line.text, self.run
+        if match := _TOTAL.search(text):
+            gpus, total = int(match[1]), float(match[3])
+            copied = run.many or line.rank not in run.told or total in run.totals
+            if run.totals and (gpus != run.gpus or not copied):
+                run = self._next()  # Where totals alone are left of several runs.
+            run.gpus, run.device = gpus, _device(match[2])
+            run.totals.append(total)
+            run.told.add(line.rank)
+            run.ended.add(line.rank)
+            if match[4]:
+                run.sds.append(float(match[4]) / _DEVIATIONS)
+        elif match := _ITER.search(text):
+            number, rate = int(match[1]), float(match[2])
+            if number == 0 and (run.last.get(line.rank) or line.rank in run.ended):
+                run = self._next()
+            if not run.last:
+                run.first = line.rank
+            run.many = run.many or number == run.last.get(line.rank)
+            run.last[line.rank] = number
+            run.device = run.device or _device(match[3])
+            if line.rank == run.first and rate > 0:
+                run.windows.add(1.0, 1 / rate)
+        elif match := _MEAN.search(text):
+            if line.rank in run.told and not run.many:
+                run = self._next()
+            run.device = _device(match[1])
+            run.means.append(float(match[2]))
+            run.ended.add(line.rank)
+        elif match := _ABOUT.search(text):
+            mark = (line.rank, match.lastindex)
+            if mark in run.about and (run.last or run.ended):
+                run = self._next()
+            run.about.add(mark)
+            if match[1]:
+                run.device, run.gpus = _device(match[1]), int(match[2])
+            run.batch = int(match[3]) if match[3] else run.batch
+            run.model = match[4] or run.model
+            return
+        else:
+            return
+        run.line = run.line or line.number
+
+    def _next(self) -> _Run:
+        """Tell the run, if it has a figure, and begin another."""
+        run, self.run = self.run, _Run()
+        steady = run.windows.steady()
+        figure, total, per_gpu, sd = "", None, None, None
+        if run.totals:
+            figure, total, sd = "Total img/sec", mean(run.totals), mean(run.sds) if run.sds else None
+        elif run.means:
+            figure, per_gpu = "Img/sec per GPU", mean(run.means)
+        elif steady is not None:
+            figure, per_gpu = "Iter # img/sec per GPU", steady.rate
+            self.findings.problem(run.line, "the log ends before the benchmark's own mean: its Iter lines are taken")
+        if figure:
+            steady = scaled(steady, run.gpus)
+            if total is None and steady is not None and run.gpus:
+                sd = steady.sd
+            self.tell(
+                run.line,
+                figure,
+                total=total,
+                per_gpu=per_gpu,
+                gpus=run.gpus,
+                local_batch=run.batch,
+                sd=sd,
+                steady=steady,
+                device=run.device,
+                model=run.model,
+            )
+        return self.run
+
+    def close(self) -> None:
+        self._next()
+
+
+def _device(word: str) -> str:
+    return "cpu" if word == "CPU" else "gpu"

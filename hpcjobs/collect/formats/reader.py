@@ -1,0 +1,134 @@
+"""What all formats share: a room is fed blocks of a log and tells measurements and problems."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from hpcjobs.collect.lines import Line, lines
+from hpcjobs.collect.measurements import Measured, Problem, Throughput
+
+NO_GPUS = "the log does not say how many GPUs ran it: --gpus-from can take it from the path"
+
+
+@dataclasses.dataclass
+class Findings:
+    """What is known of one log, and what its room has found so far; `option` is the number that --gpus-from gives."""
+
+    path: str
+    option: int | None = None
+    measurements: list[Measured] = dataclasses.field(default_factory=list)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+
+    def problem(self, line: int, reason: str) -> None:
+        self.problems.append(Problem(self.path, line, reason))
+
+
+class Room:
+    """One format's reader. Lines that hold none of `needles` do not matter to it."""
+
+    name: ClassVar[str]
+    needles: ClassVar[tuple[bytes, ...]] = ()
+
+    def __init__(self, findings: Findings) -> None:
+        self.findings = findings
+
+    def feed(self, first: int, block: bytes, sign: int = 0) -> None:
+        """Whole lines, the first of which is number `first` of the log; before `sign` no line is the format's alone."""
+        for line in lines(block, first, self.needles):
+            self.take(line)
+
+    def take(self, line: Line) -> None:
+        """One line that holds a needle."""
+
+    def close(self) -> None:
+        """The log has ended."""
+
+    def tell(
+        self,
+        line: int,
+        figure: str,
+        *,
+        total: float | None = None,
+        per_gpu: float | None = None,
+        gpus: int | None = None,
+        local_batch: int | None = None,
+        global_batch: int | None = None,
+        step_ms: float | None = None,
+        why: str = "",
+        **more: Any,
+    ) -> None:
+        """One run: the figures that follow from the others are filled in; what is missing is named.
+
+        `why` says why there is no rate, where there is none.
+        """
+        found, option = self.findings, self.findings.option
+        gpus_from = "log" if gpus else ""
+        if not gpus and option:
+            gpus, gpus_from = option, "option"
+        elif gpus and option and option != gpus:
+            found.problem(line, f"the log says {gpus} GPUs, the path {option}: the log's word is taken")
+        gpus = gpus or None
+        total, per_gpu, step_ms = _figure(total), _figure(per_gpu), _figure(step_ms)
+        if total is None and per_gpu is not None and gpus:
+            total = per_gpu * gpus
+        if gpus and local_batch and not global_batch:
+            global_batch = local_batch * gpus
+        elif gpus and global_batch and not local_batch and global_batch % gpus == 0:
+            local_batch = global_batch // gpus
+        if total is None and step_ms and global_batch:
+            total = global_batch / step_ms * 1000
+        elif step_ms is None and total and global_batch:
+            step_ms = global_batch / total * 1000
+        missing = [name for name, value in (("images_per_sec", total), ("gpus", gpus)) if value is None]
+        if total is None:
+            found.problem(line, why or "no rate over all GPUs can be had from what the log says")
+        if gpus is None:
+            found.problem(line, NO_GPUS)
+        if global_batch is None:
+            missing.append("batch")
+        found.measurements.append(
+            Throughput(
+                source=found.path,
+                line=line,
+                format=self.name,
+                figure=figure,
+                images_per_sec=total,
+                per_gpu=per_gpu if per_gpu is not None else total / gpus if total and gpus else None,
+                gpus=gpus,
+                gpus_from=gpus_from,
+                local_batch=local_batch,
+                global_batch=global_batch,
+                step_ms=step_ms,
+                missing=tuple(missing),
+                **more,
+            )
+        )
+
+
+class Copies:
+    """Tells a row of a table that another rank has written word for word."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, str] = {}
+
+    def again(self, line: Line) -> bool:
+        """Whether a rank other than the line's wrote it before; the newest thousand rows are known."""
+        if self.seen.setdefault(line.text.strip(), line.rank) != line.rank:
+            return True
+        if len(self.seen) > 1000:
+            del self.seen[next(iter(self.seen))]
+        return False
+
+
+def _figure(value: float | None) -> float | None:
+    """A figure of a training, or None where it is none: zero, infinite, not a number."""
+    return value if value is not None and 0 < value < math.inf else None
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of one value or more."""
+    values = list(values)
+    return sum(values) / len(values)

@@ -1,0 +1,190 @@
+"""TensorFlow's tf_cnn_benchmarks, of 2017 to its last version.
+
+    Model:       resnet50                           a header, by every rank under Horovod
+    Mode:        training
+    Batch size:  896 global
+                 448 per device
+    Devices:     ['/gpu:0', '/gpu:1']               or horovod/gpu:1, or job:worker/replica:0/task1/gpu:0
+    Variables:   replicated
+    Step  Img/sec  total_loss
+    10    images/sec: 3754.5 +/- 2.1 (jitter = 7.6)  7.824      the mean from step 1 on
+    total images/sec: 3744.75                       over all workers, by every rank under Horovod
+
+The total is each rank's own estimate of the total: their mean counts. Lines of steps are of one worker alone.
+"""
+
+from __future__ import annotations
+
+import re
+from operator import mul, sub, truediv
+
+from hpcjobs.collect.formats.reader import Findings, Room, mean
+from hpcjobs.collect.lines import Numbers, rank_of, spots
+from hpcjobs.collect.rates import Rates, scaled
+
+_FIGURE = b"images/sec: "
+_STEP = re.compile(rb"(\d{1,12})\s+images/sec: (\d+(?:\.\d+)?) \+/- \d")
+_TOTAL = re.compile(rb"total images/sec: (\d+(?:\.\d+)?)")
+_HEADER = {name: f"{name}:  ".encode() for name in ("Model", "Mode", "Devices", "Variables")}
+_PER_DEVICE = re.compile(rb"(\d{1,12})(?:\.0)? per device")
+_GLOBAL = re.compile(rb"(\d{1,12})(?:\.0)? global")
+_GPU_MODEL = re.compile(rb"physical GPU \(device: \d+, name: ([^,\n]+),")
+
+# A header is some 600 bytes; a rank's prefix on each line, and other ranks' lines between, make it longer.
+_BEFORE, _AFTER = 1024, 6144
+_MARK = b"Batch size:  "
+
+# Of a rank's lines of steps no more are held from block to block.
+_KEPT = 4096
+
+
+class _Run:
+    """One run of the benchmark."""
+
+    def __init__(self) -> None:
+        self.line = 0
+        self.header: dict[str, str] = {}
+        self.headed: set[str] = set()  # ranks that have told it; untagged ones are one
+        self.local_batch: int | None = None
+        self.global_batch: int | None = None
+        self.first = ""  # the rank whose lines of steps count
+        self.steps = [0]  # of its lines
+        self.means = [0.0]  # of all steps' rates up to there
+        self.windows = Rates()
+        self.many = False  # whether untagged ranks tell the same step
+        self.ended: set[str] = set()  # ranks that have told the total; untagged ones are one
+        self.totals: list[float] = []
+
+    def flush(self) -> None:
+        """What the means up to two lines say of the steps between them."""
+        counts = list(map(sub, self.steps[1:], self.steps))
+        sums = list(map(mul, self.steps, self.means))
+        rates = list(map(truediv, map(sub, sums[1:], sums), counts))
+        if rates and min(rates) > 0:
+            self.windows.extend(counts, list(map(truediv, counts, rates)))
+        del self.steps[:-1], self.means[:-1]
+
+
+class TfCnnRoom(Room):
+    """See above."""
+
+    name = "tf_cnn_benchmarks"
+
+    def __init__(self, findings: Findings) -> None:
+        super().__init__(findings)
+        self.run = _Run()
+        self.before = b""  # the end of the block before
+        self.open: tuple[bytes, bytes] | None = None  # a header that this block cuts off
+        self.gpu_model = ""
+
+    def feed(self, first: int, block: bytes, sign: int = 0) -> None:
+        if self.open is not None:
+            self._header(self.open[0], self.open[1] + block[:_AFTER])
+            self.open = None
+        if not self.gpu_model:
+            at = block.find(b"physical GPU (")
+            match = _GPU_MODEL.match(block, at) if at >= 0 else None
+            self.gpu_model = match[1].decode("utf-8", "replace").strip() if match else ""
+        numbers, mark = Numbers(block, first), block.find(_MARK)
+        for begin, end in spots(block, (_FIGURE,), sign):
+            while 0 <= mark < begin:
+                self._found(block, mark)
+                mark = block.find(_MARK, mark + 1)
+            # A line's text before a terminal's carriage return is not looked at: the benchmark prints none.
+            if match := _STEP.search(block, begin, end):
+                rank = rank_of(block, begin, match.start()) if match.start() > begin else ""
+                run, step = self.run, int(match[1])
+                if run.totals and step <= run.steps[-1] and rank == run.first:
+                    run = self._next()
+                if not run.steps[-1]:
+                    run.first, run.line = rank, numbers.at(begin)
+                if rank == run.first and step > run.steps[-1]:
+                    run.steps.append(step)
+                    run.means.append(float(match[2]))
+                elif rank == run.first:
+                    run.many = True
+            elif match := _TOTAL.search(block, begin, end):
+                self._total(numbers, begin, match)
+        while mark >= 0:
+            self._found(block, mark)
+            mark = block.find(_MARK, mark + 1)
+        self.before = block[-_BEFORE:]
+        if len(self.run.steps) > _KEPT:
+            self.run.flush()
+
+    def _total(self, numbers: Numbers, begin: int, match: re.Match[bytes]) -> None:
+        run, total = self.run, float(match[1])
+        rank = rank_of(numbers.block, begin, match.start()) if match.start() > begin else ""
+        many = run.many or run.header.get("Variables") == "horovod"
+        if rank in run.ended and not many and total not in run.totals:
+            run = self._next()  # Where totals alone are left of several runs.
+        run.line = run.line or numbers.at(begin)
+        run.ended.add(rank)
+        run.totals.append(total)
+
+    def _found(self, block: bytes, at: int) -> None:
+        """The header round the line that tells the batch."""
+        begin = block.rfind(b"\n", 0, at) + 1
+        rank = rank_of(block, begin, at) if at > begin else ""
+        if rank in self.run.headed and (self.run.totals or self.run.steps[-1]):
+            self._next()
+        self.run.headed.add(rank)
+        before = self.before[at - _BEFORE :] + block[:at] if at < _BEFORE else block[at - _BEFORE : at]
+        after = block[at : at + _AFTER]
+        if at + _AFTER > len(block) and b"====\n" not in after:
+            self.open = before, after
+        self._header(before, after)
+
+    def _header(self, before: bytes, after: bytes) -> None:
+        """Read a header: from its own first line on, for an earlier run's may stand close before, to its last."""
+        run = self.run
+        stop = after.find(b"====\n")
+        after = after[:stop] if stop >= 0 else after
+        text = before[max(before.rfind(b"Model:  "), 0) :] + after
+        for name, word in _HEADER.items():
+            at = text.find(word)
+            if at >= 0 and name not in run.header:
+                end = text.find(b"\n", at)
+                value = text[at + len(word) : end if end >= 0 else None]
+                run.header[name] = value.decode("utf-8", "replace").strip()
+        batch, each = _GLOBAL.search(after), _PER_DEVICE.search(after)
+        run.global_batch = run.global_batch or (int(batch[1]) if batch else None)
+        run.local_batch = run.local_batch or (int(each[1]) if each else None)
+
+    def _next(self) -> _Run:
+        run, self.run = self.run, _Run()
+        if not run.totals and not run.steps[-1]:
+            return self.run
+        about = run.header
+        mode = about.get("Mode", "training").lower()
+        if "train" not in mode:
+            self.findings.problem(run.line, f"mode {mode}: no training")
+            return self.run
+        devices = re.findall(r"'([^']+)'", about.get("Devices", ""))
+        gpus = len(devices) or None
+        if gpus is None and run.global_batch and run.local_batch:
+            gpus = run.global_batch // run.local_batch
+        total = mean(run.totals) if run.totals else None
+        # Under Horovod a step's line is of one rank alone.
+        ranks = len(devices) if about.get("Variables") == "horovod" else 1
+        run.flush()
+        steady = scaled(run.windows.steady(0, "all steps after the benchmark's own warm-up"), ranks)
+        if total is None:
+            self.findings.problem(run.line, "the log ends before the total: the last line of steps is taken")
+        self.tell(
+            run.line,
+            "total images/sec" if run.totals else "images/sec of the last step",
+            total=total if total is not None else run.means[-1] * ranks,
+            gpus=gpus,
+            local_batch=run.local_batch,
+            global_batch=run.global_batch,
+            sd=steady.sd if steady else None,
+            steady=steady,
+            device="cpu" if devices and "cpu" in devices[0].lower() else "gpu",
+            gpu_model=self.gpu_model,
+            model=about.get("Model", ""),
+        )
+        return self.run
+
+    def close(self) -> None:
+        self._next()

@@ -1,0 +1,137 @@
+"""The lines of a block that matter to a format, without what launchers and loggers put before them."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from hpcjobs.collect.sources import SPLIT
+
+# Open MPI's --timestamp-output and --tag-output (5: with the job's name before an @), horovodrun's [0]<stdout>:,
+# MPICH's and Intel's -prepend-rank and -l, srun -l, torchrun, a rank between host and colon.
+_RANK = re.compile(
+    rb"(?=[\s\[<\dA-Z])\s*(?:[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4})?"
+    rb"(?:\[(?:[^\s\[\]@]+@)?(\d+(?:,\d+)?)\]<std(?:out|err|diag)>: ?"
+    rb"|<std(?:out|err|diag)>: ?"
+    rb"|\[([\w.-]+:\d+(?:,\d+)?)\](?:<std(?:out|err)>)?:? ?"
+    rb"|\[(?:rank|default)?(\d+)\]:? "
+    rb"|(\d+): )"
+)
+# The same in the middle of a line: Open MPI tags every piece that a rank writes.
+_TAG = re.compile(rb"\[(?:[^\s\[\]@]+@)?(\d+(?:,\d+)?)\]<std(?:out|err|diag)>: ?")
+
+# Time stamps and levels of Python's logging, absl, TensorFlow and MXNet, and of those who add stamps.
+_STAMP = re.compile(
+    r"\s*(?:\[?\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?[ :|-]*"
+    r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\][ :|-]*"
+    r"|\[?(?:DEBUG|INFO|WARNING|WARN|ERROR|NOTICE)\]?(?::[A-Za-z_][\w.]*)?(?:: ?| - | +)"
+    r"|[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^\]\s]+\] )"
+)
+
+
+_TIME = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?")
+
+
+# So many digits are no figure of a log, and more of them than Python makes a number of.
+_DIGITS = 40
+_ENDLESS = re.compile(rb"\d{40,}")
+
+
+class Line(NamedTuple):
+    """One line: its number, the rank that wrote it where a launcher says so (else empty), and what it wrote."""
+
+    number: int
+    rank: str
+    text: str
+
+
+class Numbers:
+    """The numbers of a block's lines, by positions that only grow: each line feed is counted once."""
+
+    def __init__(self, block: bytes, first: int) -> None:
+        self.block, self.number, self.last = block, first, 0
+
+    def at(self, position: int) -> int:
+        """The number of the line that holds a position."""
+        self.number += self.block.count(b"\n", self.last, position)
+        self.last = position
+        return self.number
+
+
+def spots(block: bytes, needles: Sequence[bytes], start: int = 0) -> list[tuple[int, int]]:
+    """Begin and end of each line of a block, from `start` on, that holds one of the needles, in order."""
+    found: list[tuple[int, int]] = []
+    for needle in needles:
+        at = block.find(needle, start)
+        while at >= 0:
+            end = block.find(b"\n", at)
+            if end < 0:
+                end = len(block)
+            found.append((block.rfind(b"\n", 0, at) + 1, end))
+            at = block.find(needle, end)
+    return found if len(needles) == 1 else sorted(set(found))
+
+
+def lines(block: bytes, first: int, needles: Sequence[bytes]) -> Iterator[Line]:
+    """The lines of a block that hold one of the needles; `first` is the number of its first line."""
+    numbers, split = Numbers(block, first), SPLIT in block
+    for begin, end in spots(block, needles):
+        if split:
+            yield from parts(block[begin:end], numbers.at(begin))
+        else:
+            yield line(block[begin:end], numbers.at(begin))
+
+
+def parts(raw: bytes, number: int) -> Iterator[Line]:
+    """A line, or the several texts that followed one another on it, behind one prefix."""
+    rank = ""
+    for part in raw.split(SPLIT):
+        if part:
+            found = line(part, number)
+            rank = found.rank or rank
+            yield found if found.rank or not rank else found._replace(rank=rank)
+
+
+def line(raw: bytes, number: int) -> Line:
+    """One line, told apart from its launcher's prefixes."""
+    if len(raw) > _DIGITS:
+        raw = _ENDLESS.sub(b"?", raw)
+    match = _RANK.match(raw)
+    if match is None:
+        return Line(number, "", raw.decode("utf-8", "replace"))
+    rank = ""
+    while match is not None:
+        rank = next((group for group in match.groups() if group), rank.encode()).decode("ascii")
+        raw = raw[match.end() :]
+        match = _RANK.match(raw)
+    if rank and b"]<std" in raw:
+        tag = rank.encode()
+        raw = _TAG.sub(lambda match: b"" if match[1] == tag else match[0], raw)
+    return Line(number, rank, raw.decode("utf-8", "replace"))
+
+
+def rank_of(block: bytes, begin: int, at: int) -> str:
+    """The rank that a launcher names between the begin of a line and what matters of it."""
+    return line(block[begin:at] + b" ", 0).rank
+
+
+def unstamped(text: str) -> str:
+    """A line's text without time stamps and log levels before it."""
+    while match := _STAMP.match(text):
+        text = text[match.end() :]
+    return text
+
+
+def seconds(text: str) -> float | None:
+    """The first time stamp of a line, in s since the year 1 (no time zone: for differences alone), or None."""
+    match = _TIME.search(text)
+    if match is None:
+        return None
+    year, month, day, hour, minute, second = map(int, match.groups()[:6])
+    try:
+        at = datetime.datetime(year, month, day, hour, minute, second)
+    except ValueError:
+        return None
+    return (at - datetime.datetime.min).total_seconds() + float(f"0.{match[7] or 0}")

@@ -1,0 +1,193 @@
+"""Anyone's log, of a known format or of one found out from its content, becomes measurements and problems."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.collect.formats.reader import Findings, Room
+from hpcjobs.collect.measurements import LogResult, Problem
+from hpcjobs.collect.sources import Source
+
+# What --format takes.
+FORMATS: dict[str, str] = {
+    "hpcjobs": "hpcjobs' own train.log",
+    "mlperf": "MLPerf training logs, :::MLL (v0.6) and :::MLLOG (v0.7 on)",
+    "horovod": "Horovod's synthetic benchmarks: Img/sec per GPU, Total img/sec on N GPU(s)",
+    "tf_cnn_benchmarks": "TensorFlow's tf_cnn_benchmarks: total images/sec",
+    "dllogger": "NVIDIA's DLLogger: DLLL {json}, and its lines on standard output",
+    "mxnet": "MXNet: Speed: N samples/sec",
+    "keras": "Keras' progress: 4096/4096 - 749s - loss: ...",
+    "nccl-tests": "nccl-tests and rccl-tests: tables of algbw and busbw",
+    "osu": "OSU micro-benchmarks: tables of latency or bandwidth",
+}
+
+_ROOMS = {
+    "hpcjobs": ("own", "OwnRoom"),
+    "mlperf": ("mlperf", "MlperfRoom"),
+    "horovod": ("horovod", "HorovodRoom"),
+    "tf_cnn_benchmarks": ("tf_cnn", "TfCnnRoom"),
+    "dllogger": ("dllogger", "DlloggerRoom"),
+    "mxnet": ("mxnet", "MxnetRoom"),
+    "keras": ("keras", "KerasRoom"),
+    "nccl-tests": ("nccl", "NcclRoom"),
+    "osu": ("osu", "OsuRoom"),
+}
+
+# The lines that a format alone has. A needle stands in each: what to look for first, for it is found much faster.
+_SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]], ...] = (
+    (
+        re.compile(b"/sec"),
+        (
+            ("tf_cnn_benchmarks", re.compile(rb"images/sec: \d[\d.]* \+/- |total images/sec: \d")),
+            ("horovod", re.compile(rb"\b[Ii]mg/sec per \w+: *\d|Iter #\d+: [\d.]+ img/sec|Total [Ii]mg/sec on \d")),
+            ("mxnet", re.compile(rb"\b[Ss]peed: \d[\d.e+]* samples/sec")),
+        ),
+    ),
+    (re.compile(b"DLL"), (("dllogger", re.compile(rb"\bDLLL? (?:\d{4}-\d\d-\d\d |\{)")),)),
+    (re.compile(b"- loss: "), (("keras", re.compile(rb"(?:\d+/\d+|^\s?-).* -? ?\d+m?s.*- loss: (?:\d|nan)")),)),
+)
+# Rare words, looked for only where their rare first letter stands.
+_RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...] = (
+    (
+        b"#",
+        (
+            (b"busbw", "nccl-tests", re.compile(rb"#\s+(?:size|bytes)\s.*busbw")),
+            (b"# OSU ", "osu", re.compile(rb"# OSU .* Test\b")),
+        ),
+    ),
+    (
+        b"{",
+        (
+            (b":::MLL", "mlperf", re.compile(rb":::MLL(?:OG \{| \d)")),
+            (b'"type": "LOG"', "dllogger", re.compile(rb'"step": .*"data": ?\{')),
+        ),
+    ),
+)
+_OWN = b'"hpcjobs_run"'
+# Whose figure counts even if DLLogger's or Keras' progress stands before it.
+_FIRST = ("horovod", "tf_cnn_benchmarks")
+
+
+def read_log(path: Path, format: str | None = None, gpus_from: re.Pattern[str] | None = None) -> LogResult:
+    """Read one log; whatever is wrong with it becomes a problem, never an error.
+
+    `format` is one of FORMATS, else the first line that only one format has tells. `gpus_from` has one group, which
+    is the number of GPUs where it is found in the path.
+
+    Raises InputError where the format is none of FORMATS, or `gpus_from` has not one group.
+    """
+    if format is not None and format not in FORMATS:
+        raise InputError(f"--format {format}: no such format; {nearest(format, FORMATS)}")
+    option, problems = _option(path, gpus_from)
+    result = _read(path, format, option)
+    if format is None:
+        tried = result
+        skip: frozenset[str] = frozenset()
+        while tried.format and not any(map(_counts, tried.measurements)):
+            # What the format's own lines do not say, another's lines in the same log may.
+            skip |= {"hpcjobs", "mlperf"} if tried.format in ("hpcjobs", "mlperf") else {tried.format}
+            tried = _read(path, None, option, skip)
+        if skip and tried.format:
+            note = Problem(str(path), 0, f"read as {tried.format}: as {result.format} it has no figure")
+            result = dataclasses.replace(tried, problems=(*tried.problems, note))
+    return dataclasses.replace(result, problems=(*problems, *result.problems)) if problems else result
+
+
+def _counts(measured: object) -> bool:
+    return getattr(measured, "images_per_sec", 1.0) is not None or getattr(measured, "step_ms", None) is not None
+
+
+def _option(path: Path, gpus_from: re.Pattern[str] | None) -> tuple[int | None, list[Problem]]:
+    if gpus_from is None:
+        return None, []
+    if gpus_from.groups != 1:
+        raise InputError(
+            f"--gpus-from {gpus_from.pattern}: it has {gpus_from.groups} groups; one is right: gpu([0-9]+)"
+        )
+    match = gpus_from.search(str(path))
+    if match and re.fullmatch(r"\d{1,9}", match[1] or "") and int(match[1]):
+        return int(match[1]), []
+    return None, [Problem(str(path), 0, f"--gpus-from {gpus_from.pattern} finds no number of GPUs in the path")]
+
+
+def _read(path: Path, format: str | None, option: int | None, skip: Collection[str] = ()) -> LogResult:
+    """Read a log once; a format that is to be found out is none of `skip`."""
+    findings, source = Findings(str(path), option), Source(path)
+    room = _room(format)(findings) if format else None
+    for number, block in source.blocks():
+        at = 0
+        if room is None:
+            format, at = detect(block, skip)
+            if not format:
+                continue
+            if number > 1:  # What stands before the first such line may say who ran.
+                return _read(path, format, option)
+            room = _room(format)(findings)
+        room.feed(number, block, at)
+    if room is not None:
+        room.close()
+    problems = [*source.problems, *findings.problems]
+    if not findings.measurements and not problems:
+        problems.append(Problem(str(path), 0, _nothing(source, format)))
+    elif source.zeros:
+        problems.append(
+            Problem(str(path), 0, f"{source.zeros} of its bytes are zero: as a crash or a full disk leaves")
+        )
+    return LogResult(str(path), format or "", tuple(findings.measurements), tuple(problems))
+
+
+def _nothing(source: Source, format: str | None) -> str:
+    if source.binary():
+        return "binary: no text"
+    if format:
+        return f"no line of the format {format} that gives a figure"
+    return "no line of a known format: " + ", ".join(FORMATS)
+
+
+@functools.cache
+def _room(format: str) -> type[Room]:
+    module, name = _ROOMS[format]
+    room: type[Room] = getattr(importlib.import_module(f"hpcjobs.collect.formats.{module}"), name)
+    return room
+
+
+def detect(block: bytes, skip: Collection[str] = ()) -> tuple[str, int]:
+    """The format, none of `skip`, of the first line that only one format has, and where that begins; else ""."""
+    found, end = "", len(block)
+    for letter, words in _RARE:
+        rare = block.find(letter, 0, end)
+        if rare < 0:
+            continue
+        start = block.rfind(b"\n", 0, rare) + 1
+        for word, name, sign in words:
+            at = block.find(word, start, end) if name not in skip else -1
+            while at >= 0:
+                begin, stop = _bounds(block, at)
+                if sign.search(block, begin, stop):
+                    found, end = name, begin
+                    break
+                at = block.find(word, stop, end)
+    for needle, signs in _SIGNS:
+        match = needle.search(block, 0, end)
+        while match is not None:
+            begin, stop = _bounds(block, match.start())
+            name = next((name for name, sign in signs if name not in skip and sign.search(block, begin, stop)), "")
+            if name:
+                found, end = name, begin
+                break
+            match = needle.search(block, stop, end)
+        if found in _FIRST:
+            break
+    return "hpcjobs" if found == "mlperf" and _OWN in block else found, end
+
+
+def _bounds(block: bytes, at: int) -> tuple[int, int]:
+    """Begin and end of the line round a position."""
+    end = block.find(b"\n", at)
+    return block.rfind(b"\n", 0, at) + 1, end if end >= 0 else len(block)

@@ -1,0 +1,341 @@
+"""A sweep's files become runs: one per planned run, measured or not."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hpcjobs.base import columns, contract, sweepdir
+from hpcjobs.base.columns import (
+    FLAG_DIRTY,
+    FLAG_HARDWARE,
+    FLAG_OVERSUBSCRIBED,
+    FLAG_SHARED,
+    FLAG_SHORT_WARMUP,
+    FLAG_SOFTWARE,
+    RUN_COLUMNS,
+    with_params,
+)
+from hpcjobs.base.contract import RunConfig, split_batch, warmup_steps
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.files import make_folder, open_plain, read_json, write_atomic
+from hpcjobs.base.hostlist import expand
+from hpcjobs.base.records import Measurement, Run, RunState, to_csv
+from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.collect import mllog, nvml
+from hpcjobs.collect.mllog import TrainLog
+
+# Of node-HOST.json, in this order in `software`.
+_SOFTWARE = ("python", "tensorflow", "horovod", "mpi", "nccl", "cuda", "cudnn", "driver", "kernel")
+_NAME = re.compile(r"g(\d{4,})(?:-p(\d{2,}))?-r(\d{2,})")
+
+
+def collect(where: SweepDir, states: Mapping[str, tuple[RunState, str]]) -> list[Run]:
+    """Every run of a sweep, in the order of its plan.
+
+    `states` gives each run its state and, where it failed, why. The newest attempt with a measurement
+    counts; a run that has none keeps its row. Each log is read once. Raises InputError where sweep.yaml
+    is damaged.
+    """
+    sweep = _Sweep(where)
+    return [_run(sweep, name, *states[name]) for name in states]
+
+
+class _Sweep:
+    """What is known of a sweep before any of its runs is looked at."""
+
+    def __init__(self, where: SweepDir):
+        self.where = where
+        self.data = sweepdir.read_sweep_yaml(where.sweep_yaml)
+        cluster, repeats = self.data.get("cluster"), self.data.get("repeats")
+        self.cluster: Mapping[str, Any] = cluster if isinstance(cluster, dict) else {}
+        self.repeats = repeats if isinstance(repeats, int) else None
+        git = (read_json(where.provenance) or {}).get("git")
+        self.flags = [FLAG_SHARED] if self.cluster.get("sharing") == "shared" else []
+        self.flags += [FLAG_DIRTY] if isinstance(git, dict) and git.get("clean") is False else []
+        # When each job was submitted, in seconds since the epoch, and when its tasks first began.
+        self.submitted = {
+            str(event["job"]): float(event["time"])
+            for event in sweepdir.read_journal(where)
+            if event["event"] == "submitted" and "job" in event and isinstance(event.get("time"), (int, float))
+        }
+        self._begun: dict[str, float] | None = None
+
+    @property
+    def begun(self) -> dict[str, float]:
+        """When each task first began, by its id `JOB_INDEX`: all runs of one allocation are in one task."""
+        if self._begun is None:
+            self._begun = {}
+            for path in self.where.runs.glob(f"*/a*/{contract.CLAIM}"):
+                claim = read_json(path) or {}
+                if isinstance(claim.get("start"), (int, float)) and claim.get("restart") == 0:
+                    task = str(claim.get("job", ""))
+                    self._begun[task] = min(claim["start"], self._begun.get(task, claim["start"]))
+        return self._begun
+
+    def queue_s(self, claim: Mapping[str, Any]) -> float | None:
+        """Seconds from the submission to the start. Not known of a requeued job, whose first run is in between."""
+        task = str(claim.get("job", ""))
+        at = self.submitted.get(task.rpartition("_")[0])
+        if at is None or claim.get("restart") != 0 or task not in self.begun:
+            return None
+        # The script counts whole seconds.
+        return max(0.0, self.begun[task] - at)
+
+    def config(self, name: str) -> tuple[RunConfig, str]:
+        """The run's config, and what is wrong with its run.yaml: then it is what sweep.yaml plans.
+
+        Raises InputError where that does not help.
+        """
+        path = self.where.run(name) / contract.RUN_YAML
+        try:
+            config = contract.load_run(path)
+            if config.run != name:
+                raise ValueError(f"it is that of the run {config.run!r}")
+            _batches(config), _short_warmup(config), str(config.experiment["name"])
+            return config, ""
+        except OSError as error:
+            wrong = error.strerror or str(error)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            wrong = " ".join(str(error).removeprefix(f"{path}: ").split())
+        try:
+            return _planned(name, self.data, self.cluster), f"run_yaml: {path.relative_to(self.where.root)}: {wrong}"
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise InputError(f"{path}: {wrong}; and {self.where.sweep_yaml} does not plan the run") from None
+
+
+def _planned(name: str, data: Mapping[str, Any], cluster: Mapping[str, Any]) -> RunConfig:
+    """What sweep.yaml says of the run of that name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(name)
+    gpus, point, repeat = (int(number or 1) for number in match.groups())
+    variant = data["variants"][point - 1]
+    per_node = cluster["gpus_per_node"]
+    nodes = -(-gpus // per_node) if per_node else 1
+    config = RunConfig(
+        sweep=data["sweep"],
+        run=name,
+        params=variant["params"],
+        repeat=repeat,
+        seed=variant["experiment"]["seed"] + repeat - 1,
+        gpus=gpus,
+        nodes=nodes,
+        tasks_per_node=-(-gpus // nodes),
+        cpus_per_task=cluster["cpus_per_gpu"],
+        device=cluster["device"],
+        data_dir=str(variant["experiment"]["data"]["dir"] or ""),
+        experiment=variant["experiment"],
+    )
+    _batches(config), _short_warmup(config)
+    return config
+
+
+def _batches(config: RunConfig) -> tuple[int, int]:
+    return split_batch(config.experiment["batch"], config.gpus)
+
+
+def _short_warmup(config: RunConfig) -> bool:
+    return bool(warmup_steps(config.experiment) < config.experiment["measure"]["warmup_steps"])
+
+
+def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
+    config, wrong = sweep.config(name)
+    attempt, log, measured = _newest(sweep.where, name)
+    claim = (read_json(attempt / contract.CLAIM) or {}) if attempt else {}
+    nodes = [read_json(path) or {} for path in sorted(attempt.glob(contract.node_json("*")))] if attempt else []
+    local_batch, global_batch = _batches(config)
+    start = claim.get("start")
+    fields: dict[str, Any] = {"start": start if isinstance(start, (int, float)) else None}
+    hosts: Sequence[str] = expand(str(claim.get("nodelist", "")))
+    if measured is not None:
+        fields |= measured.figures()
+        fields |= {name: getattr(measured, name) for name in ("images_per_sec", "step_ms", "mean_auc")}
+        fields |= {"windows": measured.windows, "outlier_windows": measured.outlier_windows}
+        if fields["start"] is not None and measured.first_step_at is not None:
+            fields["startup_s"] = measured.first_step_at - fields["start"]
+        hosts = measured.hosts or hosts
+    flags = [*sweep.flags, *_flags(config, attempt, log, nodes), *(measured.flags if measured else ())]
+    return Run(
+        run=name,
+        attempt=attempt.name if attempt else "",
+        state=state,
+        failure="; ".join(text for text in (failure, wrong) if text),
+        source=str(attempt.relative_to(sweep.where.root) / contract.TRAIN_LOG) if attempt else "",
+        experiment=config.experiment["name"],
+        params=config.params,
+        gpus=config.gpus,
+        nodes=config.nodes,
+        gpus_per_node=config.tasks_per_node,
+        local_batch=local_batch,
+        global_batch=global_batch,
+        job_ids=str(claim.get("job", "")),
+        nodelist=" ".join(hosts),
+        repeats_asked=sweep.repeats,
+        gpu_model=", ".join(_models(nodes)) if config.device == "gpu" else "",
+        queue_s=sweep.queue_s(claim),
+        flags=" ".join(flags),
+        software=" | ".join(_software(nodes)),
+        **fields,
+    )
+
+
+def _newest(where: SweepDir, name: str) -> tuple[Path | None, TrainLog, Measurement | None]:
+    """The newest attempt with a measurement, its log and that measurement, else the last attempt."""
+    last: tuple[Path | None, TrainLog] = None, TrainLog()
+    for attempt in reversed(where.attempts(name)):
+        log = mllog.read(attempt / contract.TRAIN_LOG)
+        measured = mllog.measure(log)
+        if measured is not None:
+            return attempt, log, measured
+        last = last if last[0] else (attempt, log)
+    return *last, None
+
+
+# --- flags, GPUs, software -----------------------------------------------------------------------
+
+
+def _flags(config: RunConfig, attempt: Path | None, log: TrainLog, nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if _short_warmup(config):
+        yield FLAG_SHORT_WARMUP
+    yield from _gpu_flags(attempt, log) if attempt else ()
+    wanted = config.tasks_per_node * config.cpus_per_task
+    if any(isinstance(node.get("cpus"), int) and node["cpus"] < wanted for node in nodes):
+        yield FLAG_OVERSUBSCRIBED
+    if len(_software(nodes)) > 1:
+        yield FLAG_SOFTWARE
+    if config.device == "gpu" and len(_models(nodes)) > 1:
+        yield FLAG_HARDWARE
+
+
+def _gpu_flags(attempt: Path, log: TrainLog) -> list[str]:
+    paths = sorted(attempt.glob(contract.nvml_csv("*")))
+    return nvml.flags(map(_lines, paths), mllog.window_times(log)) if paths else []
+
+
+def _lines(path: Path) -> Iterator[str]:
+    # One at a time: a line a second and GPU is 10 MB in eight hours.
+    with suppress(OSError), io.TextIOWrapper(open_plain(path), "utf-8", "replace", newline="\n") as file:
+        yield from file
+
+
+def _models(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The GPUs' names, each once."""
+    listed = [node.get("gpus") for node in nodes]
+    return sorted({str(name) for names in listed if isinstance(names, list) for name in names})
+
+
+def _software(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the nodes ran, each text once. Of an MPI's self-description the first clause is enough."""
+    texts = []
+    for node in nodes:
+        versions = {name: str(node[name]).partition(",")[0] for name in _SOFTWARE if node.get(name)}
+        texts.append(", ".join(f"{name} {version}" for name, version in versions.items()))
+    return sorted({text for text in texts if text})
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def runs_csv(runs: Sequence[Run]) -> str:
+    """The text of `runs.csv`."""
+    return to_csv(with_params(RUN_COLUMNS, [run.params for run in runs]), [run.row() for run in runs])
+
+
+def auc_csv(where: SweepDir, runs: Iterable[Run]) -> str:
+    """All runs' auc.csv in one table: run, experiment, params and gpus before each run's own columns."""
+    rows = []
+    for run in runs:
+        if run.source and run.images_per_sec is not None:
+            path = where.root / Path(run.source).parent / contract.AUC_CSV
+            try:
+                with io.TextIOWrapper(open_plain(path), "utf-8", "replace", newline="") as file:
+                    found = list(csv.DictReader(file))
+            except (OSError, csv.Error):
+                continue
+            for line in found:
+                own = {column: line.get(column, "") for column in contract.AUC_COLUMNS}
+                rows.append(
+                    {"run": run.run, "experiment": run.experiment, "params": run.params, "gpus": run.gpus, **own}
+                )
+    return to_csv(["run", "experiment", "params", "gpus", *contract.AUC_COLUMNS], rows)
+
+
+def write(where: SweepDir, runs: Sequence[Run]) -> list[Path]:
+    """Write report/runs.csv and report/auc.csv; returns their paths."""
+    make_folder(where.report)
+    paths = [where.report / "runs.csv", where.report / "auc.csv"]
+    write_atomic(paths[0], runs_csv(runs))
+    write_atomic(paths[1], auc_csv(where, runs))
+    return paths
+
+
+def read_runs(text: str, source: str) -> list[Run]:
+    """The runs of a runs.csv, or of a JSON list with its keys; `source` names it in errors.
+
+    `gpus` is needed, what else is missing is not known, columns of other names are passed over.
+    Raises InputError where it is neither, or a figure is no number.
+    """
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{source}: line {error.lineno}: not JSON: {error.msg}") from None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(f"{source}: expected a JSON list of objects, as `hpcjobs collect --json` prints")
+    else:
+        rows = list(csv.DictReader(io.StringIO(text)))
+    if not rows:
+        raise InputError(f"{source}: holds no runs")
+    return [_read_run(row, f"{source}: run {number}") for number, row in enumerate(rows, 1)]
+
+
+def _read_run(row: Mapping[str, Any], where: str) -> Run:
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(Run):
+        value = row.get(field.name)
+        known = value is not None and value != ""
+        try:
+            if field.name == "start":
+                fields["start"] = _seconds(str(value)) if known else None
+            elif field.name == "state":
+                measured = row.get("images_per_sec") not in (None, "")
+                fields["state"] = RunState(value) if known else RunState.DONE if measured else RunState.FAILED
+            elif "str" in str(field.type):
+                fields[field.name] = str(value) if known else ""
+            elif not known:
+                fields[field.name] = None
+            else:
+                number = float(str(value))
+                # Whole numbers may come as 4.0: a column with gaps is one of floats for pandas.
+                whole = "int" in str(field.type)
+                fields[field.name] = None if math.isnan(number) else _whole(number) if whole else number
+        except (ValueError, OverflowError):
+            meaning = columns.RUN_COLUMNS[field.name]
+            raise InputError(f"{where}: {field.name} is {value!r}: expected {meaning}") from None
+    if not fields["gpus"] or fields["gpus"] < 1:
+        raise InputError(f"{where}: no number of GPUs (gpus)")
+    if fields["images_per_sec"] is not None and not 0 < fields["images_per_sec"] < math.inf:
+        raise InputError(f"{where}: images_per_sec is {fields['images_per_sec']}: expected more than 0")
+    return Run(**fields)
+
+
+def _seconds(text: str) -> float:
+    """Seconds since the epoch of a time stamp; one without a zone is UTC."""
+    at = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return (at if at.tzinfo else at.replace(tzinfo=datetime.timezone.utc)).timestamp()
+
+
+def _whole(number: float) -> int:
+    if not number.is_integer():
+        raise ValueError(number)
+    return int(number)

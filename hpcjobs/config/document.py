@@ -1,0 +1,195 @@
+"""From YAML to a typed spec, with errors that name file, key and line.
+
+An unknown key is an error that names the nearest known one; so is a value of the wrong type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.base.files import open_plain
+from hpcjobs.config.cluster import Cluster
+from hpcjobs.config.experiment import Experiment
+
+Spec = TypeVar("Spec", Experiment, Cluster)
+
+
+def load(path: Path, kind: type[Spec]) -> Spec:
+    """Read one YAML file as `kind`.
+
+    Raises InputError (file, line, key, what would be right) where it is missing or wrong.
+    """
+    return convert(read_yaml(path), kind)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-4` as the number it looks like: YAML 1.2 does, PyYAML keeps to 1.1, which wants a dot."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as a number."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
+
+
+class Document:
+    """A YAML mapping, where it came from, and the line of each of its keys."""
+
+    def __init__(self, source: str, data: dict[str, Any], lines: Mapping[tuple[str, ...], int]):
+        self.source = source
+        self.data = data
+        self.lines = lines
+
+    def where(self, keys: tuple[str, ...]) -> str:
+        """`FILE:LINE`, of the key or the nearest section around it that stands in the file."""
+        for end in range(len(keys), 0, -1):
+            if keys[:end] in self.lines:
+                place = self.lines[keys[:end]]
+                return f"{self.source}:{place}" if place else "--set"
+        return self.source
+
+    def set(self, key: str, value: Any) -> None:
+        """Override one dotted key, as `--set` does. Raises InputError where a parent is no mapping."""
+        keys = tuple(key.split("."))
+        target = self.data
+        for part in keys[:-1]:
+            inner = target.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise InputError(f"--set {key}: '{part}' is not a section")
+            target = inner
+        # The two ways to give the batch exclude each other: setting one takes the other's place.
+        if keys == ("batch", "local"):
+            target.pop("global", None)
+        elif keys == ("batch", "global"):
+            target.pop("local", None)
+        target[keys[-1]] = value
+        self.lines = {**self.lines, keys: 0}
+
+
+def read_yaml(path: Path) -> Document:
+    """Parse a YAML file. Raises InputError for a missing file, bad syntax, or no mapping."""
+    try:
+        with open_plain(path, follow=True) as file:
+            text = file.read().decode("utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: {'is empty: ' if data is None else ''}expected 'key: value' lines")
+    lines: dict[tuple[str, ...], int] = {}
+    _collect_lines(path, node, (), lines)
+    return Document(str(path), data, lines)
+
+
+def _collect_lines(path: Path, node: Any, keys: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        inner = (*keys, str(key.value))
+        line = key.start_mark.line + 1
+        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            raise InputError(f"{path}:{line}: key '{'.'.join(inner)}' is read as something other than text: quote it")
+        if inner in lines:
+            raise InputError(
+                f"{path}:{line}: key '{'.'.join(inner)}' stands there twice (first in line {lines[inner]})"
+            )
+        lines[inner] = line
+        _collect_lines(path, value, inner, lines)
+
+
+def convert(document: Document, kind: type[Spec]) -> Spec:
+    """Check a document against its type. Raises InputError for the first thing that is wrong."""
+    try:
+        return msgspec.convert(document.data, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(_explain(document, kind, str(error))) from None
+
+
+_PLACE = re.compile(r" - at `(?P<path>(?:key in )?\$[^`]*)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`")
+_MISSING = re.compile(r"Object missing required field `([^`]*)`")
+
+
+def _explain(document: Document, kind: type, message: str) -> str:
+    match = _PLACE.search(message)
+    text = message[: match.start()] if match else message
+    path = match["path"].removeprefix("key in ") if match else "$"
+    keys = tuple(re.findall(r"\.([A-Za-z_][\w-]*)", path))
+    if unknown := _UNKNOWN.search(text):
+        full = (*keys, unknown[1])
+        return f"{document.where(full)}: unknown key '{'.'.join(full)}': {nearest(unknown[1], known_keys(kind, keys))}"
+    if missing := _MISSING.search(text):
+        full = (*keys, missing[1])
+        return f"{document.where(keys)}: key '{'.'.join(full)}' is missing"
+    where = document.where(keys)
+    label = f"key '{'.'.join(keys)}': " if keys else ""
+    value: Any = document.data
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    text = _plainly(text)
+    # What was found helps more than its type.
+    found = f", got {value!r}" if keys and text.startswith("expected") and not isinstance(value, dict) else ""
+    return f"{where}: {label}{text}{found}"
+
+
+_PLAIN_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "array": "a list"}
+
+
+def _plainly(text: str) -> str:
+    """msgspec's message in the words of YAML."""
+    text = re.sub(r", got `[^`]*`$", "", text[0].lower() + text[1:])
+    text = text.replace(" | null`", "`")
+    return re.sub(
+        r"`(\w+)`", lambda match: _PLAIN_TYPES.get(match[1], "a section" if match[1] == "object" else match[0]), text
+    )
+
+
+def known_keys(kind: type, keys: tuple[str, ...] = ()) -> list[str]:
+    """Names of the keys that section `keys` of `kind` may hold."""
+    for key in keys:
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        inner = fields.get(key)
+        if not (isinstance(inner, type) and issubclass(inner, msgspec.Struct)):
+            return []
+        kind = inner
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def dump(value: Any, **how: Any) -> str:
+    """YAML that `read_yaml` reads as exactly this; `how` as of yaml.dump."""
+    return str(yaml.dump(value, Dumper=_Dumper, **{"sort_keys": False, "allow_unicode": True, **how}))
+
+
+def to_builtins(spec: Experiment | Cluster) -> dict[str, Any]:
+    """The spec as plain mappings, every default spelt out, ready for YAML."""
+    result: dict[str, Any] = msgspec.to_builtins(spec)
+    return result
+
+
+def parse_scalar(text: str) -> Any:
+    """A value of `--set`, read as YAML would read it."""
+    try:
+        value = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError):
+        return text
+    return text if isinstance(value, (dict, list)) or (value is None and text.strip().lower() != "null") else value

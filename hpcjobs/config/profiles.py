@@ -1,0 +1,126 @@
+"""Where experiments and cluster profiles are found, and which of them wins.
+
+Looked up in the working folder, the user's config folder, the site's, then what ships with hpcjobs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import platformdirs
+
+from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.config import Cluster, Document, Experiment, convert, read_yaml, to_builtins
+
+Spec = TypeVar("Spec", Experiment, Cluster)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A YAML file known by a name, where it came from, and the files of that name that it shadows."""
+
+    name: str
+    origin: str
+    path: Path
+    shadows: tuple[Path, ...] = ()
+
+
+def _shipped(folder: str) -> Path:
+    # Installed from a wheel or editable, the files are real ones: never in a zip.
+    root = Path(str(resources.files("hpcjobs.experiments")))
+    return root / folder
+
+
+def _folders(kind: type[Experiment] | type[Cluster]) -> Iterator[tuple[str, Path]]:
+    own = "clusters" if kind is Cluster else "experiments"
+    yield "working folder", Path.cwd() / own
+    yield "user", Path(platformdirs.user_config_dir("hpcjobs")) / own
+    yield "site", Path(platformdirs.site_config_dir("hpcjobs")) / own
+    yield "hpcjobs", _shipped("clusters" if kind is Cluster else "")
+
+
+def available(kind: type[Experiment] | type[Cluster]) -> list[Found]:
+    """All that can be named, each with what it shadows, by name."""
+    by_name: dict[str, list[tuple[str, Path]]] = {}
+    seen: set[str] = set()
+    for origin, folder in _folders(kind):
+        for path in sorted(folder.glob("*.yaml")):
+            real = os.path.realpath(path)  # which a loop of links does not stop
+            if real not in seen:  # the working folder may be hpcjobs' own repository
+                seen.add(real)
+                by_name.setdefault(path.stem, []).append((origin, path))
+    return [
+        Found(name, places[0][0], places[0][1], tuple(path for _, path in places[1:]))
+        for name, places in sorted(by_name.items())
+    ]
+
+
+def read(kind: type[Experiment] | type[Cluster], name: str) -> Document:
+    """The document of that name, or of that path where `name` looks like one.
+
+    Raises InputError where there is none, naming the nearest or all known names.
+    """
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        return read_yaml(Path(name))
+    known = {found.name: found for found in available(kind)}
+    if name not in known:
+        raise InputError(f"no {kind.__name__.lower()} '{name}': {nearest(name, known)}")
+    return read_yaml(known[name].path)
+
+
+def cluster(name: str) -> Cluster:
+    """The profile of that name or path, a relative `template` made absolute. Raises InputError."""
+    document = read(Cluster, name)
+    template = document.data.get("template")
+    if isinstance(template, str) and template:
+        document.data["template"] = str((Path(document.source).parent / template).resolve())
+    return convert(document, Cluster)
+
+
+def override(cluster: Cluster, keys: Mapping[str, str], sbatch: Sequence[str] = ()) -> Cluster:
+    """The profile with some of its `keys`, and some of its `sbatch` options (OPTION=VALUE or OPTION), replaced.
+
+    Raises InputError, which names the flag, for what the profile itself could not say either, and where there is no
+    Slurm.
+    """
+    changes: list[tuple[str, str, Any]] = [(f"--{key}", key, value) for key, value in keys.items()]
+    options: dict[str, Any] = dict(cluster.sbatch)
+    for word in sbatch:
+        option, equals, value = word.removeprefix("--").partition("=")
+        # Not read as YAML is: 010 or `on` may be a name.
+        known = {"true": True, "false": False}.get(value, value) if equals else True
+        options = {**options, option: known}
+        changes.append((f"--sbatch {word}", "sbatch", options))
+    for source, key, value in changes:
+        if cluster.scheduler != "slurm":
+            raise InputError(f"{source}: is Slurm's to heed, and cluster '{cluster.name}' is without")
+        cluster = convert(Document(source, {**to_builtins(cluster), key: value}, {}), Cluster)
+    return cluster
+
+
+def config_files() -> list[Path]:
+    """The config.yaml that are there: the user's, then the site's; the first one counts."""
+    folders = (platformdirs.user_config_dir("hpcjobs"), platformdirs.site_config_dir("hpcjobs"))
+    return [path for folder in folders if (path := Path(folder) / "config.yaml").is_file()]
+
+
+def default_cluster() -> str | None:
+    """The profile that the user or else the site named as default, by `cluster: NAME` in `config.yaml`.
+
+    Raises InputError where a config.yaml says anything else.
+    """
+    for path in config_files()[:1]:
+        document = read_yaml(path)
+        for key in document.data:
+            if key != "cluster":
+                raise InputError(f"{document.where((str(key),))}: unknown key '{key}': known: cluster")
+        name = document.data.get("cluster")
+        if not isinstance(name, str):
+            raise InputError(f"{document.where(('cluster',))}: key 'cluster': expected the name of a profile")
+        return name
+    return None

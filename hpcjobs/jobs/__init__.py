@@ -1,0 +1,1 @@
+"""What Slurm gets: a group of runs becomes a batch script."""

@@ -1,0 +1,346 @@
+"""A group of runs becomes a batch script.
+
+All arithmetic is done here, none in the templates; every value passes the one quoting filter `q`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import posixpath
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import msgspec
+
+from hpcjobs.base.contract import EXIT_INTERRUPTED
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.hostlist import expand
+from hpcjobs.config import Cluster
+from hpcjobs.config.cluster import EARLY_S, SbatchOptions
+from hpcjobs.plan.planning import Group
+
+# The group of the last small job.
+COLLECTOR = "collect"
+
+# What every launcher's template extends, what takes its place for an errand, and what tells that it did.
+BASE = "base.sbatch.j2"
+_ERRANDS_BASE = "check.sbatch.j2"
+_ERRANDS_MARK = "which no sweep counts."
+# Open MPI's words for Horovod under mpirun (horovod.readthedocs.io/en/stable/mpi.html).
+_TRANSPORT = ("-mca", "pml", "ob1", "-mca", "btl", "^openib")
+
+# Variables that bash sets itself, or that change how it reads what follows.
+_BASHS = frozenset(
+    (
+        *("BASHOPTS", "BASHPID", "BASH_ALIASES", "BASH_ARGC", "BASH_ARGV", "BASH_CMDS", "BASH_COMMAND", "BASH_COMPAT"),
+        *("BASH_LINENO", "BASH_REMATCH", "BASH_SOURCE", "BASH_SUBSHELL", "BASH_VERSINFO", "BASH_XTRACEFD", "DIRSTACK"),
+        *("EPOCHREALTIME", "EPOCHSECONDS", "EUID", "FUNCNAME", "GLOBIGNORE", "GROUPS", "HISTCMD", "IFS", "LINENO"),
+        *("OPTIND", "POSIXLY_CORRECT", "PPID", "RANDOM", "SECONDS", "SHELLOPTS", "SHLVL", "SRANDOM", "TMOUT", "UID"),
+        "_",
+    )
+)
+
+
+def quote(value: object) -> str:
+    """One shell word that bash reads back as exactly `value`; sbatch reads directives alike, but for backslashes.
+
+    Raises InputError for characters that a line of a script cannot hold.
+    """
+    text = str(value)
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise InputError(f"{text!r} holds a control character and cannot stand in a job script")
+    if any(0xD800 <= ord(character) < 0xE000 for character in text):
+        raise InputError(f"{text!r} is not UTF-8 and cannot stand in a job script")
+    # After the = of an assignment, a second one looks like a mistake to shellcheck.
+    return f"'{text}'" if text.startswith("=") and shlex.quote(text) == text else shlex.quote(text)
+
+
+def job_name(sweep: str, group: str, submission: int) -> str:
+    """The Slurm job name of a submission (from 1) of a group.
+
+    It holds the sweep's id, so that one query finds every job of a sweep.
+    """
+    return f"hpcjobs-{sweep}-{group}-s{submission:02d}"
+
+
+def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
+    """The batch script of one size: an array with a task for each of its runs.
+
+    `sweep_dir` is the absolute sweep folder. Raises InputError for a template that does not render or
+    a value that no script can hold.
+    """
+    return _render(
+        cluster.template or f"{cluster.launcher}.sbatch.j2",
+        cluster,
+        sweep_dir,
+        directives=directives(group, cluster, sweep, sweep_dir),
+        transport=_TRANSPORT,
+        **_of_ranks(group, cluster, sweep_dir),
+    )
+
+
+def allocation(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
+    """The batch script of one job that runs all of `group`, of any size up to its own, by calling their scripts.
+
+    Raises InputError as `script` does.
+    """
+    one = dataclasses.replace(group, runs=group.runs[:1])
+    return _render(
+        "allocation.sbatch.j2",
+        cluster,
+        sweep_dir,
+        directives=directives(one, cluster, sweep, sweep_dir),
+        group=group.name,
+        last_line=len(group.runs) - 1,
+        size=group.size,
+    )
+
+
+def collector(cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
+    """The batch script of the last small job, which reports. Raises InputError as `script` does."""
+    return _render(
+        "collect.sbatch.j2",
+        cluster,
+        sweep_dir,
+        directives=_collector_directives(cluster, sweep, sweep_dir),
+        environment=cluster.env,
+        python=sys.executable,
+    )
+
+
+def errand(group: Group, cluster: Cluster, name: str, folder: Path, command: Sequence[str], minutes: int) -> str:
+    """The batch script of a short job of a group's size that no sweep counts: a check, the fabric probe.
+
+    It runs `command` (`-m MODULE ...`, for the profile's Python) once on each rank, as the launcher starts a run, and
+    leaves in the absolute `folder` its output `NAME.out` and, first of all, the node's clock. Raises InputError as
+    `script` does.
+    """
+    dropped = ("comment", "array", "open-mode", "requeue", "no-requeue", "signal")
+    changed = {"job-name": name, "output": _percent(folder / f"{name}.out"), "time": f"{minutes}:00"}
+    lines = {option: value for option, value in directives(group, cluster, "", folder) if option not in dropped}
+    # The user's template, where it extends the base: one that is a whole script, or a base, starts runs alone.
+    theirs = cluster.template if cluster.template and Path(cluster.template).name != BASE else None
+    text = ""
+    for template in dict.fromkeys((theirs, None)):
+        text = _render(
+            template or f"{cluster.launcher}.sbatch.j2",
+            msgspec.structs.replace(cluster, template=template),
+            folder,
+            base=_ERRANDS_BASE,
+            directives=list({**lines, **changed, "no-requeue": None}.items()),
+            command=command,
+            transport=[],  # MPI's best: it is what the probe measures
+            **_of_ranks(group, cluster, folder),
+        )
+        if _ERRANDS_MARK in text:
+            break
+    return text
+
+
+def _of_ranks(group: Group, cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """What a template that starts ranks is told of them; `folder` is where they write."""
+    return {
+        "container": _container(group, cluster, folder),
+        "environment": cluster.env,
+        "gpu_request": _gpu_request(group, cluster),
+        "group": group.name,
+        "python": [cluster.python or sys.executable],
+        "size": group.size,
+    }
+
+
+def _render(
+    template: str,
+    cluster: Cluster,
+    sweep_dir: Path,
+    directives: Iterable[tuple[str, object]],
+    base: str = BASE,
+    **values: object,
+) -> str:
+    if "\\" in str(sweep_dir):
+        raise InputError(f"{sweep_dir}: sbatch cannot take a folder whose name holds a backslash")
+    for option, value in directives:
+        if "\\" in str(value):
+            raise InputError(f"#SBATCH --{option}={value}: sbatch does not take a backslash for what it is")
+    for name in cluster.env:
+        # The script's own variables are in small letters, and so are those of proxies.
+        if name in _BASHS or (name == name.lower() and not name.endswith("_proxy")):
+            raise InputError(
+                f"env.{name}: bash or the job script itself uses such a name; it would not reach the ranks"
+            )
+    name = Path(template).name
+    try:
+        return (
+            _environment(cluster.template, base)
+            .get_template(name)
+            .render(
+                cluster=cluster,
+                directives=directives,
+                interrupted=EXIT_INTERRUPTED,
+                near_s=cluster.told_s + 2 * EARLY_S,
+                sweep_dir=str(sweep_dir),
+                **values,
+            )
+        )
+    except InputError:
+        raise
+    except jinja2.TemplateNotFound as error:
+        raise InputError(f"template '{error.name}' not found") from None
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(f"{error.filename or error.name or name}:{error.lineno}: {error.message}") from None
+    except Exception as error:  # whatever a user's template does
+        raise InputError(f"{_place(error, name)}: {_said(error)}") from None
+
+
+def _place(error: Exception, template: str) -> str:
+    """Where in a template an error arose: Jinja writes tracebacks in terms of the template's own lines."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else f"template {template}"
+
+
+def _said(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return said if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {said}"
+
+
+@functools.cache
+def _environment(template: str | None, base: str) -> jinja2.Environment:
+    """Where templates are found: those of hpcjobs and, before them, those beside the profile's own.
+
+    What extends BASE extends `base`.
+    """
+    shipped = Path(str(resources.files("hpcjobs.templates")))
+    folders = [str(shipped)]
+    if template:
+        folders.insert(0, str(Path(template).parent))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders) if base == BASE else _Instead(folders, shipped / base),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=False,
+        keep_trailing_newline=True,
+        autoescape=False,  # shell, not HTML: `q` is the filter that quotes
+    )
+    environment.filters["q"] = quote
+    return environment
+
+
+class _Instead(jinja2.FileSystemLoader):
+    """Gives another file for BASE."""
+
+    def __init__(self, folders: Sequence[str], base: Path):
+        super().__init__(folders)
+        self._base = base
+
+    def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        """As jinja2 asks for it: text, file, whether it is still so."""
+        if posixpath.normpath(template) == BASE:
+            return self._base.read_text(), str(self._base), lambda: True
+        return super().get_source(environment, template)
+
+
+def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> list[tuple[str, object]]:
+    """(option, value) of each #SBATCH line, in order; value None is a bare flag."""
+    size = group.size
+    lines: list[tuple[str, object]] = [
+        ("job-name", job_name(sweep, group.name, 1)),  # sbatch's command line names the others
+        ("comment", f"hpcjobs sweep {sweep}"),
+        ("array", f"0-{len(group.runs) - 1}"),
+        ("output", _output(sweep_dir, "%A_%a.out")),
+        ("open-mode", "append"),
+        ("requeue" if cluster.requeues else "no-requeue", None),
+    ]
+    if cluster.told_s:
+        lines.append(("signal", f"B:USR1@{cluster.told_s}"))
+    lines += [
+        ("nodes", size.nodes),
+        ("ntasks", size.gpus),
+        ("ntasks-per-node", size.tasks_per_node),
+        ("cpus-per-task", cluster.cpus_per_gpu),
+    ]
+    lines += _gpu_request(group, cluster)
+    if cluster.mem_per_gpu_mib is not None:
+        lines.append(("mem", f"{cluster.mem_per_gpu_mib * size.tasks_per_node}M"))
+    if cluster.sharing == "exclusive":
+        lines.append(("exclusive", None))
+    for option in ("partition", "account", "qos", "reservation", "constraint", "nodelist", "exclude", "time"):
+        value = getattr(cluster, option)
+        if option == "nodelist" and value is not None:
+            # sbatch refuses more names than nodes.
+            value = ",".join(expand(value)[: size.nodes])
+        if value is not None:
+            lines.append((option, value))
+    return lines + _options(cluster.sbatch)
+
+
+def _gpu_request(group: Group, cluster: Cluster) -> list[tuple[str, object]]:
+    kind = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
+    values = {"gres": f"gpu:{kind}{group.size.tasks_per_node}", "gpus-per-node": f"{kind}{group.size.tasks_per_node}"}
+    return [(option, value) for option, value in values.items() if option == cluster.gpu_request]
+
+
+def _container(group: Group, cluster: Cluster, sweep_dir: Path) -> list[str]:
+    """The words that put a rank's command into a container: of `apptainer`, or options of srun for pyxis."""
+    about = cluster.container
+    if about.kind == "none":
+        return []
+    mounts = [*_folders(group, sweep_dir), *about.mounts]
+    if about.kind == "apptainer":
+        binds = [word for mount in mounts for word in ("--bind", mount)]
+        gpus = ["--nv"] if cluster.device == "gpu" else []
+        return ["apptainer", "exec", *gpus, *binds, *about.options, str(about.image)]
+    pairs = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in mounts)
+    words = [f"--container-image={about.image}", f"--container-mounts={pairs}"]
+    # Else the image's own value of a variable would win.
+    kept = [f"--container-env={','.join(cluster.env)}"] if cluster.env else []
+    return [*words, *kept, *about.options]
+
+
+def _folders(group: Group, sweep_dir: Path) -> list[str]:
+    """What a rank reads and writes, each by the name that it has outside, too. Raises InputError."""
+    experiments = [run.variant.experiment for run in group.runs]
+    wanted = [str(sweep_dir), *(each.data.dir for each in experiments if each.data.dir)]
+    wanted += [each.model.weights for each in experiments if each.model.weights.startswith("/")]
+    for path in wanted:
+        if set(path) & set(",:"):
+            raise InputError(f"{path}: a comma or a colon in a name cannot be mounted into a container")
+    return list(dict.fromkeys(wanted))
+
+
+def _collector_directives(cluster: Cluster, sweep: str, sweep_dir: Path) -> list[tuple[str, object]]:
+    # A qos or a constraint that fits the nodes with GPUs may not exist elsewhere; the account is who pays.
+    inherited = ("account",) if cluster.collect.partition else ("partition", "account", "qos", "constraint")
+    lines: dict[str, object] = {
+        "job-name": job_name(sweep, COLLECTOR, 1),
+        "comment": f"hpcjobs sweep {sweep}",
+        "array": 0,  # of one: its task is called as every other
+        "output": _output(sweep_dir, "collect-%j.out"),
+        "open-mode": "append",
+        "requeue": None,
+        "nodes": 1,
+        "ntasks": 1,
+    }
+    lines |= {option: value for option in inherited if (value := getattr(cluster, option)) is not None}
+    chosen = {"partition": cluster.collect.partition, "time": cluster.collect.time}
+    lines |= {option: value for option, value in chosen.items() if value is not None}
+    lines = {option: value for option, value in lines.items() if option not in cluster.collect.sbatch}
+    return [*lines.items(), *_options(cluster.collect.sbatch)]
+
+
+def _output(sweep_dir: Path, name: str) -> str:
+    return _percent(sweep_dir) + f"/slurm/{name}"
+
+
+def _percent(path: Path) -> str:
+    # A percent sign in a folder's name is no pattern of Slurm's.
+    return str(path).replace("%", "%%")
+
+
+def _options(chosen: SbatchOptions) -> list[tuple[str, object]]:
+    return [(option, None if value is True else value) for option, value in chosen.items() if value is not False]

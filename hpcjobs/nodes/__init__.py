@@ -1,0 +1,1 @@
+"""What runs on the nodes beside any training: what a node is, its GPUs, its network."""

@@ -1,0 +1,176 @@
+"""node-HOST.json: what a run knows about one of its nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import horovod
+import horovod.tensorflow as hvd
+import tensorflow as tf
+
+from hpcjobs.base import contract
+from hpcjobs.base.contract import RunConfig
+from hpcjobs.base.files import write_json
+from hpcjobs.base.hostlist import expand_indices, fold_indices
+from hpcjobs.chexnet.train.device import list_gpus
+from hpcjobs.nodes import cgroup
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a rank runs: its process, the CPUs it may use, the UUID of its GPU (None: none, or not known)."""
+
+    rank: int
+    host: str
+    pid: int
+    cpus: tuple[int, ...]
+    gpu: str | None
+
+
+def place(gpu: str | None) -> Place:
+    """This rank's."""
+    return Place(hvd.rank(), socket.gethostname(), os.getpid(), tuple(sorted(os.sched_getaffinity(0))), gpu)
+
+
+def write(attempt: Path, config: RunConfig, here: Sequence[Place]) -> None:
+    """Describe this host, on which the ranks `here` run. By one rank of each host."""
+    write_json(attempt / contract.node_json(here[0].host), describe(config, here))
+
+
+def describe(config: RunConfig, here: Sequence[Place]) -> dict[str, Any]:
+    """The value of node-HOST.json. None stands for what this host does not tell."""
+    memory = dict(re.findall(r"^(\w+): +(\d+) kB", _read("/proc/meminfo") or "", flags=re.MULTILINE))
+    nodes = numa_nodes()
+    return {
+        "host": here[0].host,
+        "kernel": platform.release(),
+        "cpu": _first(r"^model name\s*: (.*)", _read("/proc/cpuinfo")),
+        # That the ranks may use together, however they are bound.
+        "cpus": len({cpu for rank in here for cpu in rank.cpus}),
+        "cpus_per_task": config.cpus_per_task,
+        "numa": {str(node): fold_indices(cpus) for node, cpus in nodes.items()},
+        "ranks": [_bound(rank, nodes) for rank in here],
+        "threads": {
+            "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
+            "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
+            "omp": os.environ.get("OMP_NUM_THREADS"),
+        },
+        "memory_mib": int(memory["MemTotal"]) >> 10,
+        **_software(),
+        **_gpus(list_gpus()),
+        "data": _data(Path(config.data_dir), config.experiment["data"]["cache"], int(memory["MemAvailable"]) >> 10),
+    }
+
+
+def _bound(rank: Place, nodes: Mapping[int, set[int]]) -> dict[str, Any]:
+    return {
+        "rank": rank.rank,
+        "pid": rank.pid,
+        "cpus": fold_indices(rank.cpus),
+        "numa": [node for node, cpus in nodes.items() if cpus.intersection(rank.cpus)],
+        "gpu": rank.gpu,
+    }
+
+
+def _software() -> dict[str, Any]:
+    build = tf.sysconfig.get_build_info()
+    built = {
+        name: bool(getattr(hvd, f"{name}_built")()) for name in ("mpi", "gloo", "nccl", "ddl", "ccl", "cuda", "rocm")
+    }
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        # That TensorFlow was built for.
+        "cuda": build.get("cuda_version"),
+        "cudnn": build.get("cudnn_version"),
+        "horovod": horovod.__version__,
+        "mpi": mpi_version(),
+        # That Horovod was built with; train.log's hpcjobs_transport has the one that ran.
+        "nccl": nccl_version(hvd.nccl_built()),
+        **{f"{name}_built": is_built for name, is_built in built.items()},
+    }
+
+
+def _gpus(listing: str) -> dict[str, Any]:
+    found = re.findall(r"^GPU \d+: (.*) \(UUID: ([^)]+)\)", listing, flags=re.MULTILINE)
+    driver = _read("/sys/module/nvidia/version")
+    return {
+        "driver": driver and driver.strip(),
+        "gpus": [name for name, _ in found],
+        "gpu_uuids": [uuid for _, uuid in found],
+    }
+
+
+def _data(folder: Path, cache: str, available_mib: int) -> dict[str, Any]:
+    """What decides whether the shards are read from memory: data.cache, or else the kernel's page cache.
+
+    Pages of files count against a control group's limit, which is how Slurm limits a job.
+    """
+    free = cgroup.free_memory()
+    pressure = _read("/proc/sys/vm/vfs_cache_pressure")
+    return {
+        "cache": cache,
+        "filesystem": filesystem(folder.resolve(), _read("/proc/self/mounts") or ""),
+        "memory_available_mib": available_mib,
+        "memory_free_in_group_mib": None if free is None else free >> 20,
+        "vfs_cache_pressure": int(pressure) if pressure else None,
+        "transparent_hugepage": _first(r"\[(\w+)\]", _read("/sys/kernel/mm/transparent_hugepage/enabled")),
+    }
+
+
+def numa_nodes(folder: Path = Path("/sys/devices/system/node")) -> dict[int, set[int]]:
+    """The CPUs of each NUMA node; those without CPUs are left out."""
+    lists = {int(path.parent.name[4:]): (_read(path) or "").strip() for path in folder.glob("node[0-9]*/cpulist")}
+    return {node: set(expand_indices(cpus)) for node, cpus in sorted(lists.items()) if cpus}
+
+
+def filesystem(path: Path, mounts: str) -> str | None:
+    """The type (`lustre`, `nfs4`, `ext4`) of the file system that holds `path`, by the text of /proc/mounts."""
+    deepest, found = -1, None
+    for line in mounts.splitlines():
+        _, point, kind, *_ = line.split()
+        # Octal escapes stand for blanks.
+        where = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point))
+        if path.is_relative_to(where) and len(where.parts) >= deepest:
+            deepest, found = len(where.parts), kind
+    return found
+
+
+def nccl_version(code: int) -> str | None:
+    """2.18.3 of 21803, and 2.8.4 of 2804: up to 2.8 the minor version had one digit. None of 0, which is no NCCL."""
+    if not code:
+        return None
+    major, rest = divmod(code, 10000 if code >= 10000 else 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"
+
+
+def mpi_version() -> str | None:
+    """First line of what the MPI library says of itself; None where Horovod was built without MPI."""
+    if not hvd.mpi_built():
+        return None
+    import mpi4py
+
+    # Horovod has started MPI and ends it.
+    mpi4py.rc.initialize = mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    return MPI.Get_library_version().splitlines()[0].rstrip("\0, ")
+
+
+def _read(path: str | Path) -> str | None:
+    with suppress(OSError):
+        return Path(path).read_text()
+    return None
+
+
+def _first(pattern: str, text: str | None) -> str | None:
+    found = re.search(pattern, text or "", flags=re.MULTILINE)
+    return found[1] if found else None

@@ -1,0 +1,196 @@
+"""`python -m hpcjobs.nodes.probe --out FILE`: started on every rank; rank 0 writes FILE and says what is slow."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+from hpcjobs.base.files import write_json
+from hpcjobs.nodes.probe import figures
+from hpcjobs.nodes.probe.figures import Figure, Timing
+from hpcjobs.nodes.probe.messages import SIZES, allreduce, ladder, neighbours, one_way, rest
+from hpcjobs.nodes.probe.turns import ONE_BY_ONE, rounds
+
+# What part of the time goes to pairs of ranks inside nodes, and to all ranks together; the rest to pairs of nodes.
+_INSIDE, _TOGETHER = 0.1, 0.2
+_FOR_HOROVOD = 0.2
+# Each measurement has so many seconds, however many there are: in less no bandwidth shows.
+_LEAST_S = 0.3
+# There, back, all-reduce.
+Measured = tuple[list[Timing], list[Timing], list[Timing]]
+_METHOD = (
+    "seconds: median of the repetitions, each as long as its slowest rank; _low, _high: its distribution-free 95 % "
+    "interval by order statistics. latency_s: of 8 bytes, one way. bytes_per_s: of the largest size, less the latency. "
+    "algbw = bytes / seconds, busbw = algbw x 2 (n - 1) / n of an all-reduce over n ranks, as in nccl-tests. "
+    "inside_*: the median of the nodes; across_*: of both directions of all pairs of nodes, one rank of each."
+)
+
+
+def main() -> int:
+    """Exit code 0, or 2 where there is nothing to measure."""
+    parser = argparse.ArgumentParser(prog="python -m hpcjobs.nodes.probe", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--seconds", type=float, default=60.0, help="about how long it may take (default: 60)")
+    parser.add_argument(
+        "--largest", type=int, default=SIZES[-1], help="the largest message in bytes (default: 256 MiB)"
+    )
+    parser.add_argument("--horovod", action="store_true", help="all-reduce through Horovod, too, on the devices")
+    options = parser.parse_args()
+    world = MPI.COMM_WORLD
+    if world.Get_size() < 2:
+        print("hpcjobs: error: one rank has nobody to talk to: start two or more with srun or mpirun", file=sys.stderr)
+        return 2
+    share = _FOR_HOROVOD * options.seconds if options.horovod else 0.0
+    found = probe(world, options.seconds - share, options.largest)
+    if world.Get_rank() == 0:
+        write_json(options.out, found)
+    if options.horovod:
+        # Behind the rest, which stands in the file even where Horovod ends the program.
+        from hpcjobs.nodes.probe import devices
+
+        found["together"]["horovod"] = devices.allreduce(world, share, options.largest)
+        if world.Get_rank() == 0:
+            write_json(options.out, found)
+    if world.Get_rank() == 0:
+        for line in told(found):
+            print(line)
+    return 0
+
+
+def probe(world: MPI.Comm, seconds: float, largest: int) -> dict[str, Any]:
+    """The value of the JSON file; on other ranks than the first it is not whole. Collective."""
+    start = time.monotonic()
+    hosts: list[str] = world.allgather(socket.gethostname())
+    ranks: dict[str, list[int]] = {}
+    for rank, host in enumerate(hosts):
+        ranks.setdefault(host, []).append(rank)
+    nodes = list(ranks)
+    full = [node for node in nodes if len(ranks[node]) > 1]
+    turns = rounds(nodes)
+    inside: list[dict[str, Any]] = []
+    across: list[dict[str, Any]] = []
+    reduced: list[dict[str, Any]] = []
+    end = start + seconds
+    together_s = seconds * _TOGETHER
+    across_s = seconds * (1 - _INSIDE - _TOGETHER) if turns else 0.0
+    quiet = [[node] for node in full] if len(nodes) <= ONE_BY_ONE else [full]
+    for number, these in enumerate(quiet):
+        share = _share(end - together_s - across_s, len(quiet) - number)
+        found = between(world, [(ranks[node][0], ranks[node][1]) for node in these], share, largest)
+        for node, (there, _, both) in zip(these, found, strict=False):
+            inside.append({"node": node, **figures.point_to_point(there)})
+            reduced.append({"between": [node, node], **figures.allreduce(both, 2)})
+    for number, two in enumerate(turns):
+        share = _share(end - together_s, len(turns) - number)
+        found = between(world, [(ranks[one][0], ranks[other][0]) for one, other in two], share, largest)
+        for (one, other), (there, back, both) in zip(two, found, strict=False):
+            across.append({"from": one, "to": other, **figures.point_to_point(there)})
+            across.append({"from": other, "to": one, **figures.point_to_point(back)})
+            reduced.append({"between": [one, other], **figures.allreduce(both, 2)})
+    together = {
+        "sendrecv": figures.point_to_point(ladder(world, neighbours(world), _share(end, 2), largest)),
+        "allreduce": figures.allreduce(ladder(world, allreduce(world), _share(end, 1), largest), world.Get_size()),
+    }
+    rates = {(each["from"], each["to"]): each["bytes_per_s"] for each in across}
+    return {
+        **fabric(inside, across),
+        "probe": 1,
+        "method": _METHOD,
+        "mpi": MPI.Get_library_version().splitlines()[0].rstrip("\0, "),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": time.monotonic() - start,
+        "ranks": {node: len(ranks[node]) for node in nodes},
+        "slow": figures.slow(rates, {each["node"]: each["bytes_per_s"] for each in inside}),
+        "together": together,
+        "inside": inside,
+        "pairs": across,
+        "allreduce": reduced,
+    }
+
+
+def _share(end: float, parts: int) -> float:
+    return max((end - time.monotonic()) / parts, _LEAST_S)
+
+
+def between(world: MPI.Comm, now: Sequence[tuple[int, int]], seconds: float, largest: int) -> list[Measured]:
+    """From the first rank of each pair to its second, the way back, and their all-reduce, while all others rest.
+
+    The pairs, which share no rank, do so at the same time. Known to rank 0, elsewhere empty.
+    """
+    me = world.Get_rank()
+    mine = next((number for number, pair in enumerate(now) if me in pair), None)
+    group = world.Split(MPI.UNDEFINED if mine is None else mine, me)
+    found: dict[int, Measured] = {}
+    if mine is not None:
+        first = 0 if now[mine][0] < now[mine][1] else 1
+        found[mine] = (
+            figures.without_answer(ladder(group, one_way(group, first), 0.4 * seconds, largest)),
+            figures.without_answer(ladder(group, one_way(group, 1 - first), 0.4 * seconds, largest)),
+            ladder(group, allreduce(group), 0.2 * seconds, largest),
+        )
+        group.Free()
+        if me == min(now[mine]) and me:
+            world.send(found[mine], 0)
+    if me == 0:
+        for number, pair in enumerate(now):
+            if number not in found:
+                found[number] = _patiently(world, min(pair))
+    rest(world)
+    return [found[number] for number in range(len(now))] if me == 0 else []
+
+
+def _patiently(world: MPI.Comm, source: int) -> Any:
+    while not world.iprobe(source):
+        time.sleep(0.002)
+    return world.recv(source=source)
+
+
+def fabric(inside: list[dict[str, Any]], across: list[dict[str, Any]]) -> dict[str, float]:
+    """The keys that `hpcjobs predict --fabric` reads; what was not measured is left out."""
+    found: dict[str, float] = {}
+    for where, links in (("inside", inside), ("across", across)):
+        for name in ("latency_s", "bytes_per_s"):
+            if links:
+                each = [Figure(link[name], link[f"{name}_low"], link[f"{name}_high"]) for link in links]
+                found |= figures.typical(each).named(f"{where}_{name}")
+    return found
+
+
+def told(found: dict[str, Any]) -> list[str]:
+    """What stands in the file, in a few lines."""
+    lines = []
+    for where in ("inside", "across"):
+        if f"{where}_latency_s" in found:
+            latency, rate = found[f"{where}_latency_s"], found[f"{where}_bytes_per_s"]
+            words = "inside a node" if where == "inside" else "between nodes"
+            lines.append(f"{words}: latency {latency * 1e6:.1f} us, {rate / 1e9:.3g} GB/s")
+    for name, each in found["together"].items():
+        rate = each.get("busbw_bytes_per_s", each.get("bytes_per_s"))
+        lines.append(f"all ranks, {name}: {rate / 1e9:.3g} GB/s (bus bandwidth)")
+    for each in found["slow"]:
+        what = (
+            f"node {each['node']} is slow ({each['way']})"
+            if "node" in each
+            else "link {} to {} is slow".format(*each["link"])
+        )
+        lines.append(f"{what}: {each['bytes_per_s'] / 1e9:.3g} GB/s, usual is {each['usual_bytes_per_s'] / 1e9:.3g}")
+    return lines
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except Exception:
+        # The other ranks would wait for this one.
+        traceback.print_exc()
+        MPI.COMM_WORLD.Abort(1)
+        raise
+    sys.exit(code)

@@ -1,0 +1,133 @@
+"""How NCCL connects the GPUs, read from what it writes when it makes its communicator.
+
+Not run by us: needs GPUs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from hpcjobs.base import contract
+from hpcjobs.chexnet.train import failure
+
+# `Channel 00/0 : 3[3] -> 4[0] [send] via NET/IB/0/GDRDMA`; up to 2.11 the channel's number alone, and bus ids.
+_CHANNEL = re.compile(r"Channel \d+(?:/\d+)? : \d+\[\w+\] -> \d+\[\w+\](?: \[(?:send|receive)\])? via (.+)")
+# The ring is pattern 4. The first type is the worst path between two GPUs of a node: NVL and NVB are NVLink,
+# PIX to SYS lead over PCIe, and LOC is a GPU alone.
+_RING = re.compile(r"Pattern 4, .*\btype (\w+)/\w+")
+_NVLINK = {"NVL", "NVB", "C2C"}
+_SOCKET = "SOCKET"
+
+
+@dataclasses.dataclass(frozen=True)
+class Transport:
+    """What NCCL says of itself, of one rank or of many.
+
+    `nccl` is its version, which rank 0 alone is told. `network` is the plugin for other nodes (`IB`, `Socket`,
+    `AWS Libfabric`), there also where no channel needs it, and `devices` its devices. `transports` are those of
+    the channels: NVLINK, PCIE, P2P (one of the two, not known which), SHM, IB, SOCKET or another plugin's name.
+    `gpudirect`: whether all channels over the network avoid the hosts' memory; None without such channels.
+    """
+
+    nccl: str | None
+    network: str | None
+    devices: tuple[str, ...]
+    transports: tuple[str, ...]
+    gpudirect: bool | None
+
+
+def ask_nccl(attempt: Path) -> None:
+    """Have NCCL write its file for this rank, unless NCCL_DEBUG is set already. To be called before Horovod.
+
+    INIT and GRAPH say nothing of single collectives: timed steps write nothing.
+    """
+    if "NCCL_DEBUG" not in os.environ:
+        path = attempt.resolve() / contract.nccl_txt(failure.launched_rank())
+        os.environ["NCCL_DEBUG"] = "INFO"
+        os.environ["NCCL_DEBUG_SUBSYS"] = "INIT,GRAPH"
+        os.environ["NCCL_DEBUG_FILE"] = str(path).replace("%", "%%")  # %h and %p stand for host and process.
+
+
+def read(attempt: Path) -> Transport | None:
+    """What NCCL wrote for this rank; None where it wrote nothing, or elsewhere. Not collective."""
+    try:
+        text = (attempt / contract.nccl_txt(failure.launched_rank())).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return parse(text)
+
+
+def parse(text: str) -> Transport:
+    """The text of a file of NCCL's, of 2.10 or later, with the subsystems INIT and GRAPH."""
+    channels = _CHANNEL.findall(text)
+    net = [words for words in channels if words.startswith("NET/")]
+    network = _first(r"Using network (.+?)\s*$", text)
+    used = _first(rf"NET/{re.escape(network)} : Using (.+)", text) if network else None
+    return Transport(
+        nccl=_first(r"NCCL version (\d[\d.]*)", text),
+        network=network,
+        # `[0]mlx5_0:1/IB [1]mlx5_1:1/IB ; OOB ib0:10.0.0.1<0>` or `[0]eth0:10.0.0.1<0>`
+        devices=tuple(dict.fromkeys(re.findall(r"\[\d+\]([^\s:]+):", used or ""))),
+        transports=tuple(sorted({_name(words, _RING.findall(text)) for words in channels})),
+        gpudirect=all("/GDRDMA" in words for words in net) if net else None,
+    )
+
+
+def _first(pattern: str, text: str) -> str | None:
+    found = re.search(pattern, text, flags=re.MULTILINE)
+    return found[1] if found else None
+
+
+def _name(words: str, rings: list[str]) -> str:
+    kind, _, rest = words.partition("/")
+    if kind == "NET":
+        plugin = re.split(r"/\d", rest)[0]
+        return _SOCKET if plugin == "Socket" else plugin
+    if kind == "P2P":
+        paths = {path for path in rings if path != "LOC"}
+        if rest.startswith("MNNVL") or (paths and paths <= _NVLINK):
+            return "NVLINK"
+        return "PCIE" if paths else "P2P"
+    return "SHM" if kind in ("SHM", "direct shared memory") else kind
+
+
+def merge(found: Iterable[Transport | None]) -> Transport | None:
+    """What the ranks found, in one; None where none found anything."""
+    known = [one for one in found if one]
+    if not known:
+        return None
+    direct = [one.gpudirect for one in known if one.gpudirect is not None]
+    networks = dict.fromkeys(one.network for one in known if one.network)
+    return Transport(
+        nccl=next((one.nccl for one in known if one.nccl), None),
+        network=" ".join(networks) or None,
+        devices=tuple(sorted({device for one in known for device in one.devices})),
+        transports=tuple(sorted({name for one in known for name in one.transports})),
+        gpudirect=all(direct) if direct else None,
+    )
+
+
+def has_infiniband(devices: Path = Path("/sys/class/infiniband")) -> bool:
+    """Whether this node has an InfiniBand port. RoCE and Amazon's EFA lie in the same folder and are none."""
+    layers = []
+    for path in devices.glob("*/ports/*/link_layer"):
+        try:
+            layers.append(path.read_text().strip())
+        except OSError:
+            continue
+    return "InfiniBand" in layers
+
+
+def warning(found: Transport | None, infiniband: bool) -> str | None:
+    """One line where gradients take sockets though a node has InfiniBand, and what to check; else None."""
+    if found is None or _SOCKET not in found.transports or not infiniband:
+        return None
+    over = f" ({', '.join(found.devices)})" if found.devices else ""
+    return (
+        f"NCCL uses sockets{over} between nodes that have InfiniBand: check NCCL_IB_DISABLE and NCCL_IB_HCA, that the "
+        "container has /dev/infiniband and libibverbs, and that a port is active (ibstat)"
+    )

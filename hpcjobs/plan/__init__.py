@@ -1,0 +1,1 @@
+"""Which runs, on how many nodes, at what cost."""

@@ -1,0 +1,98 @@
+"""What a plan costs: minutes of a run, GPU-hours, and where it meets a site's limits. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from hpcjobs.base.contract import split_batch
+from hpcjobs.base.records import Limits
+from hpcjobs.config import to_builtins
+from hpcjobs.plan.planning import Group, Plan, PlannedRun
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """What a run is expected to do: images/s by number of GPUs, seconds before the first step, and who says so."""
+
+    images_per_sec: Mapping[int, float]
+    startup_s: float
+    source: str
+
+    def of(self, gpus: int) -> float:
+        """images/s of so many GPUs; of a size that is not known, the nearest size's per GPU."""
+        if gpus in self.images_per_sec:
+            return self.images_per_sec[gpus]
+        nearest = min(self.images_per_sec, key=lambda known: abs(known - gpus))
+        return self.images_per_sec[nearest] * gpus / nearest
+
+
+def images(run: PlannedRun, train_images: int | None) -> int | None:
+    """Images that a run trains on, at most; None where the size of the data decides and is not known."""
+    experiment = run.variant.experiment
+    _, global_batch = split_batch(to_builtins(experiment)["batch"], run.size.gpus)
+    if experiment.mode == "benchmark":
+        measure = experiment.measure
+        control = 3 * measure.control_passes * measure.control_steps if run.repeat <= measure.control_repeats else 0
+        return (measure.warmup_steps + measure.max_steps + control) * global_batch
+    if experiment.train.steps is not None:
+        return experiment.train.steps * global_batch
+    return None if train_images is None else experiment.train.epochs * train_images
+
+
+def run_minutes(run: PlannedRun, rate: Rate | None, train_images: int | None) -> float | None:
+    """Minutes from a run's start to its last step; evaluations are not in it. None where not known."""
+    count = images(run, train_images)
+    if rate is None or count is None:
+        return None
+    return (rate.startup_s + count / rate.of(run.size.gpus)) / 60
+
+
+def gpus_held(group: Group, plan: Plan) -> int:
+    """GPUs that a job of the group keeps from others: those of whole nodes where it has them to itself."""
+    per_node = plan.cluster.gpus_per_node
+    whole = plan.cluster.sharing == "exclusive" and per_node is not None
+    return group.size.nodes * per_node if whole and per_node else group.size.gpus
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one group: `minutes` of its longest run, `gpu_hours` held by all of its runs, `idle_gpu_hours` of
+    those on GPUs that no run computes on. None: unknown."""
+
+    minutes: float | None
+    gpu_hours: float | None
+    idle_gpu_hours: float | None
+
+
+def cost(group: Group, plan: Plan, rate: Rate | None, train_images: int | None) -> Cost:
+    """What the group's runs cost, by that rate."""
+    minutes = [run_minutes(run, rate, train_images) for run in group.runs]
+    known = [each for each in minutes if each is not None]
+    if len(known) < len(minutes):
+        return Cost(None, None, None)
+    held = sum(known) * gpus_held(group, plan) / 60
+    used = sum(each * run.size.gpus for each, run in zip(known, group.runs, strict=True)) / 60
+    # One job runs them one after another.
+    longest = sum(known) if group is plan.allocation else max(known)
+    return Cost(longest, held, held - used)
+
+
+def objections(plan: Plan, limits: Limits, time_s: int | None) -> Iterator[str]:
+    """Where the plan meets the site's limits; `time_s` is the time limit that its jobs ask for."""
+    tasks = sum(1 if group is plan.allocation else len(group.runs) for group in plan.sent)
+    if limits.max_submit is not None and limits.own + tasks > limits.max_submit:
+        there = f", {limits.own} of them taken" if limits.own else ""
+        yield f"{tasks} array tasks, but one user may have {limits.max_submit} (MaxSubmitJobs){there}"
+    if limits.max_jobs is not None and tasks > limits.max_jobs:
+        yield f"{tasks} array tasks, but the site holds {limits.max_jobs} jobs (MaxJobCount)"
+    nodes = max(group.size.nodes for group in plan.sent)
+    if limits.max_nodes is not None and nodes > limits.max_nodes:
+        yield f"{nodes} nodes for one job, but partition {limits.partition} gives at most {limits.max_nodes}"
+    if limits.max_time_s is not None and time_s is not None and time_s > limits.max_time_s:
+        yield (
+            f"a time limit of {time_s / 3600:g} h, but partition {limits.partition} allows "
+            f"{limits.max_time_s / 3600:g} h: the jobs may wait for ever"
+        )
+    if not limits.up:
+        yield f"partition {limits.partition} is not up: the jobs wait until it is"

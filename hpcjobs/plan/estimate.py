@@ -1,0 +1,130 @@
+"""What a sweep will cost, asked of the last one like it, of the experiment, and of the site."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hpcjobs.base import sweepdir
+from hpcjobs.base.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
+from hpcjobs.base.files import read_json
+from hpcjobs.base.hostlist import seconds
+from hpcjobs.base.records import Limits
+from hpcjobs.config import Cluster
+from hpcjobs.engine.sweep import Sweep
+from hpcjobs.jobs.render import COLLECTOR
+from hpcjobs.plan import cost
+from hpcjobs.plan.cost import Cost, Rate
+from hpcjobs.plan.planning import Plan
+from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """By group: its cost, and what the scheduler says of its script. `warnings` are lines for the user."""
+
+    costs: Mapping[str, Cost]
+    starts: Mapping[str, str]
+    source: str
+    warnings: tuple[str, ...]
+
+
+def estimate(sweep: Sweep, scripts: Mapping[str, str], limits: Limits) -> Estimate:
+    """Ask everybody. A scheduler that does not answer is a warning: the plan is worth showing without it."""
+    plan = sweep.plan
+    rate = _measured(sweep) or _stated(plan)
+    images = _train_images(plan)
+    costs = {group.name: cost.cost(group, plan, rate, images) for group in plan.sent}
+    starts, warnings = {}, []
+    # The scripts of single sizes are not submitted where one allocation runs them all.
+    submitted = [name for name in scripts if name in sweep.groups or name == COLLECTOR]
+    with ThreadPoolExecutor() as pool:
+        asked = {name: pool.submit(sweep.scheduler.test, scripts[name]) for name in submitted}
+    try:
+        for name, answer in asked.items():
+            try:
+                starts[name] = answer.result()
+            except SubmitRefused as error:
+                starts[name] = "refused"
+                warnings.append(f"{name}: {error}")
+    except SchedulerUnreachable as error:
+        warnings.append(str(error))
+    time = plan.cluster.time
+    warnings += cost.objections(plan, limits, seconds(time) if time else None)
+    return Estimate(costs, starts, rate.source if rate else "", tuple(warnings))
+
+
+def _stated(plan: Plan) -> Rate | None:
+    """The experiment's own word; it is of a GPU."""
+    each = plan.variants[0].experiment.measure.images_per_sec_per_gpu
+    if each is None or plan.cluster.device != "gpu":
+        return None
+    return Rate({1: each}, 0.0, f"the experiment's {each:g} images/s of one GPU")
+
+
+def _measured(sweep: Sweep) -> Rate | None:
+    """What the newest sweep of the same experiment on the same cluster, in a folder beside this one, measured."""
+    name, cluster = sweep.plan.variants[0].experiment.name, sweep.plan.cluster.name
+    for folder in _newest_first(sweep.where.root.parent):
+        with contextlib.suppress(InputError, OSError, KeyError, TypeError, ValueError, IndexError):
+            data = sweepdir.read_sweep_yaml(folder / "sweep.yaml")
+            if (data["variants"][0]["experiment"]["name"], data["cluster"]["name"]) != (name, cluster):
+                continue
+            with (folder / "report" / "scaling-report.csv").open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if row["images_per_sec"]]
+            rates = {int(row["gpus"]): float(row["images_per_sec"]) for row in rows}
+            startup = max(float(row["startup_s"] or 0) for row in rows)
+            return Rate(rates, startup, f"measured by {folder.name}")
+    return None
+
+
+def _newest_first(parent: Path) -> Iterator[Path]:
+    found = []
+    for path in parent.glob("*/report/scaling-report.csv"):
+        with contextlib.suppress(OSError):
+            found.append((path.stat().st_mtime, path.parent.parent))
+    return (folder for _, folder in sorted(found, reverse=True))
+
+
+def _train_images(plan: Plan) -> int | None:
+    """Images of an epoch, where the data can be seen from here."""
+    folder = plan.variants[0].experiment.data.dir
+    about = read_json(Path(folder) / "dataset.json") if folder else None
+    try:
+        return int((about or {})["splits"]["train"]["images"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def site_limits(cluster: Cluster) -> tuple[Limits, str]:
+    """What the site allows, `max_submit` apart, and why that is not known where it is not."""
+    if cluster.scheduler != "slurm":
+        return Limits(), ""
+    try:
+        return SlurmScheduler().limits(cluster.partition), ""
+    except HpcjobsError as error:
+        return Limits(), str(error)
+
+
+class UserLimit:
+    """`Limits.max_submit`, asked for at once and in the background: accounting answers late."""
+
+    def __init__(self, cluster: Cluster):
+        self._found: int | None = None
+        # A daemon: who is interrupted does not wait for it.
+        self._thread = threading.Thread(target=self._ask, args=(cluster,), daemon=True)
+        self._thread.start()
+
+    def _ask(self, cluster: Cluster) -> None:
+        if cluster.scheduler == "slurm":
+            self._found = SlurmScheduler().user_limit(cluster.qos)
+
+    def added_to(self, limits: Limits) -> Limits:
+        """The limits with this one; waits for the answer."""
+        self._thread.join()
+        return dataclasses.replace(limits, max_submit=self._found)

@@ -1,0 +1,207 @@
+"""Sizes to nodes and tasks, swept keys to a grid, and the names of all runs. Pure."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcjobs.base.contract import split_batch
+from hpcjobs.base.errors import InputError
+from hpcjobs.config import Cluster, Document, Experiment, convert, parse_scalar, to_builtins
+
+# Words of model.weights that are no path.
+_NO_PATHS = ("none", "imagenet")
+
+# The group of the one job that runs everything.
+ALLOCATION = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One point of the parameter grid: `params` is `k=v;k=v`, sorted, of the swept keys only."""
+
+    params: str
+    experiment: Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """GPUs over nodes. `tasks_per_node` is that of the fullest node."""
+
+    gpus: int
+    nodes: int
+    tasks_per_node: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """One training: its name, place in the grid, and repeat (from 1)."""
+
+    name: str
+    size: Size
+    variant: Variant
+    repeat: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The runs of one script; array index i is `runs[i]`."""
+
+    name: str
+    size: Size
+    runs: tuple[PlannedRun, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """How a sweep's runs are sent, beside what they are.
+
+    `throttle`: tasks of one array that may run at a time; absent: any. `max_array`: tasks that one array
+    may have; absent: any. `one_allocation`: one job of the largest size runs everything, one after another.
+    """
+
+    throttle: int | None = None
+    max_array: int | None = None
+    one_allocation: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All runs of a sweep, by script. `allocation` holds them all in the order in which one job runs them."""
+
+    cluster: Cluster
+    variants: tuple[Variant, ...]
+    groups: tuple[Group, ...]
+    repeats: int
+    terms: Terms = Terms()
+    allocation: Group | None = None
+
+    @property
+    def runs(self) -> list[PlannedRun]:
+        """All runs, smallest size first."""
+        return [run for group in self.groups for run in group.runs]
+
+    @property
+    def sent(self) -> tuple[Group, ...]:
+        """The groups that are submitted: each size's, or the one allocation."""
+        return self.groups if self.allocation is None else (self.allocation,)
+
+
+def parse_gpus(text: str) -> list[int]:
+    """`1,2,4` as numbers, sorted. Raises InputError for anything else, and for a count given twice."""
+    counts: list[int] = []
+    for part in text.split(","):
+        word = part.strip()
+        if not (word.isascii() and word.isdigit() and int(word) > 0):
+            raise InputError(f"--gpus {text}: '{word}' is not a GPU count; give a list such as 1,2,4,8,16")
+        if int(word) in counts:
+            raise InputError(f"--gpus {text}: {int(word)} stands there twice")
+        counts.append(int(word))
+    return sorted(counts)
+
+
+def size_of(gpus: int, cluster: Cluster) -> Size:
+    """Nodes and tasks for a GPU count. Raises InputError where the profile has no such size."""
+    per_node = cluster.gpus_per_node
+    nodes = 1 if per_node is None else -(-gpus // per_node)
+    if cluster.nodes is not None and nodes > cluster.nodes:
+        most = f"at most {cluster.nodes * per_node} GPUs" if per_node else f"at most {cluster.nodes} nodes"
+        raise InputError(
+            f"--gpus: {gpus} GPUs need {nodes} nodes; cluster '{cluster.name}' has {cluster.nodes} ({most})"
+        )
+    if per_node is not None and nodes > 1 and gpus % per_node and not cluster.uneven_nodes:
+        whole = gpus // per_node * per_node
+        raise InputError(
+            f"--gpus: {gpus} GPUs do not fill nodes of {per_node} evenly: on cluster '{cluster.name}' give "
+            f"1 to {per_node}, or a multiple of {per_node} (next: {whole}, {whole + per_node}), "
+            "or set uneven_nodes: true in its profile"
+        )
+    return Size(gpus, nodes, -(-gpus // nodes))
+
+
+def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
+    """The experiment with every combination of the values of `--set KEY=V1,V2`.
+
+    `data.dir` and a path in `model.weights` are made absolute: relative to the working folder where a setting
+    gave them, else to the experiment's file. Raises InputError for a malformed setting or a value that the key
+    does not take.
+    """
+    choices: dict[str, list[str]] = {}
+    for setting in settings:
+        key, equals, values = setting.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise InputError(f"--set {setting}: expected KEY=VALUE or KEY=V1,V2")
+        if key in choices:
+            raise InputError(f"--set {setting}: '{key}' is set twice; give its values in one --set {key}=V1,V2")
+        words = [value.strip() for value in values.split(",")]
+        if "" in words or len(set(words)) < len(words):
+            raise InputError(f"--set {setting}: an empty or a repeated value")
+        choices[key] = words
+    if {"batch.local", "batch.global"} <= choices.keys():
+        raise InputError("--set: give one of batch.local (weak scaling) and batch.global (strong scaling), not both")
+    swept = sorted(key for key, values in choices.items() if len(values) > 1)
+    variants = []
+    for combination in itertools.product(*choices.values()):
+        chosen = dict(zip(choices, combination, strict=True))
+        point = copy.deepcopy(document)
+        for key, word in chosen.items():
+            point.set(key, parse_scalar(word))
+        _locate(point, "data", "dir", "data.dir" in chosen)
+        _locate(point, "model", "weights", "model.weights" in chosen)
+        params = ";".join(f"{key}={chosen[key]}" for key in swept)
+        variants.append(Variant(params, convert(point, Experiment)))
+    return variants
+
+
+def _locate(document: Document, section: str, key: str, by_setting: bool) -> None:
+    """Make a path absolute: the runs have another working folder."""
+    inside: Any = document.data.get(section)
+    path = inside.get(key) if isinstance(inside, dict) else None
+    if isinstance(path, str) and path and path not in _NO_PATHS:
+        base = Path.cwd() if by_setting else Path(document.source).parent
+        inside[key] = str((base / Path(path).expanduser()).resolve())
+
+
+def make_plan(
+    gpus: Sequence[int], variants: Sequence[Variant], cluster: Cluster, repeats: int, terms: Terms | None = None
+) -> Plan:
+    """All runs of a sweep, each with its name.
+
+    The index order within a script is repeat by repeat, so that an interrupted sweep has whole repeats.
+    A size with more runs than an array may have tasks gets several scripts. Raises InputError where a
+    size or a global batch does not fit.
+    """
+    terms = terms or Terms()
+    groups = []
+    for size in (size_of(count, cluster) for count in gpus):
+        for variant in variants:
+            try:
+                split_batch(to_builtins(variant.experiment)["batch"], size.gpus)
+            except ValueError as error:
+                raise InputError(str(error)) from None
+        name = f"g{size.gpus:04d}"
+        runs = []
+        for repeat in range(1, repeats + 1):
+            for number, variant in enumerate(variants, 1):
+                point = f"-p{number:02d}" if len(variants) > 1 else ""
+                runs.append(PlannedRun(f"{name}{point}-r{repeat:02d}", size, variant, repeat))
+        length = terms.max_array or len(runs)
+        for chunk, start in enumerate(range(0, len(runs), length), 1):
+            part = f"-c{chunk:02d}" if chunk > 1 else ""
+            groups.append(Group(f"{name}{part}", size, tuple(runs[start : start + length])))
+    allocation = Group(ALLOCATION, groups[-1].size, _interleaved(groups)) if terms.one_allocation else None
+    return Plan(cluster, tuple(variants), tuple(groups), repeats, terms, allocation)
+
+
+def _interleaved(groups: Sequence[Group]) -> tuple[PlannedRun, ...]:
+    """Repeat by repeat through the sizes, upwards and downwards in turn: a steady drift of the nodes then
+    adds the same to every size over two repeats."""
+    runs = [run for group in groups for run in group.runs]
+    return tuple(
+        sorted(runs, key=lambda run: (run.repeat, run.size.gpus if run.repeat % 2 else -run.size.gpus, run.name))
+    )

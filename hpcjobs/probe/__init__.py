@@ -1,1 +1,0 @@
-"""The fabric probe, an MPI program on mpi4py: `python -m hpcjobs.probe --out FILE` under srun or mpirun."""

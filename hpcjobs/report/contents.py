@@ -1,0 +1,136 @@
+"""What a report is made of, and the names of its series: figures, sentences and page share them. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hpcjobs.base.columns import FLAGS
+from hpcjobs.base.records import Run, ScalingRow
+
+if TYPE_CHECKING:  # both take scipy or numpy with them, which a table alone need not wait for
+    from hpcjobs.analysis.compare import Difference, Reference
+    from hpcjobs.analysis.predict import Outlook
+
+# What a log or a name may hold and a page or an SVG may not: colours of a terminal, and control characters.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_UNIT = re.compile(r" \((\w+)\)$")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """The table and what is known beside it.
+
+    `auc` are rows of auc.csv; `tails` the last lines of a run's log, by the run's name; `others` is another sweep's
+    table and `differences` what compare.against says of the two. What is not there has no figure and no section.
+    """
+
+    title: str
+    rows: Sequence[ScalingRow]
+    runs: Sequence[Run] = ()
+    auc: Sequence[Mapping[str, Any]] = ()
+    outlooks: Sequence[Outlook] = ()
+    reference: Reference | None = None
+    others: Sequence[ScalingRow] = ()
+    others_name: str = "the other sweep"
+    differences: Sequence[Difference] = ()
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tails: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """Rows that may be compared, smallest first. `label` tells them from the other series, `name` alone is enough."""
+
+    rows: tuple[ScalingRow, ...]
+    label: str
+    name: str
+
+    @property
+    def measured(self) -> tuple[ScalingRow, ...]:
+        return tuple(row for row in self.rows if row.images_per_sec is not None)
+
+    @property
+    def failed(self) -> tuple[ScalingRow, ...]:
+        return tuple(row for row in self.rows if row.images_per_sec is None)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a line through the sizes means anything."""
+        sizes = [row.gpus for row in self.rows]
+        return self.rows[0].scaling != "mixed" and len(set(sizes)) == len(sizes)
+
+    @property
+    def unit(self) -> str:
+        """What is counted per second: images, unless the log says something else."""
+        found = _UNIT.search(self.rows[0].experiment)
+        return found[1] if found else "images"
+
+    @property
+    def per_gpu(self) -> float | None:
+        """images/s and GPU of the base, from any row that is compared with it."""
+        row = next((row for row in self.measured if row.speedup and row.baseline_gpus), None)
+        if row is None or row.images_per_sec is None or row.speedup is None or row.baseline_gpus is None:
+            return None
+        return row.images_per_sec / row.speedup / row.baseline_gpus
+
+
+def series(rows: Sequence[ScalingRow]) -> list[Series]:
+    """The table's series. A size without a measurement stays with the sizes it was planned with."""
+    groups: dict[tuple[str, str, str, int | None], list[ScalingRow]] = {}
+    for row in rows:
+        groups.setdefault(row.series, []).append(row)
+    differ = [len({key[part] for key in groups}) > 1 for part in range(4)]
+    found = []
+    for key, those in groups.items():
+        label = _label(key, differ)
+        rows_in_order = tuple(sorted(those, key=lambda row: (row.gpus, row.local_batch or 0)))
+        found.append(Series(rows_in_order, label or "measured", label or clean(key[0])))
+    return found
+
+
+def _label(key: tuple[str, str, str, int | None], differ: Sequence[bool]) -> str:
+    experiment, params, scaling, batch = key
+    parts = [experiment if differ[0] else "", params.replace(";", ", ") if differ[1] else ""]
+    if differ[2] or differ[3]:
+        parts.append(kind(scaling, batch) if scaling else "")
+    return clean(", ".join(part for part in parts if part)) or (experiment if any(differ) else "")
+
+
+def kind(scaling: str, batch: int | None) -> str:
+    """The kind of scaling with the batch that is fixed."""
+    if scaling == "weak":
+        return f"weak scaling, batch {batch} per GPU"
+    return f"strong scaling, batch {batch} in all" if scaling == "strong" else "mixed batches"
+
+
+def clean(text: str) -> str:
+    """Text that a page and an SVG may hold: no colours of a terminal, no control characters, no half surrogates."""
+    lines = _ESCAPES.sub("", text).replace("\r\n", "\n")
+    # A carriage return starts the line anew, as in a terminal: the last of its versions stays.
+    lines = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines.split("\n"))
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", lines)
+
+
+def sizes(numbers: Sequence[int]) -> str:
+    """`8 GPUs`, `1 and 2 GPUs`, `1, 2 and 4 GPUs`."""
+    unique = sorted(set(numbers))
+    return f"{listed([str(number) for number in unique])} GPU{'' if unique == [1] else 's'}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def flags_at(rows: Sequence[ScalingRow]) -> dict[str, list[int]]:
+    """Each flag that is raised, with the sizes at which it is, in the order of columns.FLAGS."""
+    raised = {flag: sorted({row.gpus for row in rows if flag in row.flags.split()}) for flag in FLAGS}
+    for row in rows:
+        for flag in row.flags.split():
+            if flag not in FLAGS:
+                raised.setdefault(flag, sorted({other.gpus for other in rows if flag in other.flags.split()}))
+    return {flag: where for flag, where in raised.items() if where}
