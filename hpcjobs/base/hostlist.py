@@ -1,4 +1,4 @@
-"""Slurm's short forms of names, numbers and times. Every room may import this."""
+"""Slurm's short forms of names and numbers. Every room may import this."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 
 _PART = re.compile(r"([^,\[\]]*)(?:\[([^\]]*)\])?([^,\[\]]*)(?:,|$)")
 _RANGE = re.compile(r"^(\d+)-(\d+)$")
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)
 
 
 def expand(text: str) -> list[str]:
@@ -49,16 +48,3 @@ def fold_indices(indices: Iterable[int]) -> str:
         else:
             runs.append([index, index])
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
-def seconds(text: str) -> int | None:
-    """Slurm's `D-HH:MM:SS`, `D-HH:MM`, `D-HH`, `HH:MM:SS`, `MM:SS` or `MM` in seconds; None for anything else."""
-    match = _TIME.fullmatch(text)
-    if match is None:
-        return None
-    days, *rest = match.groups()
-    numbers = [int(part) for part in rest if part is not None]
-    if days is None and len(numbers) < 3:
-        numbers.insert(0, 0)  # minutes come first
-    hours, minutes, rest_s = [*numbers, 0, 0][:3]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest_s

@@ -15,7 +15,7 @@ import click
 from hpcjobs.base.contract import FAILURE, OK, WARNING, Finding
 from hpcjobs.base.errors import InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.files import read_json, write_atomic
-from hpcjobs.base.hostlist import seconds
+from hpcjobs.base.times import seconds
 from hpcjobs.cli import profile_flags, show
 from hpcjobs.cli import sweep_command as sweeping
 from hpcjobs.jobs import render

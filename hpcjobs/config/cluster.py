@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from hpcjobs.base.times import seconds
 from hpcjobs.config.words import Name, NonNegativeInt, OneLine, PositiveInt, Section, VariableName
 
 # Slurm's forms: MINUTES, MINUTES:SECONDS, HH:MM:SS, DAYS-HH, DAYS-HH:MM, DAYS-HH:MM:SS.
@@ -163,7 +164,7 @@ class Cluster(Section, frozen=True, kw_only=True):
         """Seconds before the end at which a job is told; 0 where it is not: it has no time for that, or no ear."""
         if self.launcher == "horovodrun":
             return 0  # which has no way to pass a signal on
-        limit = seconds(self.time) if self.time else 0
+        limit = (seconds(self.time) or 0) if self.time else 0
         return self.signal_s if not limit or limit > self.signal_s + EARLY_S else 0
 
 
@@ -183,19 +184,6 @@ _AGAIN = {
 def _why_not(kind: str) -> str:
     near = difflib.get_close_matches(kind, RETRYABLE, n=1, cutoff=0.8)
     return f"did you mean '{near[0]}'?" if near else _AGAIN.get(kind, "such a run would fail again")
-
-
-def seconds(time: str) -> int:
-    """A time limit in one of Slurm's forms, in seconds; 0 is no limit."""
-    days, dash, rest = time.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if dash:
-        hours, minutes, secs = (*parts, 0, 0)[:3]
-    elif len(parts) == 3:
-        hours, minutes, secs = parts
-    else:
-        hours, minutes, secs = (0, *parts, 0)[:3]
-    return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + secs
 
 
 def _refuse(section: str, options: SbatchOptions, owned: Mapping[str, str]) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from hpcjobs.base import sweepdir
 from hpcjobs.base.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.files import read_json
-from hpcjobs.base.hostlist import seconds
 from hpcjobs.base.records import Limits
+from hpcjobs.base.times import seconds
 from hpcjobs.config import Cluster
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.jobs.render import COLLECTOR

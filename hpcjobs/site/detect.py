@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import yaml
 
 from hpcjobs.base.errors import InputError, nearest
-from hpcjobs.base.hostlist import seconds
+from hpcjobs.base.times import seconds
 from hpcjobs.config import Cluster, Document, convert, dump
 from hpcjobs.site.facts import Facts, Nodes
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hpcjobs.base.errors import SchedulerUnreachable
-from hpcjobs.base.hostlist import expand, expand_indices, fold_indices, seconds
+from hpcjobs.base.hostlist import expand, expand_indices, fold_indices
 from hpcjobs.base.records import JobState, RunState
+from hpcjobs.base.times import seconds
 from hpcjobs.schedulers.slurm import limits, parse
 
 

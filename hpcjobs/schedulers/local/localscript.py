@@ -7,7 +7,7 @@ import re
 import shlex
 import signal
 
-from hpcjobs.base import hostlist
+from hpcjobs.base import times
 from hpcjobs.base.errors import SubmitRefused
 
 # sbatch(1): without a time the signal comes so many seconds before the limit.
@@ -47,7 +47,7 @@ def time_limit(text: str) -> int | None:
     """
     if text.upper() in ("UNLIMITED", "INFINITE"):
         return None
-    found = hostlist.seconds(text)
+    found = times.seconds(text)
     if found is None:
         raise SubmitRefused(f"#SBATCH --time={text}: not one of Slurm's forms, such as 90 (minutes) or 1-12:00:00")
     return found or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hpcjobs.base.hostlist import seconds
+from hpcjobs.base.times import seconds
 
 _CONFIG = re.compile(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", re.MULTILINE)
 
