@@ -12,8 +12,7 @@ from hpcjobs.base.provenance import provenance
 from hpcjobs.config import dump, to_builtins
 from hpcjobs.engine.sweep import Sweep, to_yaml
 from hpcjobs.jobs import render
-from hpcjobs.jobs.render import COLLECTOR
-from hpcjobs.plan.planning import PlannedRun
+from hpcjobs.jobs.group import COLLECTOR, PlannedRun
 
 
 def scripts(sweep: Sweep) -> dict[str, str]:

@@ -17,7 +17,7 @@ from hpcjobs.collect import evidence, mllog
 from hpcjobs.engine.state import Evidence, RunStatus, Submission, fold, submissions
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.jobs import render
-from hpcjobs.jobs.render import COLLECTOR
+from hpcjobs.jobs.group import COLLECTOR
 
 # Polling starts at the first of these intervals and grows to the second, in seconds; the end of a run
 # starts it anew.

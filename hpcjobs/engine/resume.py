@@ -24,8 +24,7 @@ from hpcjobs.engine.state import (
 from hpcjobs.engine.submit import Told
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.jobs import render
-from hpcjobs.jobs.render import COLLECTOR
-from hpcjobs.plan.planning import ALLOCATION, Group
+from hpcjobs.jobs.group import ALLOCATION, COLLECTOR, Group
 
 _AGAIN = (RunState.PLANNED, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
 

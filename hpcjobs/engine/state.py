@@ -10,7 +10,7 @@ from typing import Any
 from hpcjobs.base.contract import EXIT_INTERRUPTED
 from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RunState
 from hpcjobs.collect.failures import cancelled_by_slurm, classify, failure
-from hpcjobs.plan.planning import ALLOCATION
+from hpcjobs.jobs.group import ALLOCATION
 
 # A job this young may not be in the scheduler's books yet, in seconds.
 GRACE_S = 60.0

@@ -11,8 +11,7 @@ from hpcjobs.base.records import Order
 from hpcjobs.engine.state import Intention, next_number, submissions
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.jobs import render
-from hpcjobs.jobs.render import COLLECTOR
-from hpcjobs.plan.planning import ALLOCATION
+from hpcjobs.jobs.group import ALLOCATION, COLLECTOR
 
 Told = Callable[[str], None]
 

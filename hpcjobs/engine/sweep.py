@@ -16,7 +16,8 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import shown
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Cluster, Document, Experiment, convert, to_builtins
-from hpcjobs.plan.planning import Plan, Terms, Variant, make_plan
+from hpcjobs.jobs.group import Variant
+from hpcjobs.plan.planning import Plan, Terms, make_plan
 from hpcjobs.schedulers import Scheduler
 from hpcjobs.schedulers.local.local_scheduler import LocalScheduler
 from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler

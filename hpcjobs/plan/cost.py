@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from hpcjobs.base.contract import split_batch
 from hpcjobs.base.records import Limits
 from hpcjobs.config import to_builtins
-from hpcjobs.plan.planning import Group, Plan, PlannedRun
+from hpcjobs.jobs.group import Group, PlannedRun
+from hpcjobs.plan.planning import Plan
 
 
 @dataclasses.dataclass(frozen=True)

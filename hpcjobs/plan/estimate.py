@@ -17,7 +17,7 @@ from hpcjobs.base.records import Limits
 from hpcjobs.base.times import seconds
 from hpcjobs.config import Cluster
 from hpcjobs.engine.sweep import Sweep
-from hpcjobs.jobs.render import COLLECTOR
+from hpcjobs.jobs.group import COLLECTOR
 from hpcjobs.plan import cost
 from hpcjobs.plan.cost import Cost, Rate
 from hpcjobs.plan.planning import Plan

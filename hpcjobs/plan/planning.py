@@ -11,49 +11,12 @@ from typing import Any
 
 from hpcjobs.base.contract import split_batch
 from hpcjobs.base.errors import InputError
+from hpcjobs.base.sizes import Size
 from hpcjobs.config import Cluster, Document, Experiment, convert, parse_scalar, to_builtins
+from hpcjobs.jobs.group import ALLOCATION, Group, PlannedRun, Variant
 
 # Words of model.weights that are no path.
 _NO_PATHS = ("none", "imagenet")
-
-# The group of the one job that runs everything.
-ALLOCATION = "all"
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One point of the parameter grid: `params` is `k=v;k=v`, sorted, of the swept keys only."""
-
-    params: str
-    experiment: Experiment
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """GPUs over nodes. `tasks_per_node` is that of the fullest node."""
-
-    gpus: int
-    nodes: int
-    tasks_per_node: int
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedRun:
-    """One training: its name, place in the grid, and repeat (from 1)."""
-
-    name: str
-    size: Size
-    variant: Variant
-    repeat: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """The runs of one script; array index i is `runs[i]`."""
-
-    name: str
-    size: Size
-    runs: tuple[PlannedRun, ...]
 
 
 @dataclasses.dataclass(frozen=True)
