@@ -16,27 +16,6 @@ import yaml
 
 RUN_YAML_VERSION = 1
 
-# The 14 findings in the order of table 1 of the CheXNet paper (Rajpurkar et al., 2017,
-# arXiv:1711.05225). Labels in shards, the model's outputs and every table follow it.
-CLASSES: tuple[str, ...] = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-)
-NO_FINDING = "No Finding"
-SPLITS: tuple[str, ...] = ("train", "val", "test")
-
 # Files of a run folder (run.yaml, checkpoints/) and of an attempt folder (the rest).
 RUN_YAML = "run.yaml"
 CHECKPOINTS = "checkpoints"
@@ -44,11 +23,6 @@ CLAIM = "claim"
 JOB_LOG = "job.log"
 TRAIN_LOG = "train.log"
 EXIT_JSON = "exit.json"
-AUC_CSV = "auc.csv"
-DATASET_JSON = "dataset.json"
-
-# auc_low, auc_high: 95 % interval, of the test split only.
-AUC_COLUMNS: tuple[str, ...] = ("split", "class", "auc", "positives", "negatives", "auc_low", "auc_high")
 
 # Of nvml-HOST.csv, a line per GPU and second. time: seconds since the epoch; gpu: NVML's index; power in W;
 # throttle_bits: hexadecimal, as THROTTLE_REASONS, and throttle their names; ecc_uncorrected: since the driver was
@@ -74,10 +48,6 @@ THROTTLE_REASONS: Mapping[str, int] = {
 # What the ranks exit with after they wrote a checkpoint because a signal (SIGUSR1, SIGTERM) asked them
 # to: EX_TEMPFAIL of sysexits.h. Whoever runs the same command again goes on from there.
 EXIT_INTERRUPTED = 75
-
-
-# Keras' own name for the file of DenseNet-121's convolutional part, under ~/.keras/models.
-IMAGENET_FILE = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 # What to do where TensorFlow or its company is missing. Not `pip install` alone: its Horovod would hold nothing.
 INSTALL_COMPUTE = "install the compute half: `uv sync --extra train` in a checkout, or as its docs/install.md says"

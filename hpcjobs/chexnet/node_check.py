@@ -19,6 +19,7 @@ from typing import Any
 from hpcjobs.base import contract
 from hpcjobs.base.contract import Finding
 from hpcjobs.base.files import read_json, write_json
+from hpcjobs.chexnet.classes import IMAGENET_FILE
 from hpcjobs.chexnet.data.dataset import DatasetDamaged, DatasetMismatch, DatasetMissing, load_dataset
 
 # The trainer's, beside TensorFlow and Horovod.
@@ -120,7 +121,7 @@ def weights(path: Path) -> Finding:
     if path.is_file():
         return Finding("weights", contract.OK, str(path))
     cure = "give model.weights a file that compute nodes see"
-    if path.name == contract.IMAGENET_FILE:
+    if path.name == IMAGENET_FILE:
         cure = (
             "nodes do not download; on a login node run: python -c "
             "'import tensorflow as tf; tf.keras.applications.DenseNet121(include_top=False)'"

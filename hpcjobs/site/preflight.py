@@ -12,6 +12,7 @@ from hpcjobs.base.contract import FAILURE, Finding
 from hpcjobs.base.errors import HpcjobsError
 from hpcjobs.base.files import read_json, write_atomic, write_json
 from hpcjobs.base.records import Order
+from hpcjobs.chexnet.classes import IMAGENET_FILE
 from hpcjobs.jobs import render
 from hpcjobs.plan.planning import Group, Plan, size_of
 from hpcjobs.schedulers import Scheduler
@@ -31,7 +32,7 @@ class Unfit(HpcjobsError):
 def request(plan: Plan) -> dict[str, object]:
     """What the node is asked for."""
     experiments = [variant.experiment for variant in plan.variants]
-    cached = str(Path("~/.keras/models") / contract.IMAGENET_FILE)
+    cached = str(Path("~/.keras/models") / IMAGENET_FILE)
     wanted = {each.model.weights for each in experiments} - {"none"}
     return {
         "token": uuid.uuid4().hex,

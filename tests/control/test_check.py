@@ -14,10 +14,11 @@ import msgspec
 import pytest
 import yaml
 
-from hpcjobs.base.contract import CHECK_NODE, FAILURE, IMAGENET_FILE, OK, WARNING, Finding
+from hpcjobs.base.contract import CHECK_NODE, FAILURE, OK, WARNING, Finding
 from hpcjobs.base.errors import SubmitRefused
 from hpcjobs.base.records import JobState, Limits, RunState
 from hpcjobs.chexnet import node_check
+from hpcjobs.chexnet.classes import IMAGENET_FILE
 from hpcjobs.chexnet.data.dataset import Dataset
 from hpcjobs.cli.check_command import fabric
 from hpcjobs.config import Cluster, Experiment, profiles, to_builtins
