@@ -82,7 +82,7 @@ def here(plan: Plan, root: Path) -> None:
     folder.mkdir()
     job = checks.run_here(folder, written(plan, folder), NAME, 60.0 * _MINUTES, lambda text: None)
     if wrong := [each for each in answers(job, folder) if each.state == FAILURE]:
-        raise Unfit("; ".join(f"{each.check}: {each.said}: {each.cure}" for each in wrong))
+        raise Unfit("; ".join(f"{each.check}: {each.message}: {each.remedy}" for each in wrong))
 
 
 def said(root: Path) -> list[str]:
@@ -94,4 +94,4 @@ def said(root: Path) -> list[str]:
     if about is None:
         return [f"preflight: it has not said what its node has: {checks.last_line(folder, NAME)}"]
     found = [Finding(*each) for each in about["findings"]]
-    return [f"preflight: {each.check}: {each.said}: {each.cure}" for each in found if each.state == FAILURE]
+    return [f"preflight: {each.check}: {each.message}: {each.remedy}" for each in found if each.state == FAILURE]
