@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import uuid
@@ -111,7 +110,9 @@ def check(
         tell(Finding("slurm", FAILURE, str(error), "is this a login node, and is slurmctld up? `scontrol ping`"))
         code = error.exit_code
     if as_json:
-        lines = [dataclasses.asdict(each) for each in found]
+        lines = [
+            {"check": each.check, "state": each.state, "said": each.message, "cure": each.remedy} for each in found
+        ]
         click.echo(json.dumps({"fabric": str(fabric) if fabric else None, "findings": lines}))
     ctx.exit(code or int(any(each.state == FAILURE for each in found)))
 
@@ -120,10 +121,10 @@ def _print(finding: Finding) -> None:
     from rich.text import Text
 
     console = show.terminal()
-    line = Text.assemble((f"{finding.state:<8}", _STYLES[finding.state]), f"{finding.check:<11}", finding.said)
+    line = Text.assemble((f"{finding.state:<8}", _STYLES[finding.state]), f"{finding.check:<11}", finding.message)
     console.print(line, soft_wrap=True)
-    if finding.cure and finding.state != OK:
-        console.print(Text(f"{'':<19}-> {finding.cure}"), soft_wrap=True)
+    if finding.remedy and finding.state != OK:
+        console.print(Text(f"{'':<19}-> {finding.remedy}"), soft_wrap=True)
 
 
 def _from_here(plan: Plan, out: Path) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from hpcjobs.base.contract import FAILURE, Finding
 from hpcjobs.base.errors import HpcjobsError
 from hpcjobs.base.files import read_json, write_atomic, write_json
 from hpcjobs.base.records import Order
+from hpcjobs.chexnet.classes import IMAGENET_FILE
 from hpcjobs.jobs import render
 from hpcjobs.jobs.group import Group
 from hpcjobs.plan.planning import Plan, size_of
@@ -32,7 +33,7 @@ class Unfit(HpcjobsError):
 def request(plan: Plan) -> dict[str, object]:
     """What the node is asked for."""
     experiments = [variant.experiment for variant in plan.variants]
-    cached = str(Path("~/.keras/models") / contract.IMAGENET_FILE)
+    cached = str(Path("~/.keras/models") / IMAGENET_FILE)
     wanted = {each.model.weights for each in experiments} - {"none"}
     return {
         "token": uuid.uuid4().hex,
@@ -82,7 +83,7 @@ def here(plan: Plan, root: Path) -> None:
     folder.mkdir()
     job = checks.run_here(folder, written(plan, folder), NAME, 60.0 * _MINUTES, lambda text: None)
     if wrong := [each for each in answers(job, folder) if each.state == FAILURE]:
-        raise Unfit("; ".join(f"{each.check}: {each.said}: {each.cure}" for each in wrong))
+        raise Unfit("; ".join(f"{each.check}: {each.message}: {each.remedy}" for each in wrong))
 
 
 def said(root: Path) -> list[str]:
@@ -94,4 +95,4 @@ def said(root: Path) -> list[str]:
     if about is None:
         return [f"preflight: it has not said what its node has: {checks.last_line(folder, NAME)}"]
     found = [Finding(*each) for each in about["findings"]]
-    return [f"preflight: {each.check}: {each.said}: {each.cure}" for each in found if each.state == FAILURE]
+    return [f"preflight: {each.check}: {each.message}: {each.remedy}" for each in found if each.state == FAILURE]

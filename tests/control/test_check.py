@@ -14,10 +14,11 @@ import msgspec
 import pytest
 import yaml
 
-from hpcjobs.base.contract import CHECK_NODE, FAILURE, IMAGENET_FILE, OK, WARNING, Finding
+from hpcjobs.base.contract import CHECK_NODE, FAILURE, OK, WARNING, Finding
 from hpcjobs.base.errors import SubmitRefused
 from hpcjobs.base.records import JobState, Limits, RunState
 from hpcjobs.chexnet import node_check
+from hpcjobs.chexnet.classes import IMAGENET_FILE
 from hpcjobs.chexnet.data.dataset import Dataset
 from hpcjobs.cli.check_command import fabric
 from hpcjobs.config import Cluster, Experiment, profiles, to_builtins
@@ -114,11 +115,11 @@ def test_horovod_must_have_the_operations_asked_for(built: str, asked: dict[str,
     has = {name: name in built.split() for name in ("mpi", "gloo", "nccl")}
     found = node_check.operations("0.28.1", has, {"launcher": "srun", **asked})
     assert found.state == state
-    assert bool(found.cure) == (state == FAILURE)
+    assert bool(found.remedy) == (state == FAILURE)
 
 
 def test_missing_imagenet_weights_name_the_command(tmp_path: Path) -> None:
-    assert "DenseNet121(include_top=False)" in node_check.weights(tmp_path / IMAGENET_FILE).cure
+    assert "DenseNet121(include_top=False)" in node_check.weights(tmp_path / IMAGENET_FILE).remedy
     (tmp_path / IMAGENET_FILE).touch()
     assert node_check.weights(tmp_path / IMAGENET_FILE).state == OK
 
@@ -135,8 +136,8 @@ def test_limits_and_refusals_are_failures_and_a_partition_that_is_down_a_warning
     found = list(check.fits(cost.objections(four, limits, 4 * 3600), tests, limits.up))
     told = [(each.check, each.state) for each in found]
     assert told == [("limits", FAILURE)] * 2 + [("limits", WARNING), ("sbatch", OK), ("sbatch", FAILURE)]
-    assert found[0].said == "4 nodes for one job, but partition p gives at most 2"
-    assert "Invalid account" in found[-1].said
+    assert found[0].message == "4 nodes for one job, but partition p gives at most 2"
+    assert "Invalid account" in found[-1].message
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_clocks(tmp_path: Path, clock: float, state: str, said: str) -> None:
     (tmp_path / "clock").write_text(f"{clock} n1\n")
     found = check.clocks(tmp_path, Job("1", ENDED, 100.0, 101.5))
     assert found is not None
-    assert (found.state, said in found.said) == (state, True), found
+    assert (found.state, said in found.message) == (state, True), found
 
 
 def answers(folder: Path, job: Job) -> list[Finding]:
@@ -163,7 +164,7 @@ def answers(folder: Path, job: Job) -> list[Finding]:
 def test_a_folder_that_nodes_do_not_share_is_named(tmp_path: Path) -> None:
     (found,) = answers(tmp_path, Job("7", ENDED, 1.0, None))
     assert (found.check, found.state) == ("folder", FAILURE)
-    assert "share" in found.cure
+    assert "share" in found.remedy
 
 
 def test_an_answer_to_somebody_else_is_none(tmp_path: Path) -> None:
@@ -171,12 +172,12 @@ def test_an_answer_to_somebody_else_is_none(tmp_path: Path) -> None:
     (tmp_path / "hpcjobs-check.out").write_text("bash: python: not found\n-----\n")
     (found,) = answers(tmp_path, Job("7", dataclasses.replace(ENDED, word="FAILED"), 1.0, 2.0))
     assert found.state == FAILURE
-    assert "(FAILED) before it could say what its node has: bash: python: not found" in found.said
+    assert "(FAILED) before it could say what its node has: bash: python: not found" in found.message
 
 
 def test_a_job_that_waits_is_a_warning(tmp_path: Path) -> None:
     (found,) = answers(tmp_path, Job("7", None, 1.0, None, "Priority"))
-    assert (found.state, "(Priority)" in found.said) == (WARNING, True)
+    assert (found.state, "(Priority)" in found.message) == (WARNING, True)
 
 
 def test_what_hangs_here_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
@@ -197,14 +198,14 @@ def test_what_the_probe_found_is_a_line() -> None:
     reduced = {"operations": "nccl", "busbw_bytes_per_s": 11e9}
     fine = fabric({**figures, "together": {"horovod": reduced}, "slow": []}, Path("/x/fabric.json"))
     assert fine.state == OK
-    assert fine.said == "between nodes 2 us, 12 GB/s; all ranks by nccl 11 GB/s (bus bandwidth) (/x/fabric.json)"
+    assert fine.message == "between nodes 2 us, 12 GB/s; all ranks by nccl 11 GB/s (bus bandwidth) (/x/fabric.json)"
     slow = [
         {"node": "n3", "way": "out", "bytes_per_s": 1.2e8},
         {"link": ["n1", "n2"], "bytes_per_s": 5e9},
     ]
     told = fabric({**figures, "slow": slow}, Path("/x/fabric.json"))
     assert told.state == WARNING
-    assert told.said.startswith("slow: node n3 (out): 0.12 GB/s, link n1 to n2: 5 GB/s; between nodes 2 us")
+    assert told.message.startswith("slow: node n3 (out): 0.12 GB/s, link n1 to n2: 5 GB/s; between nodes 2 us")
 
 
 def test_the_script_starts_the_command_as_a_run_is_started() -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import hpcjobs
-from hpcjobs.base.contract import SPLITS
 from hpcjobs.base.errors import HpcjobsError, InputError
+from hpcjobs.chexnet.classes import SPLITS
 from hpcjobs.chexnet.data.dataset import IMAGES_PER_SHARD, shard_name
 
 if TYPE_CHECKING:
