@@ -211,7 +211,7 @@ def test_what_the_probe_found_is_a_line() -> None:
 def test_the_script_starts_the_command_as_a_run_is_started() -> None:
     demo = planning.expand(profiles.read(Experiment, "demo"), [])
     group = planning.make_plan([8], demo, profiles.cluster("c4140"), 3).groups[0]
-    text = render.errand(group, profiles.cluster("c4140"), "n", Path("/s/50%"), ["-m", "m", "/s/50%"], 7)
+    text = render.probe_job(group, profiles.cluster("c4140"), "n", Path("/s/50%"), ["-m", "m", "/s/50%"], 7)
     assert "#SBATCH --time=7:00\n" in text
     assert "#SBATCH --output=/s/50%%/n.out\n" in text
     assert not {"--array", "--requeue", "--signal"} & {
@@ -221,15 +221,15 @@ def test_the_script_starts_the_command_as_a_run_is_started() -> None:
     assert "-m m /s/50%)\n" in text
 
 
-def errand_by(own: Path, text: str, **changes: object) -> str:
+def probe_job_by(own: Path, text: str, **changes: object) -> str:
     """The check's script where the profile has a template of its own."""
     own.write_text(text)
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), template=str(own), **changes)
-    return render.errand(group_of(cluster), cluster, "n", Path("/s"), ["-m", "m"], 7)
+    return render.probe_job(group_of(cluster), cluster, "n", Path("/s"), ["-m", "m"], 7)
 
 
 def test_a_template_of_the_users_own_prepares_the_node_for_a_check_as_for_a_run(tmp_path: Path) -> None:
-    text = errand_by(
+    text = probe_job_by(
         tmp_path / "own.sbatch.j2",
         """{% extends "srun.sbatch.j2" %}
 {% block environment %}{{ super() }}
@@ -248,13 +248,13 @@ source /etc/{{ group }}.sh
 
 @pytest.mark.parametrize("name", ["own.sbatch.j2", "srun.sbatch.j2", "base.sbatch.j2"])
 def test_a_template_that_is_a_whole_script_is_not_taken_for_a_check(name: str, tmp_path: Path) -> None:
-    text = errand_by(tmp_path / name, "#!/bin/bash\nexec /site/start\n{% block launcher %}{% endblock %}")
+    text = probe_job_by(tmp_path / name, "#!/bin/bash\nexec /site/start\n{% block launcher %}{% endblock %}")
     assert "/site/start" not in text
     assert "srun --export=ALL" in text
 
 
 def test_a_base_by_another_path_is_the_base(tmp_path: Path) -> None:
-    text = errand_by(
+    text = probe_job_by(
         tmp_path / "own.sbatch.j2",
         '{% extends "./base.sbatch.j2" %}{% block modules %}\nmodule load mine{% endblock %}'
         "{% block launcher %}theirs{% endblock %}",
@@ -268,7 +268,7 @@ def test_the_probe_may_use_what_horovod_must_not() -> None:
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), launcher="mpirun")
     group = group_of(cluster)
     assert "-mca btl ^openib" in render.script(group, cluster, "s", Path("/s"))
-    assert "-mca" not in render.errand(group, cluster, "n", Path("/s"), ["-m", "hpcjobs.nodes.probe"], 7)
+    assert "-mca" not in render.probe_job(group, cluster, "n", Path("/s"), ["-m", "hpcjobs.nodes.probe"], 7)
 
 
 def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: P
     texts = set()
     for keys in combinations():
         if keys["bind"] == "none" and not impossible(keys):
-            text = render.errand(group, Cluster(**keys), "n", Path("/scratch/a study"), ["-m", "m", "/x y"], 7)
+            text = render.probe_job(group, Cluster(**keys), "n", Path("/scratch/a study"), ["-m", "m", "/x y"], 7)
             texts.add("\n".join(line for line in text.splitlines() if not line.startswith("#SBATCH")))
     assert len(texts) > 10
     paths = []
