@@ -12,7 +12,6 @@ import shlex
 import shutil
 import socket
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import yaml
 
 from hpcjobs.base import contract
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.files import open_plain, read_json, shown, write_atomic, write_json
+from hpcjobs.base.files import claim_link, open_plain, read_json, shown, write_json
 from hpcjobs.base.lock import Hold, alive, held, process
 from hpcjobs.base.records import ExitRecord
 
@@ -108,26 +107,19 @@ class SweepDir:
         return [self.run(name) / entry for entry in sorted(found, key=lambda entry: int(entry[1:]))]
 
 
-def burn(sweep: SweepDir, run: str, submission: int, by: str) -> bool:
-    """Take a submission's claim of a run, so that no job that still arrives runs it; False if a job has it.
+def revoke_claim(sweep: SweepDir, run: str, submission: int, by: str) -> bool:
+    """Take a submission's claim of a run, so that a job of it that starts later does not run the run.
 
-    `by` is who takes it, for whoever reads the file.
+    Returns False if the claim is taken already. `by` says who revoked it, for people who read the file.
     """
-    claim = sweep.claim(run, submission)
-    mine = claim.with_name(f".{claim.name}.{uuid.uuid4().hex}")
-    write_atomic(mine, json.dumps({"job": "", "submission": submission, "by": by}) + "\n")
-    try:
-        os.link(mine, claim)
-    except FileExistsError:
-        return False
-    finally:
-        mine.unlink(missing_ok=True)
-    return True
+    claim = json.dumps({"job": "", "submission": submission, "by": by}) + "\n"
+    return claim_link(sweep.claim(run, submission), claim)
 
 
 def newest_claim(sweep: SweepDir, run: str, entries: Iterable[str]) -> tuple[str, int]:
-    """(task, submission) of the newest claim among a run's `entries`; the task is empty where it was burned or
-    there is none.
+    """(task, submission) of the newest claim among a run's `entries`.
+
+    The task is empty if that claim is revoked, or if there is no claim.
     """
     numbers = [int(match[1]) for name in entries if (match := _CLAIM.match(name))]
     if not numbers:
@@ -136,8 +128,8 @@ def newest_claim(sweep: SweepDir, run: str, entries: Iterable[str]) -> tuple[str
     return str(claim.get("job", "")), max(numbers)
 
 
-def burned(sweep: SweepDir, run: str, submission: int) -> bool:
-    """Whether that was done: whatever job arrives with this submission, it does not run the run."""
+def is_revoked(sweep: SweepDir, run: str, submission: int) -> bool:
+    """Whether the claim is revoked: no job of this submission runs the run any more."""
     return (read_json(sweep.claim(run, submission)) or {}).get("job") == ""
 
 

@@ -177,7 +177,7 @@ def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
         for run in live:
             place = sweep.groups[sent[run.run].group].index(run.run)
             tasks |= {f"{job}_{place}" for job in jobs.get(sent[run.run].group, ())}
-            sweepdir.burn(sweep.where, run.run, sent[run.run].number, "cancel")
+            sweepdir.revoke_claim(sweep.where, run.run, sent[run.run].number, "cancel")
         everything = [job for found in jobs.values() for job in found]
         if tasks or everything:
             # A job that a site renamed is not among those of the names.

@@ -110,7 +110,7 @@ def _uncancelled(sweep: Sweep, intention: Intention) -> Intention:
     if intention.group == COLLECTOR:
         return intention
     names, where, number = sweep.groups[intention.group], sweep.where, intention.number
-    left = tuple(index for index in intention.indices if not sweepdir.burned(where, names[index], number))
+    left = tuple(index for index in intention.indices if not sweepdir.is_revoked(where, names[index], number))
     return dataclasses.replace(intention, indices=left)
 
 
@@ -131,7 +131,7 @@ def _spare(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission]) 
         if run.state is RunState.DONE and run.run in sent:
             number = sent[run.run].number
             if not sweep.where.claim(run.run, number).exists():
-                sweepdir.burn(sweep.where, run.run, number, "resume")
+                sweepdir.revoke_claim(sweep.where, run.run, number, "resume")
 
 
 def _leave_behind(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission]) -> None:
@@ -144,7 +144,7 @@ def _leave_behind(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submis
         sweep.scheduler.cancel(old)
     for run in runs:
         if run.run in sent:
-            sweepdir.burn(sweep.where, run.run, sent[run.run].number, "resume")
+            sweepdir.revoke_claim(sweep.where, run.run, sent[run.run].number, "resume")
 
 
 def _submit(
