@@ -16,6 +16,7 @@ from typing import Any
 
 from hpcjobs.base.errors import HpcjobsError
 from hpcjobs.base.files import beside, claim_link, read_json
+from hpcjobs.base.proc import read_process
 
 _HEARTBEAT_S = 10.0
 # A holder on another host that gave no sign for so long is gone.
@@ -65,23 +66,15 @@ def held(path: Path, what: Path | str) -> Iterator[Hold]:
 
 
 def process() -> dict[str, Any]:
-    """This process: `host`, `pid` and `started`, which tells it from a later one of the same number."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    """This process: `host`, `pid`, and `started`, which differs from that of a later process with the same pid."""
+    me = read_process(os.getpid())
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": me.started if me else None}
 
 
 def alive(holder: Mapping[str, Any]) -> bool:
     """Whether a `process()` of this host still runs."""
-    started = _started(int(holder["pid"]))
-    return started is not None and started == holder["started"]
-
-
-def _started(pid: int) -> int | None:
-    # Field 22 of proc(5)'s stat, in clock ticks since boot; a dead one that nobody waited for has state Z.
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
+    found = read_process(int(holder["pid"]))
+    return found is not None and not found.zombie and found.started == holder["started"]
 
 
 def _take(path: Path, mine: str, what: Path | str) -> None:
