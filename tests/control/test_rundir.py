@@ -58,10 +58,10 @@ def test_a_link_in_it_is_removed_and_not_what_it_points_to(tmp_path: Path) -> No
 def test_a_claim_is_burnt_once_and_not_over_a_jobs(tmp_path: Path) -> None:
     where = SweepDir(tmp_path)
     where.run("g0001-r01").mkdir(parents=True)
-    assert sweepdir.burn(where, "g0001-r01", 1, "cancel")
-    assert not sweepdir.burn(where, "g0001-r01", 1, "cancel")
+    assert sweepdir.revoke_claim(where, "g0001-r01", 1, "cancel")
+    assert not sweepdir.revoke_claim(where, "g0001-r01", 1, "cancel")
     where.claim("g0001-r01", 2).write_text('{"job": "7_0"}')
-    assert not sweepdir.burn(where, "g0001-r01", 2, "cancel")
+    assert not sweepdir.revoke_claim(where, "g0001-r01", 2, "cancel")
     assert where.claim("g0001-r01", 2).read_text() == '{"job": "7_0"}'
     assert sorted(os.listdir(where.run("g0001-r01"))) == ["claim-s001", "claim-s002"]
 
