@@ -18,7 +18,7 @@ from hpcjobs.plan import planning
 from hpcjobs.report import build
 
 if TYPE_CHECKING:
-    from hpcjobs.analysis.predict import Outlook
+    from hpcjobs.analysis.predict import SeriesModels
 
 
 @click.command()
@@ -90,13 +90,13 @@ def predict(
                 console.print()
 
 
-def _talk(outlook: Outlook, *texts: str) -> None:
+def _talk(outlook: SeriesModels, *texts: str) -> None:
     """A line of a series; logs may not say of which experiment they are."""
     name = " ".join(word for word in (outlook.experiment, outlook.params) if word)
     show.talk(": ".join(text for text in (name, *texts) if text))
 
 
-def _doubt(outlook: Outlook) -> None:
+def _doubt(outlook: SeriesModels) -> None:
     """One line, with the models that it is of where they differ."""
     from hpcjobs.report import tables
 

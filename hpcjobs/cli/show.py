@@ -64,7 +64,7 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
     words = ("gpus", "nodes", "tasks/node", "CPUs/task", "runs", "minutes/run", "GPU-hours", "script", "could start")
     for name in words:
         grid.add_column(name, justify="left" if name in ("script", "could start") else "right")
-    for group in sweep.plan.sent:
+    for group in sweep.plan.submitted:
         size, cost = group.size, expected.costs[group.name]
         one = group is sweep.plan.allocation
         minutes = cost.minutes if not one or cost.minutes is None else cost.minutes / len(group.runs)
@@ -77,7 +77,7 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
     console = terminal(stderr=not to_stdout)
     name = sweep.plan.variants[0].experiment.name
     title = f"sweep of {name} on {cluster.name} ({cluster.sharing} nodes): {_count(len(sweep.plan.runs), 'run')}"
-    console.print(f"{title} in {_count(len(sweep.plan.sent), 'job')}", soft_wrap=True)
+    console.print(f"{title} in {_count(len(sweep.plan.submitted), 'job')}", soft_wrap=True)
     console.print(grid)
     console.print(_whole_cost(sweep, expected), soft_wrap=True)
     for warning in expected.warnings:
@@ -89,7 +89,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _whole_cost(sweep: Sweep, expected: Estimate) -> str:
-    costs = [expected.costs[group.name] for group in sweep.plan.sent]
+    costs = [expected.costs[group.name] for group in sweep.plan.submitted]
     hours = [cost.gpu_hours for cost in costs if cost.gpu_hours is not None]
     if len(hours) < len(costs):
         why = "no sweep of it beside this one, and no measure.images_per_sec_per_gpu"

@@ -24,10 +24,7 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.base.hostlist import expand
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import EARLY_S, SbatchOptions
-from hpcjobs.plan.planning import Group
-
-# The group of the last small job.
-COLLECTOR = "collect"
+from hpcjobs.jobs.group import COLLECTOR, Group
 
 # What every launcher's template extends, what takes its place for an errand, and what tells that it did.
 BASE = "base.sbatch.j2"

@@ -97,14 +97,14 @@ def _write(runs: Sequence[Run], out: Path, wish: Wish, *, title: str, **more: An
     rows = predict.fill(scaling.table(runs, _baseline(wish.baseline)))
     reference = compare.read_reference(wish.reference) if wish.reference else None
     others = scaling.table(_others(wish.against)) if wish.against else []
-    differences = compare.against(rows, others) if others else []
+    differences = compare.compare_sweeps(rows, others) if others else []
     try:
         outlooks = predict.predict(rows)
     except InputError:
         outlooks = []  # too few sizes
     beside: dict[str, Any] = {"others": others, "others_name": str(wish.against)} if others else {}
     files = reports.write(
-        out, rows, title=title, runs=runs, outlooks=outlooks, reference=reference, differences=differences,
+        out, rows, title=title, runs=runs, models=outlooks, reference=reference, differences=differences,
         **beside, **more,
     )  # fmt: skip
     return Report(rows, sum(not run.state.final for run in runs), differences, reference, files)
@@ -173,7 +173,7 @@ def _beside(report: Report) -> list[tables.Cells]:
 
     found = []
     if report.reference is not None:
-        found.append(tables.beside(compare.beside(report.rows, report.reference), report.reference.name))
+        found.append(tables.beside(compare.compare_reference(report.rows, report.reference), report.reference.name))
     if report.differences:
         found.append(tables.differences(report.differences))
     return found
@@ -184,7 +184,7 @@ def _json(report: Report) -> object:
     rows = [row.row() for row in report.rows]
     more: dict[str, object] = {}
     if report.reference is not None:
-        beside = compare.beside(report.rows, report.reference)
+        beside = compare.compare_reference(report.rows, report.reference)
         more["reference"] = {"name": report.reference.name, "rows": [dataclasses.asdict(each) for each in beside]}
     if report.differences:
         more["against"] = [dataclasses.asdict(each) for each in report.differences]

@@ -14,7 +14,8 @@ from hpcjobs.base.files import read_json, write_atomic, write_json
 from hpcjobs.base.records import Order
 from hpcjobs.chexnet.classes import IMAGENET_FILE
 from hpcjobs.jobs import render
-from hpcjobs.plan.planning import Group, Plan, size_of
+from hpcjobs.jobs.group import Group
+from hpcjobs.plan.planning import Plan, size_of
 from hpcjobs.schedulers import Scheduler
 from hpcjobs.site import check as checks
 from hpcjobs.site.check import Job

@@ -82,7 +82,7 @@ def test_every_array_is_throttled_also_by_resume_and_the_one_job_is_not(
     submit.submit_all(sweep, {}, quietly)
     going_on.resume(sweep, quietly)
     arrays = [order for _, script, _, order in scheduler.jobs.values() if script.stem != "collect"]
-    assert len(arrays) > len(sweep.plan.sent)
+    assert len(arrays) > len(sweep.plan.submitted)
     assert {order.throttle for order in arrays} == {throttle}
 
 
