@@ -69,6 +69,16 @@ def test_a_lost_job_that_starts_after_all_finds_its_run_taken(tmp_path: Path) ->
     assert scenario.executed.count("g0001-r01") == 1
 
 
+def test_a_refusal_of_what_may_yet_arrive_does_not_say_that_it_is_not_there(tmp_path: Path) -> None:
+    scenario = SweepScenario(tmp_path).killed_while_submitting(LATE)
+    with pytest.raises(SubmitRefused):
+        scenario.resume(REFUSED)
+    assert scenario.state("g0001-r01") == "submitting"
+    scenario.late_jobs_arrive().resume()
+    assert scenario.adopted == ["hpcjobs-261125120000abcd-g0001-s01"]
+    assert sorted(scenario.executed) == scenario.runs
+
+
 # --- what failed -----------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""A sweep's folder: when a new one may be made, and what a killed one left."""
+"""A sweep's folder: when a new one may be made, what a killed one left, claims and the journal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_link_in_it_is_removed_and_not_what_it_points_to(tmp_path: Path) -> No
     assert (tmp_path / "precious" / "file").exists()
 
 
-def test_a_claim_is_burnt_once_and_not_over_a_jobs(tmp_path: Path) -> None:
+def test_a_claim_is_revoked_once_and_not_over_a_jobs(tmp_path: Path) -> None:
     where = SweepDir(tmp_path)
     where.run("g0001-r01").mkdir(parents=True)
     assert sweepdir.burn(where, "g0001-r01", 1, "cancel")
@@ -91,3 +91,18 @@ def test_a_line_that_could_not_be_written_whole_leaves_the_journal_as_it_was(
     with pytest.raises(OSError, match="No space"):
         sweepdir.append(where, "cancel", runs=["b"])
     assert where.journal.read_bytes() == before
+
+
+def test_a_refusal_in_any_words_stands_in_the_journal(tmp_path: Path) -> None:
+    where = SweepDir(tmp_path)
+    sweepdir.append(where, "refused", group="g0001", submission=1, indices=[0], said="non\u2028merci\x85")
+    assert [event["said"] for event in sweepdir.read_journal(where)] == ["non\u2028merci\x85"]
+
+
+def test_a_journal_cut_short_loses_one_line_and_no_later_one(tmp_path: Path) -> None:
+    where = SweepDir(tmp_path)
+    sweepdir.append(where, "submitting", group="g0001", submission=1, indices=[0])
+    with where.journal.open("a") as file:
+        file.write('{"time": 1, "event": "submi')
+    sweepdir.append(where, "submitted", group="g0001", submission=1, indices=[0], job="7")
+    assert [event["event"] for event in sweepdir.read_journal(where)] == ["submitting", "submitted"]
