@@ -11,7 +11,8 @@ import yaml
 
 from hpcjobs.base import contract
 from hpcjobs.base.records import Run, RunState
-from hpcjobs.base.sweepdir import SweepDir, append
+from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.engine.journal import locked
 from tests.control.logs import attempt, train_log
 
 EXPERIMENT = {
@@ -24,6 +25,12 @@ EXPERIMENT = {
     "measure": {"warmup_steps": 5},
 }
 CLUSTER = {"gpus_per_node": 4, "cpus_per_gpu": 1, "device": "gpu", "sharing": "exclusive"}
+
+
+def append(where: SweepDir, event: str, **fields: object) -> None:
+    """Write one line of a sweep's journal, as a command does."""
+    with locked(where) as journal:
+        journal.append(event, **fields)
 
 
 def sweep(folder: Path, sizes: Sequence[int], repeats: int = 1, **cluster: Any) -> SweepDir:
