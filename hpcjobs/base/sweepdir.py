@@ -1,4 +1,4 @@
-"""A sweep on disk: layout, journal, lock. The files are the only store."""
+"""A sweep on disk: where each file lies, and how it is read. The files are the only store."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import json
 import os
 import re
 import secrets
-import shlex
-import shutil
-import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +17,8 @@ import yaml
 
 from hpcjobs.base import contract
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.files import claim_link, open_plain, read_json, shown, write_json
-from hpcjobs.base.lock import Hold, alive, held, process
+from hpcjobs.base.files import claim_link, open_plain, read_json
 from hpcjobs.base.records import ExitRecord
-
-# Marks a folder whose sweep.yaml is not written yet; it holds the process() that writes.
-UNFINISHED = ".unfinished"
-# What may stand in such a folder.
-_OURS = ("scripts", "slurm", "runs", "provenance.json")
 
 _ATTEMPT = re.compile(r"^a(\d{3,})$")
 _CLAIM = re.compile(r"^claim-s(\d{3,})$")
@@ -154,74 +145,7 @@ def read_sweep_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def is_free(folder: Path) -> None:
-    """Raises InputError where a new sweep must not be written to `folder`."""
-    name = shown(folder)
-    if SweepDir(folder).sweep_yaml.exists():
-        raise InputError(
-            f"--out {name}: there is a sweep already; `hpcjobs resume {shlex.quote(name)}` goes on with it, "
-            "or give another folder"
-        )
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise InputError(f"--out {name}: exists and is no folder")
-    if any(folder.iterdir()):
-        writer = read_json(folder / UNFINISHED)
-        # The mark alone gives nobody's files away.
-        strange = [path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith(".")]
-        if writer is None and all(path.name.startswith(f".{UNFINISHED}.") for path in folder.iterdir()):
-            return  # killed before the mark had its name
-        if writer is None or strange:
-            raise InputError(f"--out {name}: exists and is no empty folder")
-        if writer.get("host") != socket.gethostname() or alive(writer):
-            raise InputError(f"--out {name}: process {writer.get('pid')} on {writer.get('host')} is writing a sweep")
-
-
-def begin(folder: Path) -> None:
-    """Make the folder of a new sweep, and mark it as unfinished; what a killed one left there goes first.
-
-    Raises InputError where it cannot be made.
-    """
-    is_free(folder)
-    try:
-        if folder.exists():
-            for path in folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {shown(folder)}: cannot be made: {error.strerror}") from None
-    write_json(folder / UNFINISHED, process())
-
-
 # --- journal -------------------------------------------------------------------------------------
-
-
-def append(sweep: SweepDir, event: str, **fields: object) -> None:
-    """Add one line to the journal, on disk before this returns. Only the lock's holder may.
-
-    Raises OSError (a full disk, say) with the journal as it was, lock.Locked where the lock is another's by now.
-    """
-    if sweep.root in _HOLDS:
-        _HOLDS[sweep.root].check()
-    line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False) + "\n"
-    # No link is followed: whoever can write to the folder must not choose which file grows.
-    descriptor = os.open(sweep.journal, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = "\n" + line  # the line before was cut short by a crash
-        data = line.encode("utf-8")
-        try:
-            while data:
-                data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, size)
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
@@ -238,23 +162,6 @@ def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
             if isinstance(entry, dict) and "event" in entry:
                 events.append(entry)
     return events
-
-
-# --- lock ----------------------------------------------------------------------------------------
-
-
-_HOLDS: dict[Path, Hold] = {}
-
-
-@contextlib.contextmanager
-def locked(sweep: SweepDir) -> Iterator[None]:
-    """Hold the sweep's lock. Raises lock.Locked, naming the holder; so does `append` where it was lost meanwhile."""
-    with held(sweep.lock_file, sweep.root) as hold:
-        _HOLDS[sweep.root] = hold
-        try:
-            yield
-        finally:
-            del _HOLDS[sweep.root]
 
 
 # --- evidence of an attempt ----------------------------------------------------------------------
