@@ -41,8 +41,8 @@ _FINAL = {RunState.DONE, RunState.FAILED, RunState.CANCELLED, RunState.LOST}
 class JobState:
     """A scheduler's answer about one array task.
 
-    `state` is None where the scheduler's word is one that hpcjobs does not know: it is shown and
-    counts as neither success nor failure. `start` and `end` are seconds since the epoch.
+    `word` is the scheduler's own word for the state. `state` is None if hpcjobs does not know that word: then it is
+    shown, and counts as neither success nor failure. `start` and `end` are in seconds since the epoch.
     """
 
     state: RunState | None
@@ -59,9 +59,9 @@ class JobState:
 class Order:
     """What a submission asks for beside script, indices and name.
 
-    `arguments` go to the script; at most `throttle` tasks run at a time; the job starts after the end,
-    however it is, of the jobs or tasks `after`; the nodes `exclude` are none of its own. Of Slurm alone: where
-    one of the jobs `after_ok` fails, it is cancelled.
+    `arguments` go to the script. At most `throttle` tasks run at a time. The job starts after the jobs or tasks `after`
+    have ended, with success or not, and after the jobs `after_ok` have succeeded. If one of `after_ok` fails, the job
+    is cancelled; this needs a scheduler with the capability `dependencies`. The job does not use the nodes `exclude`.
     """
 
     arguments: tuple[str, ...] = ()
@@ -73,11 +73,11 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a site allows; None is no limit known.
+    """The limits of a site. None: no limit is known.
 
-    `max_array`: tasks of one array; `max_jobs`: jobs and array tasks of the whole site; `max_submit`: those of
-    one user, pending and running, and `own` how many there are now. Of the `partition`: `max_nodes` of one
-    job, `max_time_s` of it, and whether it is `up`.
+    `max_array`: tasks of one array. `max_jobs`: jobs and array tasks of the whole site. `max_submit`: jobs and array
+    tasks of one user, pending and running. `own`: how many of those the user has now. `partition`: whose limits follow.
+    `max_nodes`: nodes of one job. `max_time_s`: its time limit in seconds. `up`: whether the partition accepts jobs.
     """
 
     max_array: int | None = None
