@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hpcjobs.base.contract import INSTALL_COMPUTE
 from hpcjobs.base.errors import InputError
+from hpcjobs.chexnet.data.quiet import quiet_tensorflow
 from hpcjobs.cli import show
-from hpcjobs.cli.data_command import quiet_tensorflow
 from hpcjobs.config import Experiment
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan.planning import Plan

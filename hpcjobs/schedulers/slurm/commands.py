@@ -83,10 +83,15 @@ def run(*command: str, both: bool = False, given: str = "") -> str:
         raise SchedulerUnreachable(f"{command[0]} was killed by signal {abs(done.returncode) % 128}")
     if done.returncode:
         said = _one_line(done.stderr) or _one_line(done.stdout) or f"{command[0]} ended with {done.returncode}"
-        if not _FULL.search(said) and any(words in said.lower() for words in _AWAY):
+        if is_unreachable(said):
             raise SchedulerUnreachable(f"Slurm does not answer: {said}")
         raise Refused(said)
     return done.stdout + done.stderr if both else done.stdout
+
+
+def is_unreachable(message: str) -> bool:
+    """Whether the error message of a Slurm command says that no daemon answered, so that nothing is known."""
+    return not _FULL.search(message) and any(words in message.lower() for words in _AWAY)
 
 
 def _one_line(text: str) -> str:
