@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcjobs.base.contract import FAILURE, INSTALL_COMPUTE, Finding
 from hpcjobs.base.errors import InputError
 from hpcjobs.chexnet.classes import DATASET_JSON, IMAGENET_FILE
-from hpcjobs.cli.data_command import quiet_tensorflow
+from hpcjobs.chexnet.data.quiet import quiet_tensorflow
 from hpcjobs.config import Experiment
 
 DEMO = "demo"
