@@ -156,7 +156,7 @@ def sweep(
 
 
 def _submit(new: sweeps.Sweep, checked: bool) -> dict[str, str]:
-    """Make the demo's data and submit everything, `checked` behind a check; where all is refused, nothing is left."""
+    """Make up data and submit everything, `checked` behind a check; where all is refused, nothing is left."""
     jobs: dict[str, str] = {}
     first: tuple[str, ...] = ()
     where = show.shorten(new.where.root)

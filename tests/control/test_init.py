@@ -14,7 +14,7 @@ import pytest
 from hpcjobs.base.errors import InputError
 from hpcjobs.cli import init_command
 from hpcjobs.config import Experiment, load, profiles
-from hpcjobs.config.commented import leaves
+from hpcjobs.config.keys import leaves
 from hpcjobs.plan import planning
 from tests.control.test_cli import SLURM, on_a_login_node
 from tests.running import hpcjobs
@@ -49,20 +49,22 @@ def test_what_is_written_means_what_the_base_means(base: str, tmp_path: Path, mo
         assert meant("own").data.dir == str(tmp_path / "shards")  # relative to the base's file, not to the new one
 
 
-def test_every_key_stands_there_below_its_comment(tmp_path: Path) -> None:
+def test_every_key_is_there_below_its_description(tmp_path: Path) -> None:
     hpcjobs("init", "--base", "demo", cwd=tmp_path)
     lines = (tmp_path / "experiments" / "mine.yaml").read_text().splitlines()
     assert max(map(len, lines)) <= 110
-    keys = list(leaves())
-    assert {"name", "train.clip_norm", "batch.global", "lr.warmup_epochs"} <= {leaf.key for leaf in keys}
+    keys = list(leaves(Experiment))
+    assert {"name", "train.clip_norm", "batch.global", "data.synth.size", "lr.warmup_epochs"} <= {
+        leaf.name for leaf in keys
+    }
     at = 0
     for leaf in keys:
-        key = leaf.key.rpartition(".")[2]
+        key = leaf.name.rpartition(".")[2]
         at = next(i for i in range(at + 1, len(lines)) if re.match(rf" *#?{key}: ", lines[i]))
         above = at
         while lines[above - 1].strip().startswith("# "):
             above -= 1
-        assert " ".join(line.strip().removeprefix("# ") for line in lines[above:at]) == leaf.comment
+        assert " ".join(line.strip().removeprefix("# ") for line in lines[above:at]) == leaf.description
 
 
 def test_a_key_that_is_absent_is_valid_without_its_sign(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_key_that_is_absent_is_valid_without_its_sign(tmp_path: Path) -> None:
     path = tmp_path / "experiments" / "mine.yaml"
     text, before = path.read_text(), load(path, Experiment)
     absent = re.findall(r"^ *#(\w+): null$", text, re.MULTILINE)
-    assert absent == ["dir", "global", "steps", "target_auc", "clip_norm", "fusion_mib", "cycle_ms"]
+    assert absent == ["dir", "synth", "global", "steps", "target_auc", "clip_norm", "fusion_mib", "cycle_ms"]
     for key in absent:
         path.write_text(re.sub(rf"#{key}: null", f"{key}: null", text))
         assert load(path, Experiment) == before
@@ -87,13 +89,12 @@ def test_where_slurm_answers_a_profile_stands_beside_it(tmp_path: Path) -> None:
     ).stdout
     assert done.stderr.splitlines() == [
         "look at what clusters/slurm.yaml marks UNKNOWN",
-        "name the data in experiments/trial.yaml: data.dir, a folder that `hpcjobs data prepare` (or `data synth`) made",
         "then:",
         "  hpcjobs check --gpus 1,4,8 --experiment trial --cluster slurm",
         "  hpcjobs sweep --gpus 1,4,8 --experiment trial --cluster slurm --dry-run",
         "  hpcjobs sweep --gpus 1,4,8 --experiment trial --cluster slurm",
     ]
-    steps = done.stderr.splitlines()[4].split()[1:]
+    steps = done.stderr.splitlines()[3].split()[1:]
     data = ("--set", "data.dir=shards")
     assert "#SBATCH --gres=gpu:v100:4\n" in hpcjobs(*steps, *data, cwd=tmp_path, env=env).stdout
 
@@ -199,26 +200,48 @@ def test_where_one_file_cannot_be_written_the_other_is_not_either(tmp_path: Path
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_only_the_demo_itself_makes_up_its_data(tmp_path: Path) -> None:
-    assert "name the data in experiments/mine.yaml" in hpcjobs("init", "--base", "demo", cwd=tmp_path).stderr
-    words = ("sweep", "--gpus", "1", "--experiment", "mine", "--cluster", "local", "--dry-run")
-    assert "experiment 'mine' needs data" in hpcjobs(*words, cwd=tmp_path, code=2).stderr
-    assert "g0001.sbatch" in hpcjobs(*words, "--set", "data.dir=shards", cwd=tmp_path).stdout
-    both = ("--experiment", "demo", "--set", "name=demo,mine")
-    assert "experiment 'mine' needs data" in hpcjobs(*words, *both, cwd=tmp_path, code=2).stderr
-    assert "name the data" not in hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path).stderr
+SWEEP_MINE = ("sweep", "--gpus", "1", "--experiment", "mine", "--cluster", "local", "--dry-run")
 
 
-def test_no_other_experiment_is_called_demo(tmp_path: Path) -> None:
-    """By its name alone a sweep would train it on data that are made up."""
-    done = hpcjobs("init", "demo", cwd=tmp_path, code=2)
-    assert done.stderr == (
-        "hpcjobs: error: NAME demo: is that of the experiment whose data are made up, which chexnet is not: give another "
-        "NAME, or --base demo\n"
-    )
-    assert not list(tmp_path.iterdir())
-    hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path)
+def test_an_experiment_with_synth_makes_up_its_data_whatever_its_name(tmp_path: Path) -> None:
+    assert "name the data" not in hpcjobs("init", "--base", "demo", cwd=tmp_path).stderr
+    text = (tmp_path / "experiments" / "mine.yaml").read_text()
+    assert re.search(r"^  synth:\n( *#.*\n)+    images: 512\n( *#.*\n)+    size: 64\n", text, re.MULTILINE)
+    assert "g0001.sbatch" in hpcjobs(*SWEEP_MINE, cwd=tmp_path).stdout
+    # Data that are named take the place of those that are made up, as in the demo itself.
+    for words in (SWEEP_MINE, (*SWEEP_MINE, "--experiment", "demo")):
+        assert "no dataset.json in" in hpcjobs(*words, "--set", "data.dir=shards", cwd=tmp_path).stderr
+    without = (*SWEEP_MINE, "--set", "data.synth=null")
+    assert "experiment 'mine' needs data" in hpcjobs(*without, cwd=tmp_path, code=2).stderr
+
+
+def test_an_experiment_called_demo_makes_up_no_data_by_its_name(tmp_path: Path) -> None:
+    assert "name the data in experiments/demo.yaml" in hpcjobs("init", "demo", cwd=tmp_path).stderr
+    words = ("sweep", "--gpus", "1", "--experiment", "demo", "--cluster", "local", "--dry-run")
+    assert "experiment 'demo' needs data" in hpcjobs(*words, cwd=tmp_path, code=2).stderr
     hpcjobs("init", "demo", "--base", "./experiments/demo.yaml", "--force", cwd=tmp_path)
+    synth = ("--set", "data.synth.images=64", "--set", "data.synth.size=32")
+    assert "g0001.sbatch" in hpcjobs(*words, *synth, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("data.synth.images=64",), "key 'data.synth.size' is missing"),
+        (
+            ("data.synth.images=64,128", "data.synth.size=32"),
+            "--set data.synth.images: takes one value, because a sweep",
+        ),
+        (
+            ("data.dir=x", "data.synth.size=32"),
+            "--set: give one of data.dir (images that are there) and data.synth.size",
+        ),
+    ],
+)
+def test_data_to_make_up_are_set_once_and_whole(settings: tuple[str, ...], says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        planning.expand(profiles.read(Experiment, "chexnet"), settings)
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(
