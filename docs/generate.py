@@ -40,9 +40,9 @@ def _experiment() -> str:
     return (
         f"{MADE.format(source='hpcjobs/config/experiment.py')}# Keys of an experiment\n\n"
         "A YAML file in `experiments/`, or any path given to `--experiment`. `hpcjobs init` writes one with all keys;\n"
-        "`--set KEY=VALUE` overrides a key, two or more values make it a parameter of the study. A key that stands here\n"
-        "with `absent` may be left out or be `null`. An unknown key is an error that names the nearest known one.\n"
-        f"The article's values, with their sources, stand in [chexnet.yaml](../../experiments/chexnet.yaml).\n\n"
+        "`--set KEY=VALUE` overrides a key, two or more values make it a parameter of the study. A key whose default\n"
+        "is `absent` may be left out or be `null`. An unknown key is an error that names the nearest known one.\n"
+        "[chexnet.yaml](../../experiments/chexnet.yaml) has the article's values, with their sources.\n\n"
         f"{_sections(Experiment)}"
     )
 
@@ -58,11 +58,11 @@ def _profile() -> str:
     return (
         f"{MADE.format(source='hpcjobs/config/cluster.py')}# Keys of a cluster profile\n\n"
         "A YAML file in `clusters/`, or any path given to `--cluster`. `hpcjobs cluster detect` writes one,\n"
-        "`hpcjobs cluster show NAME` prints one with every default spelt out. How profiles are found, and what goes\n"
-        "together: [Describing a cluster](../clusters.md).\n\n"
+        "`hpcjobs cluster show NAME` prints one with every default. How profiles are found, and which keys need each\n"
+        "other: [Describing a cluster](../clusters.md).\n\n"
         f"{_sections(Cluster)}\n"
         "## Options of sbatch that `sbatch` refuses\n\n"
-        "hpcjobs writes them itself; the refusal names the key that says the same.\n\n"
+        "hpcjobs sets these options itself. The error names the profile's key to use instead.\n\n"
         f"{_table(('key', 'options'), rows)}"
     )
 

@@ -19,7 +19,7 @@ from hpcjobs.plan import planning
 from tests.control.test_cli import SLURM, on_a_login_node
 from tests.running import hpcjobs
 
-# What a value, a path, and a text can be in YAML that a line does not show at once.
+# Values that are easy to write wrongly: numbers without a dot, relative paths, a text of two lines with quotes.
 ODD = """
 name: odd
 description: "two lines,\\nthe second: with # and 'quotes'"
@@ -33,7 +33,7 @@ horovod: {fusion_mib: 64}
 
 
 def meant(name: str) -> Experiment:
-    """What a sweep of this experiment trains."""
+    """The experiment that a sweep of this name trains."""
     return planning.expand(profiles.read(Experiment, name), [])[0].experiment
 
 
@@ -46,7 +46,7 @@ def test_what_is_written_means_what_the_base_means(base: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     assert meant("own") == msgspec.structs.replace(meant(base), name="own")
     if base.endswith(".yaml"):
-        assert meant("own").data.dir == str(tmp_path / "shards")  # relative to the base's file, not to the new one
+        assert meant("own").data.dir == str(tmp_path / "shards")  # relative to the base, not to the new file
 
 
 def test_every_key_is_there_below_its_description(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_key_that_is_absent_is_valid_without_its_sign(tmp_path: Path) -> None:
     assert load(path, Experiment).train.clip_norm == 2.5
 
 
-def test_where_slurm_answers_a_profile_stands_beside_it(tmp_path: Path) -> None:
+def test_where_slurm_answers_a_profile_is_written_too(tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, SLURM)
     done = hpcjobs("init", "trial", "--base", "demo", cwd=tmp_path, env=env)
     assert done.stdout == "experiments/trial.yaml\nclusters/slurm.yaml\n"
@@ -99,7 +99,7 @@ def test_where_slurm_answers_a_profile_stands_beside_it(tmp_path: Path) -> None:
     assert "#SBATCH --gres=gpu:v100:4\n" in hpcjobs(*steps, *data, cwd=tmp_path, env=env).stdout
 
 
-def test_the_profile_is_of_the_partition_and_device_that_were_told(tmp_path: Path) -> None:
+def test_the_profile_describes_the_partition_and_device_that_were_given(tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, SLURM)
     words = ("init", "--partition", "v100", "--device", "cpu")
     assert "clusters/slurm-v100.yaml" in hpcjobs(*words, cwd=tmp_path, env=env).stdout
@@ -114,7 +114,7 @@ def test_the_profile_is_of_the_partition_and_device_that_were_told(tmp_path: Pat
         ({"scontrol": "[ $1 = ping ] && echo UP"}, "no profile written: Slurm did not say what its nodes are"),
     ],
 )
-def test_without_slurm_there_is_an_experiment_alone_and_it_is_said(
+def test_without_slurm_only_an_experiment_is_written_and_a_message_says_why(
     commands: dict[str, str], says: str, tmp_path: Path
 ) -> None:
     done = hpcjobs("init", cwd=tmp_path, env=on_a_login_node(tmp_path, commands))
@@ -130,10 +130,10 @@ def test_a_flag_of_the_profile_that_changed_nothing_is_named(tmp_path: Path) -> 
     assert "no profile written, for all --device: Slurm does not answer here" in done.stderr
 
 
-def test_a_name_that_means_another_file_from_now_on_is_told(tmp_path: Path) -> None:
-    said = hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path).stderr
+def test_a_name_that_means_another_file_from_now_on_is_reported(tmp_path: Path) -> None:
+    message = hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path).stderr
     assert re.search(
-        r"in this folder 'demo' now means experiments/demo\.yaml, and no more /\S+/experiments/demo\.yaml\n", said
+        r"in this folder 'demo' now means experiments/demo\.yaml, and no more /\S+/experiments/demo\.yaml\n", message
     )
     assert "no more" not in hpcjobs("init", "mine", cwd=tmp_path).stderr
 
@@ -159,7 +159,7 @@ def test_what_is_there_is_not_replaced_and_then_nothing_is_written(there: str, t
 def test_a_second_experiment_is_begun_beside_the_first(tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, SLURM)
     assert "clusters/slurm.yaml" in hpcjobs("init", cwd=tmp_path, env=env).stdout
-    # The profile says the same.
+    # The profile would be written with the same text.
     assert hpcjobs("init", "second", cwd=tmp_path, env=env).stdout == "experiments/second.yaml\n"
     with (tmp_path / "clusters" / "slurm.yaml").open("a") as file:
         file.write("account: abc\n")
@@ -208,7 +208,7 @@ def test_an_experiment_with_synth_makes_up_its_data_whatever_its_name(tmp_path: 
     text = (tmp_path / "experiments" / "mine.yaml").read_text()
     assert re.search(r"^  synth:\n( *#.*\n)+    images: 512\n( *#.*\n)+    size: 64\n", text, re.MULTILINE)
     assert "g0001.sbatch" in hpcjobs(*SWEEP_MINE, cwd=tmp_path).stdout
-    # Data that are named take the place of those that are made up, as in the demo itself.
+    # data.dir takes the place of data.synth, here as in the demo itself.
     for words in (SWEEP_MINE, (*SWEEP_MINE, "--experiment", "demo")):
         assert "no dataset.json in" in hpcjobs(*words, "--set", "data.dir=shards", cwd=tmp_path).stderr
     without = (*SWEEP_MINE, "--set", "data.synth=null")
@@ -253,8 +253,8 @@ def test_a_base_of_any_name_gives_a_file_that_loads(name: bytes, tmp_path: Path)
     hpcjobs("init", "own", "--base", f"./{base}", cwd=tmp_path)
     path = tmp_path / "experiments" / "own.yaml"
     assert load(path, Experiment).data.dir == f"{tmp_path}/shards"
-    told = f"./{base}" if base == "größe.yaml" else ascii(f"./{base}")
-    assert f"with the values of {told}." in path.read_text().replace("\n# ", " ")
+    shown = f"./{base}" if base == "größe.yaml" else ascii(f"./{base}")
+    assert f"with the values of {shown}." in path.read_text().replace("\n# ", " ")
 
 
 def test_a_folder_that_is_not_utf8_is_written_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +295,7 @@ def test_what_was_interrupted_can_be_run_again(force: bool, tmp_path: Path, monk
         patch.setattr(os, step, interrupted)
         with pytest.raises(KeyboardInterrupt):
             init_command._write(TWO, force)
-    # What --force replaced cannot be brought back; else there is nothing, and never a temporary file.
+    # A file that --force replaced is lost; without --force nothing remains. Temporary files never remain.
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "experiments" / "a.yaml"] * force
     assert init_command._write(TWO, force=False).keys() == set(list(TWO)[force:])
     assert {path: path.read_text() for path in TWO} == TWO
@@ -312,20 +312,20 @@ def test_half_of_what_it_wrote_is_made_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_that_comes_there_meanwhile_is_not_replaced(
+def test_a_file_that_another_process_writes_first_is_not_replaced(
     links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     real = os.link
 
-    def meanwhile(temporary: Path, path: Path) -> None:
+    def written_first(temporary: Path, path: Path) -> None:
         if path.parent.name == "clusters":
             path.write_text("precious\n")
         if not links:
             raise PermissionError(1, "Operation not permitted")
         real(temporary, path)
 
-    monkeypatch.setattr(os, "link", meanwhile)
+    monkeypatch.setattr(os, "link", written_first)
     with pytest.raises(InputError, match=r"^clusters/b.yaml: is there already"):
         init_command._write(TWO, force=False)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "clusters" / "b.yaml"]
@@ -333,7 +333,7 @@ def test_a_file_that_comes_there_meanwhile_is_not_replaced(
 
 
 def unprivileged(*words: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `hpcjobs` as one whom the modes of files stop: root without that privilege."""
+    """Run `hpcjobs` as a user for whom file modes apply; root gives up the privilege to ignore them."""
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
     command = [*drop, sys.executable, "-m", "hpcjobs", *words]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
@@ -344,8 +344,8 @@ def test_a_folder_that_may_not_be_looked_into_is_a_mistake(mode: int, tmp_path: 
     env = on_a_login_node(tmp_path, SLURM)
     (tmp_path / "experiments").mkdir(mode)
     done = unprivileged("init", cwd=tmp_path, env=env)
-    said = "hpcjobs: error: experiments/mine.yaml: cannot be written: Permission denied\n"
-    assert (done.returncode, done.stderr) == (2, said)
+    message = "hpcjobs: error: experiments/mine.yaml: cannot be written: Permission denied\n"
+    assert (done.returncode, done.stderr) == (2, message)
     assert not (tmp_path / "clusters").exists()
 
 

@@ -1,4 +1,4 @@
-"""Typed YAML: every mistake is one line with file, line, key and what would be right."""
+"""Typed YAML: each mistake gives one line with file, line, key and what would be right."""
 
 from __future__ import annotations
 
