@@ -27,6 +27,7 @@ from hpcjobs.chexnet.data.workshop import Workshop, work
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import Container
 from tests.fixtures_data import contents, prepare_from, recipe_from
+from tests.running import PATIENCE_S
 
 # 1,200 images of 32 x 32 in six shards: a second or two of work beside the start.
 SYNTH = ("--images", "1200", "--size", "32", "--seed", "5")
@@ -77,7 +78,7 @@ def test_kill_9_at_any_moment_and_again_gives_the_same_bytes(undisturbed: dict[s
         kills = 0
         for _ in range(2):
             job = synth(out, "--workers", workers)
-            until = time.monotonic() + 60
+            until = time.monotonic() + PATIENCE_S
             while not (out / ".prepare" / "run").exists() and job.poll() is None and time.monotonic() < until:
                 time.sleep(0.01)
             time.sleep(dice.uniform(0, 6 if workers == "2" else 1.5))
@@ -86,7 +87,7 @@ def test_kill_9_at_any_moment_and_again_gives_the_same_bytes(undisturbed: dict[s
             job.communicate()
         assert kills
         job = synth(out, "--workers", workers)
-        assert job.wait(timeout=120) == 0, job.communicate()[1]
+        assert job.wait(timeout=PATIENCE_S) == 0, job.communicate()[1]
         assert contents(out) == undisturbed
         assert not workers_of(out)
 
@@ -94,7 +95,7 @@ def test_kill_9_at_any_moment_and_again_gives_the_same_bytes(undisturbed: dict[s
 def test_the_workers_of_a_killed_driver_leave(tmp_path: Path) -> None:
     out = tmp_path / "out"
     job = synth(out, "--workers", "2", "--size", "512")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not any((out / ".prepare").glob("tmp/*")):
         assert time.monotonic() < deadline
         assert job.poll() is None
@@ -110,13 +111,13 @@ def test_the_workers_of_a_killed_driver_leave(tmp_path: Path) -> None:
 def test_a_ctrl_c_that_a_terminal_sends_to_all_processes_shows_no_traceback(tmp_path: Path, moment: str) -> None:
     out = tmp_path / "out"
     job = synth(out, "--workers", "2", "--size", "512")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not any((out / ".prepare").glob(moment)):
         assert time.monotonic() < deadline
         assert job.poll() is None
         time.sleep(0.01)
     os.killpg(job.pid, signal.SIGINT)
-    _, said = job.communicate(timeout=60)  # to the end of the last that can write to it
+    _, said = job.communicate(timeout=PATIENCE_S)  # to the end of the last that can write to it
     assert job.returncode == 130
     assert said.splitlines()[-1] == "hpcjobs: interrupted"
     assert "Traceback" not in said
@@ -132,7 +133,7 @@ def test_the_workers_of_an_interrupted_driver_end_though_it_lives_on(tmp_path: P
 
     with pytest.raises(KeyboardInterrupt):
         make(small_shards(synth_recipe(20_000, 512)), tmp_path, Local(2), progress=interrupt)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while workers_of(tmp_path):
         assert time.monotonic() < deadline, "they work on"
         time.sleep(0.1)
