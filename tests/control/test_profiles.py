@@ -23,7 +23,7 @@ from hpcjobs.config.words import Section
 from hpcjobs.jobs.render import directives, script
 from hpcjobs.plan.planning import expand, make_plan
 from tests.control.combinations import combinations, group_of, impossible, text_of
-from tests.running import hpcjobs, until
+from tests.running import PATIENCE_S, hpcjobs, until
 
 
 def asked(cluster: Cluster, gpus: int) -> dict[str, object]:
@@ -120,7 +120,9 @@ TASK = {"SLURM_ARRAY_TASK_ID": "0"}
 def test_the_profiles_environment_reaches_every_rank(launcher: str, tmp_path: Path) -> None:
     """With the real launchers, on this machine. tests/slurm does the same with srun."""
     text = ready_to_run(tmp_path, launcher, f"env >{tmp_path}/env-{RANK}")
-    assert subprocess.run(["bash"], input=text, env={**os.environ, **TASK}, text=True, timeout=60).returncode == 0
+    assert (
+        subprocess.run(["bash"], input=text, env={**os.environ, **TASK}, text=True, timeout=PATIENCE_S).returncode == 0
+    )
     for number in (0, 1):
         seen = (tmp_path / f"env-{number}").read_text().splitlines()
         assert {f"{name}={value}" for name, value in VARIABLES.items()} <= set(seen)
@@ -131,9 +133,9 @@ def test_horovodrun_ends_its_ranks_when_the_job_is_ended(tmp_path: Path) -> None
     text = ready_to_run(tmp_path, "horovodrun", f"touch {tmp_path}/began-{RANK}\nexec sleep 1000.{os.getpid()}")
     (tmp_path / "script").write_text(text)
     process = subprocess.Popen(["bash", tmp_path / "script"], env={**os.environ, **TASK})
-    until(lambda: len(list(tmp_path.glob("began-*"))) == 2, 30)
+    until(lambda: len(list(tmp_path.glob("began-*"))) == 2)
     process.terminate()
-    assert process.wait(30) != 0
+    assert process.wait(PATIENCE_S) != 0
     record = json.loads((tmp_path / "o" / "runs" / "g0002-r01" / "a001" / "exit.json").read_text())
     assert record["rc"] == process.returncode
     left = subprocess.run(["pgrep", "-f", f"sleep 1000.{os.getpid()}"], capture_output=True, text=True)
