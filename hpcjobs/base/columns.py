@@ -139,17 +139,6 @@ RUN_COLUMNS: Mapping[str, str] = {
     "outlier_windows": "of these: further than 3 scaled median absolute deviations (and 1 %) from the median",
 }
 
-# Columns of auc.csv after run, experiment, params and gpus (contract.AUC_COLUMNS).
-AUC_MEANINGS: Mapping[str, str] = {
-    "split": "val or test",
-    "class": "the finding, or mean",
-    "auc": "area under the ROC curve; empty where the split has no positives or no negatives",
-    "positives": "images with the finding",
-    "negatives": "images without it",
-    "auc_low": "lower end of the 95 % interval, resampled by patient; of the test split only",
-    "auc_high": "its upper end",
-}
-
 
 def with_params(columns: Iterable[str], params: Iterable[str]) -> list[str]:
     """The columns of a table, with one param.KEY after `flags` for each swept key of any row's `params`."""

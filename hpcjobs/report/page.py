@@ -12,9 +12,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hpcjobs import __version__
 from hpcjobs.analysis.compare import compare_reference
 from hpcjobs.base.records import LOSSES, Run, ScalingRow
+from hpcjobs.base.version import __version__
 from hpcjobs.report import sentences, tables
 from hpcjobs.report.contents import Contents, clean, series
 from hpcjobs.report.figures_inline import inline
