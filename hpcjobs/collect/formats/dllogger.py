@@ -22,7 +22,7 @@ from typing import Any
 from hpcjobs.collect.formats import context
 from hpcjobs.collect.formats.reader import Findings, Room
 from hpcjobs.collect.lines import Line, seconds
-from hpcjobs.collect.rates import Rates
+from hpcjobs.collect.steady import Windows
 
 _JSON = re.compile(r"(?:DLLL )?(\{.*\"type\": ?\"(?:LOG|METADATA)\".*\})")
 _PLAIN = re.compile(r"\bDLLL? (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]*) - (.*)")
@@ -51,8 +51,8 @@ class _Run:
         self.stdout: dict[str, int] = {}
         self.units: dict[str, str] = {}
         self.summary: dict[str, float] = {}
-        self.iterations: dict[str, Rates] = {}
-        self.epochs: dict[str, Rates] = {}
+        self.iterations: dict[str, Windows] = {}
+        self.epochs: dict[str, Windows] = {}
         self.implied: list[float] = []  # global batches by rates and time stamps
         self.before: tuple[tuple[int, ...], float] | None = None
 
@@ -133,7 +133,7 @@ class DlloggerRoom(Room):
                 run.summary[key] = rate
             else:
                 kept = run.iterations if len(step) == 2 or "Iteration" in line.text else run.epochs
-                kept.setdefault(key, Rates()).add(1.0, 1 / rate)
+                kept.setdefault(key, Windows()).add(1.0, 1 / rate)
         if len(step) == 2 and at is not None:
             if run.before and len(run.implied) < _STEPS_KEPT:
                 (epoch, iteration), before = run.before[0], run.before[1]

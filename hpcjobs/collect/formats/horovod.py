@@ -18,7 +18,7 @@ import re
 
 from hpcjobs.collect.formats.reader import Findings, Room, mean
 from hpcjobs.collect.lines import Line
-from hpcjobs.collect.rates import Rates, scaled
+from hpcjobs.collect.steady import Windows, scaled
 
 _FIGURE = r"(\d+(?:\.\d+)?)(?: ?(?:\+-|\+/-|±) ?(\d+(?:\.\d+)?))?"
 _TOTAL = re.compile(rf"Total [Ii]mg/sec on (\d+) (\w+)\(s\): *{_FIGURE}")
@@ -37,7 +37,7 @@ class _Run:
         self.model = self.device = ""
         self.batch: int | None = None
         self.gpus: int | None = None
-        self.windows = Rates()
+        self.windows = Windows()
         self.first = ""  # the rank whose Iter lines count
         self.last: dict[str, int] = {}  # the newest Iter of each rank; untagged ranks are one
         self.told: set[str] = set()  # ranks that have told the total

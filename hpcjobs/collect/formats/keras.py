@@ -22,7 +22,7 @@ import re
 from hpcjobs.collect.formats.context import Facts, split
 from hpcjobs.collect.formats.reader import Findings, Room, mean
 from hpcjobs.collect.lines import Line, unstamped
-from hpcjobs.collect.rates import Rates, scaled
+from hpcjobs.collect.steady import Windows, scaled
 
 _EPOCH = re.compile(r"(?:^|\s)Epoch (\d+)/(\d+)\s*$")
 _TIME = r"(\d+)s(?: +(?:- )?(\d+)(ms|us|μs|s|ns)/(step|sample|epoch))?"
@@ -53,7 +53,7 @@ class _Run:
     def __init__(self) -> None:
         self.line = 0
         self.epoch: _Epoch | None = None
-        self.windows = Rates()
+        self.windows = Windows()
         self.count = 0
         self.samples = False
         self.validated = False

@@ -1,30 +1,25 @@
-"""MLPerf training logs of anyone: `:::MLL` of v0.6 and `:::MLLOG` of v0.7 on.
+"""MLPerf training logs of anyone, with the lines that mlperf_lines reads.
 
-    :::MLL 1560881734.720 epoch_start: {"value": null, "metadata": {"epoch_num": 1}}
-    :::MLLOG {"namespace": "", "time_ms": 1592671423172, "event_type": "INTERVAL_START", "key": "epoch_start", ...}
-
-time_s for time_ms in some; values as strings in some; a line by every rank in some: the first of an event counts.
-The rate is what the log calls one, where it does: `training_sequences_per_second` at the end of NVIDIA's BERT, else
-`tracked_stats` (`throughput`; `imgs_sec` in v2.x), else `throughput`; else `train_samples` over the times of epochs
-(or blocks), validation apart. train_samples may stand in the arguments that NVIDIA's scripts for MXNet print
-(num_examples), one line by each rank, which tells the GPUs too; else `submission_entry` may (v0.6: accelerators of a
-node x nodes).
+Several ranks may write the same line: the first of an event counts. The rate is what the log calls one, if it does:
+`training_sequences_per_second` at the end of NVIDIA's BERT, else `tracked_stats` (`throughput`; `imgs_sec` in v2.x),
+else `throughput`. Else it is `train_samples` over the time of epochs (or blocks) without their validation. The
+arguments that NVIDIA's scripts for MXNet print, one line by each rank, may give the samples (num_examples) and the
+number of GPUs. `submission_entry` of v0.6 may give the GPUs too: accelerators of a node x nodes.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import deque
 from typing import Any
 
+from hpcjobs.collect import mlperf_lines
 from hpcjobs.collect.formats.context import Facts
 from hpcjobs.collect.formats.reader import Findings, Room
 from hpcjobs.collect.lines import Line
-from hpcjobs.collect.rates import Rates, scaled
+from hpcjobs.collect.mlperf_lines import Event
+from hpcjobs.collect.steady import Windows, scaled
 
-_OLD = re.compile(r":::MLL (\d+(?:\.\d+)?) (\w+): (\{.*\})")
-_NEW = re.compile(r":::MLLOG (\{.*\})")
 _ARGUMENTS = re.compile(r"(?:Node\[(\d+)\] )?(?:start with arguments )?Namespace\((.*)\)")
 _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)=(?:'([^']*)'|(\w+))")
 # The training throughput among the figures of tracked_stats, by its names.
@@ -47,13 +42,13 @@ class _Run:
         self.ended: float | None = None
         self.status = ""
         self.summary: float | None = None
-        self.stats = Rates()
-        self.throughputs = Rates()
+        self.stats = Windows()
+        self.throughputs = Windows()
         self.seen: deque[object] = deque(maxlen=4096)
         self.open: dict[str, tuple[object, float]] = {}  # epoch, block or eval: which, since when
         self.validation = 0.0  # s of evals inside what is open
-        self.epochs = Rates()
-        self.blocks = Rates()
+        self.epochs = Windows()
+        self.blocks = Windows()
         self.evals: list[float] = [0.0, 0.0]  # how many, s of all
         self.accuracy: float | None = None
 
@@ -62,7 +57,7 @@ class MlperfRoom(Room):
     """See above."""
 
     name = "mlperf"
-    needles = (b":::MLL", b"Namespace(", b"nproc", b"training_sequences_per_second")
+    needles = (mlperf_lines.MARK, b"Namespace(", b"nproc", b"training_sequences_per_second")
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
@@ -70,10 +65,8 @@ class MlperfRoom(Room):
         self.facts = Facts()
 
     def take(self, line: Line) -> None:
-        if match := _NEW.search(line.text):
-            self._event(line, match[1], None, "")
-        elif match := _OLD.search(line.text):
-            self._event(line, match[3], float(match[1]), match[2])
+        if event := mlperf_lines.event(line.text):
+            self._event(line, event)
         elif match := _ARGUMENTS.search(line.text):
             found = {key: text or word for key, text, word in _ARGUMENT.findall(match[2])}
             if "batch_size" in found:
@@ -85,16 +78,8 @@ class MlperfRoom(Room):
         elif "nproc" in line.text:
             self.facts.take(line.text)
 
-    def _event(self, line: Line, text: str, at: float | None, key: str) -> None:
-        try:
-            entry = json.loads(text)
-            if at is None:
-                key, ms = str(entry["key"]), entry.get("time_ms")
-                at = float(ms) / 1000 if ms is not None else float(entry["time_s"])
-            value, about = entry.get("value"), entry.get("metadata")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-            return
-        about = about if isinstance(about, dict) else {}
+    def _event(self, line: Line, event: Event) -> None:
+        key, at, value, about = event
         if self.run.ended is not None and key in _BEGINS:
             self._end()
         run = self.run

@@ -18,7 +18,7 @@ import statistics
 
 from hpcjobs.collect.formats.reader import Findings, Room
 from hpcjobs.collect.lines import Line, seconds
-from hpcjobs.collect.rates import Rates
+from hpcjobs.collect.steady import Windows
 
 _RATE = r"(\d+(?:\.\d+)?(?:e\+?\d+)?) samples/sec"
 _SPEED = re.compile(
@@ -40,8 +40,8 @@ class _Run:
         self.arguments: dict[str, str] = {}
         self.workers: set[int] = set()  # that tell their arguments, or a rank
         self.example = False  # of Horovod, which tells ranks
-        self.speeds: dict[str, Rates] = {}  # worker: batches
-        self.epochs: dict[str, Rates] = {}  # worker: whole epochs
+        self.speeds: dict[str, Windows] = {}  # worker: batches
+        self.epochs: dict[str, Windows] = {}  # worker: whole epochs
         self.costs: list[float] = []  # s of each epoch
         self.at: dict[str, tuple[int, int, float | None]] = {}  # worker: epoch, batch, time of the newest speed
         self.implied: list[float] = []  # batches by speeds and time stamps
@@ -92,9 +92,9 @@ class MxnetRoom(Room):
         if speed <= 0:
             return
         if batch is None:
-            run.epochs.setdefault(worker, Rates()).add(1.0, 1 / speed)
+            run.epochs.setdefault(worker, Windows()).add(1.0, 1 / speed)
             return
-        run.speeds.setdefault(worker, Rates()).add(1.0, 1 / speed)
+        run.speeds.setdefault(worker, Windows()).add(1.0, 1 / speed)
         at = seconds(line.text) if len(run.implied) < _KEPT else None
         if last and last[0] == epoch and batch > last[1] and at is not None and last[2] is not None and at > last[2]:
             run.implied.append(speed * (at - last[2]) / (batch - last[1]))

@@ -15,12 +15,13 @@ The total is each rank's own estimate of the total: their mean counts. Lines of 
 
 from __future__ import annotations
 
+import math
 import re
 from operator import mul, sub, truediv
 
 from hpcjobs.collect.formats.reader import Findings, Room, mean
 from hpcjobs.collect.lines import Numbers, rank_of, spots
-from hpcjobs.collect.rates import Rates, scaled
+from hpcjobs.collect.steady import Windows, scaled
 
 _FIGURE = b"images/sec: "
 _STEP = re.compile(rb"(\d{1,12})\s+images/sec: (\d+(?:\.\d+)?) \+/- \d")
@@ -50,7 +51,7 @@ class _Run:
         self.first = ""  # the rank whose lines of steps count
         self.steps = [0]  # of its lines
         self.means = [0.0]  # of all steps' rates up to there
-        self.windows = Rates()
+        self.windows = Windows()
         self.many = False  # whether untagged ranks tell the same step
         self.ended: set[str] = set()  # ranks that have told the total; untagged ones are one
         self.totals: list[float] = []
@@ -60,7 +61,7 @@ class _Run:
         counts = list(map(sub, self.steps[1:], self.steps))
         sums = list(map(mul, self.steps, self.means))
         rates = list(map(truediv, map(sub, sums[1:], sums), counts))
-        if rates and min(rates) > 0:
+        if rates and min(rates) > 0 and sum(rates) < math.inf:
             self.windows.extend(counts, list(map(truediv, counts, rates)))
         del self.steps[:-1], self.means[:-1]
 
