@@ -49,10 +49,10 @@ def _apart(block: bytes) -> tuple[tuple[list[float], list[float]], bytes]:
         if b"false" in warmup[:cold]:  # The warm-up does not come first.
             raise ValueError
         ms = _floats.decode(b"[" + b",".join(step_ms[cold:]) + b"]")
-        alike = len(set(steps[cold:])) == 1
-        counts = [float(steps[-1])] * len(ms) if alike else list(map(float, steps[cold:]))
-        if counts and not (0 < min(ms) <= max(ms) < MOST and 1 <= min(counts) <= max(counts) < MOST):
+        numbers = {text: float(text) for text in set(steps[cold:])}
+        if numbers and not (0 < min(ms) <= max(ms) < MOST and all(1 <= number < MOST for number in numbers.values())):
             raise ValueError
+        counts = [*numbers.values()] * len(ms) if len(numbers) == 1 else [numbers[text] for text in steps[cold:]]
     except ValueError:  # For example a figure that is not a number: all lines are read one by one.
         return ([], []), block
     return (counts, list(map(mul, counts, ms))), b"".join(pieces[::4])
