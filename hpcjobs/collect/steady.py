@@ -21,7 +21,7 @@ _LEAST = 0.01
 # Of more windows than this (even), neighbours are joined two by two.
 _KEPT = 8192
 
-TENTH = "without the first tenth of the windows, at least one of several"
+TENTH = "all but the first tenth of the windows, and at least one of several"
 
 
 @dataclasses.dataclass(frozen=True)

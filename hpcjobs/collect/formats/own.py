@@ -1,7 +1,7 @@
 """hpcjobs' own train.log, or several of them in one file.
 
 The figures are the same as those of a sweep's run folder (mllog.measure), which needs run_stop with success. Of a
-log that ends before it the rate of the timed windows is taken, and a problem says so.
+log that ends before it the rate of the timed windows counts, and a problem says so.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from typing import Any
 
 import msgspec
 
+from hpcjobs.base.columns import FLAG_UNFINISHED
 from hpcjobs.base.contract import LogKey
 from hpcjobs.collect import mllog, mlperf_lines
-from hpcjobs.collect.formats.reader import Findings, Room
+from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.measurements import SteadyRate
 from hpcjobs.collect.mllog import MOST
 from hpcjobs.collect.steady import SteadyStep
-
-FLAG_UNFINISHED = "unfinished"
 
 # The line of a window as the trainer writes it. Most lines are such lines, so they are read by the thousand. A line
 # that looks different is read by itself. Half a line and the next one do not match together: they have too many commas.
@@ -31,7 +30,6 @@ _BEGINS = b'"hpcjobs_run"'
 _TRACKED = b'"tracked_stats"'
 _RULE = "windows that the trainer does not mark as warm-up"
 _floats = msgspec.json.Decoder(list[float])
-
 
 # Lines with these keys hold nothing that is needed here.
 _IDLE = re.compile(
@@ -63,8 +61,8 @@ def _leads(block: bytes) -> bool:
     return _TRACKED not in block[: block.find(_BEGINS)]
 
 
-class OwnRoom(Room):
-    """See above."""
+class OwnReader(FormatReader):
+    """Reads the logs that the text at the top of this file describes."""
 
     name = "hpcjobs"
     needles = (mlperf_lines.MARK,)
@@ -85,7 +83,7 @@ class OwnRoom(Room):
                 self.begun = first + block.count(b"\n", 0, block.find(_BEGINS))
             self._add(windows, rest)
             return
-        begin, at = 0, block.find(_BEGINS)  # A run begins where another was.
+        begin, at = 0, block.find(_BEGINS)  # A run begins within the block.
         while at >= 0:
             start = block.rfind(b"\n", 0, at) + 1
             self._add(*_apart(block[begin:start]))
@@ -122,7 +120,7 @@ class OwnRoom(Room):
         if found is None:
             self.findings.problem(line, f"{why}, without a timed window")
             return
-        self.findings.problem(line, f"{why}: its timed windows are taken")
+        self.findings.problem(line, f"{why}: its timed windows count")
         hosts = tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else ()
         self._run(
             line, found, about, hosts=hosts, flags=(FLAG_UNFINISHED,), precision=str(about.get("precision") or "")
@@ -132,7 +130,7 @@ class OwnRoom(Room):
         batch = _whole(about.get("global_batch"))
         total = batch / found.step_ms * 1000 if batch else None
         rate = SteadyRate(total, None, found.windows, 0, found.outliers, 1, _RULE) if total else None
-        self.tell(
+        self.add_run(
             line,
             "tracked_stats of timed windows",
             total=total,
