@@ -153,14 +153,15 @@ def _meanings(what: str, known: Mapping[str, str]) -> str:
 def _failures() -> str:
     rows = [
         (f"`{kind}`", about.meaning, about.hint, "yes" if kind in RETRYABLE else "")
-        for kind, about in sorted(failures.KINDS.items())
+        for kind, about in sorted(failures.FAILURE_CLASSES.items())
     ]
     return (
         f"{MADE.format(source='hpcjobs/collect/failures.py')}# Classes of failure\n\n"
-        "`hpcjobs status`, `runs.csv` and the page say of each run that failed its class, the line of the log that says\n"
-        "so, and what to do. What Slurm says comes first, then the rank that gave up, then what happened by itself, then\n"
-        "what only follows from another rank's end. `may be retried`: the profile's `retry` may name the class, see\n"
-        "[Submitting](../submitting.md). Everything else is run again by `hpcjobs resume` when you have mended it.\n\n"
+        "`hpcjobs status`, `runs.csv` and the page show the class of each failed run, the line of the log that says why,\n"
+        "and what to do. If several lines report a failure, Slurm's come first, then those of the rank that gave up, then\n"
+        "other causes, and last what only follows from the end of another rank. `may be retried`: the profile's `retry`\n"
+        "can name the class, see [Submitting](../submitting.md). `hpcjobs resume` runs all other failed runs again, once\n"
+        "you have removed the cause.\n\n"
         f"{_table(('class', 'means', 'what to do', 'may be retried'), rows)}"
     )
 
