@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 
 # Of a step, by region; a region is written where all sizes have it.
 _PARTS = {

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcjobs.analysis.models import Fabric, Fit, Size, Terms, Vector, ring, usl
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 
 RESAMPLES = 1000
 # Points beyond the parameters that a fit takes: with fewer its error cannot be told.

@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import Run
+from hpcjobs.base.metrics import Run
 from hpcjobs.cli import names, show
-from hpcjobs.collect import sweep_runs as collector
+from hpcjobs.collect import runs_csv
 from hpcjobs.engine import follow
 from hpcjobs.engine import sweep as sweeps
 from hpcjobs.report import build
@@ -60,7 +60,7 @@ def collect(
             runs = build.collected(sweep, follow.snapshot(sweep, show.talk))
     if runs is None:
         return
-    click.echo(json.dumps([run.row() for run in runs]) if as_json else collector.runs_csv(runs), nl=as_json)
+    click.echo(json.dumps([run.row() for run in runs]) if as_json else runs_csv.to_text(runs), nl=as_json)
     ctx.exit(_nothing_measured(any(run.images_per_sec is not None for run in runs)))
 
 

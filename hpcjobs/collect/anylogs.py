@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hpcjobs.base.records import Run, RunState
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import RunState
 from hpcjobs.collect.measurements import LogResult, Problem, Throughput
 
 # What of two runs may differ without their being repeats, or sizes, of one experiment.
@@ -42,7 +43,6 @@ def runs(results: Iterable[LogResult]) -> tuple[list[Run], list[Problem]]:
 
 def _run(one: Throughput, gpus: int) -> Run:
     nodes = one.nodes or len(one.hosts) or None
-    own = one.format == "hpcjobs"
     name = one.model or one.format
     return Run(
         run=one.run or Path(one.source).name,
@@ -59,8 +59,6 @@ def _run(one: Throughput, gpus: int) -> Run:
         global_batch=one.global_batch,
         images_per_sec=one.images_per_sec,
         step_ms=one.step_ms,
-        # Others' accuracy is not the area under a ROC curve.
-        mean_auc=one.accuracy if own else None,
         nodelist=" ".join(one.hosts),
         gpu_model=one.gpu_model,
         flags=" ".join(one.flags),

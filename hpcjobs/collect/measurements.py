@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hpcjobs.base.records import Figures
+from hpcjobs.base.metrics import Figures
 
 
 @dataclasses.dataclass(frozen=True)

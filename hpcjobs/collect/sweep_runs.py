@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import datetime
 import io
-import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base import columns, contract, sweepdir
+from hpcjobs.base import contract, sweepdir
 from hpcjobs.base.columns import (
     FLAG_DIRTY,
     FLAG_HARDWARE,
@@ -22,16 +18,16 @@ from hpcjobs.base.columns import (
     FLAG_SHARED,
     FLAG_SHORT_WARMUP,
     FLAG_SOFTWARE,
-    RUN_COLUMNS,
-    with_params,
 )
 from hpcjobs.base.contract import RunConfig, split_batch, warmup_steps
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import make_folder, open_plain, read_json, write_atomic
 from hpcjobs.base.hostlist import expand
-from hpcjobs.base.records import Measurement, Run, RunState, to_csv
+from hpcjobs.base.metrics import Measurement, Run
+from hpcjobs.base.records import RunState
 from hpcjobs.base.sweepdir import SweepDir
-from hpcjobs.collect import mllog, nvml
+from hpcjobs.base.tabular import to_csv
+from hpcjobs.collect import mllog, nvml, runs_csv
 from hpcjobs.collect.mllog import TrainLog
 
 # Of node-HOST.json, in this order in `software`.
@@ -159,8 +155,9 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
     hosts: Sequence[str] = expand(str(claim.get("nodelist", "")))
     if measured is not None:
         fields |= measured.figures()
-        fields |= {name: getattr(measured, name) for name in ("images_per_sec", "step_ms", "mean_auc")}
-        fields |= {"windows": measured.windows, "outlier_windows": measured.outlier_windows}
+        fields |= {
+            name: getattr(measured, name) for name in ("images_per_sec", "step_ms", "windows", "outlier_windows")
+        }
         if fields["start"] is not None and measured.first_step_at is not None:
             fields["startup_s"] = measured.first_step_at - fields["start"]
         hosts = measured.hosts or hosts
@@ -246,11 +243,6 @@ def _software(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def runs_csv(runs: Sequence[Run]) -> str:
-    """The text of `runs.csv`."""
-    return to_csv(with_params(RUN_COLUMNS, [run.params for run in runs]), [run.row() for run in runs])
-
-
 def auc_csv(where: SweepDir, runs: Iterable[Run]) -> str:
     """All runs' auc.csv in one table: run, experiment, params and gpus before each run's own columns."""
     rows = []
@@ -274,68 +266,6 @@ def write(where: SweepDir, runs: Sequence[Run]) -> list[Path]:
     """Write report/runs.csv and report/auc.csv; returns their paths."""
     make_folder(where.report)
     paths = [where.report / "runs.csv", where.report / "auc.csv"]
-    write_atomic(paths[0], runs_csv(runs))
+    write_atomic(paths[0], runs_csv.to_text(runs))
     write_atomic(paths[1], auc_csv(where, runs))
     return paths
-
-
-def read_runs(text: str, source: str) -> list[Run]:
-    """The runs of a runs.csv, or of a JSON list with its keys; `source` names it in errors.
-
-    `gpus` is needed, what else is missing is not known, columns of other names are passed over.
-    Raises InputError where it is neither, or a figure is no number.
-    """
-    if text.lstrip()[:1] in ("[", "{"):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{source}: line {error.lineno}: not JSON: {error.msg}") from None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise InputError(f"{source}: expected a JSON list of objects, as `hpcjobs collect --json` prints")
-    else:
-        rows = list(csv.DictReader(io.StringIO(text)))
-    if not rows:
-        raise InputError(f"{source}: holds no runs")
-    return [_read_run(row, f"{source}: run {number}") for number, row in enumerate(rows, 1)]
-
-
-def _read_run(row: Mapping[str, Any], where: str) -> Run:
-    fields: dict[str, Any] = {}
-    for field in dataclasses.fields(Run):
-        value = row.get(field.name)
-        known = value is not None and value != ""
-        try:
-            if field.name == "start":
-                fields["start"] = _seconds(str(value)) if known else None
-            elif field.name == "state":
-                measured = row.get("images_per_sec") not in (None, "")
-                fields["state"] = RunState(value) if known else RunState.DONE if measured else RunState.FAILED
-            elif "str" in str(field.type):
-                fields[field.name] = str(value) if known else ""
-            elif not known:
-                fields[field.name] = None
-            else:
-                number = float(str(value))
-                # Whole numbers may come as 4.0: a column with gaps is one of floats for pandas.
-                whole = "int" in str(field.type)
-                fields[field.name] = None if math.isnan(number) else _whole(number) if whole else number
-        except (ValueError, OverflowError):
-            meaning = columns.RUN_COLUMNS[field.name]
-            raise InputError(f"{where}: {field.name} is {value!r}: expected {meaning}") from None
-    if not fields["gpus"] or fields["gpus"] < 1:
-        raise InputError(f"{where}: no number of GPUs (gpus)")
-    if fields["images_per_sec"] is not None and not 0 < fields["images_per_sec"] < math.inf:
-        raise InputError(f"{where}: images_per_sec is {fields['images_per_sec']}: expected more than 0")
-    return Run(**fields)
-
-
-def _seconds(text: str) -> float:
-    """Seconds since the epoch of a time stamp; one without a zone is UTC."""
-    at = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return (at if at.tzinfo else at.replace(tzinfo=datetime.timezone.utc)).timestamp()
-
-
-def _whole(number: float) -> int:
-    if not number.is_integer():
-        raise ValueError(number)
-    return int(number)

@@ -20,10 +20,11 @@ from hpcjobs.base.columns import FLAGS
 from hpcjobs.base.contract import JOB_LOG
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import read_json
-from hpcjobs.base.records import Run, RunState, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.base.records import RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.cli import show
-from hpcjobs.collect import sweep_runs
+from hpcjobs.collect import runs_csv, sweep_runs
 from hpcjobs.collect.evidence import tail
 from hpcjobs.collect.measurements import Bandwidth
 from hpcjobs.engine import follow
@@ -140,7 +141,7 @@ def read_runs(source: str, option: str = "--runs") -> list[Run]:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{option} {source}: cannot be read: {error}") from None
-    return sweep_runs.read_runs(text, f"{option} {source}")
+    return runs_csv.read_runs(text, f"{option} {source}")
 
 
 def print_report(report: Report, *, as_json: bool = False, markdown: bool = False) -> None:

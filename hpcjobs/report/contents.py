@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpcjobs.base.columns import FLAGS
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 
 if TYPE_CHECKING:  # both take scipy or numpy with them, which a table alone need not wait for
     from hpcjobs.analysis.compare import Difference, Reference

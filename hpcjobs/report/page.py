@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from hpcjobs import __version__
 from hpcjobs.analysis.compare import beside
-from hpcjobs.base.records import LOSSES, Run, ScalingRow
+from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.report import sentences, tables
 from hpcjobs.report.contents import Study, clean, series
 from hpcjobs.report.figures_inline import inline

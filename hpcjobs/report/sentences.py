@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hpcjobs.analysis.intervals import welch_ratio
 from hpcjobs.base.columns import FLAGS
-from hpcjobs.base.records import LOSSES, Run, ScalingRow
+from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.report.contents import Series, clean, flags_at, kind, listed, series, sizes
 
 # Below this efficiency a size is past what most would call scaling.

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.contract import CLASSES
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 from hpcjobs.report.contents import Study
 from tests.control.sweeps import run
 

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from hpcjobs.base import contract
-from hpcjobs.base.records import Run, RunState
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import RunState
 from hpcjobs.base.sweepdir import SweepDir, append
 from tests.control.logs import attempt, train_log
 

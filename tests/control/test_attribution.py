@@ -12,7 +12,7 @@ import pytest
 
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.contract import LogKey
-from hpcjobs.base.records import LOSSES, ScalingRow
+from hpcjobs.base.metrics import LOSSES, ScalingRow
 from hpcjobs.chexnet.train.attribution import attribute
 from hpcjobs.collect.sweep_runs import collect
 from tests.control.logs import line, train_log

@@ -13,9 +13,11 @@ from hpcjobs.analysis.scaling import table
 from hpcjobs.base import contract
 from hpcjobs.base.columns import RUN_COLUMNS
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import Run, RunState
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import RunState
 from hpcjobs.collect import mllog
-from hpcjobs.collect.sweep_runs import collect, read_runs, runs_csv, write
+from hpcjobs.collect.runs_csv import read_runs, to_text
+from hpcjobs.collect.sweep_runs import collect, write
 from tests.control.logs import attempt, train_log
 from tests.control.sweeps import done, node, run, states, sweep
 
@@ -203,7 +205,7 @@ def two_runs(folder: Path) -> list[Run]:
         where, {"g0001-r01": (RunState.DONE, ""), "g0004-r01": (RunState.FAILED, 'timeout: "late", he said')}
     )
     write(where, found)
-    assert runs_csv(found) == (where.report / "runs.csv").read_text()
+    assert to_text(found) == (where.report / "runs.csv").read_text()
     return found
 
 
@@ -218,7 +220,7 @@ def test_pandas_reads_runs_csv_without_options(tmp_path: Path) -> None:
 
 def test_runs_come_back_from_csv_and_json_and_make_the_same_table(tmp_path: Path) -> None:
     found = two_runs(tmp_path)
-    again = read_runs(runs_csv(found), "runs.csv")
+    again = read_runs(to_text(found), "runs.csv")
     assert [each.row() for each in again] == [
         each.row() for each in read_runs(json.dumps([each.row() for each in found]), "-")
     ]
@@ -261,4 +263,4 @@ def test_what_is_no_table_of_runs_is_refused_by_name(text: str, why: str) -> Non
 
 def test_a_run_goes_to_csv_whatever_is_in_it() -> None:
     odd = run(1, 2.0, nodelist="a,b", software='"', failure="one\ntwo\rthree")
-    assert read_runs(runs_csv([odd]), "x")[0].failure == "one two three"
+    assert read_runs(to_text([odd]), "x")[0].failure == "one two three"

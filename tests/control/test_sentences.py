@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from hpcjobs.analysis.scaling import table
-from hpcjobs.base.records import Run, RunState
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import RunState
 from hpcjobs.report import sentences
 from hpcjobs.report.sentences import Answer
 from tests.control.studies import failing, runs
