@@ -1,10 +1,9 @@
-"""A sweep's files become runs: one per planned run, measured or not."""
+"""A sweep's files become runs: one per planned run, measured or not; and its runs.csv and auc.csv are written."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,35 +29,34 @@ from hpcjobs.base.tabular import to_csv
 from hpcjobs.collect import mllog, nvml, runs_csv
 from hpcjobs.collect.mllog import TrainLog
 
-# Of node-HOST.json, in this order in `software`.
+# The keys of node-HOST.json that make `software`, in this order.
 _SOFTWARE = ("python", "tensorflow", "horovod", "mpi", "nccl", "cuda", "cudnn", "driver", "kernel")
-_NAME = re.compile(r"g(\d{4,})(?:-p(\d{2,}))?-r(\d{2,})")
 
 
-def collect(where: SweepDir, states: Mapping[str, tuple[RunState, str]]) -> list[Run]:
-    """Every run of a sweep, in the order of its plan.
+def collect(where: SweepDir, planned: Mapping[str, RunConfig], states: Mapping[str, tuple[RunState, str]]) -> list[Run]:
+    """Every run of a sweep, in the order of `states`.
 
-    `states` gives each run its state and, where it failed, why. The newest attempt with a measurement
-    counts; a run that has none keeps its row. Each log is read once. Raises InputError where sweep.yaml
-    is damaged.
+    `planned` is each run as the sweep's plan has it: it stands in for a run.yaml that is damaged. `states` gives each
+    run its state and, if it failed, why. The newest attempt with a measurement counts; a run that has none keeps its
+    row. Each log is read once. Raises InputError if sweep.yaml is damaged, or a run.yaml whose run is not planned.
     """
-    sweep = _Sweep(where)
+    sweep = _Sweep(where, planned)
     return [_run(sweep, name, *states[name]) for name in states]
 
 
 class _Sweep:
     """What is known of a sweep before any of its runs is looked at."""
 
-    def __init__(self, where: SweepDir):
-        self.where = where
-        self.data = sweepdir.read_sweep_yaml(where.sweep_yaml)
-        cluster, repeats = self.data.get("cluster"), self.data.get("repeats")
+    def __init__(self, where: SweepDir, planned: Mapping[str, RunConfig]):
+        self.where, self.planned = where, planned
+        data = sweepdir.read_sweep_yaml(where.sweep_yaml)
+        cluster, repeats = data.get("cluster"), data.get("repeats")
         self.cluster: Mapping[str, Any] = cluster if isinstance(cluster, dict) else {}
         self.repeats = repeats if isinstance(repeats, int) else None
         git = (read_json(where.provenance) or {}).get("git")
         self.flags = [FLAG_SHARED] if self.cluster.get("sharing") == "shared" else []
         self.flags += [FLAG_DIRTY] if isinstance(git, dict) and git.get("clean") is False else []
-        # When each job was submitted, in seconds since the epoch, and when its tasks first began.
+        # When each job was submitted, in seconds since the epoch.
         self.submitted = {
             str(event["job"]): float(event["time"])
             for event in sweepdir.read_journal(where)
@@ -79,7 +77,10 @@ class _Sweep:
         return self._begun
 
     def queue_s(self, claim: Mapping[str, Any]) -> float | None:
-        """Seconds from the submission to the start. Not known of a requeued job, whose first run is in between."""
+        """Seconds from the submission to the start.
+
+        None for a requeued job, because the time of its first start lies between the two.
+        """
         task = str(claim.get("job", ""))
         at = self.submitted.get(task.rpartition("_")[0])
         if at is None or claim.get("restart") != 0 or task not in self.begun:
@@ -88,9 +89,9 @@ class _Sweep:
         return max(0.0, self.begun[task] - at)
 
     def config(self, name: str) -> tuple[RunConfig, str]:
-        """The run's config, and what is wrong with its run.yaml: then it is what sweep.yaml plans.
+        """The run's config, and what is wrong with its run.yaml, in which case the config is the planned one.
 
-        Raises InputError where that does not help.
+        Raises InputError if the run is not planned either.
         """
         path = self.where.run(name) / contract.RUN_YAML
         try:
@@ -103,37 +104,9 @@ class _Sweep:
             wrong = error.strerror or str(error)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             wrong = " ".join(str(error).removeprefix(f"{path}: ").split())
-        try:
-            return _planned(name, self.data, self.cluster), f"run_yaml: {path.relative_to(self.where.root)}: {wrong}"
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise InputError(f"{path}: {wrong}; and {self.where.sweep_yaml} does not plan the run") from None
-
-
-def _planned(name: str, data: Mapping[str, Any], cluster: Mapping[str, Any]) -> RunConfig:
-    """What sweep.yaml says of the run of that name."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise ValueError(name)
-    gpus, point, repeat = (int(number or 1) for number in match.groups())
-    variant = data["variants"][point - 1]
-    per_node = cluster["gpus_per_node"]
-    nodes = -(-gpus // per_node) if per_node else 1
-    config = RunConfig(
-        sweep=data["sweep"],
-        run=name,
-        params=variant["params"],
-        repeat=repeat,
-        seed=variant["experiment"]["seed"] + repeat - 1,
-        gpus=gpus,
-        nodes=nodes,
-        tasks_per_node=-(-gpus // nodes),
-        cpus_per_task=cluster["cpus_per_gpu"],
-        device=cluster["device"],
-        data_dir=str(variant["experiment"]["data"]["dir"] or ""),
-        experiment=variant["experiment"],
-    )
-    _batches(config), _short_warmup(config)
-    return config
+        if name not in self.planned:
+            raise InputError(f"{path}: {wrong}; and {self.where.sweep_yaml} does not plan the run")
+        return self.planned[name], f"run_yaml: {path.relative_to(self.where.root)}: {wrong}"
 
 
 def _batches(config: RunConfig) -> tuple[int, int]:
@@ -187,7 +160,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
 
 
 def _newest(where: SweepDir, name: str) -> tuple[Path | None, TrainLog, Measurement | None]:
-    """The newest attempt with a measurement, its log and that measurement, else the last attempt."""
+    """The newest attempt with a measurement, its log and that measurement; without one, the last attempt."""
     last: tuple[Path | None, TrainLog] = None, TrainLog()
     for attempt in reversed(where.attempts(name)):
         log = mllog.read(attempt / contract.TRAIN_LOG)
@@ -220,7 +193,7 @@ def _gpu_flags(attempt: Path, log: TrainLog) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    # One at a time: a line a second and GPU is 10 MB in eight hours.
+    # One line at a time: a line per second and GPU is 10 MB in eight hours.
     with suppress(OSError), io.TextIOWrapper(open_plain(path), "utf-8", "replace", newline="\n") as file:
         yield from file
 
@@ -232,7 +205,7 @@ def _models(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _software(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the nodes ran, each text once. Of an MPI's self-description the first clause is enough."""
+    """The software of the nodes, each text once. An MPI describes itself at length: its first clause is enough."""
     texts = []
     for node in nodes:
         versions = {name: str(node[name]).partition(",")[0] for name in _SOFTWARE if node.get(name)}

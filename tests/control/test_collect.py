@@ -19,14 +19,14 @@ from hpcjobs.collect import mllog
 from hpcjobs.collect.runs_csv import read_runs, to_text
 from hpcjobs.collect.sweep_runs import collect, write
 from tests.control.logs import attempt, train_log
-from tests.control.sweeps import done, node, run, states, sweep
+from tests.control.sweeps import done, node, planned, run, states, sweep
 
 
 def collected(folder: Path, **facts: object) -> Run:
     """The one run of a sweep whose node says `facts`."""
     where = sweep(folder, [4])
     node(done(where, "g0004-r01"), "n1", **facts)
-    (found,) = collect(where, states(where))
+    (found,) = collect(where, planned(where), states(where))
     return found
 
 
@@ -43,7 +43,7 @@ def test_nodes_that_differ_are_flagged(tmp_path: Path) -> None:
     folder = done(where, "g0008-r01")
     node(folder, "n1", gpus=["V100"], driver="535.1")
     node(folder, "n2", gpus=["V100", "A100"], driver="550.2")
-    (found,) = collect(where, states(where))
+    (found,) = collect(where, planned(where), states(where))
     assert found.flags == "software_differs gpus_differ"
     assert (found.gpu_model, found.software) == ("A100, V100", "driver 535.1 | driver 550.2")
 
@@ -57,7 +57,7 @@ def test_the_queue_of_a_requeued_job_or_of_one_not_in_the_journal_is_not_known(t
     claims = [done(where, f"g{gpus:04d}-r01") / contract.CLAIM for gpus in (1, 2, 4)]
     for claim, change in zip(claims, ({}, {"restart": 1}, {"job": "77_0"}), strict=True):
         claim.write_text(json.dumps({**json.loads(claim.read_text()), **change}))
-    assert [found.queue_s for found in collect(where, states(where))] == [90, None, None]
+    assert [found.queue_s for found in collect(where, planned(where), states(where))] == [90, None, None]
 
 
 def test_runs_of_one_allocation_waited_once_together(tmp_path: Path) -> None:
@@ -65,7 +65,10 @@ def test_runs_of_one_allocation_waited_once_together(tmp_path: Path) -> None:
     for number, start in ((1, 950), (2, 1800)):
         claim = done(where, f"g0001-r{number:02d}") / contract.CLAIM
         claim.write_text(json.dumps({**json.loads(claim.read_text()), "job": "1_0", "start": start}))
-    assert [(found.queue_s, found.start) for found in collect(where, states(where))] == [(50, 950), (50, 1800)]
+    assert [(found.queue_s, found.start) for found in collect(where, planned(where), states(where))] == [
+        (50, 950),
+        (50, 1800),
+    ]
 
 
 @pytest.mark.parametrize(("git", "flags"), [({"clean": False}, "dirty_code"), ({"clean": True}, ""), (None, "")])
@@ -73,14 +76,14 @@ def test_code_that_no_commit_holds(tmp_path: Path, git: object, flags: str) -> N
     where = sweep(tmp_path, [1])
     where.provenance.write_text(json.dumps({"git": git}))
     done(where, "g0001-r01")
-    (found,) = collect(where, states(where))
+    (found,) = collect(where, planned(where), states(where))
     assert found.flags == flags
 
 
 def test_shared_nodes_are_the_profiles_word(tmp_path: Path) -> None:
     where = sweep(tmp_path, [1], sharing="shared")
     done(where, "g0001-r01")
-    assert [found.flags for found in collect(where, states(where))] == ["shared_nodes"]
+    assert [found.flags for found in collect(where, planned(where), states(where))] == ["shared_nodes"]
 
 
 def test_the_log_says_precision_gradients_and_the_split_of_its_auc(tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_the_log_says_precision_gradients_and_the_split_of_its_auc(tmp_path: Pat
     text = train_log(gpus=1).replace('"run": "g"', '"precision": "mixed_float16", "gradient_bytes": 28000000')
     done(where, "g0001-r01", log=text)
     done(where, "g0002-r01", log=train_log(gpus=2, auc=None))
-    one, two = collect(where, states(where))
+    one, two = collect(where, planned(where), states(where))
     assert (one.precision, one.gradient_bytes, one.mean_auc, one.auc_split) == ("mixed_float16", 28e6, 0.75, "val")
     assert (two.precision, two.gradient_bytes, two.mean_auc, two.auc_split) == ("", None, None, "")
 
@@ -102,7 +105,7 @@ def test_each_log_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     opened: Counter[Path] = Counter()
     events = mllog.events
     monkeypatch.setattr(mllog, "events", lambda path: (opened.update([path]), events(path))[1])
-    assert all(found.attempt == "a001" for found in collect(where, states(where)))
+    assert all(found.attempt == "a001" for found in collect(where, planned(where), states(where)))
     assert set(opened.values()) == {1}
     assert len(opened) == 4
 
@@ -117,7 +120,7 @@ def test_outlier_windows_are_kept_in_the_mean_and_counted(tmp_path: Path) -> Non
         "g0001-r01",
         log=train_log(gpus=1, step_ms=(50.0, 50.2, 49.8, 50.1, 49.9, 50.0, 150.0, 50.3), warmup_ms=900.0),
     )
-    (found,) = collect(where, states(where))
+    (found,) = collect(where, planned(where), states(where))
     assert (found.windows, found.outlier_windows) == (8, 1)
     assert found.step_ms == pytest.approx(500.3 / 8)
 
@@ -140,18 +143,18 @@ def test_a_damaged_run_yaml_has_a_named_reason_and_spoils_nothing(tmp_path: Path
     where = sweep(tmp_path, [1, 2])
     for name in states(where):
         done(where, name)
-    whole = collect(where, states(where))
+    whole = collect(where, planned(where), states(where))
     path = where.run("g0002-r01") / contract.RUN_YAML
     text = path.read_text()
     path.unlink()
     if damage is not None:
         path.write_bytes(damage(text).encode("latin-1"))
-    one, two = collect(where, states(where))
+    one, two = collect(where, planned(where), states(where))
     assert one == whole[0]
     assert two.failure.startswith("run_yaml: ")
     assert why in two.failure
     assert "\n" not in two.failure
-    # What it was to be, sweep.yaml says, too.
+    # The plan says what the run was to be.
     assert (two.gpus, two.nodes, two.global_batch, two.images_per_sec) == (2, 1, 8, whole[1].images_per_sec)
 
 
@@ -160,7 +163,7 @@ def test_where_sweep_yaml_does_not_help_it_is_an_error_of_one_line(tmp_path: Pat
     (where.run("g0001-r01") / contract.RUN_YAML).write_text("{")
     where.sweep_yaml.write_text("version: 1\nsweep: s\n")
     with pytest.raises(InputError, match="does not plan the run") as caught:
-        collect(where, states(where))
+        collect(where, {}, states(where))
     assert "\n" not in str(caught.value)
 
 
@@ -174,7 +177,7 @@ def test_no_damaged_file_of_an_attempt_ends_it(tmp_path: Path, name: str, conten
     where = sweep(tmp_path, [1])
     folder = done(where, "g0001-r01")
     (folder / name).write_bytes(content)
-    (found,) = collect(where, states(where))
+    (found,) = collect(where, planned(where), states(where))
     assert found.run == "g0001-r01"
     assert (found.images_per_sec is None) == (name == contract.TRAIN_LOG)
 
@@ -183,7 +186,7 @@ def test_a_run_without_hosts_or_with_odd_figures_measures_what_is_whole(tmp_path
     where = sweep(tmp_path, [1, 2])
     done(where, "g0001-r01", log=train_log(gpus=1).replace('"hosts": ["n1"]', '"hosts": 7'))
     done(where, "g0002-r01", log=train_log(gpus=2).replace('"global_batch": 8', '"global_batch": 0'))
-    one, two = collect(where, states(where))
+    one, two = collect(where, planned(where), states(where))
     assert one.images_per_sec is not None
     assert one.nodelist == "n1"  # that of the claim
     assert two.images_per_sec is None
@@ -202,7 +205,9 @@ def two_runs(folder: Path) -> list[Run]:
     where = sweep(folder, [1, 4], repeats=1)
     node(done(where, "g0001-r01"), "n1", gpus=["V100"], python="3.11")
     found = collect(
-        where, {"g0001-r01": (RunState.DONE, ""), "g0004-r01": (RunState.FAILED, 'timeout: "late", he said')}
+        where,
+        planned(where),
+        {"g0001-r01": (RunState.DONE, ""), "g0004-r01": (RunState.FAILED, 'timeout: "late", he said')},
     )
     write(where, found)
     assert to_text(found) == (where.report / "runs.csv").read_text()
