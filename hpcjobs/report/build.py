@@ -29,7 +29,6 @@ from hpcjobs.collect.evidence import tail
 from hpcjobs.collect.measurements import Bandwidth
 from hpcjobs.engine import follow
 from hpcjobs.engine import sweep as sweeps
-from hpcjobs.engine.folder import run_configs
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 
@@ -69,6 +68,8 @@ def collected(sweep: Sweep, runs: Sequence[RunStatus]) -> list[Run]:
 
 
 def _collect(sweep: Sweep, runs: Sequence[RunStatus]) -> list[Run]:
+    from hpcjobs.engine.folder import run_configs  # it imports jinja2
+
     states = {run.run: (run.state, str(run.failure or "")) for run in runs}
     return sweep_runs.collect(sweep.where, run_configs(sweep), states)
 
