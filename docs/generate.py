@@ -16,6 +16,7 @@ import yaml
 from hpcjobs.base import columns
 from hpcjobs.base.metrics import Run, ScalingRow
 from hpcjobs.base.tabular import Metric, metrics_of
+from hpcjobs.chexnet.classes import AUC_MEANINGS
 from hpcjobs.cli import hpcjobs
 from hpcjobs.collect import failures
 from hpcjobs.config import Cluster, Experiment
@@ -146,7 +147,7 @@ def _columns() -> str:
         "`hpcjobs report --runs FILE` makes the table of any such file; `gpus` and `images_per_sec` are enough.\n\n"
         "## auc.csv\n\n"
         "One row per run, split and finding: `run`, `experiment`, `params`, `gpus` as above, then\n\n"
-        f"{_meanings('column', columns.AUC_MEANINGS)}\n"
+        f"{_meanings('column', AUC_MEANINGS)}\n"
         "## Flags\n\n"
         "What to know before trusting a row, in its column `flags`; some are raised by a run, and stand in runs.csv.\n\n"
         f"{_meanings('flag', columns.FLAGS)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.control.fake_scheduler", "tests.fixtures_browser", "tests.fixtures_data"]
+pytest_plugins = ["tests.fixtures_browser", "tests.fixtures_data"]
 
 ROOT = Path(__file__).parent.parent
 _SECONDS: dict[str, float] = defaultdict(float)

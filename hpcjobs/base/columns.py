@@ -55,14 +55,3 @@ FLAGS: Mapping[str, str] = {
 # param.KEY per swept key.
 REPORT_COLUMNS: Mapping[str, str] = {name: about.described for name, about in metrics_of(ScalingRow).items()}
 RUN_COLUMNS: Mapping[str, str] = {name: about.described for name, about in metrics_of(Run).items()}
-
-# Columns of auc.csv after run, experiment, params and gpus (contract.AUC_COLUMNS).
-AUC_MEANINGS: Mapping[str, str] = {
-    "split": "val or test",
-    "class": "the finding, or mean",
-    "auc": "area under the ROC curve; empty where the split has no positives or no negatives",
-    "positives": "images with the finding",
-    "negatives": "images without it",
-    "auc_low": "lower end of the 95 % interval, resampled by patient; of the test split only",
-    "auc_high": "its upper end",
-}

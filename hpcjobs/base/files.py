@@ -23,20 +23,52 @@ def write_atomic(path: Path, text: str | bytes, *, durable: bool = True) -> None
     Of many files one may make only the last `durable`: journaling file systems keep the order of names. Honours
     the umask. Raises OSError (a full disk, say) with the old file, if any, still in place.
     """
-    data = text.encode("utf-8") if isinstance(text, str) else text
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    temporary = beside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(temporary, text)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+def claim_link(path: Path, data: str | bytes) -> bool:
+    """Make the file `path`, whole, unless that name exists already. Returns whether it was made. Raises OSError.
+
+    Of many processes, on many hosts, that claim the same path exactly one gets True. A loss of power does not undo it.
+    The file is written under a temporary name, then link()ed: NFS makes a link atomically, while its O_EXCL and its
+    flock are not to be trusted.
+    """
+    temporary = beside(path)
+    try:
+        _write(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # NFS repeats a call whose answer was lost, and then finds the link that the first call made (open(2)).
+            with temporary.open("rb") as file:  # opening makes NFS ask for the number of links again
+                if os.fstat(file.fileno()).st_nlink < 2:
+                    return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return True
+
+
+def beside(path: Path) -> Path:
+    """A new hidden name in the same folder, for a temporary file that will become `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+
+
+def _write(temporary: Path, text: str | bytes) -> None:
+    """Write a file that does not exist yet, and wait until its content is on disk."""
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text.encode("utf-8") if isinstance(text, str) else text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_new(files: Mapping[Path, str]) -> None:
@@ -53,9 +85,14 @@ def write_new(files: Mapping[Path, str]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of indented JSON with a final newline. What is not UTF-8 of a command's words is escaped."""
+    """`write_atomic` of `to_json`."""
+    write_atomic(path, to_json(value))
+
+
+def to_json(value: Any) -> bytes:
+    """Indented JSON with a final newline. Bytes of a command line that are not UTF-8 are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_atomic(path, text.encode("utf-8", "backslashreplace"))
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcjobs import __version__
+from hpcjobs.base.version import __version__
 
 HIDDEN = "***"
 

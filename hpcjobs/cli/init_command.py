@@ -78,7 +78,7 @@ def init(name: str, base: str, partition: str | None, device: str | None, force:
             "(`hpcjobs cluster list`), or --cluster local to compute on this machine; on a login node `hpcjobs cluster "
             "detect` prints one"
         )
-    if experiment.data.dir is None and not chexnet.is_made_up(experiment):
+    if experiment.data.dir is None and not chexnet.makes_up_data(experiment):
         show.talk(f"name the data in {own}: data.dir, a folder that `hpcjobs data prepare` (or `data synth`) made")
     cluster = found.cluster if found is not None else profiles.cluster("local")
     words = f"--gpus {_sizes(cluster)} --experiment {name} --cluster {cluster.name}"

@@ -26,6 +26,7 @@ from hpcjobs.base.metrics import Measurement, Run
 from hpcjobs.base.records import RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.base.tabular import to_csv
+from hpcjobs.chexnet.classes import AUC_COLUMNS, AUC_CSV
 from hpcjobs.collect import mllog, nvml, runs_csv
 from hpcjobs.collect.mllog import TrainLog
 
@@ -221,18 +222,18 @@ def auc_csv(where: SweepDir, runs: Iterable[Run]) -> str:
     rows = []
     for run in runs:
         if run.source and run.images_per_sec is not None:
-            path = where.root / Path(run.source).parent / contract.AUC_CSV
+            path = where.root / Path(run.source).parent / AUC_CSV
             try:
                 with io.TextIOWrapper(open_plain(path), "utf-8", "replace", newline="") as file:
                     found = list(csv.DictReader(file))
             except (OSError, csv.Error):
                 continue
             for line in found:
-                own = {column: line.get(column, "") for column in contract.AUC_COLUMNS}
+                own = {column: line.get(column, "") for column in AUC_COLUMNS}
                 rows.append(
                     {"run": run.run, "experiment": run.experiment, "params": run.params, "gpus": run.gpus, **own}
                 )
-    return to_csv(["run", "experiment", "params", "gpus", *contract.AUC_COLUMNS], rows)
+    return to_csv(["run", "experiment", "params", "gpus", *AUC_COLUMNS], rows)
 
 
 def write(where: SweepDir, runs: Sequence[Run]) -> list[Path]:

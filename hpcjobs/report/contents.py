@@ -12,7 +12,7 @@ from hpcjobs.base.metrics import Run, ScalingRow
 
 if TYPE_CHECKING:  # both take scipy or numpy with them, which a table alone need not wait for
     from hpcjobs.analysis.compare import Difference, Reference
-    from hpcjobs.analysis.predict import Outlook
+    from hpcjobs.analysis.predict import SeriesModels
 
 # What a log or a name may hold and a page or an SVG may not: colours of a terminal, and control characters.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -21,7 +21,7 @@ _UNIT = re.compile(r" \((\w+)\)$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Study:
+class Contents:
     """The table and what is known beside it.
 
     `auc` are rows of auc.csv; `tails` the last lines of a run's log, by the run's name; `others` is another sweep's
@@ -32,7 +32,7 @@ class Study:
     rows: Sequence[ScalingRow]
     runs: Sequence[Run] = ()
     auc: Sequence[Mapping[str, Any]] = ()
-    outlooks: Sequence[Outlook] = ()
+    models: Sequence[SeriesModels] = ()
     reference: Reference | None = None
     others: Sequence[ScalingRow] = ()
     others_name: str = "the other sweep"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpcjobs.base.files import write_atomic
 from hpcjobs.report import figures_style
-from hpcjobs.report.contents import Study
+from hpcjobs.report.contents import Contents
 from hpcjobs.report.figures_auc import auc
 from hpcjobs.report.figures_scaling import efficiency, throughput, time_to_train
 from hpcjobs.report.figures_steps import breakdown
@@ -17,10 +17,10 @@ from hpcjobs.report.figures_style import Drawing
 NAMES = ("scaling", "efficiency", "time-to-train", "breakdown", "auc")
 
 
-def draw(study: Study) -> list[Drawing]:
+def draw(contents: Contents) -> list[Drawing]:
     """The figures that the study has data for, in the order of NAMES."""
     with figures_style.settings():
-        found = [make(study) for make in (throughput, efficiency, time_to_train, breakdown, auc)]
+        found = [make(contents) for make in (throughput, efficiency, time_to_train, breakdown, auc)]
     return [drawing for drawing in found if drawing is not None]
 
 

@@ -11,13 +11,23 @@ from matplotlib.ticker import PercentFormatter
 
 from hpcjobs.analysis.intervals import student_interval
 from hpcjobs.base.metrics import Run, ScalingRow
-from hpcjobs.report import figures_style as look
-from hpcjobs.report.contents import Series, Study, clean, listed, series
-from hpcjobs.report.figures_style import Drawing
+from hpcjobs.report.contents import Contents, Series, clean, listed, series
+from hpcjobs.report.figures_style import (
+    Drawing,
+    add_legend,
+    add_note,
+    draw_interval,
+    failed_marker,
+    mark_failed,
+    new_axes,
+    series_style,
+    set_size_axis,
+    set_value_axis,
+)
 from hpcjobs.report.palette import GRID, QUIET
 
 if TYPE_CHECKING:
-    from hpcjobs.analysis.predict import Figure, Prediction
+    from hpcjobs.analysis.predict import Interval, Prediction
 
 _KINDS = {
     "measured_to_target": "measured until the target was reached",
@@ -33,39 +43,39 @@ class _Plot:
     """What one of the figures shows of a row, of a prediction, and of the ideal; None where it has nothing."""
 
     of_row: Callable[[ScalingRow], _Point | None]
-    of_prediction: Callable[[Prediction], Figure | None]
+    of_prediction: Callable[[Prediction], Interval | None]
     ideal: Callable[[Series, int], float | None]
 
 
-def throughput(study: Study) -> Drawing | None:
+def throughput(contents: Contents) -> Drawing | None:
     """images/s with the ideal line, intervals, the model, and what is laid beside."""
     plot = _Plot(
         lambda row: _point(row.images_per_sec, row.images_per_sec_low, row.images_per_sec_high),
         lambda prediction: prediction.images_per_sec,
         lambda each, gpus: None if each.per_gpu is None else each.per_gpu * gpus,
     )
-    unit = " and ".join(dict.fromkeys(each.unit for each in series(study.rows)))
-    beside = dict(study.reference.images_per_sec) if study.reference else {}
-    return _drawing(study, plot, "scaling", "Throughput", f"{unit}/s over all GPUs", beside)
+    unit = " and ".join(dict.fromkeys(each.unit for each in series(contents.rows)))
+    beside = dict(contents.reference.images_per_sec) if contents.reference else {}
+    return _drawing(contents, plot, "scaling", "Throughput", f"{unit}/s over all GPUs", beside)
 
 
-def efficiency(study: Study) -> Drawing | None:
+def efficiency(contents: Contents) -> Drawing | None:
     """Speed-up per GPU of the base. One size alone has none."""
     plot = _Plot(
         lambda row: _point(row.efficiency, row.efficiency_low, row.efficiency_high),
         lambda prediction: None,
         lambda each, gpus: 1.0,
     )
-    if not any(row.efficiency is not None and row.gpus != row.baseline_gpus for row in study.rows):
+    if not any(row.efficiency is not None and row.gpus != row.baseline_gpus for row in contents.rows):
         return None
-    reference = study.reference
+    reference = contents.reference
     beside = {gpus: reference.efficiency(gpus) for gpus in reference.images_per_sec} if reference else {}
-    return _drawing(study, plot, "efficiency", "Efficiency", "efficiency, over the base", beside)
+    return _drawing(contents, plot, "efficiency", "Efficiency", "efficiency, over the base", beside)
 
 
-def time_to_train(study: Study) -> Drawing | None:
+def time_to_train(contents: Contents) -> Drawing | None:
     """The whole training, in the unit that suits it; what was measured and what is derived are told apart."""
-    known = [row.time_to_train_s for row in study.rows if row.time_to_train_s is not None]
+    known = [row.time_to_train_s for row in contents.rows if row.time_to_train_s is not None]
     if not known:
         return None
     divisor, unit = next(
@@ -74,11 +84,11 @@ def time_to_train(study: Study) -> Drawing | None:
     )
 
     def of_row(row: ScalingRow) -> _Point | None:
-        found = student_interval(_times(study.runs, row)) or (None, None)
+        found = student_interval(_times(contents.runs, row)) or (None, None)
         low, high = (None if end is None else max(0.0, end) / divisor for end in found)
         return None if row.time_to_train_s is None else (row.time_to_train_s / divisor, low, high)
 
-    def of_prediction(prediction: Prediction) -> Figure | None:
+    def of_prediction(prediction: Prediction) -> Interval | None:
         found = prediction.time_to_train_s
         return found and dataclasses.replace(
             found, value=found.value / divisor, low=found.low / divisor, high=found.high / divisor
@@ -89,10 +99,10 @@ def time_to_train(study: Study) -> Drawing | None:
         base = next((row for row in timed if row.gpus == row.baseline_gpus), None)
         return None if base is None else (base.time_to_train_s or 0.0) / divisor * base.gpus / gpus
 
-    kinds = sorted({word for row in study.rows for word in row.time_to_train_kind.split()})
+    kinds = sorted({word for row in contents.rows for word in row.time_to_train_kind.split()})
     note = listed([_KINDS.get(kind, kind) for kind in kinds])
     plot = _Plot(of_row, of_prediction, ideal)
-    return _drawing(study, plot, "time-to-train", "Time to train", f"time to train, {unit}", {}, note)
+    return _drawing(contents, plot, "time-to-train", "Time to train", f"time to train, {unit}", {}, note)
 
 
 def _times(runs: Sequence[Run], row: ScalingRow) -> list[float]:
@@ -114,33 +124,33 @@ def _point(value: float | None, low: float | None, high: float | None) -> _Point
 
 
 def _drawing(
-    study: Study, plot: _Plot, name: str, title: str, unit: str, beside: dict[int, float], note: str = ""
+    contents: Contents, plot: _Plot, name: str, title: str, unit: str, beside: dict[int, float], note: str = ""
 ) -> Drawing | None:
-    lines = series(study.rows)
-    others = series(study.others)
+    lines = series(contents.rows)
+    others = series(contents.others)
     points = [plot.of_row(row) for each in (*lines, *others) for row in each.measured]
     ideals = [plot.ideal(each, row.gpus) for each in lines if each.connected for row in each.rows]
     values = [value for value in (*(point and point[0] for point in points), *ideals, *beside.values()) if value]
     if not any(plot.of_row(row) for each in lines for row in each.measured):
         return None
-    figure, axes = look.axes_of(title)
+    figure, axes = new_axes(title)
     shares = name == "efficiency"
-    run = [row.gpus for row in study.rows]
-    predictions = [] if shares else _predictions(study, plot)
+    run = [row.gpus for row in contents.rows]
+    predictions = [] if shares else _predictions(contents, plot)
     if shares:
         axes.set_ylim(0, max(1.1, *(1.08 * value for value in values)))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     else:
         # A model that foretells nothing does not say how far the axis goes.
-        look.value_axis(axes, values + [figure.value for _, _, figure in predictions if not figure.wide])
-    ahead = [size for _, size, _ in predictions] + list(beside) + [row.gpus for row in study.others]
-    look.size_axis(axes, run, ahead)
+        set_value_axis(axes, values + [figure.value for _, _, figure in predictions if not figure.wide])
+    ahead = [size for _, size, _ in predictions] + list(beside) + [row.gpus for row in contents.others]
+    set_size_axis(axes, run, ahead)
     axes.set_ylabel(unit)
     entries: list[_Entry] = []
     parts: set[str] = set()
     said: list[str] = []
     for number, each in enumerate(lines):
-        found = _line(axes, each, plot, look.style(number, each.connected))
+        found = _line(axes, each, plot, series_style(number, each.connected))
         entries += found[0]
         parts |= found[1]
         said.append(found[2])
@@ -150,17 +160,17 @@ def _drawing(
     if predictions:
         entries.append(_model(axes, predictions))
         parts |= {"model", "wide"} if any(figure.wide for _, _, figure in predictions) else {"model"}
-    found_beside, said_beside = _beside(axes, study, plot, beside, others)
+    found_beside, said_beside = _beside(axes, contents, plot, beside, others)
     entries += found_beside
     said += said_beside
     if failed := [row.gpus for each in lines for row in each.failed if not _measured_at(lines, row.gpus)]:
-        look.failed_sizes(axes, failed, QUIET)
-        entries.append((look.failed_handle(QUIET), "no measurement"))
+        mark_failed(axes, failed, QUIET)
+        entries.append((failed_marker(QUIET), "no measurement"))
         said.append(f"No measurement at {', '.join(map(str, sorted(set(failed))))} GPUs.")
-    look.note(axes, study.title, study.rows)
+    add_note(axes, contents.title, contents.rows)
     # Where the lines are not, as a rule: efficiencies stand above, throughputs rise to the right, times fall.
     places = {"scaling": "upper left", "efficiency": "lower left", "time-to-train": "upper right"}
-    look.legend(figure, axes, entries, loc=places[name])
+    add_legend(figure, axes, entries, loc=places[name])
     return Drawing(name, title, _caption(name, parts, note), f"{title}: {unit}. {' '.join(said)}", figure)
 
 
@@ -182,7 +192,7 @@ def _line(axes: Axes, each: Series, plot: _Plot, style: dict[str, Any]) -> tuple
         entries.append((dots, "ideal"))
         parts.add("ideal")
     for gpus, (value, low, high) in points:
-        if look.interval(axes, gpus, value, low, high, style["color"]):
+        if draw_interval(axes, gpus, value, low, high, style["color"]):
             parts.add("intervals")
     (drawn,) = axes.plot([gpus for gpus, _ in points], [point[0] for _, point in points], **style)
     values = "; ".join(f"{gpus} GPU{'s' * (gpus > 1)}: {_words(axes, point)}" for gpus, point in points)
@@ -196,18 +206,18 @@ def _words(axes: Axes, point: _Point) -> str:
     return f"{value}" if low is None or high is None else f"{value} ({low} to {high})"
 
 
-def _predictions(study: Study, plot: _Plot) -> list[tuple[str, int, Figure]]:
+def _predictions(contents: Contents, plot: _Plot) -> list[tuple[str, int, Interval]]:
     """The preferred model's figures: series, size, figure."""
     return [
-        (f"{outlook.experiment} {outlook.params} {outlook.scaling}", prediction.gpus, figure)
-        for outlook in study.outlooks
-        for model in outlook.models[:1]
+        (f"{fitted.experiment} {fitted.params} {fitted.scaling}", prediction.gpus, figure)
+        for fitted in contents.models
+        for model in fitted.models[:1]
         for prediction in model.predictions
         if (figure := plot.of_prediction(prediction)) is not None
     ]
 
 
-def _model(axes: Axes, predictions: Sequence[tuple[str, int, Figure]]) -> _Entry:
+def _model(axes: Axes, predictions: Sequence[tuple[str, int, Interval]]) -> _Entry:
     handle: Any = None
     for key in dict.fromkeys(name for name, _, _ in predictions):
         those = [(gpus, figure) for name, gpus, figure in predictions if name == key]
@@ -224,30 +234,32 @@ def _model(axes: Axes, predictions: Sequence[tuple[str, int, Figure]]) -> _Entry
 
 
 def _beside(
-    axes: Axes, study: Study, plot: _Plot, beside: dict[int, float], others: Sequence[Series]
+    axes: Axes, contents: Contents, plot: _Plot, beside: dict[int, float], others: Sequence[Series]
 ) -> tuple[list[_Entry], list[str]]:
     """A published table and another sweep, quiet and under the rest."""
     entries: list[_Entry] = []
     said: list[str] = []
-    if beside and study.reference:
+    if beside and contents.reference:
         (line,) = axes.plot(*zip(*sorted(beside.items()), strict=True), **_quiet("*"))
-        entries.append((line, clean(study.reference.name)))
-        said.append(f"{study.reference.name} beside it.")
+        entries.append((line, clean(contents.reference.name)))
+        said.append(f"{contents.reference.name} beside it.")
     for number, each in enumerate(others):
         points = [(row.gpus, point) for row in each.measured if (point := plot.of_row(row))]
         if not points:
             continue
         for gpus, (value, low, high) in points:
-            look.interval(axes, gpus, value, low, high, QUIET)
+            draw_interval(axes, gpus, value, low, high, QUIET)
         look_of = _quiet("hHdp<>"[number % 6])
         (line,) = axes.plot([gpus for gpus, _ in points], [point[0] for _, point in points], **look_of)
         entries.append(
             (
                 line,
-                clean(study.others_name) if each.label == "measured" else f"{clean(study.others_name)}: {each.label}",
+                clean(contents.others_name)
+                if each.label == "measured"
+                else f"{clean(contents.others_name)}: {each.label}",
             )
         )
-        said.append(f"{study.others_name} beside it.")
+        said.append(f"{contents.others_name} beside it.")
     return entries, said
 
 

@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from hpcjobs.base.metrics import ScalingRow
-from hpcjobs.report import figures_style as look
-from hpcjobs.report.contents import Study, listed, series, sizes
-from hpcjobs.report.figures_style import Drawing
+from hpcjobs.report.contents import Contents, listed, series, sizes
+from hpcjobs.report.figures_style import Drawing, add_note, new_axes
 from hpcjobs.report.palette import COLOURS, INK, PAPER, QUIET
 
 _TITLE = "Where a step's time goes"
@@ -61,15 +60,15 @@ def _below(row: ScalingRow) -> dict[str, float]:
     return {name: ms for name, ms in _measured(row).items() if ms <= -0.05}
 
 
-def breakdown(study: Study) -> Drawing | None:
+def breakdown(contents: Contents) -> Drawing | None:
     """Stacked bars, one for each size that took its step apart; lying where there are many."""
-    lines = [(each, [(row, found) for row in each.measured if (found := parts(row))]) for each in series(study.rows)]
+    lines = [(each, [(row, found) for row in each.measured if (found := parts(row))]) for each in series(contents.rows)]
     lines = [(each, those) for each, those in lines if those]
     if not lines:
         return None
     count, is_alone = sum(len(those) for _, those in lines), len(lines) == 1
     lying = count > _MANY
-    figure, axes = look.axes_of(_TITLE, 1.6 + 0.2 * count) if lying else look.axes_of(_TITLE)
+    figure, axes = new_axes(_TITLE, 1.6 + 0.2 * count) if lying else new_axes(_TITLE)
     at, ticks, names, said = 0.0, [], [], []
     highest = max(sum(found.values()) for _, those in lines for _, found in those)
     for each, those in lines:
@@ -105,8 +104,8 @@ def breakdown(study: Study) -> Drawing | None:
         axes.set_ylabel("GPUs (ranks)")
     else:
         axes.set_xlabel("GPUs (ranks)", labelpad=4 if is_alone else 24)
-    _legend(axes, [found for _, those in lines for _, found in those], study)
-    look.note(axes, study.title, [row for _, those in lines for row, _ in those], 40 if is_alone or lying else 60)
+    _legend(axes, [found for _, those in lines for _, found in those], contents)
+    add_note(axes, contents.title, [row for _, those in lines for row, _ in those], 40 if is_alone or lying else 60)
     caption = "Exposed waiting only: what overlaps computing costs nothing. Skew is waiting for the slowest rank."
     caption += _adjusted([row for _, those in lines for row, _ in those])
     return Drawing("breakdown", _TITLE, caption, " ".join(said), figure)
@@ -138,9 +137,9 @@ def _bar(axes: Axes, at: float, found: Mapping[str, float], highest: float, lyin
     axes.text(*place, f"{end:.3g}", ha=ha, va=va, color=INK, fontsize=6.5 if small else 9)
 
 
-def _legend(axes: Axes, bars: Sequence[Mapping[str, float]], study: Study) -> None:
+def _legend(axes: Axes, bars: Sequence[Mapping[str, float]], contents: Contents) -> None:
     """The parts that any bar has, in the order in which they lie upon each other."""
-    has_compute = any(row.compute_ms is not None for row in study.rows)
+    has_compute = any(row.compute_ms is not None for row in contents.rows)
     there = [part for part in _PARTS if any(found.get(part[0]) for found in bars)]
     handles = [Patch(facecolor=colour, hatch=hatch, edgecolor=PAPER, linewidth=0) for _, colour, hatch in there]
     names = ["compute and rest" if name == "rest" and not has_compute else name for name, _, _ in there]

@@ -92,14 +92,14 @@ class Drawing:
         return image.getvalue()
 
 
-def axes_of(title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
+def new_axes(title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, pad=10)
     return figure, axes
 
 
-def style(number: int, connected: bool = True) -> dict[str, Any]:
+def series_style(number: int, connected: bool = True) -> dict[str, Any]:
     """Colour, marker and dashes of the series of that number; points alone where no line means anything."""
     return {
         "color": COLOURS[number % len(COLOURS)],
@@ -110,7 +110,7 @@ def style(number: int, connected: bool = True) -> dict[str, Any]:
     }
 
 
-def size_axis(axes: Axes, run: Sequence[int], beyond: Sequence[int] = ()) -> None:
+def set_size_axis(axes: Axes, run: Sequence[int], beyond: Sequence[int] = ()) -> None:
     """A log2 axis of GPUs, ticked at exactly the sizes that were run; sizes `beyond` have a quiet tick."""
     known, others = sorted(set(run)), sorted(set(beyond) - set(run))
     axes.set_xscale("log", base=2)
@@ -124,7 +124,7 @@ def size_axis(axes: Axes, run: Sequence[int], beyond: Sequence[int] = ()) -> Non
     axes.set_xlabel("GPUs (ranks)")
 
 
-def value_axis(axes: Axes, values: Sequence[float]) -> None:
+def set_value_axis(axes: Axes, values: Sequence[float]) -> None:
     """Logarithmic, ticked at 1, 2 and 5, where the values span it; else linear. Values are above 0."""
     low, high = min(values), max(values)
     if high < 3 * low:
@@ -137,7 +137,7 @@ def value_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
-def interval(axes: Axes, x: float, value: float, low: float | None, high: float | None, colour: str) -> bool:
+def draw_interval(axes: Axes, x: float, value: float, low: float | None, high: float | None, colour: str) -> bool:
     """A bar from low to high, if there is one. What would fall off a logarithmic axis ends below its foot."""
     if low is None or high is None:
         return False
@@ -149,7 +149,7 @@ def interval(axes: Axes, x: float, value: float, low: float | None, high: float 
     return True
 
 
-def failed_sizes(axes: Axes, sizes: Sequence[int], colour: str) -> None:
+def mark_failed(axes: Axes, sizes: Sequence[int], colour: str) -> None:
     """A cross at the foot of the figure for each size that was run and has no measurement."""
     axes.plot(
         list(sizes), [0.05] * len(sizes), transform=axes.get_xaxis_transform(), linestyle="none",
@@ -157,11 +157,11 @@ def failed_sizes(axes: Axes, sizes: Sequence[int], colour: str) -> None:
     )  # fmt: skip
 
 
-def failed_handle(colour: str) -> Line2D:
+def failed_marker(colour: str) -> Line2D:
     return Line2D([], [], linestyle="none", marker="x", markersize=8, markeredgewidth=2.5, color=colour)
 
 
-def legend(figure: Figure, axes: Axes, entries: Sequence[tuple[Any, str]], **where: Any) -> None:
+def add_legend(figure: Figure, axes: Axes, entries: Sequence[tuple[Any, str]], **where: Any) -> None:
     """The handles with their names as they are: one that begins with an underscore is a name, too."""
     if len(entries) > 1 or any(name != "measured" for _, name in entries):
         handles = [handle for handle, _ in entries]
@@ -189,14 +189,14 @@ def _covers(figure: Figure, axes: Axes, box: Legend) -> bool:
     return any(path.intersects_bbox(under, filled=False) or under.count_contains(path.vertices) > 0 for path in paths)
 
 
-def note(axes: Axes, study: str, rows: Sequence[ScalingRow], below: float = 40) -> None:
+def add_note(axes: Axes, title: str, rows: Sequence[ScalingRow], below: float = 40) -> None:
     """`below` the axes, in points: of what study it is, and the flags of its rows with the sizes that have them."""
     every = {row.gpus for row in rows}
     notes = [
         flag if set(where) == every else f"{flag} at {', '.join(map(str, where))}"
         for flag, where in flags_at(rows).items()
     ]
-    text = clean(f"{study}. Flags: {'; '.join(notes)}" if notes else study)
+    text = clean(f"{title}. Flags: {'; '.join(notes)}" if notes else title)
     # Of the axes, in points from their foot: the layout makes room for it, and for a legend below.
     axes.annotate(
         textwrap.fill(text, 76), (0, 0), (-36, -below), xycoords="axes fraction", textcoords="offset points",

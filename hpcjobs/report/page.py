@@ -12,11 +12,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hpcjobs import __version__
-from hpcjobs.analysis.compare import beside
+from hpcjobs.analysis.compare import compare_reference
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
+from hpcjobs.base.version import __version__
 from hpcjobs.report import sentences, tables
-from hpcjobs.report.contents import Study, clean, series
+from hpcjobs.report.contents import Contents, clean, series
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_style import Drawing
 
@@ -71,7 +71,7 @@ class Picture:
     caption: str
 
 
-def render(study: Study, drawings: Sequence[Drawing]) -> str:
+def render(contents: Contents, drawings: Sequence[Drawing]) -> str:
     """The whole page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(resources.files("hpcjobs.templates"))),
@@ -81,18 +81,18 @@ def render(study: Study, drawings: Sequence[Drawing]) -> str:
         lstrip_blocks=True,
         finalize=_printable,
     )
-    logs = _logs(study)
+    logs = _logs(contents)
     page = environment.get_template(TEMPLATE).render(
-        title=study.title,
-        subtitle=_subtitle(study),
-        highlights=_highlights(study),
-        answers=sentences.answers(study.rows, study.runs),
+        title=contents.title,
+        subtitle=_subtitle(contents),
+        highlights=_highlights(contents),
+        answers=sentences.answers(contents.rows, contents.runs),
         pictures=[_picture(drawing) for drawing in drawings],
-        tables=list(_tables(study)),
-        runs=_runs(study.runs, logs) if study.runs else None,
+        tables=list(_tables(contents)),
+        runs=_runs(contents.runs, logs) if contents.runs else None,
         logs=logs,
-        provenance=list(_provenance(study.provenance)),
-        software=sorted({row.software for row in study.rows if row.software}),
+        provenance=list(_provenance(contents.provenance)),
+        software=sorted({row.software for row in contents.rows if row.software}),
         version=__version__,
     )
     return page if page.endswith("\n") else f"{page}\n"
@@ -106,18 +106,18 @@ def _printable(value: object) -> object:
 # --- the head ------------------------------------------------------------------------------------
 
 
-def _subtitle(study: Study) -> str:
-    count = len({row.gpus for row in study.rows})
-    runs = sum(row.runs + row.failed_runs for row in study.rows)
+def _subtitle(contents: Contents) -> str:
+    count = len({row.gpus for row in contents.rows})
+    runs = sum(row.runs + row.failed_runs for row in contents.rows)
     parts = [f"{count} size{'s' * (count != 1)}", f"{runs} run{'s' * (runs != 1)}"]
-    parts += sorted({f"{row.scaling} scaling" for row in study.rows if row.scaling in ("weak", "strong")})
-    parts += sorted({row.gpu_model for row in study.rows if row.gpu_model})
+    parts += sorted({f"{row.scaling} scaling" for row in contents.rows if row.scaling in ("weak", "strong")})
+    parts += sorted({row.gpu_model for row in contents.rows if row.gpu_model})
     return " · ".join(parts)
 
 
-def _highlights(study: Study) -> list[Cell]:
+def _highlights(contents: Contents) -> list[Cell]:
     """The three figures of the only series that answer before a sentence is read."""
-    lines = series(study.rows)
+    lines = series(contents.rows)
     measured = lines[0].measured if len(lines) == 1 else ()
     if not measured:
         return []
@@ -139,27 +139,27 @@ def _picture(drawing: Drawing) -> Picture:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def _tables(study: Study) -> Iterator[Table]:
-    yield _scaling(study.rows)
-    if any(row.lost_ms is not None and row.gpus != row.baseline_gpus for row in study.rows):
-        yield _losses(study.rows)
-    for number, outlook in enumerate(study.outlooks):
-        for model in outlook.models[:1]:
-            of = f"{outlook.params} {outlook.scaling}".strip()
+def _tables(contents: Contents) -> Iterator[Table]:
+    yield _scaling(contents.rows)
+    if any(row.lost_ms is not None and row.gpus != row.baseline_gpus for row in contents.rows):
+        yield _losses(contents.rows)
+    for number, fitted in enumerate(contents.models):
+        for model in fitted.models[:1]:
+            of = f"{fitted.params} {fitted.scaling}".strip()
             caption = f"The model {model.name} of {of} scaling: measured sizes, others, and each size left out once"
             if doubt := tables.doubt(model):
                 caption += f". Of no use, for {doubt}"
             yield _plain(f"model-{number}", caption, tables.predictions(model))
-    if study.reference is not None:
-        name = study.reference.name
-        found = beside(study.rows, study.reference)
-        if not any(row.params for row in study.rows):
+    if contents.reference is not None:
+        name = contents.reference.name
+        found = compare_reference(contents.rows, contents.reference)
+        if not any(row.params for row in contents.rows):
             found.sort(key=lambda each: each.gpus)
         cells = tables.beside(found, name)
         yield _plain("reference", f"Beside {name}; efficiencies are over each one's own base", cells)
-    if study.differences:
-        caption = f"Beside {study.others_name}: Welch's 95 % intervals, and what is real by Holm's correction"
-        yield _plain("against", caption, tables.differences(study.differences))
+    if contents.differences:
+        caption = f"Beside {contents.others_name}: Welch's 95 % intervals, and what is real by Holm's correction"
+        yield _plain("against", caption, tables.differences(contents.differences))
 
 
 def _scaling(rows: Sequence[ScalingRow]) -> Table:
@@ -259,15 +259,15 @@ def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
 # --- runs and provenance -------------------------------------------------------------------------
 
 
-def _logs(study: Study) -> list[Log]:
+def _logs(contents: Contents) -> list[Log]:
     found = []
-    for number, run in enumerate(study.runs, 1):
+    for number, run in enumerate(contents.runs, 1):
         facts = {
             "Why": run.failure, "Log": run.source, "Attempt": run.attempt, "Params": run.params, "Job": run.job_ids,
             "Nodes": run.nodelist, "GPU": run.gpu_model, "Software": run.software, "Flags": run.flags,
         }  # fmt: skip
         known = [(name, text) for name, text in facts.items() if text]
-        tail = study.tails.get(run.run, "").strip("\n")
+        tail = contents.tails.get(run.run, "").strip("\n")
         found.append(Log(f"run-{number}", run.run, str(run.state), known, tail))
     return found
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from hpcjobs.analysis.compare import Beside, Difference
+from hpcjobs.analysis.compare import Comparison, Difference
 from hpcjobs.base.columns import FLAGS, REPORT_COLUMNS
 from hpcjobs.base.files import write_atomic
 from hpcjobs.base.metrics import LOSSES, ScalingRow
@@ -18,7 +18,7 @@ from hpcjobs.base.tabular import metrics_of, to_csv, with_params
 from hpcjobs.report.contents import sizes
 
 if TYPE_CHECKING:  # predict imports scipy, which is slow, and `hpcjobs status` does not need it
-    from hpcjobs.analysis.predict import Figure, Model
+    from hpcjobs.analysis.predict import Interval, Model
 
 SCALING_CSV = "scaling-report.csv"
 LOSS_NAMES = {
@@ -116,7 +116,7 @@ def differences(found: Sequence[Difference]) -> Cells:
     return _with_params(names, cells, [each.params for each in found])
 
 
-def beside(found: Sequence[Beside], name: str) -> Cells:
+def beside(found: Sequence[Comparison], name: str) -> Cells:
     """A scaling table beside the reference `name`, size by size."""
     names = ("GPUs", "images/s", name, "ratio", "efficiency", f"efficiency of {name}")
     cells = [
@@ -211,7 +211,7 @@ def _change(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio - 1:+.1%}"
 
 
-def _ends(figure: Figure, form: str, factor: float = 1, is_time: bool = False) -> str:
+def _ends(figure: Interval, form: str, factor: float = 1, is_time: bool = False) -> str:
     """The interval. One that is too wide shows its slow end alone: chance in a few resamples makes the fast end."""
     low, high = (format(end * factor, form) for end in (figure.low, figure.high))
     if not figure.wide:
@@ -219,7 +219,7 @@ def _ends(figure: Figure, form: str, factor: float = 1, is_time: bool = False) -
     return f"up to {high}" if is_time else f"{low} to > {figure.WIDEST} times"
 
 
-def _hours(figure: Figure | None) -> str:
+def _hours(figure: Interval | None) -> str:
     """A time in h, min or s: the largest unit of which it is at least one."""
     if figure is None:
         return "-"
@@ -228,7 +228,7 @@ def _hours(figure: Figure | None) -> str:
     return f"{figure.value / seconds:{form}} {unit} ({_ends(figure, form, 1 / seconds, is_time=True)})"
 
 
-def _gpu_hours(figure: Figure | None) -> str:
+def _gpu_hours(figure: Interval | None) -> str:
     if figure is None:
         return "-"
     form = ".1f" if figure.value >= 1 else ".2g"

@@ -9,10 +9,10 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from hpcjobs import report
-from hpcjobs.analysis.compare import Reference, against
+from hpcjobs.analysis.compare import Reference, compare_sweeps
 from hpcjobs.analysis.predict import predict
 from hpcjobs.analysis.scaling import table
-from hpcjobs.report.contents import Study
+from hpcjobs.report.contents import Contents
 from tests.control.studies import SCRIPT, auc, failing, runs, study
 from tests.fixtures_browser import Browser
 from tests.running import hpcjobs
@@ -21,7 +21,7 @@ PHONE = 390
 SAMPLES = Path(__file__).parent.parent / "control" / "logs_formats" / "samples"
 
 
-def written(folder: Path, it: Study) -> Path:
+def written(folder: Path, it: Contents) -> Path:
     given = {field.name: getattr(it, field.name) for field in dataclasses.fields(it)}
     report.write(folder, given.pop("rows"), **given)
     return folder / "report.html"
@@ -32,9 +32,9 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of five sizes with everything that a page may show, and a line that wants to run in each log."""
     rows, others = table(runs()), table(runs((1, 2, 4)))
     it = study(
-        auc=auc(runs()), outlooks=predict(rows, [32], resamples=20),
+        auc=auc(runs()), models=predict(rows, [32], resamples=20),
         reference=Reference("published", {1: 200.0, 3: 500.0}),
-        others=others, others_name="sweeps/old", differences=against(rows, others),
+        others=others, others_name="sweeps/old", differences=compare_sweeps(rows, others),
     )  # fmt: skip
     return written(tmp_path_factory.mktemp("five"), it)
 

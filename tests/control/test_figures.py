@@ -17,19 +17,18 @@ from matplotlib.container import BarContainer
 from PIL import Image
 
 from hpcjobs.analysis.compare import Reference
-from hpcjobs.analysis.predict import Figure as PredictedRate
-from hpcjobs.analysis.predict import Outlook, Prediction, predict
+from hpcjobs.analysis.predict import Interval, Prediction, SeriesModels, predict
 from hpcjobs.analysis.scaling import table
 from hpcjobs.report import figures, palette
-from hpcjobs.report.contents import Study
+from hpcjobs.report.contents import Contents
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_steps import parts
-from hpcjobs.report.figures_style import Drawing, style
+from hpcjobs.report.figures_style import Drawing, series_style
 from tests.control.studies import SIZES, auc, failing, runs, study
 from tests.control.sweeps import run
 
 
-def drawn(it: Study) -> dict[str, Drawing]:
+def drawn(it: Contents) -> dict[str, Drawing]:
     return {drawing.name: drawing for drawing in figures.draw(it)}
 
 
@@ -146,18 +145,21 @@ def test_sizes_that_are_not_compared_have_no_line() -> None:
 
 
 def test_series_differ_in_more_than_colour() -> None:
-    looks = [(style(number)["color"], style(number)["marker"], str(style(number)["linestyle"])) for number in range(40)]
+    looks = [
+        (series_style(number)["color"], series_style(number)["marker"], str(series_style(number)["linestyle"]))
+        for number in range(40)
+    ]
     assert len(set(looks)) == 40
     assert all(a[1] != b[1] and a[2] != b[2] for a, b in itertools.pairwise(looks))
 
 
 def test_model_reference_and_another_sweep_are_laid_beside() -> None:
     rows = table(runs())
-    outlooks: list[Outlook] = predict(rows, [32], resamples=20)
+    fitted: list[SeriesModels] = predict(rows, [32], resamples=20)
     published = Reference("published", {1: 200.0, 3: 500.0})
     others = table(runs((1, 2)))
     drawing = drawn(
-        study(outlooks=outlooks, reference=published, others=others, others_name="sweeps/old")
+        study(models=fitted, reference=published, others=others, others_name="sweeps/old")
     )["scaling"]  # fmt: skip
     assert legend(drawing) == ["measured", "ideal", "model, 95 % interval", "published", "sweeps/old"]
     assert line(drawing, "published") == [(1, 200), (3, 500)]
@@ -168,16 +170,16 @@ def test_model_reference_and_another_sweep_are_laid_beside() -> None:
 
 
 def test_a_model_that_foretells_nothing_leaves_the_axes_as_they_are() -> None:
-    outlooks: list[Outlook] = predict(table(runs()), [32], resamples=20)
+    fitted: list[SeriesModels] = predict(table(runs()), [32], resamples=20)
 
     def wild(of: Prediction) -> Prediction:
-        rate = PredictedRate(6e12 if of.gpus == 32 else of.images_per_sec.value, 34.1, math.inf)
+        rate = Interval(6e12 if of.gpus == 32 else of.images_per_sec.value, 34.1, math.inf)
         return dataclasses.replace(of, images_per_sec=rate)
 
-    (outlook,) = outlooks
-    model = outlook.models[0]
+    (series,) = fitted
+    model = series.models[0]
     model = dataclasses.replace(model, predictions=tuple(map(wild, model.predictions)))
-    drawing = drawn(study(outlooks=[dataclasses.replace(outlook, models=(model,))]))["scaling"]
+    drawing = drawn(study(models=[dataclasses.replace(series, models=(model,))]))["scaling"]
     assert axes(drawing).get_ylim() == axes(drawn(study())["scaling"]).get_ylim()
     (band,) = (each for each in axes(drawing).collections if isinstance(each, PolyCollection))
     ends = [y for path in band.get_paths() for _, y in path.vertices]  # type: ignore[union-attr]

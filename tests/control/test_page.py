@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from hpcjobs import report
-from hpcjobs.analysis.compare import Reference, against
+from hpcjobs.analysis.compare import Reference, compare_sweeps
 from hpcjobs.analysis.predict import predict
 from hpcjobs.analysis.scaling import table
 from hpcjobs.report import figures, page
-from hpcjobs.report.contents import Study, clean
+from hpcjobs.report.contents import Contents, clean
 from tests.control.studies import SCRIPT, SIZES, auc, failing, runs, study
 from tests.control.sweeps import run
 
@@ -82,16 +82,16 @@ class Page(HTMLParser):
         return [row[at] for row in rows]
 
 
-def rendered(it: Study) -> str:
+def rendered(it: Contents) -> str:
     return page.render(it, figures.draw(it))
 
 
-def whole() -> Study:
+def whole() -> Contents:
     """Everything that a page may hold."""
     rows, others = table(runs()), table(runs((1, 2, 4)))
     return study(
-        auc=auc(runs()), outlooks=predict(rows, [32], resamples=20), reference=Reference("published", {1: 200.0, 3: 500.0}),
-        others=others, others_name="sweeps/old", differences=against(rows, others),
+        auc=auc(runs()), models=predict(rows, [32], resamples=20), reference=Reference("published", {1: 200.0, 3: 500.0}),
+        others=others, others_name="sweeps/old", differences=compare_sweeps(rows, others),
     )  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def test_the_split_of_the_auc_is_said_in_the_table_and_in_the_figure() -> None:
 def test_a_model_that_foretells_nothing_says_so_above_its_table() -> None:
     rates = {1: (280.0, 280.0), 2: (247.0, 284.0), 4: (30.0, 200.0), 8: (8.0, 260.0), 16: (140.0, 20.0)}
     wild = [run(gpus, rate, repeat) for gpus, those in rates.items() for repeat, rate in enumerate(those, 1)]
-    text = rendered(study(wild, outlooks=predict(table(wild), [32])))
+    text = rendered(study(wild, models=predict(table(wild), [32])))
     assert "Of no use, for these sizes vary too much to foretell 32 GPUs" in text
     assert "> 10 times" in Page(text).column("95 % interval", of="model-0")[-1][0]
     assert "vary too much" not in rendered(whole())

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED
-from hpcjobs.base.sweepdir import SweepDir, burn
+from hpcjobs.base.sweepdir import SweepDir, revoke_claim
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.jobs import render
 from hpcjobs.plan.planning import Terms, expand, make_plan
@@ -157,7 +157,7 @@ def test_a_submission_is_for_one_job_and_its_restarts(site: Site) -> None:
     # A later submission.
     assert site.run("g0001", "2", job="13") == (0, "")
     # One that nobody may run any more.
-    assert burn(site.sweep, "g0001-r01", 3, "resume")
+    assert revoke_claim(site.sweep, "g0001-r01", 3, "resume")
     assert site.run("g0001", "3", job="14")[0] == 0
     assert [json.loads(path.read_text())["job"] for path in sorted(site.sweep.run("g0001-r01").glob("a*/claim"))] == [
         "12_0",

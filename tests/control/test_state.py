@@ -151,7 +151,7 @@ def test_a_cancelled_allocation_says_nothing_of_a_run_that_was_done_in_it() -> N
     sent = submissions([{**event, "group": "all"} for event in SENT], {"all": ["g0001-r01", RUN]})
     done = Evidence("a001", "7_0", 1, measured=True, exit=ended(0))
     (one,) = fold([RUN], sent, answer(RunState.CANCELLED, "CANCELLED", reason="by 0"), {RUN: done}, 1000.0)
-    assert (one.state, one.word, one.said) == (RunState.DONE, "", "")
+    assert (one.state, one.word, one.reason) == (RunState.DONE, "", "")
 
 
 def test_a_requeued_job_is_pending_though_an_attempt_ended() -> None:

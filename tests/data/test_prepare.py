@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpcjobs.base.contract import CLASSES, SPLITS
 from hpcjobs.base.errors import HpcjobsError, InputError
+from hpcjobs.chexnet.classes import CLASSES, SPLITS
 from hpcjobs.chexnet.data import dataset as store
 from hpcjobs.chexnet.data import nih as reader
 from hpcjobs.chexnet.data.build import bad_images, make

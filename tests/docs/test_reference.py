@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hpcjobs.base import columns
-from hpcjobs.base.columns import AUC_MEANINGS, FLAGS, REPORT_COLUMNS, RUN_COLUMNS
+from hpcjobs.base.columns import FLAGS, REPORT_COLUMNS, RUN_COLUMNS
+from hpcjobs.chexnet.classes import AUC_MEANINGS
 from hpcjobs.collect import failures
 from hpcjobs.config import Experiment, convert, to_builtins
 from hpcjobs.config.profiles import cluster, read

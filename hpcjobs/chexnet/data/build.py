@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base.contract import DATASET_JSON, SPLITS
 from hpcjobs.base.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.files import read_json, write_atomic, write_json
 from hpcjobs.base.lock import held
+from hpcjobs.chexnet.classes import DATASET_JSON, SPLITS
 from hpcjobs.chexnet.data.dataset import (
     Dataset,
     DatasetDamaged,

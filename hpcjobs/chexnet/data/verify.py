@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcjobs.base.contract import CLASSES
+from hpcjobs.chexnet.classes import CLASSES
 from hpcjobs.chexnet.data.build import Progress
 from hpcjobs.chexnet.data.dataset import Dataset, DatasetDamaged, Shard, read_dataset, sha256, size_problem
 

@@ -15,9 +15,11 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.records import JobState, Limits, Order
+from hpcjobs.schedulers import Capabilities
 from hpcjobs.schedulers.local import localscript
 from hpcjobs.schedulers.local.localqueue import CANCELLED, REQUEUED, Job, Queue
 
@@ -36,6 +38,18 @@ class LocalScheduler:
     the runner runs when no task is left (it collects); `requeues` is how often a task that was told of its
     time limit, and left with EXIT_INTERRUPTED, starts again.
     """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        arrays=True,
+        signals=True,
+        dependencies=False,
+        accounting=False,
+        limits=False,
+        site_options=False,
+        compute_nodes=False,
+        requeue_from_job=False,
+        epilogue=True,
+    )
 
     def __init__(self, folder: Path, output: Path, epilogue: Sequence[str] = (), requeues: int = 0):
         self.queue = Queue(folder.resolve())

@@ -11,12 +11,11 @@ import dataclasses
 import os
 import socket
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 from hpcjobs.base import lock
-from hpcjobs.base.files import read_json, write_json
+from hpcjobs.base.files import claim_link, read_json, to_json, write_json
 from hpcjobs.base.records import JobState, RunState
 from hpcjobs.schedulers.local.processes import Tree
 
@@ -123,17 +122,11 @@ class Queue:
 
     def add(self, job: Job) -> str:
         """Queue a job, whole or not at all. Returns its number."""
-        fresh = self.folder / "jobs" / f".new.{uuid.uuid4().hex}"
-        write_json(fresh, dataclasses.asdict(job))
-        try:
-            number = int((self.numbers() or ["0"])[-1]) + 1
-            while True:
-                with contextlib.suppress(FileExistsError):
-                    os.link(fresh, self.folder / "jobs" / f"{number}.json")
-                    return str(number)
-                number += 1
-        finally:
-            fresh.unlink()
+        data = to_json(dataclasses.asdict(job))
+        number = int((self.numbers() or ["0"])[-1]) + 1
+        while not claim_link(self.folder / "jobs" / f"{number}.json", data):
+            number += 1
+        return str(number)
 
     def record(self, task: str) -> Record | None:
         """A task's record; None where it has not begun. A damaged one is of a task that nobody may run again."""

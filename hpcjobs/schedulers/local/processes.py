@@ -9,32 +9,13 @@ import signal
 import time
 from pathlib import Path
 
+from hpcjobs.base.proc import Process, read_process
+
 # Every process of a task has this in its environment: it is found by it, whatever session it made for itself.
 MARK = "HPCJOBS_LOCAL_TASK"
 # A process that is still there so long after its SIGKILL waits for a dead device, in seconds.
 _UNKILLABLE_S = 60.0
 _LOOK_S = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """A line of /proc. `started` is in clock ticks since boot: with the pid it names one process."""
-
-    pid: int
-    parent: int
-    session: int
-    started: int
-    zombie: bool
-
-
-def look(pid: int) -> Process | None:
-    """The process of that number, if there is one."""
-    try:
-        # The name in parentheses may hold anything; proc(5) numbers the field after it 3.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0] == b"Z")
 
 
 def age_s(process: Process) -> float:
@@ -71,7 +52,7 @@ class Tree:
         if self.leader is None:
             leaders = [each for each in _living() if each.session == each.pid and self._marked(each.pid)]
             return min(leaders, key=lambda each: each.started, default=None)
-        found = look(self.leader)
+        found = read_process(self.leader)
         return None if found is None or found.zombie or found.started != self.started else found
 
     def members(self) -> list[int]:
@@ -89,7 +70,7 @@ class Tree:
 
     def _session(self) -> int | None:
         # The number is free for others once the session is empty: then another process has it.
-        holder = None if self.leader is None else look(self.leader)
+        holder = None if self.leader is None else read_process(self.leader)
         return None if holder is not None and holder.started != self.started else self.leader
 
     def _marked(self, pid: int) -> bool:
@@ -123,7 +104,7 @@ class Tree:
 
 
 def _living() -> list[Process]:
-    found = [look(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()]
+    found = [read_process(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()]
     return [process for process in found if process is not None and not process.zombie]
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from hpcjobs.base import lock
 from hpcjobs.base.contract import EXIT_INTERRUPTED
+from hpcjobs.base.proc import Process, read_process
 from hpcjobs.schedulers.local import processes
 from hpcjobs.schedulers.local.localqueue import (
     CANCELLED,
@@ -229,7 +230,7 @@ class Runner:
                 return False
             self._save(task, dataclasses.replace(record, word=FAILED, reason=str(error), rc=1, end=time.time()))
             return True
-        born = processes.look(process.pid)
+        born = read_process(process.pid)
         record = dataclasses.replace(
             record, word=RUNNING, pid=process.pid, started=None if born is None else born.started
         )
@@ -272,7 +273,7 @@ class Runner:
         else:
             self._finish(running)
 
-    def _mind_the_time(self, running: Running, tree: Tree, shell: processes.Process) -> None:
+    def _mind_the_time(self, running: Running, tree: Tree, shell: Process) -> None:
         job, record = running.job, running.record
         assert job.time_s is not None
         left = job.time_s - processes.age_s(shell)

@@ -9,10 +9,12 @@ import pwd
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.hostlist import fold_indices
 from hpcjobs.base.records import JobState, Limits, Order
+from hpcjobs.schedulers import Capabilities
 from hpcjobs.schedulers.slurm import limits, parse
 from hpcjobs.schedulers.slurm.commands import NotHere, Refused, run
 
@@ -47,7 +49,19 @@ def _user(uid: str) -> str:
 
 
 class SlurmScheduler:
-    """The Slurm that the commands on PATH talk to. Methods raise SchedulerUnreachable where it is away."""
+    """The Slurm that the commands on PATH talk to. Methods raise SchedulerUnreachable if it does not answer."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        arrays=True,
+        signals=True,
+        dependencies=True,
+        accounting=True,
+        limits=True,
+        site_options=True,
+        compute_nodes=True,
+        requeue_from_job=True,
+        epilogue=False,
+    )
 
     def submit(self, script: Path, indices: Sequence[int], name: str, order: Order) -> str:
         """Submit as one array. Raises SubmitRefused with Slurm's own words, and the limit they speak of.
