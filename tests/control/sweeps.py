@@ -12,7 +12,7 @@ import yaml
 from hpcjobs.base import contract
 from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import RunState
-from hpcjobs.base.sweepdir import SweepDir, append
+from hpcjobs.base.sweepdir import SweepDir
 from tests.control.logs import attempt, train_log
 
 EXPERIMENT = {
@@ -36,16 +36,17 @@ def sweep(folder: Path, sizes: Sequence[int], repeats: int = 1, **cluster: Any) 
         "variants": [{"params": "", "experiment": EXPERIMENT}],
     }  # fmt: skip
     where.sweep_yaml.write_text(yaml.safe_dump(data))
+    journal = []
     for job, gpus in enumerate(sizes, 1):
         group = f"g{gpus:04d}"
-        append(where, "submitting", group=group, submission=1, indices=list(range(repeats)), name="n")
-        append(where, "submitted", group=group, submission=1, indices=list(range(repeats)), job=str(job))
+        about = {"group": group, "submission": 1, "indices": list(range(repeats)), "time": 900.0}
+        journal.append({"event": "submitting", **about, "name": "n"})
+        journal.append({"event": "submitted", **about, "job": str(job)})
         for repeat in range(1, repeats + 1):
             name = f"{group}-r{repeat:02d}"
             where.run(name).mkdir()
             (where.run(name) / contract.RUN_YAML).write_text(contract.dump_run(_config(name)))
-    lines = [json.loads(line) for line in where.journal.read_text().splitlines()]
-    where.journal.write_text("".join(json.dumps({**line, "time": 900.0}) + "\n" for line in lines))
+    where.journal.write_text("".join(json.dumps(event) + "\n" for event in journal))
     return where
 
 
