@@ -93,6 +93,16 @@ class Figures:
         ),
     )
 
+    unit: str = field(
+        default="images",
+        metadata=metric(
+            "what the batches and images_per_sec count: images, samples, sequences, ...; images if the file that the "
+            "runs come from does not say it",
+            combine=Combine.SAME,
+            since="0.2",
+        ),
+    )
+
     def figures(self) -> dict[str, Any]:
         """These, by name."""
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(Figures)}

@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # both take scipy or numpy with them, which a table alone nee
 # What a log or a name may hold and a page or an SVG may not: colours of a terminal, and control characters.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_UNIT = re.compile(r" \((\w+)\)$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +64,8 @@ class Series:
 
     @property
     def unit(self) -> str:
-        """What is counted per second: images, unless the log says something else."""
-        found = _UNIT.search(self.rows[0].experiment)
-        return found[1] if found else "images"
+        """What is counted per second, such as images."""
+        return clean(self.rows[0].unit)
 
     @property
     def per_gpu(self) -> float | None:

@@ -237,6 +237,16 @@ def test_runs_come_back_from_csv_and_json_and_make_the_same_table(tmp_path: Path
     assert read_runs(frame.to_csv(index=False), "x")[0].windows == 2
 
 
+def test_the_unit_is_a_column_and_images_without_one() -> None:
+    """No name of an experiment is read for it."""
+    odd = run(1, 2.0, experiment="gnmt (tokens)", unit="sequences")
+    (again,) = read_runs(to_text([odd]), "x")
+    assert (again.unit, again.experiment) == ("sequences", "gnmt (tokens)")
+    (old,) = read_runs("experiment,gpus,images_per_sec\ngnmt (tokens),1,2\n", "x")
+    assert old.unit == "images"
+    assert [row.unit for row in table([again])] == ["sequences"]
+
+
 def test_a_table_of_two_columns_is_enough() -> None:
     found = read_runs("gpus,images_per_sec,comment\n1,100,x\n4,300,y\n8,,crashed\n", "mine.csv")
     assert [row.speedup for row in table(found)] == [1.0, 3.0, None]
