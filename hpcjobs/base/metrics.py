@@ -188,6 +188,17 @@ class _Point(Figures):
         ),
     )
 
+    gpu_hours: float | None = field(
+        default=None,
+        metadata=metric(
+            "GPUs that the attempts of the run kept from other jobs (all GPUs of exclusive nodes, idle ones too) x the "
+            "time from an attempt's start to its end; empty while one runs, and if one left no exit.json",
+            "GPU-hours",
+            Combine.SUM,
+            since="0.2",
+        ),
+    )
+
     @derived("images_per_sec / gpus", "images/s")
     def images_per_sec_per_gpu(self) -> float | None:
         """Throughput of all GPUs, divided by their number."""

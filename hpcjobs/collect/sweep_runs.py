@@ -24,6 +24,7 @@ from hpcjobs.base.files import make_folder, open_plain, read_json, write_atomic
 from hpcjobs.base.hostlist import expand
 from hpcjobs.base.metrics import Measurement, Run
 from hpcjobs.base.records import RunState
+from hpcjobs.base.sizes import Size
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.base.tabular import to_csv
 from hpcjobs.chexnet.classes import AUC_COLUMNS, AUC_CSV
@@ -57,6 +58,8 @@ class _Sweep:
         git = (read_json(where.provenance) or {}).get("git")
         self.flags = [FLAG_SHARED] if self.cluster.get("sharing") == "shared" else []
         self.flags += [FLAG_DIRTY] if isinstance(git, dict) and git.get("clean") is False else []
+        terms = data.get("terms")
+        self.is_one_job = isinstance(terms, dict) and bool(terms.get("one_allocation"))
         # When each job was submitted, in seconds since the epoch.
         self.submitted = {
             str(event["job"]): float(event["time"])
@@ -89,6 +92,20 @@ class _Sweep:
         # The script counts whole seconds.
         return max(0.0, self.begun[task] - at)
 
+    def gpu_hours(self, config: RunConfig) -> float | None:
+        """GPU-hours that the run's attempts held; None if an attempt left no exit.json."""
+        times = [_wall_s(attempt) for attempt in self.where.attempts(config.run)]
+        known = [seconds for seconds in times if seconds is not None]
+        if len(known) < len(times):
+            return None
+        # One job that runs everything has the largest size.
+        whole = max(self.planned.values(), key=lambda each: each.gpus, default=config) if self.is_one_job else config
+        per_node = self.cluster.get("gpus_per_node")
+        held = Size(whole.gpus, whole.nodes, whole.tasks_per_node).gpus_held(
+            per_node if isinstance(per_node, int) else None, self.cluster.get("sharing") == "exclusive"
+        )
+        return held * sum(known) / 3600
+
     def config(self, name: str) -> tuple[RunConfig, str]:
         """The run's config, and what is wrong with its run.yaml, in which case the config is the planned one.
 
@@ -108,6 +125,14 @@ class _Sweep:
         if name not in self.planned:
             raise InputError(f"{path}: {wrong}; and {self.where.sweep_yaml} does not plan the run")
         return self.planned[name], f"run_yaml: {path.relative_to(self.where.root)}: {wrong}"
+
+
+def _wall_s(attempt: Path) -> float | None:
+    """Seconds from an attempt's start to its end, by its exit.json; None without a whole one."""
+    found = sweepdir.read_exit(attempt)
+    if found is None or not all(isinstance(at, (int, float)) for at in (found.start, found.end)):
+        return None
+    return found.end - found.start if found.end >= found.start else None
 
 
 def _batches(config: RunConfig) -> tuple[int, int]:
@@ -154,6 +179,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
         repeats_asked=sweep.repeats,
         gpu_model=", ".join(_models(nodes)) if config.device == "gpu" else "",
         queue_s=sweep.queue_s(claim),
+        gpu_hours=sweep.gpu_hours(config),
         flags=" ".join(flags),
         software=" | ".join(_software(nodes)),
         **fields,

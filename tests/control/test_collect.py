@@ -71,6 +71,45 @@ def test_runs_of_one_allocation_waited_once_together(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("cluster", "gpus"), [({}, 4), ({"sharing": "shared"}, 1), ({"gpus_per_node": None}, 1), ({"gpus_per_node": 8}, 8)]
+)
+def test_the_gpu_hours_are_those_that_all_attempts_kept_from_others(tmp_path: Path, cluster: dict, gpus: int) -> None:
+    where = sweep(tmp_path, [1], repeats=3, **cluster)
+    for name in ("g0001-r01", "g0001-r02"):
+        done(where, name)  # 60 s, as every attempt here
+    attempt(where.run("g0001-r02") / "a002", rc=1)
+    found = collect(where, planned(where), states(where))
+    assert [each.gpu_hours for each in found] == pytest.approx([gpus / 60, 2 * gpus / 60, 0.0])
+    # Of the row: all its runs.
+    assert [row.gpu_hours for row in table(found)] == pytest.approx([3 * gpus / 60])
+    assert read_runs(to_text(found), "x")[1].gpu_hours == pytest.approx(2 * gpus / 60, rel=1e-5)
+
+
+def test_gpu_hours_are_not_known_of_an_attempt_that_left_no_exit_json(tmp_path: Path) -> None:
+    where = sweep(tmp_path, [1], repeats=2)
+    done(where, "g0001-r01")
+    attempt(where.run("g0001-r02") / "a001", rc=None)
+    found = collect(where, planned(where), states(where))
+    assert [each.gpu_hours for each in found] == [pytest.approx(4 / 60), None]
+    assert [row.gpu_hours for row in table(found)] == [None]
+
+
+def test_a_run_of_one_allocation_holds_the_largest_size(tmp_path: Path) -> None:
+    where = sweep(tmp_path, [1, 8])
+    where.sweep_yaml.write_text(where.sweep_yaml.read_text() + "terms: {one_allocation: true}\n")
+    done(where, "g0001-r01")
+    assert [found.gpu_hours for found in collect(where, planned(where), states(where))] == [pytest.approx(8 / 60), 0.0]
+
+
+@pytest.mark.parametrize("change", [{"end": "x"}, {"start": None}, {"end": 989}])
+def test_gpu_hours_are_not_known_of_a_damaged_exit_json(tmp_path: Path, change: dict) -> None:
+    where = sweep(tmp_path, [1])
+    path = done(where, "g0001-r01") / contract.EXIT_JSON
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert [found.gpu_hours for found in collect(where, planned(where), states(where))] == [None]
+
+
 @pytest.mark.parametrize(("git", "flags"), [({"clean": False}, "dirty_code"), ({"clean": True}, ""), (None, "")])
 def test_code_that_no_commit_holds(tmp_path: Path, git: object, flags: str) -> None:
     where = sweep(tmp_path, [1])
@@ -168,7 +207,8 @@ def test_where_sweep_yaml_does_not_help_it_is_an_error_of_one_line(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "name", [contract.TRAIN_LOG, contract.CLAIM, contract.node_json("n1"), contract.nvml_csv("n1")]
+    "name",
+    [contract.TRAIN_LOG, contract.CLAIM, contract.EXIT_JSON, contract.node_json("n1"), contract.nvml_csv("n1")],
 )
 @pytest.mark.parametrize(
     "content", [b"", b"\x00\xff\xfe" * 100, b"[1, 2", b'{"gpus": 3, "cpus": "x"}', b":::MLLOG []\n:::MLLOG 7\n"]
@@ -203,7 +243,11 @@ def test_a_log_of_one_endless_line_is_no_burden(tmp_path: Path) -> None:
 
 def two_runs(folder: Path) -> list[Run]:
     where = sweep(folder, [1, 4], repeats=1)
-    node(done(where, "g0001-r01"), "n1", gpus=["V100"], python="3.11")
+    folder = done(where, "g0001-r01")
+    node(folder, "n1", gpus=["V100"], python="3.11")
+    # A quarter of an hour: the six digits of CSV are enough for its GPU-hours.
+    ended = json.loads((folder / contract.EXIT_JSON).read_text()) | {"end": 990 + 900}
+    (folder / contract.EXIT_JSON).write_text(json.dumps(ended))
     found = collect(
         where,
         planned(where),
