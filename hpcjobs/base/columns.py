@@ -27,28 +27,28 @@ FLAG_CONFOUNDED = "time_size_confounded"
 FLAG_SLOW_NODE = "slow_node"
 FLAG_NO_BASELINE = "no_baseline"
 
-# What each flag says of a row; the first ones of a run, too.
+# What each flag says of a row. Some are raised for a single run and stand in runs.csv too.
 FLAGS: Mapping[str, str] = {
-    FLAG_SHARED: "other jobs may have run beside",
-    FLAG_OVERSUBSCRIBED: "a node has fewer CPUs than its ranks were to have",
-    FLAG_SHORT_WARMUP: "fewer steps of warm-up than the experiment asks for",
-    FLAG_UNSETTLED: "a benchmark whose step times did not settle",
-    FLAG_IMPRECISE: "a benchmark that ended at its limit of steps",
-    FLAG_THROTTLED: "a GPU was slowed by heat or its power supply",
-    FLAG_POWER_CAPPED: "a GPU stood at its power cap most of the time",
-    FLAG_ECC: "memory errors that ECC could not mend",
-    FLAG_FOREIGN: "another job used a GPU",
-    FLAG_UNFINISHED: "a log that ends before its run did: the windows that it has are taken",
-    FLAG_VALIDATION: "a log that times whole epochs only, in which the validation is",
-    FLAG_DIRTY: "the code had changes that no commit holds",
-    FLAG_SOFTWARE: "the runs that are compared, or the nodes of one, did not have the same software",
-    FLAG_HARDWARE: "the runs that are compared, or the nodes of one, did not have the same GPUs",
-    FLAG_FEWER: "fewer runs with a measurement than were asked for",
-    FLAG_SAME_NODES: "runs of the row shared a node: they are not independent, and the interval holds less than "
-    "what differs from node to node",
+    FLAG_SHARED: "the nodes were shared, so other jobs may have run on them",
+    FLAG_OVERSUBSCRIBED: "a node has fewer CPUs than the profile gives to its ranks",
+    FLAG_SHORT_WARMUP: "the warm-up had fewer steps than the experiment asks for",
+    FLAG_UNSETTLED: "the step times of a benchmark did not settle during its warm-up",
+    FLAG_IMPRECISE: "a benchmark reached its limit of steps before the precision that was asked for",
+    FLAG_THROTTLED: "heat or the power supply slowed a GPU down",
+    FLAG_POWER_CAPPED: "a GPU ran at its power cap most of the time",
+    FLAG_ECC: "a GPU had memory errors that ECC cannot correct",
+    FLAG_FOREIGN: "another job used one of the GPUs",
+    FLAG_UNFINISHED: "the log ends before the run does: only the windows in it are counted",
+    FLAG_VALIDATION: "the log gives only times of whole epochs, which include the validation",
+    FLAG_DIRTY: "the code had uncommitted changes",
+    FLAG_SOFTWARE: "the software differs between runs that are compared, or between the nodes of a run",
+    FLAG_HARDWARE: "the GPUs differ between runs that are compared, or between the nodes of a run",
+    FLAG_FEWER: "fewer runs have a measurement than the sweep plans",
+    FLAG_SAME_NODES: "runs of the row shared a node: they are not independent, and the interval leaves out a part of "
+    "the variation between nodes",
     FLAG_CONFOUNDED: "runs of one size began before those of another, so that a drift in time looks like scaling",
     FLAG_SLOW_NODE: "slowest_node is slower than the others by more than 2 % in two runs or more",
-    FLAG_NO_BASELINE: "the size that was asked for as the base has no measurement here",
+    FLAG_NO_BASELINE: "the base that --baseline names was not measured here",
 }
 
 # Columns of scaling-report.csv and of runs.csv in their order, with units and meanings. After `flags` comes one

@@ -1,4 +1,4 @@
-"""What passes between the rooms of the control half beside the metrics: states, limits, exits, failures, progress."""
+"""Records that rooms of the control half pass to each other: states, submissions, limits, exits, failures, progress."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import enum
 
 
 class RunState(str, enum.Enum):
-    """Where a run is in its life."""
+    """The state of a run."""
 
     PLANNED = "planned"
     SUBMITTING = "submitting"
@@ -20,7 +20,7 @@ class RunState(str, enum.Enum):
 
     @property
     def final(self) -> bool:
-        """Whether the run will not change by itself any more."""
+        """Whether the run has ended: its state changes only if it is submitted again."""
         return self in _FINAL
 
     def __str__(self) -> str:
@@ -34,8 +34,8 @@ _FINAL = {RunState.DONE, RunState.FAILED, RunState.CANCELLED, RunState.LOST}
 class JobState:
     """A scheduler's answer about one array task.
 
-    `state` is None where the scheduler's word is one that hpcjobs does not know: it is shown and
-    counts as neither success nor failure. `start` and `end` are seconds since the epoch.
+    `word` is the scheduler's own word for the state. `state` is None if hpcjobs does not know that word: then the word
+    is shown and counts as neither success nor failure. `start` and `end` are seconds since the epoch.
     """
 
     state: RunState | None
@@ -50,11 +50,11 @@ class JobState:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What a submission asks for beside script, indices and name.
+    """What a submission asks for besides script, indices and name.
 
-    `arguments` go to the script; at most `throttle` tasks run at a time; the job starts after the end,
-    however it is, of the jobs or tasks `after`; the nodes `exclude` are none of its own. Of Slurm alone: where
-    one of the jobs `after_ok` fails, it is cancelled.
+    `arguments` go to the script. At most `throttle` tasks run at a time. The job starts after the jobs or tasks
+    `after` have ended, whether or not they succeeded. It does not run on the nodes `exclude`. With Slurm only: the job
+    starts after the jobs `after_ok` have succeeded, and is cancelled if one of them fails.
     """
 
     arguments: tuple[str, ...] = ()
@@ -66,11 +66,11 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a site allows; None is no limit known.
+    """What a site allows. None means that no limit is known.
 
-    `max_array`: tasks of one array; `max_jobs`: jobs and array tasks of the whole site; `max_submit`: those of
-    one user, pending and running, and `own` how many there are now. Of the `partition`: `max_nodes` of one
-    job, `max_time_s` of it, and whether it is `up`.
+    `max_array`: tasks of one array. `max_jobs`: jobs and array tasks of the whole site. `max_submit`: pending and
+    running jobs and tasks of one user, who has `own` of them now. For a job in the `partition`: at most `max_nodes`
+    nodes and `max_time_s` seconds. `up`: whether the partition is up.
     """
 
     max_array: int | None = None
@@ -99,7 +99,7 @@ class ExitRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why a run failed: its class, the line that says so, what to do, the nodes to leave out next time."""
+    """Why a run failed: its class, the line that shows it, what to do, and the nodes to avoid next time."""
 
     kind: str
     evidence: str
@@ -112,7 +112,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run has come, by its log. `epoch` is the one it is in, from 1; a benchmark has none."""
+    """How far a run has come, as its log says. `epoch` is the current one, from 1; a benchmark has none."""
 
     step: int = 0
     steps: int | None = None

@@ -89,7 +89,7 @@ class _Sweep:
         at = self.submitted.get(task.rpartition("_")[0])
         if at is None or claim.get("restart") != 0 or task not in self.begun:
             return None
-        # The script counts whole seconds.
+        # The script's clock has whole seconds, so the start may lie before the submission.
         return max(0.0, self.begun[task] - at)
 
     def gpu_hours(self, config: RunConfig) -> float | None:
@@ -128,7 +128,7 @@ class _Sweep:
 
 
 def _wall_s(attempt: Path) -> float | None:
-    """Seconds from an attempt's start to its end, by its exit.json; None without a whole one."""
+    """Seconds from an attempt's start to its end, as its exit.json has them; None if it is missing or damaged."""
     found = sweepdir.read_exit(attempt)
     if found is None or not all(isinstance(at, (int, float)) for at in (found.start, found.end)):
         return None
