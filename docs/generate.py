@@ -14,6 +14,8 @@ import msgspec
 import yaml
 
 from hpcjobs.base import columns
+from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.base.tabular import Metric, metrics_of
 from hpcjobs.chexnet.classes import AUC_MEANINGS
 from hpcjobs.cli import hpcjobs
 from hpcjobs.collect import failures
@@ -123,17 +125,22 @@ def _default(field: msgspec.inspect.Field) -> str:
 
 
 def _columns() -> str:
+    rows, runs = metrics_of(ScalingRow), metrics_of(Run)
+    combined = [(*_column(name, about), about.combine.value if about.combine else "") for name, about in rows.items()]
+    alone = [_column(name, about) for name, about in runs.items() if name not in rows]
     return (
-        f"{MADE.format(source='hpcjobs/base/columns.py')}# Columns and flags\n\n"
+        f"{MADE.format(source='hpcjobs/base/metrics.py')}# Columns and flags\n\n"
         "How each figure is computed, and how sure it is: [numbers.md](../numbers.md).\n\n"
         "## scaling-report.csv\n\n"
         "One row per GPU count, batch and parameter set; pandas reads it without options. An empty field is not known.\n"
-        "After `flags` comes one column `param.KEY` for each swept key.\n\n"
-        f"{_meanings('column', columns.REPORT_COLUMNS)}\n"
+        "`over runs` says how the runs of a row combine, those without a measurement left out unless it says otherwise;\n"
+        "where it is empty the table computes the column. After `flags` comes one column `param.KEY` per swept key.\n\n"
+        f"{_table(('column', 'unit', 'holds', 'over runs'), combined)}\n"
         "## runs.csv\n\n"
-        "One row per run. It holds these, and between them all columns above that a single run has (those of the table\n"
-        "alone: intervals, speed-up, efficiency, losses):\n\n"
-        f"{_meanings('column', {k: v for k, v in columns.RUN_COLUMNS.items() if k not in columns.REPORT_COLUMNS})}\n"
+        "One row per run. Most columns are those above that a single run can have. These belong to runs alone:\n\n"
+        f"{_table(('column', 'unit', 'holds'), alone)}\n"
+        "All columns of runs.csv in their order: "
+        f"{', '.join(f'`{name}`' for name in runs)}.\n\n"
         "`hpcjobs report --runs FILE` makes the table of any such file; `gpus` and `images_per_sec` are enough.\n\n"
         "## auc.csv\n\n"
         "One row per run, split and finding: `run`, `experiment`, `params`, `gpus` as above, then\n\n"
@@ -142,6 +149,11 @@ def _columns() -> str:
         "What to know before trusting a row, in its column `flags`; some are raised by a run, and stand in runs.csv.\n\n"
         f"{_meanings('flag', columns.FLAGS)}"
     )
+
+
+def _column(name: str, about: Metric) -> tuple[str, str, str]:
+    since = f" (since {about.since})" if about.since else ""
+    return f"`{name}`", about.unit, f"{about.meaning}{since}"
 
 
 def _meanings(what: str, known: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcjobs.analysis.models import Fabric, Fit, LinearModel, ModelPoint, Vector, ring, usl
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 
 RESAMPLES = 1000
 # A fit needs this many sizes more than it has parameters. With fewer its error cannot be estimated.

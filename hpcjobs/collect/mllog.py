@@ -12,7 +12,8 @@ from typing import Any
 from hpcjobs.base.columns import FLAG_IMPRECISE, FLAG_UNSETTLED
 from hpcjobs.base.contract import LogKey
 from hpcjobs.base.files import open_plain
-from hpcjobs.base.records import Measurement, Progress
+from hpcjobs.base.metrics import Measurement
+from hpcjobs.base.records import Progress
 from hpcjobs.collect import control_phases, mlperf_lines
 from hpcjobs.collect.mlperf_lines import Event
 from hpcjobs.collect.steady import Windows

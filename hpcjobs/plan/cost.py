@@ -50,9 +50,7 @@ def run_minutes(run: PlannedRun, rate: Rate | None, train_images: int | None) ->
 
 def gpus_held(group: Group, plan: Plan) -> int:
     """GPUs that a job of the group keeps from others: all GPUs of its nodes if the nodes are exclusive."""
-    per_node = plan.cluster.gpus_per_node
-    whole = plan.cluster.sharing == "exclusive" and per_node is not None
-    return group.size.nodes * per_node if whole and per_node else group.size.gpus
+    return group.size.gpus_held(plan.cluster.gpus_per_node, plan.cluster.sharing == "exclusive")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpcjobs.base.columns import FLAGS
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 
 if TYPE_CHECKING:  # both import numpy or scipy, which are slow and which a table does not need
     from hpcjobs.analysis.compare import Difference, Reference
@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # both import numpy or scipy, which are slow and which a tabl
 # A log or a name may contain terminal colours and control characters. A page and an SVG must not.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_UNIT = re.compile(r" \((\w+)\)$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,9 +70,8 @@ class Series:
 
     @property
     def unit(self) -> str:
-        """What is counted per second: images, unless the log says something else."""
-        found = _UNIT.search(self.rows[0].experiment)
-        return found[1] if found else "images"
+        """What is counted per second, such as images."""
+        return clean(self.rows[0].unit)
 
     @property
     def per_gpu(self) -> float | None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from hpcjobs.analysis.intervals import student_interval
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 from hpcjobs.report.contents import Contents, Series, clean, listed, series, sizes
 from hpcjobs.report.figures_style import (
     Drawing,

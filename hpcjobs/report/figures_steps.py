@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 from hpcjobs.report.contents import Contents, Series, listed, series, sizes
 from hpcjobs.report.figures_style import Drawing, add_note, new_axes
 from hpcjobs.report.palette import COLOURS, INK, PAPER, QUIET

@@ -17,7 +17,7 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 from hpcjobs.report.contents import clean, flags_at, sizes
 from hpcjobs.report.palette import COLOURS, GRID, INK, QUIET
 

@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from hpcjobs.analysis.compare import compare_reference
-from hpcjobs.base.records import LOSSES, Run, ScalingRow
+from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.base.version import __version__
 from hpcjobs.report import sentences, tables
 from hpcjobs.report.contents import Contents, clean, series

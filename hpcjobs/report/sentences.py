@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from hpcjobs.analysis.intervals import welch_ratio
 from hpcjobs.base.columns import FLAG_SLOW_NODE, FLAGS
-from hpcjobs.base.records import LOSSES, Run, RunState, ScalingRow
+from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
+from hpcjobs.base.records import RunState
 from hpcjobs.report.contents import Series, clean, flags_at, kind, listed, series, sizes
 
 # Below this efficiency most people would no longer say that it scales.

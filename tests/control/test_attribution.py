@@ -12,11 +12,11 @@ import pytest
 
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.contract import LogKey
-from hpcjobs.base.records import LOSSES, ScalingRow
+from hpcjobs.base.metrics import LOSSES, ScalingRow
 from hpcjobs.chexnet.train.attribution import attribute
 from hpcjobs.collect.sweep_runs import collect
 from tests.control.logs import line, train_log
-from tests.control.sweeps import done, run, states, sweep
+from tests.control.sweeps import done, planned, run, states, sweep
 
 COMPUTE_MS = 350.0
 PLANTED_MS = 60.0
@@ -56,7 +56,7 @@ def rows_of(folder: Path, logs: dict[int, str]) -> dict[int, ScalingRow]:
     where = sweep(folder, list(logs))
     for gpus, text in logs.items():
         done(where, f"g{gpus:04d}-r01", log=text)
-    return {row.gpus: row for row in table(collect(where, states(where)))}
+    return {row.gpus: row for row in table(collect(where, planned(where), states(where)))}
 
 
 def parts(row: ScalingRow) -> dict[str, float]:

@@ -130,5 +130,5 @@ def test_collect_flags_the_run_whose_gpus_were_slowed(tmp_path: Path) -> None:
         (folder.parent / contract.RUN_YAML).write_text(contract.dump_run(config))
         (folder / contract.nvml_csv("n1")).write_text(HEADER + row(at, bits="0x40"))
         (folder / contract.nvml_csv("n2")).write_text(HEADER + row(at))
-    runs = sweep_runs.collect(where, dict.fromkeys(["g0002-r01", "g0002-r02"], (RunState.DONE, "")))
+    runs = sweep_runs.collect(where, {}, dict.fromkeys(["g0002-r01", "g0002-r02"], (RunState.DONE, "")))
     assert [run.flags for run in runs] == ["throttled", ""]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from hpcjobs.analysis.scaling import table
-from hpcjobs.base.records import Run, RunState
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import RunState
 from hpcjobs.report import sentences
 from hpcjobs.report.sentences import Answer
 from tests.control.studies import failing, runs
@@ -203,7 +204,7 @@ def test_sizes_that_share_no_batch_are_not_compared() -> None:
 
 
 def test_other_units_than_images() -> None:
-    assert the([run(1, 100.0, experiment="gnmt (tokens)")]).how_far[0].endswith(": 100 tokens/s on 1 GPU.")
+    assert the([run(1, 100.0, experiment="gnmt", unit="tokens")]).how_far[0].endswith(": 100 tokens/s on 1 GPU.")
 
 
 def test_no_rows_no_answer() -> None:
