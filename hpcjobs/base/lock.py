@@ -1,4 +1,4 @@
-"""One writer at a time for a folder that several hosts may share. Every room may import this."""
+"""A lock file: one writer at a time for a folder that several hosts may share. Every room may import this."""
 
 from __future__ import annotations
 
@@ -19,37 +19,38 @@ from hpcjobs.base.files import beside, claim_link, read_json
 from hpcjobs.base.proc import read_process
 
 _HEARTBEAT_S = 10.0
-# A holder on another host that gave no sign for so long is gone.
+# A holder on another host that has not touched its lock for this long is gone.
 _SILENCE_S = 120.0
 
 
 class Locked(HpcjobsError):
-    """Somebody else holds the lock."""
+    """Another process holds the lock."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Hold:
-    """A lock that is held, or was: another host may have taken it over while this process was stopped."""
+    """A lock that this process has taken. If the process is suspended for long, another host may take the lock over."""
 
     path: Path
     what: Path | str
     id: str
 
     def check(self) -> None:
-        """Raises Locked where the lock is another's by now."""
+        """Raises Locked if another process has taken the lock over."""
         holder = read_json(self.path) or {}
         if holder.get("id") != self.id:
-            by = f"process {holder.get('pid')} on {holder.get('host')}" if holder else "somebody who is done already"
-            raise Locked(f"{self.what}: {by} took the lock over, for this process gave no sign for long; start again")
+            by = f"process {holder.get('pid')} on {holder.get('host')}" if holder else "a process that has ended since"
+            raise Locked(
+                f"{self.what}: {by} took the lock over, because this process did not touch it for long; start again"
+            )
 
 
 @contextmanager
 def held(path: Path, what: Path | str) -> Iterator[Hold]:
-    """Hold the lock file `path`, which guards `what`, and touch it every 10 s meanwhile.
+    """Hold the lock file `path`, which guards `what`, and touch it every 10 s. Raises Locked, naming the holder.
 
-    It is a hard link, which NFS makes atomically where its flock is not to be trusted. A lock whose
-    holder ran on this host and is gone, or ran elsewhere and gave no sign for 120 s, is taken over.
-    Raises Locked, naming the holder.
+    The lock of a process that has ended is taken over: of a process on this host /proc tells, and a process on another
+    host counts as ended when it has not touched its lock for 120 s. The file is made by `claim_link`.
     """
     me = {**process(), "since": time.time(), "id": uuid.uuid4().hex}
     _take(path, json.dumps(me) + "\n", what)
@@ -84,7 +85,7 @@ def _take(path: Path, mine: str, what: Path | str) -> None:
         holder = read_json(path)
         if holder is None:
             if not path.exists():
-                continue  # released this moment
+                continue  # it was just released
             raise Locked(f"{what}: the lock {path} cannot be read; if nobody works there, remove it")
         if not _gone(holder, path):
             raise Locked(
@@ -99,7 +100,7 @@ def _take(path: Path, mine: str, what: Path | str) -> None:
 def _gone(holder: Mapping[str, Any], path: Path) -> bool:
     if holder.get("host") == socket.gethostname():
         return not {"pid", "started"} <= holder.keys() or not alive(holder)
-    # Both times are the file system's own: the hosts' clocks need not agree.
+    # Both times are by the file system's clock, because the hosts' clocks may differ.
     return _time_of_file_system(path) - path.stat().st_mtime > _SILENCE_S
 
 
@@ -132,6 +133,6 @@ def _clear(path: Path, mine: str, stale: Mapping[str, Any]) -> None:
 
 def _beat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(_HEARTBEAT_S):
-        # A file server that is away for a while must not end it.
+        # The thread must survive a file server that does not answer for a while.
         with suppress(OSError):
             os.utime(path)

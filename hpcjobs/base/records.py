@@ -34,8 +34,8 @@ _FINAL = {RunState.DONE, RunState.FAILED, RunState.CANCELLED, RunState.LOST}
 class JobState:
     """A scheduler's answer about one array task.
 
-    `word` is the scheduler's own word for the state. `state` is None if hpcjobs does not know that word: then the word
-    is shown and counts as neither success nor failure. `start` and `end` are seconds since the epoch.
+    `word` is the scheduler's own word for the state. `state` is None if hpcjobs does not know that word: then it is
+    shown, and counts as neither success nor failure. `start` and `end` are in seconds since the epoch.
     """
 
     state: RunState | None
@@ -52,9 +52,9 @@ class JobState:
 class Order:
     """What a submission asks for besides script, indices and name.
 
-    `arguments` go to the script. At most `throttle` tasks run at a time. The job starts after the jobs or tasks
-    `after` have ended, whether or not they succeeded. It does not run on the nodes `exclude`. With Slurm only: the job
-    starts after the jobs `after_ok` have succeeded, and is cancelled if one of them fails.
+    `arguments` go to the script. At most `throttle` tasks run at a time. The job starts after the jobs or tasks `after`
+    have ended, with success or not, and after the jobs `after_ok` have succeeded. If one of `after_ok` fails, the job
+    is cancelled; this needs a scheduler with the capability `dependencies`. The job does not use the nodes `exclude`.
     """
 
     arguments: tuple[str, ...] = ()
@@ -66,11 +66,11 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a site allows. None means that no limit is known.
+    """The limits of a site. None: no limit is known.
 
-    `max_array`: tasks of one array. `max_jobs`: jobs and array tasks of the whole site. `max_submit`: pending and
-    running jobs and tasks of one user, who has `own` of them now. For a job in the `partition`: at most `max_nodes`
-    nodes and `max_time_s` seconds. `up`: whether the partition is up.
+    `max_array`: tasks of one array. `max_jobs`: jobs and array tasks of the whole site. `max_submit`: jobs and array
+    tasks of one user, pending and running. `own`: how many of those the user has now. `partition`: whose limits follow.
+    `max_nodes`: nodes of one job. `max_time_s`: its time limit in seconds. `up`: whether the partition accepts jobs.
     """
 
     max_array: int | None = None

@@ -302,7 +302,7 @@ def _container(group: Group, cluster: Cluster, sweep_dir: Path) -> list[str]:
 
 def _folders(group: Group, sweep_dir: Path) -> list[str]:
     """The paths that a rank reads and writes, which have the same name inside and outside. Raises InputError."""
-    wanted = [str(sweep_dir), *(path for run in group.runs for path in chexnet.inputs(run.variant.experiment))]
+    wanted = [str(sweep_dir), *chexnet.inputs(run.variant.experiment for run in group.runs)]
     for path in wanted:
         if set(path) & set(",:"):
             raise InputError(f"{path}: a comma or a colon in a name cannot be mounted into a container")

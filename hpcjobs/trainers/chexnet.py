@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcjobs.base.contract import FAILURE, INSTALL_COMPUTE, Finding
 from hpcjobs.base.errors import InputError
 from hpcjobs.chexnet.classes import DATASET_JSON, IMAGENET_FILE
-from hpcjobs.cli.data_command import quiet_tensorflow
+from hpcjobs.chexnet.data.quiet import quiet_tensorflow
 from hpcjobs.config import Experiment
 
 DEMO = "demo"
@@ -61,10 +61,11 @@ def makes_up_data(experiment: Experiment) -> bool:
     return experiment.data.dir is None and experiment.name == DEMO
 
 
-def inputs(experiment: Experiment) -> list[str]:
-    """The files and folders that a run of the experiment reads, as absolute paths."""
-    weights = [experiment.model.weights] if experiment.model.weights.startswith("/") else []
-    return [*([experiment.data.dir] if experiment.data.dir else []), *weights]
+def inputs(experiments: Iterable[Experiment]) -> list[str]:
+    """The absolute paths that runs of the experiments read: folders of data, then files of weights."""
+    experiments = list(experiments)
+    folders = [each.data.dir for each in experiments if each.data.dir]
+    return [*folders, *(each.model.weights for each in experiments if each.model.weights.startswith("/"))]
 
 
 def findings(experiment: Experiment) -> Iterator[Finding]:

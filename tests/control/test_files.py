@@ -232,7 +232,7 @@ def test_a_folder_is_made_once_and_a_link_to_one_is_refused(tmp_path: Path) -> N
     (tmp_path / "elsewhere").symlink_to(tmp_path / "report")
     (tmp_path / "file").write_text("")
     for name in ("elsewhere", "file"):
-        with pytest.raises(FileExistsError, match="is no folder, or a symbolic link"):
+        with pytest.raises(FileExistsError, match="is not a folder, or is a symbolic link"):
             make_folder(tmp_path / name)
 
 

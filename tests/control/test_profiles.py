@@ -85,7 +85,7 @@ def test_flags_reach_the_script_and_a_repeated_sweep_takes_none(tmp_path: Path) 
     source = tmp_path / "sweep.yaml"
     source.write_text(yaml.safe_dump({}))
     done = hpcjobs("sweep", "--from", str(source), "--time", "8", cwd=tmp_path, code=2)
-    assert "--from repeats a sweep as it was: leave out --time" in done.stderr
+    assert "--from repeats a sweep unchanged: leave out --time" in done.stderr
 
 
 # What a profile gives the ranks: words of NCCL, UCX and Open MPI, with all that a shell could take amiss.

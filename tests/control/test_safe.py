@@ -19,13 +19,15 @@ from pathlib import Path
 import pytest
 
 from hpcjobs.base.lock import Locked
-from hpcjobs.base.sweepdir import SweepDir, append, locked
+from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.engine import folder as folders
+from hpcjobs.engine.journal import locked
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan import planning
 from tests.control.logs import attempt, train_log
 from tests.control.odd_words import rendered
+from tests.control.sweeps import append
 from tests.running import hpcjobs
 
 PACKAGE = Path(folders.__file__).parents[1]
