@@ -185,7 +185,7 @@ def _render(
                 cluster=cluster,
                 directives=directives,
                 interrupted=EXIT_INTERRUPTED,
-                near_s=cluster.told_s + 2 * EARLY_S,
+                near_s=cluster.warned_s + 2 * EARLY_S,
                 sweep_dir=str(sweep_dir),
                 **values,
             )
@@ -254,8 +254,8 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
         ("open-mode", "append"),
         ("requeue" if cluster.requeues else "no-requeue", None),
     ]
-    if cluster.told_s:
-        lines.append(("signal", f"B:USR1@{cluster.told_s}"))
+    if cluster.warned_s:
+        lines.append(("signal", f"B:USR1@{cluster.warned_s}"))
     lines += [
         ("nodes", size.nodes),
         ("ntasks", size.gpus),

@@ -15,7 +15,7 @@ from .scenario import SweepScenario
 @given(
     deeds=st.lists(st.sampled_from(["cancel", "cancel one", "resume", "killed", "end", "finish"]), max_size=12),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_however_often_it_is_cancelled_a_run_is_never_at_work_twice(
     deeds: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.control.logs import attempt, train_log
-from tests.running import hpcjobs, until
+from tests.running import PATIENCE_S, hpcjobs, until
 
 SWEEP = ("sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local", "--out", "o")
 
@@ -272,7 +272,7 @@ def test_a_sweep_into_a_folder_that_has_one_is_refused(ended: Path) -> None:
 def test_ctrl_c_while_jobs_are_submitted_says_how_to_go_on(tmp_path: Path) -> None:
     """Slurm's commands are fakes here; a call of `sbatch` lasts."""
     (tmp_path / "bin").mkdir()
-    last = f"""case "$*" in *--test-only*) ;; *) touch {tmp_path}/called; exec sleep 60 ;; esac"""
+    last = f"""case "$*" in *--test-only*) ;; *) touch {tmp_path}/called; exec sleep 1000 ;; esac"""
     for name, body in {"sbatch": last, "scontrol": "", "squeue": "", "sacctmgr": ""}.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
@@ -299,7 +299,7 @@ def test_ctrl_c_while_jobs_are_submitted_says_how_to_go_on(tmp_path: Path) -> No
     )
     until((tmp_path / "called").exists)
     os.killpg(process.pid, signal.SIGINT)
-    assert "`hpcjobs resume o` continues, and submits nothing twice" in process.communicate(timeout=60)[1]
+    assert "`hpcjobs resume o` continues, and submits nothing twice" in process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 130
 
 

@@ -19,7 +19,7 @@ from .scenario import SweepScenario
     answers=st.lists(st.sampled_from(Answer), max_size=12),
     arrivals=st.lists(st.booleans(), min_size=12, max_size=12),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_each_run_is_executed_once(
     answers: list[Answer], arrivals: list[bool], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -91,7 +91,7 @@ def test_kill_9_at_any_moment_and_again_gives_the_same_bytes(undisturbed: dict[s
         kills = 0
         for _ in range(2):
             job = synth(out, "--workers", workers)
-            until(lambda: (out / ".prepare" / "run").exists() or job.poll() is not None, pause=0.01)
+            until(lambda out=out, job=job: (out / ".prepare" / "run").exists() or job.poll() is not None, pause=0.01)
             time.sleep(dice.uniform(0, 6 if workers == "2" else 1.5))
             kills += job.poll() is None
             job.kill()
