@@ -43,17 +43,16 @@ def sweep(folder: Path, sizes: Sequence[int], repeats: int = 1, **cluster: Any) 
         "variants": [{"params": "", "experiment": EXPERIMENT}],
     }  # fmt: skip
     where.sweep_yaml.write_text(yaml.safe_dump(data))
-    journal = []
     for job, gpus in enumerate(sizes, 1):
         group = f"g{gpus:04d}"
-        about = {"group": group, "submission": 1, "indices": list(range(repeats)), "time": 900.0}
-        journal.append({"event": "submitting", **about, "name": "n"})
-        journal.append({"event": "submitted", **about, "job": str(job)})
+        append(where, "submitting", group=group, submission=1, indices=list(range(repeats)), name="n")
+        append(where, "submitted", group=group, submission=1, indices=list(range(repeats)), job=str(job))
         for repeat in range(1, repeats + 1):
             name = f"{group}-r{repeat:02d}"
             where.run(name).mkdir()
             (where.run(name) / contract.RUN_YAML).write_text(contract.dump_run(_config(name)))
-    where.journal.write_text("".join(json.dumps(event) + "\n" for event in journal))
+    lines = [json.loads(line) for line in where.journal.read_text().splitlines()]
+    where.journal.write_text("".join(json.dumps({**line, "time": 900.0}) + "\n" for line in lines))
     return where
 
 
