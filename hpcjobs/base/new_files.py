@@ -81,7 +81,7 @@ def _holds(path: Path, data: bytes) -> bool:
 
 
 def _place(temporary: Path, path: Path) -> None:
-    """Give the file its name. Raises InputError if another process made that name meanwhile: a rename would replace it."""
+    """Give the file its name. Raises InputError if the name exists meanwhile: a rename would replace it."""
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -53,7 +53,7 @@ def init(name: str, base: str, partition: str | None, device: str | None, force:
         )
     if begun.needs_data:
         show.talk(
-            f"name the data in {begun.experiment}: data.dir, a folder that `hpcjobs data prepare` (or `data synth`) made"
+            f"name the data in {begun.experiment}: data.dir, a folder made by `hpcjobs data prepare` (or `data synth`)"
         )
     words = f"--gpus {','.join(map(str, begun.sizes))} --experiment {name} --cluster {begun.cluster.name}"
     show.talk(f"then:\n  hpcjobs check {words}\n  hpcjobs sweep {words} --dry-run\n  hpcjobs sweep {words}")
