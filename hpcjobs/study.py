@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from hpcjobs.base import sweepdir
 from hpcjobs.base.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.files import shown
-from hpcjobs.base.records import Limits, Run
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import Limits
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Cluster, Experiment, profiles
 from hpcjobs.engine import cancel, folder, follow, resume, submit

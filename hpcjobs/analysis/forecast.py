@@ -8,7 +8,7 @@ from pathlib import Path
 from hpcjobs.analysis import extrap, models, predict, scaling
 from hpcjobs.analysis.predict import SeriesModels
 from hpcjobs.base.files import write_atomic
-from hpcjobs.base.records import Run
+from hpcjobs.base.metrics import Run
 
 
 def forecast(

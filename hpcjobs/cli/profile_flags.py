@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from hpcjobs.config import Cluster, profiles
+from hpcjobs.config import Cluster
+from hpcjobs.site.choose import overridden
 
 # Flag and key of the profile: what --help says of it.
 _KEYS = {
@@ -34,7 +35,7 @@ class Flags:
 
     def applied_to(self, cluster: Cluster) -> Cluster:
         """The profile with these flags applied. Raises InputError."""
-        return profiles.override(cluster, self.keys, self.sbatch)
+        return overridden(cluster, self.keys, self.sbatch)
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:

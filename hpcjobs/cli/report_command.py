@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import Run
+from hpcjobs.base.metrics import Run
 from hpcjobs.cli import names, show
 from hpcjobs.cli.show_report import print_collectives, print_report
-from hpcjobs.collect import sweep_runs
+from hpcjobs.collect import runs_csv
 from hpcjobs.collect.log_files import read_logs
 from hpcjobs.report import build
 from hpcjobs.report.build import ReportRequest
@@ -59,7 +59,7 @@ def collect(
         runs = open_study(paths[0], tell=show.talk).collect()
     if runs is None:
         return
-    click.echo(json.dumps([run.row() for run in runs]) if as_json else sweep_runs.runs_csv(runs), nl=as_json)
+    click.echo(json.dumps([run.row() for run in runs]) if as_json else runs_csv.to_text(runs), nl=as_json)
     ctx.exit(_nothing_measured(any(run.images_per_sec is not None for run in runs)))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import Run
+from hpcjobs.base.metrics import Run
 from hpcjobs.collect import anylogs, reading
 from hpcjobs.collect.measurements import Bandwidth, Problem
 

@@ -62,10 +62,13 @@ def plan_of(path: Path) -> tuple[str, Plan]:
         path = sweepdir.open_sweep(path).sweep_yaml
     data = sweepdir.read_sweep_yaml(path)
     try:
-        variants = [
-            Variant(entry["params"], convert(Document(str(path), entry["experiment"], {}), Experiment))
-            for entry in data["variants"]
-        ]
+        variants = []
+        for entry in data["variants"]:
+            about = entry["experiment"]
+            # Version 0.1 had no data.synth: the experiment called demo made up these images if it had no data.dir.
+            if about["name"] == "demo" and about["data"]["dir"] is None:
+                about["data"].setdefault("synth", {"images": 512, "size": 64})
+            variants.append(Variant(entry["params"], convert(Document(str(path), about, {}), Experiment)))
         cluster = convert(Document(str(path), data["cluster"], {}), Cluster)
         return data["sweep"], make_plan(data["gpus"], variants, cluster, data["repeats"], Terms(**data["terms"]))
     except (KeyError, TypeError) as error:

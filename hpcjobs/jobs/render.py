@@ -25,6 +25,7 @@ from hpcjobs.base.hostlist import expand
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import EARLY_S, SbatchOptions
 from hpcjobs.jobs.group import COLLECTOR, Group
+from hpcjobs.schedulers.factory import capabilities
 from hpcjobs.trainers import chexnet
 
 # The template that every launcher's template extends, and the one that takes its place in a probe job.
@@ -182,10 +183,11 @@ def _render(
             _environment(cluster.template, base)
             .get_template(name)
             .render(
+                capabilities=capabilities(cluster),
                 cluster=cluster,
                 directives=directives,
                 interrupted=EXIT_INTERRUPTED,
-                near_s=cluster.told_s + 2 * EARLY_S,
+                near_s=cluster.warned_s + 2 * EARLY_S,
                 sweep_dir=str(sweep_dir),
                 **values,
             )
@@ -254,8 +256,8 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
         ("open-mode", "append"),
         ("requeue" if cluster.requeues else "no-requeue", None),
     ]
-    if cluster.told_s:
-        lines.append(("signal", f"B:USR1@{cluster.told_s}"))
+    if cluster.warned_s:
+        lines.append(("signal", f"B:USR1@{cluster.warned_s}"))
     lines += [
         ("nodes", size.nodes),
         ("ntasks", size.gpus),
@@ -302,7 +304,7 @@ def _container(group: Group, cluster: Cluster, sweep_dir: Path) -> list[str]:
 
 def _folders(group: Group, sweep_dir: Path) -> list[str]:
     """The paths that a rank reads and writes, which have the same name inside and outside. Raises InputError."""
-    wanted = [str(sweep_dir), *(path for run in group.runs for path in chexnet.inputs(run.variant.experiment))]
+    wanted = [str(sweep_dir), *chexnet.inputs(run.variant.experiment for run in group.runs)]
     for path in wanted:
         if set(path) & set(",:"):
             raise InputError(f"{path}: a comma or a colon in a name cannot be mounted into a container")

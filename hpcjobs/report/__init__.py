@@ -1,4 +1,4 @@
-"""The scaling report: tables, figures, page."""
+"""How is it shown? The scaling report: tables, figures, page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcjobs.base.files import write_atomic
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 
 if TYPE_CHECKING:
     from hpcjobs.analysis.compare import Difference, Reference
@@ -29,11 +29,11 @@ def write(
     provenance: Mapping[str, Any] | None = None,
     tails: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Write scaling-report.csv, the figures and report.html into `folder`; returns the paths of what was written.
+    """Write scaling-report.csv, the figures and report.html into `folder`. Returns the paths of the written files.
 
-    `study.Contents` says what the rest is. What is not given has no figure and no section in the page.
+    The other arguments are the fields of contents.Contents.
     """
-    from hpcjobs.report import figures, page, tables  # matplotlib takes half a second
+    from hpcjobs.report import figures, page, tables  # importing matplotlib takes half a second
     from hpcjobs.report.contents import Contents
 
     contents = Contents(

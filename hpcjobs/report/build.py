@@ -16,9 +16,9 @@ from hpcjobs.analysis.compare import Difference, Reference
 from hpcjobs.base.contract import JOB_LOG
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import read_json
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 from hpcjobs.base.sweepdir import SweepDir
-from hpcjobs.collect import sweep_runs
+from hpcjobs.collect import runs_csv, sweep_runs
 from hpcjobs.collect.evidence import tail
 from hpcjobs.engine import follow
 from hpcjobs.engine.state import RunStatus
@@ -64,7 +64,10 @@ def collect_sweep(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
 
 
 def _collect(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
-    return sweep_runs.collect(sweep.where, {run.run: (run.state, str(run.failure or "")) for run in statuses})
+    from hpcjobs.engine.folder import run_configs  # it imports jinja2
+
+    states = {run.run: (run.state, str(run.failure or "")) for run in statuses}
+    return sweep_runs.collect(sweep.where, run_configs(sweep), states)
 
 
 def scaling_rows(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[ScalingRow]:
@@ -149,4 +152,4 @@ def read_runs(source: str, option: str = "--runs") -> list[Run]:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{option} {source}: cannot be read: {error}") from None
-    return sweep_runs.read_runs(text, f"{option} {source}")
+    return runs_csv.read_runs(text, f"{option} {source}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster, profiles
@@ -23,6 +23,18 @@ def chosen_cluster(name: str | None, partition: str | None, tell: Callable[[str]
         tell("no --cluster given and no default profile: running on this machine (--cluster local)")
         name = "local"
     return profiles.cluster(name)
+
+
+def overridden(cluster: Cluster, keys: Mapping[str, str], sbatch: Sequence[str] = ()) -> Cluster:
+    """The profile with these `keys` and `sbatch` options in place of its own; see profiles.override.
+
+    Raises InputError, which names the flag, for a value that the profile could not have, and for a scheduler that has
+    no such options.
+    """
+    flags = [*(f"--{key}" for key in keys), *(f"--sbatch {word}" for word in sbatch)]
+    if flags and not factory.capabilities(cluster).site_options:
+        raise InputError(f"{flags[0]} needs Slurm, but cluster '{cluster.name}' uses scheduler {cluster.scheduler}")
+    return profiles.override(cluster, keys, sbatch)
 
 
 def _detected(partition: str | None, tell: Callable[[str], None]) -> Cluster:

@@ -9,12 +9,8 @@ from pathlib import Path
 from hpcjobs.base.contract import FAILURE, INSTALL_COMPUTE, Finding
 from hpcjobs.base.errors import InputError
 from hpcjobs.chexnet.classes import DATASET_JSON, IMAGENET_FILE
-from hpcjobs.cli.data_command import quiet_tensorflow
+from hpcjobs.chexnet.data.quiet import quiet_tensorflow
 from hpcjobs.config import Experiment
-
-DEMO = "demo"
-DEMO_IMAGES = 512
-DEMO_SIZE = 64
 
 # The module that looks at a compute node for a check.
 NODE_CHECK = "hpcjobs.chexnet.node_check"
@@ -34,8 +30,10 @@ def check_data(experiments: Iterable[Experiment], tell: Callable[[str], None]) -
                 f"experiment '{experiment.name}' needs data: make shards with `hpcjobs data prepare --out DIR ...` "
                 "(or `hpcjobs data synth --out DIR`), then give --set data.dir=DIR"
             )
+    if len({experiment.data.synth for experiment in experiments}) > 1:
+        raise InputError("data.synth: one sweep makes up one data set: give data.synth.images and .size one value each")
     if any(map(makes_up_data, experiments)) and importlib.util.find_spec("tensorflow") is None:
-        raise InputError(f"the demo makes its images here, which needs TensorFlow: {INSTALL_COMPUTE}")
+        raise InputError(f"data.synth makes images on this machine, which needs TensorFlow: {INSTALL_COMPUTE}")
     for folder in {experiment.data.dir for experiment in experiments}:
         # Only compute nodes may see the folder: a warning, not an error.
         if folder is not None and not (Path(folder) / DATASET_JSON).is_file():
@@ -43,28 +41,30 @@ def check_data(experiments: Iterable[Experiment], tell: Callable[[str], None]) -
 
 
 def make_data(experiments: Iterable[Experiment], folder: Path) -> None:
-    """Make up the images of such experiments in `folder`, or finish what was begun there.
+    """Make the images of `data.synth` in `folder`, or complete what an interrupted call left there.
 
     Does nothing if no experiment makes up its data, or the data are complete.
     """
-    if not any(map(makes_up_data, experiments)) or (folder / DATASET_JSON).is_file():
+    synth = next((each.data.synth for each in experiments if each.data.synth is not None), None)
+    if synth is None or (folder / DATASET_JSON).is_file():
         return
     quiet_tensorflow()
     from hpcjobs.chexnet.data.build import make
     from hpcjobs.chexnet.data.synth import synth_recipe
 
-    make(synth_recipe(images=DEMO_IMAGES, size=DEMO_SIZE), folder)
+    make(synth_recipe(images=synth.images, size=synth.size), folder)
 
 
 def makes_up_data(experiment: Experiment) -> bool:
     """Whether hpcjobs makes up the images of the experiment."""
-    return experiment.data.dir is None and experiment.name == DEMO
+    return experiment.data.synth is not None
 
 
-def inputs(experiment: Experiment) -> list[str]:
-    """The files and folders that a run of the experiment reads, as absolute paths."""
-    weights = [experiment.model.weights] if experiment.model.weights.startswith("/") else []
-    return [*([experiment.data.dir] if experiment.data.dir else []), *weights]
+def inputs(experiments: Iterable[Experiment]) -> list[str]:
+    """The absolute paths that runs of the experiments read: folders of data, then files of weights."""
+    experiments = list(experiments)
+    folders = [each.data.dir for each in experiments if each.data.dir]
+    return [*folders, *(each.model.weights for each in experiments if each.model.weights.startswith("/"))]
 
 
 def findings(experiment: Experiment) -> Iterator[Finding]:

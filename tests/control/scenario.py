@@ -56,10 +56,10 @@ class _SweepOnFake(Sweep):
 
 
 class SweepScenario:
-    """A sweep of two repeats on 1, 2 and 4 GPUs, unless told otherwise, in a subfolder of `folder`."""
+    """A sweep of two repeats on 1, 2 and 4 GPUs, unless it says otherwise, in the subfolder `name` of `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.where = SweepDir(folder / "o")
+    def __init__(self, folder: Path, name: str = "o") -> None:
+        self.where = SweepDir(folder / name)
         self.scheduler = FakeScheduler(self.where)
         self.messages: list[str] = []  # of the last command, for the user
         self.submitted_again: list[str] = []  # runs, by the last resume
@@ -201,6 +201,11 @@ class SweepScenario:
         """`hpcjobs sweep`."""
         self._meets(answers)
         submit.submit_all(self._sweep, {}, self.messages.append)
+        return self
+
+    def written(self) -> SweepScenario:
+        """The sweep's folder is written, and nothing is submitted."""
+        assert self._sweep.where.sweep_yaml.is_file()
         return self
 
     def submitted(self) -> SweepScenario:

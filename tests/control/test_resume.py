@@ -19,7 +19,7 @@ from .scenario import SweepScenario
     answers=st.lists(st.sampled_from(Answer), max_size=12),
     arrivals=st.lists(st.booleans(), min_size=12, max_size=12),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_each_run_is_executed_once(
     answers: list[Answer], arrivals: list[bool], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -124,7 +124,7 @@ def test_a_suspect_node_is_better_than_none(tmp_path: Path) -> None:
     assert scenario.messages == []
     scenario.resume(REFUSED)
     assert scenario.submitted_again == ["g0001-r01"]
-    assert scenario.messages == ["g0001: too few nodes without n1; they are used again"]
+    assert scenario.messages == ["g0001: too few nodes are left without n1; the job may use them again"]
     # Each refusal used up a number: what is not there under the one may be under the next.
     assert scenario.arguments("g0001") == [("1",), ("5",)]
     assert scenario.excluded("g0001") == [(), ()]

@@ -19,14 +19,16 @@ from pathlib import Path
 import pytest
 
 from hpcjobs.base.lock import Locked
-from hpcjobs.base.sweepdir import SweepDir, append, locked
+from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.engine import folder as folders
+from hpcjobs.engine.journal import locked
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan import planning
 from tests.control.logs import attempt, train_log
 from tests.control.odd_words import rendered
-from tests.running import hpcjobs
+from tests.control.sweeps import append
+from tests.running import PATIENCE_S, hpcjobs
 
 PACKAGE = Path(folders.__file__).parents[1]
 
@@ -123,7 +125,7 @@ def test_nothing_in_the_folder_is_executed(command: str, ended: Path) -> None:
     plant(ended)
     # As a user would, from within the folder; a console script does not look for modules there.
     words = [Path(sys.executable).with_name("hpcjobs"), command, ".", "--json"]
-    done = subprocess.run(words, cwd=ended, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=ended, capture_output=True, text=True, timeout=PATIENCE_S)
     assert len(json.loads(done.stdout)) == 2, done.stderr
     assert no_traces(ended)
 
@@ -222,7 +224,7 @@ def test_a_job_writes_through_no_link(name: str, dangling: bool, tmp_path: Path,
     (tools / "mpirun").chmod(0o755)
     env = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "12"}
     words = ["bash", root / "scripts" / f"{group}.sbatch", "1"]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
     ran = list(root.glob("runs/*/a*/exit.json"))
     assert bool(ran) == (done.returncode == 0 and "is not for job" not in done.stdout), done
 
@@ -252,7 +254,7 @@ def test_what_is_no_file_is_not_waited_for(kind: str, ended: Path) -> None:
                 os.mkfifo(path)
             else:
                 path.mkdir()
-    runs = json.loads(hpcjobs("collect", str(ended), "--json", cwd=ended, code=None, timeout=60).stdout)
+    runs = json.loads(hpcjobs("collect", str(ended), "--json", cwd=ended, code=None, timeout=PATIENCE_S).stdout)
     assert [run["images_per_sec"] is None for run in runs] == [False, True]
 
 

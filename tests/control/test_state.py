@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from hpcjobs.base.records import ExitRecord, JobState, RunState
-from hpcjobs.collect.failures import KINDS, classify
+from hpcjobs.collect.failures import FAILURE_CLASSES, classify
 from hpcjobs.engine.state import Evidence, Intention, RunStatus, fold, next_number, submissions, unanswered
 
 RUN = "g0002-r01"
@@ -209,7 +209,7 @@ def test_every_error_code_has_a_hint() -> None:
     from hpcjobs.base.contract import ErrorCode
 
     codes = {value for name, value in vars(ErrorCode).items() if name.isupper()}
-    assert codes - {ErrorCode.UNEXPECTED} <= set(KINDS)
+    assert codes - {ErrorCode.UNEXPECTED} <= set(FAILURE_CLASSES)
 
 
 def test_a_killed_run_waits_for_the_schedulers_own_word() -> None:

@@ -16,14 +16,9 @@ from hpcjobs.base.lock import process
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.engine.folder import UNFINISHED, begin
 from hpcjobs.engine.journal import locked
+from tests.control.sweeps import append
 
 DEAD = {"host": socket.gethostname(), "pid": 2**22, "started": 1}
-
-
-def append(where: SweepDir, event: str, **fields: object) -> None:
-    """Write one line of the journal, as a command does."""
-    with locked(where) as journal:
-        journal.append(event, **fields)
 
 
 def left(folder: Path, writer: dict) -> None:
