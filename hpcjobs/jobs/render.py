@@ -25,6 +25,7 @@ from hpcjobs.base.hostlist import expand
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import EARLY_S, SbatchOptions
 from hpcjobs.jobs.group import COLLECTOR, Group
+from hpcjobs.schedulers.factory import capabilities
 from hpcjobs.trainers import chexnet
 
 # The template that every launcher's template extends, and the one that takes its place in a probe job.
@@ -182,6 +183,7 @@ def _render(
             _environment(cluster.template, base)
             .get_template(name)
             .render(
+                capabilities=capabilities(cluster),
                 cluster=cluster,
                 directives=directives,
                 interrupted=EXIT_INTERRUPTED,
