@@ -1,1 +1,1 @@
-"""What the numbers say: scaling, attribution, intervals, comparisons, models."""
+"""What do the numbers say? Scaling, attribution, intervals, comparisons, models, predictions."""

@@ -1,6 +1,6 @@
-"""Where the efficiency went: the time that a step takes longer than at the base, part by part. Pure.
+"""Why a step takes longer than at the base: the lost time, split into parts. Pure.
 
-hpcjobs.chexnet.train.attribution takes the step of one run apart, on the nodes; this compares two sizes.
+This module compares two sizes. hpcjobs.chexnet.train.attribution splits the step of one run, on the compute nodes.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 
-# A node is slow whose ranks compute longer than the others' by more than this fraction ...
+# A node is slow if its ranks compute longer than the others' by more than this fraction.
 _SLOW = 0.02
-# ... and is flagged when it is so in this many runs.
+# A node that is slow in this many runs is flagged.
 _RUNS = 2
 
 
 def losses(row: ScalingRow, base: ScalingRow) -> dict[str, Any]:
-    """`lost_ms` and its parts (columns.REPORT_COLUMNS) of a measured row against its measured base.
+    """`lost_ms` and its parts (columns.REPORT_COLUMNS) of a measured row relative to its measured base, in ms.
 
-    The base would take ideal = r x its step for as many images per GPU, where r = row's images per GPU and step over
-    the base's: 1 in weak scaling, base GPUs / GPUs in strong. lost = step - ideal = step x (1 - efficiency).
-    A part is its ms here less r x its ms at the base; below 0 where it takes less than there. What of the loss
-    the parts do not explain, or that nobody took apart, is `lost_other_ms`.
+    lost = step - ideal = step x (1 - efficiency), with ideal = r x the base's step. r is the images per GPU and step
+    of the row over those of the base: 1 in weak scaling, base GPUs / GPUs in strong scaling.
+    Each part is its ms in the row less r x its ms at the base. A part below 0 is smaller than at the base.
+    `lost_other_ms` is the rest of the loss. If no run measured the parts, it is the whole loss.
+    Empty if either row has no rate or no step time.
     """
     if row.images_per_sec is None or base.images_per_sec is None or row.step_ms is None or base.step_ms is None:
         return {}
@@ -43,14 +44,14 @@ def losses(row: ScalingRow, base: ScalingRow) -> dict[str, Any]:
 
 
 def _waiting(row: ScalingRow) -> float | None:
-    """ms that a typical rank waits for the slowest of a step."""
+    """How long a typical rank waits for the slowest rank of a step, in ms."""
     if row.slowest_rank_ms is None or row.compute_ms is None:
         return row.skew_ms
     return row.slowest_rank_ms - row.compute_ms
 
 
 def is_slow(point: Run | ScalingRow) -> bool:
-    """Whether the slowest node of the run, or of one of the row's, is slower than chance makes one."""
+    """Whether the slowest node of the run or row is slower than the others by more than chance explains."""
     return (
         point.slow_node_ms is not None
         and point.compute_ms is not None
@@ -59,6 +60,6 @@ def is_slow(point: Run | ScalingRow) -> bool:
 
 
 def slow_nodes(runs: Iterable[Run]) -> set[str]:
-    """The nodes that were the slow one in several runs, of whatever size and params."""
+    """The nodes that were the slow node of several runs, whatever their size and params."""
     count = Counter(run.slowest_node for run in runs if is_slow(run))
     return {node for node, times in count.items() if times >= _RUNS}

@@ -1,4 +1,4 @@
-"""A scaling table beside another sweep's, or beside a published one."""
+"""Compare a scaling table with that of another sweep, or with a published one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 
 from hpcjobs.analysis.intervals import holm, welch_ratio
 from hpcjobs.base.errors import InputError, nearest
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 
 # --- another sweep -------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One size of two sweeps, in images/s. None: not measured in that sweep.
+    """One size in two sweeps, in images/s; None if the sweep has no measurement of it.
 
-    `ratio` is ours over theirs, `low` and `high` its Welch 95 % interval and `p` the p value of no difference; None
-    below two runs on either side. `real`: by Holm's correction over all sizes that have a p value, none of the
-    differences that are called real is one by chance with probability 95 %; None where that cannot be said.
+    `ratio` is ours over theirs. `low` and `high` are its Welch 95 % interval and `p` the p value of no difference; they
+    are None if either sweep has fewer than two runs. `real` is the verdict of Holm's correction over all sizes that
+    have a p value: with probability 95 % no difference of the table is called real by chance. None without a p value.
     """
 
     params: str
@@ -39,10 +39,10 @@ class Difference:
     real: bool | None = None
 
 
-def against(rows: Sequence[ScalingRow], others: Sequence[ScalingRow]) -> list[Difference]:
-    """Every size of `rows` and of `others`, matched by params, GPUs and local batch, in the order of both.
+def compare_sweeps(rows: Sequence[ScalingRow], others: Sequence[ScalingRow]) -> list[Difference]:
+    """Every size of `rows`, then those that only `others` has; sizes match by params, GPUs and local batch.
 
-    Raises InputError where no size was measured in both.
+    Raises InputError if no size was measured in both.
     """
     ours, theirs = ({(row.params, row.gpus, row.local_batch): row for row in table} for table in (rows, others))
     found = [_difference(ours.get(key), theirs.get(key)) for key in {**ours, **theirs}]
@@ -77,20 +77,20 @@ def _difference(ours: ScalingRow | None, theirs: ScalingRow | None) -> Differenc
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A published table: images/s by GPUs, smallest first."""
+    """A published table: images/s by number of GPUs, the smallest first."""
 
     name: str
     images_per_sec: Mapping[int, float]
 
     def efficiency(self, gpus: int) -> float:
-        """Over its own smallest size, a fraction."""
+        """Efficiency relative to its own smallest size, a fraction."""
         base = min(self.images_per_sec)
         return self.images_per_sec[gpus] / self.images_per_sec[base] * base / gpus
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Beside:
-    """One size of a table and of the reference, in images/s; efficiencies are over each one's own base."""
+class Comparison:
+    """One size of a table and of the reference, in images/s. Each efficiency is relative to its own table's base."""
 
     params: str
     gpus: int
@@ -102,23 +102,26 @@ class Beside:
 
 
 def references() -> dict[str, Path]:
-    """The tables that ship with hpcjobs, by name; experiments/reference/SOURCES.md says where they come from."""
+    """The paths of the tables that ship with hpcjobs, by name. experiments/reference/SOURCES.md has their sources."""
     folder = Path(str(resources.files("hpcjobs.experiments"))) / "reference"
     return {path.stem: path for path in sorted(folder.glob("*.csv"))}
 
 
 def read_reference(name: str) -> Reference:
-    """The table of that name, or in the CSV file of that path. Raises InputError."""
+    """The table with that name, or the CSV file at that path.
+
+    Raises InputError if there is no such table, or if it lacks the columns gpus and images_per_sec.
+    """
     known = references()
     path = Path(name) if "/" in name or name.endswith(".csv") else known.get(name)
     if path is None:
-        raise InputError(f"--reference {name}: no such table, and not a path to one: {nearest(name, known)}")
+        raise InputError(f"--reference {name}: no such table, and no path of a CSV file: {nearest(name, known)}")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--reference {path}: cannot be read: {error}") from None
-    figures: dict[int, float] = {}
+    rates: dict[int, float] = {}
     for number, row in enumerate(rows, 2):
         try:
             gpus, rate = int(row["gpus"]), float(row["images_per_sec"])
@@ -126,24 +129,26 @@ def read_reference(name: str) -> Reference:
             raise InputError(
                 f"--reference {path}: line {number}: expected numbers in the columns gpus and images_per_sec"
             ) from None
-        if gpus < 1 or not 0 < rate < math.inf or gpus in figures:
-            raise InputError(f"--reference {path}: line {number}: a number not above 0, or GPUs that stand there twice")
-        figures[gpus] = rate
-    if not figures:
+        if gpus < 1 or not 0 < rate < math.inf:
+            raise InputError(f"--reference {path}: line {number}: gpus and images_per_sec must be above 0")
+        if gpus in rates:
+            raise InputError(f"--reference {path}: line {number}: a second row for the size {gpus}")
+        rates[gpus] = rate
+    if not rates:
         raise InputError(f"--reference {path}: no rows under the columns gpus and images_per_sec")
-    return Reference(path.stem, dict(sorted(figures.items())))
+    return Reference(path.stem, dict(sorted(rates.items())))
 
 
-def beside(rows: Sequence[ScalingRow], reference: Reference) -> list[Beside]:
-    """Every size of the rows, and those of the reference that they lack."""
-    found = [_beside(row.params, row.gpus, row, reference) for row in rows]
+def compare_reference(rows: Sequence[ScalingRow], reference: Reference) -> list[Comparison]:
+    """Every size of the rows, then those that only the reference has."""
+    found = [_comparison(row.params, row.gpus, row, reference) for row in rows]
     lacking = sorted(set(reference.images_per_sec) - {row.gpus for row in rows})
-    return found + [_beside("", gpus, None, reference) for gpus in lacking]
+    return found + [_comparison("", gpus, None, reference) for gpus in lacking]
 
 
-def _beside(params: str, gpus: int, row: ScalingRow | None, reference: Reference) -> Beside:
+def _comparison(params: str, gpus: int, row: ScalingRow | None, reference: Reference) -> Comparison:
     ours, theirs = row.images_per_sec if row else None, reference.images_per_sec.get(gpus)
-    return Beside(
+    return Comparison(
         params=params,
         gpus=gpus,
         ours=ours,

@@ -1,13 +1,13 @@
-"""The table as Extra-P reads it (github.com/extra-p/extrap, docs/file-formats.md: text file format)."""
+"""The table in Extra-P's text format (github.com/extra-p/extrap, docs/file-formats.md: text file format)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 
-# Of a step, by region; a region is written where all sizes have it.
+# The parts of a step: region and column. A region is written only if all sizes have it.
 _PARTS = {
     "step->input_wait": "input_wait_ms",
     "step->allreduce": "allreduce_ms",
@@ -16,17 +16,18 @@ _PARTS = {
 
 
 def extrap(rows: Sequence[ScalingRow]) -> str:
-    """One parameter p, the GPUs; metric time in ms: of a step, a figure for each run, and of its parts.
+    """The file's text. Its one parameter p is the number of GPUs, its one metric is the time in ms.
 
-    Raises InputError where nothing is measured, or the rows are of several series.
+    The region `step` has one value for each run, the parts of the step have one value each.
+    Raises InputError if nothing is measured, or if the rows belong to several series.
     """
     measured = [row for row in rows if row.images_per_sec is not None]
     series = {row.series for row in measured}
     if len(series) != 1:
         what = "nothing is measured" if not series else f"the table has {len(series)} series (params, kinds of scaling)"
-        raise InputError(f"Extra-P takes one series of sizes: {what}")
+        raise InputError(f"Extra-P needs exactly one series of sizes: {what}")
     measured.sort(key=lambda row: row.gpus)
-    # Its step time from the images/s of each run; without a batch, of one image per GPU.
+    # The step time follows from the images/s of each run. If no batch is known, it is that of one image per GPU.
     lines = ["PARAMETER p", "POINTS " + " ".join(f"({row.gpus})" for row in measured), "METRIC time"]
     lines += ["REGION step"]
     lines += [
@@ -34,7 +35,7 @@ def extrap(rows: Sequence[ScalingRow]) -> str:
         for row in measured
     ]
     for region, name in _PARTS.items():
-        figures = [getattr(row, name) for row in measured]
-        if None not in figures:
-            lines += [f"REGION {region}", *(f"DATA {ms:.6f}" for ms in figures)]
+        times = [getattr(row, name) for row in measured]
+        if None not in times:
+            lines += [f"REGION {region}", *(f"DATA {ms:.6f}" for ms in times)]
     return "\n".join(lines) + "\n"

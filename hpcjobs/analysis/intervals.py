@@ -1,6 +1,6 @@
-"""Intervals of means and of ratios, and which of many differences are real. Pure.
+"""Intervals of means and of ratios, and a test of which of many differences are real. Pure.
 
-scipy takes a tenth of a second to load, which a table of single runs need not pay: it is imported where it is used.
+The functions import scipy when they need it: it takes a tenth of a second, and a table of single runs does not use it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Student's 95 % interval of the mean of `values`, mean -+ t(0.975, n - 1) s / sqrt(n).
 
-    None below two values: one repeat says nothing of the spread. (Student, Biometrika 6, 1908.)
+    None with fewer than two values: one repeat does not show the spread. (Student, Biometrika 6, 1908.)
     """
     if len(values) < 2:
         return None
@@ -26,13 +26,13 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def variation(values: Sequence[float]) -> float | None:
-    """The coefficient of variation s / mean, a fraction; None below two values."""
+    """The coefficient of variation s / mean, a fraction. None with fewer than two values."""
     return statistics.stdev(values) / statistics.fmean(values) if len(values) > 1 else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How two samples' means compare: the 95 % interval of their ratio, and the p value of the ratio 1."""
+    """The 95 % interval of the ratio of two samples' means, and the p value of the ratio 1."""
 
     low: float
     high: float
@@ -40,11 +40,12 @@ class Ratio:
 
 
 def welch_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio | None:
-    """Welch's interval of the mean of log `ours` less that of log `theirs`, as a ratio.
+    """Welch's 95 % interval of the mean of log `ours` less that of log `theirs`, as a ratio.
 
     With a = s1^2 / n1 and b = s2^2 / n2 of the logarithms: difference -+ t(0.975, nu) sqrt(a + b), where
     nu = (a + b)^2 / (a^2 / (n1 - 1) + b^2 / (n2 - 1)). (Welch, Biometrika 34, 1947.) It is a ratio of geometric
-    means, which of samples that spread alike is the ratio of the means. None where a sample has less than two values.
+    means. If both samples have the same relative spread, that is the ratio of the means.
+    None if a sample has fewer than two values.
     """
     if min(len(ours), len(theirs)) < 2:
         return None
@@ -64,10 +65,10 @@ def welch_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio | None:
 
 
 def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
-    """Which of the differences are real, so that with probability 1 - `level` none is called so by chance.
+    """Which of the differences are real. With probability 1 - `level` no difference is called real by chance.
 
-    The smallest p value must be at most level / m, the next level / (m - 1), ...; the first that is not ends it.
-    (Holm, Scand. J. Statist. 6, 1979.)
+    In ascending order the m p values must be at most level / m, level / (m - 1), ..., level. The first one that is
+    larger, and all after it, are not real. (Holm, Scand. J. Statist. 6, 1979.)
     """
     real = [False] * len(p_values)
     for rank, number in enumerate(sorted(range(len(p_values)), key=lambda each: p_values[each])):
@@ -78,7 +79,7 @@ def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]
 
 
 def _quantile(freedom: float) -> float:
-    """Student's t at (1 + 0.95) / 2 of `freedom` degrees."""
+    """Student's t at (1 + 0.95) / 2, with `freedom` degrees of freedom."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

@@ -1,17 +1,18 @@
-"""Two models of the step time, each linear in parameters that cannot be negative, fitted by the relative error. Pure.
+"""Two models of the step time. Both are linear in parameters of at least 0 and minimise the relative error. Pure.
 
 ring: step = compute + input + (1 - overlap) x R(n). R is a ring all-reduce of M bytes over n ranks,
     R(n) = 2 (n - 1) latency + 2 (n - 1) / n x M / bandwidth
     (Patarasuk and Yuan, J. Parallel Distrib. Comput. 69, 2009; Thakur, Rabenseifner and Gropp, Int. J. High
-    Perform. Comput. Appl. 19, 2005), with the latency and bandwidth inside a node, or of the slower links across
-    nodes where there are several: in a ring each of the 2 (n - 1) steps waits for its slowest link.
+    Perform. Comput. Appl. 19, 2005). On one node, latency and bandwidth are those inside a node. On several nodes they
+    are those across nodes: each of the 2 (n - 1) steps of a ring waits for its slowest link.
 usl: Gunther's Universal Scalability Law, X(n) = lambda n / (1 + sigma (n - 1) + kappa n (n - 1))
-    (Guerrilla Capacity Planning, Springer 2007; arXiv:0808.1431), a second opinion that knows nothing of networks.
+    (Guerrilla Capacity Planning, Springer 2007; arXiv:0808.1431). It is a second opinion and has no network in it.
 
-Compute (the slowest rank's) and input come from the control phases, in ms per image and rank, where all sizes have
-them; between sizes they are interpolated on log n, and beyond held. Else compute is fitted, and input is part of it.
-Latency and bandwidth come from the fabric probe. Else an effective latency and transfer time are fitted, exposed as
-they are: then there is no overlap to tell from them.
+If all sizes have control phases, compute (of the slowest rank) and input come from them, in ms per image and rank.
+Between sizes both are interpolated on log n; beyond the sizes they are constant. If a size has no control phases,
+compute is fitted and includes the input.
+If there is a fabric probe, latency and bandwidth come from it. If not, an effective latency and transfer time are
+fitted. They already contain the overlap, so there is no overlap parameter.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclasses.dataclass(frozen=True)
 class Fabric:
-    """What the probe measured between two ranks: latency in s, bandwidth in bytes/s. None: not measured."""
+    """What the fabric probe measured between two ranks: latency in s, bandwidth in bytes/s. None: not measured."""
 
     inside_latency_s: float | None = None
     inside_bytes_per_s: float | None = None
@@ -42,7 +43,10 @@ class Fabric:
 
 
 def read_fabric(path: Path) -> Fabric:
-    """The fabric of a JSON file with keys of Fabric: both of a pair, or none. Raises InputError."""
+    """Read a JSON file whose keys are the fields of Fabric.
+
+    Raises InputError if it has no pair of latency and bandwidth, half of a pair, or a value that is not above 0.
+    """
     data = read_json(path)
     names = [field.name for field in dataclasses.fields(Fabric)]
     figures = {name: data[name] for name in names if data.get(name) is not None} if data else {}
@@ -57,8 +61,11 @@ def read_fabric(path: Path) -> Fabric:
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """A size; `local` is its local batch, or 1 where no batch is known. `step_ms` is None where it was not run."""
+class ModelPoint:
+    """A size as the models see it; `step_ms` is None if it was not run.
+
+    `local` is the local batch, or 1 if no batch is known. `compute_ms` and `input_ms` come from the control phases.
+    """
 
     gpus: int
     nodes: int
@@ -68,22 +75,29 @@ class Size:
     input_ms: float | None = None
 
     def rate(self, step_ms: float) -> float:
+        """images/s at a step of `step_ms`."""
         return 1000 * self.local * self.gpus / step_ms
 
 
 @dataclasses.dataclass(frozen=True)
-class Terms:
-    """step_ms of a size = known + sum of factors x parameters; `told` gives the parameters their meaning."""
+class LinearModel:
+    """step_ms of a size = known(size) + sum of factors(size) x parameters.
+
+    `names` and `at_most` are the name and upper bound of each parameter. `meaning` converts fitted parameters into
+    those of the model's formula, by name.
+    """
 
     names: tuple[str, ...]
-    known: Callable[[Size], float]
-    factors: Callable[[Size], tuple[float, ...]]
+    known: Callable[[ModelPoint], float]
+    factors: Callable[[ModelPoint], tuple[float, ...]]
     at_most: tuple[float, ...]
-    told: Callable[[Vector], dict[str, float]]
+    meaning: Callable[[Vector], dict[str, float]]
 
 
-def usl(points: Sequence[Size]) -> Terms:
-    def told(fitted: Vector) -> dict[str, float]:
+def usl(points: Sequence[ModelPoint]) -> LinearModel:
+    """The Universal Scalability Law. Its step is linear in 1 / lambda, sigma / lambda and kappa / lambda."""
+
+    def meaning(fitted: Vector) -> dict[str, float]:
         per_image = float(fitted[0])
         return {
             "lambda": 1000 / per_image if per_image else math.inf,
@@ -91,17 +105,20 @@ def usl(points: Sequence[Size]) -> Terms:
             "kappa": float(fitted[2]) / per_image if per_image else math.inf,
         }
 
-    return Terms(
+    return LinearModel(
         ("lambda", "sigma", "kappa"),
         lambda size: 0.0,
         lambda size: (size.local, size.local * (size.gpus - 1), size.local * size.gpus * (size.gpus - 1)),
         (math.inf,) * 3,
-        told,
+        meaning,
     )
 
 
-def ring(points: Sequence[Size], fabric: Fabric | None, gradient_bytes: float | None) -> Terms:
-    """Raises InputError where a fabric is given and not what else it takes."""
+def ring(points: Sequence[ModelPoint], fabric: Fabric | None, gradient_bytes: float | None) -> LinearModel:
+    """The ring model. `gradient_bytes` is M.
+
+    Raises InputError if a fabric is given without `gradient_bytes`, or if it lacks the link that a point needs.
+    """
     names: tuple[str, ...] = ()
     reference = points[0].local if points else 1.0
     has_control = all(point.compute_ms is not None and point.input_ms is not None for point in points)
@@ -111,19 +128,19 @@ def ring(points: Sequence[Size], fabric: Fabric | None, gradient_bytes: float | 
         names += ("latency_ms", "transfer_ms")
     else:
         if gradient_bytes is None:
-            raise InputError("a fabric probe says nothing of a step without the size of its gradients (gradient_bytes)")
+            raise InputError("with a fabric probe the model needs the size of the gradients (gradient_bytes)")
         one_node = fabric.across_latency_s is None or fabric.across_bytes_per_s is None
         if one_node and any(point.nodes > 1 for point in points):
-            raise InputError("the fabric probe measured one node only, and the table has sizes on several")
+            raise InputError("the fabric probe measured one node only, but the table has sizes on several nodes")
         one_rank = fabric.inside_latency_s is None or fabric.inside_bytes_per_s is None
         if one_rank and any(point.nodes == 1 and point.gpus > 1 for point in points):
-            raise InputError("the fabric probe had one rank a node, and the table has a size with several on its node")
+            raise InputError("the fabric probe had one rank per node, but the table has several ranks on one node")
         names += ("exposed",)
 
-    def known(size: Size) -> float:
+    def known(size: ModelPoint) -> float:
         return size.local * _between(points, size.gpus) if has_control else 0.0
 
-    def factors(size: Size) -> tuple[float, ...]:
+    def factors(size: ModelPoint) -> tuple[float, ...]:
         compute = () if has_control else (size.local / reference,)
         hops = 2.0 * (size.gpus - 1)
         if fabric is None or gradient_bytes is None:
@@ -137,18 +154,18 @@ def ring(points: Sequence[Size], fabric: Fabric | None, gradient_bytes: float | 
             return *compute, math.nan
         return *compute, 1000 * hops * (latency + gradient_bytes / size.gpus / bandwidth)
 
-    def told(fitted: Vector) -> dict[str, float]:
+    def meaning(fitted: Vector) -> dict[str, float]:
         found = dict(zip(names, map(float, fitted), strict=True))
         if "exposed" in found:
             found["overlap"] = 1 - found.pop("exposed")
         return found
 
     at_most = tuple(1.0 if name == "exposed" else math.inf for name in names)
-    return Terms(names, known, factors, at_most, told)
+    return LinearModel(names, known, factors, at_most, meaning)
 
 
-def _between(points: Sequence[Size], gpus: int) -> float:
-    """ms per image and rank of compute and input: interpolated on log n between points, held beyond them."""
+def _between(points: Sequence[ModelPoint], gpus: int) -> float:
+    """ms per image and rank of compute and input: interpolated on log n between points, constant beyond them."""
     known = [((point.compute_ms or 0.0) + (point.input_ms or 0.0)) / point.local for point in points]
     return float(np.interp(math.log2(gpus), [math.log2(point.gpus) for point in points], known))
 
@@ -157,25 +174,25 @@ def _between(points: Sequence[Size], gpus: int) -> float:
 
 
 class Fit:
-    """Terms fitted to points; `noise` is the standard deviation of log (measured / fitted)."""
+    """A linear model fitted to points; `noise` is the standard deviation of log (measured / fitted)."""
 
-    def __init__(self, terms: Terms, points: Sequence[Size]):
-        self.terms, self.points = terms, points
+    def __init__(self, model: LinearModel, points: Sequence[ModelPoint]):
+        self.model, self.points = model, points
         self.step_ms = np.array([point.step_ms for point in points], float)
-        self.known = np.array([terms.known(point) for point in points])
-        self.factors = np.array([terms.factors(point) for point in points])
+        self.known = np.array([model.known(point) for point in points])
+        self.factors = np.array([model.factors(point) for point in points])
         self.parameters = self.solve(self.step_ms)
         fitted = self.known + self.factors @ self.parameters
-        self.freedom = len(points) - len(terms.names)
+        self.freedom = len(points) - len(model.names)
         self.fitted = np.maximum(fitted, 1e-9)
         squares = float(np.square(np.log(self.step_ms / self.fitted)).sum())
         self.noise = math.sqrt(squares / max(self.freedom, 1))
 
     def solve(self, step_ms: Vector) -> Vector:
-        """The parameters from 0 to `at_most` with the least squares of the relative error."""
+        """The parameters between 0 and `at_most` that minimise the squares of the relative error."""
         matrix, target = self.factors / step_ms[:, None], (step_ms - self.known) / step_ms
         found: Vector = nnls(matrix, target)[0]
-        for number, bound in enumerate(self.terms.at_most):
+        for number, bound in enumerate(self.model.at_most):
             if found[number] > bound:
                 others = np.arange(len(found)) != number
                 found[number] = bound
@@ -183,20 +200,20 @@ class Fit:
                     found[others] = nnls(matrix[:, others], target - matrix[:, number] * bound)[0]
         return found
 
-    def at(self, size: Size, parameters: Vector) -> float:
-        """The step in ms."""
-        step: float = self.terms.known(size) + float(np.dot(self.terms.factors(size), parameters))
+    def at(self, size: ModelPoint, parameters: Vector) -> float:
+        """The step of `size` in ms."""
+        step: float = self.model.known(size) + float(np.dot(self.model.factors(size), parameters))
         return max(step, 1e-9)
 
     def resampled(self, count: int) -> tuple[list[Vector], Vector]:
-        """Parameters of `count` sweeps like this one, and the noise of one more measurement beside each.
+        """The fitted parameters of `count` resampled sweeps, and for each the noise of one new measurement.
 
-        A parametric bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 6), whose noise is
-        drawn anew with variance s^2 nu / chi^2_nu: with few degrees of freedom nu it is itself hardly known.
+        A parametric bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 6). Each sweep draws
+        its variance as s^2 nu / chi^2_nu, because few degrees of freedom nu leave the noise itself uncertain.
         """
         random = np.random.default_rng(0)
         scale = self.noise * np.sqrt(self.freedom / random.chisquare(self.freedom, count))
         noise = random.standard_normal((count, len(self.points) + 1)) * scale[:, None]
-        # The steps of a heavy draw would overflow; they are the interval's far end either way.
+        # exp() of an extreme draw would overflow. Clipped, it is still at the far end of the interval.
         noise = np.clip(noise, -20, 20)
         return [self.solve(self.fitted * np.exp(row[:-1])) for row in noise], noise[:, -1]

@@ -1,4 +1,4 @@
-"""What the fitted models say of a scaling table: of sizes that were not run, and how sure that is."""
+"""Predictions of the fitted models for a scaling table: sizes that were not run, with intervals and errors."""
 
 from __future__ import annotations
 
@@ -11,53 +11,59 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hpcjobs.analysis.models import Fabric, Fit, Size, Terms, Vector, ring, usl
+from hpcjobs.analysis.models import Fabric, Fit, LinearModel, ModelPoint, Vector, ring, usl
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 
 RESAMPLES = 1000
-# Points beyond the parameters that a fit takes: with fewer its error cannot be told.
+# A fit needs this many sizes more than it has parameters. With fewer its error cannot be estimated.
 SPARE = 2
+
+# The kinds of time to train whose number of epochs is fixed (column time_to_train_kind).
+_FIXED_EPOCHS = {"measured_fixed_epochs", "derived_fixed_epochs"}
+
+_Builder = Callable[[Sequence[ModelPoint]], LinearModel]
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class Interval:
     """A number and its 95 % interval."""
 
     value: float
     low: float
     high: float
 
-    # An interval whose high end is more than so many times its low end foretells nothing.
+    # An interval whose high end is more than this many times its low end is too wide to be of use.
     WIDEST: ClassVar[int] = 10
 
     @property
     def wide(self) -> bool:
-        """Whether it foretells nothing; an interval without a bound is such a one."""
+        """Whether it is too wide to be of use. An unbounded interval always is."""
         return not self.high <= self.WIDEST * self.low
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One size by the model; `measured` is its images/s where it was run. Intervals are of a measurement there.
+    """The prediction for one size. The intervals are those of one new measurement of the size.
 
-    `gpu_hours` are those of the whole training, `efficiency` is over the base of the table; None where the table
-    has no training of fixed epochs, or no base.
+    `measured` is its images/s, None if it was not run. `efficiency` is relative to the base of the table, None if the
+    table has no base. `time_to_train_s` and `gpu_hours` are those of the whole training, None if the table has no
+    training of a fixed number of epochs.
     """
 
     gpus: int
     nodes: int
-    step_ms: Figure
-    images_per_sec: Figure
+    step_ms: Interval
+    images_per_sec: Interval
     measured: float | None
     efficiency: float | None
-    time_to_train_s: Figure | None
-    gpu_hours: Figure | None
+    time_to_train_s: Interval | None
+    gpu_hours: Interval | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """A measured size as the model foretells it that was fitted without it; `error` = predicted / measured - 1."""
+class LeaveOneOut:
+    """A measured size, predicted by the model that was fitted without it, in images/s."""
 
     gpus: int
     measured: float
@@ -65,23 +71,24 @@ class LeftOut:
 
     @property
     def error(self) -> float:
+        """The leave-one-out error, predicted / measured - 1."""
         return self.predicted / self.measured - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A fitted model. `spread` is the standard deviation of measured / fitted, a fraction; parameters by name."""
+    """A fitted model, with its parameters by name. `spread` is the standard deviation of log (measured / fitted)."""
 
     name: str
-    parameters: Mapping[str, Figure]
+    parameters: Mapping[str, Interval]
     spread: float
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[LeaveOneOut, ...]
     predictions: tuple[Prediction, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outlook:
-    """The models of one series, the first to be preferred; `refused` says why one could not be fitted."""
+class SeriesModels:
+    """The models of one series, the preferred one first. `refused` says why a model was not fitted, by its name."""
 
     experiment: str
     params: str
@@ -97,33 +104,33 @@ def predict(
     fabric: Fabric | None = None,
     gradient_bytes: float | None = None,
     resamples: int = RESAMPLES,
-) -> list[Outlook]:
-    """What each series of a scaling table says of its own sizes and of `sizes`, in GPUs.
+) -> list[SeriesModels]:
+    """Fit the models to each series of a scaling table, and predict its own sizes and `sizes` (in GPUs).
 
-    `gradient_bytes` overrides what the logs say. Raises InputError where no model of any series can be fitted.
+    `gradient_bytes` overrides the value in the logs. Raises InputError if no model of any series can be fitted.
     """
     series: dict[tuple[str, str, str, int | None], list[ScalingRow]] = defaultdict(list)
     for row in rows:
         series[row.series].append(row)
-    outlooks = [_outlook(those, sizes, fabric, gradient_bytes, resamples) for those in series.values()]
-    if not any(outlook.models for outlook in outlooks):
-        why = next((reason for each in outlooks for reason in each.refused.values()), "the table has no rows")
+    found = [_fit_series(those, sizes, fabric, gradient_bytes, resamples) for those in series.values()]
+    if not any(each.models for each in found):
+        why = next((reason for each in found for reason in each.refused.values()), "the table has no rows")
         raise InputError(f"no model can be fitted: {why}")
-    return outlooks
+    return found
 
 
 def fill(
     rows: Sequence[ScalingRow], *, fabric: Fabric | None = None, gradient_bytes: float | None = None
 ) -> list[ScalingRow]:
-    """The rows with `predicted_images_per_sec`, failed sizes too, where their series has a model."""
+    """The rows with `predicted_images_per_sec` filled in, if their series has a model. Failed sizes get one too."""
     try:
-        outlooks = predict(rows, fabric=fabric, gradient_bytes=gradient_bytes, resamples=0)
+        fitted = predict(rows, fabric=fabric, gradient_bytes=gradient_bytes, resamples=0)
     except InputError:
         return list(rows)
     found = {
-        (outlook.experiment, outlook.params, outlook.scaling, prediction.gpus): prediction.images_per_sec.value
-        for outlook in outlooks
-        for model in outlook.models[:1]
+        (each.experiment, each.params, each.scaling, prediction.gpus): prediction.images_per_sec.value
+        for each in fitted
+        for model in each.models[:1]
         for prediction in model.predictions
     }
     return [
@@ -137,102 +144,104 @@ def fill(
 # --- one series ----------------------------------------------------------------------------------
 
 
-def _outlook(
+def _fit_series(
     rows: Sequence[ScalingRow],
     sizes: Sequence[int],
     fabric: Fabric | None,
     gradient_bytes: float | None,
     resamples: int,
-) -> Outlook:
+) -> SeriesModels:
     first = rows[0]
     per_node = max((row.gpus_per_node for row in rows if row.gpus_per_node), default=None)
     points = [_point(row) for row in sorted(rows, key=lambda row: row.gpus) if row.images_per_sec is not None]
     if gradient_bytes is None:
         gradient_bytes = next((row.gradient_bytes for row in rows if row.gradient_bytes is not None), None)
-    builders: dict[str, Callable[[Sequence[Size]], Terms]] = {
-        "ring": lambda those: ring(those, fabric, gradient_bytes),
-        "usl": usl,
-    }
-    wanted = [_asked(gpus, rows, per_node) for gpus in sorted({*sizes, *(row.gpus for row in rows)})]
+    builders: dict[str, _Builder] = {"ring": lambda those: ring(those, fabric, gradient_bytes), "usl": usl}
+    wanted = [_size(gpus, rows, per_node) for gpus in sorted({*sizes, *(row.gpus for row in rows)})]
     models, refused = [], {}
     for name, builder in builders.items():
         try:
-            models.append(_model(name, builder, points, wanted, rows, resamples))
+            models.append(_fit_model(name, builder, points, wanted, rows, resamples))
         except InputError as error:
             refused[name] = str(error)
-    return Outlook(
+    return SeriesModels(
         experiment=first.experiment, params=first.params, scaling=first.scaling, models=tuple(models), refused=refused
     )
 
 
-def _point(row: ScalingRow) -> Size:
+def _point(row: ScalingRow) -> ModelPoint:
     rate = row.images_per_sec or math.nan
     local = float(row.local_batch or 1)
-    return Size(row.gpus, row.nodes or 1, local, 1000 * local * row.gpus / rate, row.slowest_rank_ms, row.input_wait_ms)
+    return ModelPoint(
+        row.gpus, row.nodes or 1, local, 1000 * local * row.gpus / rate, row.slowest_rank_ms, row.input_wait_ms
+    )
 
 
-def _asked(gpus: int, rows: Sequence[ScalingRow], per_node: int | None) -> Size:
+def _size(gpus: int, rows: Sequence[ScalingRow], per_node: int | None) -> ModelPoint:
+    """A size to predict: as its row has it, or else with full nodes and the batch of the series."""
     row = next((row for row in rows if row.gpus == gpus), None)
     if row is not None:
-        return Size(gpus, row.nodes or 1, float(row.local_batch or 1))
+        return ModelPoint(gpus, row.nodes or 1, float(row.local_batch or 1))
     first = rows[0]
     is_strong = first.scaling == "strong" and first.global_batch is not None
     local = (first.global_batch or 1) / gpus if is_strong else float(first.local_batch or 1)
-    return Size(gpus, -(-gpus // per_node) if per_node else 1, local)
+    return ModelPoint(gpus, -(-gpus // per_node) if per_node else 1, local)
 
 
-def _model(
+def _fit_model(
     name: str,
-    builder: Callable[[Sequence[Size]], Terms],
-    points: Sequence[Size],
-    wanted: Sequence[Size],
+    builder: _Builder,
+    points: Sequence[ModelPoint],
+    wanted: Sequence[ModelPoint],
     rows: Sequence[ScalingRow],
     resamples: int,
 ) -> Model:
-    """Raises InputError where the points are too few."""
+    """Raises InputError if there are too few points, or if the fabric probe does not cover a wanted size."""
     if any(row.scaling == "mixed" for row in rows):
-        raise InputError("the sizes are neither weak nor strong scaling: no model compares them")
-    terms = builder(points)
-    needed = len(terms.names) + SPARE
+        raise InputError("the sizes are neither weak nor strong scaling, so no model compares them")
+    linear = builder(points)
+    needed = len(linear.names) + SPARE
     if len(points) < needed:
         raise InputError(
-            f"{len(points)} sizes are measured, and the model '{name}' with its {len(terms.names)} parameters "
-            f"({', '.join(terms.names)}) takes {needed}"
+            f"{len(points)} sizes are measured, but the model '{name}' with its {len(linear.names)} parameters "
+            f"({', '.join(linear.names)}) needs {needed}"
         )
     for size in wanted:
-        if not all(map(math.isfinite, terms.factors(size))):
+        if not all(map(math.isfinite, linear.factors(size))):
             nodes = f"{size.nodes} node{'s' * (size.nodes != 1)}"
-            raise InputError(f"the fabric probe says nothing of {size.gpus} GPUs on {nodes}")
-    fit = Fit(terms, points)
+            raise InputError(f"the fabric probe does not cover {size.gpus} GPUs on {nodes}")
+    fit = Fit(linear, points)
     drawn, noise = fit.resampled(resamples)
-    meanings = [terms.told(parameters) for parameters in drawn]
-    told = terms.told(fit.parameters)
+    resampled = [linear.meaning(parameters) for parameters in drawn]
+    fitted = linear.meaning(fit.parameters)
     return Model(
         name=name,
-        parameters={key: _figure(value, [each[key] for each in meanings]) for key, value in told.items()},
+        parameters={key: _interval(value, [each[key] for each in resampled]) for key, value in fitted.items()},
         spread=fit.noise,
-        left_out=tuple(_left_out(builder, points, number) for number in range(len(points))),
+        left_out=tuple(_leave_one_out(builder, points, number) for number in range(len(points))),
         predictions=tuple(_prediction(fit, size, drawn, noise, rows) for size in wanted),
     )
 
 
-def _left_out(builder: Callable[[Sequence[Size]], Terms], points: Sequence[Size], number: int) -> LeftOut:
+def _leave_one_out(builder: _Builder, points: Sequence[ModelPoint], number: int) -> LeaveOneOut:
     others = [*points[:number], *points[number + 1 :]]
     fit, point = Fit(builder(others), others), points[number]
-    return LeftOut(
+    return LeaveOneOut(
         gpus=point.gpus,
         measured=point.rate(point.step_ms or math.nan),
         predicted=point.rate(fit.at(point, fit.parameters)),
     )
 
 
-def _prediction(fit: Fit, size: Size, drawn: Sequence[Vector], noise: Vector, rows: Sequence[ScalingRow]) -> Prediction:
+def _prediction(
+    fit: Fit, size: ModelPoint, drawn: Sequence[Vector], noise: Vector, rows: Sequence[ScalingRow]
+) -> Prediction:
     value = fit.at(size, fit.parameters)
-    step = _figure(value, [fit.at(size, each) * math.exp(e) for each, e in zip(drawn, noise, strict=True)])
-    rate = Figure(size.rate(step.value), size.rate(step.high), size.rate(step.low))
+    step = _interval(value, [fit.at(size, each) * math.exp(e) for each, e in zip(drawn, noise, strict=True)])
+    rate = Interval(size.rate(step.value), size.rate(step.high), size.rate(step.low))
     base = next((row for row in rows if row.gpus == row.baseline_gpus and row.images_per_sec is not None), None)
     images = _images(rows)
-    train = None if images is None else Figure(images / rate.value, images / rate.high, images / rate.low)
+    train = None if images is None else Interval(images / rate.value, images / rate.high, images / rate.low)
     hours = size.gpus / 3600
     return Prediction(
         gpus=size.gpus,
@@ -242,42 +251,45 @@ def _prediction(fit: Fit, size: Size, drawn: Sequence[Vector], noise: Vector, ro
         measured=next((row.images_per_sec for row in rows if row.gpus == size.gpus), None),
         efficiency=rate.value / (base.images_per_sec or math.nan) * base.gpus / size.gpus if base else None,
         time_to_train_s=train,
-        gpu_hours=train and Figure(train.value * hours, train.low * hours, train.high * hours),
+        gpu_hours=train and Interval(train.value * hours, train.low * hours, train.high * hours),
     )
 
 
 def _images(rows: Sequence[ScalingRow]) -> float | None:
-    """Images that the whole training takes at the steady rate, its evaluations counted as the images they cost.
+    """Images of the whole training at the steady rate; an evaluation counts as the images that its time would train.
 
-    A training that ends at an AUC takes more at some sizes than at others, and gives none.
+    None if no training has a fixed number of epochs: one that ends at an AUC takes a different number at each size.
     """
     known = [
         row.time_to_train_s * row.images_per_sec
         for row in rows
-        if row.time_to_train_s is not None
-        and row.images_per_sec is not None
-        and row.time_to_train_kind.endswith("fixed_epochs")
+        if row.time_to_train_s is not None and row.images_per_sec is not None and _is_fixed(row.time_to_train_kind)
     ]
     return statistics.median(known) if known else None
 
 
-def _figure(value: float, drawn: Sequence[float]) -> Figure:
+def _is_fixed(kinds: str) -> bool:
+    """Whether all kinds of time to train of a row, space-separated, have a fixed number of epochs."""
+    return bool(kinds) and set(kinds.split()) <= _FIXED_EPOCHS
+
+
+def _interval(value: float, drawn: Sequence[float]) -> Interval:
     if not drawn:
-        return Figure(value, value, value)
-    # No figure between two is made up: a parameter may have no bound.
+        return Interval(value, value, value)
+    # "nearest" takes a drawn value and does not interpolate: a parameter may be infinite.
     low, high = np.percentile(drawn, (2.5, 97.5), method="nearest")
-    return Figure(value, float(low), float(high))
+    return Interval(value, float(low), float(high))
 
 
-def as_json(outlooks: Iterable[Outlook]) -> list[dict[str, Any]]:
-    """The outlooks as JSON has them: leave-one-out errors too, and null for what has no bound."""
-    found = [dataclasses.asdict(outlook) for outlook in outlooks]
-    for outlook in found:
-        for model in outlook["models"]:
+def as_json(fitted: Iterable[SeriesModels]) -> list[dict[str, Any]]:
+    """The models as plain JSON values, with leave-one-out errors. An infinite number becomes null."""
+    found = [dataclasses.asdict(each) for each in fitted]
+    for each in found:
+        for model in each["models"]:
             for left in model["left_out"]:
                 left["error"] = left["predicted"] / left["measured"] - 1
-    plain: list[dict[str, Any]] = _finite(found)
-    return plain
+    finite: list[dict[str, Any]] = _finite(found)
+    return finite
 
 
 def _finite(value: Any) -> Any:

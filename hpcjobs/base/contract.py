@@ -1,7 +1,7 @@
 """What the control half (login node) and the compute half (nodes) both must know.
 
-The halves meet in the files of a run folder and nowhere else. File names, keys of `run.yaml`, log
-events, error codes and the order of the classes stand here, once. Standard library and yaml only.
+The halves meet in the files of a run folder and nowhere else. This module defines what any run has:
+file names, keys of `run.yaml`, log events, exit and error codes. Standard library and yaml only.
 """
 
 from __future__ import annotations
@@ -16,27 +16,6 @@ import yaml
 
 RUN_YAML_VERSION = 1
 
-# The 14 findings in the order of table 1 of the CheXNet paper (Rajpurkar et al., 2017,
-# arXiv:1711.05225). Labels in shards, the model's outputs and every table follow it.
-CLASSES: tuple[str, ...] = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hernia",
-)
-NO_FINDING = "No Finding"
-SPLITS: tuple[str, ...] = ("train", "val", "test")
-
 # Files of a run folder (run.yaml, checkpoints/) and of an attempt folder (the rest).
 RUN_YAML = "run.yaml"
 CHECKPOINTS = "checkpoints"
@@ -44,21 +23,17 @@ CLAIM = "claim"
 JOB_LOG = "job.log"
 TRAIN_LOG = "train.log"
 EXIT_JSON = "exit.json"
-AUC_CSV = "auc.csv"
-DATASET_JSON = "dataset.json"
 
-# auc_low, auc_high: 95 % interval, of the test split only.
-AUC_COLUMNS: tuple[str, ...] = ("split", "class", "auc", "positives", "negatives", "auc_low", "auc_high")
-
-# Of nvml-HOST.csv, a line per GPU and second. time: seconds since the epoch; gpu: NVML's index; power in W;
-# throttle_bits: hexadecimal, as THROTTLE_REASONS, and throttle their names; ecc_uncorrected: since the driver was
-# loaded; foreign_pids: processes on the GPU that are none of the run's, or `none`. What is not known is empty.
+# Columns of nvml-HOST.csv, which has a line per GPU and second. time: seconds since the epoch; gpu: NVML's index;
+# power in W; throttle_bits: hexadecimal, the bits of THROTTLE_REASONS; throttle: their names; ecc_uncorrected: errors
+# since the driver was loaded; foreign_pids: processes on the GPU that do not belong to the run, or `none`. A field
+# that is not known is empty.
 NVML_COLUMNS: tuple[str, ...] = (
     *("time", "gpu", "uuid", "sm_mhz", "memory_mhz", "power_w", "power_cap_w", "temperature_c"),
     *("throttle_bits", "throttle", "ecc_uncorrected", "foreign_pids"),
 )
 
-# Why a GPU's clocks are below their highest: the bits nvmlClocksThrottleReason* of NVIDIA's nvml.h.
+# Why a GPU's clocks are below their maximum: the bits nvmlClocksThrottleReason* of NVIDIA's nvml.h.
 THROTTLE_REASONS: Mapping[str, int] = {
     "gpu_idle": 0x1,
     "applications_clocks": 0x2,
@@ -71,18 +46,14 @@ THROTTLE_REASONS: Mapping[str, int] = {
     "display_clocks": 0x100,
 }
 
-# What the ranks exit with after they wrote a checkpoint because a signal (SIGUSR1, SIGTERM) asked them
-# to: EX_TEMPFAIL of sysexits.h. Whoever runs the same command again goes on from there.
+# Exit code of the ranks after a signal (SIGUSR1, SIGTERM) made them write a checkpoint and stop: EX_TEMPFAIL of
+# sysexits.h. The same command, run again, continues from that checkpoint.
 EXIT_INTERRUPTED = 75
 
-
-# Keras' own name for the file of DenseNet-121's convolutional part, under ~/.keras/models.
-IMAGENET_FILE = "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"
-
-# What to do where TensorFlow or its company is missing. Not `pip install` alone: its Horovod would hold nothing.
+# What to do if TensorFlow or Horovod is missing. `pip install` alone may build a Horovod without MPI, Gloo and NCCL.
 INSTALL_COMPUTE = "install the compute half: `uv sync --extra train` in a checkout, or as its docs/install.md says"
 
-# Of the folder of a check: what the login node asks a compute node for, and what that found.
+# Files in the folder of a check: the login node writes the request, the compute node writes what it found.
 CHECK_REQUEST = "request.json"
 CHECK_NODE = "node.json"
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -90,12 +61,12 @@ OK, WARNING, FAILURE = "ok", "warning", "failure"
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of `hpcjobs check`: what was looked at, OK, WARNING or FAILURE, what was found, what to do."""
+    """One line of `hpcjobs check`. `state` is OK, WARNING or FAILURE; `remedy` says what to do about it."""
 
     check: str
     state: str
-    said: str
-    cure: str = ""
+    message: str
+    remedy: str = ""
 
 
 def node_json(host: str) -> str:
@@ -104,12 +75,12 @@ def node_json(host: str) -> str:
 
 
 def nvml_csv(host: str) -> str:
-    """Name of the file in which a run tells, second by second, how a node's GPUs fare."""
+    """Name of the file with a node's NVML samples, one per GPU and second."""
     return f"nvml-{host}.csv"
 
 
 def nccl_txt(rank: int) -> str:
-    """Name of the file in which NCCL tells how it connected a rank."""
+    """Name of the file into which NCCL logs how it connected a rank."""
     return f"nccl-r{rank:03d}.txt"
 
 
@@ -119,16 +90,16 @@ def stacks_txt(rank: int) -> str:
 
 
 def abort_json(rank: int) -> str:
-    """Name of the file that a rank leaves when it gives up."""
+    """Name of the file in which a rank says why it gave up."""
     return f"abort-r{rank:03d}.json"
 
 
 class LogKey:
-    """Keys of the trainer's `:::MLLOG` lines: MLPerf's where one exists, `hpcjobs_*` else.
+    """Keys of the trainer's `:::MLLOG` lines: MLPerf's key if it has one, else `hpcjobs_*`.
 
     `tracked_stats` is one timed window of consecutive steps. Value: `throughput` (images/s over all
-    ranks), `step_ms`, `loss`. Metadata: `step` (the last step of the window, from 1), `steps` (how
-    many the window holds), `epoch_num` (from 1), `warmup` (true: not part of the steady state).
+    ranks), `step_ms`, `loss`. Metadata: `step` (the last step of the window, from 1), `steps` (number
+    of steps in the window), `epoch_num` (from 1), `warmup` (true: not part of the steady state).
     """
 
     BENCHMARK = "submission_benchmark"
@@ -151,16 +122,16 @@ class LogKey:
     RUN = "hpcjobs_run"  # value: run, gpus, nodes, local_batch, global_batch, device, hosts, steps, ...
     FIRST_STEP = "hpcjobs_first_step"  # its time stamp is the end of the first training step
     TRANSPORT = "hpcjobs_transport"  # value: nccl, network, devices, transports, gpudirect; on GPUs
-    CHECKPOINT = "hpcjobs_checkpoint"  # value: best (of the highest AUC so far), seconds that it took
+    CHECKPOINT = "hpcjobs_checkpoint"  # value: best (true: the highest AUC so far), seconds (how long writing took)
     WARMUP = "hpcjobs_warmup"  # mode benchmark; value: steps, settled (three windows agreed)
     PRECISION = "hpcjobs_precision"  # value: reached, steps, asked, half_width (a fraction, of this run alone), ...
     CONTROL = "hpcjobs_control"  # value: step_ms and its parts, slowest_rank, slowest_host, ranks
-    RESUMED = "hpcjobs_resumed"  # value: the step (from 0) that the checkpoint leaves off at
-    INTERRUPTED = "hpcjobs_interrupted"  # value: the signal; a checkpoint of that step is written
+    RESUMED = "hpcjobs_resumed"  # value: number of steps done in the checkpoint
+    INTERRUPTED = "hpcjobs_interrupted"  # value: the signal's name; metadata: step, of which a checkpoint is written
 
 
 class ErrorCode:
-    """Why a rank gave up, as it stands in `abort-rNNN.json` and in its last line on stderr."""
+    """Why a rank gave up: the `code` in `abort-rNNN.json` and in the rank's last line on stderr."""
 
     DATA_MISSING = "data_missing"
     DATA_MISMATCH = "data_mismatch"
@@ -184,11 +155,11 @@ ERROR_PREFIX = "hpcjobs: error:"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """`run.yaml`: all that the compute half is told about its run. Paths are absolute.
+    """`run.yaml`: everything that the compute half learns about its run. Paths are absolute.
 
-    `params` is `k=v;k=v`, sorted, of the swept keys only. `seed` is the experiment's seed plus
-    repeat - 1. `device` is `cpu` or `gpu`, never guessed. `experiment` is the resolved experiment
-    as plain nested mappings; its keys are those of `hpcjobs.config.Experiment`.
+    `params` lists the swept keys only, as `k=v;k=v`, sorted. `seed` is the experiment's seed plus
+    repeat - 1. `device` is `cpu` or `gpu`, as the profile says; it is never guessed. `experiment` is
+    the resolved experiment as plain nested mappings; its keys are those of `hpcjobs.config.Experiment`.
     """
 
     sweep: str
@@ -207,36 +178,41 @@ class RunConfig:
 
     @property
     def local_batch(self) -> int:
-        """Images per rank and step."""
+        """Images of one step on one rank."""
         return split_batch(self.experiment["batch"], self.gpus)[0]
 
     @property
     def global_batch(self) -> int:
-        """Images over all ranks and step."""
+        """Images of one step over all ranks."""
         return split_batch(self.experiment["batch"], self.gpus)[1]
 
 
 def split_batch(batch: Mapping[str, int | None], gpus: int) -> tuple[int, int]:
-    """(local, global) batch for `gpus` ranks, of an experiment's `batch` mapping.
+    """(local, global) batch for `gpus` ranks, from an experiment's `batch` mapping.
 
-    Raises ValueError when a global batch does not divide evenly over the ranks, or a local one into
-    its passes.
+    Raises ValueError if the global batch does not divide by the number of ranks, or the local batch by
+    `passes`.
     """
-    local = batch.get("local")
+    return divide_batch(batch.get("local"), batch.get("global"), batch.get("passes") or 1, gpus)
+
+
+def divide_batch(local: int | None, whole: int | None, passes: int, gpus: int) -> tuple[int, int]:
+    """(local, global) batch for `gpus` ranks, of a `local` batch or else of a `whole` (global) one, in images.
+
+    Raises ValueError where the global batch does not divide evenly over the ranks, or the local one into its `passes`.
+    """
     if local is None:
-        whole = batch["global"]
         assert whole is not None
         if whole % gpus:
             raise ValueError(f"batch.global {whole} does not divide over {gpus} GPUs")
         local = whole // gpus
-    passes = batch.get("passes") or 1
     if local % passes:
         raise ValueError(f"a local batch of {local} does not divide into batch.passes {passes}")
     return local, local * gpus
 
 
 def warmup_steps(experiment: Mapping[str, Any]) -> int:
-    """Steps before the steady state: measure.warmup_steps, but of `mode: train` at most half of train.steps."""
+    """Steps before the steady state: measure.warmup_steps, but in `mode: train` at most half of train.steps."""
     asked: int = experiment["measure"]["warmup_steps"]
     steps = experiment["train"]["steps"]
     return asked if steps is None or experiment["mode"] == "benchmark" else min(asked, steps // 2)
@@ -248,17 +224,19 @@ def dump_run(config: RunConfig) -> str:
 
 
 def dump_runs(configs: Iterable[RunConfig]) -> Iterator[str]:
-    """The text of each `run.yaml`. What many runs share is put into words once."""
-    words: dict[tuple[object, ...], tuple[Mapping[str, Any], str]] = {}
+    """The text of each `run.yaml` of one sweep.
+
+    In a sweep, runs of equal `params` have equal experiments: what such runs share is serialised once.
+    """
+    shared: dict[tuple[object, ...], str] = {}
     for config in configs:
         about = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         own = {name: about.pop(name) for name in ("run", "repeat", "seed")}
-        key = tuple(id(value) if isinstance(value, Mapping) else value for value in about.values())
-        if key not in words:
-            # The mapping is kept, so that no other one gets its id.
-            words[key] = config.experiment, _dump(about)
+        key = tuple(value for name, value in about.items() if name != "experiment")
+        if key not in shared:
+            shared[key] = _dump(about)
         # JSON is YAML.
-        yield "".join(f"{name}: {json.dumps(value)}\n" for name, value in own.items()) + words[key][1]
+        yield "".join(f"{name}: {json.dumps(value)}\n" for name, value in own.items()) + shared[key]
 
 
 def _dump(data: Mapping[str, Any]) -> str:
@@ -270,7 +248,7 @@ def _dump(data: Mapping[str, Any]) -> str:
 def load_run(path: Path) -> RunConfig:
     """Read `run.yaml`.
 
-    Raises OSError where it cannot be read, ValueError (naming the file) where it is not one.
+    Raises OSError if it cannot be read, ValueError (naming the file) if it is not a run.yaml of this version.
     """
     text = path.read_text(encoding="utf-8")
     try:

@@ -1,4 +1,4 @@
-"""A sweep on disk: layout, journal, lock. The files are the only store."""
+"""A sweep on disk: where each file lies, and how it is read. The files are the only store."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ import json
 import os
 import re
 import secrets
-import shlex
-import shutil
-import socket
 import time
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +17,8 @@ import yaml
 
 from hpcjobs.base import contract
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.files import open_plain, read_json, shown, write_atomic, write_json
-from hpcjobs.base.lock import Hold, alive, held, process
+from hpcjobs.base.files import claim_link, open_plain, read_json
 from hpcjobs.base.records import ExitRecord
-
-# Marks a folder whose sweep.yaml is not written yet; it holds the process() that writes.
-UNFINISHED = ".unfinished"
-# What may stand in such a folder.
-_OURS = ("scripts", "slurm", "runs", "provenance.json")
 
 _ATTEMPT = re.compile(r"^a(\d{3,})$")
 _CLAIM = re.compile(r"^claim-s(\d{3,})$")
@@ -108,26 +98,19 @@ class SweepDir:
         return [self.run(name) / entry for entry in sorted(found, key=lambda entry: int(entry[1:]))]
 
 
-def burn(sweep: SweepDir, run: str, submission: int, by: str) -> bool:
-    """Take a submission's claim of a run, so that no job that still arrives runs it; False if a job has it.
+def revoke_claim(sweep: SweepDir, run: str, submission: int, by: str) -> bool:
+    """Take a submission's claim of a run, so that a job of it that starts later does not run the run.
 
-    `by` is who takes it, for whoever reads the file.
+    Returns False if the claim is taken already. `by` says who revoked it, for people who read the file.
     """
-    claim = sweep.claim(run, submission)
-    mine = claim.with_name(f".{claim.name}.{uuid.uuid4().hex}")
-    write_atomic(mine, json.dumps({"job": "", "submission": submission, "by": by}) + "\n")
-    try:
-        os.link(mine, claim)
-    except FileExistsError:
-        return False
-    finally:
-        mine.unlink(missing_ok=True)
-    return True
+    claim = json.dumps({"job": "", "submission": submission, "by": by}) + "\n"
+    return claim_link(sweep.claim(run, submission), claim)
 
 
 def newest_claim(sweep: SweepDir, run: str, entries: Iterable[str]) -> tuple[str, int]:
-    """(task, submission) of the newest claim among a run's `entries`; the task is empty where it was burned or
-    there is none.
+    """(task, submission) of the newest claim among a run's `entries`.
+
+    The task is empty if that claim is revoked, or if there is no claim.
     """
     numbers = [int(match[1]) for name in entries if (match := _CLAIM.match(name))]
     if not numbers:
@@ -136,8 +119,8 @@ def newest_claim(sweep: SweepDir, run: str, entries: Iterable[str]) -> tuple[str
     return str(claim.get("job", "")), max(numbers)
 
 
-def burned(sweep: SweepDir, run: str, submission: int) -> bool:
-    """Whether that was done: whatever job arrives with this submission, it does not run the run."""
+def is_revoked(sweep: SweepDir, run: str, submission: int) -> bool:
+    """Whether the claim is revoked: no job of this submission runs the run any more."""
     return (read_json(sweep.claim(run, submission)) or {}).get("job") == ""
 
 
@@ -162,74 +145,7 @@ def read_sweep_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def is_free(folder: Path) -> None:
-    """Raises InputError where a new sweep must not be written to `folder`."""
-    name = shown(folder)
-    if SweepDir(folder).sweep_yaml.exists():
-        raise InputError(
-            f"--out {name}: there is a sweep already; `hpcjobs resume {shlex.quote(name)}` goes on with it, "
-            "or give another folder"
-        )
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise InputError(f"--out {name}: exists and is no folder")
-    if any(folder.iterdir()):
-        writer = read_json(folder / UNFINISHED)
-        # The mark alone gives nobody's files away.
-        strange = [path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith(".")]
-        if writer is None and all(path.name.startswith(f".{UNFINISHED}.") for path in folder.iterdir()):
-            return  # killed before the mark had its name
-        if writer is None or strange:
-            raise InputError(f"--out {name}: exists and is no empty folder")
-        if writer.get("host") != socket.gethostname() or alive(writer):
-            raise InputError(f"--out {name}: process {writer.get('pid')} on {writer.get('host')} is writing a sweep")
-
-
-def begin(folder: Path) -> None:
-    """Make the folder of a new sweep, and mark it as unfinished; what a killed one left there goes first.
-
-    Raises InputError where it cannot be made.
-    """
-    is_free(folder)
-    try:
-        if folder.exists():
-            for path in folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {shown(folder)}: cannot be made: {error.strerror}") from None
-    write_json(folder / UNFINISHED, process())
-
-
 # --- journal -------------------------------------------------------------------------------------
-
-
-def append(sweep: SweepDir, event: str, **fields: object) -> None:
-    """Add one line to the journal, on disk before this returns. Only the lock's holder may.
-
-    Raises OSError (a full disk, say) with the journal as it was, lock.Locked where the lock is another's by now.
-    """
-    if sweep.root in _HOLDS:
-        _HOLDS[sweep.root].check()
-    line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False) + "\n"
-    # No link is followed: whoever can write to the folder must not choose which file grows.
-    descriptor = os.open(sweep.journal, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = "\n" + line  # the line before was cut short by a crash
-        data = line.encode("utf-8")
-        try:
-            while data:
-                data = data[os.write(descriptor, data) :]
-            os.fsync(descriptor)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, size)
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
@@ -246,23 +162,6 @@ def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
             if isinstance(entry, dict) and "event" in entry:
                 events.append(entry)
     return events
-
-
-# --- lock ----------------------------------------------------------------------------------------
-
-
-_HOLDS: dict[Path, Hold] = {}
-
-
-@contextlib.contextmanager
-def locked(sweep: SweepDir) -> Iterator[None]:
-    """Hold the sweep's lock. Raises lock.Locked, naming the holder; so does `append` where it was lost meanwhile."""
-    with held(sweep.lock_file, sweep.root) as hold:
-        _HOLDS[sweep.root] = hold
-        try:
-            yield
-        finally:
-            del _HOLDS[sweep.root]
 
 
 # --- evidence of an attempt ----------------------------------------------------------------------

@@ -86,7 +86,7 @@ def hpcjobs(ctx: click.Context, version: bool, as_json: bool) -> None:
 
 
 def _version(as_json: bool) -> str:
-    from hpcjobs import __version__
+    from hpcjobs.base.version import __version__
 
     if not as_json:
         return f"hpcjobs {__version__}"

@@ -78,7 +78,7 @@ def init(name: str, base: str, partition: str | None, device: str | None, force:
             "(`hpcjobs cluster list`), or --cluster local to compute on this machine; on a login node `hpcjobs cluster "
             "detect` prints one"
         )
-    if experiment.data.dir is None and not chexnet.is_made_up(experiment):
+    if experiment.data.dir is None and not chexnet.makes_up_data(experiment):
         show.talk(f"name the data in {own}: data.dir, a folder that `hpcjobs data prepare` (or `data synth`) made")
     cluster = found.cluster if found is not None else profiles.cluster("local")
     words = f"--gpus {_sizes(cluster)} --experiment {name} --cluster {cluster.name}"
@@ -108,11 +108,6 @@ def _experiment(name: str, base: str) -> Experiment:
             f"the working folder cannot be worked in: {error.strerror}; change to one that is there"
         ) from None
     (variant,) = planning.expand(profiles.read(Experiment, base), [])
-    if name == chexnet.DEMO != variant.experiment.name:
-        raise InputError(
-            f"NAME {name}: is that of the experiment whose data are made up, which {base} is not: give another NAME, "
-            f"or --base {chexnet.DEMO}"
-        )
     return msgspec.structs.replace(variant.experiment, name=name)
 
 

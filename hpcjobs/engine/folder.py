@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from hpcjobs.base import contract, sweepdir
+from hpcjobs.base import contract
 from hpcjobs.base.contract import RunConfig, dump_runs
-from hpcjobs.base.files import write_atomic, write_json, write_new
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.files import read_json, shown, write_atomic, write_json, write_new
+from hpcjobs.base.lock import alive, process
 from hpcjobs.base.provenance import provenance
+from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import dump, to_builtins
 from hpcjobs.engine.sweep import Sweep, to_yaml
 from hpcjobs.jobs import render
-from hpcjobs.jobs.render import COLLECTOR
-from hpcjobs.plan.planning import PlannedRun
+from hpcjobs.jobs.group import COLLECTOR, PlannedRun
+
+# The mark of a folder whose sweep.yaml is not written yet. It holds the process() that writes the folder.
+UNFINISHED = ".unfinished"
+# The entries that such a folder may have.
+_OURS = ("scripts", "slurm", "runs", "provenance.json")
 
 
 def scripts(sweep: Sweep) -> dict[str, str]:
-    """The text of every script, by group. Raises InputError where one cannot be rendered."""
+    """The text of every script, by group. Raises InputError if one cannot be rendered."""
     plan, root = sweep.plan, sweep.where.root
     texts = {group.name: render.script(group, plan.cluster, sweep.id, root) for group in plan.groups}
     if plan.allocation is not None:
@@ -45,13 +56,19 @@ def _run_config(sweep: Sweep, run: PlannedRun, builtins: Mapping[str, Any]) -> R
     )
 
 
-def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) -> None:
-    """Write everything but the journal. sweep.yaml comes last: a folder that has one is whole.
+def run_configs(sweep: Sweep) -> dict[str, RunConfig]:
+    """What run.yaml of each planned run holds, by the run's name, in the order of the plan."""
+    builtins = {variant.params: to_builtins(variant.experiment) for variant in sweep.plan.variants}
+    return {run.name: _run_config(sweep, run, builtins[run.variant.params]) for run in sweep.plan.runs}
 
-    Raises InputError where a sweep is there already or the folder cannot be made, OSError where the disk says no.
+
+def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) -> None:
+    """Write everything but the journal. sweep.yaml comes last: a folder that has one is complete.
+
+    Raises InputError if the folder holds a sweep already or cannot be made, OSError if a file cannot be written.
     """
     where = sweep.where
-    sweepdir.begin(where.root)
+    begin(where.root)
     for folder in (where.scripts, where.slurm, where.runs):
         folder.mkdir()
     files = {where.script(name): text for name, text in rendered.items()}
@@ -61,12 +78,51 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
         places = {run.name: (group.name, i) for group in sweep.plan.groups for i, run in enumerate(group.runs)}
         lines = "".join("{} {} {}\n".format(run.name, *places[run.name]) for run in sweep.plan.allocation.runs)
         files[where.script(sweep.plan.allocation.name).with_suffix(".runs")] = lines
-    builtins = {variant.params: to_builtins(variant.experiment) for variant in sweep.plan.variants}
-    configs = (_run_config(sweep, run, builtins[run.variant.params]) for run in sweep.plan.runs)
-    for run, text in zip(sweep.plan.runs, dump_runs(configs), strict=True):
-        where.run(run.name).mkdir()
-        files[where.run(run.name) / contract.RUN_YAML] = text
+    configs = run_configs(sweep)
+    for name, text in zip(configs, dump_runs(configs.values()), strict=True):
+        where.run(name).mkdir()
+        files[where.run(name) / contract.RUN_YAML] = text
     write_new(files)
     write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
     write_atomic(where.sweep_yaml, dump(to_yaml(sweep.id, sweep.plan)))
-    (where.root / sweepdir.UNFINISHED).unlink()
+    (where.root / UNFINISHED).unlink()
+
+
+def check_free(folder: Path) -> None:
+    """Raises InputError if a new sweep must not be written to `folder`."""
+    name = shown(folder)
+    if SweepDir(folder).sweep_yaml.exists():
+        raise InputError(
+            f"--out {name}: holds a sweep already; `hpcjobs resume {shlex.quote(name)}` continues it, "
+            "or give another folder"
+        )
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"--out {name}: exists and is not a folder")
+    if any(folder.iterdir()):
+        writer = read_json(folder / UNFINISHED)
+        # The mark alone does not allow deleting files that hpcjobs did not write.
+        strange = [path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith(".")]
+        if writer is None and all(path.name.startswith(f".{UNFINISHED}.") for path in folder.iterdir()):
+            return  # killed before the mark had its name
+        if writer is None or strange:
+            raise InputError(f"--out {name}: exists and is not an empty folder")
+        if writer.get("host") != socket.gethostname() or alive(writer):
+            raise InputError(f"--out {name}: process {writer.get('pid')} on {writer.get('host')} is writing a sweep")
+
+
+def begin(folder: Path) -> None:
+    """Make the folder of a new sweep, and mark it as unfinished; remove first what a killed `sweep` left there.
+
+    Raises InputError if it cannot be made.
+    """
+    check_free(folder)
+    try:
+        if folder.exists():
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {shown(folder)}: cannot be made: {error.strerror}") from None
+    write_json(folder / UNFINISHED, process())

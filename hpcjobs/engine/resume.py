@@ -1,4 +1,4 @@
-"""Goes on with a sweep: adopts what was submitted unrecorded, submits what is missing or failed."""
+"""Resumes a sweep: adopts jobs that the journal does not have, submits runs that are missing or failed."""
 
 from __future__ import annotations
 
@@ -8,116 +8,115 @@ from collections.abc import Iterable, Mapping
 from hpcjobs.base import sweepdir
 from hpcjobs.base.errors import SubmitRefused
 from hpcjobs.base.records import RunState
-from hpcjobs.engine import submit
 from hpcjobs.engine.follow import Watch
+from hpcjobs.engine.journal import Journal, locked
 from hpcjobs.engine.state import (
     Intention,
     RunStatus,
     Submission,
     alive,
-    left_out,
+    excluded_nodes,
     next_number,
     retried,
     submissions,
     unanswered,
 )
-from hpcjobs.engine.submit import Told
+from hpcjobs.engine.submit import Tell, submit, submit_collector
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.jobs import render
-from hpcjobs.jobs.render import COLLECTOR
-from hpcjobs.plan.planning import ALLOCATION, Group
+from hpcjobs.jobs.group import ALLOCATION, COLLECTOR, Group
 
-_AGAIN = (RunState.PLANNED, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
+_RESUMABLE = (RunState.PLANNED, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
 
 
 @dataclasses.dataclass(frozen=True)
 class Resumed:
-    """What `resume` did: jobs found that were not recorded, by name, and the runs submitted now."""
+    """What `resume` did: the names of jobs that it found and the journal did not have, and the runs it submitted."""
 
     adopted: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
 
 
-def resume(sweep: Sweep, told: Told, *, retryable: bool = False) -> Resumed:
-    """Submit again what failed, was cancelled or is missing, never what has a result or is on its way.
+def resume(sweep: Sweep, tell: Tell, *, retryable: bool = False) -> Resumed:
+    """Submit every run that failed, was cancelled or is missing; never one that has a result or is under way.
 
-    What was cancelled and has not ended is submitted to start after its end. Should it yet leave a measurement,
-    having been told to end, it is `done`; its new task is then spared by a `resume` that comes before its start,
-    and else runs beside that result: nobody looks between the two.
+    A cancelled run that has not ended yet is submitted to start after its end. If its old task still leaves a
+    measurement, the run is `done`. Its new task is then revoked by the next `resume`; without one it executes the run
+    a second time, because a job script does not look for a result when it claims its run.
 
-    With `retryable` only what was never submitted, and what failed in a way and not more often than the
-    profile's `retry` allows. Raises lock.Locked naming the holder, SchedulerUnreachable (an unreachable
-    scheduler never means that a job does not exist) or SubmitRefused.
+    With `retryable`, only runs that were never submitted, and failed runs whose failure class the profile's `retry`
+    allows once more. Raises lock.Locked, which names the holder, SchedulerUnreachable (an unreachable scheduler never
+    means that a job does not exist) or SubmitRefused.
     """
-    with sweepdir.locked(sweep.where):
-        adopted, sent_again = _answer(sweep)
-        runs = Watch(sweep, told, must_answer=True).look()
-        sent = submissions(sweepdir.read_journal(sweep.where), sweep.groups)
-        _spare(sweep, runs, sent)
-        wanted = [run for run in runs if run.state in _AGAIN or run.ending]
+    with locked(sweep.where) as journal:
+        adopted, resubmitted = _answer_open(sweep, journal)
+        runs = Watch(sweep, tell, must_answer=True).look()
+        submitted = submissions(journal.read(), sweep.plan.run_names)
+        _revoke_done(sweep, runs, submitted)
+        wanted = [run for run in runs if run.state in _RESUMABLE or run.ending]
         retries: dict[str, str] = {}
         if retryable:
-            retries = _retries(sweep, wanted)
+            retries = _retries(sweep, journal, wanted)
             wanted = [run for run in wanted if run.state is RunState.PLANNED or run.run in retries]
-        _leave_behind(sweep, wanted, sent)
-        jobs, refusal = _submit(sweep, wanted, retries, _ending(sweep, wanted, sent), told)
+        _end_older(sweep, wanted, submitted)
+        jobs, refusal = _submit(sweep, journal, wanted, retries, _ending(sweep, wanted, submitted), tell)
         living = {run.task.partition("_")[0] for run in runs if not run.state.final and run.task}
-        if jobs or (living and not _collected_later(sweep)):
-            submit.collector(sweep, sorted(living | set(jobs), key=int), told)
+        if jobs or (living and not _collector_is_last(journal)):
+            submit_collector(sweep, journal, sorted(living | set(jobs), key=int), tell)
         if refusal is not None:
             raise refusal
-    return Resumed(tuple(adopted), (*sent_again, *(run.run for run in wanted)))
+    return Resumed(tuple(adopted), (*resubmitted, *(run.run for run in wanted)))
 
 
-def _answer(sweep: Sweep) -> tuple[list[str], list[str]]:
-    """Find out about every submission without an answer: (names of jobs adopted, runs submitted now).
+def _answer_open(sweep: Sweep, journal: Journal) -> tuple[list[str], list[str]]:
+    """Settle every submission without a recorded answer: (names of adopted jobs, runs submitted now).
 
-    One that is not there is sent again under its own number: should it arrive yet, each run is still
-    claimed by one job only. Runs of it that were cancelled meanwhile stay so.
+    A job that the scheduler does not have is submitted again under the same number. If the first one still arrives,
+    the claims let only one of the two run each run. Runs that were cancelled meanwhile stay cancelled.
     """
-    open_ = unanswered(sweepdir.read_journal(sweep.where))
+    open_ = unanswered(journal.read())
     names = {intention: render.job_name(sweep.id, intention.group, intention.number) for intention in open_}
     found = sweep.scheduler.find(list(names.values())) if open_ else {}
-    adopted, again = [], []
+    adopted, resubmitted = [], []
     for begun, name in names.items():
-        intention = _uncancelled(sweep, begun)
+        intention = _without_revoked(sweep, begun)
         if not intention.indices:
             sweep.scheduler.cancel(found.get(name, []))
             continue
         for job in found.get(name, []):
-            terms = {"group": intention.group, "submission": intention.number, "indices": list(intention.indices)}
-            sweepdir.append(sweep.where, "submitted", **terms, job=job, adopted=True)
+            about = {"group": intention.group, "submission": intention.number, "indices": list(intention.indices)}
+            journal.append("submitted", **about, job=job, adopted=True)
             adopted.append(name)
         if name in found:
             continue
         if intention.group == COLLECTOR:
-            # Whether one is needed, and after which jobs, is seen when the runs are.
-            sweepdir.append(sweep.where, "refused", group=COLLECTOR, submission=intention.number, indices=[0], said="")
+            # `resume` decides later, when it knows the runs, whether a collector is needed and after which jobs.
+            journal.append("refused", group=COLLECTOR, submission=intention.number, indices=[0], said="")
             continue
         try:
-            submit.send(sweep, intention, unanswered=True)
+            submit(sweep, journal, intention, unanswered=True)
         except SubmitRefused:
             if not intention.exclude:
                 raise
-            # Else nothing of this sweep could be submitted any more.
-            submit.send(sweep, dataclasses.replace(intention, exclude=()), unanswered=True)
-        again += [sweep.groups[intention.group][index] for index in intention.indices]
-    return adopted, again
+            # The excluded nodes may be the reason. Without this second call, every later resume would stop here.
+            submit(sweep, journal, dataclasses.replace(intention, exclude=()), unanswered=True)
+        resubmitted += [sweep.plan.run_names[intention.group][index] for index in intention.indices]
+    return adopted, resubmitted
 
 
-def _uncancelled(sweep: Sweep, intention: Intention) -> Intention:
-    """Without the runs whose claim was taken by a cancel: a job that arrives leaves them out."""
+def _without_revoked(sweep: Sweep, intention: Intention) -> Intention:
+    """The intention without runs whose claim a cancel has revoked: a job that arrives does not run them."""
     if intention.group == COLLECTOR:
         return intention
-    names, where, number = sweep.groups[intention.group], sweep.where, intention.number
-    left = tuple(index for index in intention.indices if not sweepdir.burned(where, names[index], number))
+    names, where, number = sweep.plan.run_names[intention.group], sweep.where, intention.number
+    left = tuple(index for index in intention.indices if not sweepdir.is_revoked(where, names[index], number))
     return dataclasses.replace(intention, indices=left)
 
 
-def _retries(sweep: Sweep, runs: Iterable[RunStatus]) -> dict[str, str]:
-    """The failure class of each of the runs that the profile lets be submitted again because of it."""
+def _retries(sweep: Sweep, journal: Journal, runs: Iterable[RunStatus]) -> dict[str, str]:
+    """The failure class of each run that the profile's `retry` allows to be submitted again because of it."""
     allowed = sweep.plan.cluster.retry
-    done = retried(sweepdir.read_journal(sweep.where), sweep.groups)
+    done = retried(journal.read(), sweep.plan.run_names)
     return {
         run.run: run.failure.kind
         for run in runs
@@ -125,66 +124,68 @@ def _retries(sweep: Sweep, runs: Iterable[RunStatus]) -> dict[str, str]:
     }
 
 
-def _spare(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission]) -> None:
-    """Let no task start that was submitted before its run turned out to have a result."""
+def _revoke_done(sweep: Sweep, runs: list[RunStatus], submitted: Mapping[str, Submission]) -> None:
+    """Revoke the claim of each run that has a result, so that a task submitted before that result does not run it."""
     for run in runs:
-        if run.state is RunState.DONE and run.run in sent:
-            number = sent[run.run].number
+        if run.state is RunState.DONE and run.run in submitted:
+            number = submitted[run.run].number
             if not sweep.where.claim(run.run, number).exists():
-                sweepdir.burn(sweep.where, run.run, number, "resume")
+                sweepdir.revoke_claim(sweep.where, run.run, number, "resume")
 
 
-def _leave_behind(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission]) -> None:
-    """Make sure that no older task of these runs still starts."""
-    groups = {name: group for group, names in sweep.groups.items() for name in names}
-    # The one allocation's task holds other runs too, and starts none again that failed in it.
-    # What ends already was cancelled before; to ask once more may wait for its end.
+def _end_older(sweep: Sweep, runs: list[RunStatus], submitted: Mapping[str, Submission]) -> None:
+    """Cancel older tasks of these runs, and revoke their claims."""
+    groups = {name: group for group, names in sweep.plan.run_names.items() for name in names}
+    # The task of the one allocation stays: it holds other runs too, and does not start a failed run again.
+    # A task that is ending was cancelled before; a second scancel might wait for its end.
     old = [run.task for run in runs if run.task and not run.ending and groups[run.run] != ALLOCATION]
     if old:
         sweep.scheduler.cancel(old)
     for run in runs:
-        if run.run in sent:
-            sweepdir.burn(sweep.where, run.run, sent[run.run].number, "resume")
+        if run.run in submitted:
+            sweepdir.revoke_claim(sweep.where, run.run, submitted[run.run].number, "resume")
 
 
 def _submit(
     sweep: Sweep,
+    journal: Journal,
     runs: list[RunStatus],
     retries: Mapping[str, str],
     ending: Mapping[str, list[str]],
-    told: Told,
+    tell: Tell,
 ) -> tuple[list[str], SubmitRefused | None]:
+    """Submit the runs, group by group: (job ids, the first refusal if there was one)."""
     wanted = {run.run: run for run in runs}
     jobs: list[str] = []
     refusal: SubmitRefused | None = None
-    for group in sweep.plan.sent:
+    for group in sweep.plan.submitted:
         indices = tuple(index for index, run in enumerate(group.runs) if run.name in wanted)
         if not indices:
             continue
         names = [group.runs[index].name for index in indices]
-        journal = sweepdir.read_journal(sweep.where)
+        events = journal.read()
         bad = {node for name in names if (failure := wanted[name].failure) for node in failure.nodes}
-        bad |= left_out(journal, group.name, indices)
-        number = next_number(journal, group.name)
+        bad |= excluded_nodes(events, group.name, indices)
+        number = next_number(events, group.name)
         why = {index: retries[group.runs[index].name] for index in indices if group.runs[index].name in retries}
         after = tuple(sorted({task for name in names for task in ending[name]}))
         try:
             intention = Intention(group.name, number, indices, tuple(sorted(bad)), after)
-            jobs.append(_send(sweep, intention, group, why, told))
+            jobs.append(_submit_group(sweep, journal, intention, group, why, tell))
         except SubmitRefused as error:
-            refusal = refusal or error  # another size may find room
+            refusal = refusal or error  # the scheduler may still accept another size
             continue
         if after:
-            told(f"{group.name}: starts when what was cancelled has ended ({' '.join(after)})")
+            tell(f"{group.name}: starts after the end of the cancelled tasks ({' '.join(after)})")
     return jobs, refusal
 
 
-def _ending(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission]) -> dict[str, list[str]]:
+def _ending(sweep: Sweep, runs: list[RunStatus], submitted: Mapping[str, Submission]) -> dict[str, list[str]]:
     """By run: its tasks that were cancelled and have not ended.
 
-    There are older ones than the newest where that was cancelled while it waited for them.
+    There may be several: the newest task may have been cancelled while it waited for the end of older ones.
     """
-    older = {run.run: sent[run.run].after if run.run in sent else () for run in runs}
+    older = {run.run: submitted[run.run].after if run.run in submitted else () for run in runs}
     tasks = {task for each in older.values() for task in each}
     answers = sweep.scheduler.poll(tasks) if tasks else {}
     living = {task for task, answer in answers.items() if alive(answer)}
@@ -194,22 +195,24 @@ def _ending(sweep: Sweep, runs: list[RunStatus], sent: Mapping[str, Submission])
     }
 
 
-def _send(sweep: Sweep, intention: Intention, group: Group, why: Mapping[int, str], told: Told) -> str:
+def _submit_group(
+    sweep: Sweep, journal: Journal, intention: Intention, group: Group, why: Mapping[int, str], tell: Tell
+) -> str:
     try:
-        return submit.send(sweep, intention, why)
+        return submit(sweep, journal, intention, why)
     except SubmitRefused:
         if not intention.exclude:
             raise
-    # So few nodes are left that Slurm will not have it: a suspect node is better than none.
-    job = submit.send(sweep, dataclasses.replace(intention, number=intention.number + 1, exclude=()), why)
-    told(f"{group.name}: too few nodes without {' '.join(intention.exclude)}; they are used again")
+    # Without the excluded nodes too few may be left for Slurm to accept the job: a suspect node is better than none.
+    job = submit(sweep, journal, dataclasses.replace(intention, number=intention.number + 1, exclude=()), why)
+    tell(f"{group.name}: too few nodes are left without {' '.join(intention.exclude)}; the job may use them again")
     return job
 
 
-def _collected_later(sweep: Sweep) -> bool:
+def _collector_is_last(journal: Journal) -> bool:
     """Whether a collecting job was submitted after the newest submission of runs."""
     last = ""
-    for event in sweepdir.read_journal(sweep.where):
+    for event in journal.read():
         if event["event"] == "submitted":
             last = event["group"]
     return last == COLLECTOR

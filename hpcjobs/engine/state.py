@@ -10,15 +10,15 @@ from typing import Any
 from hpcjobs.base.contract import EXIT_INTERRUPTED
 from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RunState
 from hpcjobs.collect.failures import cancelled_by_slurm, classify, failure
-from hpcjobs.plan.planning import ALLOCATION
+from hpcjobs.jobs.group import ALLOCATION
 
-# A job this young may not be in the scheduler's books yet, in seconds.
+# A job that was submitted less than this ago, in seconds, may not be in the accounting yet.
 GRACE_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What the newest attempt of a run left on disk.
+    """The files that the newest attempt of a run left.
 
     `claimed_by` is the task that made it and `submission` the number of the submission it belongs to.
     `measured`: some attempt has a measurement.
@@ -37,14 +37,18 @@ class Evidence:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing that a scheduler could say would change what became of the run."""
+        """Whether the run's state is final, whatever the scheduler answers."""
         return self.measured and self.exit is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """The newest submission of a run: its number within its group, its task (`JOB_INDEX`; None while no answer
-    of the scheduler is recorded), when, whether a cancel was asked, and the older tasks whose end it waits for."""
+    """The newest submission of a run.
+
+    `number` is that within its group. `task` is `JOB_INDEX`, or None while no answer of the scheduler is recorded.
+    `at` is its time in seconds since the epoch. `cancelled`: a cancel was requested. `after`: older tasks whose end it
+    waits for.
+    """
 
     group: str
     number: int
@@ -54,13 +58,13 @@ class Submission:
     after: tuple[str, ...] = ()
 
     def task_of(self, found: Evidence) -> str | None:
-        """The task that runs it: the one that claimed it, which need not be the one that was recorded."""
+        """The task that runs it: the one that claimed it, which may differ from the recorded one."""
         return found.claimed_by if found.submission == self.number and found.claimed_by else self.task
 
 
 @dataclasses.dataclass(frozen=True)
 class Intention:
-    """What was about to be submitted: it starts after the end of the tasks `after`."""
+    """What is about to be submitted: tasks of a group, to start after the end of the tasks `after`."""
 
     group: str
     number: int
@@ -73,8 +77,8 @@ class Intention:
 class RunStatus:
     """One run as `status` shows it.
 
-    `gpus` is its size; `word` and `said` are the scheduler's own; `start` and `end` are seconds since the epoch.
-    `ending`: it was cancelled without a result, and the scheduler still shows its task alive.
+    `gpus` is its size; `word` and `reason` are the scheduler's own; `start` and `end` are seconds since the epoch.
+    `ending`: the run was cancelled without a result, and the scheduler still shows its task as alive.
     """
 
     run: str
@@ -82,7 +86,7 @@ class RunStatus:
     gpus: int = 0
     task: str = ""
     word: str = ""
-    said: str = ""
+    reason: str = ""
     failure: Failure | None = None
     attempt: str = ""
     nodes: tuple[str, ...] = ()
@@ -93,34 +97,34 @@ class RunStatus:
 
 
 def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]) -> dict[str, Submission]:
-    """The newest submission of each run; `groups` are the run names of each submitted script by array index.
+    """The newest submission of each run. `groups` gives the run names of each submitted script by array index.
 
-    All runs of the one allocation are in its one task.
+    All runs of the one allocation belong to its only task.
     """
-    sent: dict[str, list[Submission]] = {}
+    submitted: dict[str, list[Submission]] = {}
     for event in journal:
         kind, group = event["event"], event.get("group", "")
         if kind in ("submitting", "submitted") and group in groups:
             for index in event["indices"]:
-                earlier = sent.setdefault(groups[group][index], [])
+                earlier = submitted.setdefault(groups[group][index], [])
                 task = f"{event['job']}_{0 if group == ALLOCATION else index}" if kind == "submitted" else None
                 if not earlier or earlier[-1].number != event["submission"]:
                     after = tuple(event.get("after", ()))
                     earlier.append(Submission(group, event["submission"], task, event["time"], after=after))
-                elif task is not None:  # sent again under its number: until then what was recorded before stands
+                elif task is not None:  # a second call under the same number was answered: its job replaces the first
                     earlier[-1] = dataclasses.replace(earlier[-1], task=task, at=event["time"])
         elif kind == "refused" and group in groups:
             for index in event["indices"]:
-                del sent[groups[group][index]][-1:]
+                del submitted[groups[group][index]][-1:]
         elif kind == "cancel":
             for run in event["runs"]:
-                if sent.get(run):
-                    sent[run][-1] = dataclasses.replace(sent[run][-1], cancelled=True)
-    return {run: earlier[-1] for run, earlier in sent.items() if earlier}
+                if submitted.get(run):
+                    submitted[run][-1] = dataclasses.replace(submitted[run][-1], cancelled=True)
+    return {run: earlier[-1] for run, earlier in submitted.items() if earlier}
 
 
 def unanswered(journal: Iterable[Mapping[str, Any]]) -> list[Intention]:
-    """Submissions that were begun and of which no answer is recorded: they may or may not be there."""
+    """Intentions without a recorded answer: their jobs may or may not exist."""
     open_: dict[tuple[str, int], Intention] = {}
     for event in journal:
         if event["event"] == "submitting":
@@ -137,8 +141,8 @@ def next_number(journal: Iterable[Mapping[str, Any]], group: str) -> int:
     return max((event["submission"] for event in journal if event.get("group") == group), default=0) + 1
 
 
-def left_out(journal: Iterable[Mapping[str, Any]], group: str, indices: Iterable[int]) -> set[str]:
-    """Nodes that earlier submissions of any of these runs left out."""
+def excluded_nodes(journal: Iterable[Mapping[str, Any]], group: str, indices: Iterable[int]) -> set[str]:
+    """Nodes that earlier submissions of any of these runs excluded."""
     found: set[str] = set()
     for event in journal:
         if event["event"] == "submitting" and event["group"] == group and set(event["indices"]) & set(indices):
@@ -158,88 +162,95 @@ def retried(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]
 
 def fold(
     runs: Iterable[str],
-    sent: Mapping[str, Submission],
+    submitted: Mapping[str, Submission],
     answers: Mapping[str, JobState] | None,
     evidence: Mapping[str, Evidence],
     now: float,
 ) -> list[RunStatus]:
-    """The state of each run. `answers` is None where the scheduler is out of reach."""
-    return [_status(run, sent.get(run), answers, evidence.get(run, Evidence()), now) for run in runs]
+    """The state of each run. `answers` is None if the scheduler is unreachable."""
+    return [_status(run, submitted.get(run), answers, evidence.get(run, Evidence()), now) for run in runs]
 
 
 def _status(
-    run: str, sent: Submission | None, answers: Mapping[str, JobState] | None, found: Evidence, now: float
+    run: str, submission: Submission | None, answers: Mapping[str, JobState] | None, found: Evidence, now: float
 ) -> RunStatus:
-    task = sent.task_of(found) if sent else None
+    task = submission.task_of(found) if submission else None
     answer = answers.get(task) if answers is not None and task is not None else None
     status = RunStatus(
         run=run,
         state=RunState.PLANNED,
         task=task or found.claimed_by,
         word=answer.word if answer else "",
-        said=answer.reason if answer else "",
+        reason=answer.reason if answer else "",
         attempt=found.attempt,
         nodes=(answer.nodes if answer else ()) or found.nodes,
         start=found.start or (answer.start if answer else None),
         end=found.exit.end if found.exit else answer.end if answer else None,
         progress=found.progress,
-        ending=sent is not None and sent.cancelled and not found.measured and alive(answer),
+        ending=submission is not None and submission.cancelled and not found.measured and alive(answer),
     )
     if found.settled:
-        # Of one allocation the scheduler's word may be that on another run.
-        return dataclasses.replace(status, state=RunState.DONE, word="", said="")
+        # In one allocation the scheduler's word may be about another run.
+        return dataclasses.replace(status, state=RunState.DONE, word="", reason="")
     if found.measured:
-        # After its measurement it may still score the test split and write what belongs to it.
+        # After its measurement it may still evaluate the test split and write the results.
         busy = answer is not None and answer.state is RunState.RUNNING
         return dataclasses.replace(status, state=RunState.RUNNING if busy else RunState.DONE)
-    if sent is None:
+    if submission is None:
         return status
-    # An older submission's evidence says nothing of this one.
-    mine = found if found.submission == sent.number else Evidence()
+    # Evidence of an older submission says nothing about this one.
+    mine = found if found.submission == submission.number else Evidence()
     if task is None:
-        state = RunState.CANCELLED if sent.cancelled else RunState.SUBMITTING
-        said = "" if sent.cancelled else "no answer of the scheduler is recorded; `hpcjobs resume` finds out"
-        return dataclasses.replace(status, state=state, said=said)
-    ended = _ended(sent, answer, mine, asked=answers is not None)
+        state = RunState.CANCELLED if submission.cancelled else RunState.SUBMITTING
+        reason = "" if submission.cancelled else "no answer of the scheduler is recorded; `hpcjobs resume` finds out"
+        return dataclasses.replace(status, state=state, reason=reason)
+    ended = _ended(submission, answer, mine, asked=answers is not None)
     if ended is RunState.FAILED:
         return dataclasses.replace(status, state=ended, failure=classify(answer, mine.exit, mine.aborts, mine.line))
     if ended is not None:
         return dataclasses.replace(status, state=ended)
-    if sent.group == ALLOCATION and answer is not None and answer.state is RunState.RUNNING and not mine.claimed_by:
-        return dataclasses.replace(status, state=RunState.PENDING)  # its turn in the job has not come
+    if (
+        submission.group == ALLOCATION
+        and answer is not None
+        and answer.state is RunState.RUNNING
+        and not mine.claimed_by
+    ):
+        return dataclasses.replace(status, state=RunState.PENDING)  # the job has not reached this run
     if answer is not None and answer.state is not RunState.LOST:
         return dataclasses.replace(status, state=answer.state or RunState.RUNNING)
-    if answers is None or (answer is None and now - sent.at < GRACE_S):
+    if answers is None or (answer is None and now - submission.at < GRACE_S):
         return dataclasses.replace(status, state=RunState.RUNNING if mine.claimed_by else RunState.PENDING)
-    if sent.cancelled:
-        return dataclasses.replace(status, state=RunState.CANCELLED)  # as was asked, and since forgotten
-    return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", mine.line or status.said))
+    if submission.cancelled:
+        return dataclasses.replace(
+            status, state=RunState.CANCELLED
+        )  # the cancel took effect, and the scheduler has forgotten the task
+    return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", mine.line or status.reason))
 
 
 def alive(answer: JobState | None) -> bool:
-    """Whether the scheduler shows a task that has not ended; a word that hpcjobs does not know says no end."""
+    """Whether the scheduler shows a task that has not ended. An unknown word is not an end."""
     return answer is not None and (answer.state is None or not answer.state.final)
 
 
-def _ended(sent: Submission, answer: JobState | None, mine: Evidence, *, asked: bool) -> RunState | None:
-    """How the task ended without a measurement, or None while it has not."""
+def _ended(submission: Submission, answer: JobState | None, mine: Evidence, *, asked: bool) -> RunState | None:
+    """How the task ended without a measurement, or None while it has not ended."""
     if answer is not None and answer.state is None:
-        return None  # a word that hpcjobs does not know is neither success nor failure
+        return None  # an unknown word is neither success nor failure
     if not asked and mine.exit is not None and mine.exit.rc == EXIT_INTERRUPTED:
-        return None  # it may be about to run again
+        return None  # it may be requeued
     if answer is not None and answer.state is RunState.CANCELLED:
-        # Slurm cancels a job that is over its memory; that is the job's failure, not anybody's wish.
+        # Slurm itself cancels a job that exceeds its memory: a failure of the job, not a user's cancel.
         return RunState.FAILED if cancelled_by_slurm(mine.line) else RunState.CANCELLED
     if answer is not None and answer.state is RunState.PENDING:
-        return None  # requeued: the attempt that ended was not the last
+        return None  # requeued: another attempt follows
     if answer is not None and answer.state is RunState.RUNNING and mine.exit is not None and mine.exit.rc != 0:
-        if sent.group == ALLOCATION and mine.exit.rc != EXIT_INTERRUPTED:
+        if submission.group == ALLOCATION and mine.exit.rc != EXIT_INTERRUPTED:
             return RunState.FAILED  # its job goes on with the next run
-        return None  # the scheduler is about to say how it ended, or runs it again
+        return None  # the scheduler will soon say how it ended, or requeue it
     if mine.exit is not None:
-        return RunState.CANCELLED if sent.cancelled and mine.exit.rc != 0 else RunState.FAILED
+        return RunState.CANCELLED if submission.cancelled and mine.exit.rc != 0 else RunState.FAILED
     if answer is not None and answer.state in (RunState.DONE, RunState.FAILED):
         return RunState.FAILED
     if answer is not None and answer.state is RunState.LOST:
-        return RunState.CANCELLED if sent.cancelled else None
+        return RunState.CANCELLED if submission.cancelled else None
     return None

@@ -1,11 +1,10 @@
-"""A sweep as it stands in its folder: what was asked for, its plan, its scheduler."""
+"""A sweep as it stands in its folder: its id, its plan, its scheduler."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import errno
-import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,9 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import shown
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Cluster, Document, Experiment, convert, to_builtins
-from hpcjobs.plan.planning import Plan, Terms, Variant, make_plan
-from hpcjobs.schedulers import Scheduler
-from hpcjobs.schedulers.local.local_scheduler import LocalScheduler
-from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
+from hpcjobs.jobs.group import Variant
+from hpcjobs.plan.planning import Plan, Terms, make_plan
+from hpcjobs.schedulers import Scheduler, factory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,25 +31,18 @@ class Sweep:
     @property
     def scheduler(self) -> Scheduler:
         """The scheduler that the sweep's profile names."""
-        if self.plan.cluster.scheduler == "slurm":
-            return SlurmScheduler()
         report = [sys.executable, "-m", "hpcjobs", "report", str(self.where.root)]
-        requeues = self.plan.cluster.requeues
-        return LocalScheduler(self.where.root / "local", self.where.slurm, epilogue=report, requeues=requeues)
+        folder, output = self.where.root / "local", self.where.slurm
+        return factory.make(self.plan.cluster, folder=folder, output=output, epilogue=report)
 
     @property
     def collects(self) -> bool:
-        """Whether a last job collects. Without Slurm the one that runs the scripts does."""
-        return self.plan.cluster.scheduler == "slurm" and self.plan.cluster.collect.job
-
-    @functools.cached_property
-    def groups(self) -> dict[str, list[str]]:
-        """Run names of each submitted script, by array index."""
-        return {group.name: [run.name for run in group.runs] for group in self.plan.sent}
+        """Whether a last job collects. It is not needed if the scheduler runs a command when no task is left."""
+        return self.plan.cluster.collect.job and not factory.capabilities(self.plan.cluster).epilogue
 
 
 def to_yaml(sweep_id: str, plan: Plan) -> dict[str, Any]:
-    """`sweep.yaml`: all that makes the plan, with nothing left to look up elsewhere."""
+    """`sweep.yaml`: everything from which the plan is rebuilt. No other file is needed."""
     return {
         "version": 1,
         "sweep": sweep_id,
@@ -66,15 +57,18 @@ def to_yaml(sweep_id: str, plan: Plan) -> dict[str, Any]:
 
 
 def plan_of(path: Path) -> tuple[str, Plan]:
-    """(sweep id, plan) of a sweep.yaml, or of the one in a folder. Raises InputError where it does not hold one."""
+    """(sweep id, plan) of a sweep.yaml, or of the one in a folder. Raises InputError if it does not hold one."""
     if path.is_dir():
         path = sweepdir.open_sweep(path).sweep_yaml
     data = sweepdir.read_sweep_yaml(path)
     try:
-        variants = [
-            Variant(entry["params"], convert(Document(str(path), entry["experiment"], {}), Experiment))
-            for entry in data["variants"]
-        ]
+        variants = []
+        for entry in data["variants"]:
+            about = entry["experiment"]
+            # Version 0.1 had no data.synth: the experiment called demo made up these images if it had no data.dir.
+            if about["name"] == "demo" and about["data"]["dir"] is None:
+                about["data"].setdefault("synth", {"images": 512, "size": 64})
+            variants.append(Variant(entry["params"], convert(Document(str(path), about, {}), Experiment)))
         cluster = convert(Document(str(path), data["cluster"], {}), Cluster)
         return data["sweep"], make_plan(data["gpus"], variants, cluster, data["repeats"], Terms(**data["terms"]))
     except (KeyError, TypeError) as error:
@@ -82,16 +76,17 @@ def plan_of(path: Path) -> tuple[str, Plan]:
 
 
 def load(folder: Path) -> Sweep:
-    """The sweep in `folder`. Raises InputError where there is none."""
+    """The sweep in `folder`. Raises InputError if there is none."""
     where = sweepdir.open_sweep(folder)
     sweep_id, plan = plan_of(where.sweep_yaml)
     return Sweep(sweep_id, where, plan)
 
 
 @contextlib.contextmanager
-def written(where: SweepDir, otherwise: str = "") -> Iterator[None]:
-    """Herein a sweep's folder is written. Raises InputError, with what to do `otherwise`, where that is not allowed:
-    it may be a colleague's.
+def writing(where: SweepDir, advice: str = "") -> Iterator[None]:
+    """Turn a permission error in the sweep's folder, which may be a colleague's, into an InputError.
+
+    `advice` ends its message: what to do instead.
     """
     try:
         yield
@@ -99,6 +94,6 @@ def written(where: SweepDir, otherwise: str = "") -> Iterator[None]:
         path = Path(str(error.filename))
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not path.is_relative_to(where.root):
             raise
-        # A temporary file, which is not there, tells of its folder.
+        # The user does not know the name of a temporary file: name its folder.
         place = path if path.exists() else path.parent
-        raise InputError(f"{shown(place)}: cannot be written: {error.strerror}{otherwise}") from None
+        raise InputError(f"{shown(place)}: cannot be written: {error.strerror}{advice}") from None

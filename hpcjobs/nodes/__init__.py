@@ -1,1 +1,1 @@
-"""What runs on the nodes beside any training: what a node is, its GPUs, its network."""
+"""What runs on the nodes beside any training: facts about a node, its GPUs, its network."""

@@ -1,4 +1,4 @@
-"""The memory that the kernel grants this process' control groups, of version 1 or 2: Slurm's and containers' limits."""
+"""The memory that this process' control groups (version 1 or 2) leave: the limits of Slurm and of containers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-# Of either version: the file of the limit, that of what is used, and the keys of what of it can be dropped at need.
+# For each version: the file of the limit, the file of the usage, and the keys of memory.stat for pages that the kernel
+# drops under memory pressure.
 _FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
     2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
@@ -14,13 +15,13 @@ _FILES = {
 
 
 def free_memory(process: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process' groups and those around them may still take; None where none is limited."""
+    """Bytes that this process may still take within its groups and their parents; None if no group has a limit."""
     left = [free for version, folder in _groups(process, mount) if (free := _free(version, folder)) is not None]
     return min(left, default=None)
 
 
 def _groups(process: Path, mount: Path) -> Iterator[tuple[int, Path]]:
-    """(version, folder) of each group, from the innermost outwards; some may be hidden from a container."""
+    """(version, folder) of each group, from the innermost outwards; a container may not show all of them."""
     with suppress(OSError):
         for line in process.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -38,5 +39,5 @@ def _free(version: int, folder: Path) -> int | None:
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return None
-    # Version 1 writes a number beyond all memory where there is no limit.
+    # Without a limit version 1 writes a number larger than any memory.
     return None if most == "max" else int(most) - int(now) + sum(int(stat.get(key, 0)) for key in droppable)

@@ -1,4 +1,4 @@
-"""node-HOST.json: what a run knows about one of its nodes."""
+"""node-HOST.json: hardware, software and placement of ranks on one node of a run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from hpcjobs.base import contract
 from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.files import write_json
 from hpcjobs.base.hostlist import expand_indices, fold_indices
-from hpcjobs.chexnet.train.device import list_gpus
-from hpcjobs.nodes import cgroup
+from hpcjobs.nodes import cgroup, nvidia
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a rank runs: its process, the CPUs it may use, the UUID of its GPU (None: none, or not known)."""
+    """Where a rank runs: its process, the CPUs it may use, the UUID of its GPU (None: no GPU, or not known)."""
 
     rank: int
     host: str
@@ -36,24 +35,24 @@ class Place:
 
 
 def place(gpu: str | None) -> Place:
-    """This rank's."""
+    """The place of this rank, whose GPU has UUID `gpu`. Horovod must be initialised."""
     return Place(hvd.rank(), socket.gethostname(), os.getpid(), tuple(sorted(os.sched_getaffinity(0))), gpu)
 
 
 def write(attempt: Path, config: RunConfig, here: Sequence[Place]) -> None:
-    """Describe this host, on which the ranks `here` run. By one rank of each host."""
+    """Write node-HOST.json of this host, on which the ranks `here` run. One rank of each host calls it."""
     write_json(attempt / contract.node_json(here[0].host), describe(config, here))
 
 
 def describe(config: RunConfig, here: Sequence[Place]) -> dict[str, Any]:
-    """The value of node-HOST.json. None stands for what this host does not tell."""
+    """The value of node-HOST.json. None stands for a fact that this host does not give."""
     memory = dict(re.findall(r"^(\w+): +(\d+) kB", _read("/proc/meminfo") or "", flags=re.MULTILINE))
     nodes = numa_nodes()
     return {
         "host": here[0].host,
         "kernel": platform.release(),
         "cpu": _first(r"^model name\s*: (.*)", _read("/proc/cpuinfo")),
-        # That the ranks may use together, however they are bound.
+        # CPUs that the ranks may use together, each counted once.
         "cpus": len({cpu for rank in here for cpu in rank.cpus}),
         "cpus_per_task": config.cpus_per_task,
         "numa": {str(node): fold_indices(cpus) for node, cpus in nodes.items()},
@@ -65,7 +64,7 @@ def describe(config: RunConfig, here: Sequence[Place]) -> dict[str, Any]:
         },
         "memory_mib": int(memory["MemTotal"]) >> 10,
         **_software(),
-        **_gpus(list_gpus()),
+        **_gpus(nvidia.list_gpus()),
         "data": _data(Path(config.data_dir), config.experiment["data"]["cache"], int(memory["MemAvailable"]) >> 10),
     }
 
@@ -88,31 +87,31 @@ def _software() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
-        # That TensorFlow was built for.
+        # The versions that TensorFlow was built for.
         "cuda": build.get("cuda_version"),
         "cudnn": build.get("cudnn_version"),
         "horovod": horovod.__version__,
         "mpi": mpi_version(),
-        # That Horovod was built with; train.log's hpcjobs_transport has the one that ran.
+        # The NCCL that Horovod was built with; hpcjobs_transport in train.log has the one that ran.
         "nccl": nccl_version(hvd.nccl_built()),
         **{f"{name}_built": is_built for name, is_built in built.items()},
     }
 
 
 def _gpus(listing: str) -> dict[str, Any]:
-    found = re.findall(r"^GPU \d+: (.*) \(UUID: ([^)]+)\)", listing, flags=re.MULTILINE)
+    found = nvidia.named(listing)
     driver = _read("/sys/module/nvidia/version")
     return {
         "driver": driver and driver.strip(),
-        "gpus": [name for name, _ in found],
+        "gpus": [model for model, _ in found],
         "gpu_uuids": [uuid for _, uuid in found],
     }
 
 
 def _data(folder: Path, cache: str, available_mib: int) -> dict[str, Any]:
-    """What decides whether the shards are read from memory: data.cache, or else the kernel's page cache.
+    """Facts that decide whether the shards are read from memory: by data.cache, or from the page cache.
 
-    Pages of files count against a control group's limit, which is how Slurm limits a job.
+    Pages of files count against the memory limit of the control group, by which Slurm limits a job.
     """
     free = cgroup.free_memory()
     pressure = _read("/proc/sys/vm/vfs_cache_pressure")
@@ -127,17 +126,17 @@ def _data(folder: Path, cache: str, available_mib: int) -> dict[str, Any]:
 
 
 def numa_nodes(folder: Path = Path("/sys/devices/system/node")) -> dict[int, set[int]]:
-    """The CPUs of each NUMA node; those without CPUs are left out."""
+    """The CPUs of each NUMA node; NUMA nodes without CPUs are left out."""
     lists = {int(path.parent.name[4:]): (_read(path) or "").strip() for path in folder.glob("node[0-9]*/cpulist")}
     return {node: set(expand_indices(cpus)) for node, cpus in sorted(lists.items()) if cpus}
 
 
 def filesystem(path: Path, mounts: str) -> str | None:
-    """The type (`lustre`, `nfs4`, `ext4`) of the file system that holds `path`, by the text of /proc/mounts."""
+    """The type (`lustre`, `nfs4`, `ext4`) of the file system that holds `path`; `mounts`: the text of /proc/mounts."""
     deepest, found = -1, None
     for line in mounts.splitlines():
         _, point, kind, *_ = line.split()
-        # Octal escapes stand for blanks.
+        # /proc/mounts writes a blank as an octal escape.
         where = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point))
         if path.is_relative_to(where) and len(where.parts) >= deepest:
             deepest, found = len(where.parts), kind
@@ -145,7 +144,7 @@ def filesystem(path: Path, mounts: str) -> str | None:
 
 
 def nccl_version(code: int) -> str | None:
-    """2.18.3 of 21803, and 2.8.4 of 2804: up to 2.8 the minor version had one digit. None of 0, which is no NCCL."""
+    """2.18.3 for 21803, and 2.8.4 for 2804: up to 2.8 the minor version had one digit. None for 0: no NCCL."""
     if not code:
         return None
     major, rest = divmod(code, 10000 if code >= 10000 else 1000)
@@ -153,12 +152,12 @@ def nccl_version(code: int) -> str | None:
 
 
 def mpi_version() -> str | None:
-    """First line of what the MPI library says of itself; None where Horovod was built without MPI."""
+    """First line of MPI_Get_library_version; None if Horovod was built without MPI."""
     if not hvd.mpi_built():
         return None
     import mpi4py
 
-    # Horovod has started MPI and ends it.
+    # Horovod calls MPI_Init and MPI_Finalize; mpi4py must not call them again.
     mpi4py.rc.initialize = mpi4py.rc.finalize = False
     from mpi4py import MPI
 

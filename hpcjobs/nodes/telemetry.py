@@ -1,6 +1,6 @@
-"""nvml-HOST.csv: what NVML says of a node's GPUs, once a second.
+"""nvml-HOST.csv: NVML's readings of a node's GPUs, once a second.
 
-Not run by us: needs a GPU. The tests drive it with a fake of NVIDIA's binding.
+Not run by us: needs a GPU. The tests run it with a fake of NVIDIA's binding.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from typing import Any
 from hpcjobs.base.contract import NVML_COLUMNS, THROTTLE_REASONS
 
 _PERIOD_S = 1.0
-# NVML may hang on a broken GPU: the run's end does not wait for it.
+# NVML may hang on a broken GPU: the run waits at most this long for the last sample.
 _LAST_S = 5.0
 
 
 @contextmanager
 def sampled(path: Path, gpus: Collection[str | None], pids: Collection[int]) -> Iterator[None]:
-    """Append to `path` (contract.NVML_COLUMNS) while the block runs, from a thread. By one rank of each node.
+    """Append samples (contract.NVML_COLUMNS) to `path` from a thread while the block runs.
 
-    `gpus` are the UUIDs of the node's ranks (with a None among them, all of the node's GPUs are watched), `pids`
-    the ranks' processes. Where there is no NVML nothing is written; a full disk or an error of NVML's ends nothing.
+    One rank of each node calls it. `gpus` are the UUIDs of the node's ranks (if one is None, all GPUs of the node are
+    sampled), `pids` the ranks' processes. Without NVML nothing is written. Neither a full disk nor an error of NVML
+    ends the run.
     """
     ended = threading.Event()
     thread = threading.Thread(target=_watch, args=(path, gpus, pids, ended), name="telemetry", daemon=True)
@@ -49,7 +50,7 @@ def _watch(path: Path, gpus: Collection[str | None], pids: Collection[int], ende
     except nvml.NVMLError:
         return
     watched = find(nvml, gpus)
-    # Unbuffered, so that every line is on its way at once, and one that a full disk cut is not tried again.
+    # Unbuffered: every line is written at once, and a line that a full disk cut short is not written again.
     with suppress(OSError), path.open("ab", buffering=0) as file:
         with suppress(OSError):
             file.write(_lines([NVML_COLUMNS]))
@@ -65,7 +66,7 @@ def _lines(rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def find(nvml: ModuleType, gpus: Collection[str | None]) -> list[Any]:
-    """NVML's handles of these GPUs, or of all where one is not known. One that NVML does not find is left out."""
+    """NVML's handles of these GPUs, or of all GPUs if a UUID is None. A GPU that NVML does not find is left out."""
     known = [uuid for uuid in gpus if uuid is not None]
     handles = []
     if len(known) == len(gpus):
@@ -79,13 +80,13 @@ def find(nvml: ModuleType, gpus: Collection[str | None]) -> list[Any]:
 
 
 def sample(nvml: ModuleType, handles: Collection[Any], pids: Collection[int]) -> list[dict[str, object]]:
-    """A row (contract.NVML_COLUMNS) of each GPU; None for what NVML does not tell."""
+    """A row (contract.NVML_COLUMNS) for each GPU; None for a value that NVML does not give."""
     now = f"{time.time():.3f}"
     running = [_ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) for handle in handles]
     found = [None if processes is None else {process.pid for process in processes} for processes in running]
     return [
-        {"time": now, **_row(nvml, handle), "foreign_pids": words}
-        for handle, words in zip(handles, foreign(found, pids), strict=True)
+        {"time": now, **_row(nvml, handle), "foreign_pids": listed}
+        for handle, listed in zip(handles, foreign(found, pids), strict=True)
     ]
 
 
@@ -107,7 +108,7 @@ def _row(nvml: ModuleType, handle: Any) -> dict[str, object]:
         "uuid": _ask(nvml, "nvmlDeviceGetUUID", handle),
         "sm_mhz": _ask(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
         "memory_mhz": _ask(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM),
-        # NVML counts milliwatts.
+        # NVML gives milliwatts.
         "power_w": None if power is None else power / 1000,
         "power_cap_w": None if cap is None else cap / 1000,
         "temperature_c": _ask(nvml, "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
@@ -118,10 +119,10 @@ def _row(nvml: ModuleType, handle: Any) -> dict[str, object]:
 
 
 def foreign(found: Sequence[set[int] | None], pids: Collection[int]) -> list[str | None]:
-    """The processes on each GPU that are not of `pids`, in words; None where that is not known.
+    """For each GPU the processes that are not in `pids`, as in column foreign_pids; None if that is not known.
 
-    In a container NVML may give the host's process numbers, among which ours are not: where no GPU shows one of
-    ours, none can be called foreign.
+    In a container NVML may give the host's process numbers, in which ours do not occur: if no GPU shows a process
+    of ours, no process can be called foreign.
     """
     if not any(on_gpu and not on_gpu.isdisjoint(pids) for on_gpu in found):
         return [None] * len(found)

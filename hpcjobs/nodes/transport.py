@@ -1,4 +1,4 @@
-"""How NCCL connects the GPUs, read from what it writes when it makes its communicator.
+"""How NCCL connects the GPUs, read from the log that it writes when it creates its communicator.
 
 Not run by us: needs GPUs.
 """
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hpcjobs.base import contract
-from hpcjobs.chexnet.train import failure
+from hpcjobs.nodes.launched import launched_rank
 
 # `Channel 00/0 : 3[3] -> 4[0] [send] via NET/IB/0/GDRDMA`; up to 2.11 the channel's number alone, and bus ids.
 _CHANNEL = re.compile(r"Channel \d+(?:/\d+)? : \d+\[\w+\] -> \d+\[\w+\](?: \[(?:send|receive)\])? via (.+)")
-# The ring is pattern 4. The first type is the worst path between two GPUs of a node: NVL and NVB are NVLink,
-# PIX to SYS lead over PCIe, and LOC is a GPU alone.
+# Pattern 4 is the ring. The first type is the slowest path between two GPUs of a node: NVL and NVB are NVLink,
+# PIX to SYS are PCIe, and LOC is a single GPU.
 _RING = re.compile(r"Pattern 4, .*\btype (\w+)/\w+")
 _NVLINK = {"NVL", "NVB", "C2C"}
 _SOCKET = "SOCKET"
@@ -25,12 +25,12 @@ _SOCKET = "SOCKET"
 
 @dataclasses.dataclass(frozen=True)
 class Transport:
-    """What NCCL says of itself, of one rank or of many.
+    """What NCCL logged, on one rank or merged over all ranks.
 
-    `nccl` is its version, which rank 0 alone is told. `network` is the plugin for other nodes (`IB`, `Socket`,
-    `AWS Libfabric`), there also where no channel needs it, and `devices` its devices. `transports` are those of
-    the channels: NVLINK, PCIE, P2P (one of the two, not known which), SHM, IB, SOCKET or another plugin's name.
-    `gpudirect`: whether all channels over the network avoid the hosts' memory; None without such channels.
+    `nccl` is its version, which NCCL logs on rank 0 only. `network` is the plugin for other nodes (`IB`, `Socket`,
+    `AWS Libfabric`), which NCCL names even if no channel uses it, and `devices` are its devices. `transports` are
+    those of the channels: NVLINK, PCIE, P2P (NVLINK or PCIE, not known which), SHM, IB, SOCKET or another plugin's
+    name. `gpudirect`: whether all channels over the network bypass the hosts' memory; None without such channels.
     """
 
     nccl: str | None
@@ -41,28 +41,28 @@ class Transport:
 
 
 def ask_nccl(attempt: Path) -> None:
-    """Have NCCL write its file for this rank, unless NCCL_DEBUG is set already. To be called before Horovod.
+    """Make NCCL log into this rank's file, unless the user has set NCCL_DEBUG. Call it before Horovod starts.
 
-    INIT and GRAPH say nothing of single collectives: timed steps write nothing.
+    The subsystems INIT and GRAPH log no single collective, so timed steps write nothing.
     """
     if "NCCL_DEBUG" not in os.environ:
-        path = attempt.resolve() / contract.nccl_txt(failure.launched_rank())
+        path = attempt.resolve() / contract.nccl_txt(launched_rank())
         os.environ["NCCL_DEBUG"] = "INFO"
         os.environ["NCCL_DEBUG_SUBSYS"] = "INIT,GRAPH"
         os.environ["NCCL_DEBUG_FILE"] = str(path).replace("%", "%%")  # %h and %p stand for host and process.
 
 
 def read(attempt: Path) -> Transport | None:
-    """What NCCL wrote for this rank; None where it wrote nothing, or elsewhere. Not collective."""
+    """What NCCL logged for this rank; None if it wrote nothing, or into another file. Not collective."""
     try:
-        text = (attempt / contract.nccl_txt(failure.launched_rank())).read_text(encoding="utf-8", errors="replace")
+        text = (attempt / contract.nccl_txt(launched_rank())).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     return parse(text)
 
 
 def parse(text: str) -> Transport:
-    """The text of a file of NCCL's, of 2.10 or later, with the subsystems INIT and GRAPH."""
+    """Read the text of a log of NCCL 2.10 or later with the subsystems INIT and GRAPH."""
     channels = _CHANNEL.findall(text)
     net = [words for words in channels if words.startswith("NET/")]
     network = _first(r"Using network (.+?)\s*$", text)
@@ -96,7 +96,7 @@ def _name(words: str, rings: list[str]) -> str:
 
 
 def merge(found: Iterable[Transport | None]) -> Transport | None:
-    """What the ranks found, in one; None where none found anything."""
+    """One Transport from those of all ranks; None if no rank has one."""
     known = [one for one in found if one]
     if not known:
         return None
@@ -112,7 +112,7 @@ def merge(found: Iterable[Transport | None]) -> Transport | None:
 
 
 def has_infiniband(devices: Path = Path("/sys/class/infiniband")) -> bool:
-    """Whether this node has an InfiniBand port. RoCE and Amazon's EFA lie in the same folder and are none."""
+    """Whether this node has an InfiniBand port. RoCE and Amazon's EFA appear in the same folder but do not count."""
     layers = []
     for path in devices.glob("*/ports/*/link_layer"):
         try:
@@ -123,7 +123,7 @@ def has_infiniband(devices: Path = Path("/sys/class/infiniband")) -> bool:
 
 
 def warning(found: Transport | None, infiniband: bool) -> str | None:
-    """One line where gradients take sockets though a node has InfiniBand, and what to check; else None."""
+    """A line that says what to check if gradients use sockets although a node has InfiniBand; else None."""
     if found is None or _SOCKET not in found.transports or not infiniband:
         return None
     over = f" ({', '.join(found.devices)})" if found.devices else ""

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Iterator, Mapping
 
-from hpcjobs.base.contract import split_batch
 from hpcjobs.base.records import Limits
-from hpcjobs.config import to_builtins
-from hpcjobs.plan.planning import Group, Plan, PlannedRun
+from hpcjobs.jobs.group import Group, PlannedRun
+from hpcjobs.plan.planning import Plan
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """What a run is expected to do: images/s by number of GPUs, seconds before the first step, and who says so."""
+    """The expected speed of a run: images/s by number of GPUs, seconds before the first step, and their source."""
 
     images_per_sec: Mapping[int, float]
     startup_s: float
     source: str
 
     def of(self, gpus: int) -> float:
-        """images/s of so many GPUs; of a size that is not known, the nearest size's per GPU."""
+        """images/s of this many GPUs; for an unknown size, the nearest known size scaled per GPU."""
         if gpus in self.images_per_sec:
             return self.images_per_sec[gpus]
         nearest = min(self.images_per_sec, key=lambda known: abs(known - gpus))
@@ -30,7 +30,7 @@ class Rate:
 def images(run: PlannedRun, train_images: int | None) -> int | None:
     """Images that a run trains on, at most; None where the size of the data decides and is not known."""
     experiment = run.variant.experiment
-    _, global_batch = split_batch(to_builtins(experiment)["batch"], run.size.gpus)
+    _, global_batch = experiment.batch.split(run.size.gpus)
     if experiment.mode == "benchmark":
         measure = experiment.measure
         control = 3 * measure.control_passes * measure.control_steps if run.repeat <= measure.control_repeats else 0
@@ -49,16 +49,17 @@ def run_minutes(run: PlannedRun, rate: Rate | None, train_images: int | None) ->
 
 
 def gpus_held(group: Group, plan: Plan) -> int:
-    """GPUs that a job of the group keeps from others: those of whole nodes where it has them to itself."""
-    per_node = plan.cluster.gpus_per_node
-    whole = plan.cluster.sharing == "exclusive" and per_node is not None
-    return group.size.nodes * per_node if whole and per_node else group.size.gpus
+    """GPUs that a job of the group keeps from others: all GPUs of its nodes if the nodes are exclusive."""
+    return group.size.gpus_held(plan.cluster.gpus_per_node, plan.cluster.sharing == "exclusive")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one group: `minutes` of its longest run, `gpu_hours` held by all of its runs, `idle_gpu_hours` of
-    those on GPUs that no run computes on. None: unknown."""
+    """The cost of one group. None is unknown.
+
+    `minutes`: those of its longest run. `gpu_hours`: GPU-hours that all of its runs hold. `idle_gpu_hours`: the part
+    of them on GPUs that no run computes on.
+    """
 
     minutes: float | None
     gpu_hours: float | None
@@ -66,7 +67,7 @@ class Cost:
 
 
 def cost(group: Group, plan: Plan, rate: Rate | None, train_images: int | None) -> Cost:
-    """What the group's runs cost, by that rate."""
+    """The cost of the group's runs at this rate."""
     minutes = [run_minutes(run, rate, train_images) for run in group.runs]
     known = [each for each in minutes if each is not None]
     if len(known) < len(minutes):
@@ -78,21 +79,50 @@ def cost(group: Group, plan: Plan, rate: Rate | None, train_images: int | None) 
     return Cost(longest, held, held - used)
 
 
-def objections(plan: Plan, limits: Limits, time_s: int | None) -> Iterator[str]:
-    """Where the plan meets the site's limits; `time_s` is the time limit that its jobs ask for."""
-    tasks = sum(1 if group is plan.allocation else len(group.runs) for group in plan.sent)
+class ObjectionKind(enum.Enum):
+    """What a plan meets at a site."""
+
+    MAX_SUBMIT = "max_submit"
+    MAX_JOBS = "max_jobs"
+    MAX_NODES = "max_nodes"
+    MAX_TIME = "max_time"
+    PARTITION_DOWN = "partition_down"
+
+    @property
+    def passes(self) -> bool:
+        """Whether it goes away by itself: the jobs only wait longer."""
+        return self is ObjectionKind.PARTITION_DOWN
+
+
+@dataclasses.dataclass(frozen=True)
+class Objection:
+    """Where a plan meets a limit of the site: which kind of limit, and a line for the user."""
+
+    kind: ObjectionKind
+    text: str
+
+
+def objections(plan: Plan, limits: Limits, time_s: int | None) -> Iterator[Objection]:
+    """Where the plan meets the site's limits; `time_s` is the time limit in seconds that its jobs ask for."""
+    tasks = sum(1 if group is plan.allocation else len(group.runs) for group in plan.submitted)
     if limits.max_submit is not None and limits.own + tasks > limits.max_submit:
-        there = f", {limits.own} of them taken" if limits.own else ""
-        yield f"{tasks} array tasks, but one user may have {limits.max_submit} (MaxSubmitJobs){there}"
+        taken = f", {limits.own} of them taken" if limits.own else ""
+        text = f"{tasks} array tasks, but one user may have {limits.max_submit} (MaxSubmitJobs){taken}"
+        yield Objection(ObjectionKind.MAX_SUBMIT, text)
     if limits.max_jobs is not None and tasks > limits.max_jobs:
-        yield f"{tasks} array tasks, but the site holds {limits.max_jobs} jobs (MaxJobCount)"
-    nodes = max(group.size.nodes for group in plan.sent)
+        text = f"{tasks} array tasks, but the site holds {limits.max_jobs} jobs (MaxJobCount)"
+        yield Objection(ObjectionKind.MAX_JOBS, text)
+    nodes = max(group.size.nodes for group in plan.submitted)
     if limits.max_nodes is not None and nodes > limits.max_nodes:
-        yield f"{nodes} nodes for one job, but partition {limits.partition} gives at most {limits.max_nodes}"
+        text = f"{nodes} nodes for one job, but partition {limits.partition} gives at most {limits.max_nodes}"
+        yield Objection(ObjectionKind.MAX_NODES, text)
     if limits.max_time_s is not None and time_s is not None and time_s > limits.max_time_s:
-        yield (
+        text = (
             f"a time limit of {time_s / 3600:g} h, but partition {limits.partition} allows "
             f"{limits.max_time_s / 3600:g} h: the jobs may wait for ever"
         )
+        yield Objection(ObjectionKind.MAX_TIME, text)
     if not limits.up:
-        yield f"partition {limits.partition} is not up: the jobs wait until it is"
+        yield Objection(
+            ObjectionKind.PARTITION_DOWN, f"partition {limits.partition} is not up: the jobs wait until it is"
+        )

@@ -1,4 +1,4 @@
-"""What a sweep will cost, asked of the last one like it, of the experiment, and of the site."""
+"""The estimated cost of a plan, from an earlier sweep or from the experiment, and the limits of the site."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from hpcjobs.base.files import read_json
 from hpcjobs.base.records import Limits
 from hpcjobs.base.times import seconds
 from hpcjobs.config import Cluster
-from hpcjobs.engine.sweep import Sweep
-from hpcjobs.jobs.render import COLLECTOR
+from hpcjobs.jobs.group import COLLECTOR
 from hpcjobs.plan import cost
 from hpcjobs.plan.cost import Cost, Rate
 from hpcjobs.plan.planning import Plan
-from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
+from hpcjobs.schedulers import Scheduler
+from hpcjobs.schedulers.factory import capabilities, make
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """By group: its cost, and what the scheduler says of its script. `warnings` are lines for the user."""
+    """By group: its cost, and what the scheduler says of its script. `source` names where the speed comes from;
+    `warnings` are lines for the user."""
 
     costs: Mapping[str, Cost]
     starts: Mapping[str, str]
@@ -34,17 +35,20 @@ class Estimate:
     warnings: tuple[str, ...]
 
 
-def estimate(sweep: Sweep, scripts: Mapping[str, str], limits: Limits) -> Estimate:
-    """Ask everybody. A scheduler that does not answer is a warning: the plan is worth showing without it."""
-    plan = sweep.plan
-    rate = _measured(sweep) or _stated(plan)
+def estimate(plan: Plan, scheduler: Scheduler, scripts: Mapping[str, str], limits: Limits, beside: Path) -> Estimate:
+    """The cost of a plan, and what the scheduler says of its `scripts` (text by group).
+
+    `beside` is the folder that holds this sweep and, perhaps, an earlier one to take the speed from. A scheduler that
+    does not answer is a warning, because the plan is worth showing without its answer.
+    """
+    rate = _measured(plan, beside) or _stated(plan)
     images = _train_images(plan)
-    costs = {group.name: cost.cost(group, plan, rate, images) for group in plan.sent}
+    costs = {group.name: cost.cost(group, plan, rate, images) for group in plan.submitted}
     starts, warnings = {}, []
-    # The scripts of single sizes are not submitted where one allocation runs them all.
-    submitted = [name for name in scripts if name in sweep.groups or name == COLLECTOR]
+    # The scripts of single sizes are not submitted if one allocation runs them all.
+    submitted = [name for name in scripts if name in plan.run_names or name == COLLECTOR]
     with ThreadPoolExecutor() as pool:
-        asked = {name: pool.submit(sweep.scheduler.test, scripts[name]) for name in submitted}
+        asked = {name: pool.submit(scheduler.test, scripts[name]) for name in submitted}
     try:
         for name, answer in asked.items():
             try:
@@ -55,22 +59,22 @@ def estimate(sweep: Sweep, scripts: Mapping[str, str], limits: Limits) -> Estima
     except SchedulerUnreachable as error:
         warnings.append(str(error))
     time = plan.cluster.time
-    warnings += cost.objections(plan, limits, seconds(time) if time else None)
+    warnings += [each.text for each in cost.objections(plan, limits, seconds(time) if time else None)]
     return Estimate(costs, starts, rate.source if rate else "", tuple(warnings))
 
 
 def _stated(plan: Plan) -> Rate | None:
-    """The experiment's own word; it is of a GPU."""
+    """The rate that the experiment states, which is that of a GPU."""
     each = plan.variants[0].experiment.measure.images_per_sec_per_gpu
     if each is None or plan.cluster.device != "gpu":
         return None
     return Rate({1: each}, 0.0, f"the experiment's {each:g} images/s of one GPU")
 
 
-def _measured(sweep: Sweep) -> Rate | None:
-    """What the newest sweep of the same experiment on the same cluster, in a folder beside this one, measured."""
-    name, cluster = sweep.plan.variants[0].experiment.name, sweep.plan.cluster.name
-    for folder in _newest_first(sweep.where.root.parent):
+def _measured(plan: Plan, beside: Path) -> Rate | None:
+    """The rate that the newest sweep in `beside`, of the same experiment on the same cluster, measured."""
+    name, cluster = plan.variants[0].experiment.name, plan.cluster.name
+    for folder in _newest_first(beside):
         with contextlib.suppress(InputError, OSError, KeyError, TypeError, ValueError, IndexError):
             data = sweepdir.read_sweep_yaml(folder / "sweep.yaml")
             if (data["variants"][0]["experiment"]["name"], data["cluster"]["name"]) != (name, cluster):
@@ -92,7 +96,7 @@ def _newest_first(parent: Path) -> Iterator[Path]:
 
 
 def _train_images(plan: Plan) -> int | None:
-    """Images of an epoch, where the data can be seen from here."""
+    """Images of an epoch; None if the data set cannot be read from this host."""
     folder = plan.variants[0].experiment.data.dir
     about = read_json(Path(folder) / "dataset.json") if folder else None
     try:
@@ -102,29 +106,29 @@ def _train_images(plan: Plan) -> int | None:
 
 
 def site_limits(cluster: Cluster) -> tuple[Limits, str]:
-    """What the site allows, `max_submit` apart, and why that is not known where it is not."""
-    if cluster.scheduler != "slurm":
+    """(limits of the site, but for `max_submit`; why they are unknown, or empty)."""
+    if not capabilities(cluster).limits:
         return Limits(), ""
     try:
-        return SlurmScheduler().limits(cluster.partition), ""
+        return make(cluster).limits(cluster.partition), ""
     except HpcjobsError as error:
         return Limits(), str(error)
 
 
 class UserLimit:
-    """`Limits.max_submit`, asked for at once and in the background: accounting answers late."""
+    """`Limits.max_submit`, asked for in the background, because sacctmgr is slow."""
 
     def __init__(self, cluster: Cluster):
         self._found: int | None = None
-        # A daemon: who is interrupted does not wait for it.
+        # A daemon thread: an interrupted command does not wait for it.
         self._thread = threading.Thread(target=self._ask, args=(cluster,), daemon=True)
         self._thread.start()
 
     def _ask(self, cluster: Cluster) -> None:
-        if cluster.scheduler == "slurm":
-            self._found = SlurmScheduler().user_limit(cluster.qos)
+        if capabilities(cluster).limits:
+            self._found = make(cluster).user_limit(cluster.qos)
 
     def added_to(self, limits: Limits) -> Limits:
-        """The limits with this one; waits for the answer."""
+        """The limits with this one added; waits for the answer."""
         self._thread.join()
         return dataclasses.replace(limits, max_submit=self._found)

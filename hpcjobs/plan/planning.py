@@ -1,67 +1,31 @@
-"""Sizes to nodes and tasks, swept keys to a grid, and the names of all runs. Pure."""
+"""The plan of a sweep: nodes and tasks of each size, the grid of swept keys, the names of all runs. Pure."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base.contract import split_batch
 from hpcjobs.base.errors import InputError
-from hpcjobs.config import Cluster, Document, Experiment, convert, parse_scalar, to_builtins
+from hpcjobs.base.sizes import Size
+from hpcjobs.config import Cluster, Document, Experiment, convert, parse_scalar
+from hpcjobs.jobs.group import ALLOCATION, Group, PlannedRun, Variant
 
-# Words of model.weights that are no path.
+# Values of model.weights that are not paths.
 _NO_PATHS = ("none", "imagenet")
-
-# The group of the one job that runs everything.
-ALLOCATION = "all"
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One point of the parameter grid: `params` is `k=v;k=v`, sorted, of the swept keys only."""
-
-    params: str
-    experiment: Experiment
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """GPUs over nodes. `tasks_per_node` is that of the fullest node."""
-
-    gpus: int
-    nodes: int
-    tasks_per_node: int
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedRun:
-    """One training: its name, place in the grid, and repeat (from 1)."""
-
-    name: str
-    size: Size
-    variant: Variant
-    repeat: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """The runs of one script; array index i is `runs[i]`."""
-
-    name: str
-    size: Size
-    runs: tuple[PlannedRun, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """How a sweep's runs are sent, beside what they are.
+    """How a sweep's runs are submitted.
 
-    `throttle`: tasks of one array that may run at a time; absent: any. `max_array`: tasks that one array
-    may have; absent: any. `one_allocation`: one job of the largest size runs everything, one after another.
+    `throttle`: the most tasks of one array that run at a time; None is no limit. `max_array`: the most tasks that
+    one array may have; None is no limit. `one_allocation`: one job of the largest size runs everything, one run
+    after another.
     """
 
     throttle: int | None = None
@@ -71,7 +35,10 @@ class Terms:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All runs of a sweep, by script. `allocation` holds them all in the order in which one job runs them."""
+    """All runs of a sweep, grouped by script.
+
+    `allocation`, if there is one, holds all runs in the order in which its job runs them.
+    """
 
     cluster: Cluster
     variants: tuple[Variant, ...]
@@ -86,26 +53,31 @@ class Plan:
         return [run for group in self.groups for run in group.runs]
 
     @property
-    def sent(self) -> tuple[Group, ...]:
-        """The groups that are submitted: each size's, or the one allocation."""
+    def submitted(self) -> tuple[Group, ...]:
+        """The groups that are submitted: one or more for each size, or the one allocation."""
         return self.groups if self.allocation is None else (self.allocation,)
+
+    @functools.cached_property
+    def run_names(self) -> dict[str, list[str]]:
+        """Names of the runs of each submitted group, by array index."""
+        return {group.name: [run.name for run in group.runs] for group in self.submitted}
 
 
 def parse_gpus(text: str) -> list[int]:
-    """`1,2,4` as numbers, sorted. Raises InputError for anything else, and for a count given twice."""
+    """GPU counts of a text such as `1,2,4`, sorted. Raises InputError for anything else, and for repeated counts."""
     counts: list[int] = []
     for part in text.split(","):
         word = part.strip()
         if not (word.isascii() and word.isdigit() and int(word) > 0):
-            raise InputError(f"--gpus {text}: '{word}' is not a GPU count; give a list such as 1,2,4,8,16")
+            raise InputError(f"--gpus {text}: '{word}' is not a GPU count: give a list such as 1,2,4,8,16")
         if int(word) in counts:
-            raise InputError(f"--gpus {text}: {int(word)} stands there twice")
+            raise InputError(f"--gpus {text}: {int(word)} is given twice")
         counts.append(int(word))
     return sorted(counts)
 
 
 def size_of(gpus: int, cluster: Cluster) -> Size:
-    """Nodes and tasks for a GPU count. Raises InputError where the profile has no such size."""
+    """Nodes and tasks for a GPU count. Raises InputError if the profile has no such size."""
     per_node = cluster.gpus_per_node
     nodes = 1 if per_node is None else -(-gpus // per_node)
     if cluster.nodes is not None and nodes > cluster.nodes:
@@ -128,7 +100,7 @@ def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
 
     `data.dir` and a path in `model.weights` are made absolute: relative to the working folder where a setting
     gave them, else to the experiment's file. Raises InputError for a malformed setting or a value that the key
-    does not take.
+    does not accept.
     """
     choices: dict[str, list[str]] = {}
     for setting in settings:
@@ -144,6 +116,13 @@ def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
         choices[key] = words
     if {"batch.local", "batch.global"} <= choices.keys():
         raise InputError("--set: give one of batch.local (weak scaling) and batch.global (strong scaling), not both")
+    synth = next((key for key in choices if key.startswith("data.synth.")), None)
+    if synth and "data.dir" in choices:
+        raise InputError(
+            f"--set: give one of data.dir (images that are there) and {synth} (images to make up), not both"
+        )
+    if synth and len(choices[synth]) > 1:
+        raise InputError(f"--set {synth}: takes one value, because a sweep makes up its images once")
     swept = sorted(key for key, values in choices.items() if len(values) > 1)
     variants = []
     for combination in itertools.product(*choices.values()):
@@ -159,7 +138,7 @@ def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
 
 
 def _locate(document: Document, section: str, key: str, by_setting: bool) -> None:
-    """Make a path absolute: the runs have another working folder."""
+    """Make a path absolute, because the runs have another working folder."""
     inside: Any = document.data.get(section)
     path = inside.get(key) if isinstance(inside, dict) else None
     if isinstance(path, str) and path and path not in _NO_PATHS:
@@ -173,15 +152,15 @@ def make_plan(
     """All runs of a sweep, each with its name.
 
     The index order within a script is repeat by repeat, so that an interrupted sweep has whole repeats.
-    A size with more runs than an array may have tasks gets several scripts. Raises InputError where a
-    size or a global batch does not fit.
+    A size with more runs than `max_array` gets several scripts. Raises InputError if a size or a global
+    batch does not fit.
     """
     terms = terms or Terms()
     groups = []
     for size in (size_of(count, cluster) for count in gpus):
         for variant in variants:
             try:
-                split_batch(to_builtins(variant.experiment)["batch"], size.gpus)
+                variant.experiment.batch.split(size.gpus)
             except ValueError as error:
                 raise InputError(str(error)) from None
         name = f"g{size.gpus:04d}"
@@ -199,8 +178,10 @@ def make_plan(
 
 
 def _interleaved(groups: Sequence[Group]) -> tuple[PlannedRun, ...]:
-    """Repeat by repeat through the sizes, upwards and downwards in turn: a steady drift of the nodes then
-    adds the same to every size over two repeats."""
+    """Repeat by repeat, with the sizes in ascending and descending order in turn.
+
+    A steady drift of the nodes then adds the same to every size over two repeats.
+    """
     runs = [run for group in groups for run in group.runs]
     return tuple(
         sorted(runs, key=lambda run: (run.repeat, run.size.gpus if run.repeat % 2 else -run.size.gpus, run.name))

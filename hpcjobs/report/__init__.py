@@ -1,4 +1,4 @@
-"""The scaling report: tables, figures, page."""
+"""How is it shown? The scaling report: tables, figures, page."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcjobs.base.files import write_atomic
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 
 if TYPE_CHECKING:
     from hpcjobs.analysis.compare import Difference, Reference
-    from hpcjobs.analysis.predict import Outlook
+    from hpcjobs.analysis.predict import SeriesModels
 
 
 def write(
@@ -21,7 +21,7 @@ def write(
     title: str,
     runs: Sequence[Run] = (),
     auc: Sequence[Mapping[str, Any]] = (),
-    outlooks: Sequence[Outlook] = (),
+    models: Sequence[SeriesModels] = (),
     reference: Reference | None = None,
     others: Sequence[ScalingRow] = (),
     others_name: str = "the other sweep",
@@ -29,19 +29,19 @@ def write(
     provenance: Mapping[str, Any] | None = None,
     tails: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Write scaling-report.csv, the figures and report.html into `folder`; returns the paths of what was written.
+    """Write scaling-report.csv, the figures and report.html into `folder`. Returns the paths of the written files.
 
-    `study.Study` says what the rest is. What is not given has no figure and no section in the page.
+    The other arguments are the fields of contents.Contents.
     """
-    from hpcjobs.report import figures, page, tables  # matplotlib takes half a second
-    from hpcjobs.report.contents import Study
+    from hpcjobs.report import figures, page, tables  # importing matplotlib takes half a second
+    from hpcjobs.report.contents import Contents
 
-    study = Study(
-        title=title, rows=rows, runs=runs, auc=auc, outlooks=outlooks, reference=reference, others=others,
+    contents = Contents(
+        title=title, rows=rows, runs=runs, auc=auc, models=models, reference=reference, others=others,
         others_name=others_name, differences=differences, provenance=provenance or {}, tails=tails or {},
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    drawings = figures.draw(study)
+    drawings = figures.draw(contents)
     paths = [tables.write_csv(folder, rows), *figures.write(folder, drawings), folder / page.FILE]
-    write_atomic(paths[-1], page.render(study, drawings))
+    write_atomic(paths[-1], page.render(contents, drawings))
     return paths

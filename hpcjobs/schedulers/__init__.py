@@ -2,43 +2,73 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from hpcjobs.base.records import JobState, Limits, Order
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a kind of scheduler can do. Ask for one of these, never for the scheduler's name.
+
+    arrays: one script is submitted as many tasks, each with an index.
+    signals: the batch script is signalled some time before its time limit (`signal_s` of a profile).
+    dependencies: a job can depend on the success of others, and is cancelled if one fails (`Order.after_ok`).
+    accounting: a database answers for a user's limits and for jobs that ended long ago. A site may lack it.
+    limits: there are partitions and limits, which `limits` and `test` answer for.
+    site_options: options such as --partition, --account, --qos and --sbatch mean something.
+    compute_nodes: jobs run on other machines than this one, whose names are in SLURM_JOB_NODELIST.
+    requeue_from_job: a job requeues itself, by `scontrol requeue`. Otherwise the scheduler starts a task again that
+    was signalled before its time limit and ended with EXIT_INTERRUPTED.
+    epilogue: the scheduler runs a command by itself when no task is left. Otherwise a last job has to be submitted.
+    """
+
+    arrays: bool
+    signals: bool
+    dependencies: bool
+    accounting: bool
+    limits: bool
+    site_options: bool
+    compute_nodes: bool
+    requeue_from_job: bool
+    epilogue: bool
 
 
 class Scheduler(Protocol):
     """A scheduler. Task ids are `JOB_INDEX`.
 
-    Every method raises SchedulerUnreachable where the scheduler gives no answer.
+    Every method raises SchedulerUnreachable if the scheduler gives no answer.
     """
 
+    capabilities: ClassVar[Capabilities]
+
     def submit(self, script: Path, indices: Sequence[int], name: str, order: Order) -> str:
-        """Submit `script` as an array of `indices`; returns the job id. Raises SubmitRefused."""
+        """Submit `script` as an array of `indices`. Returns the job id. Raises SubmitRefused."""
         ...
 
     def find(self, names: Collection[str]) -> dict[str, list[str]]:
-        """The ids of all jobs of these names, by name, oldest first, also of ended jobs."""
+        """The ids of all jobs with these names, ended ones included, by name, oldest first."""
         ...
 
     def poll(self, tasks: Collection[str]) -> Mapping[str, JobState]:
-        """States of those of the `tasks` that are known, in one query for all."""
+        """The states of the `tasks` that the scheduler knows, in one query for all of them."""
         ...
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """End jobs or tasks; one that has ended already is no error."""
+        """Cancel jobs or tasks. One that has already ended is no error."""
         ...
 
     def limits(self, partition: str | None) -> Limits:
-        """What the site allows, in that partition or the default one; `max_submit` apart."""
+        """The site's limits in that partition, or the default one. `max_submit` is not filled in: see `user_limit`."""
         ...
 
     def user_limit(self, qos: str | None) -> int | None:
-        """`Limits.max_submit` of that QOS or the default one; None where there is none, or nobody says."""
+        """`Limits.max_submit` of that QOS, or the default one. None if there is no such limit, or it is not known."""
         ...
 
     def test(self, text: str) -> str:
-        """Ask whether the script `text` would be accepted; returns what the scheduler said. Raises SubmitRefused."""
+        """Ask whether the script `text` would be accepted. Returns the scheduler's answer. Raises SubmitRefused."""
         ...

@@ -34,9 +34,8 @@ from hpcjobs.base.errors import SubmitRefused
 from hpcjobs.base.records import JobState, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Experiment, profiles
-from hpcjobs.engine import folder as folders
-from hpcjobs.engine import follow, submit
-from hpcjobs.engine import resume as resuming
+from hpcjobs.engine import cancel, follow, resume, submit
+from hpcjobs.engine.folder import scripts, write_folder
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan.planning import Terms, expand, make_plan
@@ -57,10 +56,10 @@ class _SweepOnFake(Sweep):
 
 
 class SweepScenario:
-    """A sweep of two repeats on 1, 2 and 4 GPUs, unless told otherwise, in a subfolder of `folder`."""
+    """A sweep of two repeats on 1, 2 and 4 GPUs, unless it says otherwise, in the subfolder `name` of `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.where = SweepDir(folder / "o")
+    def __init__(self, folder: Path, name: str = "o") -> None:
+        self.where = SweepDir(folder / name)
         self.scheduler = FakeScheduler(self.where)
         self.messages: list[str] = []  # of the last command, for the user
         self.submitted_again: list[str] = []  # runs, by the last resume
@@ -97,7 +96,7 @@ class SweepScenario:
         variants = expand(profiles.read(Experiment, "demo"), [])
         plan = make_plan(list(self._gpus), variants, cluster, self._repeats, Terms(**self._terms))
         sweep = _SweepOnFake(ID, self.where, plan, self.scheduler)
-        folders.write_folder(sweep, folders.scripts(sweep), ["hpcjobs"])
+        write_folder(sweep, scripts(sweep), ["hpcjobs"])
         return sweep
 
     # --- its site ---
@@ -204,6 +203,11 @@ class SweepScenario:
         submit.submit_all(self._sweep, {}, self.messages.append)
         return self
 
+    def written(self) -> SweepScenario:
+        """The sweep's folder is written, and nothing is submitted."""
+        assert self._sweep.where.sweep_yaml.is_file()
+        return self
+
     def submitted(self) -> SweepScenario:
         return self.submit()
 
@@ -221,7 +225,7 @@ class SweepScenario:
         """`hpcjobs resume`."""
         self._meets(answers)
         self.submitted_again, self.adopted = [], []
-        resumed = resuming.resume(self._sweep, self.messages.append, retryable=retryable)
+        resumed = resume.resume(self._sweep, self.messages.append, retryable=retryable)
         self.submitted_again, self.adopted = list(resumed.runs), list(resumed.adopted)
         return self
 
@@ -238,7 +242,7 @@ class SweepScenario:
 
     def cancel(self, *runs: str) -> list[str]:
         """`hpcjobs cancel`: the runs that were ended."""
-        return follow.cancel(self._sweep, list(runs))
+        return cancel.cancel(self._sweep, list(runs))
 
     def watch(self) -> Callable[[], list[RunStatus]]:
         """`hpcjobs status --watch`, each call of the result one look."""

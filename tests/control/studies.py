@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from hpcjobs.analysis.scaling import table
-from hpcjobs.base.contract import CLASSES
-from hpcjobs.base.records import Run, ScalingRow
-from hpcjobs.report.contents import Study
+from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.chexnet.classes import CLASSES
+from hpcjobs.report.contents import Contents
 from tests.control.sweeps import run
 
 SIZES = (1, 2, 4, 8, 16)
@@ -70,10 +70,10 @@ def rows(*args: Any, **more: Any) -> list[ScalingRow]:
     return table(runs(*args, **more))
 
 
-def study(those: Sequence[Run] | None = None, **more: Any) -> Study:
+def study(those: Sequence[Run] | None = None, **more: Any) -> Contents:
     """All five sizes with everything a report may show, or what `those` runs have."""
     found = list(runs() if those is None else those)
     tails = {each.run: f"\x1b[31mstep 40\x1b[0m of {each.run}\n{SCRIPT}\n" for each in found}
     about = {"command": ["hpcjobs", "sweep", "--set", "data.dir=/a b"], "git": {"commit": "abc", "clean": False}}
     whole: dict[str, Any] = {"title": "demo on mine", "rows": table(found), "runs": found, "tails": tails}
-    return Study(**{**whole, "provenance": about, **more})
+    return Contents(**{**whole, "provenance": about, **more})

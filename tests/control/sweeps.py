@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 
 from hpcjobs.base import contract
-from hpcjobs.base.records import Run, RunState
-from hpcjobs.base.sweepdir import SweepDir, append
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import RunState
+from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Experiment, profiles
-from hpcjobs.engine import folder as folders
+from hpcjobs.engine.folder import scripts, write_folder
+from hpcjobs.engine.journal import locked
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan.planning import expand, make_plan
 from tests.control.logs import attempt, train_log
@@ -34,7 +36,7 @@ def written(root: Path, sizes: Sequence[int], cluster: str = "local") -> Sweep:
     """A new sweep of one run of each size, as `hpcjobs sweep` writes it before it submits."""
     variants = expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
     new = Sweep("id1", SweepDir(root), make_plan(list(sizes), variants, profiles.cluster(cluster), 1))
-    folders.write_folder(new, folders.scripts(new), ["hpcjobs"])
+    write_folder(new, scripts(new), ["hpcjobs"])
     return new
 
 
@@ -61,6 +63,12 @@ def ended(root: Path, sizes: Sequence[int], failed: int, says: str) -> Path:
     return root
 
 
+def append(where: SweepDir, event: str, **fields: object) -> None:
+    """Write one line of a sweep's journal, as a command does."""
+    with locked(where) as journal:
+        journal.append(event, **fields)
+
+
 def sweep(folder: Path, sizes: Sequence[int], repeats: int = 1, **cluster: Any) -> SweepDir:
     """A sweep that was planned and submitted at 900 s: one job for each size, 1, 2, ..., and an index for each repeat."""
     where = SweepDir(folder)
@@ -70,21 +78,31 @@ def sweep(folder: Path, sizes: Sequence[int], repeats: int = 1, **cluster: Any) 
         "variants": [{"params": "", "experiment": EXPERIMENT}],
     }  # fmt: skip
     where.sweep_yaml.write_text(yaml.safe_dump(data))
+    journal = []
     for job, gpus in enumerate(sizes, 1):
         group = f"g{gpus:04d}"
-        append(where, "submitting", group=group, submission=1, indices=list(range(repeats)), name="n")
-        append(where, "submitted", group=group, submission=1, indices=list(range(repeats)), job=str(job))
+        about = {"group": group, "submission": 1, "indices": list(range(repeats)), "time": 900.0}
+        journal.append({"event": "submitting", **about, "name": "n"})
+        journal.append({"event": "submitted", **about, "job": str(job)})
         for repeat in range(1, repeats + 1):
             name = f"{group}-r{repeat:02d}"
-            config = contract.RunConfig(
-                sweep="s", run=name, params="", repeat=repeat, seed=repeat, gpus=gpus, nodes=-(-gpus // 4),
-                tasks_per_node=min(gpus, 4), cpus_per_task=1, device="gpu", data_dir="/data", experiment=EXPERIMENT,
-            )  # fmt: skip
             where.run(name).mkdir()
-            (where.run(name) / contract.RUN_YAML).write_text(contract.dump_run(config))
-    lines = [json.loads(line) for line in where.journal.read_text().splitlines()]
-    where.journal.write_text("".join(json.dumps({**line, "time": 900.0}) + "\n" for line in lines))
+            (where.run(name) / contract.RUN_YAML).write_text(contract.dump_run(_config(name)))
+    where.journal.write_text("".join(json.dumps(event) + "\n" for event in journal))
     return where
+
+
+def _config(name: str) -> contract.RunConfig:
+    gpus, repeat = map(int, name.removeprefix("g").split("-r"))
+    return contract.RunConfig(
+        sweep="s", run=name, params="", repeat=repeat, seed=repeat, gpus=gpus, nodes=-(-gpus // 4),
+        tasks_per_node=min(gpus, 4), cpus_per_task=1, device="gpu", data_dir="/data", experiment=EXPERIMENT,
+    )  # fmt: skip
+
+
+def planned(where: SweepDir) -> Mapping[str, contract.RunConfig]:
+    """All runs of the sweep, as its plan has them."""
+    return {path.name: _config(path.name) for path in sorted(where.runs.iterdir())}
 
 
 def done(where: SweepDir, name: str, *, log: str | None = None, **more: Any) -> Path:

@@ -48,7 +48,7 @@ def test_what_was_cancelled_and_is_still_ending_is_submitted_to_start_after_it(t
     scenario.resume()
     first, second = scenario.tasks("g0002-r01")
     assert scenario.submitted_again == ["g0002-r01"]
-    assert scenario.messages == [f"g0002: starts when what was cancelled has ended ({first})"]
+    assert scenario.messages == [f"g0002: starts after the end of the cancelled tasks ({first})"]
     assert scenario.starts_after("g0002-r01") == [first]
     assert scenario.state("g0002-r01") == "pending"
     # The new one is cancelled while it waits: the third waits for the first all the same.

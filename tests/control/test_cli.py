@@ -147,7 +147,7 @@ DEMO = ("sweep", "--gpus", "8", "--experiment", "demo", "--dry-run", "--set", "d
 def test_without_a_profile_one_is_found_out_where_slurm_answers(tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, SLURM)
     done = hpcjobs(*DEMO, cwd=tmp_path, env=env)
-    assert "found out partition v100, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr
+    assert "detected partition v100, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr
     for line in ("--partition=v100", "--gres=gpu:v100:4", "--nodes=2", "--cpus-per-task=10"):
         assert f"#SBATCH {line}\n" in done.stdout
     # Another partition's nodes are asked about, not the default one's with its name changed.
@@ -165,9 +165,9 @@ def test_without_a_profile_one_is_found_out_where_slurm_answers(tmp_path: Path) 
         (
             {"scontrol": "echo is UP", "sinfo": "true"},
             2,
-            "none can be found out: scontrol names no partition; give --cluster",
+            "none can be detected: scontrol names no partition; give --cluster",
         ),
-        ({"scontrol": "echo is UP"}, 2, "none can be found out: no; give --cluster"),
+        ({"scontrol": "echo is UP"}, 2, "none can be detected: no; give --cluster"),
         ({"scontrol": "echo 'Slurmctld(primary) at head is DOWN'"}, 0, "running on this machine (--cluster local)"),
         ({}, 0, "running on this machine (--cluster local)"),
     ],
@@ -247,7 +247,7 @@ def test_a_sweep_can_be_repeated_from_its_yaml(ended: Path, tmp_path: Path) -> N
 
 def test_a_sweep_into_a_folder_that_has_one_is_refused(ended: Path) -> None:
     done = hpcjobs(*SWEEP[:-1], str(ended), "--set", "data.dir=/d", cwd=ended, code=2)
-    assert "there is a sweep already" in done.stderr
+    assert "holds a sweep already" in done.stderr
 
 
 def test_ctrl_c_while_jobs_are_submitted_says_how_to_go_on(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_ctrl_c_while_jobs_are_submitted_says_how_to_go_on(tmp_path: Path) -> No
     )
     until((tmp_path / "called").exists)
     os.killpg(process.pid, signal.SIGINT)
-    assert "`hpcjobs resume o` goes on, and submits nothing twice" in process.communicate(timeout=PATIENCE_S)[1]
+    assert "`hpcjobs resume o` continues, and submits nothing twice" in process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 130
 
 

@@ -1,4 +1,4 @@
-"""A table beside another sweep's or a published one, for pull requests, and for Extra-P."""
+"""A table compared with another sweep or a published table, as Markdown, and in Extra-P's format."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcjobs.analysis.compare import against, beside, read_reference, references
+from hpcjobs.analysis.compare import compare_reference, compare_sweeps, read_reference, references
 from hpcjobs.analysis.extrap import extrap
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 from hpcjobs.report import tables
 from tests.control.sweeps import run
 
@@ -30,7 +30,7 @@ def rows_of(rates: dict[int, list[float]], **more: object) -> list[ScalingRow]:
 def test_a_difference_has_its_interval_and_whether_it_is_real() -> None:
     ours = rows_of({1: [100.0, 101.0, 99.0], 2: [220.0, 221.0, 219.0]})
     theirs = rows_of({1: [100.5, 99.5, 101.5], 2: [200.0, 201.0, 199.0]})
-    same, better = against(ours, theirs)
+    same, better = compare_sweeps(ours, theirs)
     assert (better.gpus, better.ours, better.theirs, better.ratio) == (2, 220.0, 200.0, pytest.approx(1.1))
     assert better.low is not None
     assert better.high is not None
@@ -39,13 +39,13 @@ def test_a_difference_has_its_interval_and_whether_it_is_real() -> None:
 
 
 def test_one_run_on_a_side_gives_a_difference_and_no_verdict() -> None:
-    (found,) = against(rows_of({1: [100.0]}), rows_of({1: [90.0, 91.0]}))
+    (found,) = compare_sweeps(rows_of({1: [100.0]}), rows_of({1: [90.0, 91.0]}))
     assert (found.ratio, found.low, found.p, found.real) == (pytest.approx(100 / 90.5), None, None, None)
 
 
 def test_sizes_that_one_sweep_lacks_keep_their_line() -> None:
     ours, theirs = [*rows_of({1: [1.0], 2: [2.0]}), *table([run(4, None)])], rows_of({1: [1.0], 4: [4.0], 8: [8.0]})
-    found = against(ours, theirs)
+    found = compare_sweeps(ours, theirs)
     assert [(each.gpus, each.ours, each.theirs, each.ratio) for each in found] == [
         (1, 1.0, 1.0, 1.0), (2, 2.0, None, None), (4, None, 4.0, None), (8, None, 8.0, None),
     ]  # fmt: skip
@@ -55,22 +55,26 @@ def test_other_params_and_other_batches_are_other_sizes() -> None:
     ours = rows_of({1: [1.0]}, params="a=1") + rows_of({1: [1.0]}, local_batch=8, global_batch=8)
     theirs = rows_of({1: [1.0]}, params="a=2") + rows_of({1: [1.0]}, local_batch=4, global_batch=4)
     with pytest.raises(InputError, match="no size was measured in both"):
-        against(ours, theirs)
+        compare_sweeps(ours, theirs)
 
 
 def test_holm_keeps_chance_from_being_called_real() -> None:
-    """Two sweeps of nothing but noise, 2,000 times: by Holm at most 5 % have a difference that is called real."""
+    """Of 2,000 pairs of sweeps that differ only by noise, Holm calls a difference real in at most 5 %."""
     random, wrong, naive = np.random.default_rng(7), 0, 0
     for _ in range(2000):
-        found = against(*(rows_of({gpus: list(100 + random.standard_normal(4)) for gpus in SIZES}) for _ in "ab"))
+        found = compare_sweeps(
+            *(rows_of({gpus: list(100 + random.standard_normal(4)) for gpus in SIZES}) for _ in "ab")
+        )
         wrong += any(each.real for each in found)
         naive += any(each.p < 0.05 for each in found)
     assert wrong / 2000 < 0.055
     assert naive / 2000 > 0.12
 
 
-def test_differences_as_a_table() -> None:
-    text = tables.differences(against(rows_of({1: [110.0, 111.0]}), rows_of({1: [100.0, 101.0], 2: [1.0]}))).markdown()
+def test_differences_as_a_markdown_table() -> None:
+    text = tables.differences(
+        compare_sweeps(rows_of({1: [110.0, 111.0]}), rows_of({1: [100.0, 101.0], 2: [1.0]}))
+    ).markdown()
     _, _, one, two = text.splitlines()
     assert one.startswith("| 1 | 110.5 | 100.5 | +10.0% | ")
     assert two == "| 2 | - | 1.0 | - |  |  |"
@@ -88,8 +92,8 @@ def test_the_articles_table_ships_and_has_its_source_named() -> None:
     assert article.efficiency(16) == pytest.approx(0.6458, abs=1e-4)
 
 
-def test_it_is_laid_beside_any_table() -> None:
-    found = beside(rows_of({1: [370.24], 2: [700.0], 64: [9.0]}), read_reference("dell-c4140-v100-2019"))
+def test_it_is_compared_with_any_table() -> None:
+    found = compare_reference(rows_of({1: [370.24], 2: [700.0], 64: [9.0]}), read_reference("dell-c4140-v100-2019"))
     assert [(each.gpus, each.ratio and round(each.ratio, 3)) for each in found] == [
         (1, 2.0), (2, 2.22), (64, None), (3, None), (4, None), (8, None), (12, None), (16, None),
     ]  # fmt: skip
@@ -101,7 +105,7 @@ def test_it_is_laid_beside_any_table() -> None:
     )
 
 
-def test_a_table_of_ones_own(tmp_path: Path) -> None:
+def test_a_users_own_table(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("note,gpus,images_per_sec\nx,2,90\ny,1,50\n")
     mine = read_reference(str(path))
@@ -113,14 +117,15 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     [
         ("gpus,rate\n1,2\n", "line 2: expected numbers in the columns gpus and images_per_sec"),
         ("gpus,images_per_sec\n1,fast\n", "line 2: expected numbers"),
-        ("gpus,images_per_sec\n1,2\n1,3\n", "line 3: a number not above 0, or GPUs that stand there twice"),
+        ("gpus,images_per_sec\n1,2\n1,3\n", "line 3: a second row for the size 1"),
+        ("gpus,images_per_sec\n0,3\n", "line 2: gpus and images_per_sec must be above 0"),
         ("gpus,images_per_sec\n1,nan\n", "line 2"),
         ("", "no rows"),
         ("\xff\xfe", "cannot be read"),
         (None, "cannot be read"),
     ],
 )
-def test_a_reference_that_is_none_is_refused_by_name(tmp_path: Path, text: str | None, why: str) -> None:
+def test_an_invalid_reference_is_refused_by_name(tmp_path: Path, text: str | None, why: str) -> None:
     path = tmp_path / "mine.csv"
     if text is not None:
         path.write_bytes(text.encode("latin-1"))
@@ -134,7 +139,7 @@ def test_an_unknown_reference_names_the_nearest() -> None:
         read_reference("dell-c4140-v100")
 
 
-# --- pull requests -------------------------------------------------------------------------------
+# --- Markdown ------------------------------------------------------------------------------------
 
 
 def test_the_markdown_table_of_a_pull_request() -> None:
@@ -155,7 +160,7 @@ def test_the_markdown_table_of_a_pull_request() -> None:
     assert flag == "- `throttled`: a GPU was slowed by heat or its power supply"
 
 
-def test_no_word_breaks_a_markdown_table() -> None:
+def test_special_characters_do_not_break_a_markdown_table() -> None:
     text = tables.markdown(table([run(1, 1.0, params="a=x|y<b>`*_")]))
     assert text.splitlines()[2].startswith(r"| a=x\|y\<b\>\`\*\_ | 1 | 1 of 1 |")
 
@@ -163,8 +168,8 @@ def test_no_word_breaks_a_markdown_table() -> None:
 # --- Extra-P -------------------------------------------------------------------------------------
 
 
-def test_what_extra_p_reads() -> None:
-    """Its text format; Extra-P 4.2.5 read a file like this one, and found these points and means."""
+def test_extra_ps_text_format() -> None:
+    """Extra-P 4.2.5 read a file like this one and found these points and means."""
     runs = [run(1, 100.0, 1, allreduce_ms=0.0), run(1, 80.0, 2, allreduce_ms=0.0), run(2, 160.0, allreduce_ms=-0.5)]
     assert extrap(table([*runs, run(4, None)])) == (
         "PARAMETER p\nPOINTS (1) (2)\nMETRIC time\n"

@@ -173,6 +173,8 @@ def test_submissions_as_the_runner_is_about_to_leave_are_not_forgotten(site: Sit
         job = site.submit("true", [0], f"job{number}")
         site.wait(f"{job}_0", RunState.DONE)
         time.sleep(0.02 * number)
+    site.gone()
+    assert site.log() == ""  # each runner ended well
 
 
 def test_the_epilogue_comes_after_a_cancel_and_after_each_round_of_work(tmp_path: Path) -> None:

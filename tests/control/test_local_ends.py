@@ -86,6 +86,27 @@ def test_a_task_that_waits_to_start_again_does_so_under_a_new_runner_unless_canc
     again.scheduler.cancel([job])
 
 
+def test_a_task_that_version_0_1_warned_is_read_and_starts_again(again: Site) -> None:
+    """A queue of that version has the key `told` for `warned`."""
+    task = again.start("echo ${SLURM_RESTART_COUNT:-0}; exit 75")
+    again.wait(task, RunState.FAILED)
+    again.gone()
+    path = again.folder / "state" / "tasks" / f"{task}.json"
+    record = json.loads(path.read_text())
+    del record["warned"]
+    for told in (False, True):
+        path.write_text(json.dumps({**record, "told": told}))
+        found = again.scheduler.queue.record(task)
+        assert found is not None
+        assert (found.warned, found.word, found.rc) == (told, "FAILED", 75)
+    again_ = {"word": "REQUEUED", "restarts": 1, "pid": None, "started": None, "rc": None, "end": None, "told": False}
+    path.write_text(json.dumps({**record, **again_}))
+    again.submit("true", [0], "second")
+    until(lambda: again.output(task) == "0\n1\n")
+    assert again.wait(task, RunState.FAILED).exit_code == 75
+    assert "told" not in json.loads(path.read_text())
+
+
 def test_the_signal_goes_to_the_batch_script_alone(site: Site) -> None:
     child = (
         f"{sys.executable} -c \"import signal, time; signal.signal(10, lambda *a: open('told', 'w')); time.sleep(3)\""
@@ -344,7 +365,7 @@ def test_a_cancel_that_cannot_be_written_down_ends_what_runs(site: Site, monkeyp
     def full(self: Queue, task: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Queue, "wish", full)
+    monkeypatch.setattr(Queue, "request_cancel", full)
     with pytest.raises(SchedulerUnreachable, match=r"No space left on device.*may still start"):
         site.scheduler.cancel([job])
     assert not alive(pid)

@@ -15,6 +15,7 @@ import pytest
 from hpcjobs.base import lock, sweepdir
 from hpcjobs.base.lock import Locked, held
 from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.engine.journal import locked
 from tests.running import PATIENCE_S, until
 
 HOLDER = """
@@ -126,9 +127,9 @@ def test_a_lock_that_was_taken_away_is_not_given_back(tmp_path: Path):
 
 def test_who_lost_the_lock_while_it_was_stopped_is_told_before_it_writes(tmp_path: Path):
     where = SweepDir(tmp_path)
-    with sweepdir.locked(where):
-        sweepdir.append(where, "submitting")
+    with locked(where) as journal:
+        journal.append("submitting")
         (tmp_path / "lock").write_text('{"id": "theirs", "pid": 7, "host": "elsewhere"}')
         with pytest.raises(Locked, match="process 7 on elsewhere took the lock over"):
-            sweepdir.append(where, "submitted")
+            journal.append("submitted")
     assert [event["event"] for event in sweepdir.read_journal(where)] == ["submitting"]

@@ -129,7 +129,7 @@ def test_a_date_that_is_none_is_no_traceback() -> None:
 
 def test_a_size_with_more_runs_than_an_array_has_tasks_gets_more_scripts() -> None:
     plan = make_plan([1, 16], expand(demo(), []), c4140(), 200, Terms(max_array=150))
-    assert [(group.name, len(group.runs)) for group in plan.sent] == [
+    assert [(group.name, len(group.runs)) for group in plan.submitted] == [
         ("g0001", 150), ("g0001-c02", 50), ("g0016", 150), ("g0016-c02", 50),
     ]  # fmt: skip
     assert [run.name for run in plan.groups[1].runs[:2]] == ["g0001-r151", "g0001-r152"]
@@ -137,7 +137,7 @@ def test_a_size_with_more_runs_than_an_array_has_tasks_gets_more_scripts() -> No
 
 def test_one_allocation_holds_all_runs_repeats_in_turn() -> None:
     plan = make_plan([1, 4, 8], expand(demo(), ["lr.base=0.1,0.2"]), c4140(), 2, Terms(one_allocation=True))
-    (group,) = plan.sent
+    (group,) = plan.submitted
     assert (group.name, group.size) == ("all", Size(8, 2, 4))
     assert [run.name for run in group.runs] == [
         *("g0001-p01-r01", "g0001-p02-r01", "g0004-p01-r01", "g0004-p02-r01", "g0008-p01-r01", "g0008-p02-r01"),

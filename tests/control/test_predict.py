@@ -1,4 +1,4 @@
-"""The fitted models: they find what was planted, know their error, and refuse what they cannot know."""
+"""The fitted models find planted parameters, know their own error, and refuse tables that are too small."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 
 from hpcjobs.analysis.models import Fabric, read_fabric
-from hpcjobs.analysis.predict import Figure, Model, Outlook, as_json, fill, predict
+from hpcjobs.analysis.predict import Interval, Model, SeriesModels, as_json, fill, predict
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 from hpcjobs.report import tables
 from tests.control.sweeps import run
 from tests.running import hpcjobs
 
 SIZES = (1, 2, 4, 8, 16)
-# An NVLink of 20 us and 40 GB/s, and a network of 50 us and 5 GB/s; DenseNet-121's gradients.
+# NVLink with 20 us and 40 GB/s, and a network with 50 us and 5 GB/s. The gradients are those of DenseNet-121.
 FABRIC = Fabric(20e-6, 40e9, 50e-6, 5e9)
 GRADIENTS = 27.9e6
 
 
 def of_steps(steps: dict[int, float], **more: object) -> list[Run]:
-    """A run of each size, of a local batch of 64, whose step takes so many ms."""
+    """One run of each size, with a local batch of 64 and a step of the given ms."""
     batches = {gpus: {"local_batch": 64, "global_batch": 64 * gpus} for gpus in steps}
     return [run(gpus, 64000 * gpus / ms, **batches[gpus], **more) for gpus, ms in steps.items()]
 
@@ -37,15 +37,15 @@ def ring_ms(gpus: int, latency_ms: float, transfer_ms: float) -> float:
 
 
 def of_fabric(gpus: int) -> float:
-    """The whole all-reduce of the fabric, in ms."""
+    """The whole all-reduce on the fabric, in ms."""
     if gpus <= 4:
         return ring_ms(gpus, 20e-3, 1000 * GRADIENTS / 40e9)
     return ring_ms(gpus, 50e-3, 1000 * GRADIENTS / 5e9)
 
 
-def models(outlooks: list[Outlook]) -> dict[str, Model]:
-    (outlook,) = outlooks
-    return {model.name: model for model in outlook.models}
+def models(fitted: list[SeriesModels]) -> dict[str, Model]:
+    (series,) = fitted
+    return {model.name: model for model in series.models}
 
 
 def rate(model: Model, gpus: int) -> float:
@@ -81,7 +81,7 @@ def test_no_more_than_the_whole_all_reduce_is_ever_exposed() -> None:
 
 
 def test_compute_and_input_come_from_the_control_phases_where_all_sizes_have_them() -> None:
-    """Compute that grows where a node fills, and a file system that is slower with more nodes: no model has those."""
+    """Compute grows as a node fills, and the file system slows down with more nodes. No model contains either."""
     compute = {1: 340.0, 2: 345.0, 4: 360.0, 8: 360.0, 16: 360.0}
     wait = {1: 0.0, 2: 0.0, 4: 2.0, 8: 8.0, 16: 20.0}
     runs = [
@@ -94,12 +94,12 @@ def test_compute_and_input_come_from_the_control_phases_where_all_sizes_have_the
     between = 8 + 12 * (math.log2(12) - 3)  # on log n from 8 ms at 8 to 20 ms at 16
     assert rate(ring, 12) == pytest.approx(64000 * 12 / (360 + between + 0.5 * of_fabric(12)))
     assert rate(ring, 32) == pytest.approx(64000 * 32 / (380 + 0.5 * of_fabric(32)))
-    # One size without them: compute is fitted.
+    # If one size lacks them, compute is fitted.
     runs[2] = dataclasses.replace(runs[2], slowest_rank_ms=None)
     assert "compute_ms" in models(predict(table(runs), fabric=FABRIC, gradient_bytes=GRADIENTS))["ring"].parameters
 
 
-def test_gunthers_law_finds_its_own() -> None:
+def test_gunthers_law_finds_its_own_parameters() -> None:
     def capacity(n: int) -> float:
         return 185 * n / (1 + 0.02 * (n - 1) + 0.001 * n * (n - 1))
 
@@ -128,7 +128,7 @@ def noisy(random: np.random.Generator) -> list[ScalingRow]:
 
 
 def test_the_bootstrap_interval_holds_the_truth() -> None:
-    """Asked for 95 %. Measured over 1,000 sweeps of five sizes, 2 % of noise: 96 % at 32 GPUs (docs/numbers.md)."""
+    """95 % is the goal. Over 1,000 sweeps of five sizes with 2 % noise it is 96 % at 32 GPUs (docs/numbers.md)."""
     random = np.random.default_rng(4)
     truth = 64000 * 32 / (346 + ring_ms(32, 0.2, 20.0))
     held = 0
@@ -146,7 +146,7 @@ def test_the_same_table_gives_the_same_prediction() -> None:
 
 
 def test_each_size_left_out_once_shows_the_error_of_the_article() -> None:
-    """The article's 16 GPUs foretold from its other sizes; it was 1912.82 images/s."""
+    """The article's 16 GPUs, predicted from its other sizes. The article measured 1912.82 images/s."""
     steps = {1: 185.12, 2: 315.26, 3: 421.85, 4: 589.36, 8: 1116.99, 12: 1527.60, 16: 1912.82}
     ring = models(predict(table([run(gpus, images) for gpus, images in steps.items()])))["ring"]
     last = ring.left_out[-1]
@@ -158,7 +158,7 @@ def test_each_size_left_out_once_shows_the_error_of_the_article() -> None:
     assert rate(models(predict(others, [16]))["ring"], 16) == pytest.approx(last.predicted)
 
 
-def test_a_size_that_is_foretold_to_take_no_time_has_no_digits() -> None:
+def test_a_size_that_is_predicted_to_take_no_time_has_no_digits() -> None:
     model = models(predict(table(of_steps(dict.fromkeys(SIZES, 346.0)))))["ring"]
     wild = dataclasses.replace(model.left_out[0], predicted=1e16)
     cells = tables.predictions(dataclasses.replace(model, left_out=(wild, *model.left_out[1:])))
@@ -167,7 +167,7 @@ def test_a_size_that_is_foretold_to_take_no_time_has_no_digits() -> None:
     assert column[1] in ("+0.0%", "-0.0%")
 
 
-# Images/s of two runs a size, which say next to nothing.
+# Images/s of two runs of each size, with far too much noise to predict anything.
 WILD = {1: (280.0, 280.0), 2: (247.0, 284.0), 4: (30.0, 200.0), 8: (8.0, 260.0), 16: (140.0, 20.0)}
 
 
@@ -179,7 +179,7 @@ def wild() -> list[Run]:
     ]
 
 
-def test_an_interval_that_is_too_wide_does_not_pretend() -> None:
+def test_an_interval_that_is_too_wide_shows_no_high_end() -> None:
     model = models(predict(table(wild()), [32]))["ring"]
     assert model.predictions[-1].images_per_sec.wide
     cells = tables.predictions(model)
@@ -191,7 +191,7 @@ def test_an_interval_that_is_too_wide_does_not_pretend() -> None:
     assert tables.doubt(model) == (
         "these sizes vary too much to foretell 32 GPUs: an interval's high end is more than 10 times its low end"
     )
-    # Without a size to foretell it says it of those that were run.
+    # If no other size is asked for, it names those that were run.
     assert "to foretell 1, 2, 4, 8 and 16 GPUs" in tables.doubt(models(predict(table(wild())))["ring"])
     calm = models(predict(noisy(np.random.default_rng(1)), [32]))["ring"]
     assert tables.doubt(calm) == ""
@@ -203,7 +203,7 @@ def test_an_interval_that_is_too_wide_does_not_pretend() -> None:
     [(34.1, 341.0, False), (34.1, 341.1, True), (0.0, 1.0, True), (1.0, math.inf, True), (2.0, 2.0, False)],
 )
 def test_an_interval_is_too_wide_beyond_ten_times_its_low_end(low: float, high: float, is_wide: bool) -> None:
-    assert Figure(2.0, low, high).wide is is_wide
+    assert Interval(2.0, low, high).wide is is_wide
 
 
 def test_short_times_have_digits() -> None:
@@ -217,7 +217,7 @@ def test_short_times_have_digits() -> None:
     assert first["GPU-hours"] == "0.0056 (0.0056 to 0.0056)"
 
 
-def test_the_command_says_in_one_line_that_it_foretells_nothing(tmp_path: Path) -> None:
+def test_the_command_says_in_one_line_that_the_model_is_of_no_use(tmp_path: Path) -> None:
     lines = [f"{gpus},64,{64 * gpus},{rate}" for gpus, rates in WILD.items() for rate in rates]
     (tmp_path / "runs.csv").write_text("\n".join(["gpus,local_batch,global_batch,images_per_sec", *lines]) + "\n")
     done = hpcjobs("predict", "--runs", "runs.csv", "--gpus", "32", cwd=tmp_path)
@@ -226,7 +226,7 @@ def test_the_command_says_in_one_line_that_it_foretells_nothing(tmp_path: Path) 
     assert "> 10 times" in done.stdout
 
 
-# --- what it says of a size ----------------------------------------------------------------------
+# --- the prediction of a size --------------------------------------------------------------------
 
 
 def test_time_to_train_and_gpu_hours_follow_from_the_rate() -> None:
@@ -260,7 +260,7 @@ def test_the_table_is_filled_failed_sizes_too() -> None:
     assert [row.predicted_images_per_sec for row in fill(rows[:3])] == [None] * 3
 
 
-def test_series_are_fitted_each_for_itself() -> None:
+def test_each_series_is_fitted_separately() -> None:
     runs = [
         dataclasses.replace(one, params=params)
         for params, compute in (("a=1", 300.0), ("a=2", 600.0))
@@ -272,12 +272,12 @@ def test_series_are_fitted_each_for_itself() -> None:
     assert predict(table([*runs, run(1, 5.0, params="a=3")]))[2].models == ()
 
 
-def test_the_json_and_the_table_have_it_all() -> None:
-    outlooks = predict(noisy(np.random.default_rng(1)), [32])
-    (told,) = json.loads(json.dumps(as_json(outlooks), allow_nan=False))
-    assert told["models"][0]["left_out"][0]["error"] == pytest.approx(outlooks[0].models[0].left_out[0].error)
-    assert set(told["models"][1]["parameters"]) == {"lambda", "sigma", "kappa"}
-    text = tables.predictions(outlooks[0].models[0]).markdown()
+def test_the_json_and_the_table_have_all_of_it() -> None:
+    fitted = predict(noisy(np.random.default_rng(1)), [32])
+    (plain,) = json.loads(json.dumps(as_json(fitted), allow_nan=False))
+    assert plain["models"][0]["left_out"][0]["error"] == pytest.approx(fitted[0].models[0].left_out[0].error)
+    assert set(plain["models"][1]["parameters"]) == {"lambda", "sigma", "kappa"}
+    text = tables.predictions(fitted[0].models[0]).markdown()
     assert text.splitlines()[-1].startswith("| 32 | ")
 
 
@@ -287,52 +287,52 @@ def test_the_json_and_the_table_have_it_all() -> None:
 @pytest.mark.parametrize(
     ("sizes", "options", "why"),
     [
-        (SIZES[:4], {}, "4 sizes are measured, and the model 'ring' with its 3 parameters (compute_ms, latency_ms, transfer_ms) takes 5"),
-        (SIZES[:3], {"fabric": FABRIC, "gradient_bytes": GRADIENTS}, "its 2 parameters (compute_ms, exposed) takes 4"),
-        (SIZES, {"fabric": FABRIC}, "without the size of its gradients"),
+        (SIZES[:4], {}, "4 sizes are measured, but the model 'ring' with its 3 parameters (compute_ms, latency_ms, transfer_ms) needs 5"),
+        (SIZES[:3], {"fabric": FABRIC, "gradient_bytes": GRADIENTS}, "its 2 parameters (compute_ms, exposed) needs 4"),
+        (SIZES, {"fabric": FABRIC}, "needs the size of the gradients"),
         ((), {}, "the table has no rows"),
     ],
 )  # fmt: skip
-def test_too_little_is_refused_with_what_it_takes(sizes: tuple[int, ...], options: dict, why: str) -> None:
+def test_too_few_sizes_are_refused_with_the_number_needed(sizes: tuple[int, ...], options: dict, why: str) -> None:
     rows = table(of_steps(dict.fromkeys(sizes, 346.0)))
     if len(sizes) == 5:
-        (outlook,) = predict(rows, **options)
-        assert why in outlook.refused["ring"]
-        assert [model.name for model in outlook.models] == ["usl"]
+        (series,) = predict(rows, **options)
+        assert why in series.refused["ring"]
+        assert [model.name for model in series.models] == ["usl"]
         return
     with pytest.raises(InputError) as caught:
         predict(rows, **options)
     assert why in str(caught.value)
 
 
-def test_a_probe_of_one_node_says_nothing_of_several() -> None:
+def test_a_probe_of_one_node_does_not_cover_several() -> None:
     rows = table(of_steps(dict.fromkeys(SIZES, 346.0)))
-    (outlook,) = predict(rows, fabric=Fabric(20e-6, 40e9), gradient_bytes=GRADIENTS)
-    assert "one node only" in outlook.refused["ring"]
+    (series,) = predict(rows, fabric=Fabric(20e-6, 40e9), gradient_bytes=GRADIENTS)
+    assert "one node only" in series.refused["ring"]
 
 
-def test_a_probe_of_one_rank_a_node_says_all_of_such_a_table_and_nothing_of_another(tmp_path: Path) -> None:
+def test_a_probe_with_one_rank_per_node_covers_only_tables_with_one_rank_per_node(tmp_path: Path) -> None:
     path = tmp_path / "fabric.json"
     path.write_text('{"across_latency_s": 2e-5, "across_bytes_per_s": 1e10}')
     fabric = read_fabric(path)
     rows = table(of_steps(dict.fromkeys(SIZES, 346.0)))
-    (outlook,) = predict(rows, fabric=fabric, gradient_bytes=GRADIENTS)
-    assert "one rank a node" in outlook.refused["ring"]
+    (series,) = predict(rows, fabric=fabric, gradient_bytes=GRADIENTS)
+    assert "one rank per node" in series.refused["ring"]
     apart = [dataclasses.replace(row, nodes=row.gpus) for row in rows]
-    (outlook,) = predict(apart, fabric=fabric, gradient_bytes=GRADIENTS)
-    assert "ring" in [model.name for model in outlook.models]
+    (series,) = predict(apart, fabric=fabric, gradient_bytes=GRADIENTS)
+    assert "ring" in [model.name for model in series.models]
 
 
-def test_a_size_that_the_probe_says_nothing_of_is_not_foretold_by_it() -> None:
+def test_a_size_that_the_probe_does_not_cover_is_not_predicted() -> None:
     rows = table(of_steps(dict.fromkeys((1, 2, 3, 4), 346.0)))
     within = Fabric(20e-6, 40e9)
-    with pytest.raises(InputError, match=r"the fabric probe says nothing of 8 GPUs on 2 nodes"):
+    with pytest.raises(InputError, match=r"the fabric probe does not cover 8 GPUs on 2 nodes"):
         predict(rows, [8], fabric=within, gradient_bytes=GRADIENTS)
-    (outlook,) = predict(rows, fabric=within, gradient_bytes=GRADIENTS)
-    assert "ring" not in outlook.refused
+    (series,) = predict(rows, fabric=within, gradient_bytes=GRADIENTS)
+    assert "ring" not in series.refused
 
 
-def test_failed_sizes_are_no_points() -> None:
+def test_failed_sizes_are_not_fitted() -> None:
     rows = table([*of_steps(dict.fromkeys(SIZES[:4], 346.0)), run(16, None, local_batch=64, global_batch=1024)])
     with pytest.raises(InputError, match="4 sizes are measured"):
         predict(rows)

@@ -124,7 +124,7 @@ def test_a_suspect_node_is_better_than_none(tmp_path: Path) -> None:
     assert scenario.messages == []
     scenario.resume(REFUSED)
     assert scenario.submitted_again == ["g0001-r01"]
-    assert scenario.messages == ["g0001: too few nodes without n1; they are used again"]
+    assert scenario.messages == ["g0001: too few nodes are left without n1; the job may use them again"]
     # Each refusal used up a number: what is not there under the one may be under the next.
     assert scenario.arguments("g0001") == [("1",), ("5",)]
     assert scenario.excluded("g0001") == [(), ()]

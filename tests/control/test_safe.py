@@ -20,10 +20,12 @@ import pytest
 
 from hpcjobs.base import lock
 from hpcjobs.base.lock import Locked
-from hpcjobs.base.sweepdir import SweepDir, append, locked
+from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.engine.journal import locked
 from tests.control import sweeps
 from tests.control.logs import attempt, train_log
 from tests.control.odd_words import rendered
+from tests.control.sweeps import append
 from tests.running import PATIENCE_S, hpcjobs
 
 PACKAGE = Path(lock.__file__).parents[1]

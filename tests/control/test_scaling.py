@@ -15,7 +15,7 @@ from hpcjobs.analysis.intervals import holm, student_interval, welch_ratio
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.columns import FLAGS, REPORT_COLUMNS, RUN_COLUMNS
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import Run
+from hpcjobs.base.metrics import Run
 from tests.control.sweeps import run
 
 # The article's table: 185.12 images/s on 1 V100, 1912.82 on 16 (dell-c4140-v100-2019.csv).

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED
-from hpcjobs.base.sweepdir import SweepDir, burn
+from hpcjobs.base.sweepdir import SweepDir, revoke_claim
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.jobs import render
 from hpcjobs.plan.planning import Terms, expand, make_plan
@@ -162,7 +162,7 @@ def test_a_submission_is_for_one_job_and_its_restarts(site: Site) -> None:
     # A later submission.
     assert site.run("g0001", "2", job="13") == (0, "")
     # One that nobody may run any more.
-    assert burn(site.sweep, "g0001-r01", 3, "resume")
+    assert revoke_claim(site.sweep, "g0001-r01", 3, "resume")
     assert site.run("g0001", "3", job="14")[0] == 0
     assert [json.loads(path.read_text())["job"] for path in sorted(site.sweep.run("g0001-r01").glob("a*/claim"))] == [
         "12_0",
@@ -215,7 +215,7 @@ def test_a_full_disk_ends_a_task_before_any_work_and_stands_in_nobodys_way(site:
     fake.chmod(0o755)
     code, said = site.run("g0001", "1")
     assert code == 1
-    assert said.endswith("/a001/claim: it reads otherwise than written\n")
+    assert said.endswith("/a001/claim: the file does not read back as written\n")
     assert site.files() == ["claim-s001"]
     fake.unlink()
     assert site.executions == []
@@ -266,7 +266,7 @@ def test_a_job_that_is_told_of_its_time_limit_starts_itself_again(site: Site, re
     [
         # A wish of the user's.
         ([signal.SIGUSR1], {"JOB": "JobState=RUNNING EndTime=NOW+3600"}, "long before the time limit"),
-        ([signal.SIGUSR1], {"JOB": SOON, "restart": 2}, "was started again 2 times, and is not once more"),
+        ([signal.SIGUSR1], {"JOB": SOON, "restart": 2}, "was requeued 2 times already: it is not requeued again"),
         ([signal.SIGUSR1], {"JOB": "JobState=COMPLETING EndTime=NOW+10"}, ""),
         # scancel, or Slurm at the very end.
         ([signal.SIGTERM], {"JOB": SOON}, ""),
@@ -289,7 +289,7 @@ def test_a_refused_restart_is_said_and_leaves_the_code(site: Site) -> None:
     refusal = "echo 'Requested operation is presently disabled'; exit 1"
     code, _ = site.signalled("g0001", "1", signals=[signal.SIGUSR1], JOB=SOON, REQUEUE=refusal)
     assert code == EXIT_INTERRUPTED
-    refused = "hpcjobs: job 12_0 is not started again: scontrol requeue: Requested operation is presently disabled\n"
+    refused = "hpcjobs: job 12_0 is not requeued: scontrol requeue: Requested operation is presently disabled\n"
     assert log(site).endswith(refused)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.base.contract import CLASSES
 from hpcjobs.base.errors import InputError
+from hpcjobs.chexnet.classes import CLASSES
 from hpcjobs.chexnet.data import nih as reader
 from hpcjobs.chexnet.data.split import cut, in_order, val_patients
 

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpcjobs.base.contract import CLASSES, SPLITS
 from hpcjobs.base.errors import HpcjobsError, InputError
+from hpcjobs.chexnet.classes import CLASSES, SPLITS
 from hpcjobs.chexnet.data import dataset as store
 from hpcjobs.chexnet.data import nih as reader
-from hpcjobs.chexnet.data.build import bad_images, make
+from hpcjobs.chexnet.data.bad_images import read_bad_images
+from hpcjobs.chexnet.data.build import make
 from hpcjobs.chexnet.data.dataset import Dataset, load_dataset
 from tests.fixtures_data import contents, prepare_from, recipe_from
 
@@ -154,7 +155,7 @@ def test_a_damaged_image_is_left_out_and_told(few: Path, prepare: Prepare, tmp_p
     damaged.write_bytes(damaged.read_bytes()[:100_000])
     dataset = prepare(tmp_path / "out", images=[few])
     assert (dataset.corrupt, dataset.splits["test"].images) == (1, 0)
-    ((name, problem, reason), *rest) = bad_images(dataset.folder)
+    ((name, problem, reason), *rest) = read_bad_images(dataset.folder)
     assert (name, problem) == ("00012975_000.png", "corrupt")
     assert reason == "PNG input buffer is incomplete"
     assert {problem for _, problem, _ in rest} == {"missing"}
@@ -165,7 +166,7 @@ def test_a_surplus_image_is_told(few: Path, prepare: Prepare, tmp_path: Path) ->
     (few / "99999999_000.png").write_bytes(b"whatever")
     dataset = prepare(tmp_path / "out", images=[few])
     assert (dataset.corrupt, dataset.surplus) == (0, 1)
-    assert ("99999999_000.png", "surplus", "in a folder, but in no list") in bad_images(dataset.folder)
+    assert ("99999999_000.png", "surplus", "in a folder, but in no list") in read_bad_images(dataset.folder)
 
 
 def test_surplus_files_of_one_name_are_told_each_and_refuse_nothing(
@@ -175,12 +176,12 @@ def test_surplus_files_of_one_name_are_told_each_and_refuse_nothing(
         (folder / "logo.png").write_bytes(b"whatever")
     dataset = prepare(tmp_path / "out", images=[few, few.parent])
     assert dataset.surplus == 2
-    assert [name for name, problem, _ in bad_images(dataset.folder) if problem == "surplus"] == ["logo.png"] * 2
+    assert [name for name, problem, _ in read_bad_images(dataset.folder) if problem == "surplus"] == ["logo.png"] * 2
 
 
 def test_a_name_in_capitals_is_surplus_with_a_hint(few: Path, prepare: Prepare, tmp_path: Path) -> None:
     (few / FEW[1]).rename(few / FEW[1].replace(".png", ".PNG"))
-    bad = bad_images(prepare(tmp_path / "out", images=[few]).folder)
+    bad = read_bad_images(prepare(tmp_path / "out", images=[few]).folder)
     assert ("00007705_000.PNG", "surplus", "is 00007705_000.png meant? Then rename it") in bad
     assert ("00007705_000.png", "missing", "listed, but in none of the folders") in bad
 
@@ -230,7 +231,7 @@ def test_a_server_that_stays_away_makes_no_image_corrupt(
 def test_an_image_that_goes_meanwhile_is_bad(few: Path, prepare: Prepare, tmp_path: Path) -> None:
     (few / FEW[2]).unlink()
     (few / FEW[2]).symlink_to(few / "nowhere.png")
-    bad = bad_images(prepare(tmp_path / "out", images=[few]).folder)
+    bad = read_bad_images(prepare(tmp_path / "out", images=[few]).folder)
     assert bad[0] == (FEW[2], "corrupt", "the file is gone, or a link to nowhere")
 
 
@@ -239,7 +240,7 @@ def test_a_mended_image_wants_a_new_folder(few: Path, prepare: Prepare, tmp_path
     (few / FEW[2]).write_bytes(whole[:1000])
     prepare(tmp_path / "out", images=[few])
     (few / FEW[2]).write_bytes(whole)
-    with pytest.raises(InputError, match="to take up images that were added or mended give --out a new folder"):
+    with pytest.raises(InputError, match="to include images that were added or repaired, give --out a new folder"):
         prepare(tmp_path / "out", images=[few])
 
 
@@ -296,7 +297,7 @@ def test_the_same_image_in_two_folders_is_named(nih_excerpt: Path, few: Path, pr
 
 def test_a_folder_of_other_things_is_not_written_to(few: Path, prepare: Prepare, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"not empty \(there is a 'images_001'\): give --out a new folder"):
+    with pytest.raises(InputError, match=r"not empty \(it holds 'images_001'\): give --out a new folder"):
         prepare(tmp_path, images=[few])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images_001", "notes.txt"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hpcjobs.base.contract import CLASSES, SPLITS
 from hpcjobs.base.errors import InputError
+from hpcjobs.chexnet.classes import CLASSES, SPLITS
 from hpcjobs.chexnet.data import nih as reader
 from hpcjobs.chexnet.data.dataset import Dataset
 from hpcjobs.chexnet.data.synth import NIH_IMAGES, NIH_POSITIVES, draw

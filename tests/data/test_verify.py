@@ -128,7 +128,7 @@ def test_the_printed_command_mends_xrays_once_the_folders_are_filled_in(nih_exce
     before = contents(out)
     flip(out / "val-00000-of-00001.tfrecord", 1000)
     _, how, command = hpcjobs("data", "verify", out).stdout.splitlines()
-    assert how == "make just this anew with (each DIR: the folder of what stands there)"
+    assert how == "rebuild this shard alone with (each DIR: the folder of that file)"
     filled = command.replace("DIR...", str(nih_excerpt / "images")).replace("DIR/", f"{nih_excerpt}/")
     words = shlex.split(filled)
     assert words[:3] == ["hpcjobs", "data", "prepare"]
@@ -164,7 +164,7 @@ def test_what_does_not_come_out_as_it_was_is_not_put_in_place(copy: Path) -> Non
     description["software"]["numpy"] = "0.1"
     (copy / "dataset.json").write_text(json.dumps(description))
     before = contents(copy)
-    with pytest.raises(DatasetDamaged, match=r"checksum is not the one .*numpy 0.1 then, .* the old file is left"):
+    with pytest.raises(DatasetDamaged, match=r"does not have the checksum .*numpy 0.1 then, .* the old file is left"):
         rebuild(synth_recipe(400, 32), copy, ["val-00000-of-00001.tfrecord"])
     assert contents(copy) == before
 

@@ -63,7 +63,7 @@ def test_ctrl_c_cancels_the_array(cluster: Slurm, tmp_path: Path) -> None:
     driver.send_signal(signal.SIGINT)
     _, told = driver.communicate(timeout=60)
     assert driver.returncode == 130
-    assert b"what is done is kept, and the same command goes on" in told
+    assert b"finished shards are kept, and the same command continues" in told
     until(lambda: "hpcjobs-data" not in cluster.run("squeue", "-h", "-o", "%j"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcjobs.base.contract import CLASSES
+from hpcjobs.chexnet.classes import CLASSES
 
 pytest.importorskip("horovod")
 

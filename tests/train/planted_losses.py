@@ -14,8 +14,8 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 from horovod.tensorflow import allgather_object
 
 from hpcjobs.chexnet.train import bench, job
-from hpcjobs.chexnet.train.failure import launched_rank
 from hpcjobs.chexnet.train.step import Step, optimizer_state
+from hpcjobs.nodes.launched import launched_rank
 
 SKEW_S, INPUT_S = 0.08, 0.15
 RANK = launched_rank()

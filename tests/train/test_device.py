@@ -3,8 +3,9 @@
 import pytest
 
 from hpcjobs.base.contract import ErrorCode
-from hpcjobs.chexnet.train.device import check_distinct, choose, visible_uuids
+from hpcjobs.chexnet.train.device import check_distinct, choose
 from hpcjobs.chexnet.train.failure import TrainError
+from hpcjobs.nodes.nvidia import visible_uuids
 
 LISTING = """\
 GPU 0: Tesla V100-SXM2-32GB (UUID: GPU-aaaa-0)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from hpcjobs.base.contract import CLASSES, ErrorCode
+from hpcjobs.base.contract import ErrorCode
+from hpcjobs.chexnet.classes import CLASSES
 from hpcjobs.chexnet.train.evaluation import predictor, score, write_auc
 from hpcjobs.chexnet.train.failure import TrainError
 from hpcjobs.chexnet.train.model import build

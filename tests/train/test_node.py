@@ -68,7 +68,7 @@ def test_numa_nodes_without_cpus_are_left_out(tmp_path: Path):
 
 
 def test_a_node_tells_how_its_ranks_are_bound_and_what_they_run_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(node_facts, "list_gpus", lambda: LISTING)
+    monkeypatch.setattr(node_facts.nvidia, "list_gpus", lambda: LISTING)
     monkeypatch.setattr(node_facts, "numa_nodes", lambda: {0: {0, 1, 4, 5}, 1: {2, 3, 6, 7}})
     monkeypatch.setattr(node_facts.cgroup, "free_memory", lambda: 180 << 30)
     ranks = [node_facts.Place(4, "n02", 100, (0, 4), "GPU-aaaa-0"), node_facts.Place(5, "n02", 101, (1, 2, 3, 4), None)]
@@ -94,7 +94,7 @@ def test_a_node_tells_how_its_ranks_are_bound_and_what_they_run_on(tmp_path: Pat
 
 def test_what_a_host_does_not_tell_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(node_facts.cgroup, "free_memory", lambda: None)
-    monkeypatch.setattr(node_facts, "list_gpus", lambda: "")
+    monkeypatch.setattr(node_facts.nvidia, "list_gpus", lambda: "")
     here = [node_facts.Place(0, "n02", os.getpid(), (0,), None)]
     read = node_facts._read
     monkeypatch.setattr(node_facts, "_read", lambda path: read(path) if str(path) == "/proc/meminfo" else None)

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcjobs.base.contract import CLASSES, DATASET_JSON, TRAIN_LOG, ErrorCode
+from hpcjobs.base.contract import TRAIN_LOG, ErrorCode
+from hpcjobs.chexnet.classes import CLASSES, DATASET_JSON
 from hpcjobs.chexnet.train.__main__ import _prepare_environment, read_config
 from hpcjobs.chexnet.train.failure import TrainError
 from tests.train.launch import Outcome, command, environment, make_run, read_log, train

@@ -1,21 +1,20 @@
-"""From a recipe to a finished folder: what is there already, workers for the rest, dataset.json at the end."""
+"""Makes the data set of a recipe: finds what is done already, has workers make the rest, writes dataset.json last."""
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base.contract import DATASET_JSON, SPLITS
 from hpcjobs.base.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
-from hpcjobs.base.files import read_json, write_atomic, write_json
+from hpcjobs.base.files import read_json, write_json
 from hpcjobs.base.lock import held
+from hpcjobs.chexnet.classes import DATASET_JSON, SPLITS
+from hpcjobs.chexnet.data.bad_images import BAD_IMAGES, write_bad_images
 from hpcjobs.chexnet.data.dataset import (
     Dataset,
     DatasetDamaged,
@@ -29,9 +28,7 @@ from hpcjobs.chexnet.data.recipe import Recipe, software
 from hpcjobs.chexnet.data.spread import IN_THIS_PROCESS, Where, carry_out
 from hpcjobs.chexnet.data.workshop import FOLDER, Part, Tally, Workshop, make_records
 
-BAD_IMAGES = "bad-images.csv"
-CORRUPT, MISSING, SURPLUS = "corrupt", "missing", "surplus"
-# Called with (images done, images in all), and now and then a line for the user.
+# Progress is called with (images done, images in all), Say with a line for the user.
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]
 
@@ -43,19 +40,19 @@ def make(
     progress: Progress = lambda done, total: None,
     say: Say = lambda text: None,
 ) -> Dataset:
-    """Make the data set of `recipe` in `out`, or what an interrupted run left to make of it.
+    """Make the data set of `recipe` in `out`, or the rest of it after an interruption.
 
-    One that is there already is returned as it is. Raises InputError where `out` holds anything
-    else, lock.Locked where somebody makes it at this moment, and HpcjobsError where shards could
-    not be made, or no image of the train split could be decoded: run again, it goes on.
+    A finished one is returned as it is. Raises InputError if `out` holds anything else, lock.Locked if another
+    process is making it, HpcjobsError if shards could not be made or no image of the train split could be decoded.
+    The same call, made again, continues.
     """
-    importlib.import_module("hpcjobs.chexnet.data.tfrecord")  # Says what to install, before anything is written.
+    importlib.import_module("hpcjobs.chexnet.data.tfrecord")  # Says what to install before anything is written.
     if done := finished(out, recipe):
         _clear_up(out)
         say(f"{out}: already made from the same inputs, nothing to do")
         return done
     with _workshop(out) as shop:
-        if done := finished(out, recipe):  # by somebody else, a moment ago
+        if done := finished(out, recipe):  # Another process has finished it meanwhile.
             return done
         _check_state(shop, recipe, say)
         run = shop.begin(recipe)
@@ -67,7 +64,7 @@ def make(
         carry_out(shop, run, pending, where, lambda images: progress(min(there + images, recipe.images), recipe.images))
         parts = {shard: shop.part(shard) for shard in shards}
         if missing := [shard for shard, part in parts.items() if part is None]:
-            why = shop.problems(run) or [f"a worker ended without a word: see {shop.root / 'logs'}"]
+            why = shop.problems(run) or [f"a worker ended without a message: see {shop.root / 'logs'}"]
             raise HpcjobsError(
                 f"{len(missing)} of {len(shards)} shards are not made ({missing[0]}): {'; '.join(why)}. "
                 "The same command makes the rest"
@@ -76,28 +73,39 @@ def make(
     return load_dataset(out)
 
 
-def finished(out: Path, recipe: Recipe) -> Dataset | None:
-    """The data set in `out` where it is whole and made from just this; None where there is none yet.
+def make_or_rebuild(
+    recipe: Recipe, out: Path, where: Where, only: Sequence[str], progress: Progress, say: Say
+) -> Dataset:
+    """`make`, or `rebuild` the shards `only`, as the commands of `hpcjobs data` do. Raises what these two raise."""
+    try:
+        return rebuild(recipe, out, only, progress) if only else make(recipe, out, where, progress, say)
+    except KeyboardInterrupt:
+        say(f"{out}: finished shards are kept, and the same command continues")
+        raise
 
-    Raises InputError where `out` holds one of other options or sources, or files that are not
-    those of an interrupted run: nothing is ever written over.
+
+def finished(out: Path, recipe: Recipe) -> Dataset | None:
+    """The finished data set in `out`, if it was made from this recipe; None if there is none yet.
+
+    Raises InputError if `out` holds a data set of other options or sources, or files that an interrupted run
+    cannot have left: nothing is ever overwritten.
     """
     try:
         dataset = load_dataset(out)
     except DatasetMissing:
         foreign = [path.name for path in _entries(out) if not _is_leftover(path)]
         if foreign:
-            raise InputError(f"{out}: not empty (there is a '{foreign[0]}'): give --out a new folder") from None
+            raise InputError(f"{out}: not empty (it holds '{foreign[0]}'): give --out a new folder") from None
         return None
     _check_same(out, recipe, dataset.options, dataset.sources)
     return dataset
 
 
 def rebuild(recipe: Recipe, out: Path, shards: Sequence[str], progress: Progress = lambda done, total: None) -> Dataset:
-    """Make some shards of the finished data set in `out` anew; they must come out as they were.
+    """Make some shards of the finished data set in `out` again, with the same bytes as before.
 
-    Raises InputError for an unknown shard or other inputs than `out` was made from, and
-    DatasetDamaged, with the file left as it was, where the bytes differ from what dataset.json says.
+    Raises InputError for an unknown shard or for inputs from which `out` was not made. Raises
+    DatasetDamaged, and leaves the file as it was, if the bytes differ from the checksum in dataset.json.
     """
     from hpcjobs.chexnet.data.tfrecord import write_shard
 
@@ -125,26 +133,17 @@ def rebuild(recipe: Recipe, out: Path, shards: Sequence[str], progress: Progress
                 temporary.unlink()
                 changed = _changed(dataset.software, software())
                 raise DatasetDamaged(
-                    f"{out / shard}: rebuilt, its checksum is not the one in {DATASET_JSON} "
-                    f"({changed or 'the same software: an image has changed'}); the old file is left: "
-                    "make the data anew in a new folder"
+                    f"{out / shard}: the rebuilt shard does not have the checksum in {DATASET_JSON} "
+                    f"({changed or 'the same software: an image has changed'}); the old file is left as it was: "
+                    "make the data again in a new folder"
                 )
             temporary.replace(out / shard)
     return read_dataset(out)
 
 
-def bad_images(folder: Path) -> list[tuple[str, str, str]]:
-    """(image index, problem, detail) of the images that are corrupt, missing or surplus in `folder`'s data set."""
-    path = folder / BAD_IMAGES
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [(row["image_index"], row["problem"], row["detail"]) for row in csv.DictReader(file)]
-
-
 @contextmanager
 def _workshop(out: Path) -> Iterator[Workshop]:
-    """The folder to work in, and its lock; it is gone afterwards if dataset.json stands."""
+    """The locked folder to work in. It is removed at the end if dataset.json exists."""
     shop = Workshop(out.resolve())
     try:
         shop.root.mkdir(parents=True, exist_ok=True)
@@ -155,23 +154,23 @@ def _workshop(out: Path) -> Iterator[Workshop]:
             try:
                 yield shop
             except (InputError, SubmitRefused, SchedulerUnreachable):
-                if not list(shop.root.glob("parts/*")):  # Nothing was done: leave nothing behind.
+                if not list(shop.root.glob("parts/*")):  # No shard is finished: leave nothing behind.
                     shutil.rmtree(shop.root, ignore_errors=True)
                     with suppress(OSError):
                         shop.out.rmdir()
                 raise
             finally:
-                # The lock goes with the rest: whoever comes next finds the data finished.
+                # The lock goes too: the next process finds the data set finished.
                 if (out / DATASET_JSON).exists():
                     shutil.rmtree(shop.root, ignore_errors=True)
     except OSError as error:
-        raise HpcjobsError(f"{error.filename or out}: {error.strerror}: the same command goes on") from None
+        raise HpcjobsError(f"{error.filename or out}: {error.strerror}: the same command continues") from None
 
 
 def _clear_up(out: Path) -> None:
-    """Remove what a run left that was killed between dataset.json and its own clearing up."""
+    """Remove the working folder of a run that was killed after it wrote dataset.json."""
     if (out / FOLDER).exists():
-        # Whoever works there clears up itself; where nothing can be written, it does no harm.
+        # A process that works there removes it itself; in a read-only folder it does no harm.
         with suppress(HpcjobsError), _workshop(out):
             pass
 
@@ -183,7 +182,7 @@ def _check_state(shop: Workshop, recipe: Recipe, say: Say) -> None:
         _check_same(shop.out, recipe, was["options"], was["sources"])
         if was["software"] == now["software"]:
             return
-        say(f"{shop.out}: begun with other software ({_changed(was['software'], now['software'])}): starting afresh")
+        say(f"{shop.out}: begun with other software ({_changed(was['software'], now['software'])}): starting over")
     shop.forget()
     write_json(shop.state, now)
 
@@ -195,8 +194,8 @@ def _check_same(out: Path, recipe: Recipe, options: Mapping[str, Any], sources: 
             continue
         if key == "images sha256_of_names_and_sizes":
             raise InputError(
-                f"{out}: holds data made of other images: of those here a name or a size differs; to take up images "
-                "that were added or mended give --out a new folder"
+                f"{out}: holds data made of other images: a name or a size differs; to include images that were added "
+                "or repaired, give --out a new folder"
             )
         if not key.endswith("file"):
             raise InputError(
@@ -216,7 +215,7 @@ def _finish(recipe: Recipe, out: Path, parts: Sequence[Part]) -> None:
     if not train.images:
         raise HpcjobsError(f"{out}: no image of the train split could be decoded")
     corrupt = [bad for part in parts for bad in part.corrupt]
-    _write_bad(out, corrupt, recipe)
+    write_bad_images(out, corrupt, recipe)
     mean = train.pixel_sum / train.pixels
     variance = train.pixel_squares / train.pixels - mean**2
     patients = [tally.patients for tally in tallies.values()]
@@ -242,24 +241,6 @@ def _finish(recipe: Recipe, out: Path, parts: Sequence[Part]) -> None:
     )
 
 
-def _write_bad(out: Path, corrupt: Sequence[tuple[str, str]], recipe: Recipe) -> None:
-    rows = [
-        *((name, CORRUPT, reason) for name, reason in sorted(corrupt)),
-        *((name, MISSING, "listed, but in none of the folders") for name in sorted(recipe.missing)),
-        *((name, SURPLUS, _surplus(name, set(recipe.missing))) for name in sorted(recipe.surplus)),
-    ]
-    (out / BAD_IMAGES).unlink(missing_ok=True)
-    if rows:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("image_index", "problem", "detail"), *rows])
-        write_atomic(out / BAD_IMAGES, text.getvalue())
-
-
-def _surplus(name: str, missing: Collection[str]) -> str:
-    listed = f"{name[:-4]}.png"
-    return f"is {listed} meant? Then rename it" if listed in missing else "in a folder, but in no list"
-
-
 def _entries(out: Path) -> list[Path]:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: not a folder")
@@ -270,7 +251,7 @@ def _entries(out: Path) -> list[Path]:
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether a run that was interrupted may have left this."""
+    """Whether an interrupted run may have left this file."""
     name = path.name.lstrip(".")
     shard = any(name.startswith(f"{split}-") for split in SPLITS) and ".tfrecord" in name
     return path.name == FOLDER or (path.is_file() and (shard or name.startswith((BAD_IMAGES, DATASET_JSON))))

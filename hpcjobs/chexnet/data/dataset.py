@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hpcjobs.base.contract import CLASSES, DATASET_JSON, SPLITS
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import write_json
+from hpcjobs.chexnet.classes import CLASSES, DATASET_JSON, SPLITS
 
 FORMAT = "hpcjobs-shards"
 VERSION = 2
@@ -46,7 +46,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Counts of one split; `positives` are images per class, in the order of contract.CLASSES."""
+    """Counts of one split; `positives` are images per class, in the order of classes.CLASSES."""
 
     images: int
     patients: int

@@ -15,8 +15,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcjobs.base.contract import CLASSES, NO_FINDING
 from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.chexnet.classes import CLASSES, NO_FINDING
 
 # The two releases of Data_Entry_2017: the one of 2017 writes ages as 058Y, the one of 2020 as 57.
 RELEASES = ("2017", "2020")

@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import hpcjobs
-from hpcjobs.base.contract import SPLITS
 from hpcjobs.base.errors import HpcjobsError, InputError
+from hpcjobs.base.version import __version__
+from hpcjobs.chexnet.classes import SPLITS
 from hpcjobs.chexnet.data.dataset import IMAGES_PER_SHARD, shard_name
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def check_size(size: int) -> None:
 
 def software() -> dict[str, str]:
     """Versions of all that the bytes of a shard may depend on."""
-    versions = {"hpcjobs": hpcjobs.__version__, "python": platform.python_version()}
+    versions = {"hpcjobs": __version__, "python": platform.python_version()}
     for name in ("tensorflow", "opencv-python-headless", "numpy"):
         with suppress(importlib.metadata.PackageNotFoundError):  # a site's own build may go by another name
             versions[name] = importlib.metadata.version(name)

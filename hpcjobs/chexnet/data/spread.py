@@ -1,11 +1,11 @@
-"""Where the workers run: in this process, in others of this machine, or as one Slurm job array (submitit)."""
+"""Where the workers run: in this process, in other processes of this machine, or as one Slurm job array (submitit)."""
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import shlex
+import shutil
 import signal
 import time
 import warnings
@@ -18,24 +18,22 @@ from typing import Any
 from hpcjobs.base import lock
 from hpcjobs.base.errors import InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.chexnet.data.workshop import Workshop, work
-from hpcjobs.config import Cluster
+from hpcjobs.config import Cluster, profiles
+from hpcjobs.schedulers.slurm.commands import NotHere, is_unreachable
 
-# A worker holds TensorFlow (0.4 GiB) and one image at a time.
+# Memory of a worker: TensorFlow (0.4 GiB) and one image at a time.
 _WORKER_MIB = 2048
-# Fewer shards than this per worker, and starting it (TensorFlow's import) takes longer than it saves.
+# With fewer shards per worker, starting it (importing TensorFlow) takes longer than it saves.
 _SHARDS_PER_WORKER = 4
 _YEAR_MIN = 365 * 24 * 60
 _LOOK_S = 0.5
-# sacct is asked this often; the workers' own files tell of all but a killed one.
+# How often sacct is queried. The workers' own files show everything but that a worker was killed.
 _ASK_S = 15.0
-_AWAY = re.compile(
-    r"[Uu]nable to contact|[Cc]ommunication|[Tt]imed out|[Cc]onnection|detect .srun|No such file.*sbatch"
-)
 
 
 @dataclass(frozen=True)
 class Local:
-    """`workers` processes on this machine; None: as many as its CPUs and the work are good for."""
+    """`workers` processes on this machine; None: as many as its CPUs and the number of shards justify."""
 
     workers: int | None = None
 
@@ -59,10 +57,10 @@ class Array:
         if self.cluster.scheduler != "slurm":
             raise InputError(f"--cluster {self.cluster.name}: its scheduler is {self.cluster.scheduler}: use --workers")
         if self.cluster.container.kind != "none":
-            # submitit starts Python on the node itself.
+            # submitit starts Python on the node, outside any container.
             raise InputError(
                 f"--cluster {self.cluster.name}: data are not prepared in a container: give a profile without "
-                "`container`, whose `python` is one of the nodes"
+                "`container`, whose `python` is installed on the nodes"
             )
         for option, value in (("--jobs", self.jobs), ("--workers", self.workers)):
             if value < 1:
@@ -72,11 +70,22 @@ class Array:
 Where = Local | Array
 
 
+def chosen(workers: int | None, cluster: str | None, jobs: int | None, only: Sequence[str]) -> Where:
+    """Where the options --workers, --cluster, --jobs and --only put the workers; None: not given. Raises InputError."""
+    if only and (cluster or workers):
+        raise InputError("--only works in this process: leave out --workers and --cluster")
+    if cluster is not None:
+        return Array(profiles.cluster(cluster), 4 if jobs is None else jobs, 1 if workers is None else workers)
+    if jobs is not None:
+        raise InputError("--jobs needs --cluster; on this machine give --workers")
+    return Local(workers)
+
+
 def carry_out(shop: Workshop, run: str, pending: int, where: Where, look: Callable[[int], None]) -> None:
     """Have workers make the `pending` shards of `run`; returns when all have ended.
 
-    `look` is called with the images gone through so far, some times a second. Raises
-    SchedulerUnreachable, SubmitRefused. Interrupted, it ends the workers.
+    `look` is called with the number of images processed so far, several times a second. An interruption ends the
+    workers. Raises SchedulerUnreachable, SubmitRefused.
     """
     if not pending:
         return
@@ -88,7 +97,7 @@ def carry_out(shop: Workshop, run: str, pending: int, where: Where, look: Callab
     jobs: list[Any] = []
     try:
         if isinstance(where, Local):
-            with _deaf_children():
+            with _ctrl_c_blocked():
                 jobs += _start_local(shop, run, min(workers, pending))
         else:
             jobs += _start_array(shop, run, where)
@@ -98,15 +107,16 @@ def carry_out(shop: Workshop, run: str, pending: int, where: Where, look: Callab
             if isinstance(where, Array):
                 job.cancel(check=False)
             elif not job.done():
-                os.kill(int(job.job_id), signal.SIGTERM)  # of submitit's controller, which tells its worker
+                os.kill(int(job.job_id), signal.SIGTERM)  # to submitit's controller, which passes it to its worker
         raise
 
 
 @contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes started herein never hear a Ctrl-C, which a terminal sends to all: they would show tracebacks.
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Blocks SIGINT in the processes that are started within, which inherit the signal mask.
 
-    One that comes meanwhile is heard by this process at the end.
+    A terminal sends Ctrl-C to all of them, and each would show a traceback. A SIGINT that this process gets
+    meanwhile is delivered at the end.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -121,7 +131,7 @@ def _wait(shop: Workshop, run: str, jobs: Sequence[Any], look: Callable[[int], N
         look(shop.done(run))
         if ask and time.monotonic() - asked > _ASK_S:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a Slurm that does not answer: it is asked again
+                warnings.simplefilter("ignore")  # Slurm did not answer: the next query may succeed
                 jobs[0].watcher.update()
             asked = time.monotonic()
         if all(job.done() for job in jobs):
@@ -141,23 +151,28 @@ def _start_local(shop: Workshop, run: str, workers: int) -> list[Any]:
 def _start_array(shop: Workshop, run: str, where: Array) -> list[Any]:
     import submitit
 
+    for command in ("sbatch", "srun"):  # submitit needs both
+        if shutil.which(command) is None:
+            raise NotHere(
+                f"--cluster {where.cluster.name}: {command} is not on PATH: is this a login node of a Slurm cluster?"
+            )
     try:
         python = shlex.quote(where.cluster.python) if where.cluster.python else None
         executor = submitit.SlurmExecutor(folder=shop.root / "logs", python=python)
         executor.update_parameters(**_parameters(where))
         arguments = [(shop.out, run, job, where.workers, None) for job in range(where.jobs)]
-        with redirect_stderr(io.StringIO()):  # submitit passes sbatch's words on, which the error repeats
+        with redirect_stderr(io.StringIO()):  # submitit prints sbatch's output, which the error repeats
             return list(executor.map_array(_task, *zip(*arguments, strict=True)))
     except (RuntimeError, submitit.core.utils.FailedJobError, OSError) as error:
         text = " ".join(str(error).split())
-        said = [part.strip() for part in text.split("sbatch: error: ")[1:]]
-        reason = "; ".join(dict.fromkeys(said)) or text
-        kind = SchedulerUnreachable if _AWAY.search(text) else SubmitRefused
+        messages = [part.strip() for part in text.split("sbatch: error: ")[1:]]
+        reason = "; ".join(dict.fromkeys(messages)) or text
+        kind = SchedulerUnreachable if is_unreachable(text) else SubmitRefused
         raise kind(f"--cluster {where.cluster.name}: {reason[:300]}") from None
 
 
 def _parameters(where: Array) -> dict[str, Any]:
-    """What submitit's sbatch file says, from the cluster's profile. GPUs are not asked for."""
+    """submitit's parameters for its sbatch script, from the cluster's profile. No GPUs are requested."""
     cluster = where.cluster
     more: dict[str, Any] = dict(cluster.sbatch)
     for name in ("qos", "reservation", "constraint", "exclude", "account", "partition", "time"):
@@ -179,9 +194,9 @@ def _parameters(where: Array) -> dict[str, Any]:
 
 
 def _task(out: Path, run: str, job: int, tasks: int, driver: dict[str, Any] | None) -> None:
-    """One task of job number `job`, of `tasks` in each."""
+    """One task of job number `job`; each job has `tasks` tasks."""
     import submitit
 
     if driver:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the driver ends it; submitit has it do nothing
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # The driver ends it by SIGTERM, which submitit makes it ignore.
     work(out, run, job * tasks + submitit.JobEnvironment().global_rank, driver)

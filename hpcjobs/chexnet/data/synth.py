@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcjobs.base.contract import CLASSES
 from hpcjobs.base.errors import InputError
+from hpcjobs.chexnet.classes import CLASSES
 from hpcjobs.chexnet.data.recipe import Recipe, check_size
 from hpcjobs.chexnet.data.split import cut, in_order
 

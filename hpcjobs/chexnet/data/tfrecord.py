@@ -1,7 +1,7 @@
 """The shard format: TFRecord files of tf.train.Example. The only module of this room that imports TensorFlow.
 
 Features of an example: `image` (height x width bytes, uint8, row-major), `labels` (14 bytes, each
-0 or 1, in the order of contract.CLASSES), `image_index` and `patient_id` (UTF-8).
+0 or 1, in the order of classes.CLASSES), `image_index` and `patient_id` (UTF-8).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcjobs.base.contract import CLASSES, INSTALL_COMPUTE
+from hpcjobs.base.contract import INSTALL_COMPUTE
 from hpcjobs.base.errors import HpcjobsError, InputError
+from hpcjobs.chexnet.classes import CLASSES
 from hpcjobs.chexnet.data.dataset import DatasetDamaged, Shard, sha256
 
 try:

@@ -1,4 +1,4 @@
-"""Reads every byte of a data set again: what is damaged, and how to make just that anew."""
+"""Reads every byte of a data set again: which shards are damaged, and the command that rebuilds them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,53 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcjobs.base.contract import CLASSES
+from hpcjobs.chexnet.classes import CLASSES
 from hpcjobs.chexnet.data.build import Progress
 from hpcjobs.chexnet.data.dataset import Dataset, DatasetDamaged, Shard, read_dataset, sha256, size_problem
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A shard that is not as dataset.json says (`shard` None: the split's counts), and what is wrong."""
+    """What is wrong with a shard, compared with dataset.json; with `shard` None: with the counts of a split."""
 
     split: str
     shard: str | None
     problem: str
 
 
-def verify(folder: Path, progress: Progress = lambda done, total: None) -> list[Damage]:
-    """What is wrong with the data set in `folder`: size, checksum, records, label sums of each shard and split.
+@dataclass(frozen=True)
+class Examined:
+    """A data set that was verified, and what is wrong with it."""
 
-    Raises DatasetMissing and DatasetMismatch where dataset.json itself is missing or wrong.
+    dataset: Dataset
+    damages: list[Damage]
+
+    @property
+    def shards(self) -> int:
+        """Number of shards that dataset.json lists."""
+        return sum(len(split.shards) for split in self.dataset.splits.values())
+
+    @property
+    def damaged(self) -> list[str]:
+        """Files of the damaged shards."""
+        return [damage.shard for damage in self.damages if damage.shard]
+
+    @property
+    def rebuild(self) -> str | None:
+        """The command that rebuilds the damaged shards; None if no shard is damaged."""
+        return rebuild_command(self.dataset, self.damaged) if self.damaged else None
+
+
+def examine(folder: Path, progress: Progress = lambda done, total: None) -> Examined:
+    """`verify` with the data set beside its result. Raises DatasetMissing and DatasetMismatch."""
+    found = verify(folder, progress)
+    return Examined(read_dataset(folder), found)
+
+
+def verify(folder: Path, progress: Progress = lambda done, total: None) -> list[Damage]:
+    """What is wrong with the data set in `folder`: size, checksum, records and label sums of each shard and split.
+
+    Raises DatasetMissing and DatasetMismatch if dataset.json itself is missing or wrong.
     """
     dataset = read_dataset(folder)
     total = sum(split.images for split in dataset.splits.values())
@@ -46,15 +75,15 @@ def verify(folder: Path, progress: Progress = lambda done, total: None) -> list[
             progress(done, total)
         if whole:
             found += [
-                Damage(name, None, f"{finding}: {count} images in the shards, dataset.json says {said}")
-                for finding, count, said in zip(CLASSES, sums.tolist(), split.positives, strict=True)
-                if count != said
+                Damage(name, None, f"{finding}: {count} images in the shards, dataset.json says {listed}")
+                for finding, count, listed in zip(CLASSES, sums.tolist(), split.positives, strict=True)
+                if count != listed
             ]
     return found
 
 
 def rebuild_command(dataset: Dataset, shards: list[str]) -> str:
-    """The command that makes just these shards anew; of NIH's files it knows the names: the folders are `DIR`."""
+    """The command that rebuilds these shards. The folders of NIH's files are not known: `DIR`."""
     options, sources = dataset.options, dataset.sources
     if "metadata" in sources:
         words = ["prepare", "--images", "DIR..."]
@@ -69,7 +98,7 @@ def rebuild_command(dataset: Dataset, shards: list[str]) -> str:
 
 
 def first_bad_record(path: Path, image_size: tuple[int, int]) -> str | None:
-    """Which record of a shard cannot be used, and why; None where all can. Reads the whole file."""
+    """The first record of a shard that cannot be used, and why; None if all can. Reads up to there."""
     number = 0
     try:
         for _ in _records(path, image_size):
@@ -80,7 +109,7 @@ def first_bad_record(path: Path, image_size: tuple[int, int]) -> str | None:
 
 
 def _look(dataset: Dataset, shard: Shard) -> tuple[str | None, NDArray[np.int64]]:
-    """(what is wrong with the shard, if anything; images of each finding)."""
+    """(what is wrong with the shard, None if nothing; number of images of each finding)."""
     nothing = np.zeros(len(CLASSES), np.int64)
     path = dataset.folder / shard.file
     if (problem := size_problem(dataset, shard)) and not path.exists():
@@ -91,7 +120,7 @@ def _look(dataset: Dataset, shard: Shard) -> tuple[str | None, NDArray[np.int64]
     except OSError as error:
         return f"cannot be read: {error.strerror}", nothing
     if not same:
-        return first_bad_record(path, dataset.image_size) or problem or "its SHA-256 is another", nothing
+        return first_bad_record(path, dataset.image_size) or problem or "its SHA-256 differs", nothing
     labels = [np.frombuffer(record, np.uint8) for record in _records(path, dataset.image_size)]
     if len(labels) != shard.images:
         return f"{len(labels)} records, dataset.json says {shard.images}", nothing
@@ -99,7 +128,7 @@ def _look(dataset: Dataset, shard: Shard) -> tuple[str | None, NDArray[np.int64]
 
 
 def _records(path: Path, image_size: tuple[int, int]) -> Iterator[bytes]:
-    """Labels of each record of a shard. Raises DatasetDamaged at the first that cannot be used."""
+    """Labels of each record of a shard. Raises DatasetDamaged at the first record that cannot be used."""
     from hpcjobs.chexnet.data.tfrecord import read_examples
 
     for record in read_examples(path):

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpcjobs.base.contract import CLASSES
 from hpcjobs.base.errors import HpcjobsError
 from hpcjobs.base.files import read_json, write_atomic, write_json
 from hpcjobs.base.lock import alive
+from hpcjobs.chexnet.classes import CLASSES
 from hpcjobs.chexnet.data.dataset import Shard
 from hpcjobs.chexnet.data.recipe import BadImage, Recipe
 

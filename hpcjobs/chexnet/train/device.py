@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 from collections.abc import Sequence
 
 from hpcjobs.base.contract import ErrorCode
 from hpcjobs.chexnet.train.failure import TrainError
+from hpcjobs.nodes.nvidia import list_gpus, visible_uuids
 
 
 def choose(visible: int, local_rank: int, local_size: int) -> int:
@@ -31,28 +30,6 @@ def choose(visible: int, local_rank: int, local_size: int) -> int:
             f"{local_size} ranks on this host but {visible} visible GPUs: tasks per node must not exceed GPUs per node",
         )
     return local_rank
-
-
-def visible_uuids(listing: str, cuda_visible_devices: str | None) -> list[str]:
-    """UUIDs of the GPUs that CUDA shows to this process, in its order.
-
-    `listing` is what `nvidia-smi -L` printed; CUDA_VISIBLE_DEVICES picks from it by index or by
-    (the start of) a UUID, and ends at the first entry that it cannot resolve, as CUDA does.
-    """
-    present = re.findall(r"^GPU \d+:.*\(UUID: (GPU-[^)]+)\)", listing, flags=re.MULTILINE)
-    if cuda_visible_devices is None:
-        return present
-    chosen: list[str] = []
-    for word in (word.strip() for word in cuda_visible_devices.split(",")):
-        if word.isdigit() and int(word) < len(present):
-            chosen.append(present[int(word)])
-        elif word.startswith("MIG-"):
-            chosen.append(word)
-        elif word.startswith("GPU-") and (match := [uuid for uuid in present if uuid.startswith(word)]):
-            chosen.append(match[0])
-        else:
-            break
-    return chosen
 
 
 def check_distinct(claims: Sequence[tuple[str, str | None]]) -> None:
@@ -94,12 +71,3 @@ def pin(local_rank: int, local_size: int) -> str | None:
     tf.config.experimental.set_memory_growth(gpus[index], True)
     uuids = visible_uuids(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     return uuids[index] if index < len(uuids) else None
-
-
-def list_gpus() -> str:
-    """What `nvidia-smi -L` prints; empty where there is none."""
-    try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 from mlperf_logging.mllog.mllog import MLLogger
 
-from hpcjobs.base import contract
-from hpcjobs.base.contract import CLASSES, ErrorCode, LogKey
+from hpcjobs.base.contract import ErrorCode, LogKey
 from hpcjobs.base.files import write_atomic
+from hpcjobs.chexnet.classes import AUC_COLUMNS, AUC_CSV, CLASSES
 from hpcjobs.chexnet.train.failure import TrainError
 from hpcjobs.chexnet.train.lean import without_pandas
 
@@ -112,7 +112,7 @@ def write_auc(found: Sequence[tuple[Evaluation, Intervals | None]], attempt: Pat
     """Write auc.csv: of each split a row per class, then `mean` (its counts are sums); what is undefined is empty."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(contract.AUC_COLUMNS)
+    table.writerow(AUC_COLUMNS)
     for evaluation, intervals in found:
         rows = [
             *zip(CLASSES, evaluation.auc, evaluation.positives, strict=True),
@@ -124,4 +124,4 @@ def write_auc(found: Sequence[tuple[Evaluation, Intervals | None]], attempt: Pat
             table.writerow(
                 [evaluation.split, name, "" if auc is None else f"{auc:.6f}", positives, negatives, *figures]
             )
-    write_atomic(attempt / contract.AUC_CSV, text.getvalue())
+    write_atomic(attempt / AUC_CSV, text.getvalue())

@@ -12,10 +12,7 @@ from typing import NoReturn
 from hpcjobs.base import contract
 from hpcjobs.base.errors import HpcjobsError
 from hpcjobs.base.files import write_json
-
-# What launchers tell a process about its rank, the most specific first: inside an sbatch script
-# SLURM_PROCID is 0 for every rank that mpirun starts.
-_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
+from hpcjobs.nodes.launched import launched_rank
 
 
 class TrainError(HpcjobsError):
@@ -25,11 +22,6 @@ class TrainError(HpcjobsError):
         super().__init__(message)
         self.code = code
         self.message = message
-
-
-def launched_rank() -> int:
-    """This process' rank as its launcher set it, before and without Horovod; 0 when alone."""
-    return next((int(os.environ[name]) for name in _RANK_VARIABLES if name in os.environ), 0)
 
 
 def report(attempt: Path, code: str, message: str) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 from horovod.tensorflow.sync_batch_norm import SyncBatchNormalization
 
-from hpcjobs.base.contract import CLASSES, IMAGENET_FILE, ErrorCode
+from hpcjobs.base.contract import ErrorCode
+from hpcjobs.chexnet.classes import CLASSES, IMAGENET_FILE
 from hpcjobs.chexnet.train.failure import TrainError
 
 layers = tf.keras.layers
@@ -29,7 +30,7 @@ def build(
     batch_norm: str = "local",
     head_bias: np.ndarray | None = None,
 ) -> tf.keras.Model:
-    """Model of uint8 [B, height, width, 1] to float32 [B, 14], a probability per class of contract.CLASSES.
+    """Model of uint8 [B, height, width, 1] to float32 [B, 14], a probability per class of classes.CLASSES.
 
     `mean` and `std` are pixel statistics in 0..255 units. `weights`: `none` (random), `imagenet`
     (Keras' cached file, never downloaded), or a path: a checkpoint of ours (`*.weights.h5`), else

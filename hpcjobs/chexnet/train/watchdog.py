@@ -24,6 +24,7 @@ from pathlib import Path
 from hpcjobs.base import contract
 from hpcjobs.base.contract import ErrorCode
 from hpcjobs.chexnet.train import failure
+from hpcjobs.nodes.launched import launched_rank
 
 _FOLDER = ".pulse"
 # Until the first step a rank starts Horovod, reads weights and compiles: that may take longer than any step.
@@ -41,7 +42,7 @@ class Watchdog:
         self.attempt = attempt
         self.stall_s = stall_s
         self.patience = max(stall_s, _START_S)
-        self.rank = failure.launched_rank()
+        self.rank = launched_rank()
         self.what = "starting"
         self.last = time.monotonic()
         self._ended = threading.Event()

@@ -1,4 +1,4 @@
-"""`python -m hpcjobs.nodes.probe --out FILE`: started on every rank; rank 0 writes FILE and says what is slow."""
+"""`python -m hpcjobs.nodes.probe --out FILE`: runs on every rank; rank 0 writes FILE and prints what is slow."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hpcjobs.nodes.probe.figures import Figure, Timing
 from hpcjobs.nodes.probe.messages import SIZES, allreduce, ladder, neighbours, one_way, rest
 from hpcjobs.nodes.probe.turns import ONE_BY_ONE, rounds
 
-# What part of the time goes to pairs of ranks inside nodes, and to all ranks together; the rest to pairs of nodes.
+# Shares of the time for pairs of ranks inside nodes and for all ranks together; the rest is for pairs of nodes.
 _INSIDE, _TOGETHER = 0.1, 0.2
 _FOR_HOROVOD = 0.2
-# Each measurement has so many seconds, however many there are: in less no bandwidth shows.
+# Each measurement gets at least this many seconds: a bandwidth cannot be measured in less.
 _LEAST_S = 0.3
-# There, back, all-reduce.
+# Timings from the first rank to the second, from the second to the first, and of their all-reduce.
 Measured = tuple[list[Timing], list[Timing], list[Timing]]
 _METHOD = (
     "seconds: median of the repetitions, each as long as its slowest rank; _low, _high: its distribution-free 95 % "
@@ -35,38 +35,38 @@ _METHOD = (
 
 
 def main() -> int:
-    """Exit code 0, or 2 where there is nothing to measure."""
+    """Exit code 0, or 2 if there is only one rank."""
     parser = argparse.ArgumentParser(prog="python -m hpcjobs.nodes.probe", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--seconds", type=float, default=60.0, help="about how long it may take (default: 60)")
     parser.add_argument(
         "--largest", type=int, default=SIZES[-1], help="the largest message in bytes (default: 256 MiB)"
     )
-    parser.add_argument("--horovod", action="store_true", help="all-reduce through Horovod, too, on the devices")
+    parser.add_argument("--horovod", action="store_true", help="also all-reduce through Horovod, on its devices")
     options = parser.parse_args()
     world = MPI.COMM_WORLD
     if world.Get_size() < 2:
-        print("hpcjobs: error: one rank has nobody to talk to: start two or more with srun or mpirun", file=sys.stderr)
+        print("hpcjobs: error: one rank has no partner: start two or more with srun or mpirun", file=sys.stderr)
         return 2
     share = _FOR_HOROVOD * options.seconds if options.horovod else 0.0
     found = probe(world, options.seconds - share, options.largest)
     if world.Get_rank() == 0:
         write_json(options.out, found)
     if options.horovod:
-        # Behind the rest, which stands in the file even where Horovod ends the program.
+        # Last: what is measured so far is in the file even if Horovod ends the program.
         from hpcjobs.nodes.probe import devices
 
         found["together"]["horovod"] = devices.allreduce(world, share, options.largest)
         if world.Get_rank() == 0:
             write_json(options.out, found)
     if world.Get_rank() == 0:
-        for line in told(found):
+        for line in summary(found):
             print(line)
     return 0
 
 
 def probe(world: MPI.Comm, seconds: float, largest: int) -> dict[str, Any]:
-    """The value of the JSON file; on other ranks than the first it is not whole. Collective."""
+    """The value of the JSON file, complete on rank 0 only. Collective."""
     start = time.monotonic()
     hosts: list[str] = world.allgather(socket.gethostname())
     ranks: dict[str, list[int]] = {}
@@ -121,9 +121,10 @@ def _share(end: float, parts: int) -> float:
 
 
 def between(world: MPI.Comm, now: Sequence[tuple[int, int]], seconds: float, largest: int) -> list[Measured]:
-    """From the first rank of each pair to its second, the way back, and their all-reduce, while all others rest.
+    """Timings from the first rank of each pair to its second, of the way back, and of their all-reduce.
 
-    The pairs, which share no rank, do so at the same time. Known to rank 0, elsewhere empty.
+    The pairs share no rank and measure at the same time, while all other ranks sleep. Rank 0 gets the timings of
+    each pair, the other ranks an empty list. Collective.
     """
     me = world.Get_rank()
     mine = next((number for number, pair in enumerate(now) if me in pair), None)
@@ -142,19 +143,20 @@ def between(world: MPI.Comm, now: Sequence[tuple[int, int]], seconds: float, lar
     if me == 0:
         for number, pair in enumerate(now):
             if number not in found:
-                found[number] = _patiently(world, min(pair))
+                found[number] = _receive(world, min(pair))
     rest(world)
     return [found[number] for number in range(len(now))] if me == 0 else []
 
 
-def _patiently(world: MPI.Comm, source: int) -> Any:
+def _receive(world: MPI.Comm, source: int) -> Any:
+    """Receive from a rank; sleep until its message is there, so that the ranks that measure have the CPU."""
     while not world.iprobe(source):
         time.sleep(0.002)
     return world.recv(source=source)
 
 
 def fabric(inside: list[dict[str, Any]], across: list[dict[str, Any]]) -> dict[str, float]:
-    """The keys that `hpcjobs predict --fabric` reads; what was not measured is left out."""
+    """The keys that `hpcjobs predict --fabric` reads; a figure that was not measured is left out."""
     found: dict[str, float] = {}
     for where, links in (("inside", inside), ("across", across)):
         for name in ("latency_s", "bytes_per_s"):
@@ -164,14 +166,14 @@ def fabric(inside: list[dict[str, Any]], across: list[dict[str, Any]]) -> dict[s
     return found
 
 
-def told(found: dict[str, Any]) -> list[str]:
-    """What stands in the file, in a few lines."""
+def summary(found: dict[str, Any]) -> list[str]:
+    """A few lines that sum up the file's value."""
     lines = []
     for where in ("inside", "across"):
         if f"{where}_latency_s" in found:
             latency, rate = found[f"{where}_latency_s"], found[f"{where}_bytes_per_s"]
-            words = "inside a node" if where == "inside" else "between nodes"
-            lines.append(f"{words}: latency {latency * 1e6:.1f} us, {rate / 1e9:.3g} GB/s")
+            place = "inside a node" if where == "inside" else "between nodes"
+            lines.append(f"{place}: latency {latency * 1e6:.1f} us, {rate / 1e9:.3g} GB/s")
     for name, each in found["together"].items():
         rate = each.get("busbw_bytes_per_s", each.get("bytes_per_s"))
         lines.append(f"all ranks, {name}: {rate / 1e9:.3g} GB/s (bus bandwidth)")
@@ -189,7 +191,7 @@ if __name__ == "__main__":
     try:
         code = main()
     except Exception:
-        # The other ranks would wait for this one.
+        # Without an abort the other ranks would wait for this one.
         traceback.print_exc()
         MPI.COMM_WORLD.Abort(1)
         raise

@@ -1,6 +1,6 @@
 """All-reduce through Horovod, on the devices that it was built for.
 
-On GPUs: not run by us.
+Not run by us on GPUs: needs GPUs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hpcjobs.nodes.probe.messages import ladder
 
 
 def allreduce(comm: MPI.Comm, seconds: float, largest: int) -> dict[str, Any]:
-    """What Horovod makes of the same sizes, and by which operations: NCCL's on GPUs where it has them."""
+    """Figures of Horovod's all-reduce, its device, and its operations (nccl, mpi or gloo). Collective."""
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
@@ -34,9 +34,9 @@ def allreduce(comm: MPI.Comm, seconds: float, largest: int) -> dict[str, Any]:
                 tensors[size] = tf.ones(size // 4)
         comm.Barrier()
         start = MPI.Wtime()
-        # The name is the size's: Horovod then knows the tensor again, as it does a gradient.
+        # One name per size: Horovod then recognises the tensor, as it does a gradient.
         result = hvd.allreduce(tensors[size], op=hvd.Sum, name=f"probe.{size}")
-        # A GPU's operations go on behind the call: a number on the host ends them.
+        # A GPU works on after the call returns: reading a number on the host waits for its end.
         float(result[0])
         return MPI.Wtime() - start
 

@@ -1,4 +1,4 @@
-"""What times of messages say: latency and bandwidth with intervals, which node or link is slow. Pure."""
+"""Latency and bandwidth with intervals from times of messages, and which node or link is slow. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# With 6 values the least and the greatest are an interval of at least 95 % of the median, with fewer none is.
+# The range of 6 values is an interval of at least 95 % for the median; that of fewer values covers less.
 LEAST_REPETITIONS = 6
-# A node or link below this part of what is usual is slow: a cable or slot that runs at half its rate is.
+# A node or link is slow if its rate is below this fraction of the usual one, as with a cable or slot at half its rate,
 SLOW = 0.7
-# And its logarithm so many (normal) standard deviations below: of a fabric that is all noise little is called slow.
+# and if its logarithm is also this many (normal) standard deviations below, so that noise alone is hardly called slow.
 SIGMAS = 3.0
 _SIGMA_OF_MAD = 1.4826
 
@@ -30,10 +30,11 @@ class Figure:
 
 
 def median(values: Sequence[float]) -> Figure:
-    """The median and its distribution-free interval: of n sorted values the k-th from either end.
+    """The median and its distribution-free interval, from the k-th smallest of n values to the k-th largest.
 
-    k is the greatest with P(Binomial(n, 1/2) < k) <= 0.025. (Hahn and Meeker, Statistical Intervals, 1991, 5.2.) The
-    values are taken to be independent. Below 6 of them it is their range, which covers less than 95 %.
+    k is the largest with P(Binomial(n, 1/2) < k) <= 0.025 (Hahn and Meeker, Statistical Intervals, 1991, 5.2). The
+    values are assumed to be independent. The interval of fewer than 6 values is their range, which covers less than
+    95 %.
     """
     ordered, n = sorted(values), len(values)
     below, k = 0.0, 0
@@ -45,7 +46,7 @@ def median(values: Sequence[float]) -> Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """`seconds` of one message, or one all-reduce, of `size` bytes, each time that it was done."""
+    """`seconds` of each repetition of one message, or one all-reduce, of `size` bytes."""
 
     size: int
     seconds: tuple[float, ...]
@@ -56,7 +57,10 @@ class Timing:
 
 
 def without_answer(timings: Sequence[Timing]) -> list[Timing]:
-    """Times there, of times there and back where a byte comes back: that takes half of the smallest's, at most."""
+    """One-way times from times of a message and the byte that answers it.
+
+    The answer is taken to last half as long as the exchange of the smallest message, and at most half of each time.
+    """
     back = timings[0].time.value / 2
     return [
         Timing(timing.size, tuple(max(seconds - back, seconds / 2) for seconds in timing.seconds)) for timing in timings
@@ -69,9 +73,9 @@ def latency(timings: Sequence[Timing]) -> Figure:
 
 
 def bandwidth(timings: Sequence[Timing]) -> Figure:
-    """Bytes/s of the largest message, less the time of the smallest."""
+    """Bytes/s of the largest message; the time of the smallest is subtracted."""
     largest, start = timings[-1], timings[0].time.value
-    # Noise may make a small message no faster than a larger one; and so small a largest one tells no rate.
+    # At most half is subtracted: by noise a small message may take as long as a large one.
     rates = [largest.size / max(seconds - start, seconds / 2) for seconds in largest.seconds]
     return median(rates)
 
@@ -79,13 +83,13 @@ def bandwidth(timings: Sequence[Timing]) -> Figure:
 def bus_factor(ranks: int) -> float:
     """Bus bandwidth of an all-reduce over its algorithm bandwidth (size / time), as in nccl-tests: 2 (n - 1) / n.
 
-    So it compares with the rate of a link, whatever the number of ranks.
+    The bus bandwidth compares with the rate of a link for any number of ranks.
     """
     return 2 * (ranks - 1) / ranks
 
 
 def point_to_point(timings: Sequence[Timing]) -> dict[str, Any]:
-    """One direction of a link."""
+    """Figures of one direction of a link."""
     return {
         **latency(timings).named("latency_s"),
         **bandwidth(timings).named("bytes_per_s"),
@@ -94,7 +98,7 @@ def point_to_point(timings: Sequence[Timing]) -> dict[str, Any]:
 
 
 def allreduce(timings: Sequence[Timing], ranks: int) -> dict[str, Any]:
-    """An all-reduce over so many ranks; `busbw_bytes_per_s` is that of its largest size."""
+    """Figures of an all-reduce over `ranks` ranks; `busbw_bytes_per_s` is that of the largest size."""
     factor = bus_factor(ranks)
     rate = median([timings[-1].size / seconds * factor for seconds in timings[-1].seconds])
     return {
@@ -117,7 +121,7 @@ def _size(timing: Timing, factor: float) -> dict[str, float]:
 
 
 def typical(found: Sequence[Figure]) -> Figure:
-    """The median of many links; with fewer than 6 of them its interval is what all their intervals span."""
+    """The median of many links. With fewer than 6 links its interval spans the intervals of all."""
     middle = median([each.value for each in found])
     if len(found) >= LEAST_REPETITIONS:
         return middle
@@ -125,11 +129,12 @@ def typical(found: Sequence[Figure]) -> Figure:
 
 
 def slow(across: Mapping[tuple[str, str], float], inside: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The nodes and links that are slow; rates in bytes/s, of (from, to) and of pairs of ranks inside a node.
+    """The nodes and links that are slow.
 
-    A node sends (or receives) as fast as the best of its links: it is slow where all of them are, against the median
-    node; so more than half must be as they should. A link is slow where both of its ends are faster with others; of
-    two nodes, against the way back.
+    `across`: rates of (from, to) between nodes; `inside`: rates between two ranks of each node; in bytes/s. A node's
+    rate is that of the best of its links, so a node is slow if all its links are. It is compared with the median
+    node, so more than half of the nodes must be sound. A link is slow if both of its nodes are faster with others;
+    with only two nodes, each direction is compared with the other one.
     """
     sends: dict[str, float] = {}
     receives: dict[str, float] = {}
@@ -159,7 +164,7 @@ def _slow_node(node: str, way: str, rate: float, all_: Sequence[float]) -> dict[
 
 def _is_slow(rate: float, all_: Sequence[float], usual: float | None = None) -> bool:
     middle = statistics.median(all_)
-    # Of logarithms: links differ by factors. Of two values the spread is all that they differ by.
+    # Spread of logarithms, because links differ by factors. Two values alone give no spread.
     spread = _SIGMA_OF_MAD * statistics.median(abs(math.log(each / middle)) for each in all_) if len(all_) > 2 else 0.0
     usual = middle if usual is None else usual
     return rate < usual * min(SLOW, math.exp(-SIGMAS * spread))

@@ -1,4 +1,4 @@
-"""Times messages between ranks. Every function is called by all ranks of its communicator at once."""
+"""Times messages between ranks. All ranks of a communicator call each function together."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from hpcjobs.nodes.probe.figures import LEAST_REPETITIONS, Timing
 # From 8 B to 256 MiB.
 SIZES = (*(2**power for power in range(3, 28, 2)), 2**28)
 MOST_REPETITIONS = 50
-# How often a rank that has nothing to do looks whether the others are done, in s.
+# How often an idle rank checks whether the others are done, in s.
 _LOOK_S = 0.002
 
-# Does one repetition of so many bytes; the seconds that it took this rank.
+# Does one repetition with this many bytes and returns the seconds that it took this rank.
 Once = Callable[[int], float]
 
 
 def rest(world: MPI.Comm) -> None:
-    """A barrier that leaves the CPU to those who measure."""
+    """A barrier that sleeps, so that the ranks that measure have the CPU."""
     arrived = world.Ibarrier()
     while not arrived.Test():
         time.sleep(_LOOK_S)
 
 
 def ladder(comm: MPI.Comm, once: Once, seconds: float, largest: int) -> list[Timing]:
-    """Times of each size up to `largest` bytes, in about so many `seconds`: each size gets its part of what is left.
+    """Timings of each size up to `largest` bytes, in about `seconds`, which are shared evenly between the sizes.
 
-    A repetition takes as long as its slowest rank. Sizes of which not even 6 repetitions fit are left out, but for
-    the first one. The same on all ranks.
+    A repetition takes as long as its slowest rank. The smallest size is always measured; the first size of which
+    6 repetitions do not fit into the remaining time, and all larger ones, are left out. The same on all ranks.
     """
     sizes = [size for size in SIZES if size <= largest]
     end = time.monotonic() + seconds
     found: list[Timing] = []
     for number, size in enumerate(sizes):
-        # By the size before, as a single time may be anything.
+        # Extrapolated from the size before: a single time may be an outlier.
         expected = size / found[-1].size * found[-1].time.value if found else 0.0
         if LEAST_REPETITIONS * expected > comm.bcast(end - time.monotonic()):
             break
-        # The very first one connects; the least of two is not what somebody else's work made it.
+        # The first repetition sets up the connection; the minimum of the next two is least disturbed by other work.
         first = min(_slowest(comm, [once(size) for _ in range(3)])[1:])
         left = comm.bcast(end - time.monotonic())
         fit = left / (len(sizes) - number) / max(first, 1e-9)
@@ -59,9 +59,9 @@ def _slowest(comm: MPI.Comm, seconds: list[float]) -> list[float]:
 
 
 def one_way(comm: MPI.Comm, sender: int) -> Once:
-    """From rank `sender` of two to the other one, which answers with a byte: seconds there and back.
+    """A message from rank `sender` of two to the other rank, which answers with a byte: seconds there and back.
 
-    The answer shows that all has arrived: what a send call waits for is only its buffer.
+    The answer shows that the message has arrived; a send call alone returns as soon as its buffer is free.
     """
     me, other = comm.Get_rank(), 1 - comm.Get_rank()
     token = np.zeros(1, np.uint8)
@@ -82,7 +82,7 @@ def one_way(comm: MPI.Comm, sender: int) -> Once:
 
 
 def neighbours(comm: MPI.Comm) -> Once:
-    """Each rank sends to the next and receives from the one before, all at once: nccl-tests' sendrecv."""
+    """Each rank sends to the next and receives from the one before, all at once, as sendrecv of nccl-tests."""
     size_, me = comm.Get_size(), comm.Get_rank()
     sent, received = _Buffers(), _Buffers()
 
@@ -111,7 +111,7 @@ def allreduce(comm: MPI.Comm) -> Once:
 
 
 class _Buffers:
-    """The buffer of the size in use: touched, so that the kernel has given its pages before the clock starts."""
+    """Keeps one buffer of the size in use. It is written to, so that its pages exist before the clock starts."""
 
     def __init__(self) -> None:
         self._buffer = np.zeros(0, np.uint8)

@@ -1,17 +1,19 @@
-"""Which nodes talk at the same time. Pure."""
+"""Which pairs of nodes measure at the same time. Pure."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 
-# Nodes of which every two may have the fabric to themselves.
+# Up to this many nodes, each pair has the fabric to itself.
 ONE_BY_ONE = 8
 
 
 def rounds(nodes: Sequence[str]) -> list[list[tuple[str, str]]]:
-    """Every two nodes once. Of up to ONE_BY_ONE nodes two have the fabric to themselves; of more, as many pairs as
-    there are talk at the same time, by the circle method of tournaments: else it would take n / 2 times as long.
+    """Rounds in which every two nodes meet once.
+
+    With up to ONE_BY_ONE nodes each round has one pair. With more, each round pairs all nodes, by the circle method
+    of tournaments, because single pairs would take n / 2 times as long.
     """
     if len(nodes) <= ONE_BY_ONE:
         return [[pair] for pair in itertools.combinations(nodes, 2)]

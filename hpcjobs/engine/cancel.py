@@ -1,0 +1,66 @@
+"""Ends the runs of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpcjobs.base import sweepdir
+from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.base.records import RunState
+from hpcjobs.engine.follow import Watch
+from hpcjobs.engine.journal import locked
+from hpcjobs.engine.state import submissions
+from hpcjobs.engine.sweep import Sweep
+from hpcjobs.jobs import render
+from hpcjobs.jobs.group import COLLECTOR
+
+
+def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
+    """End the named runs, or all runs if none is named; returns the names of those that were ended.
+
+    A run whose submission has no recorded answer is ended too: its claim is revoked, so that a job that arrives later
+    does not run it. Raises InputError for an unknown name, SchedulerUnreachable, or lock.Locked.
+    """
+    known = {run.name for run in sweep.plan.runs}
+    for name in names:
+        if name not in known:
+            raise InputError(f"no run '{name}' in {sweep.where.root}: {nearest(name, known)}")
+    if names and sweep.plan.allocation is not None:
+        raise InputError(f"{sweep.where.root}: all runs are in one job, which ends as a whole: give no names of runs")
+    with locked(sweep.where) as journal:
+        runs = {run.run: run for run in Watch(sweep, lambda text: None, must_answer=True).look()}
+        live = [
+            run for name in (names or runs) if not (run := runs[name]).state.final and run.state is not RunState.PLANNED
+        ]
+        events = journal.read()
+        submitted = submissions(events, sweep.plan.run_names)
+        jobs = _jobs(sweep, events, {submitted[run.run].group for run in live} | (set() if names else {COLLECTOR}))
+        tasks = {run.task for run in live if run.task}
+        for run in live:
+            group = submitted[run.run].group
+            index = sweep.plan.run_names[group].index(run.run)
+            tasks |= {f"{job}_{index}" for job in jobs.get(group, ())}
+            sweepdir.revoke_claim(sweep.where, run.run, submitted[run.run].number, "cancel")
+        everything = [job for found in jobs.values() for job in found]
+        if tasks or everything:
+            # A job that a site renamed is not found by its name: cancel it by its task id.
+            strays = {run.task for run in live if run.task and run.task.partition("_")[0] not in everything}
+            sweep.scheduler.cancel(sorted(tasks) if names else [*everything, *sorted(strays)])
+        if live:
+            # After the scheduler's cancel: if that had failed, a later failure of the run would look like a cancel.
+            journal.append("cancel", runs=[run.run for run in live])
+    return [run.run for run in live]
+
+
+def _jobs(sweep: Sweep, events: Sequence[Mapping[str, Any]], groups: set[str]) -> dict[str, list[str]]:
+    """The ids of all jobs of these groups, found by their names, whether the journal has their ids or not."""
+    names = {
+        render.job_name(sweep.id, event["group"], event["submission"]): event["group"]
+        for event in events
+        if event["event"] in ("submitting", "submitted") and event["group"] in groups
+    }
+    found: dict[str, list[str]] = {}
+    for name, jobs in sweep.scheduler.find(list(names)).items():
+        found.setdefault(names[name], []).extend(jobs)
+    return found
