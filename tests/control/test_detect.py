@@ -8,7 +8,7 @@ import pytest
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster
-from hpcjobs.site.detect import Detected
+from hpcjobs.site.detect import Detected, profile_of
 from hpcjobs.site.facts import Facts, read
 
 # What the virtual cluster of tests/slurm answers.
