@@ -1,14 +1,14 @@
-"""Reading logs against a bare loop that reads the same bytes and searches one compiled pattern: at most 2 times it.
+"""Compares reading logs with a bare loop that searches the same bytes for one pattern: at most 2 times its time.
 
     .venv/bin/python benchmarks/collect.py [--logs N] [--gigabytes G] [--rounds N]
 
-The logs are train.log files of 207 lines, nearly all of them windows that count, and one of a single long run. The
-bare loop's pattern finds what is read of such a line: a window's time, its steps and whether it is warm-up. It keeps
-nothing; read_log finds out the format and reckons the run's figures. Told beside it, not judged: the same loop with
-the cheapest pattern there is, a fixed text with one figure, and tf_cnn_benchmarks (the real log of eight GPUs, 210
-lines, twelve of which count, once in each file or over and over in one). Loops take turns, the minimum of each's
-CPU time counts. Logs are made in a temporary folder on the spot. The exit code is 1 where the ratio is above 2, or
-memory grows with the long run's log.
+The logs are many train.log files of 207 lines, nearly all of them timed windows, and one of a single long run. The
+bare loop's pattern finds what is read of such a line: the time of a step, the number of steps, and whether the window
+is warm-up. It keeps nothing; read_log detects the format and computes the run's figures. Two more ratios are printed
+but not judged: to a loop with the cheapest pattern, a fixed text and one figure, and those for tf_cnn_benchmarks (the
+real log of eight GPUs with 210 lines, twelve of which count; in many files, and repeated in one). The loops take
+turns, and the smallest CPU time of each counts. The logs are written to a temporary folder. The exit code is 1 if a
+ratio is above 2, or if memory grows with the length of the long run's log.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def line(key: str, value: object, at_ms: int, **metadata: object) -> str:
 
 
 def train_log(number: int, windows: int) -> Iterator[str]:
-    """The lines that the trainer writes: 12, one per window, run_stop."""
+    """The lines that the trainer writes: 12, then one for each window, then run_stop."""
     at, gpus = 1_795_611_333_764 + number, 2 ** (number % 5)
     about = {"run": f"g{gpus:04d}", "gpus": gpus, "nodes": 1, "hosts": ["n1"], "local_batch": 64, "device": "gpu"}
     more = {"global_batch": 64 * gpus, "steps": 10 * windows, "epochs": 1, "train_images": 78468, "cut_short": True}
@@ -63,7 +63,7 @@ def train_log(number: int, windows: int) -> Iterator[str]:
 
 
 def small(kind: str, folder: Path, count: int) -> list[Path]:
-    """`count` logs of 207 lines, or of 210 lines."""
+    """`count` logs of 207 lines (train.log) or 210 lines (tf_cnn)."""
     paths = [folder / f"{kind}-{number:04d}" for number in range(count)]
     sample = gzip.decompress(SAMPLE.read_bytes())
     for number, path in enumerate(paths):
@@ -73,7 +73,7 @@ def small(kind: str, folder: Path, count: int) -> list[Path]:
 
 
 def large(kind: str, folder: Path, size: int) -> list[Path]:
-    """One log of `size` bytes: one run, or many one after another."""
+    """One log of `size` bytes: one run (train.log), or many runs one after another (tf_cnn)."""
     path = folder / f"{kind}-large"
     if kind == "train.log":
         *lines, last = train_log(0, 20_000)
@@ -107,7 +107,7 @@ def ours(paths: list[Path]) -> LogResult:
 
 
 def timed(work: Callable[..., object], *arguments: object) -> float:
-    """CPU time, in s: whoever shares the machine does not count."""
+    """CPU time in s, so that other processes of the machine do not count."""
     began = time.process_time()
     work(*arguments)
     return time.process_time() - began

@@ -1,11 +1,11 @@
 """Writes docs/reference/ from the code: every key, column, flag and class of failure, in the code's own words.
 
-The pages are kept in git so that they can be read where the code is; a test says when they are out of date.
+The pages are kept in git, so that they can be read beside the code. A test fails if they are out of date.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ import msgspec
 import yaml
 
 from hpcjobs.base import columns
+from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.base.tabular import Metric, metrics_of
 from hpcjobs.chexnet.classes import AUC_MEANINGS
 from hpcjobs.cli import hpcjobs
 from hpcjobs.collect import failures
 from hpcjobs.config import Cluster, Experiment
 from hpcjobs.config.cluster import OWNED_SBATCH, RETRYABLE
-from hpcjobs.config.keys import comments
+from hpcjobs.config.keys import keys_of
+from hpcjobs.config.words import Section
 
 REFERENCE = Path(__file__).parent / "reference"
 MADE = "<!-- Written by docs/generate.py (`make docs`) from {source}: change it there. -->\n"
@@ -40,9 +43,9 @@ def _experiment() -> str:
     return (
         f"{MADE.format(source='hpcjobs/config/experiment.py')}# Keys of an experiment\n\n"
         "A YAML file in `experiments/`, or any path given to `--experiment`. `hpcjobs init` writes one with all keys;\n"
-        "`--set KEY=VALUE` overrides a key, two or more values make it a parameter of the study. A key that stands here\n"
-        "with `absent` may be left out or be `null`. An unknown key is an error that names the nearest known one.\n"
-        f"The article's values, with their sources, stand in [chexnet.yaml](../../experiments/chexnet.yaml).\n\n"
+        "`--set KEY=VALUE` overrides a key, two or more values make it a parameter of the study. A key whose default\n"
+        "is `absent` may be left out or be `null`. An unknown key is an error that names the nearest known one.\n"
+        "[chexnet.yaml](../../experiments/chexnet.yaml) has the article's values, with their sources.\n\n"
         f"{_sections(Experiment)}"
     )
 
@@ -58,40 +61,36 @@ def _profile() -> str:
     return (
         f"{MADE.format(source='hpcjobs/config/cluster.py')}# Keys of a cluster profile\n\n"
         "A YAML file in `clusters/`, or any path given to `--cluster`. `hpcjobs cluster detect` writes one,\n"
-        "`hpcjobs cluster show NAME` prints one with every default spelt out. How profiles are found, and what goes\n"
-        "together: [Describing a cluster](../clusters.md).\n\n"
+        "`hpcjobs cluster show NAME` prints one with every default. How profiles are found, and which keys need each\n"
+        "other: [Describing a cluster](../clusters.md).\n\n"
         f"{_sections(Cluster)}\n"
         "## Options of sbatch that `sbatch` refuses\n\n"
-        "hpcjobs writes them itself; the refusal names the key that says the same.\n\n"
+        "hpcjobs sets these options itself. The error names the profile's key to use instead.\n\n"
         f"{_table(('key', 'options'), rows)}"
     )
 
 
-def _sections(kind: type[msgspec.Struct]) -> str:
-    """One table for the keys of the top, one for each section."""
-    top, rest = [], []
-    for field in msgspec.inspect.type_info(kind).fields:
-        if isinstance(field.type, msgspec.inspect.StructType):
-            about = (field.type.cls.__doc__ or "").strip()
-            rest.append(f"## {field.encode_name}\n\n{about}\n\n{_keys(field.type.cls, f'{field.encode_name}.')}")
-        else:
-            top.append(field.encode_name)
-    return "\n".join([_keys(kind, "", only=top), *rest])
-
-
-def _keys(kind: type[msgspec.Struct], prefix: str, only: list[str] | None = None) -> str:
-    said = comments(kind)
-    rows = [
-        (f"`{prefix}{field.encode_name}`", _type(field.type), _default(field), said[field.encode_name])
-        for field in msgspec.inspect.type_info(kind).fields
-        if only is None or field.encode_name in only
-    ]
-    return _table(("key", "value", "default", "meaning"), rows)
+def _sections(kind: type[Section], above: str = "") -> str:
+    """A table of the keys with plain values, then a chapter for each section."""
+    fields = {field.encode_name: field for field in msgspec.inspect.type_info(kind).fields}
+    rows: list[tuple[str, ...]] = []
+    chapters = []
+    for key in keys_of(kind):
+        name = f"{above}{key.name}"
+        if key.section is None or key.optional:
+            rows.append((f"`{name}`", _type(fields[key.name].type), _default(fields[key.name]), key.description))
+        if key.section is not None:
+            chapters.append(f"## {name}\n\n{key.description}\n\n{_sections(key.section, f'{name}.')}")
+    return "\n".join([_table(("key", "value", "default", "meaning"), rows), *chapters])
 
 
 def _type(kind: msgspec.inspect.Type) -> str:
     """A type in the words of YAML."""
     inspect = msgspec.inspect
+    if isinstance(kind, inspect.Metadata):
+        return _type(kind.type)
+    if isinstance(kind, inspect.StructType):
+        return "section"
     if isinstance(kind, inspect.UnionType):
         return " or ".join(_type(each) for each in kind.types if not isinstance(each, inspect.NoneType))
     if isinstance(kind, inspect.LiteralType):
@@ -126,17 +125,22 @@ def _default(field: msgspec.inspect.Field) -> str:
 
 
 def _columns() -> str:
+    rows, runs = metrics_of(ScalingRow), metrics_of(Run)
+    combined = [(*_column(name, about), about.combine.value if about.combine else "") for name, about in rows.items()]
+    alone = [_column(name, about) for name, about in runs.items() if name not in rows]
     return (
-        f"{MADE.format(source='hpcjobs/base/columns.py')}# Columns and flags\n\n"
+        f"{MADE.format(source='hpcjobs/base/metrics.py')}# Columns and flags\n\n"
         "How each figure is computed, and how sure it is: [numbers.md](../numbers.md).\n\n"
         "## scaling-report.csv\n\n"
         "One row per GPU count, batch and parameter set; pandas reads it without options. An empty field is not known.\n"
-        "After `flags` comes one column `param.KEY` for each swept key.\n\n"
-        f"{_meanings('column', columns.REPORT_COLUMNS)}\n"
+        "`over runs` says how the runs of a row combine, those without a measurement left out unless it says otherwise;\n"
+        "where it is empty the table computes the column. After `flags` comes one column `param.KEY` per swept key.\n\n"
+        f"{_table(('column', 'unit', 'holds', 'over runs'), combined)}\n"
         "## runs.csv\n\n"
-        "One row per run. It holds these, and between them all columns above that a single run has (those of the table\n"
-        "alone: intervals, speed-up, efficiency, losses):\n\n"
-        f"{_meanings('column', {k: v for k, v in columns.RUN_COLUMNS.items() if k not in columns.REPORT_COLUMNS})}\n"
+        "One row per run. Most columns are those above that a single run can have. These belong to runs alone:\n\n"
+        f"{_table(('column', 'unit', 'holds'), alone)}\n"
+        "All columns of runs.csv in their order: "
+        f"{', '.join(f'`{name}`' for name in runs)}.\n\n"
         "`hpcjobs report --runs FILE` makes the table of any such file; `gpus` and `images_per_sec` are enough.\n\n"
         "## auc.csv\n\n"
         "One row per run, split and finding: `run`, `experiment`, `params`, `gpus` as above, then\n\n"
@@ -145,6 +149,11 @@ def _columns() -> str:
         "What to know before trusting a row, in its column `flags`; some are raised by a run, and stand in runs.csv.\n\n"
         f"{_meanings('flag', columns.FLAGS)}"
     )
+
+
+def _column(name: str, about: Metric) -> tuple[str, str, str]:
+    since = f" (since {about.since})" if about.since else ""
+    return f"`{name}`", about.unit, f"{about.meaning}{since}"
 
 
 def _meanings(what: str, known: Mapping[str, str]) -> str:
@@ -156,14 +165,15 @@ def _meanings(what: str, known: Mapping[str, str]) -> str:
 def _failures() -> str:
     rows = [
         (f"`{kind}`", about.meaning, about.hint, "yes" if kind in RETRYABLE else "")
-        for kind, about in sorted(failures.KINDS.items())
+        for kind, about in sorted(failures.FAILURE_CLASSES.items())
     ]
     return (
         f"{MADE.format(source='hpcjobs/collect/failures.py')}# Classes of failure\n\n"
-        "`hpcjobs status`, `runs.csv` and the page say of each run that failed its class, the line of the log that says\n"
-        "so, and what to do. What Slurm says comes first, then the rank that gave up, then what happened by itself, then\n"
-        "what only follows from another rank's end. `may be retried`: the profile's `retry` may name the class, see\n"
-        "[Submitting](../submitting.md). Everything else is run again by `hpcjobs resume` when you have mended it.\n\n"
+        "`hpcjobs status`, `runs.csv` and the page show the class of each failed run, the line of the log that says why,\n"
+        "and what to do. If several lines report a failure, Slurm's come first, then those of the rank that gave up, then\n"
+        "other causes, and last what only follows from the end of another rank. `may be retried`: the profile's `retry`\n"
+        "can name the class, see [Submitting](../submitting.md). `hpcjobs resume` runs all other failed runs again, once\n"
+        "you have removed the cause.\n\n"
         f"{_table(('class', 'means', 'what to do', 'may be retried'), rows)}"
     )
 
@@ -188,7 +198,7 @@ def _commands() -> str:
     )
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     def lines() -> Iterator[str]:
         yield " | ".join(head)
         yield " | ".join("---" for _ in head)

@@ -7,9 +7,10 @@ import signal
 from collections import defaultdict
 from pathlib import Path
 
+import hypothesis
 import pytest
 
-pytest_plugins = ["tests.control.fake_scheduler", "tests.fixtures_browser", "tests.fixtures_data"]
+pytest_plugins = ["tests.fixtures_browser", "tests.fixtures_data"]
 
 ROOT = Path(__file__).parent.parent
 _SECONDS: dict[str, float] = defaultdict(float)
@@ -22,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # An example may start a process; how long that takes is the machine's affair.
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
     # A shell starts what runs in its background with SIGINT ignored, and every child would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # As the Makefile does: Open MPI refuses to start as root unless told twice.

@@ -10,9 +10,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+# In seconds, for what takes a few: such a limit ends a wait for what never comes, and a busy machine is no failure.
+PATIENCE_S = 300.0
+# A command may train, too. Below pytest's own limit, so that its output is shown.
+COMMAND_S = 560.0
+
 
 def hpcjobs(
-    *words: str, cwd: Path, code: int | None = 0, env: Mapping[str, str] | None = None, timeout: float = 400
+    *words: str, cwd: Path, code: int | None = 0, env: Mapping[str, str] | None = None, timeout: float = COMMAND_S
 ) -> subprocess.CompletedProcess[str]:
     """Run a command; its exit code must be `code` (None: any), and no traceback may show."""
     done = subprocess.run(
@@ -37,7 +42,7 @@ def status(
     return {run["run"]: run for run in json.loads(printed)}
 
 
-def until(ready: Callable[[], object], seconds: float = 90.0) -> None:
+def until(ready: Callable[[], object], seconds: float = PATIENCE_S) -> None:
     """Wait for something that must come."""
     deadline = time.monotonic() + seconds
     while not ready():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpcjobs.analysis.intervals import holm, welch_ratio
 from hpcjobs.base.errors import InputError, nearest
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 
 # --- another sweep -------------------------------------------------------------------------------
 

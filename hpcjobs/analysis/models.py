@@ -189,7 +189,7 @@ class Fit:
         self.noise = math.sqrt(squares / max(self.freedom, 1))
 
     def solve(self, step_ms: Vector) -> Vector:
-        """The parameters from 0 to `at_most` with the least squares of the relative error."""
+        """The parameters between 0 and `at_most` that minimise the squares of the relative error."""
         matrix, target = self.factors / step_ms[:, None], (step_ms - self.known) / step_ms
         found: Vector = nnls(matrix, target)[0]
         for number, bound in enumerate(self.model.at_most):

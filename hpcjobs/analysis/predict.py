@@ -13,11 +13,14 @@ import numpy as np
 
 from hpcjobs.analysis.models import Fabric, Fit, LinearModel, ModelPoint, Vector, ring, usl
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 
 RESAMPLES = 1000
 # A fit needs this many sizes more than it has parameters. With fewer its error cannot be estimated.
 SPARE = 2
+
+# The kinds of time to train whose number of epochs is fixed (column time_to_train_kind).
+_FIXED_EPOCHS = {"measured_fixed_epochs", "derived_fixed_epochs"}
 
 _Builder = Callable[[Sequence[ModelPoint]], LinearModel]
 
@@ -260,11 +263,14 @@ def _images(rows: Sequence[ScalingRow]) -> float | None:
     known = [
         row.time_to_train_s * row.images_per_sec
         for row in rows
-        if row.time_to_train_s is not None
-        and row.images_per_sec is not None
-        and row.time_to_train_kind.endswith("fixed_epochs")
+        if row.time_to_train_s is not None and row.images_per_sec is not None and _is_fixed(row.time_to_train_kind)
     ]
     return statistics.median(known) if known else None
+
+
+def _is_fixed(kinds: str) -> bool:
+    """Whether all kinds of time to train of a row, space-separated, have a fixed number of epochs."""
+    return bool(kinds) and set(kinds.split()) <= _FIXED_EPOCHS
 
 
 def _interval(value: float, drawn: Sequence[float]) -> Interval:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from hpcjobs.analysis.attribution import is_slow, losses, slow_nodes
@@ -21,32 +21,30 @@ from hpcjobs.base.columns import (
     FLAGS,
 )
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.base.tabular import Combine, metrics_of
 
-# Rank correlation of size and start time beyond which the two cannot be told apart.
+# Beyond this rank correlation of size and start time, a drift in time cannot be told from scaling.
 CONFOUNDED = 0.7
-_MEANS = (
-    *("step_ms", "input_wait_ms", "allreduce_ms", "epoch_s", "time_to_train_s", "startup_s", "eval_s", "mean_auc"),
-    *("skew_ms", "queue_s", "compute_ms", "slowest_rank_ms", "gradient_bytes"),
-)
 Baseline = int | Literal["node"] | None
 
 
 def table(runs: Iterable[Run], baseline: Baseline = None) -> list[ScalingRow]:
     """One row per GPU count, batch and parameter set, by params, then size. A failed size keeps its row.
 
-    speed-up = X_n / X_b and efficiency = speed-up * b / n, with b the smallest measured size of the same
-    series (the same experiment, params and kind of scaling), or the `baseline`: that many GPUs, or "node", one
-    full node. A series that has no such measurement has no speed-up, and the flag no_baseline.
+    speed-up = X_n / X_b and efficiency = speed-up * b / n. X is images/s, n the row's GPUs, b those of the base: the
+    smallest measured size of the same series (the same experiment, params and kind of scaling), or the `baseline`,
+    which is a number of GPUs, or "node" for one full node. A series that was not measured at the baseline has no
+    speed-up, and its rows have the flag no_baseline.
 
-    Raises InputError where no series has it.
+    Raises InputError if no series was measured at the baseline.
     """
     runs = list(runs)
     points: dict[tuple[str, str, int, int, int], list[Run]] = defaultdict(list)
     for run in runs:
         points[run.experiment, run.params, run.gpus, run.local_batch or 0, run.global_batch or 0].append(run)
     slow = slow_nodes(runs)
-    rows = _told_apart([_row(points[key], slow) for key in sorted(points)])
+    rows = _with_scaling([_row(points[key], slow) for key in sorted(points)])
     confounded = _confounded(runs)
     rows = [_flagged(row, FLAG_CONFOUNDED) if (row.experiment, row.params) in confounded else row for row in rows]
     return [_differing(row, runs) for row in _compared(rows, baseline)]
@@ -56,65 +54,73 @@ def table(runs: Iterable[Run], baseline: Baseline = None) -> list[ScalingRow]:
 
 
 def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
-    first = runs[0]
     measured = [run for run in runs if run.images_per_sec is not None]
     rates = tuple(run.images_per_sec for run in measured if run.images_per_sec is not None)
     interval = student_interval(rates)
-    asked = max((run.repeats_asked for run in runs if run.repeats_asked is not None), default=None)
-    slowest = max(measured, key=lambda run: run.slow_node_ms or 0.0, default=first)
-    means: dict[str, Any] = {name: _mean(getattr(run, name) for run in measured) for name in _MEANS}
+    combined: dict[str, Any] = {
+        name: _COMBINED[about.combine](name, runs, measured)
+        for name, about in metrics_of(ScalingRow).items()
+        if about.combine is not None
+    }
     row = ScalingRow(
-        experiment=first.experiment,
-        params=first.params,
-        gpus=first.gpus,
-        nodes=first.nodes,
-        gpus_per_node=first.gpus_per_node,
-        local_batch=first.local_batch,
-        global_batch=first.global_batch,
         runs=len(measured),
         failed_runs=len(runs) - len(measured),
         rates=rates,
-        images_per_sec=statistics.fmean(rates) if rates else None,
         images_per_sec_low=interval[0] if interval else None,
         images_per_sec_high=interval[1] if interval else None,
         cv=variation(rates),
-        time_to_train_kind=_words(run.time_to_train_kind for run in measured),
-        job_ids=_words(run.job_ids for run in runs),
-        nodelist=_words(run.nodelist for run in runs),
-        nodes_distinct=len(_words(run.nodelist for run in measured).split()) or None,
-        repeats_asked=asked,
-        gpu_model=_texts(run.gpu_model for run in measured),
-        precision=_words(run.precision for run in measured),
-        auc_split=_words(run.auc_split for run in measured),
-        software=_texts(run.software for run in measured),
-        slowest_node=slowest.slowest_node,
-        slow_node_ms=slowest.slow_node_ms,
-        flags=_words(run.flags for run in runs),
-        **means,
+        nodes_distinct=len(_words("nodelist", measured).split()) or None,
+        **combined,
     )
-    if asked is not None and len(measured) < asked:
+    if row.repeats_asked is not None and len(measured) < row.repeats_asked:
         row = _flagged(row, FLAG_FEWER)
     if max(Counter(node for run in measured for node in set(run.nodelist.split())).values(), default=0) > 1:
         row = _flagged(row, FLAG_SAME_NODES)
     return _flagged(row, FLAG_SLOW_NODE) if is_slow(row) and row.slowest_node in slow else row
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+def _mean(name: str, runs: Iterable[Run]) -> float | None:
+    known = _known(name, runs)
     return statistics.fmean(known) if known else None
 
 
-def _words(texts: Iterable[str]) -> str:
-    """Every word of the texts once, in the order of their first appearance."""
-    return " ".join(dict.fromkeys(word for text in texts for word in text.split()))
+def _sum(name: str, runs: Sequence[Run]) -> float | None:
+    known = _known(name, runs)
+    return sum(known) if len(known) == len(runs) else None
 
 
-def _texts(texts: Iterable[str]) -> str:
-    return " | ".join(sorted({part for text in texts for part in text.split(" | ") if part}))
+def _known(name: str, runs: Iterable[Run]) -> list[Any]:
+    return [value for run in runs if (value := getattr(run, name)) is not None]
+
+
+def _words(name: str, runs: Iterable[Run]) -> str:
+    """Every word of the runs' texts once, in the order of their first appearance."""
+    return " ".join(dict.fromkeys(word for run in runs for word in getattr(run, name).split()))
+
+
+def _texts(name: str, runs: Iterable[Run]) -> str:
+    return " | ".join(sorted({part for run in runs for part in getattr(run, name).split(" | ") if part}))
+
+
+def _of_slowest_node(name: str, runs: Sequence[Run], measured: Iterable[Run]) -> Any:
+    return getattr(max(measured, key=lambda run: run.slow_node_ms or 0.0, default=runs[0]), name)
+
+
+# What each Combine does, with a column's name, all runs of a row, and those with a measurement.
+_COMBINED: Mapping[Combine, Callable[[str, Sequence[Run], Sequence[Run]], Any]] = {
+    Combine.SAME: lambda name, runs, measured: getattr(runs[0], name),
+    Combine.MEAN: lambda name, runs, measured: _mean(name, measured),
+    Combine.SUM: lambda name, runs, measured: _sum(name, runs),
+    Combine.LARGEST: lambda name, runs, measured: max(_known(name, runs), default=None),
+    Combine.WORDS: lambda name, runs, measured: _words(name, measured),
+    Combine.ALL_WORDS: lambda name, runs, measured: _words(name, runs),
+    Combine.TEXTS: lambda name, runs, measured: _texts(name, measured),
+    Combine.SLOWEST_NODE: _of_slowest_node,
+}
 
 
 def _flagged(row: ScalingRow, flag: str) -> ScalingRow:
-    """The row with one more flag, in the order in which columns.FLAGS has them; those it does not know come last."""
+    """The row with one more flag. Flags stand in the order of columns.FLAGS, unknown ones last."""
     found = {*row.flags.split(), flag}
     known = [each for each in FLAGS if each in found]
     return dataclasses.replace(row, flags=" ".join([*known, *sorted(found - FLAGS.keys())]))
@@ -123,12 +129,12 @@ def _flagged(row: ScalingRow, flag: str) -> ScalingRow:
 # --- rows that may be compared -------------------------------------------------------------------
 
 
-def _told_apart(rows: Sequence[ScalingRow]) -> list[ScalingRow]:
+def _with_scaling(rows: Sequence[ScalingRow]) -> list[ScalingRow]:
     """The rows with their kind of scaling, by the batches of all sizes of the same experiment and params.
 
-    One local batch at all sizes is weak scaling, one global batch strong. Where sizes have several of both,
-    as logs from elsewhere may, a row goes with the sizes that share its local batch, else with those that share
-    its global batch; one that shares neither is mixed. One size alone does not tell.
+    One local batch at all sizes is weak scaling, one global batch is strong scaling. Logs from elsewhere may have
+    several of both: then a row belongs to the sizes that share its local batch, else to those that share its global
+    batch. A row that shares neither is mixed. One size alone has no kind of scaling.
     """
     groups: dict[tuple[str, str], list[ScalingRow]] = defaultdict(list)
     for row in rows:
@@ -146,12 +152,12 @@ def _scaling(row: ScalingRow, group: Sequence[ScalingRow]) -> str:
 
 
 def _compared(rows: Sequence[ScalingRow], baseline: Baseline) -> list[ScalingRow]:
-    """The rows with speed-up, efficiency, their intervals, and the losses. Raises InputError: no base anywhere."""
+    """The rows with speed-up, efficiency, their intervals, and the losses. Raises InputError if there is no base."""
     series: dict[tuple[str, str, str, int | None], list[ScalingRow]] = defaultdict(list)
     for row in rows:
         if row.images_per_sec is not None and row.scaling != "mixed":
             series[row.series].append(row)
-    # The base of a strong series may itself be counted among those of its local batch.
+    # The base of a strong series may also share its local batch with other sizes, and then its row says weak.
     for key, those in series.items():
         if key[2] == "strong":
             those += [
@@ -171,7 +177,7 @@ def _compared(rows: Sequence[ScalingRow], baseline: Baseline) -> list[ScalingRow
 
 def _base(rows: Sequence[ScalingRow], baseline: Baseline) -> ScalingRow | None:
     if baseline == "node":
-        # A node is full with as many ranks as any node of the series has.
+        # A full node has as many ranks as the fullest node of the series.
         full = max((row.gpus_per_node or 0 for row in rows), default=0)
         return next((row for row in rows if row.nodes == 1 and row.gpus == full), None)
     if baseline is not None:
@@ -199,13 +205,13 @@ def _against(row: ScalingRow, base: ScalingRow | None, baseline: Baseline) -> Sc
     )
 
 
-# --- what makes rows not comparable --------------------------------------------------------------
+# --- differences that spoil a comparison --------------------------------------------------------------
 
 
 def start_correlation(runs: Iterable[Run]) -> float | None:
-    """Spearman's rank correlation of size and start time over the measured runs, of which some start is known.
+    """Spearman's rank correlation of size and start time over the measured runs whose start is known.
 
-    None where it is not defined: fewer than two sizes or two starts. (Spearman, Am. J. Psychology 15, 1904.)
+    None for fewer than two sizes or two starts, where it is not defined. (Spearman, Am. J. Psychology 15, 1904.)
     """
     known = [(run.gpus, run.start) for run in runs if run.images_per_sec is not None and run.start is not None]
     sizes, starts = [gpus for gpus, _ in known], [start for _, start in known]
@@ -217,7 +223,7 @@ def start_correlation(runs: Iterable[Run]) -> float | None:
 
 
 def _confounded(runs: Sequence[Run]) -> set[tuple[str, str]]:
-    """The (experiment, params) whose sizes ran at times of their own."""
+    """The (experiment, params) whose sizes ran at different times, so that a drift in time looks like scaling."""
     by_params: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         by_params[run.experiment, run.params].append(run)
@@ -225,7 +231,7 @@ def _confounded(runs: Sequence[Run]) -> set[tuple[str, str]]:
 
 
 def _differing(row: ScalingRow, runs: Sequence[Run]) -> ScalingRow:
-    """Flags for what must be alike in all runs of the same experiment and params."""
+    """The row with a flag for software or GPUs that differ among the runs of its experiment and params."""
     those = [run for run in runs if (run.experiment, run.params) == (row.experiment, row.params)]
     for flag, name in ((FLAG_SOFTWARE, "software"), (FLAG_HARDWARE, "gpu_model")):
         known = {getattr(run, name) for run in those if run.images_per_sec is not None} - {""}

@@ -196,14 +196,19 @@ def split_batch(batch: Mapping[str, int | None], gpus: int) -> tuple[int, int]:
     Raises ValueError if the global batch does not divide by the number of ranks, or the local batch by
     `passes`.
     """
-    local = batch.get("local")
+    return divide_batch(batch.get("local"), batch.get("global"), batch.get("passes") or 1, gpus)
+
+
+def divide_batch(local: int | None, whole: int | None, passes: int, gpus: int) -> tuple[int, int]:
+    """(local, global) batch for `gpus` ranks, of a `local` batch or else of a `whole` (global) one, in images.
+
+    Raises ValueError where the global batch does not divide evenly over the ranks, or the local one into its `passes`.
+    """
     if local is None:
-        whole = batch["global"]
         assert whole is not None
         if whole % gpus:
             raise ValueError(f"batch.global {whole} does not divide over {gpus} GPUs")
         local = whole // gpus
-    passes = batch.get("passes") or 1
     if local % passes:
         raise ValueError(f"a local batch of {local} does not divide into batch.passes {passes}")
     return local, local * gpus
@@ -222,17 +227,19 @@ def dump_run(config: RunConfig) -> str:
 
 
 def dump_runs(configs: Iterable[RunConfig]) -> Iterator[str]:
-    """The text of each `run.yaml`. The part that many runs share is dumped once, for speed."""
-    words: dict[tuple[object, ...], tuple[Mapping[str, Any], str]] = {}
+    """The text of each `run.yaml` of one sweep.
+
+    In a sweep, runs of equal `params` have equal experiments: what such runs share is serialised once.
+    """
+    shared: dict[tuple[object, ...], str] = {}
     for config in configs:
         about = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         own = {name: about.pop(name) for name in ("run", "repeat", "seed")}
-        key = tuple(id(value) if isinstance(value, Mapping) else value for value in about.values())
-        if key not in words:
-            # The mapping is kept alive, so that its id() cannot be reused.
-            words[key] = config.experiment, _dump(about)
+        key = tuple(value for name, value in about.items() if name != "experiment")
+        if key not in shared:
+            shared[key] = _dump(about)
         # JSON is YAML.
-        yield "".join(f"{name}: {json.dumps(value)}\n" for name, value in own.items()) + words[key][1]
+        yield "".join(f"{name}: {json.dumps(value)}\n" for name, value in own.items()) + shared[key]
 
 
 def _dump(data: Mapping[str, Any]) -> str:

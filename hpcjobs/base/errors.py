@@ -1,6 +1,6 @@
-"""The errors a user can cause or meet: each prints as one line, none as a traceback.
+"""The errors that a user can cause or meet. Each is printed as one line, without a traceback.
 
-Every room may import this module; it imports nothing but the standard library.
+Every room may import this module. It imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from collections.abc import Iterable
 
 
 class HpcjobsError(Exception):
-    """Base of all errors that are told to the user as one line; `exit_code` is the command's."""
+    """Base of all errors that are printed as one line. `exit_code` is the exit code of the command."""
 
     exit_code = 1
 
 
 class InputError(HpcjobsError):
-    """Something the user gave is wrong: what, where (file, key, line) and what would be right."""
+    """The user's input is wrong. The text says what, where (file, key, line), and what would be right."""
 
     exit_code = 2
 
 
 class SchedulerUnreachable(HpcjobsError):
-    """The scheduler gave no answer. It never means that a job does not exist."""
+    """The scheduler gave no answer. This does not mean that a job does not exist."""
 
     exit_code = 3
 
 
 class SubmitRefused(HpcjobsError):
-    """The scheduler answered, and refused a submission; the text says what it objected to."""
+    """The scheduler refused a submission. The text has its reason."""
 
     exit_code = 2
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt `word`: `did you mean 'x'?`, else the list of what is known."""
+    """A hint for a misspelt `word`: `did you mean 'x'?`, or the list of the known words if none is close."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"

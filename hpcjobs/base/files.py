@@ -1,7 +1,7 @@
-"""Whole files or none: writes go to a temporary name, then are renamed. Every room may import this.
+"""Writes and reads files safely. A file is written whole or not at all. Every room may import this.
 
-A sweep's folder may be one that others write to as well: a symbolic link there is never followed to be written,
-and what is no file is never waited for.
+Other users may be able to write to a sweep's folder. So a write never follows a symbolic link there, and a read never
+waits for a pipe or a device.
 """
 
 from __future__ import annotations
@@ -18,19 +18,15 @@ from typing import Any, BinaryIO, cast
 
 
 def write_atomic(path: Path, text: str | bytes, *, durable: bool = True) -> None:
-    """Write a whole file or none, which a loss of power leaves whole, too. A symbolic link at `path` is replaced.
+    """Write a file under a temporary name, then rename it. A symbolic link at `path` is replaced. Honours the umask.
 
-    Of many files one may make only the last `durable`: journaling file systems keep the order of names. Honours
-    the umask. Raises OSError (a full disk, say) with the old file, if any, still in place.
+    After a loss of power the file is whole, too, and if `durable` it is the new one. Of many files it is enough to make
+    the last one `durable`: journaling file systems keep the order of renames. Raises OSError, for example on a full
+    disk: then the old file, if any, is still in place.
     """
-    data = text.encode("utf-8") if isinstance(text, str) else text
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    temporary = beside(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(temporary, text)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -39,27 +35,70 @@ def write_atomic(path: Path, text: str | bytes, *, durable: bool = True) -> None
         _sync_folder(path.parent)
 
 
+def claim_link(path: Path, data: str | bytes) -> bool:
+    """Make the file `path`, whole, unless that name exists already. Returns whether it was made. Raises OSError.
+
+    Of many processes, on many hosts, that claim the same path exactly one gets True. A loss of power does not undo it.
+    The file is written under a temporary name, then link()ed: NFS makes a link atomically, while its O_EXCL and its
+    flock are not to be trusted.
+    """
+    temporary = beside(path)
+    try:
+        _write(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # NFS repeats a call whose answer was lost, and then finds the link that the first call made (open(2)).
+            with temporary.open("rb") as file:  # opening makes NFS ask for the number of links again
+                if os.fstat(file.fileno()).st_nlink < 2:
+                    return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return True
+
+
+def beside(path: Path) -> Path:
+    """A new hidden name in the same folder, for a temporary file that will become `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+
+
+def _write(temporary: Path, text: str | bytes) -> None:
+    """Write a file that does not exist yet, and wait until its content is on disk."""
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text.encode("utf-8") if isinstance(text, str) else text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_new(files: Mapping[Path, str]) -> None:
-    """Write files that are not there yet, in a folder that counts only when all are: as durable as one by one,
-    and several times as fast. Raises OSError.
+    """Write files that do not exist yet, into a folder that is used only when all of them are there. Raises OSError.
+
+    They are as durable as if each were written with `write_atomic`, and it takes a fraction of the time.
     """
     for path, text in files.items():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         with os.fdopen(descriptor, "wb") as file:
             file.write(text.encode("utf-8"))
-    for path in files:  # the first takes the others along
+    for path in files:  # the first fsync writes most of the other files' data, too
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of indented JSON with a final newline. What is not UTF-8 of a command's words is escaped."""
+    """`write_atomic` of `to_json`."""
+    write_atomic(path, to_json(value))
+
+
+def to_json(value: Any) -> bytes:
+    """Indented JSON with a final newline. Bytes of a command line that are not UTF-8 are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_atomic(path, text.encode("utf-8", "backslashreplace"))
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where the file is missing, damaged or something else."""
+    """The JSON object in a file. None if the file is missing or damaged, or holds something else."""
     try:
         with open_plain(path, follow=True) as file:
             data = json.loads(file.read().decode("utf-8", errors="replace"))
@@ -69,7 +108,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def open_plain(path: Path, *, follow: bool = False) -> BinaryIO:
-    """Open a file to be read. A pipe or device, and unless `follow` a symbolic link, is an OSError."""
+    """Open a file for reading. Raises OSError for a pipe or a device, and for a symbolic link unless `follow`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -78,16 +117,16 @@ def open_plain(path: Path, *, follow: bool = False) -> BinaryIO:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, if it is not there. Raises FileExistsError where something else is, a symbolic link included."""
+    """Make a folder unless it exists. Raises FileExistsError if `path` is something else, such as a symbolic link."""
     try:
         path.mkdir()
     except FileExistsError:
         if not stat.S_ISDIR(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "is no folder, or a symbolic link", str(path)) from None
+            raise FileExistsError(errno.EEXIST, "is not a folder, or is a symbolic link", str(path)) from None
 
 
 def _sync_folder(folder: Path) -> None:
-    """The new name is durable only with its folder; where a file system cannot do that, it is as it is."""
+    """Flush a folder to disk, which makes new names in it durable. Some file systems cannot do that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -97,6 +136,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """The path as one would type it here; whole in the root folder, where the last job works."""
+    """The path relative to the working folder, if it is inside. Absolute if that is `/`, as in the collector job."""
     here = Path.cwd()
     return str(path.relative_to(here) if here != Path("/") and path.is_relative_to(here) else path)

@@ -1,4 +1,4 @@
-"""Slurm's short forms of names and numbers. Every room may import this."""
+"""Slurm's short forms of lists of hosts and array indices. Every room may import this."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _RANGE = re.compile(r"^(\d+)-(\d+)$")
 
 
 def expand(text: str) -> list[str]:
-    """`n[1-3,07],head` as n1 n2 n3 n07 head: zeros kept, order kept.
+    """The hosts of a host list: `n[1-3,07],head` is n1 n2 n3 n07 head. Keeps leading zeros and the order.
 
-    Slurm's `None assigned` and `(null)` are no hosts; a text that is no host list comes back as it is.
+    Slurm's `None assigned` and `(null)` are empty lists. A text that is not a host list is returned as the only host.
     """
     if text in ("None assigned", "(null)"):
         return []
@@ -35,12 +35,12 @@ def _numbers(text: str) -> Iterator[str]:
 
 
 def expand_indices(text: str) -> list[int]:
-    """Array indices of `3`, `0,2-5` or `[3,5-9%2]` (`%2` is a throttle). Raises ValueError for anything else."""
+    """The array indices of `3`, `0,2-5` or `[3,5-9%2]`. The throttle `%2` is ignored. Raises ValueError otherwise."""
     return [int(number) for number in _numbers(text.strip("[]").partition("%")[0])]
 
 
 def fold_indices(indices: Iterable[int]) -> str:
-    """The shortest form that sbatch's --array takes: 0,2-5. In the order of the numbers."""
+    """The indices, ascending and without duplicates, in the short form of sbatch's --array: 0,2-5."""
     runs: list[list[int]] = []
     for index in sorted(set(indices)):
         if runs and index == runs[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""One writer at a time for a folder that several hosts may share. Every room may import this."""
+"""A lock file: one writer at a time for a folder that several hosts may share. Every room may import this."""
 
 from __future__ import annotations
 
@@ -15,93 +15,79 @@ from pathlib import Path
 from typing import Any
 
 from hpcjobs.base.errors import HpcjobsError
-from hpcjobs.base.files import read_json, write_atomic
+from hpcjobs.base.files import beside, claim_link, read_json
+from hpcjobs.base.proc import read_process
 
 _HEARTBEAT_S = 10.0
-# A holder on another host that gave no sign for so long is gone.
+# A holder on another host that has not touched its lock for this long is gone.
 _SILENCE_S = 120.0
 
 
 class Locked(HpcjobsError):
-    """Somebody else holds the lock."""
+    """Another process holds the lock."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Hold:
-    """A lock that is held, or was: another host may have taken it over while this process was stopped."""
+    """A lock that this process has taken. If the process is suspended for long, another host may take the lock over."""
 
     path: Path
     what: Path | str
     id: str
 
     def check(self) -> None:
-        """Raises Locked where the lock is another's by now."""
+        """Raises Locked if another process has taken the lock over."""
         holder = read_json(self.path) or {}
         if holder.get("id") != self.id:
-            by = f"process {holder.get('pid')} on {holder.get('host')}" if holder else "somebody who is done already"
-            raise Locked(f"{self.what}: {by} took the lock over, for this process gave no sign for long; start again")
+            by = f"process {holder.get('pid')} on {holder.get('host')}" if holder else "a process that has ended since"
+            raise Locked(
+                f"{self.what}: {by} took the lock over, because this process did not touch it for long; start again"
+            )
 
 
 @contextmanager
 def held(path: Path, what: Path | str) -> Iterator[Hold]:
-    """Hold the lock file `path`, which guards `what`, and touch it every 10 s meanwhile.
+    """Hold the lock file `path`, which guards `what`, and touch it every 10 s. Raises Locked, naming the holder.
 
-    It is a hard link, which NFS makes atomically where its flock is not to be trusted. A lock whose
-    holder ran on this host and is gone, or ran elsewhere and gave no sign for 120 s, is taken over.
-    Raises Locked, naming the holder.
+    The lock of a process that has ended is taken over: of a process on this host /proc tells, and a process on another
+    host counts as ended when it has not touched its lock for 120 s. The file is made by `claim_link`.
     """
     me = {**process(), "since": time.time(), "id": uuid.uuid4().hex}
-    mine = path.with_name(f".{path.name}.{me['id']}")
-    write_atomic(mine, json.dumps(me) + "\n")
+    _take(path, json.dumps(me) + "\n", what)
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, stop), name="lock heartbeat", daemon=True)
+    beat.start()
     try:
-        _take(path, mine, what)
-        stop = threading.Event()
-        beat = threading.Thread(target=_beat, args=(path, stop), name="lock heartbeat", daemon=True)
-        beat.start()
-        try:
-            yield Hold(path, what, me["id"])
-        finally:
-            stop.set()
-            beat.join()
-            if (read_json(path) or {}).get("id") == me["id"]:
-                path.unlink(missing_ok=True)
+        yield Hold(path, what, me["id"])
     finally:
-        mine.unlink(missing_ok=True)
+        stop.set()
+        beat.join()
+        if (read_json(path) or {}).get("id") == me["id"]:
+            path.unlink(missing_ok=True)
 
 
 def process() -> dict[str, Any]:
-    """This process: `host`, `pid` and `started`, which tells it from a later one of the same number."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    """This process: `host`, `pid`, and `started`, which differs from that of a later process with the same pid."""
+    me = read_process(os.getpid())
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": me.started if me else None}
 
 
 def alive(holder: Mapping[str, Any]) -> bool:
     """Whether a `process()` of this host still runs."""
-    started = _started(int(holder["pid"]))
-    return started is not None and started == holder["started"]
+    found = read_process(int(holder["pid"]))
+    return found is not None and not found.zombie and found.started == holder["started"]
 
 
-def _started(pid: int) -> int | None:
-    # Field 22 of proc(5)'s stat, in clock ticks since boot; a dead one that nobody waited for has state Z.
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def _take(path: Path, mine: Path, what: Path | str) -> None:
+def _take(path: Path, mine: str, what: Path | str) -> None:
     for _ in range(100):
-        try:
-            os.link(mine, path)
+        if claim_link(path, mine):
             return
-        except FileExistsError:
-            pass
         holder = read_json(path)
         if holder is None:
             if not path.exists():
-                continue  # released this moment
+                continue  # it was just released
             raise Locked(f"{what}: the lock {path} cannot be read; if nobody works there, remove it")
-        if not _gone(holder, path, mine):
+        if not _gone(holder, path):
             raise Locked(
                 f"{what}: process {holder.get('pid')} on {holder.get('host')} is working on it since "
                 f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(float(holder.get('since', 0))))}; "
@@ -111,21 +97,30 @@ def _take(path: Path, mine: Path, what: Path | str) -> None:
     raise Locked(f"{what}: another process took the lock at the same moment; try again")
 
 
-def _gone(holder: Mapping[str, Any], path: Path, mine: Path) -> bool:
+def _gone(holder: Mapping[str, Any], path: Path) -> bool:
     if holder.get("host") == socket.gethostname():
         return not {"pid", "started"} <= holder.keys() or not alive(holder)
-    # Both times are the file system's own: the hosts' clocks need not agree.
-    os.utime(mine)
-    return mine.stat().st_mtime - path.stat().st_mtime > _SILENCE_S
+    # Both times are by the file system's clock, because the hosts' clocks may differ.
+    return _time_of_file_system(path) - path.stat().st_mtime > _SILENCE_S
 
 
-def _clear(path: Path, mine: Path, stale: Mapping[str, Any]) -> None:
-    """Remove the lock if it still is the one that was found stale; one process at a time looks."""
-    turn = path.with_name(f".{path.name}.takeover")
+def _time_of_file_system(path: Path) -> float:
+    """The time by the clock of the file system that holds `path`: the mtime of a new file, in s since the epoch."""
+    temporary = beside(path)
     try:
-        os.link(mine, turn)
-    except FileExistsError:
-        if (taker := read_json(turn)) and _gone(taker, turn, mine):  # ended between two lines of this function
+        temporary.touch(exist_ok=False)
+        os.utime(temporary)
+        return temporary.stat().st_mtime
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _clear(path: Path, mine: str, stale: Mapping[str, Any]) -> None:
+    """Remove the lock if it is still the stale one. Only one process at a time checks and removes."""
+    turn = path.with_name(f".{path.name}.takeover")
+    if not claim_link(turn, mine):
+        # A process that was killed between claiming and removing `turn` left it behind.
+        if (taker := read_json(turn)) and _gone(taker, turn):
             turn.unlink(missing_ok=True)
         time.sleep(0.05)
         return
@@ -138,6 +133,6 @@ def _clear(path: Path, mine: Path, stale: Mapping[str, Any]) -> None:
 
 def _beat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(_HEARTBEAT_S):
-        # A file server that is away for a while must not end it.
+        # The thread must survive a file server that does not answer for a while.
         with suppress(OSError):
             os.utime(path)

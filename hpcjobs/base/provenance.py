@@ -1,4 +1,4 @@
-"""Where a sweep comes from: versions, git state, command, profile, user, time; without what is secret."""
+"""Where a sweep comes from: versions, git state, command, profile, user, time. Secrets are removed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcjobs import __version__
+from hpcjobs.base.version import __version__
 
 HIDDEN = "***"
 
-# A name is secret where one of its words is: WANDB_API_KEY, git.authToken, X-Amz-Signature; not MONKEY, keyboard,
-# batch.passes, max_tokens or PWD, nor what only says where or how large the secret is: SSH_KEY_FILE, key.size.
+# A value is secret if one of the words of its name is in this list: WANDB_API_KEY, git.authToken, X-Amz-Signature.
+# Words must match as a whole: MONKEY, keyboard, batch.passes, max_tokens and PWD are not secret. Neither is a name that
+# ends with a word of _ABOUT_IT: SSH_KEY_FILE and key.size only say where the secret is, or how large.
 _SECRET_WORDS = {
     *("token", "key", "apikey", "secret", "secrets", "password", "passwd", "passphrase", "pass", "sshpass"),
     *("credential", "credentials", "auth", "oauth", "authorization", "cookie", "bearer", "signature", "sig"),
@@ -25,11 +26,12 @@ _SECRET_WORDS = {
 _ABOUT_IT = {"file", "path", "dir", "name", "type", "size", "length", "count"}
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
-# scheme://user:password@ -- greedy, for a password may hold an @.
+# scheme://user:password@. Greedy, because a password may contain an @.
 _USER = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s/?#:@]*)(?P<word>:[^\s/?#]*)?@", re.IGNORECASE)
-# What gives a value its name: NAME=, NAME:, and --NAME before a blank.
+# What stands before a value and names it: NAME=, NAME:, or --NAME and a blank.
 _NAME = re.compile(r"(?<![\w./-])(?:(--?[A-Za-z][\w.-]*)(?:\s*[:=]\s*|[ \t]+)|([A-Za-z_][\w.-]*)\s*[:=]\s*)")
-# The value, as a shell or a URL ends it, with `Bearer ` before it in a header; commas are in it but in A=1,B=2.
+# The value, up to where a shell or a URL would end it. In a header it may follow `Bearer `. A comma belongs to the
+# value, except before another NAME=, as in A=1,B=2.
 _VALUE = re.compile(
     r"((?:Bearer|Basic|Token) +)?"
     r"(?:(?:\"(?:\\.|[^\"\\])*\"|'[^']*'|\\.|[^\s&;,\"'\\]|,(?![A-Za-z_][\w.-]*=))+|[\"'].*)",
@@ -40,7 +42,7 @@ _VALUE = re.compile(
 def provenance(command: Sequence[str], profile: Mapping[str, Any]) -> dict[str, Any]:
     """Where a sweep comes from: versions, git state of the code and the working folder, command, profile, user, time.
 
-    Passwords, tokens and keys, by the names that they are given and in URLs, are replaced by `***`.
+    Passwords, tokens and keys are replaced by `***`. They are recognized by their names, and by their place in a URL.
     """
     return {
         "hpcjobs": __version__,
@@ -57,7 +59,7 @@ def provenance(command: Sequence[str], profile: Mapping[str, Any]) -> dict[str, 
 
 
 def redacted(value: Any) -> Any:
-    """The same mapping, list or text with `***` for each secret."""
+    """The same mapping, list or text, with each secret replaced by `***`."""
     if isinstance(value, Mapping):
         return {key: HIDDEN if _secret(str(key)) and _holds(inner) else redacted(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -70,7 +72,7 @@ def _holds(value: Any) -> bool:
 
 
 def _items(words: Sequence[Any]) -> Iterator[Any]:
-    """A command's words: NAME=VALUE is a word of its own, and an option's value may be the next word."""
+    """The words of a command. The value of an option may be in the same word, as NAME=VALUE, or be the next word."""
     option = False
     for word in words:
         if not isinstance(word, str):
@@ -87,7 +89,7 @@ def _items(words: Sequence[Any]) -> Iterator[Any]:
 
 def _text(text: str) -> str:
     def user(match: re.Match[str]) -> str:
-        # ssh://git@host names an account; in other schemes a lone name is often a token.
+        # ssh://git@host names an account. In other schemes a user without a password is often a token.
         if match["word"] is None and "ssh" in match["scheme"].lower():
             return match[0]
         return f"{match['scheme']}{match['user'] + ':' if match['word'] else ''}{HIDDEN}@"
@@ -109,9 +111,9 @@ def _secret(name: str) -> bool:
     return not _SECRET_WORDS.isdisjoint(words) or (len(words) > 1 and words[-1] == "pwd")
 
 
-# What of the repository a run is made of: a new file beside these changes nothing.
+# The folders of the repository that decide what a run does. A new file elsewhere does not make the code unclean.
 _CODE = ("hpcjobs", "templates", "experiments")
-# By these git is told of another repository than that around the folder: in a hook, for one.
+# Variables that make git use another repository than the one around the folder. A git hook sets them, for example.
 _ELSEWHERE = {
     *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX"),
     *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
@@ -119,17 +121,20 @@ _ELSEWHERE = {
 
 
 def code_state() -> dict[str, Any] | None:
-    """`git_state` of the checkout that hpcjobs itself runs from; None where it is installed, whatever is around it."""
+    """`git_state` of the checkout that hpcjobs runs from. None if it is installed, even inside another checkout."""
     root = Path(__file__).resolve().parents[2]
     return git_state(root, _CODE) if (root / ".git").exists() else None
 
 
 def git_state(folder: Path, parts: Sequence[str] = ()) -> dict[str, Any] | None:
-    """Commit, whether clean (all of it, or these parts), and remote of the checkout around `folder`; None without."""
+    """The commit, remote and state of the checkout around `folder`. None if there is no checkout.
+
+    `clean`: whether `parts`, or the whole checkout if there are none, have no uncommitted changes.
+    """
     around = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
 
     def git(*words: str) -> str:
-        # Neither locks nor programs that the folder's configuration names.
+        # git must not write locks, nor run the programs that the repository's configuration names.
         command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *words]
         done = subprocess.run(command, cwd=folder, env=around, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()

@@ -12,3 +12,10 @@ class Size:
     gpus: int
     nodes: int
     tasks_per_node: int
+
+    def gpus_held(self, gpus_per_node: int | None, is_exclusive: bool) -> int:
+        """GPUs that a job of this size keeps from others: all GPUs of its nodes if these are exclusive, else its own.
+
+        `gpus_per_node` is what a node has; None is not known.
+        """
+        return self.nodes * gpus_per_node if is_exclusive and gpus_per_node else self.gpus

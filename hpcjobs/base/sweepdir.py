@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import time
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import yaml
 
 from hpcjobs.base import contract
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.files import open_plain, read_json, write_atomic
+from hpcjobs.base.files import claim_link, open_plain, read_json
 from hpcjobs.base.records import ExitRecord
 
 _ATTEMPT = re.compile(r"^a(\d{3,})$")
@@ -100,25 +99,18 @@ class SweepDir:
 
 
 def revoke_claim(sweep: SweepDir, run: str, submission: int, by: str) -> bool:
-    """Take a submission's claim of a run, so that a job that arrives later does not run it; False if a job holds it.
+    """Take a submission's claim of a run, so that a job of it that starts later does not run the run.
 
-    `by` names the command that revokes it, for a person who reads the file.
+    Returns False if the claim is taken already. `by` says who revoked it, for people who read the file.
     """
-    claim = sweep.claim(run, submission)
-    mine = claim.with_name(f".{claim.name}.{uuid.uuid4().hex}")
-    write_atomic(mine, json.dumps({"job": "", "submission": submission, "by": by}) + "\n")
-    try:
-        os.link(mine, claim)
-    except FileExistsError:
-        return False
-    finally:
-        mine.unlink(missing_ok=True)
-    return True
+    claim = json.dumps({"job": "", "submission": submission, "by": by}) + "\n"
+    return claim_link(sweep.claim(run, submission), claim)
 
 
 def newest_claim(sweep: SweepDir, run: str, entries: Iterable[str]) -> tuple[str, int]:
-    """(task, submission) of the newest claim among a run's `entries`; the task is empty if the claim was revoked or
-    there is none.
+    """(task, submission) of the newest claim among a run's `entries`.
+
+    The task is empty if that claim is revoked, or if there is no claim.
     """
     numbers = [int(match[1]) for name in entries if (match := _CLAIM.match(name))]
     if not numbers:
@@ -128,7 +120,7 @@ def newest_claim(sweep: SweepDir, run: str, entries: Iterable[str]) -> tuple[str
 
 
 def is_revoked(sweep: SweepDir, run: str, submission: int) -> bool:
-    """Whether the claim was revoked: a job that arrives with this submission does not run the run."""
+    """Whether the claim is revoked: no job of this submission runs the run any more."""
     return (read_json(sweep.claim(run, submission)) or {}).get("job") == ""
 
 

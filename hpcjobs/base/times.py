@@ -1,4 +1,4 @@
-"""Slurm's forms of a length of time. Every room may import this."""
+"""Parses Slurm's forms of a duration. Every room may import this."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", re.ASCII)
 
 
 def seconds(text: str) -> int | None:
-    """Slurm's `D-HH:MM:SS`, `D-HH:MM`, `D-HH`, `HH:MM:SS`, `MM:SS` or `MM` in seconds; None for anything else."""
+    """The seconds of `D-HH:MM:SS`, `D-HH:MM`, `D-HH`, `HH:MM:SS`, `MM:SS` or `MM`, as in sbatch(1). None otherwise."""
     match = _TIME.fullmatch(text)
     if match is None:
         return None

@@ -86,13 +86,13 @@ def hpcjobs(ctx: click.Context, version: bool, as_json: bool) -> None:
 
 
 def _version(as_json: bool) -> str:
-    from hpcjobs import __version__
+    from hpcjobs.base.version import __version__
 
     if not as_json:
         return f"hpcjobs {__version__}"
     import json
 
-    from hpcjobs.cli.version import about
+    from hpcjobs.site.installation import about
 
     return json.dumps(about(), indent=2)
 

@@ -87,16 +87,17 @@ def runs(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem
 
 def settings(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """Keys of an experiment that are not set yet, as KEY=; behind it the values of a key that has few, or paths."""
-    from hpcjobs.config.commented import leaves
+    from hpcjobs.config import Experiment
+    from hpcjobs.config.keys import leaves
 
     key, equals, values = incomplete.partition("=")
     if not equals:
         done = {setting.partition("=")[0] for setting in ctx.params.get("settings") or ()}
-        known = ((each.key, each.comment) for each in leaves())
+        known = ((each.name, each.description) for each in leaves(Experiment))
         return _beginning(incomplete, ((f"{name}=", text) for name, text in known if name not in done))
     begun = incomplete[: len(incomplete) - len(values.rpartition(",")[2])]  # of V1,V2 the last one is completed
     typed = incomplete[len(begun) :]
-    kind = next((each.type for each in leaves() if each.key == key), None)
+    kind = next((each.type for each in leaves(Experiment) if each.name == key), None)
     found = _beginning(typed, ((word, "") for word in _words(kind)))
     if not found and key in _PATHS:
         found = paths(typed, folders=_PATHS[key])

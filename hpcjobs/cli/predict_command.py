@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpcjobs.analysis import extrap, scaling
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.files import write_atomic
 from hpcjobs.cli import names, show
-from hpcjobs.engine import follow
-from hpcjobs.engine import sweep as sweeps
-from hpcjobs.plan import planning
-from hpcjobs.report import build
+from hpcjobs.plan.planning import parse_gpus
+from hpcjobs.report.build import read_runs
+from hpcjobs.study import open_study
 
 if TYPE_CHECKING:
     from hpcjobs.analysis.predict import SeriesModels
@@ -49,37 +46,30 @@ def predict(
     \b
     hpcjobs predict study --gpus 32,64
     """
-    # scipy takes a third of a second, which completion and --help must not.
-    from hpcjobs.analysis import models
-    from hpcjobs.analysis import predict as model
+    # Importing scipy takes a third of a second, which completion and --help do not need.
+    from hpcjobs.analysis.forecast import forecast, to_json
     from hpcjobs.report import tables
 
     if (folder is None) == (runs_file is None):
         raise InputError("give the FOLDER of a sweep, or --runs FILE")
     if folder is not None:
-        sweep = sweeps.load(folder)
-        runs = build.collected(sweep, follow.snapshot(sweep, show.talk))
+        runs = open_study(folder, tell=show.talk).collect()
     else:
         assert runs_file is not None
-        runs = build.read_runs(runs_file)
-    rows = scaling.table(runs)
-    sizes = planning.parse_gpus(gpus) if gpus else []
-    outlooks = model.predict(rows, sizes, fabric=models.read_fabric(fabric) if fabric else None)
+        runs = read_runs(runs_file)
+    found = forecast(runs, parse_gpus(gpus) if gpus else [], fabric=fabric, extrap_file=extrap_file)
     if extrap_file is not None:
-        write_atomic(extrap_file, extrap.extrap(rows))
         show.talk(f"wrote {show.shorten(extrap_file.absolute())}")
-    for outlook in outlooks:
-        _doubt(outlook)
+    for series in found:
+        _doubt(series)
     if as_json:
-        click.echo(json.dumps(model.as_json(outlooks)))
+        click.echo(json.dumps(to_json(found)))
         return
-    for outlook in outlooks:
-        for name, why in outlook.refused.items():
-            _talk(outlook, f"no model {name}", why)
-        for fitted in outlook.models:
-            title = " ".join(
-                word for word in (outlook.experiment, outlook.params, outlook.scaling, fitted.name) if word
-            )
+    for series in found:
+        for name, why in series.refused.items():
+            _talk(series, f"no model {name}", why)
+        for fitted in series.models:
+            title = " ".join(word for word in (series.experiment, series.params, series.scaling, fitted.name) if word)
             cells = tables.predictions(fitted)
             if markdown:
                 click.echo(f"**{title}**\n\n{cells.markdown()}")
@@ -90,19 +80,19 @@ def predict(
                 console.print()
 
 
-def _talk(outlook: SeriesModels, *texts: str) -> None:
-    """A line of a series; logs may not say of which experiment they are."""
-    name = " ".join(word for word in (outlook.experiment, outlook.params) if word)
+def _talk(series: SeriesModels, *texts: str) -> None:
+    """Print a line about a series. The name is empty if the logs do not say the experiment."""
+    name = " ".join(word for word in (series.experiment, series.params) if word)
     show.talk(": ".join(text for text in (name, *texts) if text))
 
 
-def _doubt(outlook: SeriesModels) -> None:
-    """One line, with the models that it is of where they differ."""
+def _doubt(series: SeriesModels) -> None:
+    """Print each doubt once, with the names of its models if it is not one of all models."""
     from hpcjobs.report import tables
 
     doubts: dict[str, list[str]] = {}
-    for fitted in outlook.models:
+    for fitted in series.models:
         if why := tables.doubt(fitted):
             doubts.setdefault(why, []).append(fitted.name)
     for why, models in doubts.items():
-        _talk(outlook, "" if len(models) == len(outlook.models) else f"model {' and '.join(models)}", why)
+        _talk(series, "" if len(models) == len(series.models) else f"model {' and '.join(models)}", why)

@@ -1,4 +1,4 @@
-"""Flags for what changes daily about a site: each takes the place of the profile's key."""
+"""Flags that replace keys of the cluster profile, for what changes from day to day."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from hpcjobs.config import Cluster, profiles
+from hpcjobs.config import Cluster
+from hpcjobs.site.choose import overridden
 
 # Flag and key of the profile: what --help says of it.
 _KEYS = {
@@ -27,23 +28,23 @@ NAMES = (*_KEYS, "sbatch")
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """What was given of them."""
+    """The flags that were given."""
 
     keys: dict[str, str]
     sbatch: tuple[str, ...]
 
     def applied_to(self, cluster: Cluster) -> Cluster:
-        """The profile as these flags change it. Raises InputError."""
-        return profiles.override(cluster, self.keys, self.sbatch)
+        """The profile with these flags applied. Raises InputError."""
+        return overridden(cluster, self.keys, self.sbatch)
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command these flags; it gets them as `daily_flags`."""
+    """Add these flags to a command, which receives them as `flags`."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, sbatch: tuple[str, ...], **others: Any) -> Any:
         given = {key: value for key in _KEYS if (value := others.pop(key)) is not None}
-        return command(*args, daily_flags=Flags(given, sbatch), **others)
+        return command(*args, flags=Flags(given, sbatch), **others)
 
     help_ = "Any other option of sbatch, without the dashes; may be repeated."
     decorate = [

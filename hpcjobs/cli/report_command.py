@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import Run
+from hpcjobs.base.metrics import Run
 from hpcjobs.cli import names, show
-from hpcjobs.collect import sweep_runs as collector
-from hpcjobs.engine import follow
-from hpcjobs.engine import sweep as sweeps
+from hpcjobs.cli.show_report import print_collectives, print_report
+from hpcjobs.collect import runs_csv
+from hpcjobs.collect.log_files import read_logs
 from hpcjobs.report import build
+from hpcjobs.report.build import ReportRequest
+from hpcjobs.study import open_study
 
 
 @click.command()
@@ -55,57 +56,25 @@ def collect(
             raise InputError("--format and --gpus-from are for --logs: a sweep says what its logs are")
         if len(paths) != 1:
             raise InputError("give one FOLDER of a sweep, or --logs and the paths of logs")
-        sweep = sweeps.load(paths[0])
-        with sweeps.written(sweep.where, _elsewhere(sweep)):
-            runs = build.collected(sweep, follow.snapshot(sweep, show.talk))
+        runs = open_study(paths[0], tell=show.talk).collect()
     if runs is None:
         return
-    click.echo(json.dumps([run.row() for run in runs]) if as_json else collector.runs_csv(runs), nl=as_json)
+    click.echo(json.dumps([run.row() for run in runs]) if as_json else runs_csv.to_text(runs), nl=as_json)
     ctx.exit(_nothing_measured(any(run.images_per_sec is not None for run in runs)))
 
 
 def _any_logs(paths: Sequence[Path], format_: str | None, gpus_from: str | None, as_json: bool) -> list[Run] | None:
-    """The runs of anyone's logs, or None where they are of collectives, which have been printed."""
-    from hpcjobs.collect import anylogs, reading
-    from hpcjobs.collect.measurements import Bandwidth
-
-    if not paths:
-        raise InputError("--logs: give the paths of logs, or of folders that hold them")
-    if format_ is not None and format_ not in reading.FORMATS:
-        raise InputError(f"--format {format_}: known: {', '.join(reading.FORMATS)}")
-    results = [reading.read_log(path, format_, _pattern(gpus_from)) for path in _files(paths)]
-    runs, problems = anylogs.runs(results)
-    for problem in problems:
+    """The runs of anyone's logs, or None if the logs are of collectives, which are printed here."""
+    found = read_logs(paths, format_, gpus_from)
+    for problem in found.problems:
         show.talk(str(problem))
-    collectives = [one for result in results for one in result.measurements if isinstance(one, Bandwidth)]
-    if collectives and runs:
-        show.talk(f"{len(collectives)} lines of collectives are not among these runs: collect their logs alone")
-    if collectives and not runs:
-        build.print_collectives(collectives, as_json)
+    if found.collectives and found.runs:
+        count = len(found.collectives)
+        show.talk(f"{count} lines of collectives are not among these runs: collect their logs by themselves")
+    if found.collectives and not found.runs:
+        print_collectives(found.collectives, as_json)
         return None
-    return runs
-
-
-def _pattern(text: str | None) -> re.Pattern[str] | None:
-    if text is None:
-        return None
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise InputError(f"--gpus-from {text}: not a regular expression: {error}") from None
-    if pattern.groups != 1:
-        raise InputError(f"--gpus-from {text}: give one group, around the number of GPUs, such as '([0-9]+)gpu'")
-    return pattern
-
-
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(inner for inner in path.rglob("*") if inner.is_file())
-        elif path.exists():
-            yield path
-        else:
-            raise InputError(f"--logs {path}: no such file")
+    return found.runs
 
 
 @click.command()
@@ -158,25 +127,15 @@ def report(
         raise InputError("--runs FILE and --out DIR go together; a sweep's report stands in its own folder")
     if markdown and as_json:
         raise InputError("--markdown and --json: give one of them")
-    wish = build.Wish(baseline, against, reference)
+    request = ReportRequest(baseline, against, reference)
     if folder is not None:
-        sweep = sweeps.load(folder)
-        with sweeps.written(sweep.where, _elsewhere(sweep)):
-            done = build.reported(sweep, follow.snapshot(sweep, show.talk), wish)
+        done = open_study(folder, tell=show.talk).report(request)
     else:
         assert runs_file is not None
         assert out is not None
-        done = build.report_of(build.read_runs(runs_file), out, wish)
-    build.print_report(done, as_json=as_json, markdown=markdown)
+        done = build.report_runs(build.read_runs(runs_file), out, request, show.talk)
+    print_report(done, as_json=as_json, markdown=markdown)
     ctx.exit(_nothing_measured(any(row.images_per_sec is not None for row in done.rows)))
-
-
-def _elsewhere(sweep: sweeps.Sweep) -> str:
-    """How to report a sweep in whose folder one may not write."""
-    runs = sweep.where.report / "runs.csv"
-    if not runs.is_file():
-        return "; nobody who may has collected it yet"
-    return f"; as last collected: `hpcjobs report --runs {show.shorten(runs)} --out DIR`"
 
 
 def _nothing_measured(measured: bool) -> int:

@@ -1,6 +1,6 @@
-"""What the commands print: results to stdout, talk to stderr.
+"""What the commands print: results to stdout, lines for the user to stderr.
 
-rich takes a twentieth of a second, which completion and --help need not pay: it is imported where it is used.
+Importing rich takes 50 ms, so it is imported in functions: completion and --help do not need it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import click
 
 from hpcjobs.base.files import shown
 from hpcjobs.base.records import RunState
-from hpcjobs.engine import follow
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan.estimate import Estimate
@@ -25,7 +24,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-# Width of a table that goes to a file or a pipe, where there is no terminal to ask.
+    from hpcjobs.study import Study
+
+# Width of a table that goes to a file or a pipe, which have no width of their own.
 _PIPE_WIDTH = 160
 _STYLES = {
     RunState.DONE: "green",
@@ -47,7 +48,7 @@ def shorten(path: Path) -> str:
 
 
 def terminal(stderr: bool = False) -> Console:
-    """Where a table goes. Its width is that of the terminal, or fixed where there is none."""
+    """The console for a table. Its width is that of the terminal, or fixed without one."""
     from rich.console import Console
 
     console = Console(stderr=stderr, highlight=False)
@@ -55,7 +56,7 @@ def terminal(stderr: bool = False) -> Console:
 
 
 def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
-    """The plan: one line per job, then what it costs, then what stands in its way."""
+    """Print the plan: one line per job, then its cost, then the warnings."""
     from rich.table import Table
     from rich.text import Text
 
@@ -133,11 +134,11 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
 
 
 def reason(run: RunStatus) -> str:
-    """Why a run is where it is, in a line."""
+    """Why a run has its state, in a line."""
     if run.failure is not None:
         return f"{run.failure} -- {run.failure.hint}"
     word = "" if run.word.lower() in (str(run.state), "completed") else run.word
-    return " ".join(part for part in (word, run.said) if part)
+    return " ".join(part for part in (word, run.reason) if part)
 
 
 def elapsed(run: RunStatus) -> str:
@@ -168,7 +169,7 @@ def status_json(runs: Sequence[RunStatus]) -> str:
                 "start": run.start,
                 "end": run.end,
                 "failure": run.failure.kind if run.failure else None,
-                "reason": run.failure.evidence if run.failure else run.said,
+                "reason": run.failure.evidence if run.failure else run.reason,
                 "hint": run.failure.hint if run.failure else "",
             }
             for run in runs
@@ -182,7 +183,7 @@ def counts(runs: Sequence[RunStatus]) -> str:
     return ", ".join(f"{states.count(state)} {state}" for state in RunState if state in states)
 
 
-def code(runs: Sequence[RunStatus]) -> int:
+def exit_code(runs: Sequence[RunStatus]) -> int:
     """1 where a run failed, was cancelled or is lost; else 0."""
     return int(any(run.state.final and run.state is not RunState.DONE for run in runs))
 
@@ -195,19 +196,40 @@ def print_status(runs: Sequence[RunStatus], as_json: bool) -> None:
         terminal().print(status_table(runs))
 
 
-def watched(sweep: Sweep) -> list[RunStatus]:
+def wait(study: Study) -> list[RunStatus]:
     """Follow the runs live on stderr until every one has ended. Raises KeyboardInterrupt."""
     console = terminal(stderr=True)
     if console.is_terminal:
         from rich.live import Live
 
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            return follow.wait(sweep, lambda now: live.update(status_table(now), refresh=True), talk)
-    said: list[str] = []
+            return study.wait(lambda now: live.update(status_table(now), refresh=True))
+    shown_last = ""
 
     def changed(now: Sequence[RunStatus]) -> None:
-        if not said or said[-1] != counts(now):
-            said.append(counts(now))
-            talk(said[-1])
+        nonlocal shown_last
+        if shown_last != counts(now):
+            shown_last = counts(now)
+            talk(shown_last)
 
-    return follow.wait(sweep, changed, talk)
+    return study.wait(changed)
+
+
+def wait_and_report(study: Study, as_json: bool) -> int:
+    """Follow the runs live on stderr, then write the report and print the table. Returns the exit code.
+
+    Ctrl-C leaves the runs as they are, says how to come back, and gives 130.
+    """
+    from hpcjobs.cli.show_report import print_report
+
+    folder = shorten(study.folder)
+    try:
+        runs = wait(study)
+    except KeyboardInterrupt:
+        talk(f"\nleft running. Come back with `hpcjobs status {folder}`, end them with `hpcjobs cancel {folder}`.")
+        return 130
+    for run in runs:
+        if run.state is not RunState.DONE:
+            talk(f"{run.run} {run.state}: {reason(run)}")
+    print_report(study.report(), as_json=as_json)
+    return exit_code(runs)

@@ -9,12 +9,8 @@ import click
 
 from hpcjobs.base.records import RunState
 from hpcjobs.cli import names, show
-from hpcjobs.engine import follow
-from hpcjobs.engine import resume as going_on
-from hpcjobs.engine import sweep as sweeps
-from hpcjobs.report import build
 from hpcjobs.site import preflight
-from hpcjobs.trainers import chexnet
+from hpcjobs.study import open_study
 
 
 @click.command()
@@ -23,14 +19,14 @@ from hpcjobs.trainers import chexnet
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def status(ctx: click.Context, folder: Path, watch: bool, as_json: bool) -> None:
-    """Show every run of the sweep in FOLDER. Exit code 1 where one failed. Writes nothing."""
-    sweep = sweeps.load(folder)
-    runs = show.watched(sweep) if watch else follow.snapshot(sweep, show.talk)
+    """Show every run of the sweep in FOLDER. Exit code 1 if one failed. Writes nothing."""
+    study = open_study(folder, tell=show.talk)
+    runs = show.wait(study) if watch else study.status()
     show.print_status(runs, as_json)
     if any(run.state is RunState.CANCELLED for run in runs):
-        for line in preflight.said(sweep.where.root):
+        for line in preflight.failures(study.folder):
             show.talk(line)
-    ctx.exit(show.code(runs))
+    ctx.exit(show.exit_code(runs))
 
 
 @click.command()
@@ -40,20 +36,18 @@ def status(ctx: click.Context, folder: Path, watch: bool, as_json: bool) -> None
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def resume(ctx: click.Context, folder: Path, retryable: bool, wait: bool, as_json: bool) -> None:
-    """Go on with the sweep in FOLDER: run what failed, was cancelled or is missing, nothing that has a result."""
-    sweep = sweeps.load(folder)
-    with sweeps.written(sweep.where):
-        chexnet.make_data(sweep)
-        done = going_on.resume(sweep, show.talk, retryable=retryable)
-    where = show.shorten(sweep.where.root)
+    """Resume the sweep in FOLDER: run what failed, was cancelled or is missing, nothing that has a result."""
+    study = open_study(folder, tell=show.talk)
+    done = study.resume(retryable=retryable)
+    where = show.shorten(study.folder)
     if done.adopted:
-        show.talk(f"found submitted, though not recorded: {' '.join(done.adopted)}")
+        show.talk(f"found jobs that the journal did not have: {' '.join(done.adopted)}")
     if done.runs:
-        show.talk(f"submitted {len(done.runs)} run(s); `hpcjobs status {where}` follows")
+        show.talk(f"submitted {len(done.runs)} run(s); `hpcjobs status {where}` follows them")
     else:
-        show.talk("nothing to submit: every run has a result or is on its way")
+        show.talk("nothing to submit: every run has a result or is under way")
     if wait:
-        ctx.exit(build.wait_and_report(sweep, as_json))
+        ctx.exit(show.wait_and_report(study, as_json))
     if as_json:
         click.echo(json.dumps({"adopted": done.adopted, "runs": done.runs}))
     else:
@@ -66,9 +60,7 @@ def resume(ctx: click.Context, folder: Path, retryable: bool, wait: bool, as_jso
 @click.argument("runs", nargs=-1, shell_complete=names.runs)
 def cancel(folder: Path, runs: tuple[str, ...]) -> None:
     """End the sweep in FOLDER, or only the named RUNS of it."""
-    sweep = sweeps.load(folder)
-    with sweeps.written(sweep.where):
-        ended = follow.cancel(sweep, runs)
+    ended = open_study(folder, tell=show.talk).cancel(runs)
     show.talk(f"cancelled {len(ended)} run(s)" if ended else "nothing to cancel: no run is pending or running")
     for name in ended:
         click.echo(name)

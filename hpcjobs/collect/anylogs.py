@@ -1,4 +1,4 @@
-"""Anyone's logs become runs, which go through the same report as a sweep's."""
+"""The logs of any program become runs, and so can be reported like those of a sweep."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hpcjobs.base.records import Run, RunState
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import RunState
 from hpcjobs.collect.measurements import LogResult, Problem, Throughput
 
-# What of two runs may differ without their being repeats, or sizes, of one experiment.
+# Runs that differ in one of these are not repeats, nor sizes, of one experiment.
 _APART = ("device", "gpu_model", "precision")
 
 
 def runs(results: Iterable[LogResult]) -> tuple[list[Run], list[Problem]]:
-    """A run for each training that says its GPUs and its rate, in the order of the logs; what is wrong with the rest.
+    """A run for each training whose log gives its GPUs and its rate, in the order of the logs; and the problems.
 
-    The experiment is the model, or else the format, with the unit where it is not images. Where runs of one
-    experiment have several devices, GPU models or precisions, these join `params`: they are never averaged.
+    The experiment is named after the model, or else the format, and after the unit if that is not images, so that
+    units are never compared. If runs of one experiment have several devices, GPU models or precisions, these join
+    `params`, so that they are never averaged.
     """
     found: list[tuple[Throughput, Run]] = []
     problems: list[Problem] = []
@@ -37,12 +39,11 @@ def runs(results: Iterable[LogResult]) -> tuple[list[Run], list[Problem]]:
                 )
             else:
                 found.append((one, _run(one, one.gpus)))
-    return _told_apart(found), problems
+    return _separated(found), problems
 
 
 def _run(one: Throughput, gpus: int) -> Run:
     nodes = one.nodes or len(one.hosts) or None
-    own = one.format == "hpcjobs"
     name = one.model or one.format
     return Run(
         run=one.run or Path(one.source).name,
@@ -59,8 +60,6 @@ def _run(one: Throughput, gpus: int) -> Run:
         global_batch=one.global_batch,
         images_per_sec=one.images_per_sec,
         step_ms=one.step_ms,
-        # Others' accuracy is not the area under a ROC curve.
-        mean_auc=one.accuracy if own else None,
         nodelist=" ".join(one.hosts),
         gpu_model=one.gpu_model,
         flags=" ".join(one.flags),
@@ -70,7 +69,7 @@ def _run(one: Throughput, gpus: int) -> Run:
     )
 
 
-def _told_apart(found: Sequence[tuple[Throughput, Run]]) -> list[Run]:
+def _separated(found: Sequence[tuple[Throughput, Run]]) -> list[Run]:
     values: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one, run in found:
         for name in _APART:

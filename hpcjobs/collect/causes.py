@@ -1,7 +1,7 @@
-"""Which lines of a log say why a run ended, and which class of failure each one is. Pure.
+"""Finds the line of a log that says why a run ended, and its class of failure. Pure.
 
-The wording is that of Slurm 22.05, Open MPI 4.1, NCCL, Horovod 0.28, TensorFlow 2.15, Lmod and Environment
-Modules; the tests have the lines as they were printed.
+The patterns match the messages of Slurm 22.05, Open MPI 4.1, NCCL, Horovod 0.28, TensorFlow 2.15, Lmod and Environment
+Modules. The tests hold the lines as these programs printed them.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ from collections.abc import Iterator
 from hpcjobs.base.contract import ERROR_PREFIX
 from hpcjobs.base.hostlist import expand
 
-# What stands before a rank's line: `[1,0]<stderr>:` (mpirun --tag-output), `3: ` (srun --label), or that of
-# horovodrun, with or without the time.
+# The prefix of a rank's line: `[1,0]<stderr>:` (mpirun --tag-output), `3: ` (srun --label), or that of horovodrun,
+# with or without the time.
 _RANK = r"^[ \t]*(?:(?:[A-Z][\w :]{0,30})?\[[\d,]+\]<std(?:out|err)> ?: ?|\d{1,6}: )?"
 
-# What a rank says when another one went: Horovod stops all of them.
+# What a rank prints because another one ended: Horovod stops all of them.
 _OTHERS = r"(?:Horovod has been shut down|HorovodInternalError|\bnccl[A-Z]|\bNCCL |\bMPI_(?:ERR|ABORT))"
-_FIRST_HAND = rf"(?![^\n]*{_OTHERS})"
+_NOT_OF_OTHERS = rf"(?![^\n]*{_OTHERS})"
 _EXCEPTION = r"(?!Exception ignored)(?!ImportError|ModuleNotFoundError)\w[\w.]*(?:Error|Exception|Interrupt)\b"
 
-# srun's verdict on a task, `srun: error: n2: task 1: ` or `tasks 0-3,5: `.
-_VERDICT = r"srun: error: \S+: tasks? [\d,-]+: "
+# How srun reports the end of a task: `srun: error: n2: task 1: ` or `tasks 0-3,5: `.
+_TASK_END = r"srun: error: \S+: tasks? [\d,-]+: "
 _SIGNALS = r"(?:Killed|Segmentation fault|Bus error|Aborted|Illegal instruction|Floating point exception)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """Lines of one class; `kind` is empty for lines that tell of a failure, but not which.
+    """The lines of one class. Lines of `kind` "" report a failure without its class; those of "own" name it.
 
-    What the named groups of `pattern` match is shown, else the whole line.
+    A message shows what the named groups of `pattern` match, or the whole line if it has none.
     """
 
     kind: str
     pattern: re.Pattern[str]
 
 
-def _cause(kind: str, *patterns: str) -> Cause:
+def _lines(kind: str, *patterns: str) -> Cause:
     return Cause(kind, re.compile("|".join(patterns), re.MULTILINE))
 
 
-# The first of these that a log has a line of is the cause, and of its lines the first. Who knows comes first
-# (Slurm, then the rank that gave up), then what happened by itself, then what follows from another's end (the
-# other ranks' NCCL and MPI errors), at last the launcher's summary.
+# The cause is the first of these that matches a line of the log, and of its lines the first. Their order: Slurm and
+# the rank that gave up, which know the reason; what happened by itself; what follows from the end of another rank
+# (NCCL and MPI errors); the launcher's summary.
 CAUSES: tuple[Cause, ...] = (
-    _cause("node_failure", r"DUE TO NODE FAILURE", r"srun: error: Node failure on "),
-    _cause("preempted", r"DUE TO PREEMPTION"),
-    _cause("timeout", r"DUE TO TIME LIMIT"),
-    _cause(
+    _lines("node_failure", r"DUE TO NODE FAILURE", r"srun: error: Node failure on "),
+    _lines("preempted", r"DUE TO PREEMPTION"),
+    _lines("timeout", r"DUE TO TIME LIMIT"),
+    _lines(
         "out_of_memory",
         r"exceeded (?:job |step |virtual )*memory limit",
         r"Exceeded (?:job|step) memory limit",
         r"oom[-_]kill",
-        rf"{_VERDICT}Out Of Memory",
+        rf"{_TASK_END}Out Of Memory",
         r"Out of memory: Kill",
     ),
-    _cause(
+    _lines(
         "node_failure",
         r"(?P<a>ORTE has lost communication with a remote daemon)[\s\S]{0,200}?(?P<b>Remote daemon *: \S+ on node \S+)",
         r"(?P<c>ORTE has lost communication with its daemon located on node:)\s+(?P<d>hostname: +\S+)",
@@ -67,26 +67,26 @@ CAUSES: tuple[Cause, ...] = (
         r"uncorrectable (?:ECC|NVLink) error",
         r"CUDA_ERROR_ECC_UNCORRECTABLE",
         r"GPU has fallen off the bus",
-        # Those of NVIDIA's list that are hardware; others (13, 31, 43, 45) are the program's own.
+        # The hardware errors of NVIDIA's list; others (13, 31, 43, 45) are errors of the program.
         r"Xid \(PCI:[^)\n]*\): (?:48|62|64|74|79|92|94|95|119|120)\b",
     ),
-    _cause("own", rf"{re.escape(ERROR_PREFIX)} (?=[a-z_]+: )(?!unexpected)"),
-    _cause("interrupted", r"^hpcjobs: SIG[A-Z0-9]+: ended after step"),
-    _cause(
+    _lines("own", rf"{re.escape(ERROR_PREFIX)} (?=[a-z_]+: )(?!unexpected)"),
+    _lines("interrupted", r"^hpcjobs: SIG[A-Z0-9]+: ended after step"),
+    _lines(
         "disk_full",
         r"No space left on device",
         r"[Dd]isk quota exceeded",
         r"\[Errno (?:28|122)\]",
         r"not enough space for /",
     ),
-    _cause(
+    _lines(
         "host_memory",
         r"(?<!OutOf)MemoryError\b",
         r"std::bad_alloc",
         r"Cannot allocate memory",
         r"OOM when allocating [^\n]*(?:device:CPU|allocator (?:mkl)?cpu)",
     ),
-    _cause(
+    _lines(
         "device_memory",
         r"OOM when allocating",
         r"RESOURCE_EXHAUSTED: (?:Out of memory|Failed to allocate)",
@@ -97,8 +97,10 @@ CAUSES: tuple[Cause, ...] = (
         r"(?:CUDA|Cuda|cuda)\w* (?:error|failure|failed)[^\n]{0,20}out of memory",
         r"CUDA out of memory",
     ),
-    _cause("traceback", rf"{re.escape(ERROR_PREFIX)} unexpected: {_FIRST_HAND}", _RANK + _EXCEPTION + _FIRST_HAND),
-    _cause(
+    _lines(
+        "traceback", rf"{re.escape(ERROR_PREFIX)} unexpected: {_NOT_OF_OTHERS}", _RANK + _EXCEPTION + _NOT_OF_OTHERS
+    ),
+    _lines(
         "module_missing",
         r"Lmod has detected the following error:[^\n]*(?:\n[^\n]+)?",
         r"ModuleCmd_\w+\.c\(\d+\):ERROR:",
@@ -106,14 +108,14 @@ CAUSES: tuple[Cause, ...] = (
         r"\bmodule: command not found",
         r"/lmod: No such file or directory",
     ),
-    _cause(
+    _lines(
         "import_error",
         _RANK + r"(?:ImportError|ModuleNotFoundError)\b",
         r"error while loading shared libraries:",
         r"symbol lookup error:",
         r"No module named ",
     ),
-    _cause(
+    _lines(
         "launch",
         r"srun: error: Unable to (?:confirm allocation|create step|allocate resources)",
         r"srun: error: (?:Couldn't (?:find the|load) specified plugin|cannot find mpi plugin|Invalid MPI type)",
@@ -131,24 +133,24 @@ CAUSES: tuple[Cause, ...] = (
         r"\b(?:srun|mpirun|mpiexec|horovodrun|orted|orterun|apptainer|singularity): (?:command )?not found",
         r"slurm_script: line \d+: [^\n]{1,200}: (?:command not found|No such file or directory|Permission denied)",
     ),
-    _cause(
+    _lines(
         "signal",
-        rf"{_VERDICT}{_SIGNALS}",
+        rf"{_TASK_END}{_SIGNALS}",
         r"exited on signal \d+",
         rf"line \d+: +\d+ {_SIGNALS}",
     ),
-    _cause("signal", r"Signal: [A-Z][a-z ]+ \(\d+\)", r"Segmentation fault", r"Fatal Python error", r"\bKilled$"),
-    # TensorFlow tries again with less: alone, this need not have ended anything.
-    _cause("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
-    _cause("out_of_memory", r"[Oo]ut [Oo]f [Mm]emory", r"\bOOM\b"),
-    _cause("nccl_error", r"\bNCCL WARN (?![^\n]*[Cc]onnection closed by (?:remote )?peer)"),
-    _cause(
+    _lines("signal", r"Signal: [A-Z][a-z ]+ \(\d+\)", r"Segmentation fault", r"Fatal Python error", r"\bKilled$"),
+    # TensorFlow tries again with less memory: this line alone need not be the end.
+    _lines("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
+    _lines("out_of_memory", r"[Oo]ut [Oo]f [Mm]emory", r"\bOOM\b"),
+    _lines("nccl_error", r"\bNCCL WARN (?![^\n]*[Cc]onnection closed by (?:remote )?peer)"),
+    _lines(
         "nccl_error",
         r"\bnccl[A-Z]\w* failed",
         r"\bNCCL (?:error|async error|WARN)",
         r"NCCL operations have failed or timed out",
     ),
-    _cause(
+    _lines(
         "mpi_error",
         r"(?P<a>MPI_ABORT was invoked on rank \d+ in communicator \S+)[^\n]*\n[^\n]*(?P<b>with errorcode -?\d+)",
         r"MPI_ABORT was invoked",
@@ -160,31 +162,31 @@ CAUSES: tuple[Cause, ...] = (
         r"Open MPI failed to (?:TCP )?\w+",
         r"\bUCX +ERROR",
     ),
-    _cause("traceback", _RANK + _EXCEPTION, rf"{re.escape(ERROR_PREFIX)} unexpected: "),
-    _cause("", re.escape(ERROR_PREFIX)),  # the job script's, which knows no class
-    _cause("", rf"{_VERDICT}Exited with exit code"),
-    _cause("", r"(?P<a>exited with non-zero status)[\s\S]{0,120}?(?P<b>Process name: \S+)\s+(?P<c>Exit code: +\d+)"),
-    _cause(
+    _lines("traceback", _RANK + _EXCEPTION, rf"{re.escape(ERROR_PREFIX)} unexpected: "),
+    _lines("", re.escape(ERROR_PREFIX)),  # an error of the job script has no class
+    _lines("", rf"{_TASK_END}Exited with exit code"),
+    _lines("", r"(?P<a>exited with non-zero status)[\s\S]{0,120}?(?P<b>Process name: \S+)\s+(?P<c>Exit code: +\d+)"),
+    _lines(
         "mpi_error",
         r"(?P<a>An MPI communication peer process has unexpectedly disconnected)[\s\S]{0,800}?(?P<b>Peer host: +\S+)",
         r"peer process has unexpectedly disconnected",
     ),
-    _cause("", r"Primary job +terminated"),
-    _cause("", r"(?:slurmstepd\S*|srun|mpirun|sbatch): error:"),
-    _cause("", r"command not found|No such file or directory|Permission denied"),
+    _lines("", r"Primary job +terminated"),
+    _lines("", r"(?:slurmstepd\S*|srun|mpirun|sbatch): error:"),
+    _lines("", r"command not found|No such file or directory|Permission denied"),
 )
-# A task that was killed after another had left by itself was killed for that.
-_LEFT = re.compile(rf"{_VERDICT}Exited with exit code", re.MULTILINE)
+# If one task exits by itself, srun then kills the others: their signals are not the cause.
+_EXITED = re.compile(rf"{_TASK_END}Exited with exit code", re.MULTILINE)
 
 _NODE = r"(?P<node>[A-Za-z0-9][\w.-]*(?:\[[\d,-]+\][\w.-]*)?)"
-# Slurm's `JOB 12 ON n2 CANCELLED AT ... DUE TO NODE FAILURE` is not among them: n2 is the node that lives to tell.
+# Slurm's `JOB 12 ON n2 CANCELLED AT ... DUE TO NODE FAILURE` is not among them: n2, which printed it, is alive.
 _NODES = (
     rf"Node failure on {_NODE}",
     rf"Remote daemon *: \S+ on node {_NODE}",
     rf"hostname: +{_NODE}",
     rf"failed on node {_NODE}: ",
-    rf"rank \d+ on {_NODE}, last at",  # a rank that the others' watchdogs found silent
-    # Who prints of its broken GPU: NCCL's `n2:4242:4711 [0]`, Open MPI's `[n2:4242]`, the kernel's `n2 kernel:`.
+    rf"rank \d+ on {_NODE}, last at",  # a rank from which the other ranks' watchdogs had no sign of life
+    # A node reports its own broken GPU: NCCL's `n2:4242:4711 [0]`, Open MPI's `[n2:4242]`, the kernel's `n2 kernel:`.
     rf"^{_NODE}:\d+:\d+ \[\d+\][^\n]*(?:uncorrectable|ECC|fallen off)",
     rf"^\[{_NODE}:\d+\][^\n]*(?:uncorrectable|ECC|fallen off)",
     rf"{_NODE} kernel: [^\n]*(?:Xid|fallen off)",
@@ -193,16 +195,16 @@ _NAMED = tuple(re.compile(pattern, re.MULTILINE) for pattern in _NODES)
 
 
 def find(text: str) -> tuple[str, re.Match[str]] | None:
-    """(class, match) of what says why in a log, or None where nothing does."""
+    """(class, match) of the line of a log that says why, or None if none does."""
     for cause in CAUSES:
         match = cause.pattern.search(text)
-        if match and not (cause.kind == "signal" and _LEFT.search(text, 0, match.start())):
+        if match and not (cause.kind == "signal" and _EXITED.search(text, 0, match.start())):
             return cause.kind, match
     return None
 
 
-def kind_of(line: str) -> str:
-    """The class that a line names: empty where it names none, the trainer's own code where it has one."""
+def class_of(line: str) -> str:
+    """The class of a line: the trainer's error code if it has one, "" if it has no class."""
     found = find(line)
     if found is None:
         return ""
@@ -210,13 +212,13 @@ def kind_of(line: str) -> str:
     return line[match.end() :].partition(":")[0].strip() if kind == "own" else kind
 
 
-def second_hand(line: str) -> bool:
-    """Whether a rank's error tells of the end of another one."""
+def is_consequence(line: str) -> bool:
+    """Whether a rank's error only follows from the end of another rank."""
     return re.search(_OTHERS, line) is not None
 
 
 def nodes(text: str) -> Iterator[str]:
-    """Names of the nodes that a text calls broken or silent."""
+    """The names of the nodes that a text reports as broken or silent."""
     for pattern in _NAMED:
         for match in pattern.finditer(text):
             yield from expand(match["node"])

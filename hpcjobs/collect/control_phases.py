@@ -1,4 +1,4 @@
-"""What the control phases of a benchmark found: the value of train.log's hpcjobs_control line."""
+"""Reads the parts of a step that a benchmark's control phases measure: the hpcjobs_control line of train.log."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def parts(value: Any) -> dict[str, Any]:
-    """Fields of a Measurement, those that are known. A difference below 0 is one that chance hides.
+    """The known fields of a Measurement, by name. Noise can make a difference of two phases negative.
 
-    `compute_ms` is that of a typical rank in a typical step alone (without input and all-reduce): the median of
-    medians, over steps, ranks and nodes, of an even number the quicker of the middle two. Neither a slow node nor
-    a late step moves it. The slowest node is the one whose ranks have the largest median; `slow_node_ms` is how much
-    larger than that of all other nodes' ranks.
+    `compute_ms` is the time that a typical rank computes in a typical step, without input and all-reduce: the median
+    over nodes of the median over ranks of the median over steps. Of an even number the smaller of the middle two is
+    taken. A slow node or a late step does not change it. `slowest_node` is the node whose ranks have the largest
+    median, and `slow_node_ms` its difference from the median of all other nodes' ranks.
     """
     if not isinstance(value, Mapping):
         return {}
@@ -30,7 +30,7 @@ def parts(value: Any) -> dict[str, Any]:
 
 
 def _medians(ranks: Any) -> dict[str, list[float]]:
-    """The median step of each node's ranks, in ms."""
+    """The median step, in ms, of each rank of each node."""
     by_node: dict[str, list[float]] = {}
     for rank in ranks if isinstance(ranks, list) else []:
         ms = _number(rank.get("median_ms")) if isinstance(rank, Mapping) else None

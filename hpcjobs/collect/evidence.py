@@ -1,4 +1,4 @@
-"""The line of a log that says why a run ended."""
+"""Reads the end of a log and finds the line that says why a run ended."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hpcjobs.collect import causes
 _TAIL_BYTES = 256 * 1024
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
-# A line longer than this is data, not a message; cut, it cannot slow the search down.
+# A longer line is data, not a message. It is cut, so that it cannot slow the search down.
 _LINE_LENGTH = 2000
 _SHOWN_LENGTH = 400
 
 
 def tail(path: Path, size: int = _TAIL_BYTES) -> list[str]:
-    """Lines of the last `size` bytes of a file, without terminal escapes; none where it cannot be read."""
+    """The lines of the last `size` bytes of a file without terminal escapes; empty if it cannot be read."""
     try:
         with open_plain(path) as file:
             file.seek(0, os.SEEK_END)
@@ -32,9 +32,9 @@ def tail(path: Path, size: int = _TAIL_BYTES) -> list[str]:
 
 
 def why(*logs: Path) -> str:
-    """The line that says why, of the given logs in the order of preference; else their last line.
+    """The line that says why, searched in the logs in their order; else the last line of the first that has one.
 
-    Of a message of several lines it has what matters, in one.
+    A message of several lines becomes one line with the parts that matter.
     """
     read = [tail(path) for path in logs]
     text = "\n".join(line for lines in read for line in lines)
@@ -48,6 +48,6 @@ def why(*logs: Path) -> str:
     start = text.rfind("\n", 0, match.start()) + 1
     end = text.find("\n", max(match.start(), match.end() - 1))
     line = text[start : end if end >= 0 else None]
-    # Our own message may stand behind a launcher's rank prefix.
+    # A launcher may put a rank before our own message.
     own = line.find(ERROR_PREFIX)
     return " ".join(line[max(own, 0) :].split("\n"))[:_SHOWN_LENGTH]

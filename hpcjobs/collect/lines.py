@@ -1,4 +1,4 @@
-"""The lines of a block that matter to a format, without what launchers and loggers put before them."""
+"""Finds the lines of a block that matter to a format, and removes the prefixes of launchers and loggers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from hpcjobs.collect.sources import SPLIT
 
-# Open MPI's --timestamp-output and --tag-output (5: with the job's name before an @), horovodrun's [0]<stdout>:,
-# MPICH's and Intel's -prepend-rank and -l, srun -l, torchrun, a rank between host and colon.
+# The prefixes of Open MPI's --timestamp-output and --tag-output (in version 5 with the job's name and @),
+# horovodrun ([0]<stdout>:), MPICH's and Intel's -prepend-rank and -l, srun -l, torchrun, and [host:rank].
 _RANK = re.compile(
     rb"(?=[\s\[<\dA-Z])\s*(?:[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4})?"
     rb"(?:\[(?:[^\s\[\]@]+@)?(\d+(?:,\d+)?)\]<std(?:out|err|diag)>: ?"
@@ -19,10 +19,10 @@ _RANK = re.compile(
     rb"|\[(?:rank|default)?(\d+)\]:? "
     rb"|(\d+): )"
 )
-# The same in the middle of a line: Open MPI tags every piece that a rank writes.
+# Open MPI also tags pieces in the middle of a line: every write of a rank.
 _TAG = re.compile(rb"\[(?:[^\s\[\]@]+@)?(\d+(?:,\d+)?)\]<std(?:out|err|diag)>: ?")
 
-# Time stamps and levels of Python's logging, absl, TensorFlow and MXNet, and of those who add stamps.
+# Time stamps and levels of Python's logging, absl, TensorFlow and MXNet, and of tools that add time stamps.
 _STAMP = re.compile(
     r"\s*(?:\[?\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?[ :|-]*"
     r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\][ :|-]*"
@@ -34,13 +34,13 @@ _STAMP = re.compile(
 _TIME = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?")
 
 
-# So many digits are no figure of a log, and more of them than Python makes a number of.
+# A number of this many digits is not a figure. Python does not even convert one of several thousand.
 _DIGITS = 40
 _ENDLESS = re.compile(rb"\d{40,}")
 
 
 class Line(NamedTuple):
-    """One line: its number, the rank that wrote it where a launcher says so (else empty), and what it wrote."""
+    """One line: its number, the rank that wrote it ("" if no launcher names it), and its text without prefixes."""
 
     number: int
     rank: str
@@ -48,20 +48,20 @@ class Line(NamedTuple):
 
 
 class Numbers:
-    """The numbers of a block's lines, by positions that only grow: each line feed is counted once."""
+    """Gives the line number of positions in a block. Positions must ascend, so each line feed is counted once."""
 
     def __init__(self, block: bytes, first: int) -> None:
         self.block, self.number, self.last = block, first, 0
 
     def at(self, position: int) -> int:
-        """The number of the line that holds a position."""
+        """The number of the line that contains a position."""
         self.number += self.block.count(b"\n", self.last, position)
         self.last = position
         return self.number
 
 
 def spots(block: bytes, needles: Sequence[bytes], start: int = 0) -> list[tuple[int, int]]:
-    """Begin and end of each line of a block, from `start` on, that holds one of the needles, in order."""
+    """Begin and end of each line from `start` on that contains one of the needles, in order."""
     found: list[tuple[int, int]] = []
     for needle in needles:
         at = block.find(needle, start)
@@ -75,7 +75,7 @@ def spots(block: bytes, needles: Sequence[bytes], start: int = 0) -> list[tuple[
 
 
 def lines(block: bytes, first: int, needles: Sequence[bytes]) -> Iterator[Line]:
-    """The lines of a block that hold one of the needles; `first` is the number of its first line."""
+    """The lines of a block that contain one of the needles; `first` is the number of the block's first line."""
     numbers, split = Numbers(block, first), SPLIT in block
     for begin, end in spots(block, needles):
         if split:
@@ -85,7 +85,7 @@ def lines(block: bytes, first: int, needles: Sequence[bytes]) -> Iterator[Line]:
 
 
 def parts(raw: bytes, number: int) -> Iterator[Line]:
-    """A line, or the several texts that followed one another on it, behind one prefix."""
+    """The texts that a terminal showed one after another on a line; all have the rank of its prefix."""
     rank = ""
     for part in raw.split(SPLIT):
         if part:
@@ -95,7 +95,7 @@ def parts(raw: bytes, number: int) -> Iterator[Line]:
 
 
 def line(raw: bytes, number: int) -> Line:
-    """One line, told apart from its launcher's prefixes."""
+    """One line without its launcher's prefixes."""
     if len(raw) > _DIGITS:
         raw = _ENDLESS.sub(b"?", raw)
     match = _RANK.match(raw)
@@ -113,7 +113,7 @@ def line(raw: bytes, number: int) -> Line:
 
 
 def rank_of(block: bytes, begin: int, at: int) -> str:
-    """The rank that a launcher names between the begin of a line and what matters of it."""
+    """The rank that a launcher names between the begin of a line and position `at`."""
     return line(block[begin:at] + b" ", 0).rank
 
 
@@ -125,7 +125,7 @@ def unstamped(text: str) -> str:
 
 
 def seconds(text: str) -> float | None:
-    """The first time stamp of a line, in s since the year 1 (no time zone: for differences alone), or None."""
+    """The first time stamp of a line in s since the year 1, without a time zone (for differences only), or None."""
     match = _TIME.search(text)
     if match is None:
         return None

@@ -1,15 +1,15 @@
-"""What anyone's log says of a training or of a collective, before it becomes a row of a table."""
+"""What a log says of a training or of a collective, before it becomes a row of a table."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from hpcjobs.base.records import Figures
+from hpcjobs.base.metrics import Figures
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What of a log could not be read or is not said in it. `line` counts from 1; 0: the file as a whole."""
+    """Something in a log that cannot be read, or that it does not say. `line` counts from 1; 0 is the whole file."""
 
     path: str
     line: int
@@ -23,11 +23,11 @@ class Problem:
 class SteadyRate:
     """The steady state of a run's windows: their rate, and how far single windows lie from it.
 
-    `rate` is work over time, so a longer window weighs more; `sd` is the standard deviation of the single
-    windows' rates, both over all GPUs in the run's unit a second, as far as the log says batch and GPUs (of Keras:
-    steps a second). `windows` of them count, `warmup` before them do not, by
-    `rule`. `outliers` of the counted ones lie far from their median; they count all the same. A window is
-    `lines` of the log's lines: more than one only where there are too many to keep apart.
+    `rate` is work divided by time, so a longer window weighs more, and `sd` is the standard deviation of the single
+    windows' rates. Both are over all GPUs, in the run's unit a second if the log gives batch and GPUs (for Keras: in
+    steps a second). By `rule`, the first `warmup` windows are left out and `windows` are counted. `outliers` of the
+    counted ones lie far from their median; they count all the same. A window is `lines` lines of the log, more than
+    one only if there are too many lines to keep each.
     """
 
     rate: float
@@ -41,12 +41,12 @@ class SteadyRate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Throughput(Figures):
-    """One training run, by its log. What the log does not say is None or empty, and named in `missing`.
+    """One training run, as its log describes it. What the log does not say is None or empty, and named in `missing`.
 
-    `images_per_sec` is the total over all GPUs, in `unit` (images, sequences, samples, ...) a second; `figure` says
-    which of the log's figures it is. Where the log gives only one GPU's rate and not the number of GPUs, the rate is
-    `per_gpu` alone. `gpus` counts GPUs, or ranks where `device` is cpu; `gpus_from` is log or option. `sd` is the
-    standard deviation of single windows' totals. Times are in seconds or milliseconds as named.
+    `images_per_sec` is the total over all GPUs, in `unit` a second; `figure` names the figure of the log that it is.
+    If the log gives the rate of one GPU but not the number of GPUs, `per_gpu` alone is set. `gpus` counts GPUs, or
+    ranks if `device` is cpu; `gpus_from` is log or option, whichever gave it. `sd` is the standard deviation of single
+    windows' totals. Names end in their unit of time.
     """
 
     source: str
@@ -56,7 +56,6 @@ class Throughput(Figures):
     images_per_sec: float | None = None
     per_gpu: float | None = None
     sd: float | None = None
-    unit: str = "images"
     gpus: int | None = None
     gpus_from: str = ""
     nodes: int | None = None
@@ -81,9 +80,9 @@ class Bandwidth:
     """One line of a table of nccl-tests or of the OSU micro-benchmarks.
 
     `size` in bytes (None: a barrier), `time_us` in microseconds; `algbw` and `busbw` in GB/s (10^9 bytes a second):
-    what a rank sees, and what the wires carry, as nccl-tests define them. `in_place` is None where the table does
-    not tell the two apart. `ranks` and `nodes` are None where the log does not say them. `op` is the operation in
-    the words of MPI and NCCL (all_reduce, bandwidth, latency, ...), empty where the log does not say it.
+    the rate that a rank sees, and the rate on the wires, as nccl-tests define them. `in_place` is None if the table
+    does not say it. `ranks` and `nodes` are None if the log does not say them. `op` is the operation in the words of
+    MPI and NCCL (all_reduce, bandwidth, latency, ...), empty if the log does not say it.
     """
 
     source: str
@@ -113,7 +112,7 @@ Measured = Throughput | Bandwidth
 
 @dataclasses.dataclass(frozen=True)
 class LogResult:
-    """All that one log gave: `format` is the one it was read as, empty where none was found."""
+    """Everything that was read from one log, as the format `format`; empty if no format was recognized."""
 
     path: str
     format: str

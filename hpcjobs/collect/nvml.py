@@ -1,4 +1,4 @@
-"""nvml-HOST.csv, a second-by-second record of a node's GPUs: what went against them while steps were timed."""
+"""Reads nvml-HOST.csv, a sample per second of a node's GPUs: what slowed or disturbed them during timed steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SLOWDOWN = sum(THROTTLE_REASONS[name] for name in ("hw_slowdown", "sw_thermal",
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One line. `at` is seconds since the epoch; None, and False of `foreign`, where NVML told nothing."""
+    """One line. `at` is seconds since the epoch. A figure is None, and `foreign` False, if NVML gave nothing."""
 
     at: float
     uuid: str
@@ -25,7 +25,7 @@ class Sample:
 
 
 def samples(lines: Iterable[str]) -> Iterator[Sample]:
-    """Whole lines of a file; a damaged one, the cut one at its end and the header are passed over."""
+    """The samples of a file. The header, damaged lines and a last line that is cut off are skipped."""
     for line in lines:
         if not line.endswith("\n"):
             continue
@@ -43,15 +43,16 @@ def samples(lines: Iterable[str]) -> Iterator[Sample]:
 
 
 def flags(files: Iterable[Iterable[str]], windows: Sequence[tuple[float, float]]) -> list[str]:
-    """What to know of a run's GPUs; `files` are those of its nodes, line by line.
+    """The flags of a run's GPUs. `files` are the lines of each node's file.
 
     Only samples within `windows` count: (begin, end) of each timed window in seconds since the epoch, in order
-    and apart. Windows shorter than a second may hold none. The nodes' clocks are taken to agree within a second.
+    and without overlap. A window shorter than a second may have no sample. The nodes' clocks must agree within a
+    second.
 
-    throttled: a GPU was slowed by heat or by the node's power supply. power_capped: one stood at its own power
-    cap most of the time, which many GPUs do under full load: no fault, but its clocks are not the highest.
-    ecc_errors: memory errors that ECC could not mend, since the driver was loaded. foreign_processes: another
-    job's process used a GPU.
+    throttled: heat or the node's power supply slowed a GPU. power_capped: a GPU was at its own power cap most of the
+    time. Many GPUs are under full load; it is not a fault, but their clocks are not the highest. ecc_errors: memory
+    errors since the driver was loaded that ECC could not correct. foreign_processes: a process of another job used
+    a GPU.
     """
     begins = [begin for begin, _ in windows]
     seen: Counter[str] = Counter()

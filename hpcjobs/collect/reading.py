@@ -1,4 +1,4 @@
-"""Anyone's log, of a known format or of one found out from its content, becomes measurements and problems."""
+"""Reads anyone's log, of a given or a detected format, into measurements and problems."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from hpcjobs.base.errors import InputError, nearest
-from hpcjobs.collect.formats.reader import Findings, Room
+from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.measurements import LogResult, Problem
 from hpcjobs.collect.sources import Source
 
-# What --format takes.
+# The values of --format.
 FORMATS: dict[str, str] = {
     "hpcjobs": "hpcjobs' own train.log",
     "mlperf": "MLPerf training logs, :::MLL (v0.6) and :::MLLOG (v0.7 on)",
@@ -27,19 +27,19 @@ FORMATS: dict[str, str] = {
     "osu": "OSU micro-benchmarks: tables of latency or bandwidth",
 }
 
-_ROOMS = {
-    "hpcjobs": ("own", "OwnRoom"),
-    "mlperf": ("mlperf", "MlperfRoom"),
-    "horovod": ("horovod", "HorovodRoom"),
-    "tf_cnn_benchmarks": ("tf_cnn", "TfCnnRoom"),
-    "dllogger": ("dllogger", "DlloggerRoom"),
-    "mxnet": ("mxnet", "MxnetRoom"),
-    "keras": ("keras", "KerasRoom"),
-    "nccl-tests": ("nccl", "NcclRoom"),
-    "osu": ("osu", "OsuRoom"),
+_READERS = {
+    "hpcjobs": ("own", "OwnReader"),
+    "mlperf": ("mlperf", "MlperfReader"),
+    "horovod": ("horovod", "HorovodReader"),
+    "tf_cnn_benchmarks": ("tf_cnn", "TfCnnReader"),
+    "dllogger": ("dllogger", "DlloggerReader"),
+    "mxnet": ("mxnet", "MxnetReader"),
+    "keras": ("keras", "KerasReader"),
+    "nccl-tests": ("nccl", "NcclReader"),
+    "osu": ("osu", "OsuReader"),
 }
 
-# The lines that a format alone has. A needle stands in each: what to look for first, for it is found much faster.
+# Lines that only one format has. Each contains a needle, which is searched first because it is found much faster.
 _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]], ...] = (
     (
         re.compile(b"/sec"),
@@ -52,7 +52,7 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
     (re.compile(b"DLL"), (("dllogger", re.compile(rb"\bDLLL? (?:\d{4}-\d\d-\d\d |\{)")),)),
     (re.compile(b"- loss: "), (("keras", re.compile(rb"(?:\d+/\d+|^\s?-).* -? ?\d+m?s.*- loss: (?:\d|nan)")),)),
 )
-# Rare words, looked for only where their rare first letter stands.
+# Rare words. They are searched only after their rare first letter was found.
 _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...] = (
     (
         b"#",
@@ -70,17 +70,17 @@ _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...
     ),
 )
 _OWN = b'"hpcjobs_run"'
-# Whose figure counts even if DLLogger's or Keras' progress stands before it.
+# The figures of these count even if DLLogger or Keras prints its progress before them.
 _FIRST = ("horovod", "tf_cnn_benchmarks")
 
 
 def read_log(path: Path, format: str | None = None, gpus_from: re.Pattern[str] | None = None) -> LogResult:
-    """Read one log; whatever is wrong with it becomes a problem, never an error.
+    """Read one log. Whatever is wrong with it becomes a problem and raises no error.
 
-    `format` is one of FORMATS, else the first line that only one format has tells. `gpus_from` has one group, which
-    is the number of GPUs where it is found in the path.
+    `format` is one of FORMATS; if it is None, the first line that only one format has decides. `gpus_from` has one
+    group, which is the number of GPUs if the expression is found in the path.
 
-    Raises InputError where the format is none of FORMATS, or `gpus_from` has not one group.
+    Raises InputError if the format is not one of FORMATS, or `gpus_from` does not have exactly one group.
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: no such format; {nearest(format, FORMATS)}")
@@ -90,7 +90,7 @@ def read_log(path: Path, format: str | None = None, gpus_from: re.Pattern[str] |
         tried = result
         skip: frozenset[str] = frozenset()
         while tried.format and not any(map(_counts, tried.measurements)):
-            # What the format's own lines do not say, another's lines in the same log may.
+            # The log may have lines of another format that give the figure.
             skip |= {"hpcjobs", "mlperf"} if tried.format in ("hpcjobs", "mlperf") else {tried.format}
             tried = _read(path, None, option, skip)
         if skip and tried.format:
@@ -108,7 +108,7 @@ def _option(path: Path, gpus_from: re.Pattern[str] | None) -> tuple[int | None, 
         return None, []
     if gpus_from.groups != 1:
         raise InputError(
-            f"--gpus-from {gpus_from.pattern}: it has {gpus_from.groups} groups; one is right: gpu([0-9]+)"
+            f"--gpus-from {gpus_from.pattern}: it has {gpus_from.groups} groups, but needs one, like gpu([0-9]+)"
         )
     match = gpus_from.search(str(path))
     if match and re.fullmatch(r"\d{1,9}", match[1] or "") and int(match[1]):
@@ -117,48 +117,51 @@ def _option(path: Path, gpus_from: re.Pattern[str] | None) -> tuple[int | None, 
 
 
 def _read(path: Path, format: str | None, option: int | None, skip: Collection[str] = ()) -> LogResult:
-    """Read a log once; a format that is to be found out is none of `skip`."""
+    """Read a log once. Formats in `skip` are not detected."""
     findings, source = Findings(str(path), option), Source(path)
-    room = _room(format)(findings) if format else None
+    reader = _reader(format)(findings) if format else None
     for number, block in source.blocks():
         at = 0
-        if room is None:
+        if reader is None:
             format, at = detect(block, skip)
             if not format:
                 continue
-            if number > 1:  # What stands before the first such line may say who ran.
+            if number > 1:  # Earlier blocks may say which GPUs and batch the run has.
                 return _read(path, format, option)
-            room = _room(format)(findings)
-        room.feed(number, block, at)
-    if room is not None:
-        room.close()
+            reader = _reader(format)(findings)
+        reader.feed(number, block, at)
+    if reader is not None:
+        reader.close()
     problems = [*source.problems, *findings.problems]
     if not findings.measurements and not problems:
         problems.append(Problem(str(path), 0, _nothing(source, format)))
     elif source.zeros:
         problems.append(
-            Problem(str(path), 0, f"{source.zeros} of its bytes are zero: as a crash or a full disk leaves")
+            Problem(str(path), 0, f"{source.zeros} of its bytes are zero, as after a crash or on a full disk")
         )
     return LogResult(str(path), format or "", tuple(findings.measurements), tuple(problems))
 
 
 def _nothing(source: Source, format: str | None) -> str:
     if source.binary():
-        return "binary: no text"
+        return "binary: not a text file"
     if format:
         return f"no line of the format {format} that gives a figure"
     return "no line of a known format: " + ", ".join(FORMATS)
 
 
 @functools.cache
-def _room(format: str) -> type[Room]:
-    module, name = _ROOMS[format]
-    room: type[Room] = getattr(importlib.import_module(f"hpcjobs.collect.formats.{module}"), name)
-    return room
+def _reader(format: str) -> type[FormatReader]:
+    module, name = _READERS[format]
+    reader: type[FormatReader] = getattr(importlib.import_module(f"hpcjobs.collect.formats.{module}"), name)
+    return reader
 
 
 def detect(block: bytes, skip: Collection[str] = ()) -> tuple[str, int]:
-    """The format, none of `skip`, of the first line that only one format has, and where that begins; else ""."""
+    """The format of the first line that only one format has, "" if there is none, and where the line begins.
+
+    Formats in `skip` are not considered.
+    """
     found, end = "", len(block)
     for letter, words in _RARE:
         rare = block.find(letter, 0, end)
@@ -188,6 +191,6 @@ def detect(block: bytes, skip: Collection[str] = ()) -> tuple[str, int]:
 
 
 def _bounds(block: bytes, at: int) -> tuple[int, int]:
-    """Begin and end of the line round a position."""
+    """Begin and end of the line that contains a position."""
     end = block.find(b"\n", at)
     return block.rfind(b"\n", 0, at) + 1, end if end >= 0 else len(block)

@@ -1,4 +1,4 @@
-"""A log file as blocks of whole lines: unpacked, decoded, without escapes, in flat memory."""
+"""Reads a log file as blocks of whole lines: decompressed, as UTF-8, without terminal escapes, in flat memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hpcjobs.collect.measurements import Problem
 
 _BLOCK = 1 << 17
 
-# A line that is longer is no log line, and is passed over: memory stays flat.
+# A longer line is not a log line. It is skipped, so that memory stays flat.
 _LONGEST = 1 << 20
 
-# What stands between two texts that one line holds: a terminal shows the second in place of the first.
+# Separates texts of one line of which a terminal shows the second in place of the first.
 SPLIT = b"\x1e"
 
 _ESCAPE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
@@ -29,12 +29,12 @@ _GZIP = b"\x1f\x8b"
 
 
 class Source:
-    """One log; `problems` tells what of it could not be read, once it is read."""
+    """One log. After reading, `problems` says what could not be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problems: list[Problem] = []
-        self.size = 0  # bytes of text
+        self.size = 0  # bytes after decompression
         self.zeros = 0  # bytes of it that are zero
         self.head = b""  # its first bytes
         self.ended = True  # whether the last line has an end
@@ -43,12 +43,12 @@ class Source:
         self.problems.append(Problem(str(self.path), line, reason))
 
     def binary(self) -> bool:
-        """Whether its beginning is no text, or much of it zero."""
+        """Whether more than a tenth of its first bytes are not text, or more than a tenth of all bytes are zero."""
         odd = len(self.head.translate(None, _TEXT))
         return odd * 10 > len(self.head) or self.zeros * 10 > self.size
 
     def blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Blocks of whole lines, each with the number of its first line; the last one may lack its end.
+        """Blocks of whole lines, each with the number of its first line; the last line may lack its end.
 
         A carriage return, backspaces and zero bytes inside a line become SPLIT; line numbers count line feeds.
         """
@@ -62,10 +62,10 @@ class Source:
                 rest = b"" if dropping else rest + data
                 if len(rest) > _LONGEST:
                     number, block = number + block.count(b"\n"), b""
-                    self.problem(number, f"longer than {_LONGEST} bytes: no line of a log, passed over")
+                    self.problem(number, f"longer than {_LONGEST} bytes: not a line of a log, skipped")
                     rest, dropping = b"", True
                 continue
-            if dropping:  # The line's end, if not the rest of the block, is data too.
+            if dropping:  # The end of the long line is skipped too.
                 data, cut, number = data[(first := data.find(b"\n") + 1) :], cut - first, number + 1
                 dropping = False
             number += block.count(b"\n")
@@ -91,7 +91,7 @@ class Source:
 
     def _data(self) -> Iterator[bytes]:
         try:
-            # A named pipe that nobody writes to must not hold the reader up.
+            # O_NONBLOCK: opening a named pipe that nobody writes to must not block.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             self.problem(0, f"cannot be read: {error.strerror or error}")
@@ -99,9 +99,9 @@ class Source:
         try:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):
-                self.problem(0, "a folder, not a log" if stat.S_ISDIR(about.st_mode) else "no regular file")
+                self.problem(0, "a folder, not a log" if stat.S_ISDIR(about.st_mode) else "not a regular file")
                 return
-            # A small file's bytes are asked for by their number: a large buffer costs more than its reading.
+            # A small file gets a buffer of its size: to allocate a large one takes longer than to read the file.
             first = os.read(descriptor, min(about.st_size, _BLOCK) or _BLOCK)
             if first.startswith(_GZIP):
                 os.lseek(descriptor, 0, os.SEEK_SET)
@@ -110,7 +110,7 @@ class Source:
             else:
                 yield from _decoded(first, functools.partial(os.read, descriptor))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            self.problem(0, f"the compressed data is damaged or cut off ({error}); what comes before it is read")
+            self.problem(0, f"the compressed data is damaged or cut off ({error}); the part before that is read")
         except OSError as error:
             self.problem(0, f"cannot be read: {error.strerror or error}")
         finally:
@@ -118,7 +118,7 @@ class Source:
 
 
 def _decoded(first: bytes, more: Callable[[int], bytes]) -> Iterator[bytes]:
-    """The bytes as they are, or those of UTF-16 as UTF-8."""
+    """The bytes as they are; UTF-16 becomes UTF-8."""
     bom, encoding = next((pair for pair in _BOMS if first.startswith(pair[0])), (b"", ""))
     if not bom:
         encoding = _utf16(first)
@@ -133,7 +133,7 @@ _TEXT = bytes([*b"\t\n\r\b\x1b\f\a", *range(0x20, 0x7F), *range(0x80, 0x100)])
 
 
 def _utf16(first: bytes) -> str:
-    """UTF-16 without a mark: nearly every second byte of what is mostly ASCII is zero."""
+    """The encoding of UTF-16 without a byte order mark, in which nearly every second byte of ASCII is zero; else ""."""
     head = first[:512]
     if len(head) < 8 or b"\x00" not in head:
         return ""

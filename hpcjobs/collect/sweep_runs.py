@@ -1,20 +1,15 @@
-"""A sweep's files become runs: one per planned run, measured or not."""
+"""A sweep's files become runs: one per planned run, measured or not; and its runs.csv and auc.csv are written."""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
-import datetime
 import io
-import json
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base import columns, contract, sweepdir
+from hpcjobs.base import contract, sweepdir
 from hpcjobs.base.columns import (
     FLAG_DIRTY,
     FLAG_HARDWARE,
@@ -22,48 +17,50 @@ from hpcjobs.base.columns import (
     FLAG_SHARED,
     FLAG_SHORT_WARMUP,
     FLAG_SOFTWARE,
-    RUN_COLUMNS,
-    with_params,
 )
 from hpcjobs.base.contract import RunConfig, split_batch, warmup_steps
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import make_folder, open_plain, read_json, write_atomic
 from hpcjobs.base.hostlist import expand
-from hpcjobs.base.records import Measurement, Run, RunState, to_csv
+from hpcjobs.base.metrics import Measurement, Run
+from hpcjobs.base.records import RunState
+from hpcjobs.base.sizes import Size
 from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.base.tabular import to_csv
 from hpcjobs.chexnet.classes import AUC_COLUMNS, AUC_CSV
-from hpcjobs.collect import mllog, nvml
+from hpcjobs.collect import mllog, nvml, runs_csv
 from hpcjobs.collect.mllog import TrainLog
 
-# Of node-HOST.json, in this order in `software`.
+# The keys of node-HOST.json that make `software`, in this order.
 _SOFTWARE = ("python", "tensorflow", "horovod", "mpi", "nccl", "cuda", "cudnn", "driver", "kernel")
-_NAME = re.compile(r"g(\d{4,})(?:-p(\d{2,}))?-r(\d{2,})")
 
 
-def collect(where: SweepDir, states: Mapping[str, tuple[RunState, str]]) -> list[Run]:
-    """Every run of a sweep, in the order of its plan.
+def collect(where: SweepDir, planned: Mapping[str, RunConfig], states: Mapping[str, tuple[RunState, str]]) -> list[Run]:
+    """Every run of a sweep, in the order of `states`.
 
-    `states` gives each run its state and, where it failed, why. The newest attempt with a measurement
-    counts; a run that has none keeps its row. Each log is read once. Raises InputError where sweep.yaml
-    is damaged.
+    `planned` is each run as the sweep's plan has it: it stands in for a run.yaml that is damaged. `states` gives each
+    run its state and, if it failed, why. The newest attempt with a measurement counts; a run that has none keeps its
+    row. Each log is read once. Raises InputError if sweep.yaml is damaged, or a run.yaml whose run is not planned.
     """
-    sweep = _Sweep(where)
+    sweep = _Sweep(where, planned)
     return [_run(sweep, name, *states[name]) for name in states]
 
 
 class _Sweep:
     """What is known of a sweep before any of its runs is looked at."""
 
-    def __init__(self, where: SweepDir):
-        self.where = where
-        self.data = sweepdir.read_sweep_yaml(where.sweep_yaml)
-        cluster, repeats = self.data.get("cluster"), self.data.get("repeats")
+    def __init__(self, where: SweepDir, planned: Mapping[str, RunConfig]):
+        self.where, self.planned = where, planned
+        data = sweepdir.read_sweep_yaml(where.sweep_yaml)
+        cluster, repeats = data.get("cluster"), data.get("repeats")
         self.cluster: Mapping[str, Any] = cluster if isinstance(cluster, dict) else {}
         self.repeats = repeats if isinstance(repeats, int) else None
         git = (read_json(where.provenance) or {}).get("git")
         self.flags = [FLAG_SHARED] if self.cluster.get("sharing") == "shared" else []
         self.flags += [FLAG_DIRTY] if isinstance(git, dict) and git.get("clean") is False else []
-        # When each job was submitted, in seconds since the epoch, and when its tasks first began.
+        terms = data.get("terms")
+        self.is_one_job = isinstance(terms, dict) and bool(terms.get("one_allocation"))
+        # When each job was submitted, in seconds since the epoch.
         self.submitted = {
             str(event["job"]): float(event["time"])
             for event in sweepdir.read_journal(where)
@@ -84,18 +81,35 @@ class _Sweep:
         return self._begun
 
     def queue_s(self, claim: Mapping[str, Any]) -> float | None:
-        """Seconds from the submission to the start. Not known of a requeued job, whose first run is in between."""
+        """Seconds from the submission to the start.
+
+        None for a requeued job, because the time of its first start lies between the two.
+        """
         task = str(claim.get("job", ""))
         at = self.submitted.get(task.rpartition("_")[0])
         if at is None or claim.get("restart") != 0 or task not in self.begun:
             return None
-        # The script counts whole seconds.
+        # The script's clock has whole seconds, so the start may lie before the submission.
         return max(0.0, self.begun[task] - at)
 
-    def config(self, name: str) -> tuple[RunConfig, str]:
-        """The run's config, and what is wrong with its run.yaml: then it is what sweep.yaml plans.
+    def gpu_hours(self, config: RunConfig) -> float | None:
+        """GPU-hours that the run's attempts held; None if an attempt left no exit.json."""
+        times = [_wall_s(attempt) for attempt in self.where.attempts(config.run)]
+        known = [seconds for seconds in times if seconds is not None]
+        if len(known) < len(times):
+            return None
+        # One job that runs everything has the largest size.
+        whole = max(self.planned.values(), key=lambda each: each.gpus, default=config) if self.is_one_job else config
+        per_node = self.cluster.get("gpus_per_node")
+        held = Size(whole.gpus, whole.nodes, whole.tasks_per_node).gpus_held(
+            per_node if isinstance(per_node, int) else None, self.cluster.get("sharing") == "exclusive"
+        )
+        return held * sum(known) / 3600
 
-        Raises InputError where that does not help.
+    def config(self, name: str) -> tuple[RunConfig, str]:
+        """The run's config, and what is wrong with its run.yaml, in which case the config is the planned one.
+
+        Raises InputError if the run is not planned either.
         """
         path = self.where.run(name) / contract.RUN_YAML
         try:
@@ -108,37 +122,17 @@ class _Sweep:
             wrong = error.strerror or str(error)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             wrong = " ".join(str(error).removeprefix(f"{path}: ").split())
-        try:
-            return _planned(name, self.data, self.cluster), f"run_yaml: {path.relative_to(self.where.root)}: {wrong}"
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise InputError(f"{path}: {wrong}; and {self.where.sweep_yaml} does not plan the run") from None
+        if name not in self.planned:
+            raise InputError(f"{path}: {wrong}; and {self.where.sweep_yaml} does not plan the run")
+        return self.planned[name], f"run_yaml: {path.relative_to(self.where.root)}: {wrong}"
 
 
-def _planned(name: str, data: Mapping[str, Any], cluster: Mapping[str, Any]) -> RunConfig:
-    """What sweep.yaml says of the run of that name."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise ValueError(name)
-    gpus, point, repeat = (int(number or 1) for number in match.groups())
-    variant = data["variants"][point - 1]
-    per_node = cluster["gpus_per_node"]
-    nodes = -(-gpus // per_node) if per_node else 1
-    config = RunConfig(
-        sweep=data["sweep"],
-        run=name,
-        params=variant["params"],
-        repeat=repeat,
-        seed=variant["experiment"]["seed"] + repeat - 1,
-        gpus=gpus,
-        nodes=nodes,
-        tasks_per_node=-(-gpus // nodes),
-        cpus_per_task=cluster["cpus_per_gpu"],
-        device=cluster["device"],
-        data_dir=str(variant["experiment"]["data"]["dir"] or ""),
-        experiment=variant["experiment"],
-    )
-    _batches(config), _short_warmup(config)
-    return config
+def _wall_s(attempt: Path) -> float | None:
+    """Seconds from an attempt's start to its end, as its exit.json has them; None if it is missing or damaged."""
+    found = sweepdir.read_exit(attempt)
+    if found is None or not all(isinstance(at, (int, float)) for at in (found.start, found.end)):
+        return None
+    return found.end - found.start if found.end >= found.start else None
 
 
 def _batches(config: RunConfig) -> tuple[int, int]:
@@ -160,8 +154,9 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
     hosts: Sequence[str] = expand(str(claim.get("nodelist", "")))
     if measured is not None:
         fields |= measured.figures()
-        fields |= {name: getattr(measured, name) for name in ("images_per_sec", "step_ms", "mean_auc")}
-        fields |= {"windows": measured.windows, "outlier_windows": measured.outlier_windows}
+        fields |= {
+            name: getattr(measured, name) for name in ("images_per_sec", "step_ms", "windows", "outlier_windows")
+        }
         if fields["start"] is not None and measured.first_step_at is not None:
             fields["startup_s"] = measured.first_step_at - fields["start"]
         hosts = measured.hosts or hosts
@@ -184,6 +179,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
         repeats_asked=sweep.repeats,
         gpu_model=", ".join(_models(nodes)) if config.device == "gpu" else "",
         queue_s=sweep.queue_s(claim),
+        gpu_hours=sweep.gpu_hours(config),
         flags=" ".join(flags),
         software=" | ".join(_software(nodes)),
         **fields,
@@ -191,7 +187,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
 
 
 def _newest(where: SweepDir, name: str) -> tuple[Path | None, TrainLog, Measurement | None]:
-    """The newest attempt with a measurement, its log and that measurement, else the last attempt."""
+    """The newest attempt with a measurement, its log and that measurement; without one, the last attempt."""
     last: tuple[Path | None, TrainLog] = None, TrainLog()
     for attempt in reversed(where.attempts(name)):
         log = mllog.read(attempt / contract.TRAIN_LOG)
@@ -224,7 +220,7 @@ def _gpu_flags(attempt: Path, log: TrainLog) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    # One at a time: a line a second and GPU is 10 MB in eight hours.
+    # One line at a time: a line per second and GPU is 10 MB in eight hours.
     with suppress(OSError), io.TextIOWrapper(open_plain(path), "utf-8", "replace", newline="\n") as file:
         yield from file
 
@@ -236,7 +232,7 @@ def _models(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _software(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the nodes ran, each text once. Of an MPI's self-description the first clause is enough."""
+    """The software of the nodes, each text once. An MPI describes itself at length: its first clause is enough."""
     texts = []
     for node in nodes:
         versions = {name: str(node[name]).partition(",")[0] for name in _SOFTWARE if node.get(name)}
@@ -245,11 +241,6 @@ def _software(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 # --- files ---------------------------------------------------------------------------------------
-
-
-def runs_csv(runs: Sequence[Run]) -> str:
-    """The text of `runs.csv`."""
-    return to_csv(with_params(RUN_COLUMNS, [run.params for run in runs]), [run.row() for run in runs])
 
 
 def auc_csv(where: SweepDir, runs: Iterable[Run]) -> str:
@@ -275,68 +266,6 @@ def write(where: SweepDir, runs: Sequence[Run]) -> list[Path]:
     """Write report/runs.csv and report/auc.csv; returns their paths."""
     make_folder(where.report)
     paths = [where.report / "runs.csv", where.report / "auc.csv"]
-    write_atomic(paths[0], runs_csv(runs))
+    write_atomic(paths[0], runs_csv.to_text(runs))
     write_atomic(paths[1], auc_csv(where, runs))
     return paths
-
-
-def read_runs(text: str, source: str) -> list[Run]:
-    """The runs of a runs.csv, or of a JSON list with its keys; `source` names it in errors.
-
-    `gpus` is needed, what else is missing is not known, columns of other names are passed over.
-    Raises InputError where it is neither, or a figure is no number.
-    """
-    if text.lstrip()[:1] in ("[", "{"):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{source}: line {error.lineno}: not JSON: {error.msg}") from None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise InputError(f"{source}: expected a JSON list of objects, as `hpcjobs collect --json` prints")
-    else:
-        rows = list(csv.DictReader(io.StringIO(text)))
-    if not rows:
-        raise InputError(f"{source}: holds no runs")
-    return [_read_run(row, f"{source}: run {number}") for number, row in enumerate(rows, 1)]
-
-
-def _read_run(row: Mapping[str, Any], where: str) -> Run:
-    fields: dict[str, Any] = {}
-    for field in dataclasses.fields(Run):
-        value = row.get(field.name)
-        known = value is not None and value != ""
-        try:
-            if field.name == "start":
-                fields["start"] = _seconds(str(value)) if known else None
-            elif field.name == "state":
-                measured = row.get("images_per_sec") not in (None, "")
-                fields["state"] = RunState(value) if known else RunState.DONE if measured else RunState.FAILED
-            elif "str" in str(field.type):
-                fields[field.name] = str(value) if known else ""
-            elif not known:
-                fields[field.name] = None
-            else:
-                number = float(str(value))
-                # Whole numbers may come as 4.0: a column with gaps is one of floats for pandas.
-                whole = "int" in str(field.type)
-                fields[field.name] = None if math.isnan(number) else _whole(number) if whole else number
-        except (ValueError, OverflowError):
-            meaning = columns.RUN_COLUMNS[field.name]
-            raise InputError(f"{where}: {field.name} is {value!r}: expected {meaning}") from None
-    if not fields["gpus"] or fields["gpus"] < 1:
-        raise InputError(f"{where}: no number of GPUs (gpus)")
-    if fields["images_per_sec"] is not None and not 0 < fields["images_per_sec"] < math.inf:
-        raise InputError(f"{where}: images_per_sec is {fields['images_per_sec']}: expected more than 0")
-    return Run(**fields)
-
-
-def _seconds(text: str) -> float:
-    """Seconds since the epoch of a time stamp; one without a zone is UTC."""
-    at = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return (at if at.tzinfo else at.replace(tzinfo=datetime.timezone.utc)).timestamp()
-
-
-def _whole(number: float) -> int:
-    if not number.is_integer():
-        raise ValueError(number)
-    return int(number)

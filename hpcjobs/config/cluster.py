@@ -1,4 +1,4 @@
-"""A site: the keys of a cluster profile. The comments are the reference of every key."""
+"""A site: the keys of a cluster profile, each with its description."""
 
 from __future__ import annotations
 
@@ -9,42 +9,64 @@ from typing import Annotated, Literal
 import msgspec
 
 from hpcjobs.base.times import seconds
-from hpcjobs.config.words import Name, NonNegativeInt, OneLine, PositiveInt, Section, VariableName
+from hpcjobs.config.words import Name, NonNegativeInt, OneLine, PositiveInt, Section, VariableName, doc
 
 # Slurm's forms: MINUTES, MINUTES:SECONDS, HH:MM:SS, DAYS-HH, DAYS-HH:MM, DAYS-HH:MM:SS.
 TimeLimit = Annotated[str, msgspec.Meta(pattern=r"^(\d+-)?\d+(:\d+){0,2}\Z")]
-# Names of nodes in Slurm's short form. A path would be read as a file of names.
+# Names of nodes in Slurm's short form. Slurm would read a path as a file of names.
 HostList = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*\Z")]
-# #SBATCH options without the dashes, such as {mail-type: FAIL}; true: a flag; false: not that option.
+# #SBATCH options without their dashes, such as {mail-type: FAIL}. true: a flag; false: the option is left out.
 SbatchOptions = dict[Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z-]*\Z")], OneLine | int | bool]
 
 
 class Collect(Section, frozen=True, kw_only=True):
-    """The last small job of a sweep: it collects and reports once all others have ended."""
+    """The collector, a small job that collects and reports after all other jobs of the sweep have ended."""
 
-    # false: none is submitted.
-    job: bool = True
-    # absent: the profile's own, with its qos and constraint. The profile's account is used either way.
-    partition: OneLine | None = None
-    # Its time limit.
-    time: TimeLimit | None = "00:15:00"
-    # true, where compute nodes may submit: it also runs again what `retry` allows.
-    retries: bool = False
-    # More #SBATCH options, of this job alone.
-    sbatch: SbatchOptions = msgspec.field(default_factory=dict)
+    job: Annotated[bool, doc("true: the collector is submitted; false: it is not.")] = True
+    partition: Annotated[
+        OneLine | None,
+        doc(
+            "Partition of the collector; absent: the profile's partition, with its qos and constraint. The profile's "
+            "account is used in both cases."
+        ),
+    ] = None
+    time: Annotated[TimeLimit | None, doc("Time limit of the collector.")] = "00:15:00"
+    retries: Annotated[
+        bool,
+        doc(
+            "true: the collector also submits again the runs that `retry` allows. Compute nodes must be able to submit."
+        ),
+    ] = False
+    sbatch: Annotated[SbatchOptions, doc("More #SBATCH options of the collector alone.")] = msgspec.field(
+        default_factory=dict
+    )
 
 
 class Container(Section, frozen=True, kw_only=True):
-    """What the ranks run in. None is needed: modules and a Python that all nodes see do as well."""
+    """The container in which the ranks run. It is optional: modules and a Python that all nodes see work as well."""
 
-    # none; apptainer: `apptainer exec` around each rank's command; pyxis: srun's --container-image (NVIDIA's plugin).
-    kind: Literal["none", "apptainer", "pyxis"] = "none"
-    # The image, as the nodes find it: a file, or what the kind takes else (docker://..., nvcr.io#nvidia/...).
-    image: OneLine | None = None
-    # More to be seen inside, SOURCE or SOURCE:TARGET, beside the sweep's folder, the data's and the weights'.
-    mounts: tuple[OneLine, ...] = ()
-    # More arguments of `apptainer exec`, or of srun for pyxis.
-    options: tuple[OneLine, ...] = ()
+    kind: Annotated[
+        Literal["none", "apptainer", "pyxis"],
+        doc(
+            "none: no container; apptainer: `apptainer exec` around each rank's command; pyxis: srun's "
+            "--container-image (NVIDIA's plugin)."
+        ),
+    ] = "none"
+    image: Annotated[
+        OneLine | None,
+        doc(
+            "The image, as the nodes find it: a file, or another source that the kind accepts (docker://..., "
+            "nvcr.io#nvidia/...)."
+        ),
+    ] = None
+    mounts: Annotated[
+        tuple[OneLine, ...],
+        doc(
+            "More paths to mount, SOURCE or SOURCE:TARGET. The sweep's folder, the data and the weights are always "
+            "mounted."
+        ),
+    ] = ()
+    options: Annotated[tuple[OneLine, ...], doc("More arguments of `apptainer exec`, or of srun for pyxis.")] = ()
 
     def __post_init__(self) -> None:
         if self.kind != "none" and self.image is None:
@@ -54,141 +76,183 @@ class Container(Section, frozen=True, kw_only=True):
 
 
 class Cluster(Section, frozen=True, kw_only=True):
-    """A site: how its jobs are asked for and started."""
+    """A site: which resources its jobs request, and how they start the ranks."""
 
-    # What plans and reports call it; of profiles that ship the file's own name, without .yaml.
-    name: Name
-    # For people.
-    description: str = ""
-    # slurm: sbatch; local: this machine.
-    scheduler: Literal["slurm", "local"] = "slurm"
-    # srun: `srun --mpi=MPI_PLUGIN`; mpirun: Open MPI's; horovodrun: `horovodrun --gloo`, without MPI, by ssh between
-    # the nodes. Under the last a job is not told before its time limit.
-    launcher: Literal["srun", "mpirun", "horovodrun"] = "srun"
-    # Of `srun --mpi=list`.
-    mpi_plugin: OneLine = "pmix"
-    # More arguments for the launcher.
-    launcher_options: tuple[OneLine, ...] = ()
-    # cpu or gpu: what the ranks compute on. Never guessed.
-    device: Literal["cpu", "gpu"] = "gpu"
-    # Nodes that one job may have; absent: no bound known here.
-    nodes: PositiveInt | None = None
-    # Ranks (one GPU each) that fill a node; absent: any number fits on one node.
-    gpus_per_node: PositiveInt | None = None
-    # How GPUs are asked for: --gres=gpu[:TYPE]:N, --gpus-per-node=[TYPE:]N, or not at all.
-    gpu_request: Literal["gres", "gpus-per-node", "none"] = "gres"
-    # The site's word for the kind of GPU; absent: any.
-    gpu_type: OneLine | None = None
-    # Physical CPUs that each rank gets, the same at every size.
-    cpus_per_gpu: PositiveInt = 1
-    # Memory per rank in MiB, the same at every size; absent: the site's default.
-    mem_per_gpu_mib: PositiveInt | None = None
-    # exclusive: whole nodes; shared: other jobs may run beside, and the rows are marked.
-    sharing: Literal["exclusive", "shared"] = "exclusive"
-    # true: a count that does not fill its nodes evenly is allowed.
-    uneven_nodes: bool = False
-    # cores: each rank is bound to its share of the CPUs; none: it is not; numa: to a NUMA domain. Under srun
-    # neighbouring ranks share one, and its memory; under mpirun ranks take the domains in turn.
-    bind: Literal["cores", "numa", "none"] = "cores"
-    # Absent: the site's default one.
-    partition: OneLine | None = None
-    # Who pays; absent: your default one.
-    account: OneLine | None = None
-    # Quality of service; absent: your default one.
-    qos: OneLine | None = None
-    # Of `scontrol show reservation`.
-    reservation: OneLine | None = None
-    # Features that the nodes must have, such as v100-32g.
-    constraint: OneLine | None = None
-    # Nodes to use, such as gpu[01-04]: a size that needs fewer has the first of them, one that needs more has
-    # others too.
-    nodelist: HostList | None = None
-    # Nodes not to use.
-    exclude: OneLine | None = None
-    # Slurm's forms: MINUTES, HH:MM:SS, D-HH:MM:SS.
-    time: TimeLimit | None = None
-    # Seconds before the end of that time at which the job is told, to write a checkpoint; 0: it is not. Slurm may
-    # be a minute early: a job with no more time than that is not told.
-    signal_s: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 120
-    # How often a job that was told so is started again, from its checkpoint; 0: never.
-    requeues: NonNegativeInt = 3
-    # Classes of failure after which a run is submitted again, and how often each run: node_failure, boot_failure,
-    # preempted, interrupted, lost, timeout, stalled.
-    retry: dict[str, NonNegativeInt] = msgspec.field(
-        default_factory=lambda: {"node_failure": 2, "boot_failure": 2, "preempted": 2, "interrupted": 2}
+    name: Annotated[
+        Name, doc("Plans and reports show it. In a profile that ships, it is the file's name without .yaml.")
+    ]
+    description: Annotated[str, doc("Free text.")] = ""
+    scheduler: Annotated[
+        Literal["slurm", "local"], doc("slurm: jobs are submitted with sbatch; local: they run on this machine.")
+    ] = "slurm"
+    launcher: Annotated[
+        Literal["srun", "mpirun", "horovodrun"],
+        doc(
+            "srun: `srun --mpi=MPI_PLUGIN`; mpirun: Open MPI's; horovodrun: `horovodrun --gloo`, which needs ssh "
+            "between the nodes and no MPI. Under horovodrun, jobs are not warned before their time limit."
+        ),
+    ] = "srun"
+    mpi_plugin: Annotated[OneLine, doc("The plugin for `srun --mpi`; `srun --mpi=list` prints those that exist.")] = (
+        "pmix"
     )
-    # The last small job.
+    launcher_options: Annotated[tuple[OneLine, ...], doc("More arguments of the launcher.")] = ()
+    device: Annotated[
+        Literal["cpu", "gpu"], doc("What the ranks compute on. hpcjobs never guesses it from the node.")
+    ] = "gpu"
+    nodes: Annotated[PositiveInt | None, doc("Largest number of nodes of one job; absent: no limit is known.")] = None
+    gpus_per_node: Annotated[
+        PositiveInt | None, doc("Ranks, with one GPU each, that fill a node; absent: any number fits on one node.")
+    ] = None
+    gpu_request: Annotated[
+        Literal["gres", "gpus-per-node", "none"],
+        doc(
+            "How a job requests GPUs. gres: --gres=gpu[:TYPE]:N; gpus-per-node: --gpus-per-node=[TYPE:]N; none: not at "
+            "all."
+        ),
+    ] = "gres"
+    gpu_type: Annotated[OneLine | None, doc("The site's name for the type of GPU; absent: any type.")] = None
+    cpus_per_gpu: Annotated[PositiveInt, doc("Physical CPUs that each rank gets, the same at every size.")] = 1
+    mem_per_gpu_mib: Annotated[
+        PositiveInt | None, doc("Memory per rank in MiB, the same at every size; absent: the site's default.")
+    ] = None
+    sharing: Annotated[
+        Literal["exclusive", "shared"],
+        doc("exclusive: jobs get whole nodes; shared: other jobs may run on the same nodes, and the rows are marked."),
+    ] = "exclusive"
+    uneven_nodes: Annotated[bool, doc("true: GPU counts that do not fill their nodes evenly are allowed.")] = False
+    bind: Annotated[
+        Literal["cores", "numa", "none"],
+        doc(
+            "cores: each rank is bound to its share of the CPUs; numa: to a NUMA domain; none: ranks are not bound. "
+            "With numa, srun gives neighbouring ranks one domain and its memory; mpirun assigns the domains in turn."
+        ),
+    ] = "cores"
+    partition: Annotated[OneLine | None, doc("Partition of the jobs; absent: the site's default.")] = None
+    account: Annotated[OneLine | None, doc("Account that the jobs are charged to; absent: your default account.")] = (
+        None
+    )
+    qos: Annotated[OneLine | None, doc("Quality of service; absent: your default.")] = None
+    reservation: Annotated[
+        OneLine | None,
+        doc("Reservation of the jobs, one that `scontrol show reservation` prints; absent: no reservation."),
+    ] = None
+    constraint: Annotated[
+        OneLine | None, doc("Features that the nodes must have, such as v100-32g; absent: any node will do.")
+    ] = None
+    nodelist: Annotated[
+        HostList | None,
+        doc(
+            "Nodes to use, such as gpu[01-04]. A size that needs fewer nodes gets the first of them; one that needs "
+            "more gets others too."
+        ),
+    ] = None
+    exclude: Annotated[OneLine | None, doc("Nodes not to use.")] = None
+    time: Annotated[
+        TimeLimit | None,
+        doc("Time limit of a job, in Slurm's forms: MINUTES, HH:MM:SS, D-HH:MM:SS; absent: the site's default."),
+    ] = None
+    signal_s: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=65535),
+        doc(
+            "Seconds before the end of `time` at which Slurm signals the job to write a checkpoint; 0: no signal. "
+            "Slurm may be a minute early: a job whose time limit is no longer than signal_s and that minute gets no "
+            "signal. signal_s is ignored under launcher horovodrun, which cannot pass a signal on."
+        ),
+    ] = 120
+    requeues: Annotated[
+        NonNegativeInt,
+        doc("How often a job that ends after this signal is requeued, to continue from its checkpoint; 0: never."),
+    ] = 3
+    retry: Annotated[
+        dict[str, NonNegativeInt],
+        doc(
+            "How often a run is submitted again after each class of failure. Allowed classes: node_failure, "
+            "boot_failure, preempted, interrupted, lost, timeout, stalled."
+        ),
+    ] = msgspec.field(default_factory=lambda: {"node_failure": 2, "boot_failure": 2, "preempted": 2, "interrupted": 2})
     collect: Collect = Collect()
-    # More #SBATCH options, without the dashes, such as {mail-type: FAIL}; true: a flag.
-    sbatch: SbatchOptions = msgspec.field(default_factory=dict)
-    # `module load` lines, in order.
-    modules: tuple[OneLine, ...] = ()
-    # Shell lines run before the launcher, as they are.
-    prologue: str = ""
-    # Environment of the ranks.
-    env: dict[VariableName, OneLine] = msgspec.field(default_factory=dict)
-    # What the ranks run in.
+    sbatch: Annotated[
+        SbatchOptions, doc("More #SBATCH options, without their dashes, such as {mail-type: FAIL}; true: a flag.")
+    ] = msgspec.field(default_factory=dict)
+    modules: Annotated[tuple[OneLine, ...], doc("Modules that the job loads with `module load`, in this order.")] = ()
+    prologue: Annotated[str, doc("Shell lines that the job runs before the launcher, exactly as they are.")] = ""
+    env: Annotated[dict[VariableName, OneLine], doc("Environment variables of the ranks.")] = msgspec.field(
+        default_factory=dict
+    )
     container: Container = Container()
-    # The Python that has the compute half, of a container the one inside; absent: the one that runs hpcjobs.
-    python: OneLine | None = None
-    # A template of your own, which may extend base.sbatch.j2; relative to this file.
-    template: OneLine | None = None
+    python: Annotated[
+        OneLine | None,
+        doc(
+            "The Python that has the compute half; with a container, the one inside it. Absent: the Python that runs "
+            "hpcjobs."
+        ),
+    ] = None
+    template: Annotated[
+        OneLine | None,
+        doc("A job template of yours, which may extend base.sbatch.j2. A relative path starts at this file's folder."),
+    ] = None
 
     def __post_init__(self) -> None:
         _refuse("sbatch", self.sbatch, OWNED_SBATCH)
         _refuse("collect.sbatch", self.collect.sbatch, OWNED_BY_COLLECTOR)
         for kind in self.retry:
             if kind not in RETRYABLE:
-                raise ValueError(f"retry.{kind}: {_why_not(kind)}; may be retried: {', '.join(RETRYABLE)}")
+                raise ValueError(f"retry.{kind}: {_why_not(kind)}; these may be retried: {', '.join(RETRYABLE)}")
         if self.gpu_request != "none" and self.gpus_per_node is None:
             raise ValueError(f"gpu_request {self.gpu_request} needs gpus_per_node")
         if self.launcher == "horovodrun":
-            self._of_horovodrun()
+            self._check_horovodrun()
         if self.container.kind == "pyxis" and self.launcher != "srun":
-            raise ValueError(f"container.kind pyxis needs launcher srun, and this is {self.launcher}")
+            raise ValueError(f"container.kind pyxis needs launcher srun, but the launcher is {self.launcher}")
         if self.container.kind != "none" and self.python is None:
             raise ValueError(f"container.kind {self.container.kind} needs python: the one inside the image")
 
-    def _of_horovodrun(self) -> None:
+    def _check_horovodrun(self) -> None:
         if self.bind != "none":
-            raise ValueError(f"launcher horovodrun binds no rank, and bind is {self.bind}: say bind: none")
+            raise ValueError(f"launcher horovodrun cannot bind ranks, but bind is {self.bind}: set bind: none")
         if "NCCL_SOCKET_IFNAME" in self.env:
-            # It exports this variable itself, behind the others (horovod/runner/gloo_run.py).
+            # horovodrun exports this variable itself, after those of the profile (horovod/runner/gloo_run.py).
             raise ValueError(
                 "env.NCCL_SOCKET_IFNAME would not reach the ranks under launcher horovodrun; name the interface in "
                 "launcher_options: [--network-interfaces, NAME]"
             )
 
     @property
-    def told_s(self) -> int:
-        """Seconds before the end at which a job is told; 0 where it is not: it has no time for that, or no ear."""
+    def warned_s(self) -> int:
+        """Seconds before the time limit at which Slurm signals a job; 0 where it does not.
+
+        A job gets no signal where its time limit leaves no room for one that Slurm sends early. signal_s is ignored
+        under launcher horovodrun, which cannot pass a signal on.
+        """
         if self.launcher == "horovodrun":
-            return 0  # which has no way to pass a signal on
+            return 0
         limit = (seconds(self.time) or 0) if self.time else 0
         return self.signal_s if not limit or limit > self.signal_s + EARLY_S else 0
 
 
-# Slurm may send the signal of `--signal` so many seconds earlier than asked.
+# Slurm may send the signal of `--signal` up to this many seconds early.
 EARLY_S = 60
 
-# Classes of failure that come from outside a run, or may pass: only these may be retried.
+# Classes of failure that come from outside a run, or that may not happen again: only these may be retried.
 RETRYABLE = ("node_failure", "boot_failure", "preempted", "interrupted", "lost", "timeout", "stalled")
-_AGAIN = {
-    "out_of_memory": "the same memory would not do the next time either",
+_WOULD_FAIL_AGAIN = {
+    "out_of_memory": "the run would need the same memory again",
     "traceback": "the same code would fail again",
-    "no_measurement": "it would measure nothing again",
-    "nan_loss": "the same numbers would come again",
+    "no_measurement": "the run would measure nothing again",
+    "nan_loss": "the run would compute the same numbers again",
 }
 
 
 def _why_not(kind: str) -> str:
     near = difflib.get_close_matches(kind, RETRYABLE, n=1, cutoff=0.8)
-    return f"did you mean '{near[0]}'?" if near else _AGAIN.get(kind, "such a run would fail again")
+    return f"did you mean '{near[0]}'?" if near else _WOULD_FAIL_AGAIN.get(kind, "such a run would fail again")
 
 
 def _refuse(section: str, options: SbatchOptions, owned: Mapping[str, str]) -> None:
+    """Raises ValueError for an option that hpcjobs sets itself: `owned` maps it to the profile's key, or to ""."""
     for option in sorted(options):
-        # sbatch takes the beginning of an option for the option.
+        # sbatch accepts an option's first letters for the option.
         name = option if option in owned else next((name for name in sorted(owned) if name.startswith(option)), None)
         if name is None:
             continue
@@ -197,7 +261,7 @@ def _refuse(section: str, options: SbatchOptions, owned: Mapping[str, str]) -> N
         raise ValueError(f"{section}.{option} is set by hpcjobs itself{short}; {cure}")
 
 
-# What hpcjobs writes into the script or onto sbatch's command line itself, and the profile's key for it.
+# Options that hpcjobs writes into the script or onto sbatch's command line itself, and the profile's key for each.
 OWNED_SBATCH: Mapping[str, str] = {
     "account": "account",
     "array": "",
@@ -240,7 +304,7 @@ OWNED_SBATCH: Mapping[str, str] = {
     "wrap": "",
 }
 
-# The same of the last job, which has no GPUs, a single task, and what memory its options ask for.
+# The same for the collector. It has one task and no GPU, and its own options may ask for memory.
 OWNED_BY_COLLECTOR: Mapping[str, str] = {
     **{option: "" for option, key in OWNED_SBATCH.items() if not key},
     **dict.fromkeys(("exclusive", "nodes", "no-requeue", "ntasks-per-node", "requeue", "signal"), ""),

@@ -1,6 +1,6 @@
 """From YAML to a typed spec, with errors that name file, key and line.
 
-An unknown key is an error that names the nearest known one; so is a value of the wrong type.
+An unknown key is an error that names the nearest known key. A value of the wrong type is an error that names the type.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.base.files import open_plain
 from hpcjobs.config.cluster import Cluster
 from hpcjobs.config.experiment import Experiment
+from hpcjobs.config.keys import keys_of
+from hpcjobs.config.words import Section
 
 Spec = TypeVar("Spec", Experiment, Cluster)
 
@@ -24,17 +26,17 @@ Spec = TypeVar("Spec", Experiment, Cluster)
 def load(path: Path, kind: type[Spec]) -> Spec:
     """Read one YAML file as `kind`.
 
-    Raises InputError (file, line, key, what would be right) where it is missing or wrong.
+    Raises InputError (file, line, key, what would be right) where the file is missing or wrong.
     """
     return convert(read_yaml(path), kind)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-4` as the number it looks like: YAML 1.2 does, PyYAML keeps to 1.1, which wants a dot."""
+    """Reads `1e-4` as a number, as YAML 1.2 does. PyYAML follows YAML 1.1, which asks for a dot."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would read as a number."""
+    """Quotes a text that `_Loader` would read as a number."""
 
 
 for _each in (_Loader, _Dumper):
@@ -43,42 +45,49 @@ for _each in (_Loader, _Dumper):
     )
 
 
+# A key and the one of the same section that it excludes.
+_EXCLUDES: Mapping[tuple[str, ...], str] = {
+    ("batch", "local"): "global",
+    ("batch", "global"): "local",
+    ("data", "dir"): "synth",
+    ("data", "synth"): "dir",
+}
+
+
 class Document:
-    """A YAML mapping, where it came from, and the line of each of its keys."""
+    """A YAML mapping, the file it came from, and the line of each of its keys: 0 where `--set` gave it."""
 
     def __init__(self, source: str, data: dict[str, Any], lines: Mapping[tuple[str, ...], int]):
         self.source = source
         self.data = data
         self.lines = lines
 
-    def where(self, keys: tuple[str, ...]) -> str:
-        """`FILE:LINE`, of the key or the nearest section around it that stands in the file."""
-        for end in range(len(keys), 0, -1):
-            if keys[:end] in self.lines:
-                place = self.lines[keys[:end]]
+    def where(self, path: tuple[str, ...]) -> str:
+        """`FILE:LINE` of a key, or of the nearest section around it that the file has."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.lines:
+                place = self.lines[path[:end]]
                 return f"{self.source}:{place}" if place else "--set"
         return self.source
 
     def set(self, key: str, value: Any) -> None:
-        """Override one dotted key, as `--set` does. Raises InputError where a parent is no mapping."""
-        keys = tuple(key.split("."))
+        """Override one dotted key, as `--set` does. Raises InputError where a parent is not a mapping."""
+        path = tuple(key.split("."))
         target = self.data
-        for part in keys[:-1]:
+        for part in path[:-1]:
             inner = target.setdefault(part, {})
             if not isinstance(inner, dict):
                 raise InputError(f"--set {key}: '{part}' is not a section")
             target = inner
-        # The two ways to give the batch exclude each other: setting one takes the other's place.
-        if keys == ("batch", "local"):
-            target.pop("global", None)
-        elif keys == ("batch", "global"):
-            target.pop("local", None)
-        target[keys[-1]] = value
-        self.lines = {**self.lines, keys: 0}
+        # Of two keys that exclude each other, the one that is set replaces the other.
+        if value is not None and path[:2] in _EXCLUDES:
+            self.data[path[0]].pop(_EXCLUDES[path[:2]], None)
+        target[path[-1]] = value
+        self.lines = {**self.lines, path: 0}
 
 
 def read_yaml(path: Path) -> Document:
-    """Parse a YAML file. Raises InputError for a missing file, bad syntax, or no mapping."""
+    """Parse a YAML file. Raises InputError for a missing file, bad syntax, or a top level that is not a mapping."""
     try:
         with open_plain(path, follow=True) as file:
             text = file.read().decode("utf-8")
@@ -101,24 +110,22 @@ def read_yaml(path: Path) -> Document:
     return Document(str(path), data, lines)
 
 
-def _collect_lines(path: Path, node: Any, keys: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
+def _collect_lines(path: Path, node: Any, above: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
-        inner = (*keys, str(key.value))
+        inner = (*above, str(key.value))
         line = key.start_mark.line + 1
         if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
             raise InputError(f"{path}:{line}: key '{'.'.join(inner)}' is read as something other than text: quote it")
         if inner in lines:
-            raise InputError(
-                f"{path}:{line}: key '{'.'.join(inner)}' stands there twice (first in line {lines[inner]})"
-            )
+            raise InputError(f"{path}:{line}: key '{'.'.join(inner)}' is given twice (first in line {lines[inner]})")
         lines[inner] = line
         _collect_lines(path, value, inner, lines)
 
 
 def convert(document: Document, kind: type[Spec]) -> Spec:
-    """Check a document against its type. Raises InputError for the first thing that is wrong."""
+    """Check a document against its type. Raises InputError for the first mistake."""
     try:
         return msgspec.convert(document.data, kind)
     except msgspec.ValidationError as error:
@@ -130,25 +137,25 @@ _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`")
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 
 
-def _explain(document: Document, kind: type, message: str) -> str:
+def _explain(document: Document, kind: type[Section], message: str) -> str:
     match = _PLACE.search(message)
     text = message[: match.start()] if match else message
-    path = match["path"].removeprefix("key in ") if match else "$"
-    keys = tuple(re.findall(r"\.([A-Za-z_][\w-]*)", path))
+    place = match["path"].removeprefix("key in ") if match else "$"
+    path = tuple(re.findall(r"\.([A-Za-z_][\w-]*)", place))
     if unknown := _UNKNOWN.search(text):
-        full = (*keys, unknown[1])
-        return f"{document.where(full)}: unknown key '{'.'.join(full)}': {nearest(unknown[1], known_keys(kind, keys))}"
+        full = (*path, unknown[1])
+        return f"{document.where(full)}: unknown key '{'.'.join(full)}': {nearest(unknown[1], known_keys(kind, path))}"
     if missing := _MISSING.search(text):
-        full = (*keys, missing[1])
-        return f"{document.where(keys)}: key '{'.'.join(full)}' is missing"
-    where = document.where(keys)
-    label = f"key '{'.'.join(keys)}': " if keys else ""
+        full = (*path, missing[1])
+        return f"{document.where(path)}: key '{'.'.join(full)}' is missing"
+    where = document.where(path)
+    label = f"key '{'.'.join(path)}': " if path else ""
     value: Any = document.data
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
     text = _plainly(text)
-    # What was found helps more than its type.
-    found = f", got {value!r}" if keys and text.startswith("expected") and not isinstance(value, dict) else ""
+    # The value helps more than its type, which msgspec names.
+    found = f", got {value!r}" if path and text.startswith("expected") and not isinstance(value, dict) else ""
     return f"{where}: {label}{text}{found}"
 
 
@@ -156,7 +163,7 @@ _PLAIN_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or f
 
 
 def _plainly(text: str) -> str:
-    """msgspec's message in the words of YAML."""
+    """msgspec's message with the words of YAML."""
     text = re.sub(r", got `[^`]*`$", "", text[0].lower() + text[1:])
     text = text.replace(" | null`", "`")
     return re.sub(
@@ -164,30 +171,29 @@ def _plainly(text: str) -> str:
     )
 
 
-def known_keys(kind: type, keys: tuple[str, ...] = ()) -> list[str]:
-    """Names of the keys that section `keys` of `kind` may hold."""
-    for key in keys:
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-        inner = fields.get(key)
-        if not (isinstance(inner, type) and issubclass(inner, msgspec.Struct)):
+def known_keys(kind: type[Section], path: tuple[str, ...] = ()) -> list[str]:
+    """Names of the keys that the section at `path` of `kind` may hold; none where there is no such section."""
+    for name in path:
+        inner = next((key.section for key in keys_of(kind) if key.name == name), None)
+        if inner is None:
             return []
         kind = inner
-    return [field.encode_name for field in msgspec.structs.fields(kind)]
+    return [key.name for key in keys_of(kind)]
 
 
 def dump(value: Any, **how: Any) -> str:
-    """YAML that `read_yaml` reads as exactly this; `how` as of yaml.dump."""
+    """YAML that `read_yaml` reads as exactly this value; `how` are arguments of yaml.dump."""
     return str(yaml.dump(value, Dumper=_Dumper, **{"sort_keys": False, "allow_unicode": True, **how}))
 
 
 def to_builtins(spec: Experiment | Cluster) -> dict[str, Any]:
-    """The spec as plain mappings, every default spelt out, ready for YAML."""
+    """The spec as plain mappings with every default, ready for YAML."""
     result: dict[str, Any] = msgspec.to_builtins(spec)
     return result
 
 
 def parse_scalar(text: str) -> Any:
-    """A value of `--set`, read as YAML would read it."""
+    """A value of `--set`, read as YAML reads it; what YAML reads as a list, a mapping or nothing stays text."""
     try:
         value = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except (yaml.YAMLError, ValueError):

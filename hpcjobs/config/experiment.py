@@ -1,4 +1,4 @@
-"""What is trained, and how: the keys of an experiment. The comments are the reference of every key."""
+"""What is trained, and how: the keys of an experiment, each with its description."""
 
 from __future__ import annotations
 
@@ -6,151 +6,273 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from hpcjobs.config.words import Fraction, Name, NonNegativeInt, OneLine, PositiveFloat, PositiveInt, Section
+from hpcjobs.base.contract import divide_batch
+from hpcjobs.config.words import Fraction, Name, NonNegativeInt, OneLine, PositiveFloat, PositiveInt, Section, doc
 
 
 class Model(Section, frozen=True, kw_only=True):
-    """What is trained."""
+    """The network, and the values it starts from."""
 
-    # densenet121: CheXNet's (tf.keras.applications); densenet_tiny: the same blocks, for tests.
-    name: Literal["densenet121", "densenet_tiny"] = "densenet121"
-    # none: random; imagenet: Keras' cached ImageNet weights; else the path of a weights file.
-    weights: OneLine = "none"
-    # local: each rank normalises by its own batch, as the article; sync: by the global batch.
-    batch_norm: Literal["local", "sync"] = "local"
-    # frequency: the last layer's bias starts at the log odds of each finding; zeros: CheXNet's.
-    head_bias: Literal["zeros", "frequency"] = "zeros"
+    name: Annotated[
+        Literal["densenet121", "densenet_tiny"],
+        doc(
+            "densenet121: the network of CheXNet (tf.keras.applications); densenet_tiny: a few layers of the same "
+            "kind, for tests."
+        ),
+    ] = "densenet121"
+    weights: Annotated[
+        OneLine,
+        doc("none: random values; imagenet: the ImageNet weights in Keras' cache; else the path of a weights file."),
+    ] = "none"
+    batch_norm: Annotated[
+        Literal["local", "sync"],
+        doc("local: each rank normalises by its own batch, as in the article; sync: by the global batch."),
+    ] = "local"
+    head_bias: Annotated[
+        Literal["zeros", "frequency"],
+        doc(
+            "zeros: the last layer's bias starts at zero, as in CheXNet; frequency: at the log odds of each finding in "
+            "the training data."
+        ),
+    ] = "zeros"
+
+
+class Synth(Section, frozen=True, kw_only=True):
+    """Images to make up in the sweep's folder, in place of data.dir, such as {images: 512, size: 64}."""
+
+    images: Annotated[int, msgspec.Meta(ge=3), doc("Images in all; 70 % are for training, 10 % validate, 20 % test.")]
+    size: Annotated[int, msgspec.Meta(ge=32, le=1024), doc("Height and width of an image, in pixels.")]
 
 
 class Data(Section, frozen=True, kw_only=True):
-    """What it is trained on."""
+    """What the network is trained on."""
 
-    # The folder that holds dataset.json; relative to this file, in --set to the working folder.
-    dir: OneLine | None = None
-    # Records in the shuffle buffer of one rank.
-    shuffle: PositiveInt = 2048
-    # Data smaller than the steps asked for are repeated; else too few images are an error.
-    repeat: bool = False
-    # memory: each node keeps its own copy of the train and val shards in RAM, one for all its ranks.
-    cache: Literal["none", "memory"] = "none"
+    dir: Annotated[
+        OneLine | None,
+        doc(
+            "Folder that holds dataset.json. A relative path starts at the folder of this file; in --set, at the "
+            "working folder."
+        ),
+    ] = None
+    synth: Synth | None = None
+    shuffle: Annotated[PositiveInt, doc("Records in the shuffle buffer of one rank.")] = 2048
+    repeat: Annotated[
+        bool,
+        doc("true: data that are too few for the steps asked for are repeated; false: too few images are an error."),
+    ] = False
+    cache: Annotated[
+        Literal["none", "memory"],
+        doc(
+            "memory: each node keeps one copy of the train and val shards in RAM, which its ranks share; none: the "
+            "ranks read the files."
+        ),
+    ] = "none"
+
+    def __post_init__(self) -> None:
+        if self.dir is not None and self.synth is not None:
+            raise ValueError(
+                "give one of data.dir (images that are there) and data.synth (images to make up), not both"
+            )
 
 
 class Augment(Section, frozen=True, kw_only=True):
-    """Random changes of training images, on the device, repeated by a resume."""
+    """Random changes of training images, made on the device. A resumed run makes the same changes again."""
 
-    # Mirrored left and right every other time: CheXNet's "random horizontal flipping".
-    flip: bool = True
-    # Turned by up to so many degrees either way; CheXNet: not.
-    rotate_degrees: Annotated[float, msgspec.Meta(ge=0, le=180)] = 0.0
-    # Moved by up to this fraction of height and width either way; CheXNet: not.
-    shift: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    flip: Annotated[
+        bool,
+        doc('true: an image is mirrored left to right with probability 1/2, CheXNet\'s "random horizontal flipping".'),
+    ] = True
+    rotate_degrees: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=180),
+        doc("Images are rotated by a random angle, up to this one either way; CheXNet does not rotate."),
+    ] = 0.0
+    shift: Annotated[
+        float,
+        msgspec.Meta(ge=0, lt=1),
+        doc("Images are moved by a random fraction, up to this one either way, of height and width; CheXNet: 0."),
+    ] = 0.0
 
 
 class Batch(Section, frozen=True, kw_only=True):
-    """Exactly one of the two: a fixed local batch is weak scaling, a fixed global one strong."""
+    """Images per step. Give exactly one of local (fixed per GPU: weak scaling) and global (strong scaling)."""
 
-    # Images per GPU and step.
-    local: PositiveInt | None = None
-    # Images per step over all GPUs.
-    global_: PositiveInt | None = msgspec.field(name="global", default=None)
-    # A step's local batch goes through the network in so many equal parts, whose gradients are added
-    # up before the all-reduce: less memory, the same step.
-    passes: PositiveInt = 1
+    local: Annotated[PositiveInt | None, doc("Images per GPU and step.")] = None
+    global_: Annotated[PositiveInt | None, doc("Images per step over all GPUs.")] = msgspec.field(
+        name="global", default=None
+    )
+    passes: Annotated[
+        PositiveInt,
+        doc(
+            "Equal parts into which a rank splits its local batch. It adds up their gradients before the all-reduce: "
+            "less memory for the same step."
+        ),
+    ] = 1
 
     def __post_init__(self) -> None:
         if (self.local is None) == (self.global_ is None):
             raise ValueError("give exactly one of batch.local (weak scaling) and batch.global (strong scaling)")
 
+    def split(self, gpus: int) -> tuple[int, int]:
+        """(local, global) batch of `gpus` ranks, in images.
+
+        Raises ValueError where the global batch does not divide over the ranks, or the local one into its passes.
+        """
+        return divide_batch(self.local, self.global_, self.passes, gpus)
+
 
 class Train(Section, frozen=True, kw_only=True):
-    """How long, and what is done beside the steps."""
+    """How long the training lasts, and what it does beside the steps."""
 
-    # Epochs of the whole training; the article's 10.
-    epochs: PositiveInt = 10
-    # Stop after so many steps in all; absent: whole epochs.
-    steps: PositiveInt | None = None
-    # Validation AUC at the end of each epoch (and of a run cut short by `steps`).
-    evaluate: bool = True
-    # Checkpoints by rank 0 at the end of each epoch; what was interrupted goes on from the newest.
-    checkpoint: bool = True
-    # Minutes between the checkpoints within an epoch.
-    checkpoint_min: PositiveFloat = 15.0
-    # Mean validation AUC at which the training ends early.
-    target_auc: Fraction | None = None
-    # Test AUC of the best checkpoint, with 95 % intervals, after the training.
-    test: bool = True
-    # float32 is the article's; mixed_float16 (V100) scales the loss, mixed_bfloat16 (A100 on) need not.
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    # TensorFlow's XLA compiler, on GPUs.
-    xla: bool = False
-    # Gradients are shortened to this global norm, after the all-reduce; absent: not, as in the article.
-    clip_norm: PositiveFloat | None = None
-    # inverse: CheXNet's weights, positives by the share of negatives and the other way round; none: the article's.
-    class_weights: Literal["none", "inverse"] = "none"
-    # Seconds without a step or a batch of evaluation after which a rank ends the run.
-    stall_s: PositiveInt = 600
+    epochs: Annotated[PositiveInt, doc("Epochs of the whole training; the article: 10.")] = 10
+    steps: Annotated[
+        PositiveInt | None, doc("The training stops after this many steps in all; absent: it runs whole epochs.")
+    ] = None
+    evaluate: Annotated[
+        bool, doc("true: the validation AUC is computed after each epoch, and where `steps` ends a run early.")
+    ] = True
+    checkpoint: Annotated[
+        bool,
+        doc("true: rank 0 writes a checkpoint after each epoch. An interrupted run continues from the newest one."),
+    ] = True
+    checkpoint_min: Annotated[PositiveFloat, doc("Minutes between the checkpoints within an epoch.")] = 15.0
+    target_auc: Annotated[
+        Fraction | None, doc("The training ends early at this mean validation AUC; absent: it does not.")
+    ] = None
+    test: Annotated[
+        bool,
+        doc("true: after the training, the best checkpoint's AUC on the test split is computed, with 95 % intervals."),
+    ] = True
+    precision: Annotated[
+        Literal["float32", "mixed_float16", "mixed_bfloat16"],
+        doc(
+            "float32: the article's; mixed_float16 (V100 and later) scales the loss; mixed_bfloat16 (A100 and later) "
+            "does not need to."
+        ),
+    ] = "float32"
+    xla: Annotated[bool, doc("true: TensorFlow compiles the step with XLA, on GPUs.")] = False
+    clip_norm: Annotated[
+        PositiveFloat | None,
+        doc("Gradients are clipped to this global norm after the all-reduce; absent: not, as in the article."),
+    ] = None
+    class_weights: Annotated[
+        Literal["none", "inverse"],
+        doc(
+            "inverse: CheXNet's weights: a positive counts by the share of negatives, a negative by the share of "
+            "positives; none: all count the same, as in the article."
+        ),
+    ] = "none"
+    stall_s: Annotated[
+        PositiveInt, doc("A rank ends the run after this many seconds without a training step or an evaluation batch.")
+    ] = 600
 
 
 class LearningRate(Section, frozen=True, kw_only=True):
-    """Adam's rate, and how it rises and falls."""
+    """Adam's learning rate: its value, its warm-up, and its decay on a plateau."""
 
-    # At the reference batch; the article's and CheXNet's 0.001.
-    base: PositiveFloat = 0.001
-    # base is multiplied by r = global batch / reference_batch (linear: Goyal et al. 2017, arXiv:1706.02677),
-    # by its root (sqrt: Krizhevsky 2014, arXiv:1404.5997), or not (none: the article's).
-    scaling: Literal["none", "linear", "sqrt"] = "none"
-    # The batch of one of the article's GPUs.
-    reference_batch: PositiveInt = 64
-    # The rate rises in a line, step by step, over so many epochs; Goyal et al.: 5, the article: none.
-    warmup_epochs: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    # The rate is multiplied by this when the validation loss has not improved ...
-    plateau_factor: Fraction = 0.1
-    # ... for so many epochs.
-    plateau_patience: PositiveInt = 1
+    base: Annotated[
+        PositiveFloat, doc("Learning rate at the reference batch; the article's and CheXNet's is 0.001.")
+    ] = 0.001
+    scaling: Annotated[
+        Literal["none", "linear", "sqrt"],
+        doc(
+            "Factor on base, with r = global batch / reference_batch. linear: r (Goyal et al. 2017, arXiv:1706.02677); "
+            "sqrt: the square root of r (Krizhevsky 2014, arXiv:1404.5997); none: 1, as in the article."
+        ),
+    ] = "none"
+    reference_batch: Annotated[
+        PositiveInt, doc("Global batch at which base applies; 64 is the batch of one of the article's GPUs.")
+    ] = 64
+    warmup_epochs: Annotated[
+        float,
+        msgspec.Meta(ge=0),
+        doc("Epochs over which the rate rises linearly, step by step. Goyal et al.: 5; the article: 0."),
+    ] = 0.0
+    plateau_factor: Annotated[
+        Fraction,
+        doc("The rate is multiplied by this when the validation loss has not improved for plateau_patience epochs."),
+    ] = 0.1
+    plateau_patience: Annotated[
+        PositiveInt, doc("Epochs without a better validation loss before the rate is multiplied by plateau_factor.")
+    ] = 1
 
 
 class Horovod(Section, frozen=True, kw_only=True):
-    """How gradients travel. Absent: Horovod's own default."""
+    """How gradients travel between the ranks. Where a key is absent, Horovod's own default applies."""
 
-    # fp16: gradients are halved in size for the all-reduce.
-    compression: Literal["none", "fp16"] = "none"
-    # Gradients are gathered into buffers of so many MiB (HOROVOD_FUSION_THRESHOLD) ...
-    fusion_mib: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    # ... every so many milliseconds (HOROVOD_CYCLE_TIME).
-    cycle_ms: PositiveFloat | None = None
+    compression: Annotated[
+        Literal["none", "fp16"],
+        doc("fp16: gradients are sent as 16-bit numbers, half the bytes of the all-reduce; none: as they are."),
+    ] = "none"
+    fusion_mib: Annotated[
+        Annotated[float, msgspec.Meta(ge=0)] | None,
+        doc("Size in MiB of the buffer that gathers gradients for one all-reduce (HOROVOD_FUSION_THRESHOLD)."),
+    ] = None
+    cycle_ms: Annotated[
+        PositiveFloat | None,
+        doc("Milliseconds between two rounds in which Horovod gathers gradients (HOROVOD_CYCLE_TIME)."),
+    ] = None
 
 
 class Measure(Section, frozen=True, kw_only=True):
-    """Which steps make the figures."""
+    """Which steps are timed."""
 
-    # Steps before the steady state begins. mode train: at most half of train.steps; mode benchmark: these at
-    # least, then until three successive windows of three steps agree within 2 %.
-    warmup_steps: NonNegativeInt = 10
-    # Steps per timed window.
-    window_steps: PositiveInt = 5
-    # mode benchmark, as are the next four: the timed steps end when the 95 % half-width of their mean, as a
-    # fraction of it, is this ...
-    precision: Fraction = 0.01
-    # ... or after so many.
-    max_steps: Annotated[int, msgspec.Meta(ge=20)] = 300
-    # So many of the repeats, the first ones, take the step apart into input, all-reduce and skew.
-    control_repeats: NonNegativeInt = 1
-    # Blocks of each control phase, in turn forwards and backwards ...
-    control_passes: PositiveInt = 2
-    # ... and the timed steps of each.
-    control_steps: Annotated[int, msgspec.Meta(ge=2)] = 3
-    # What one GPU is expected to do: the plan reckons GPU-hours by it where no earlier sweep measured any.
-    images_per_sec_per_gpu: PositiveFloat | None = None
+    warmup_steps: Annotated[
+        NonNegativeInt,
+        doc(
+            "Steps before the steady state begins. mode train: at most half of train.steps. mode benchmark: at least "
+            "these, then more until three successive windows of three steps agree within 2 %."
+        ),
+    ] = 10
+    window_steps: Annotated[PositiveInt, doc("Steps per timed window.")] = 5
+    precision: Annotated[
+        Fraction,
+        doc(
+            "mode benchmark: timing ends when the 95 % half-width of the mean step time, as a fraction of that mean, "
+            "is at most this."
+        ),
+    ] = 0.01
+    max_steps: Annotated[
+        int,
+        msgspec.Meta(ge=20),
+        doc("mode benchmark: timing ends after this many timed steps, also if measure.precision is not reached."),
+    ] = 300
+    control_repeats: Annotated[
+        NonNegativeInt,
+        doc(
+            "mode benchmark: number of repeats, from repeat 1 on, that also run control phases, which take the step "
+            "apart into input, all-reduce and skew."
+        ),
+    ] = 1
+    control_passes: Annotated[
+        PositiveInt,
+        doc("mode benchmark: passes through the control phases, in forward and in reverse order by turns."),
+    ] = 2
+    control_steps: Annotated[
+        int,
+        msgspec.Meta(ge=2),
+        doc("mode benchmark: timed steps of each control phase in one pass."),
+    ] = 3
+    images_per_sec_per_gpu: Annotated[
+        PositiveFloat | None,
+        doc(
+            "Expected throughput of one GPU. The plan computes GPU-hours from it where no earlier sweep measured the "
+            "throughput."
+        ),
+    ] = None
 
 
 class Experiment(Section, frozen=True, kw_only=True):
     """One training, at any number of GPUs."""
 
-    # Reports show it; a sweep's folder begins with it.
-    name: Name
-    # train: the whole training, with evaluations and checkpoints; benchmark: steps alone, as many as a step
-    # time of measure.precision takes.
-    mode: Literal["train", "benchmark"] = "train"
+    name: Annotated[Name, doc("Reports show it; the name of a sweep's folder begins with it.")]
+    mode: Annotated[
+        Literal["train", "benchmark"],
+        doc(
+            "train: the whole training, with evaluations and checkpoints; benchmark: steps alone, until their time is "
+            "known to measure.precision."
+        ),
+    ] = "train"
     model: Model = Model()
     data: Data = Data()
     augment: Augment = Augment()
@@ -159,13 +281,10 @@ class Experiment(Section, frozen=True, kw_only=True):
     lr: LearningRate = LearningRate()
     horovod: Horovod = Horovod()
     measure: Measure = Measure()
-    # Runs of each point of the study, unless --repeats says otherwise.
-    repeats: PositiveInt = 3
-    # Seed of repeat 1; repeat r has seed + r - 1.
-    seed: NonNegativeInt = 1
-    # For people.
-    description: str = ""
+    repeats: Annotated[PositiveInt, doc("Runs of each point of the study; --repeats overrides it.")] = 3
+    seed: Annotated[NonNegativeInt, doc("Seed of repeat 1; repeat r has seed + r - 1.")] = 1
+    description: Annotated[str, doc("Free text.")] = ""
 
     def __post_init__(self) -> None:
         if self.train.steps == 1:
-            raise ValueError("train.steps 1 cannot be timed: the first step compiles; 2 are the least")
+            raise ValueError("train.steps 1 cannot be timed, because the first step compiles: give 2 or more")

@@ -1,51 +1,90 @@
-"""The keys of experiments and profiles for readers: what their comments say, and a JSON Schema for editors."""
+"""The keys of experiments and profiles: names, types and descriptions, and a JSON Schema for editors."""
 
 from __future__ import annotations
 
-import ast
+import dataclasses
 import inspect
-import textwrap
-from typing import Any
+import types
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any, Union
 
 import msgspec
 
-from hpcjobs.config.cluster import Cluster
-from hpcjobs.config.experiment import Experiment
 from hpcjobs.config.words import Section
 
 
-def comments(kind: type[Section]) -> dict[str, str]:
-    """What stands above each key of a section in its source, by the key's name in YAML; "" where nothing does."""
-    source = textwrap.dedent(inspect.getsource(kind))
-    lines = source.splitlines()
-    (tree,) = ast.parse(source).body
-    assert isinstance(tree, ast.ClassDef)
-    named = {field.name: field.encode_name for field in msgspec.structs.fields(kind)}
-    found = {}
-    for node in tree.body:
-        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
-            continue
-        first = node.lineno - 1
-        while first and lines[first - 1].strip().startswith("#"):
-            first -= 1
-        above = [line.strip().removeprefix("#").strip() for line in lines[first : node.lineno - 1]]
-        found[named[node.target.id]] = " ".join(above)
-    return found
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key of a section.
+
+    `name` is the key as YAML spells it; `leaves` puts its sections in front (`train.steps`). `type` is the type without
+    its `Annotated`. `section` is the class of the keys below this one, or None where the key holds a plain value; an
+    `optional` section may be absent.
+    """
+
+    name: str
+    type: Any
+    description: str
+    section: type[Section] | None
+    optional: bool = False
 
 
-def schema(kind: type[Experiment] | type[Cluster]) -> dict[str, Any]:
-    """JSON Schema (2020-12) of a YAML file of that kind, with the keys' comments as descriptions."""
+def keys_of(kind: type[Section]) -> Iterator[Key]:
+    """The keys of one section, in the order of the source; those of sections within it are not included."""
+    for field in msgspec.structs.fields(kind):
+        bare, metadata = _unwrapped(field.type)
+        inner, optional = _section(bare)
+        described = next((each.description for each in metadata if each.description), None)
+        if described is None and inner is not None:
+            described = inspect.getdoc(inner)
+        yield Key(field.encode_name, bare, described or "", inner, optional)
+
+
+def leaves(kind: type[Section]) -> Iterator[Key]:
+    """Every key that holds a plain value, also those of inner sections, by dotted name, in the order of the source."""
+    for key in keys_of(kind):
+        if key.section is None:
+            yield key
+        else:
+            for leaf in leaves(key.section):
+                yield dataclasses.replace(leaf, name=f"{key.name}.{leaf.name}")
+
+
+def _unwrapped(annotation: Any) -> tuple[Any, list[msgspec.Meta]]:
+    """(type, its metadata) of an annotation."""
+    if typing.get_origin(annotation) is not Annotated:
+        return annotation, []
+    bare, *metadata = typing.get_args(annotation)
+    return bare, [each for each in metadata if isinstance(each, msgspec.Meta)]
+
+
+def _section(kind: Any) -> tuple[type[Section] | None, bool]:
+    """(the section that a type is, whether it may be None)."""
+    choices = typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else (kind,)
+    for choice in choices:
+        if isinstance(choice, type) and issubclass(choice, Section):
+            return choice, types.NoneType in choices
+    return None, False
+
+
+def schema(kind: type[Section]) -> dict[str, Any]:
+    """JSON Schema (2020-12) of a YAML file of that kind, with a description of every key."""
     result: dict[str, Any] = msgspec.json.schema(kind)
-    sections = {each.__name__: each for each in Section.__subclasses__()}
-    for name, about in result["$defs"].items():
-        for key, text in comments(sections[name]).items():
-            if text:
-                about["properties"][key]["description"] = text
+    _describe_sections(kind, result["$defs"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_of_ecma(result)}
 
 
+def _describe_sections(kind: type[Section], definitions: dict[str, Any]) -> None:
+    # msgspec puts a section's docstring where the section is defined, not at the key that refers to it.
+    for key in keys_of(kind):
+        if key.section is not None:
+            definitions[kind.__name__]["properties"][key.name].setdefault("description", key.description)
+            _describe_sections(key.section, definitions)
+
+
 def _of_ecma(schema: Any) -> Any:
-    """With patterns as JSON Schema has them: JavaScript's $ is the very end, and \\Z is unknown."""
+    """The same schema with patterns in JavaScript's dialect, as JSON Schema asks: `$` for `\\Z`, which it lacks."""
     if isinstance(schema, dict):
         return {
             key: value.replace(r"\Z", "$") if key == "pattern" else _of_ecma(value) for key, value in schema.items()

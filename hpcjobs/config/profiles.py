@@ -1,6 +1,7 @@
-"""Where experiments and cluster profiles are found, and which of them wins.
+"""Finds experiments and cluster profiles by name.
 
-Looked up in the working folder, the user's config folder, the site's, then what ships with hpcjobs.
+The working folder is searched first, then the user's config folder, the site's config folder, and what ships with
+hpcjobs. The first file of a name is used: it shadows the others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Spec = TypeVar("Spec", Experiment, Cluster)
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A YAML file known by a name, where it came from, and the files of that name that it shadows."""
+    """A YAML file with its name, where it was found, and the files of the same name that it shadows."""
 
     name: str
     origin: str
@@ -31,7 +32,7 @@ class Found:
 
 
 def _shipped(folder: str) -> Path:
-    # Installed from a wheel or editable, the files are real ones: never in a zip.
+    # hpcjobs is installed from a wheel or as an editable package, never as a zip: this is a real folder.
     root = Path(str(resources.files("hpcjobs.experiments")))
     return root / folder
 
@@ -45,13 +46,13 @@ def _folders(kind: type[Experiment] | type[Cluster]) -> Iterator[tuple[str, Path
 
 
 def available(kind: type[Experiment] | type[Cluster]) -> list[Found]:
-    """All that can be named, each with what it shadows, by name."""
+    """All experiments or profiles that can be named, sorted by name."""
     by_name: dict[str, list[tuple[str, Path]]] = {}
     seen: set[str] = set()
     for origin, folder in _folders(kind):
         for path in sorted(folder.glob("*.yaml")):
-            real = os.path.realpath(path)  # which a loop of links does not stop
-            if real not in seen:  # the working folder may be hpcjobs' own repository
+            real = os.path.realpath(path)  # raises no error for a loop of links
+            if real not in seen:  # the working folder may be the repository of hpcjobs, whose files also ship
                 seen.add(real)
                 by_name.setdefault(path.stem, []).append((origin, path))
     return [
@@ -61,9 +62,9 @@ def available(kind: type[Experiment] | type[Cluster]) -> list[Found]:
 
 
 def read(kind: type[Experiment] | type[Cluster], name: str) -> Document:
-    """The document of that name, or of that path where `name` looks like one.
+    """The document called `name`, or at that path if `name` looks like a path.
 
-    Raises InputError where there is none, naming the nearest or all known names.
+    Raises InputError where there is none. It names the nearest known name, or all of them.
     """
     if "/" in name or name.endswith((".yaml", ".yml")):
         return read_yaml(Path(name))
@@ -74,7 +75,7 @@ def read(kind: type[Experiment] | type[Cluster], name: str) -> Document:
 
 
 def cluster(name: str) -> Cluster:
-    """The profile of that name or path, a relative `template` made absolute. Raises InputError."""
+    """The profile of that name or path, with an absolute `template`. Raises InputError."""
     document = read(Cluster, name)
     template = document.data.get("template")
     if isinstance(template, str) and template:
@@ -83,36 +84,33 @@ def cluster(name: str) -> Cluster:
 
 
 def override(cluster: Cluster, keys: Mapping[str, str], sbatch: Sequence[str] = ()) -> Cluster:
-    """The profile with some of its `keys`, and some of its `sbatch` options (OPTION=VALUE or OPTION), replaced.
+    """The profile with the values of `keys` and the `sbatch` options (OPTION=VALUE or OPTION) in place of its own.
 
-    Raises InputError, which names the flag, for what the profile itself could not say either, and where there is no
-    Slurm.
+    Raises InputError, which names the flag, for a value that the profile itself could not have.
     """
     changes: list[tuple[str, str, Any]] = [(f"--{key}", key, value) for key, value in keys.items()]
     options: dict[str, Any] = dict(cluster.sbatch)
     for word in sbatch:
         option, equals, value = word.removeprefix("--").partition("=")
-        # Not read as YAML is: 010 or `on` may be a name.
+        # The value is not read as YAML, because 010 or `on` may be a name.
         known = {"true": True, "false": False}.get(value, value) if equals else True
         options = {**options, option: known}
         changes.append((f"--sbatch {word}", "sbatch", options))
     for source, key, value in changes:
-        if cluster.scheduler != "slurm":
-            raise InputError(f"{source}: is Slurm's to heed, and cluster '{cluster.name}' is without")
         cluster = convert(Document(source, {**to_builtins(cluster), key: value}, {}), Cluster)
     return cluster
 
 
 def config_files() -> list[Path]:
-    """The config.yaml that are there: the user's, then the site's; the first one counts."""
+    """The config.yaml files that exist: the user's, then the site's. The first one is used."""
     folders = (platformdirs.user_config_dir("hpcjobs"), platformdirs.site_config_dir("hpcjobs"))
     return [path for folder in folders if (path := Path(folder) / "config.yaml").is_file()]
 
 
 def default_cluster() -> str | None:
-    """The profile that the user or else the site named as default, by `cluster: NAME` in `config.yaml`.
+    """The default profile, as `cluster: NAME` in the user's or else the site's config.yaml names it.
 
-    Raises InputError where a config.yaml says anything else.
+    Raises InputError where that file holds anything else.
     """
     for path in config_files()[:1]:
         document = read_yaml(path)

@@ -56,6 +56,12 @@ def _run_config(sweep: Sweep, run: PlannedRun, builtins: Mapping[str, Any]) -> R
     )
 
 
+def run_configs(sweep: Sweep) -> dict[str, RunConfig]:
+    """What run.yaml of each planned run holds, by the run's name, in the order of the plan."""
+    builtins = {variant.params: to_builtins(variant.experiment) for variant in sweep.plan.variants}
+    return {run.name: _run_config(sweep, run, builtins[run.variant.params]) for run in sweep.plan.runs}
+
+
 def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) -> None:
     """Write everything but the journal. sweep.yaml comes last: a folder that has one is complete.
 
@@ -72,11 +78,10 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
         places = {run.name: (group.name, i) for group in sweep.plan.groups for i, run in enumerate(group.runs)}
         lines = "".join("{} {} {}\n".format(run.name, *places[run.name]) for run in sweep.plan.allocation.runs)
         files[where.script(sweep.plan.allocation.name).with_suffix(".runs")] = lines
-    builtins = {variant.params: to_builtins(variant.experiment) for variant in sweep.plan.variants}
-    configs = (_run_config(sweep, run, builtins[run.variant.params]) for run in sweep.plan.runs)
-    for run, text in zip(sweep.plan.runs, dump_runs(configs), strict=True):
-        where.run(run.name).mkdir()
-        files[where.run(run.name) / contract.RUN_YAML] = text
+    configs = run_configs(sweep)
+    for name, text in zip(configs, dump_runs(configs.values()), strict=True):
+        where.run(name).mkdir()
+        files[where.run(name) / contract.RUN_YAML] = text
     write_new(files)
     write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
     write_atomic(where.sweep_yaml, dump(to_yaml(sweep.id, sweep.plan)))

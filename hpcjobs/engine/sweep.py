@@ -17,9 +17,7 @@ from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Cluster, Document, Experiment, convert, to_builtins
 from hpcjobs.jobs.group import Variant
 from hpcjobs.plan.planning import Plan, Terms, make_plan
-from hpcjobs.schedulers import Scheduler
-from hpcjobs.schedulers.local.local_scheduler import LocalScheduler
-from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
+from hpcjobs.schedulers import Scheduler, factory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +31,14 @@ class Sweep:
     @property
     def scheduler(self) -> Scheduler:
         """The scheduler that the sweep's profile names."""
-        if self.plan.cluster.scheduler == "slurm":
-            return SlurmScheduler()
         report = [sys.executable, "-m", "hpcjobs", "report", str(self.where.root)]
-        requeues = self.plan.cluster.requeues
-        return LocalScheduler(self.where.root / "local", self.where.slurm, epilogue=report, requeues=requeues)
+        folder, output = self.where.root / "local", self.where.slurm
+        return factory.make(self.plan.cluster, folder=folder, output=output, epilogue=report)
 
     @property
     def collects(self) -> bool:
-        """Whether a last job collects. Without Slurm the runner of the local queue does it."""
-        return self.plan.cluster.scheduler == "slurm" and self.plan.cluster.collect.job
+        """Whether a last job collects. It is not needed if the scheduler runs a command when no task is left."""
+        return self.plan.cluster.collect.job and not factory.capabilities(self.plan.cluster).epilogue
 
 
 def to_yaml(sweep_id: str, plan: Plan) -> dict[str, Any]:
@@ -66,10 +62,13 @@ def plan_of(path: Path) -> tuple[str, Plan]:
         path = sweepdir.open_sweep(path).sweep_yaml
     data = sweepdir.read_sweep_yaml(path)
     try:
-        variants = [
-            Variant(entry["params"], convert(Document(str(path), entry["experiment"], {}), Experiment))
-            for entry in data["variants"]
-        ]
+        variants = []
+        for entry in data["variants"]:
+            about = entry["experiment"]
+            # Version 0.1 had no data.synth: the experiment called demo made up these images if it had no data.dir.
+            if about["name"] == "demo" and about["data"]["dir"] is None:
+                about["data"].setdefault("synth", {"images": 512, "size": 64})
+            variants.append(Variant(entry["params"], convert(Document(str(path), about, {}), Experiment)))
         cluster = convert(Document(str(path), data["cluster"], {}), Cluster)
         return data["sweep"], make_plan(data["gpus"], variants, cluster, data["repeats"], Terms(**data["terms"]))
     except (KeyError, TypeError) as error:

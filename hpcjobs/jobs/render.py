@@ -25,16 +25,17 @@ from hpcjobs.base.hostlist import expand
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import EARLY_S, SbatchOptions
 from hpcjobs.jobs.group import COLLECTOR, Group
+from hpcjobs.schedulers.factory import capabilities
+from hpcjobs.trainers import chexnet
 
-# What every launcher's template extends, what takes its place for an errand, and what tells that it did.
+# The template that every launcher's template extends, and the one that takes its place in a probe job.
 BASE = "base.sbatch.j2"
-_ERRANDS_BASE = "check.sbatch.j2"
-_ERRANDS_MARK = "which no sweep counts."
+_PROBE_BASE = "check.sbatch.j2"
 # Open MPI's words for Horovod under mpirun (horovod.readthedocs.io/en/stable/mpi.html).
 _TRANSPORT = ("-mca", "pml", "ob1", "-mca", "btl", "^openib")
 
-# Variables that bash sets itself, or that change how it reads what follows.
-_BASHS = frozenset(
+# Variables that bash sets itself, or that change how it reads the rest of a script.
+_BASH_VARIABLES = frozenset(
     (
         *("BASHOPTS", "BASHPID", "BASH_ALIASES", "BASH_ARGC", "BASH_ARGV", "BASH_CMDS", "BASH_COMMAND", "BASH_COMPAT"),
         *("BASH_LINENO", "BASH_REMATCH", "BASH_SOURCE", "BASH_SUBSHELL", "BASH_VERSINFO", "BASH_XTRACEFD", "DIRSTACK"),
@@ -46,7 +47,8 @@ _BASHS = frozenset(
 
 
 def quote(value: object) -> str:
-    """One shell word that bash reads back as exactly `value`; sbatch reads directives alike, but for backslashes.
+    """One shell word that bash reads back as exactly `value`. sbatch reads a directive in the same way, but for
+    backslashes.
 
     Raises InputError for characters that a line of a script cannot hold.
     """
@@ -55,7 +57,7 @@ def quote(value: object) -> str:
         raise InputError(f"{text!r} holds a control character and cannot stand in a job script")
     if any(0xD800 <= ord(character) < 0xE000 for character in text):
         raise InputError(f"{text!r} is not UTF-8 and cannot stand in a job script")
-    # After the = of an assignment, a second one looks like a mistake to shellcheck.
+    # shellcheck warns of a word that begins with = after the = of an assignment.
     return f"'{text}'" if text.startswith("=") and shlex.quote(text) == text else shlex.quote(text)
 
 
@@ -79,7 +81,7 @@ def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
         sweep_dir,
         directives=directives(group, cluster, sweep, sweep_dir),
         transport=_TRANSPORT,
-        **_of_ranks(group, cluster, sweep_dir),
+        **_rank_variables(group, cluster, sweep_dir),
     )
 
 
@@ -112,37 +114,40 @@ def collector(cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
     )
 
 
-def errand(group: Group, cluster: Cluster, name: str, folder: Path, command: Sequence[str], minutes: int) -> str:
-    """The batch script of a short job of a group's size that no sweep counts: a check, the fabric probe.
+def probe_job(group: Group, cluster: Cluster, name: str, folder: Path, command: Sequence[str], minutes: int) -> str:
+    """The batch script of a short job of a group's size that belongs to no sweep: a check, the fabric probe.
 
-    It runs `command` (`-m MODULE ...`, for the profile's Python) once on each rank, as the launcher starts a run, and
-    leaves in the absolute `folder` its output `NAME.out` and, first of all, the node's clock. Raises InputError as
+    Each rank, started by the launcher as in a run, runs `command` (`-m MODULE ...`, for the profile's Python). The job
+    writes into the absolute `folder`: first the node's clock, then its output `NAME.out`. Raises InputError as
     `script` does.
     """
     dropped = ("comment", "array", "open-mode", "requeue", "no-requeue", "signal")
     changed = {"job-name": name, "output": _percent(folder / f"{name}.out"), "time": f"{minutes}:00"}
     lines = {option: value for option, value in directives(group, cluster, "", folder) if option not in dropped}
-    # The user's template, where it extends the base: one that is a whole script, or a base, starts runs alone.
+    # The user's template counts only if it extends the base. A template that is a whole script, or a base itself,
+    # would start a run; then the launcher's own template is used.
     theirs = cluster.template if cluster.template and Path(cluster.template).name != BASE else None
     text = ""
     for template in dict.fromkeys((theirs, None)):
+        reached = jinja2.utils.Namespace(probe_base=False)
         text = _render(
             template or f"{cluster.launcher}.sbatch.j2",
             msgspec.structs.replace(cluster, template=template),
             folder,
-            base=_ERRANDS_BASE,
+            base=_PROBE_BASE,
+            reached=reached,
             directives=list({**lines, **changed, "no-requeue": None}.items()),
             command=command,
-            transport=[],  # MPI's best: it is what the probe measures
-            **_of_ranks(group, cluster, folder),
+            transport=[],  # the probe measures the fastest transport that MPI finds
+            **_rank_variables(group, cluster, folder),
         )
-        if _ERRANDS_MARK in text:
+        if reached.probe_base:  # check.sbatch.j2 sets it
             break
     return text
 
 
-def _of_ranks(group: Group, cluster: Cluster, folder: Path) -> dict[str, Any]:
-    """What a template that starts ranks is told of them; `folder` is where they write."""
+def _rank_variables(group: Group, cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """The variables of a template that starts ranks. `folder` is the one that the ranks write to."""
     return {
         "container": _container(group, cluster, folder),
         "environment": cluster.env,
@@ -167,8 +172,8 @@ def _render(
         if "\\" in str(value):
             raise InputError(f"#SBATCH --{option}={value}: sbatch does not take a backslash for what it is")
     for name in cluster.env:
-        # The script's own variables are in small letters, and so are those of proxies.
-        if name in _BASHS or (name == name.lower() and not name.endswith("_proxy")):
+        # The script's own variables have lower-case names. So have those of proxies, which it does not use.
+        if name in _BASH_VARIABLES or (name == name.lower() and not name.endswith("_proxy")):
             raise InputError(
                 f"env.{name}: bash or the job script itself uses such a name; it would not reach the ranks"
             )
@@ -178,10 +183,11 @@ def _render(
             _environment(cluster.template, base)
             .get_template(name)
             .render(
+                capabilities=capabilities(cluster),
                 cluster=cluster,
                 directives=directives,
                 interrupted=EXIT_INTERRUPTED,
-                near_s=cluster.told_s + 2 * EARLY_S,
+                near_s=cluster.warned_s + 2 * EARLY_S,
                 sweep_dir=str(sweep_dir),
                 **values,
             )
@@ -192,8 +198,8 @@ def _render(
         raise InputError(f"template '{error.name}' not found") from None
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"{error.filename or error.name or name}:{error.lineno}: {error.message}") from None
-    except Exception as error:  # whatever a user's template does
-        raise InputError(f"{_place(error, name)}: {_said(error)}") from None
+    except Exception as error:  # a user's template may raise anything
+        raise InputError(f"{_place(error, name)}: {_message(error)}") from None
 
 
 def _place(error: Exception, template: str) -> str:
@@ -202,23 +208,20 @@ def _place(error: Exception, template: str) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else f"template {template}"
 
 
-def _said(error: Exception) -> str:
-    said = " ".join(str(error).split())
-    return said if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {said}"
+def _message(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    return message if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {message}"
 
 
 @functools.cache
 def _environment(template: str | None, base: str) -> jinja2.Environment:
-    """Where templates are found: those of hpcjobs and, before them, those beside the profile's own.
-
-    What extends BASE extends `base`.
-    """
+    """Finds templates beside the profile's own, then those of hpcjobs. A template that extends BASE extends `base`."""
     shipped = Path(str(resources.files("hpcjobs.templates")))
     folders = [str(shipped)]
     if template:
         folders.insert(0, str(Path(template).parent))
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders) if base == BASE else _Instead(folders, shipped / base),
+        loader=jinja2.FileSystemLoader(folders) if base == BASE else _BaseReplacingLoader(folders, shipped / base),
         undefined=jinja2.StrictUndefined,
         trim_blocks=False,
         keep_trailing_newline=True,
@@ -228,15 +231,15 @@ def _environment(template: str | None, base: str) -> jinja2.Environment:
     return environment
 
 
-class _Instead(jinja2.FileSystemLoader):
-    """Gives another file for BASE."""
+class _BaseReplacingLoader(jinja2.FileSystemLoader):
+    """Loads another file in place of BASE."""
 
     def __init__(self, folders: Sequence[str], base: Path):
         super().__init__(folders)
         self._base = base
 
     def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
-        """As jinja2 asks for it: text, file, whether it is still so."""
+        """(text, file, function that tells whether the text is still current), as jinja2 defines it."""
         if posixpath.normpath(template) == BASE:
             return self._base.read_text(), str(self._base), lambda: True
         return super().get_source(environment, template)
@@ -246,15 +249,15 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
     """(option, value) of each #SBATCH line, in order; value None is a bare flag."""
     size = group.size
     lines: list[tuple[str, object]] = [
-        ("job-name", job_name(sweep, group.name, 1)),  # sbatch's command line names the others
+        ("job-name", job_name(sweep, group.name, 1)),  # for later submissions sbatch's command line replaces it
         ("comment", f"hpcjobs sweep {sweep}"),
         ("array", f"0-{len(group.runs) - 1}"),
         ("output", _output(sweep_dir, "%A_%a.out")),
         ("open-mode", "append"),
         ("requeue" if cluster.requeues else "no-requeue", None),
     ]
-    if cluster.told_s:
-        lines.append(("signal", f"B:USR1@{cluster.told_s}"))
+    if cluster.warned_s:
+        lines.append(("signal", f"B:USR1@{cluster.warned_s}"))
     lines += [
         ("nodes", size.nodes),
         ("ntasks", size.gpus),
@@ -269,7 +272,7 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
     for option in ("partition", "account", "qos", "reservation", "constraint", "nodelist", "exclude", "time"):
         value = getattr(cluster, option)
         if option == "nodelist" and value is not None:
-            # sbatch refuses more names than nodes.
+            # sbatch refuses a list with more names than nodes.
             value = ",".join(expand(value)[: size.nodes])
         if value is not None:
             lines.append((option, value))
@@ -283,7 +286,7 @@ def _gpu_request(group: Group, cluster: Cluster) -> list[tuple[str, object]]:
 
 
 def _container(group: Group, cluster: Cluster, sweep_dir: Path) -> list[str]:
-    """The words that put a rank's command into a container: of `apptainer`, or options of srun for pyxis."""
+    """The words that put a rank's command into a container: a command of apptainer, or options of srun for pyxis."""
     about = cluster.container
     if about.kind == "none":
         return []
@@ -294,16 +297,14 @@ def _container(group: Group, cluster: Cluster, sweep_dir: Path) -> list[str]:
         return ["apptainer", "exec", *gpus, *binds, *about.options, str(about.image)]
     pairs = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in mounts)
     words = [f"--container-image={about.image}", f"--container-mounts={pairs}"]
-    # Else the image's own value of a variable would win.
+    # Without this option the image's own value of a variable would win.
     kept = [f"--container-env={','.join(cluster.env)}"] if cluster.env else []
     return [*words, *kept, *about.options]
 
 
 def _folders(group: Group, sweep_dir: Path) -> list[str]:
-    """What a rank reads and writes, each by the name that it has outside, too. Raises InputError."""
-    experiments = [run.variant.experiment for run in group.runs]
-    wanted = [str(sweep_dir), *(each.data.dir for each in experiments if each.data.dir)]
-    wanted += [each.model.weights for each in experiments if each.model.weights.startswith("/")]
+    """The paths that a rank reads and writes, which have the same name inside and outside. Raises InputError."""
+    wanted = [str(sweep_dir), *chexnet.inputs(run.variant.experiment for run in group.runs)]
     for path in wanted:
         if set(path) & set(",:"):
             raise InputError(f"{path}: a comma or a colon in a name cannot be mounted into a container")
@@ -311,12 +312,12 @@ def _folders(group: Group, sweep_dir: Path) -> list[str]:
 
 
 def _collector_directives(cluster: Cluster, sweep: str, sweep_dir: Path) -> list[tuple[str, object]]:
-    # A qos or a constraint that fits the nodes with GPUs may not exist elsewhere; the account is who pays.
+    # The qos and the constraint of the GPU nodes may not exist in another partition. The account pays everywhere.
     inherited = ("account",) if cluster.collect.partition else ("partition", "account", "qos", "constraint")
     lines: dict[str, object] = {
         "job-name": job_name(sweep, COLLECTOR, 1),
         "comment": f"hpcjobs sweep {sweep}",
-        "array": 0,  # of one: its task is called as every other
+        "array": 0,  # an array of one task, so that its task id has the form of all others
         "output": _output(sweep_dir, "collect-%j.out"),
         "open-mode": "append",
         "requeue": None,
@@ -335,7 +336,7 @@ def _output(sweep_dir: Path, name: str) -> str:
 
 
 def _percent(path: Path) -> str:
-    # A percent sign in a folder's name is no pattern of Slurm's.
+    # Slurm would read a percent sign in a folder's name as a filename pattern.
     return str(path).replace("%", "%%")
 
 

@@ -6,9 +6,7 @@ import dataclasses
 import enum
 from collections.abc import Iterator, Mapping
 
-from hpcjobs.base.contract import split_batch
 from hpcjobs.base.records import Limits
-from hpcjobs.config import to_builtins
 from hpcjobs.jobs.group import Group, PlannedRun
 from hpcjobs.plan.planning import Plan
 
@@ -32,7 +30,7 @@ class Rate:
 def images(run: PlannedRun, train_images: int | None) -> int | None:
     """Images that a run trains on, at most; None where the size of the data decides and is not known."""
     experiment = run.variant.experiment
-    _, global_batch = split_batch(to_builtins(experiment)["batch"], run.size.gpus)
+    _, global_batch = experiment.batch.split(run.size.gpus)
     if experiment.mode == "benchmark":
         measure = experiment.measure
         control = 3 * measure.control_passes * measure.control_steps if run.repeat <= measure.control_repeats else 0
@@ -52,9 +50,7 @@ def run_minutes(run: PlannedRun, rate: Rate | None, train_images: int | None) ->
 
 def gpus_held(group: Group, plan: Plan) -> int:
     """GPUs that a job of the group keeps from others: all GPUs of its nodes if the nodes are exclusive."""
-    per_node = plan.cluster.gpus_per_node
-    whole = plan.cluster.sharing == "exclusive" and per_node is not None
-    return group.size.nodes * per_node if whole and per_node else group.size.gpus
+    return group.size.gpus_held(plan.cluster.gpus_per_node, plan.cluster.sharing == "exclusive")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from hpcjobs.plan import cost
 from hpcjobs.plan.cost import Cost, Rate
 from hpcjobs.plan.planning import Plan
 from hpcjobs.schedulers import Scheduler
-from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
+from hpcjobs.schedulers.factory import capabilities, make
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +107,10 @@ def _train_images(plan: Plan) -> int | None:
 
 def site_limits(cluster: Cluster) -> tuple[Limits, str]:
     """(limits of the site, but for `max_submit`; why they are unknown, or empty)."""
-    if cluster.scheduler != "slurm":
+    if not capabilities(cluster).limits:
         return Limits(), ""
     try:
-        return SlurmScheduler().limits(cluster.partition), ""
+        return make(cluster).limits(cluster.partition), ""
     except HpcjobsError as error:
         return Limits(), str(error)
 
@@ -125,8 +125,8 @@ class UserLimit:
         self._thread.start()
 
     def _ask(self, cluster: Cluster) -> None:
-        if cluster.scheduler == "slurm":
-            self._found = SlurmScheduler().user_limit(cluster.qos)
+        if capabilities(cluster).limits:
+            self._found = make(cluster).user_limit(cluster.qos)
 
     def added_to(self, limits: Limits) -> Limits:
         """The limits with this one added; waits for the answer."""

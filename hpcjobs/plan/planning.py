@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base.contract import split_batch
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.sizes import Size
-from hpcjobs.config import Cluster, Document, Experiment, convert, parse_scalar, to_builtins
+from hpcjobs.config import Cluster, Document, Experiment, convert, parse_scalar
 from hpcjobs.jobs.group import ALLOCATION, Group, PlannedRun, Variant
 
 # Values of model.weights that are not paths.
@@ -117,6 +116,13 @@ def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
         choices[key] = words
     if {"batch.local", "batch.global"} <= choices.keys():
         raise InputError("--set: give one of batch.local (weak scaling) and batch.global (strong scaling), not both")
+    synth = next((key for key in choices if key.startswith("data.synth.")), None)
+    if synth and "data.dir" in choices:
+        raise InputError(
+            f"--set: give one of data.dir (images that are there) and {synth} (images to make up), not both"
+        )
+    if synth and len(choices[synth]) > 1:
+        raise InputError(f"--set {synth}: takes one value, because a sweep makes up its images once")
     swept = sorted(key for key, values in choices.items() if len(values) > 1)
     variants = []
     for combination in itertools.product(*choices.values()):
@@ -154,7 +160,7 @@ def make_plan(
     for size in (size_of(count, cluster) for count in gpus):
         for variant in variants:
             try:
-                split_batch(to_builtins(variant.experiment)["batch"], size.gpus)
+                variant.experiment.batch.split(size.gpus)
             except ValueError as error:
                 raise InputError(str(error)) from None
         name = f"g{size.gpus:04d}"

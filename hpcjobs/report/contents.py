@@ -1,4 +1,4 @@
-"""What a report is made of, and the names of its series: figures, sentences and page share them. Pure."""
+"""What a report shows, and its series with their names. Figures, sentences and page share them. Pure."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpcjobs.base.columns import FLAGS
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 
-if TYPE_CHECKING:  # both take scipy or numpy with them, which a table alone need not wait for
+if TYPE_CHECKING:  # both import numpy or scipy, which are slow and which a table does not need
     from hpcjobs.analysis.compare import Difference, Reference
     from hpcjobs.analysis.predict import SeriesModels
 
-# What a log or a name may hold and a page or an SVG may not: colours of a terminal, and control characters.
+# A log or a name may contain terminal colours and control characters. A page and an SVG must not.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_UNIT = re.compile(r" \((\w+)\)$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contents:
-    """The table and what is known beside it.
+    """The scaling table and everything else that a report shows. An empty field has no figure and no section.
 
-    `auc` are rows of auc.csv; `tails` the last lines of a run's log, by the run's name; `others` is another sweep's
-    table and `differences` what compare.against says of the two. What is not there has no figure and no section.
+    `auc` has the rows of auc.csv, `tails` the last lines of each run's log, by the name of the run. `others` is the
+    table of another sweep, `differences` the result of compare_sweeps for the two.
     """
 
     title: str
@@ -43,7 +42,11 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Rows that may be compared, smallest first. `label` tells them from the other series, `name` alone is enough."""
+    """Rows that may be compared, the smallest first.
+
+    `label` distinguishes the series from the others of the table; it is empty if there are no others. `name` identifies
+    the series even if it is the only one.
+    """
 
     rows: tuple[ScalingRow, ...]
     label: str
@@ -51,10 +54,12 @@ class Series:
 
     @property
     def measured(self) -> tuple[ScalingRow, ...]:
+        """The sizes with a measurement."""
         return tuple(row for row in self.rows if row.images_per_sec is not None)
 
     @property
     def failed(self) -> tuple[ScalingRow, ...]:
+        """The sizes without one."""
         return tuple(row for row in self.rows if row.images_per_sec is None)
 
     @property
@@ -65,13 +70,12 @@ class Series:
 
     @property
     def unit(self) -> str:
-        """What is counted per second: images, unless the log says something else."""
-        found = _UNIT.search(self.rows[0].experiment)
-        return found[1] if found else "images"
+        """What is counted per second, such as images."""
+        return clean(self.rows[0].unit)
 
     @property
     def per_gpu(self) -> float | None:
-        """images/s and GPU of the base, from any row that is compared with it."""
+        """images/s per GPU of the base, from any row that is compared with it."""
         row = next((row for row in self.measured if row.speedup and row.baseline_gpus), None)
         if row is None or row.images_per_sec is None or row.speedup is None or row.baseline_gpus is None:
             return None
@@ -79,7 +83,7 @@ class Series:
 
 
 def series(rows: Sequence[ScalingRow]) -> list[Series]:
-    """The table's series. A size without a measurement stays with the sizes it was planned with."""
+    """The table's series. A size without a measurement stays in the series it was planned in."""
     groups: dict[tuple[str, str, str, int | None], list[ScalingRow]] = {}
     for row in rows:
         groups.setdefault(row.series, []).append(row)
@@ -88,7 +92,7 @@ def series(rows: Sequence[ScalingRow]) -> list[Series]:
     for key, those in groups.items():
         label = _label(key, differ)
         rows_in_order = tuple(sorted(those, key=lambda row: (row.gpus, row.local_batch or 0)))
-        found.append(Series(rows_in_order, label or "measured", label or clean(key[0])))
+        found.append(Series(rows_in_order, label, label or clean(key[0])))
     return found
 
 
@@ -101,16 +105,16 @@ def _label(key: tuple[str, str, str, int | None], differ: Sequence[bool]) -> str
 
 
 def kind(scaling: str, batch: int | None) -> str:
-    """The kind of scaling with the batch that is fixed."""
+    """The kind of scaling, with the batch that is fixed."""
     if scaling == "weak":
         return f"weak scaling, batch {batch} per GPU"
     return f"strong scaling, batch {batch} in all" if scaling == "strong" else "mixed batches"
 
 
 def clean(text: str) -> str:
-    """Text that a page and an SVG may hold: no colours of a terminal, no control characters, no half surrogates."""
+    """Text that a page and an SVG may contain: no terminal colours, no control characters, no lone surrogates."""
     lines = _ESCAPES.sub("", text).replace("\r\n", "\n")
-    # A carriage return starts the line anew, as in a terminal: the last of its versions stays.
+    # As in a terminal, a carriage return overwrites the line: only its last version stays.
     lines = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines.split("\n"))
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", lines)
 
@@ -127,7 +131,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def flags_at(rows: Sequence[ScalingRow]) -> dict[str, list[int]]:
-    """Each flag that is raised, with the sizes at which it is, in the order of columns.FLAGS."""
+    """Each flag of the rows, with the sizes that have it, in the order of columns.FLAGS."""
     raised = {flag: sorted({row.gpus for row in rows if flag in row.flags.split()}) for flag in FLAGS}
     for row in rows:
         for flag in row.flags.split():

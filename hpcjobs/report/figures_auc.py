@@ -1,4 +1,4 @@
-"""The figure of the area under the ROC curve, finding by finding."""
+"""The figure of the area under the ROC curve of each finding."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hpcjobs.report.contents import Contents, clean, listed
 from hpcjobs.report.figures_style import Drawing, add_note, new_axes, series_style
 from hpcjobs.report.palette import GRID, QUIET
 
-# More groups than this cannot be told apart: then each params' smallest and largest size stand for it.
+# More groups than this cannot be distinguished. Then only the smallest and largest size of each params are shown.
 _MOST = 7
 _Key = tuple[str, str, int]
 
 
 def auc(contents: Contents) -> Drawing | None:
-    """One row per finding, one mark per size: the mean over its runs, with their mean interval where they have one."""
+    """One row per finding, one mark per size: the mean AUC over its runs, with the mean of their intervals."""
     split = "test" if any(line.get("split") == "test" and _number(line, "auc") for line in contents.auc) else "val"
     lines = [line for line in contents.auc if line.get("split") == split and _number(line, "auc") is not None]
     groups: dict[_Key, list[Mapping[str, Any]]] = {}
@@ -30,7 +30,7 @@ def auc(contents: Contents) -> Drawing | None:
     classes.sort(key=lambda name: name == "mean")
     title = f"Area under the ROC curve, {split} split"
     figure, axes = new_axes(title, 1.6 + 0.4 * len(classes))
-    entries, said, has_interval = [], [], False
+    entries, words, has_interval = [], [], False
     for number, (key, those) in enumerate(groups.items()):
         style = {**series_style(number, connected=False), "markersize": 5}
         shift = (number - (len(groups) - 1) / 2) * 0.7 / len(groups)
@@ -49,7 +49,7 @@ def auc(contents: Contents) -> Drawing | None:
         (drawn,) = axes.plot([mean[0] for mean in means.values()], at, **style)
         name = _name(key, groups)
         entries.append((drawn, name))
-        said.append(f"{name}: {', '.join(f'{each} {mean[0]:.3f}' for each, mean in means.items())}.")
+        words.append(f"{name}: {', '.join(f'{each} {mean[0]:.3f}' for each, mean in means.items())}.")
     if shows_chance := axes.get_xlim()[0] < 0.6:
         axes.axvline(0.5, color=QUIET, linestyle=":", linewidth=1.4)
     axes.set_yticks(range(len(classes)), [name.replace("_", " ") for name in classes])
@@ -61,15 +61,15 @@ def auc(contents: Contents) -> Drawing | None:
     columns = 2 if any(key[1] for key in groups) else 5
     figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=min(len(entries), columns))
     add_note(axes, contents.title, (), 36)
-    caption = ("Dotted: chance. " if shows_chance else "") + "Marks are means over the runs of a size"
-    caption += ", bars the mean of their 95 % intervals, resampled by patient." if has_interval else "."
+    caption = ("Dotted line: chance. " if shows_chance else "") + "Marks are means over the runs of a size."
+    caption += " Bars are the means of their 95 % intervals, resampled by patient." if has_interval else ""
     if len(groups) < every:
-        caption += " Smallest and largest sizes only: auc.csv has the others."
-    # The table has what the trainer said last, which is of the validation split as a rule.
+        caption += " Only the smallest and largest sizes are shown; auc.csv has the others."
+    # The table has the last AUC of the trainer, usually that of the validation split.
     tabled = {row.auc_split for row in contents.rows if row.mean_auc is not None and row.auc_split} - {split}
     if tabled:
-        caption += f" Of the {split} split; the table's AUC is of {listed(sorted(tabled))}."
-    return Drawing("auc", title, caption, " ".join(said), figure)
+        caption += f" The figure shows the {split} split, the table {listed(sorted(tabled))}."
+    return Drawing("auc", title, caption, " ".join(words), figure)
 
 
 def _key(line: Mapping[str, Any]) -> _Key:
@@ -77,6 +77,7 @@ def _key(line: Mapping[str, Any]) -> _Key:
 
 
 def _ends(groups: dict[_Key, list[Mapping[str, Any]]]) -> dict[_Key, list[Mapping[str, Any]]]:
+    """The smallest and the largest size of each experiment and params."""
     kept: dict[_Key, None] = {}
     for key in groups:
         sizes = [other[2] for other in groups if other[:2] == key[:2]]
@@ -102,7 +103,7 @@ def _mean(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float |
 
 
 def _number(line: Mapping[str, Any], name: str) -> float | None:
-    """A figure of auc.csv; None where it is empty or no number."""
+    """A number of auc.csv. None if the cell is empty or not a number."""
     try:
         value = float(line.get(name) or "nan")
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""An SVG file becomes part of a page: its own ids, the page's colours, words for a screen reader. Pure."""
+"""Turns an SVG file into an element of a page: unique ids, the page's colours, text for screen readers. Pure."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ _FONT = re.compile(r"(font: [^;\"]*?\d+px) [^;\"]*")
 
 
 def inline(svg: str, name: str, title: str, description: str) -> Markup:
-    """The drawing as an element of a page, in which `name` is the only one of its name."""
+    """The drawing as an element of a page. `name` must be unique on the page: it prefixes all ids.
+
+    Raises ValueError if `svg` is no SVG.
+    """
     svg = _LEFT_OUT.sub("", svg)
     head = _HEAD.match(svg)
     if head is None:
         raise ValueError(f"{name}: no SVG")
     body = svg[head.end() :]
-    # Within tags only: a text may say whatever it likes.
+    # Only inside tags: text between them is data and may look like anything.
     body = re.sub(r"<[^>]*>", lambda tag: _tag(tag[0], name), body)
     label = Markup('<title id="{0}-title">{1}</title><desc id="{0}-desc">{2}</desc>').format(name, title, description)
     words = Markup('role="img" aria-labelledby="{0}-title" aria-describedby="{0}-desc"').format(name)
-    # Drawn by matplotlib, which escapes the texts in it.
+    # matplotlib has escaped the texts of the drawing.
     return Markup(f'<svg xmlns="http://www.w3.org/2000/svg" {head[1]} {words}>{label}{body}')
 
 

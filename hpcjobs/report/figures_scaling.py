@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from hpcjobs.analysis.intervals import student_interval
-from hpcjobs.base.records import Run, ScalingRow
-from hpcjobs.report.contents import Contents, Series, clean, listed, series
+from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.report.contents import Contents, Series, clean, listed, series, sizes
 from hpcjobs.report.figures_style import (
     Drawing,
     add_legend,
@@ -34,47 +34,71 @@ _KINDS = {
     "measured_fixed_epochs": "measured over a fixed number of epochs",
     "derived_fixed_epochs": "derived from the steady rate, for a fixed number of epochs",
 }
-_Entry = tuple[Any, str]
+# A value with the ends of its interval, if it has one.
 _Point = tuple[float, float | None, float | None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Plot:
-    """What one of the figures shows of a row, of a prediction, and of the ideal; None where it has nothing."""
+    """What one of the figures shows.
 
+    `of_row`, `of_prediction` and `ideal` give the value of a row, of a prediction, and of ideal scaling at a number of
+    GPUs; None if there is none. `reference` has the values of the published table. `ideal_is` and `note` are parts of
+    the caption. `legend_at` is the corner where the lines leave room, as a rule.
+    """
+
+    name: str
+    title: str
+    unit: str
     of_row: Callable[[ScalingRow], _Point | None]
     of_prediction: Callable[[Prediction], Interval | None]
     ideal: Callable[[Series, int], float | None]
+    ideal_is: str
+    legend_at: str
+    is_share: bool = False
+    reference: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    note: str = ""
 
 
 def throughput(contents: Contents) -> Drawing | None:
-    """images/s with the ideal line, intervals, the model, and what is laid beside."""
-    plot = _Plot(
-        lambda row: _point(row.images_per_sec, row.images_per_sec_low, row.images_per_sec_high),
-        lambda prediction: prediction.images_per_sec,
-        lambda each, gpus: None if each.per_gpu is None else each.per_gpu * gpus,
-    )
+    """images/s with the ideal line, intervals, the model, the published table and the other sweep."""
     unit = " and ".join(dict.fromkeys(each.unit for each in series(contents.rows)))
-    beside = dict(contents.reference.images_per_sec) if contents.reference else {}
-    return _drawing(contents, plot, "scaling", "Throughput", f"{unit}/s over all GPUs", beside)
+    plot = _Plot(
+        name="scaling",
+        title="Throughput",
+        unit=f"{unit}/s over all GPUs",
+        of_row=lambda row: _point(row.images_per_sec, row.images_per_sec_low, row.images_per_sec_high),
+        of_prediction=lambda prediction: prediction.images_per_sec,
+        ideal=lambda each, gpus: None if each.per_gpu is None else each.per_gpu * gpus,
+        ideal_is="the base times the number of GPUs",
+        legend_at="upper left",
+        reference=contents.reference.images_per_sec if contents.reference else {},
+    )
+    return _drawing(contents, plot)
 
 
 def efficiency(contents: Contents) -> Drawing | None:
-    """Speed-up per GPU of the base. One size alone has none."""
-    plot = _Plot(
-        lambda row: _point(row.efficiency, row.efficiency_low, row.efficiency_high),
-        lambda prediction: None,
-        lambda each, gpus: 1.0,
-    )
+    """The efficiency relative to the base. None if there is only one size."""
     if not any(row.efficiency is not None and row.gpus != row.baseline_gpus for row in contents.rows):
         return None
     reference = contents.reference
-    beside = {gpus: reference.efficiency(gpus) for gpus in reference.images_per_sec} if reference else {}
-    return _drawing(contents, plot, "efficiency", "Efficiency", "efficiency, over the base", beside)
+    plot = _Plot(
+        name="efficiency",
+        title="Efficiency",
+        unit="efficiency, relative to the base",
+        of_row=lambda row: _point(row.efficiency, row.efficiency_low, row.efficiency_high),
+        of_prediction=lambda prediction: None,
+        ideal=lambda each, gpus: 1.0,
+        ideal_is="no loss",
+        legend_at="lower left",
+        is_share=True,
+        reference={gpus: reference.efficiency(gpus) for gpus in reference.images_per_sec} if reference else {},
+    )
+    return _drawing(contents, plot)
 
 
 def time_to_train(contents: Contents) -> Drawing | None:
-    """The whole training, in the unit that suits it; what was measured and what is derived are told apart."""
+    """The time of the whole training, in a suitable unit. The caption says whether it was measured or derived."""
     known = [row.time_to_train_s for row in contents.rows if row.time_to_train_s is not None]
     if not known:
         return None
@@ -100,9 +124,18 @@ def time_to_train(contents: Contents) -> Drawing | None:
         return None if base is None else (base.time_to_train_s or 0.0) / divisor * base.gpus / gpus
 
     kinds = sorted({word for row in contents.rows for word in row.time_to_train_kind.split()})
-    note = listed([_KINDS.get(kind, kind) for kind in kinds])
-    plot = _Plot(of_row, of_prediction, ideal)
-    return _drawing(contents, plot, "time-to-train", "Time to train", f"time to train, {unit}", {}, note)
+    plot = _Plot(
+        name="time-to-train",
+        title="Time to train",
+        unit=f"time to train, {unit}",
+        of_row=of_row,
+        of_prediction=of_prediction,
+        ideal=ideal,
+        ideal_is="the base divided by the number of GPUs",
+        legend_at="upper right",
+        note=listed([_KINDS.get(kind, kind) for kind in kinds]),
+    )
+    return _drawing(contents, plot)
 
 
 def _times(runs: Sequence[Run], row: ScalingRow) -> list[float]:
@@ -123,163 +156,157 @@ def _point(value: float | None, low: float | None, high: float | None) -> _Point
 # --- drawing -------------------------------------------------------------------------------------
 
 
-def _drawing(
-    contents: Contents, plot: _Plot, name: str, title: str, unit: str, beside: dict[int, float], note: str = ""
-) -> Drawing | None:
-    lines = series(contents.rows)
-    others = series(contents.others)
-    points = [plot.of_row(row) for each in (*lines, *others) for row in each.measured]
-    ideals = [plot.ideal(each, row.gpus) for each in lines if each.connected for row in each.rows]
-    values = [value for value in (*(point and point[0] for point in points), *ideals, *beside.values()) if value]
+@dataclasses.dataclass
+class _Drawn:
+    """What has been drawn so far: the entries of the legend, the words for a screen reader, facts for the caption."""
+
+    entries: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
+    words: list[str] = dataclasses.field(default_factory=list)
+    ideal: Any = None
+    has_intervals: bool = False
+    has_model: bool = False
+    is_model_too_wide: bool = False
+
+
+def _drawing(contents: Contents, plot: _Plot) -> Drawing | None:
+    lines, others = series(contents.rows), series(contents.others)
     if not any(plot.of_row(row) for each in lines for row in each.measured):
         return None
-    figure, axes = new_axes(title)
-    shares = name == "efficiency"
-    run = [row.gpus for row in contents.rows]
-    predictions = [] if shares else _predictions(contents, plot)
-    if shares:
+    figure, axes = new_axes(plot.title)
+    predictions = _predictions(contents, plot)
+    _set_axes(axes, contents, plot, predictions)
+    drawn = _Drawn()
+    for number, each in enumerate(lines):
+        _draw_series(axes, each, plot, series_style(number, each.connected), drawn)
+    if drawn.ideal is not None:
+        # All ideal lines look alike, so one entry after the series explains them.
+        drawn.entries.append((drawn.ideal, "ideal"))
+    if predictions:
+        _draw_model(axes, predictions, drawn)
+    _draw_reference(axes, contents, plot, drawn)
+    _draw_others(axes, contents, others, plot, drawn)
+    if failed := [row.gpus for each in lines for row in each.failed if not _measured_at(lines, row.gpus)]:
+        mark_failed(axes, failed, QUIET)
+        drawn.entries.append((failed_marker(QUIET), "no measurement"))
+        drawn.words.append(f"No measurement on {sizes(failed)}.")
+    add_note(axes, contents.title, contents.rows)
+    if len(drawn.entries) > 1 or any(each.label for each in lines):
+        add_legend(figure, axes, drawn.entries, loc=plot.legend_at)
+    description = f"{plot.title}: {plot.unit}. {' '.join(drawn.words)}"
+    return Drawing(plot.name, plot.title, _caption(plot, drawn), description, figure)
+
+
+def _set_axes(axes: Axes, contents: Contents, plot: _Plot, predictions: Sequence[tuple[str, int, Interval]]) -> None:
+    """The axes cover all rows, the ideal lines, the other tables, and the predictions that are of use."""
+    lines = series(contents.rows)
+    points = [plot.of_row(row) for each in (*lines, *series(contents.others)) for row in each.measured]
+    ideals = [plot.ideal(each, row.gpus) for each in lines if each.connected for row in each.rows]
+    values = [
+        value for value in (*(point and point[0] for point in points), *ideals, *plot.reference.values()) if value
+    ]
+    if plot.is_share:
         axes.set_ylim(0, max(1.1, *(1.08 * value for value in values)))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     else:
-        # A model that foretells nothing does not say how far the axis goes.
-        set_value_axis(axes, values + [figure.value for _, _, figure in predictions if not figure.wide])
-    ahead = [size for _, size, _ in predictions] + list(beside) + [row.gpus for row in contents.others]
-    set_size_axis(axes, run, ahead)
-    axes.set_ylabel(unit)
-    entries: list[_Entry] = []
-    parts: set[str] = set()
-    said: list[str] = []
-    for number, each in enumerate(lines):
-        found = _line(axes, each, plot, series_style(number, each.connected))
-        entries += found[0]
-        parts |= found[1]
-        said.append(found[2])
-    # All ideals look alike: one entry, after the series, says what they are.
-    ideal = [entry for entry in entries if entry[1] == "ideal"][:1]
-    entries = [entry for entry in entries if entry[1] != "ideal"] + ideal
-    if predictions:
-        entries.append(_model(axes, predictions))
-        parts |= {"model", "wide"} if any(figure.wide for _, _, figure in predictions) else {"model"}
-    found_beside, said_beside = _beside(axes, contents, plot, beside, others)
-    entries += found_beside
-    said += said_beside
-    if failed := [row.gpus for each in lines for row in each.failed if not _measured_at(lines, row.gpus)]:
-        mark_failed(axes, failed, QUIET)
-        entries.append((failed_marker(QUIET), "no measurement"))
-        said.append(f"No measurement at {', '.join(map(str, sorted(set(failed))))} GPUs.")
-    add_note(axes, contents.title, contents.rows)
-    # Where the lines are not, as a rule: efficiencies stand above, throughputs rise to the right, times fall.
-    places = {"scaling": "upper left", "efficiency": "lower left", "time-to-train": "upper right"}
-    add_legend(figure, axes, entries, loc=places[name])
-    return Drawing(name, title, _caption(name, parts, note), f"{title}: {unit}. {' '.join(said)}", figure)
+        set_value_axis(axes, values + [interval.value for _, _, interval in predictions if not interval.wide])
+    not_run = [gpus for _, gpus, _ in predictions] + list(plot.reference) + [row.gpus for row in contents.others]
+    set_size_axis(axes, [row.gpus for row in contents.rows], not_run)
+    axes.set_ylabel(plot.unit)
 
 
 def _measured_at(lines: Sequence[Series], gpus: int) -> bool:
     return len(lines) == 1 and any(row.gpus == gpus for row in lines[0].measured)
 
 
-def _line(axes: Axes, each: Series, plot: _Plot, style: dict[str, Any]) -> tuple[list[_Entry], set[str], str]:
-    """One series with its intervals and its ideal; the legend's entries, what was drawn, and the figures in words."""
+def _draw_series(axes: Axes, each: Series, plot: _Plot, style: dict[str, Any], drawn: _Drawn) -> None:
+    """One series with its intervals and its ideal line."""
     points = [(row.gpus, point) for row in each.measured if (point := plot.of_row(row))]
     if not points:
-        return [], set(), ""
-    parts: set[str] = set()
-    entries: list[_Entry] = []
-    ideal = [(row.gpus, plot.ideal(each, row.gpus)) for row in each.rows]
-    whole = [(gpus, value) for gpus, value in ideal if value is not None]
-    if each.connected and len({gpus for gpus, _ in whole}) > 1:
-        (dots,) = axes.plot(*zip(*whole, strict=True), color=QUIET, linestyle=":", linewidth=1.6, zorder=1.5)
-        entries.append((dots, "ideal"))
-        parts.add("ideal")
+        return
+    ideal = [(row.gpus, value) for row in each.rows if (value := plot.ideal(each, row.gpus)) is not None]
+    if each.connected and len({gpus for gpus, _ in ideal}) > 1:
+        (drawn.ideal,) = axes.plot(*zip(*ideal, strict=True), color=QUIET, linestyle=":", linewidth=1.6, zorder=1.5)
     for gpus, (value, low, high) in points:
         if draw_interval(axes, gpus, value, low, high, style["color"]):
-            parts.add("intervals")
-    (drawn,) = axes.plot([gpus for gpus, _ in points], [point[0] for _, point in points], **style)
-    values = "; ".join(f"{gpus} GPU{'s' * (gpus > 1)}: {_words(axes, point)}" for gpus, point in points)
-    prefix = "" if each.label == "measured" else f"{each.label}: "
-    return [(drawn, each.label), *entries], parts, f"{prefix}{values}."
+            drawn.has_intervals = True
+    (line,) = axes.plot([gpus for gpus, _ in points], [point[0] for _, point in points], **style)
+    drawn.entries.append((line, each.label or "measured"))
+    values = "; ".join(f"{sizes([gpus])}: {_words(plot, point)}" for gpus, point in points)
+    drawn.words.append(f"{each.label}: {values}." if each.label else f"{values}.")
 
 
-def _words(axes: Axes, point: _Point) -> str:
-    share = isinstance(axes.yaxis.get_major_formatter(), PercentFormatter)
-    value, low, high = (None if each is None else f"{100 * each:.1f} %" if share else f"{each:,.4g}" for each in point)
+def _words(plot: _Plot, point: _Point) -> str:
+    value, low, high = (
+        None if each is None else f"{100 * each:.1f} %" if plot.is_share else f"{each:,.4g}" for each in point
+    )
     return f"{value}" if low is None or high is None else f"{value} ({low} to {high})"
 
 
 def _predictions(contents: Contents, plot: _Plot) -> list[tuple[str, int, Interval]]:
-    """The preferred model's figures: series, size, figure."""
+    """What the preferred models predict: series, number of GPUs, value with interval."""
     return [
-        (f"{fitted.experiment} {fitted.params} {fitted.scaling}", prediction.gpus, figure)
+        (f"{fitted.experiment} {fitted.params} {fitted.scaling}", prediction.gpus, interval)
         for fitted in contents.models
         for model in fitted.models[:1]
         for prediction in model.predictions
-        if (figure := plot.of_prediction(prediction)) is not None
+        if (interval := plot.of_prediction(prediction)) is not None
     ]
 
 
-def _model(axes: Axes, predictions: Sequence[tuple[str, int, Interval]]) -> _Entry:
+def _draw_model(axes: Axes, predictions: Sequence[tuple[str, int, Interval]], drawn: _Drawn) -> None:
     handle: Any = None
     for key in dict.fromkeys(name for name, _, _ in predictions):
-        those = [(gpus, figure) for name, gpus, figure in predictions if name == key]
+        those = [(gpus, interval) for name, gpus, interval in predictions if name == key]
         gpus = [size for size, _ in those]
-        # A band may have no end, which no renderer draws.
+        # The band ends at the axes: it may be unbounded, and no renderer draws that.
         bottom, top = axes.get_ylim()
-        low, high = ([min(top, max(bottom, getattr(figure, end))) for _, figure in those] for end in ("low", "high"))
+        low, high = ([min(top, max(bottom, getattr(each, end))) for _, each in those] for end in ("low", "high"))
         axes.fill_between(gpus, low, high, color=GRID, alpha=0.6, linewidth=0, zorder=1)
         (handle,) = axes.plot(
-            gpus, [figure.value for _, figure in those], color=QUIET, linestyle=(0, (2, 1)), linewidth=1.4,
+            gpus, [interval.value for _, interval in those], color=QUIET, linestyle=(0, (2, 1)), linewidth=1.4,
             marker="o", markersize=4, markerfacecolor="none", zorder=1.8,
         )  # fmt: skip
-    return handle, "model, 95 % interval"
+    drawn.entries.append((handle, "model, 95 % interval"))
+    drawn.has_model = True
+    drawn.is_model_too_wide = any(interval.wide for _, _, interval in predictions)
 
 
-def _beside(
-    axes: Axes, contents: Contents, plot: _Plot, beside: dict[int, float], others: Sequence[Series]
-) -> tuple[list[_Entry], list[str]]:
-    """A published table and another sweep, quiet and under the rest."""
-    entries: list[_Entry] = []
-    said: list[str] = []
-    if beside and contents.reference:
-        (line,) = axes.plot(*zip(*sorted(beside.items()), strict=True), **_quiet("*"))
-        entries.append((line, clean(contents.reference.name)))
-        said.append(f"{contents.reference.name} beside it.")
+def _draw_reference(axes: Axes, contents: Contents, plot: _Plot, drawn: _Drawn) -> None:
+    """The published table, in a muted colour."""
+    if not contents.reference or not plot.reference:
+        return
+    (line,) = axes.plot(*zip(*sorted(plot.reference.items()), strict=True), **_muted("*"))
+    drawn.entries.append((line, clean(contents.reference.name)))
+    drawn.words.append(f"For comparison: {contents.reference.name}.")
+
+
+def _draw_others(axes: Axes, contents: Contents, others: Sequence[Series], plot: _Plot, drawn: _Drawn) -> None:
+    """The other sweep, in a muted colour."""
     for number, each in enumerate(others):
         points = [(row.gpus, point) for row in each.measured if (point := plot.of_row(row))]
         if not points:
             continue
         for gpus, (value, low, high) in points:
             draw_interval(axes, gpus, value, low, high, QUIET)
-        look_of = _quiet("hHdp<>"[number % 6])
-        (line,) = axes.plot([gpus for gpus, _ in points], [point[0] for _, point in points], **look_of)
-        entries.append(
-            (
-                line,
-                clean(contents.others_name)
-                if each.label == "measured"
-                else f"{clean(contents.others_name)}: {each.label}",
-            )
-        )
-        said.append(f"{contents.others_name} beside it.")
-    return entries, said
+        style = _muted("hHdp<>"[number % 6])
+        (line,) = axes.plot([gpus for gpus, _ in points], [point[0] for _, point in points], **style)
+        name = clean(contents.others_name)
+        drawn.entries.append((line, f"{name}: {each.label}" if each.label else name))
+        drawn.words.append(f"For comparison: {contents.others_name}.")
 
 
-def _quiet(marker: str) -> dict[str, Any]:
+def _muted(marker: str) -> dict[str, Any]:
     return {"color": QUIET, "marker": marker, "markersize": 7, "markerfacecolor": "none", "linewidth": 1}
 
 
-def _caption(name: str, parts: set[str], note: str) -> str:
-    ideals = {
-        "scaling": "the base times the number of GPUs",
-        "efficiency": "no loss",
-        "time-to-train": "the base divided by the number of GPUs",
-    }
-    sentences = [f"{note[:1].upper()}{note[1:]}."] if note else []
-    if "intervals" in parts:
+def _caption(plot: _Plot, drawn: _Drawn) -> str:
+    sentences = [f"{plot.note[:1].upper()}{plot.note[1:]}."] if plot.note else []
+    if drawn.has_intervals:
         sentences.append("Bars are 95 % intervals over runs.")
-    if "ideal" in parts:
-        sentences.append(f"Dotted: {ideals[name]}.")
-    if "model" in parts:
-        sentences.append("Small rings and the band behind them: the fitted model, and where a run would be with 95 %.")
-    if "wide" in parts:
-        sentences.append("The sizes vary too much to foretell any: the band ends at the axes, not where it would.")
+    if drawn.ideal is not None:
+        sentences.append(f"Dotted line: {plot.ideal_is}.")
+    if drawn.has_model:
+        sentences.append("Small rings: the fitted model. Band: the 95 % interval of one new run.")
+    if drawn.is_model_too_wide:
+        sentences.append("The sizes vary too much for a prediction. The band is cut off at the axes.")
     return " ".join(sentences)

@@ -1,4 +1,4 @@
-"""The figure of where a step's time goes."""
+"""The figure that splits the time of a step into its parts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from hpcjobs.base.records import ScalingRow
-from hpcjobs.report.contents import Contents, listed, series, sizes
+from hpcjobs.base.metrics import ScalingRow
+from hpcjobs.report.contents import Contents, Series, listed, series, sizes
 from hpcjobs.report.figures_style import Drawing, add_note, new_axes
 from hpcjobs.report.palette import COLOURS, INK, PAPER, QUIET
 
 _TITLE = "Where a step's time goes"
-# Standing bars beyond this many have no room for their names.
+# More vertical bars than this have no room for their names: then the bars are horizontal.
 _MANY = 16
-# From below: name, colour and hatch of each part.
+# Name, colour and hatch of each part, from the bottom up.
 _PARTS = (
     ("compute", COLOURS[0], ""),
     ("input wait", COLOURS[4], "//"),
@@ -28,11 +28,10 @@ _PARTS = (
 
 
 def parts(row: ScalingRow) -> dict[str, float]:
-    """The step in ms, taken apart; empty where nobody did. The parts sum to the step.
+    """The parts of the step in ms. They sum to the step. Empty if no part was measured.
 
-    A part below 0 is 0, and the others end at the step all the same: measured parts that are longer than it together
-    are shortened alike. Typical computing beyond what they leave of the step is none of it: `rest` is then 0. Without
-    it, computing is within the rest.
+    A part measured below 0 counts as 0. If the measured waits together are longer than the step, all are shortened by
+    the same factor. `compute` is at most what the waits leave of the step. If it was not measured, it is in `rest`.
     """
     if row.step_ms is None or not (measured := _measured(row)):
         return {}
@@ -44,44 +43,44 @@ def parts(row: ScalingRow) -> dict[str, float]:
 
 
 def _measured(row: ScalingRow) -> dict[str, float]:
-    """The parts beside computing, as the table has them."""
+    """The measured waits: all parts but computing, with the values of the table."""
     found = {"input wait": row.input_wait_ms, "all-reduce": row.allreduce_ms, "skew": row.skew_ms}
     return {name: ms for name, ms in found.items() if ms is not None}
 
 
 def _shortening(row: ScalingRow) -> float:
-    """By what the measured parts are multiplied, so that they fit the step."""
+    """The factor that makes the measured waits fit into the step; 1 if they do."""
     whole = sum(max(0.0, ms) for ms in _measured(row).values())
     return min(1.0, (row.step_ms or 0.0) / whole) if whole else 1.0
 
 
 def _below(row: ScalingRow) -> dict[str, float]:
-    """The parts that are visibly below 0: each is the difference of two measurements, and noise makes it so."""
+    """The parts visibly below 0. A part is the difference of two measurements, so that noise can make it negative."""
     return {name: ms for name, ms in _measured(row).items() if ms <= -0.05}
 
 
 def breakdown(contents: Contents) -> Drawing | None:
-    """Stacked bars, one for each size that took its step apart; lying where there are many."""
+    """Stacked bars, one for each size whose step was split. Many bars are drawn horizontally."""
     lines = [(each, [(row, found) for row in each.measured if (found := parts(row))]) for each in series(contents.rows)]
     lines = [(each, those) for each, those in lines if those]
     if not lines:
         return None
     count, is_alone = sum(len(those) for _, those in lines), len(lines) == 1
-    lying = count > _MANY
-    figure, axes = new_axes(_TITLE, 1.6 + 0.2 * count) if lying else new_axes(_TITLE)
-    at, ticks, names, said = 0.0, [], [], []
+    is_horizontal = count > _MANY
+    figure, axes = new_axes(_TITLE, 1.6 + 0.2 * count) if is_horizontal else new_axes(_TITLE)
+    at, ticks, names, words = 0.0, [], [], []
     highest = max(sum(found.values()) for _, those in lines for _, found in those)
     for each, those in lines:
-        said += [] if is_alone else [f"{each.label}:"]
+        words += [] if is_alone else [f"{_name(each)}:"]
         for row, found in those:
-            _bar(axes, at, found, highest, lying, small=count > 8)
+            _bar(axes, at, found, highest, is_horizontal, small=count > 8)
             ticks.append(at)
-            label = "" if is_alone or not lying else f"{textwrap.shorten(each.label, 32, placeholder=' ...')}: "
-            names.append(f"{label}{row.gpus:,}")
-            said.append(_words(row, found))
+            label = f"{textwrap.shorten(_name(each), 32, placeholder=' ...')}: "
+            names.append(f"{label if is_horizontal and not is_alone else ''}{row.gpus:,}")
+            words.append(_words(row, found))
             at += 1
-        if not is_alone and not lying:
-            label = textwrap.fill(each.label, max(8, 60 // len(lines)))
+        if not is_alone and not is_horizontal:
+            label = textwrap.fill(_name(each), max(8, 60 // len(lines)))
             middle = at - (len(those) + 1) / 2
             axes.text(
                 middle,
@@ -94,51 +93,60 @@ def breakdown(contents: Contents) -> Drawing | None:
                 color=QUIET,
             )
         at += 0.6
-    (axes.set_yticks if lying else axes.set_xticks)(ticks, names, fontsize=8 if lying else None)
-    (axes.set_ylim if lying else axes.set_xlim)(*((at - 0.9, -0.7) if lying else (-0.7, at - 0.9)))
-    (axes.set_xlim if lying else axes.set_ylim)(0, highest * 1.1)
-    axes.grid(False, axis="y" if lying else "x")
-    axes.tick_params(axis="y" if lying else "x", length=0)
-    (axes.set_xlabel if lying else axes.set_ylabel)("ms of one step")
-    if lying:
+    if is_horizontal:
+        axes.set_yticks(ticks, names, fontsize=8)
+        axes.set_ylim(at - 0.9, -0.7)
+        axes.set_xlim(0, highest * 1.1)
+        axes.set_xlabel("ms of one step")
         axes.set_ylabel("GPUs (ranks)")
     else:
+        axes.set_xticks(ticks, names)
+        axes.set_xlim(-0.7, at - 0.9)
+        axes.set_ylim(0, highest * 1.1)
         axes.set_xlabel("GPUs (ranks)", labelpad=4 if is_alone else 24)
+        axes.set_ylabel("ms of one step")
+    axes.grid(False, axis="y" if is_horizontal else "x")
+    axes.tick_params(axis="y" if is_horizontal else "x", length=0)
+    rows = [row for _, those in lines for row, _ in those]
     _legend(axes, [found for _, those in lines for _, found in those], contents)
-    add_note(axes, contents.title, [row for _, those in lines for row, _ in those], 40 if is_alone or lying else 60)
-    caption = "Exposed waiting only: what overlaps computing costs nothing. Skew is waiting for the slowest rank."
-    caption += _adjusted([row for _, those in lines for row, _ in those])
-    return Drawing("breakdown", _TITLE, caption, " ".join(said), figure)
+    add_note(axes, contents.title, rows, 40 if is_alone or is_horizontal else 60)
+    caption = "Only exposed waiting counts: waiting that overlaps computing costs no time."
+    caption += f" Skew is waiting for the slowest rank.{_adjusted(rows)}"
+    return Drawing("breakdown", _TITLE, caption, " ".join(words), figure)
+
+
+def _name(each: Series) -> str:
+    return each.label or "measured"
 
 
 def _adjusted(rows: Sequence[ScalingRow]) -> str:
-    """What the bars do not show as it was measured."""
+    """Sentences about the parts that the bars do not show as they were measured."""
     below = {name: [row.gpus for row in rows if name in _below(row)] for name, _, _ in _PARTS}
     text = ""
     if named := [f"{name} on {sizes(where)}" for name, where in below.items() if where]:
-        text += f" Measured below 0, by chance, and left out of the bars, which end at the step: {listed(named)}."
+        text += f" Measured below 0 by chance and left out of the bars: {listed(named)}."
     if long := [row.gpus for row in rows if _shortening(row) < 0.9995]:
-        text += f" The measured parts are longer than the step, and shortened to fit it, on {sizes(long)}."
+        text += f" On {sizes(long)} the measured parts are longer than the step, and the bars shorten them to fit."
     return text
 
 
-def _bar(axes: Axes, at: float, found: Mapping[str, float], highest: float, lying: bool, small: bool) -> None:
-    """One stacked bar with its sum at the end."""
+def _bar(axes: Axes, at: float, found: Mapping[str, float], highest: float, is_horizontal: bool, small: bool) -> None:
+    """One stacked bar, with the sum of its parts at the end."""
     end = 0.0
     for name, colour, hatch in _PARTS:
         how: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": PAPER, "linewidth": 0}
-        if lying:
+        if is_horizontal:
             axes.barh(at, found.get(name, 0.0), 0.7, end, **how)
         else:
             axes.bar(at, found.get(name, 0.0), 0.7, end, **how)
         end += found.get(name, 0.0)
-    place = (end + highest * 0.01, at) if lying else (at, end + highest * 0.015)
-    ha, va = ("left", "center") if lying else ("center", "bottom")
+    place = (end + highest * 0.01, at) if is_horizontal else (at, end + highest * 0.015)
+    ha, va = ("left", "center") if is_horizontal else ("center", "bottom")
     axes.text(*place, f"{end:.3g}", ha=ha, va=va, color=INK, fontsize=6.5 if small else 9)
 
 
 def _legend(axes: Axes, bars: Sequence[Mapping[str, float]], contents: Contents) -> None:
-    """The parts that any bar has, in the order in which they lie upon each other."""
+    """The parts that any bar has, in the order in which they are stacked."""
     has_compute = any(row.compute_ms is not None for row in contents.rows)
     there = [part for part in _PARTS if any(found.get(part[0]) for found in bars)]
     handles = [Patch(facecolor=colour, hatch=hatch, edgecolor=PAPER, linewidth=0) for _, colour, hatch in there]
@@ -149,4 +157,4 @@ def _legend(axes: Axes, bars: Sequence[Mapping[str, float]], contents: Contents)
 def _words(row: ScalingRow, found: Mapping[str, float]) -> str:
     those = ", ".join(f"{name} {found[name]:.3g} ms" for name, _, _ in _PARTS if found.get(name))
     below = "".join(f"; {name} of {ms:.3g} ms left out" for name, ms in _below(row).items())
-    return f"{sizes([row.gpus])}: {sum(found.values()):.3g} ms, of it {those}{below}."
+    return f"{sizes([row.gpus])}: {sum(found.values()):.3g} ms, made up of {those}{below}."

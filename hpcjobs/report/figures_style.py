@@ -1,4 +1,4 @@
-"""How every figure looks, and how it becomes a file: the same table gives the same bytes."""
+"""How figures look, and how they become files. The same table always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from hpcjobs.base.records import ScalingRow
-from hpcjobs.report.contents import clean, flags_at
+from hpcjobs.base.metrics import ScalingRow
+from hpcjobs.report.contents import clean, flags_at, sizes
 from hpcjobs.report.palette import COLOURS, GRID, INK, QUIET
 
-# Markers and dashes differ as well as colours; the lists have lengths without a common divisor, so that hundreds of
-# series differ.
+# Series differ in marker and dashes as well as in colour. The lengths of the lists have no common divisor, so that
+# hundreds of combinations differ.
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)))
-# Inches: on a phone the page shows 5.3 of them at nearly their size.
+# In inches. A phone shows a width of 5.3 at almost full size.
 WIDTH, HEIGHT = 5.3, 3.9
 _SETTINGS: dict[str, Any] = {
     "font.family": ["DejaVu Sans", "sans-serif"],
@@ -47,12 +47,12 @@ _SETTINGS: dict[str, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "text.color": INK,
-    # A dollar sign in a name is no formula.
+    # A dollar sign in a name does not start a formula.
     "text.parse_math": False,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "hatch.linewidth": 0.6,
-    # Text stays text: it is searched, read aloud, and small.
+    # Text stays text: it can be searched and read aloud, and it is small.
     "svg.fonttype": "none",
     "svg.hashsalt": "hpcjobs",
 }
@@ -60,10 +60,10 @@ _SETTINGS: dict[str, Any] = {
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """matplotlib as these figures want it, whatever the user's matplotlibrc says; afterwards as it was."""
+    """Apply these figures' settings to matplotlib instead of the user's matplotlibrc. Restores the old ones at exit."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        # Newer matplotlib types every key.
+        # Any: newer versions of matplotlib type every key.
         parameters: Any = matplotlib.rcParams
         parameters.update(_SETTINGS)
         yield
@@ -71,7 +71,7 @@ def settings() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure, its file's name, and for the page what it shows (`caption`) and says (`description`)."""
+    """A figure with the name of its file. `caption` stands below it, `description` is its text for screen readers."""
 
     name: str
     title: str
@@ -80,12 +80,14 @@ class Drawing:
     figure: Figure
 
     def svg(self) -> str:
+        """The figure as an SVG document."""
         image = io.BytesIO()
         with settings():
             self.figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
         return image.getvalue().decode()
 
     def png(self) -> bytes:
+        """The figure as a PNG image, 160 dots per inch."""
         image = io.BytesIO()
         with settings():
             self.figure.savefig(image, format="png", dpi=160, metadata={"Software": None})
@@ -93,6 +95,7 @@ class Drawing:
 
 
 def new_axes(title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """A new figure with one pair of axes. `height` is in inches."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, pad=10)
@@ -100,7 +103,7 @@ def new_axes(title: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
 
 
 def series_style(number: int, connected: bool = True) -> dict[str, Any]:
-    """Colour, marker and dashes of the series of that number; points alone where no line means anything."""
+    """Colour, marker and dashes of the series with that number. No line if the series is not `connected`."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],
@@ -111,7 +114,7 @@ def series_style(number: int, connected: bool = True) -> dict[str, Any]:
 
 
 def set_size_axis(axes: Axes, run: Sequence[int], beyond: Sequence[int] = ()) -> None:
-    """A log2 axis of GPUs, ticked at exactly the sizes that were run; sizes `beyond` have a quiet tick."""
+    """A log2 axis of GPUs with a tick at each size of `run`. Sizes only in `beyond` have a muted tick in brackets."""
     known, others = sorted(set(run)), sorted(set(beyond) - set(run))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(known))
@@ -125,7 +128,7 @@ def set_size_axis(axes: Axes, run: Sequence[int], beyond: Sequence[int] = ()) ->
 
 
 def set_value_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Logarithmic, ticked at 1, 2 and 5, where the values span it; else linear. Values are above 0."""
+    """A logarithmic axis if the values (above 0) span a factor of 3 or more, else a linear one from 0."""
     low, high = min(values), max(values)
     if high < 3 * low:
         axes.set_ylim(0, high * 1.15)
@@ -138,9 +141,10 @@ def set_value_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def draw_interval(axes: Axes, x: float, value: float, low: float | None, high: float | None, colour: str) -> bool:
-    """A bar from low to high, if there is one. What would fall off a logarithmic axis ends below its foot."""
+    """Draw a bar from low to high. Returns False if there is no interval."""
     if low is None or high is None:
         return False
+    # A logarithmic axis has no 0: the bar then ends below the visible part of the axis.
     foot = max(low, value / 1000) if axes.get_yscale() == "log" else low
     axes.errorbar(
         [x], [value], yerr=[[max(0.0, value - foot)], [max(0.0, high - value)]],
@@ -149,39 +153,40 @@ def draw_interval(axes: Axes, x: float, value: float, low: float | None, high: f
     return True
 
 
-def mark_failed(axes: Axes, sizes: Sequence[int], colour: str) -> None:
-    """A cross at the foot of the figure for each size that was run and has no measurement."""
+def mark_failed(axes: Axes, gpus: Sequence[int], colour: str) -> None:
+    """Draw a cross at the bottom of the figure for each size that was run but has no measurement."""
     axes.plot(
-        list(sizes), [0.05] * len(sizes), transform=axes.get_xaxis_transform(), linestyle="none",
+        list(gpus), [0.05] * len(gpus), transform=axes.get_xaxis_transform(), linestyle="none",
         marker="x", markersize=9, markeredgewidth=2.5, color=colour, clip_on=False,
     )  # fmt: skip
 
 
 def failed_marker(colour: str) -> Line2D:
+    """The cross, for the legend."""
     return Line2D([], [], linestyle="none", marker="x", markersize=8, markeredgewidth=2.5, color=colour)
 
 
 def add_legend(figure: Figure, axes: Axes, entries: Sequence[tuple[Any, str]], **where: Any) -> None:
-    """The handles with their names as they are: one that begins with an underscore is a name, too."""
-    if len(entries) > 1 or any(name != "measured" for _, name in entries):
-        handles = [handle for handle, _ in entries]
-        names = [textwrap.fill(textwrap.shorten(name, 150, placeholder=" ..."), 58) for _, name in entries]
-        longest = max(map(len, names))
-        if len(entries) <= 5 and longest <= 36:  # else between the points there is no room
-            box = axes.legend(handles, names, **where)
-            if not _covers(figure, axes, box):
-                return
-            box.remove()
-        columns = 2 if longest < 28 else 1
-        lines = sum(name.count("\n") + 1 for name in names)
-        figure.set_figheight(HEIGHT + 0.17 * -(-lines // columns))
-        figure.legend(handles, names, loc="outside lower center", ncols=columns)
+    """Add a legend of handles and names: inside the axes if it covers no data there, else below them."""
+    # Passing the handles keeps names that begin with an underscore, which matplotlib would leave out.
+    handles = [handle for handle, _ in entries]
+    names = [textwrap.fill(textwrap.shorten(name, 150, placeholder=" ..."), 58) for _, name in entries]
+    longest = max(map(len, names))
+    if len(entries) <= 5 and longest <= 36:
+        box = axes.legend(handles, names, **where)
+        if not _covers(figure, axes, box):
+            return
+        box.remove()
+    columns = 2 if longest < 28 else 1
+    lines = sum(name.count("\n") + 1 for name in names)
+    figure.set_figheight(HEIGHT + 0.17 * -(-lines // columns))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns)
 
 
 def _covers(figure: Figure, axes: Axes, box: Legend) -> bool:
-    """Whether a line, a point or an interval lies under the legend."""
+    """Whether the legend covers a line, a point or an interval."""
     figure.draw_without_rendering()
-    under = box.get_window_extent().padded(4)  # a marker has a size
+    under = box.get_window_extent().padded(4)  # room for the markers
     paths = [line.get_transform().transform_path(line.get_path()) for line in axes.lines]
     for bars in axes.collections:
         if isinstance(bars, LineCollection):
@@ -190,14 +195,11 @@ def _covers(figure: Figure, axes: Axes, box: Legend) -> bool:
 
 
 def add_note(axes: Axes, title: str, rows: Sequence[ScalingRow], below: float = 40) -> None:
-    """`below` the axes, in points: of what study it is, and the flags of its rows with the sizes that have them."""
+    """Write the title, and the flags of the rows with their sizes, `below` the axes (in points)."""
     every = {row.gpus for row in rows}
-    notes = [
-        flag if set(where) == every else f"{flag} at {', '.join(map(str, where))}"
-        for flag, where in flags_at(rows).items()
-    ]
+    notes = [flag if set(where) == every else f"{flag} on {sizes(where)}" for flag, where in flags_at(rows).items()]
     text = clean(f"{title}. Flags: {'; '.join(notes)}" if notes else title)
-    # Of the axes, in points from their foot: the layout makes room for it, and for a legend below.
+    # An annotation of the axes is part of the layout: it leaves room for this text, and for a legend below it.
     axes.annotate(
         textwrap.fill(text, 76), (0, 0), (-36, -below), xycoords="axes fraction", textcoords="offset points",
         va="top", fontsize=8, color=QUIET, annotation_clip=False,

@@ -1,4 +1,4 @@
-"""report.html: the study as one file that needs no network and runs no script. Pure: the same study, the same page."""
+"""report.html: the report as one file, without network access and scripts. Pure: equal contents give equal pages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hpcjobs import __version__
 from hpcjobs.analysis.compare import compare_reference
-from hpcjobs.base.records import LOSSES, Run, ScalingRow
+from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
+from hpcjobs.base.version import __version__
 from hpcjobs.report import sentences, tables
 from hpcjobs.report.contents import Contents, clean, series
 from hpcjobs.report.figures_inline import inline
@@ -31,7 +31,7 @@ _PROVENANCE = {
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What stands in a table; `value` is the figure of the CSV where `text` is a rounded one, `note` its interval."""
+    """A cell of a table. If `text` is rounded, `value` is the number of the CSV. `note` is its interval or share."""
 
     text: str
     value: str = ""
@@ -41,7 +41,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of the page. Each row is named by its column `head`; the columns `words` hold no figures."""
+    """A table of the page. The column number `head` names each row. The columns `words` hold text, not numbers."""
 
     name: str
     caption: str
@@ -53,7 +53,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """A run with what is known of it and the last lines of its log. `anchor` is unique on the page."""
+    """A run, facts about it, and the last lines of its log. `anchor` is unique on the page."""
 
     anchor: str
     name: str
@@ -64,7 +64,7 @@ class Log:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure as the page holds it."""
+    """A figure as an element of the page."""
 
     name: str
     svg: Markup
@@ -99,7 +99,7 @@ def render(contents: Contents, drawings: Sequence[Drawing]) -> str:
 
 
 def _printable(value: object) -> object:
-    """What any name or log may say becomes what a page may hold. Jinja calls it for each value, then escapes."""
+    """Removes what a page must not contain. Jinja calls it for each value and then escapes the result."""
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -116,14 +116,14 @@ def _subtitle(contents: Contents) -> str:
 
 
 def _highlights(contents: Contents) -> list[Cell]:
-    """The three figures of the only series that answer before a sentence is read."""
+    """Rate, speed-up and efficiency of the largest measured size. Empty if the table has several series."""
     lines = series(contents.rows)
     measured = lines[0].measured if len(lines) == 1 else ()
     if not measured:
         return []
     row, unit = measured[-1], lines[0].unit
     where = f"{row.gpus} GPU{'s' * (row.gpus != 1)}"
-    found = [Cell(_figure(row.images_per_sec), f"{unit}/s on {where}", _between(row, "images_per_sec"))]
+    found = [Cell(_rounded(row.images_per_sec), f"{unit}/s on {where}", _between(row, "images_per_sec"))]
     if row.speedup is not None and row.efficiency is not None and row.gpus != row.baseline_gpus:
         over = f"speed-up over {row.baseline_gpus} GPU{'s' * (row.baseline_gpus != 1)}"
         found.append(Cell(f"{row.speedup:.1f}×", over, _between(row, "speedup", ".1f")))
@@ -146,9 +146,10 @@ def _tables(contents: Contents) -> Iterator[Table]:
     for number, fitted in enumerate(contents.models):
         for model in fitted.models[:1]:
             of = f"{fitted.params} {fitted.scaling}".strip()
-            caption = f"The model {model.name} of {of} scaling: measured sizes, others, and each size left out once"
+            caption = f"Predictions of the model {model.name} for {of} scaling"
+            caption += '. "left out": error of the prediction if the size is left out of the fit'
             if doubt := tables.doubt(model):
-                caption += f". Of no use, for {doubt}"
+                caption += f". Of no use: {doubt}"
             yield _plain(f"model-{number}", caption, tables.predictions(model))
     if contents.reference is not None:
         name = contents.reference.name
@@ -156,14 +157,16 @@ def _tables(contents: Contents) -> Iterator[Table]:
         if not any(row.params for row in contents.rows):
             found.sort(key=lambda each: each.gpus)
         cells = tables.beside(found, name)
-        yield _plain("reference", f"Beside {name}; efficiencies are over each one's own base", cells)
+        caption = f"Compared with {name}. Each efficiency is relative to the base of its own table"
+        yield _plain("reference", caption, cells)
     if contents.differences:
-        caption = f"Beside {contents.others_name}: Welch's 95 % intervals, and what is real by Holm's correction"
+        caption = f"Compared with {contents.others_name}, with Welch's 95 % intervals"
+        caption += '. "real": by Holm\'s correction over all sizes'
         yield _plain("against", caption, tables.differences(contents.differences))
 
 
 def _scaling(rows: Sequence[ScalingRow]) -> Table:
-    """The scaling table: the figures of scaling-report.csv, rounded, with the CSV's own beside them."""
+    """The scaling table: the numbers of scaling-report.csv, rounded. Each cell also has the exact number."""
     has_params = any(row.params for row in rows) or len({row.experiment for row in rows}) > 1
     has_batch = len({(row.experiment, row.params, row.gpus) for row in rows}) < len(rows)
     splits = sorted({row.auc_split for row in rows if row.mean_auc is not None})
@@ -176,8 +179,9 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
     }
     unit = " or ".join(dict.fromkeys(each.unit for each in series(rows))) or "images"
     header = [
-        *(["study"] if has_params else []), "GPUs", *(["batch/GPU"] if has_batch else []), "nodes", "runs", f"{unit}/s",
-        "per GPU", "speed-up", "efficiency", "step, ms", *(name for name, there in optional.items() if there),
+        *(["series"] if has_params else []), "GPUs", *(["batch/GPU"] if has_batch else []), "nodes", "runs",
+        f"{unit}/s", "per GPU", "speed-up", "efficiency", "step, ms",
+        *(name for name, there in optional.items() if there),
     ]  # fmt: skip
     lines = []
     for row in rows:
@@ -204,13 +208,13 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
     caption = "Throughput, speed-up and efficiency by size"
     if any(row.images_per_sec_low is not None for row in rows):
         caption += ", with 95 % intervals over runs"
-    return Table("scaling", caption, header, lines, int(has_params), ("study", "flags"))
+    return Table("scaling", caption, header, lines, int(has_params), ("series", "flags"))
 
 
 def _losses(rows: Sequence[ScalingRow]) -> Table:
-    """Where the efficiency went, in ms and in per cent of the step."""
+    """The lost time and its parts, in ms and in per cent of the step."""
     has_params = any(row.params for row in rows) or len({row.experiment for row in rows}) > 1
-    header = [*(["study"] if has_params else []), "GPUs", "step, ms", "lost", *tables.LOSS_NAMES.values()]
+    header = [*(["series"] if has_params else []), "GPUs", "step, ms", "lost", *tables.LOSS_NAMES.values()]
     lines = []
     for row in rows:
         if row.lost_ms is None or row.gpus == row.baseline_gpus:
@@ -218,8 +222,8 @@ def _losses(rows: Sequence[ScalingRow]) -> Table:
         name = ", ".join(part for part in (row.experiment, row.params) if part)
         losses = [_loss(row, part) for part in ("", *LOSSES)]
         lines.append([*([Cell(name)] if has_params else []), _number(row.gpus, ","), _number(row.step_ms), *losses])
-    caption = "Where the efficiency went: ms of a step beyond what the base would take, and per cent of the step"
-    return Table("losses", caption, header, lines, int(has_params), ("study",))
+    caption = "Lost time of a step compared with ideal scaling, in ms and in per cent of the step"
+    return Table("losses", caption, header, lines, int(has_params), ("series",))
 
 
 def _loss(row: ScalingRow, part: str) -> Cell:
@@ -253,7 +257,7 @@ def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
         ]
         for run, log in zip(runs, logs, strict=True)
     ]
-    return Table("runs", "Every run; its name leads to its log", header, rows, 0, words)
+    return Table("runs", "All runs. The name links to the end of the log", header, rows, 0, words)
 
 
 # --- runs and provenance -------------------------------------------------------------------------
@@ -273,7 +277,7 @@ def _logs(contents: Contents) -> list[Log]:
 
 
 def _provenance(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The facts in a fixed order, each as a line; what is nested as `key: value` lines."""
+    """Name and text of each fact, in a fixed order. A nested value becomes lines of `key: value`."""
     for key in (*_PROVENANCE, *(key for key in provenance if key not in _PROVENANCE)):
         value = provenance.get(key)
         if value in (None, "", {}, []):
@@ -281,7 +285,7 @@ def _provenance(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if key == "command" and isinstance(value, list):
             text = shlex.join(map(str, value))
         elif key == "git" and isinstance(value, Mapping):
-            state = ", with changes that no commit holds" if value.get("clean") is False else ""
+            state = ", with uncommitted changes" if value.get("clean") is False else ""
             places = [f"{value.get('commit', 'unknown commit')}{state}", str(value.get("remote") or "")]
             text = "\n".join(place for place in places if place)
         else:
@@ -303,11 +307,11 @@ def _flat(value: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _number(value: float | None, form: str = "") -> Cell:
-    """A figure as it is read, and as the CSV has it."""
+    """A rounded number, with the exact number of the CSV."""
     if value is None:
         return Cell(_DASH)
     exact = f"{value:.6g}" if isinstance(value, float) else str(value)
-    text = format(value, form) if form else _figure(value)
+    text = format(value, form) if form else _rounded(value)
     return Cell(_signed(text), exact)
 
 
@@ -315,7 +319,7 @@ def _signed(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _figure(value: float | None) -> str:
+def _rounded(value: float | None) -> str:
     if value is None:
         return _DASH
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
@@ -335,12 +339,12 @@ def _between(row: ScalingRow, name: str, form: str = "", factor: float = 1) -> s
     low, high = getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
     if low is None or high is None:
         return ""
-    ends = [format(factor * end, form) if form else _figure(factor * end) for end in (low, high)]
+    ends = [format(factor * end, form) if form else _rounded(factor * end) for end in (low, high)]
     return f"{ends[0]} to {ends[1]}"
 
 
 def _duration(seconds: float | None) -> Cell:
-    """In the unit that suits it."""
+    """A time in a suitable unit."""
     if seconds is None:
         return Cell(_DASH)
     for factor, unit in ((86400, "d"), (3600, "h"), (60, "min")):

@@ -1,4 +1,4 @@
-"""The answer in sentences made from the table: how far it scales, how sure that is, what holds it back. Pure."""
+"""The page's answer in sentences: how far it scales, how sure that is, what holds it back. Pure."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hpcjobs.analysis.intervals import welch_ratio
-from hpcjobs.base.columns import FLAGS
-from hpcjobs.base.records import LOSSES, Run, ScalingRow
+from hpcjobs.base.columns import FLAG_SLOW_NODE, FLAGS
+from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
+from hpcjobs.base.records import RunState
 from hpcjobs.report.contents import Series, clean, flags_at, kind, listed, series, sizes
 
-# Below this efficiency a size is past what most would call scaling.
+# Below this efficiency most people would no longer say that it scales.
 _GOOD = 0.8
 _PARTS = {
     "input": "waiting for input",
     "allreduce": "exposed all-reduce",
     "skew": "waiting for the slowest rank",
     "compute": "slower computing",
-    "other": "what the measured parts do not explain",
+    "other": "time that the measured parts do not explain",
 }
-# Between a number and its unit, so that no line ends there.
+# Stands between a number and its unit, so that no line break separates them.
 _S = "\N{NO-BREAK SPACE}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A flag that is raised, the sizes `where` it is (empty: all), and what it means."""
+    """A flag, the sizes that have it (`where`, empty if all have it), and what it means."""
 
     name: str
     where: str
@@ -35,7 +36,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What one series says, in sentences; empty where there is nothing to say. `name` tells the series."""
+    """The sentences about one series, in parts that may be empty. `name` is the name of the series."""
 
     name: str
     how_far: tuple[str, ...]
@@ -46,11 +47,12 @@ class Answer:
 
 
 def answers(rows: Sequence[ScalingRow], runs: Sequence[Run] = ()) -> list[Answer]:
-    """One for each series of the table, in its order. The runs say why sizes failed."""
+    """One answer for each series of the table, in its order. The runs give the reasons of failed sizes."""
     return [answer(each, runs) for each in series(rows)]
 
 
 def answer(each: Series, runs: Sequence[Run] = ()) -> Answer:
+    """The answer for one series."""
     return Answer(each.name, how_far(each), how_sure(each), flags(each.rows), holds_back(each), failed(each, runs))
 
 
@@ -58,18 +60,18 @@ def answer(each: Series, runs: Sequence[Run] = ()) -> Answer:
 
 
 def how_far(each: Series) -> tuple[str, ...]:
-    """Speed-up and efficiency of the largest measured size, and where the efficiency is lost."""
+    """Speed-up and efficiency of the largest measured size, and the size beyond which it no longer scales."""
     if not each.measured:
-        return ("No run has a measurement, so there is nothing to say of how it scales.",)
+        return ("No run has a measurement, so its scaling is not known.",)
     last, unit = each.measured[-1], each.unit
     rate = f"{_figure(last.images_per_sec)}{_S}{unit}/s{_interval(last.images_per_sec_low, last.images_per_sec_high)}"
     if len({row.gpus for row in each.measured}) == 1:
-        return (f"One size alone does not say how it scales: {rate} {_on(last.gpus, begin=False)}.",)
+        return (f"One size alone does not show how it scales: {rate} {_on(last.gpus, begin=False)}.",)
     if last.speedup is None or last.efficiency is None or last.baseline_gpus is None:
         why = (
-            "The sizes share neither the batch of a GPU nor that of all GPUs, so that they are not compared."
+            "The sizes share neither the local batch nor the global batch, so they are not compared."
             if last.scaling == "mixed"
-            else "The size that was asked for as the base has no measurement, so that there is no speed-up."
+            else "The requested base has no measurement, so there is no speed-up."
         )
         return f"{_on(last.gpus)} it trains {rate}.", why
     if last.gpus == last.baseline_gpus:
@@ -77,32 +79,32 @@ def how_far(each: Series) -> tuple[str, ...]:
     base = next((row for row in each.measured if row.gpus == last.baseline_gpus), last)
     once = _once(base, last)
     speed = f" ({once}, so no interval)" if once else _interval(last.speedup_low, last.speedup_high, ".1f")
-    # To its one digit.
+    # A speed-up that rounds to 1.0 is "about as fast".
     times = "about" if f"{last.speedup:.1f}" == "1.0" else f"{last.speedup:.1f} times"
     before = f"{_figure(last.images_per_sec / last.speedup)}{_S}{unit}/s" if last.images_per_sec else ""
     share = f"{_percent(last.efficiency)}{_interval_percent(last.efficiency_low, last.efficiency_high)}"
     found = [
         f"{_on(last.gpus)} it trains {times} as fast as on {last.baseline_gpus}{speed}: "
         f"{_figure(last.images_per_sec)} instead of {before}.",
-        f"That is an efficiency of {share} per GPU{_of_kind(last)}.",
+        f"The efficiency is {share}{_of_kind(last)}.",
     ]
     if last.speedup_low is not None and last.speedup_high is not None and last.speedup_low <= 1 <= last.speedup_high:
-        found.append("The interval of the speed-up holds 1: it does not tell which of the two sizes is faster.")
+        found.append("The interval of the speed-up contains 1: it does not show which of the two sizes is faster.")
     return (*found, *_knee(each.measured, each.unit), *_unknown(each))
 
 
 def _unknown(each: Series) -> list[str]:
     beyond = [row.gpus for row in each.failed if row.gpus > each.measured[-1].gpus]
-    return [f"How it does on {sizes(beyond)} is not known: there is no measurement."] if beyond else []
+    return [f"The speed on {sizes(beyond)} is not known: there is no measurement."] if beyond else []
 
 
 def _of_kind(row: ScalingRow) -> str:
     batch = row.local_batch if row.scaling == "weak" else row.global_batch
-    return f" ({kind(row.scaling, batch)})" if row.scaling in ("weak", "strong") else ""
+    return f" with {kind(row.scaling, batch)}" if row.scaling in ("weak", "strong") else ""
 
 
 def _knee(rows: Sequence[ScalingRow], unit: str) -> list[str]:
-    """Where it stops to scale: the fastest size, where it is not the largest, and the last good one."""
+    """Where it stops scaling: the fastest size, if that is not the largest, and the last size of good efficiency."""
     found = []
     last = rows[-1]
     fastest = max(rows, key=lambda row: row.images_per_sec or 0.0)
@@ -116,28 +118,27 @@ def _knee(rows: Sequence[ScalingRow], unit: str) -> list[str]:
         good.append(row)
     if good and len(good) < len(compared) and good[-1].gpus != good[-1].baseline_gpus:
         next_one = compared[len(good)]
-        begin, doubt = "The efficiency", ""
-        if once := _once(*good, next_one):
-            begin, doubt = "As measured, the efficiency", f"; {once} does not tell where it falls"
-        elif not _falls(good, next_one):
-            begin, doubt = "As measured, the efficiency", "; within the intervals it may fall at another size"
         found.append(
-            f"{begin} stays above {_percent(_GOOD, 0)} up to {sizes([good[-1].gpus])}; "
-            f"{_on(next_one.gpus, begin=False)} it is {_percent(next_one.efficiency or 0.0)}{doubt}."
+            f"The efficiency stays above {_percent(_GOOD, 0)} up to {sizes([good[-1].gpus])}; "
+            f"{_on(next_one.gpus, begin=False)} it is {_percent(next_one.efficiency or 0.0)}."
         )
+        if once := _once(*good, next_one):
+            found.append(f"{_capital(once)} does not show whether it falls at another size.")
+        elif not _falls(good, next_one):
+            found.append("Within the intervals it may fall at another size.")
     return found
 
 
 def _most(fastest: ScalingRow, larger: Sequence[ScalingRow], unit: str) -> str:
-    """That the fastest size is not the largest, as firmly as the intervals have it."""
-    most = f"{_figure(fastest.images_per_sec)}{_S}{unit}/s"
+    """That the fastest size is not the largest, and whether the intervals confirm it."""
+    most = f"{_figure(fastest.images_per_sec)}{_S}{unit}/s {_on(fastest.gpus, begin=False)}"
     alike = [row for row in larger if not _is_faster(fastest, row)]
     if not alike:
-        return f"More GPUs are no gain beyond {fastest.gpus}: {most} there is the most."
-    measured = f"The most that was measured is {most} {_on(fastest.gpus, begin=False)}"
+        return f"It is fastest with {most}; more GPUs are slower."
     if once := _once(fastest, *alike):
-        return f"{measured}; {once} does not tell whether more GPUs are a gain."
-    return f"{measured}, but within the intervals {sizes([row.gpus for row in alike])} may be as fast."
+        return f"The fastest measurement is {most}, but {once} does not show whether more GPUs are slower."
+    within = f"within the intervals {sizes([row.gpus for row in alike])} may be as fast"
+    return f"The fastest measurement is {most}, but {within}."
 
 
 def _is_faster(one: ScalingRow, other: ScalingRow) -> bool:
@@ -146,22 +147,22 @@ def _is_faster(one: ScalingRow, other: ScalingRow) -> bool:
 
 
 def _falls(good: Sequence[ScalingRow], next_one: ScalingRow) -> bool:
-    """Whether the intervals have all of `good` above what is good, and the next one below. The base has none."""
+    """Whether the intervals of all `good` sizes lie above _GOOD and that of the next size below. The base has none."""
     are_good = all(row.efficiency_low is None or row.efficiency_low >= _GOOD for row in good)
     return are_good and next_one.efficiency_high is not None and next_one.efficiency_high < _GOOD
 
 
 def _once(*rows: ScalingRow) -> str:
-    """`one run a size`, `one run on 8 GPUs`: those of the rows that have no interval; empty where all have one."""
+    """`one run per size` or `one run on 8 GPUs`: the rows that have no interval. Empty if all have one."""
     single = [row.gpus for row in rows if row.runs == 1]
-    return "one run a size" if len(single) == len(rows) else f"one run on {sizes(single)}" if single else ""
+    return "one run per size" if len(single) == len(rows) else f"one run on {sizes(single)}" if single else ""
 
 
 # --- how sure ------------------------------------------------------------------------------------
 
 
 def how_sure(each: Series) -> tuple[str, ...]:
-    """Repeats, and how wide the intervals are."""
+    """The number of repeats, and the width of the intervals."""
     return (_repeats(each), *_width(each.measured)) if each.measured else ()
 
 
@@ -170,12 +171,12 @@ def _repeats(each: Series) -> str:
     counts = sorted({row.runs for row in rows})
     what = "It" if len(each.rows) == 1 else "Each measured size" if each.failed else "Each size"
     if counts == [1]:
-        return f"{what} was measured once: how much a repeat would differ is not known, and there are no intervals."
+        return f"{what} was measured once, so the variation from run to run is not known and there are no intervals."
     if len(counts) == 1:
         return f"{what} was measured {_times(counts[0])}."
     single = [row.gpus for row in rows if row.runs == 1]
-    alone = f"; {sizes(single)} once, hence without an interval" if single else ""
-    return f"The sizes were measured {counts[0]} to {counts[-1]} times{alone}."
+    alone = f" There is one run on {sizes(single)}, so no interval." if single else ""
+    return f"The sizes were measured {counts[0]} to {counts[-1]} times.{alone}"
 
 
 def _width(rows: Sequence[ScalingRow]) -> list[str]:
@@ -189,13 +190,11 @@ def _width(rows: Sequence[ScalingRow]) -> list[str]:
     widest = max(halves, key=lambda gpus: halves[gpus])
     if len(halves) == 1:
         return [f"The 95{_S}% interval of its throughput is ±{_percent(halves[widest])}."]
-    return [
-        f"The 95{_S}% intervals of throughput are ±{_percent(halves[widest])} or narrower, widest on {sizes([widest])}."
-    ]
+    return [f"The widest 95{_S}% interval of throughput is ±{_percent(halves[widest])}, on {sizes([widest])}."]
 
 
 def flags(rows: Sequence[ScalingRow]) -> tuple[Flag, ...]:
-    """What to know before trusting the rows, in the order of columns.FLAGS."""
+    """The flags of the rows, in the order of columns.FLAGS."""
     every = {row.gpus for row in rows}
     return tuple(
         Flag(flag, "" if set(where) == every else sizes(where), FLAGS.get(flag, "not known to this version"))
@@ -207,30 +206,30 @@ def flags(rows: Sequence[ScalingRow]) -> tuple[Flag, ...]:
 
 
 def holds_back(each: Series) -> tuple[str, ...]:
-    """The loss at the largest measured size, and its largest part."""
+    """The lost time at the largest measured size, and its largest parts."""
     row = each.measured[-1] if each.measured else None
     if row is None or row.lost_ms is None or not row.step_ms or row.gpus == row.baseline_gpus:
         return ()
     where = _on(row.gpus)
     once = _once(*(other for other in each.measured if other.gpus in (row.gpus, row.baseline_gpus)))
     if row.lost_ms <= 0:
-        none = f"{where} nothing is lost: the step of {_ms(row.step_ms)} is no longer than the base's would be."
+        none = f"{where} nothing is lost: a step takes {_ms(row.step_ms)}, no longer than with ideal scaling."
         if once:
-            return none, f"{once[:1].upper()}{once[1:]} does not tell more."
+            return none, f"{_capital(once)} does not show whether that is chance."
         if row.efficiency_low is not None and row.efficiency_low < 1:
-            return none, f"Within the interval of the efficiency, {_percent(1 - row.efficiency_low)} may be lost."
+            return none, f"Within the interval of the efficiency, up to {_percent(1 - row.efficiency_low)} may be lost."
         return (none,)
     found = [
-        f"{where} a step takes {_ms(row.step_ms)}, and {_ms(row.lost_ms)} of it "
-        f"({_percent(row.lost_ms / row.step_ms)}) are lost against the base."
+        f"{where} a step takes {_ms(row.step_ms)}. Of that, {_ms(row.lost_ms)} "
+        f"({_percent(row.lost_ms / row.step_ms)}) are lost compared with ideal scaling."
     ]
     if row.efficiency_high is not None and row.efficiency_high >= 1:
-        found.append(f"The interval of the efficiency holds 100{_S}%: that loss may be chance.")
+        found.append(f"The interval of the efficiency contains 100{_S}%, so this loss may be chance.")
     elif once:
-        found.append(f"{once[:1].upper()}{once[1:]} does not tell how much of that is chance.")
+        found.append(f"{_capital(once)} does not show how much of that is chance.")
     parts = {part: getattr(row, f"lost_{part}_ms") for part in LOSSES}
     if all(ms is None for part, ms in parts.items() if part != "other"):
-        found.append("What takes them is not known: no run took its step apart (a sweep with mode=benchmark does).")
+        found.append("The cause is not known: no run measured the parts of a step. A sweep with mode=benchmark does.")
         return tuple(found)
     in_order = sorted((part for part in LOSSES if (parts[part] or 0.0) > 0), key=lambda part: -(parts[part] or 0.0))
     if in_order:
@@ -239,10 +238,10 @@ def holds_back(each: Series) -> tuple[str, ...]:
         found.append(f"The largest part is {_PARTS[worst]}: {_ms(parts[worst] or 0.0)} ({share} of the step).")
     if len(in_order) > 1:
         second = in_order[1]
-        found.append(f"Next is {_PARTS[second]}, with {_ms(parts[second] or 0.0)}.")
-    if "slow_node" in row.flags.split() and row.slow_node_ms is not None:
+        found.append(f"The second largest is {_PARTS[second]}: {_ms(parts[second] or 0.0)}.")
+    if FLAG_SLOW_NODE in row.flags.split() and row.slow_node_ms is not None:
         node, late = clean(row.slowest_node), _ms(row.slow_node_ms)
-        found.append(f"{node} computes {late} longer than the other nodes, in several runs.")
+        found.append(f"In several runs node {node} computes {late} longer than the other nodes.")
     return tuple(found)
 
 
@@ -250,7 +249,7 @@ def holds_back(each: Series) -> tuple[str, ...]:
 
 
 def failed(each: Series, runs: Sequence[Run] = ()) -> tuple[str, ...]:
-    """The runs without a measurement, with what the runs say of why; sizes that have none at all in one sentence."""
+    """The runs without a measurement, with their reasons. Sizes without any measurement share one sentence."""
     found = [_failed_of([row], runs) for row in each.rows if row.failed_runs and row.runs]
     whole = [row for row in each.rows if row.failed_runs and not row.runs]
     return (*found, _failed_of(whole, runs)) if whole else tuple(found)
@@ -277,7 +276,7 @@ def _why(runs: Sequence[Run]) -> str:
     counts: Counter[str] = Counter()
     for run in runs:
         cause = run.failure.partition(":")[0].strip()
-        state = "done, but timed nothing" if str(run.state) == "done" else str(run.state)
+        state = "done, but without a measurement" if run.state is RunState.DONE else str(run.state)
         counts[f"{state} ({cause})" if cause else state] += 1
     if not counts:
         return ""
@@ -295,12 +294,16 @@ def _on(gpus: int, begin: bool = True) -> str:
     return f"{'On' if begin else 'on'} {sizes([gpus])}"
 
 
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _figure(value: float | None) -> str:
-    """Four significant digits at most, no exponent."""
+    """At most four significant digits, and no exponent."""
     if value is None:
         return "unknown"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

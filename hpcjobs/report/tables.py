@@ -1,4 +1,4 @@
-"""Tables: scaling-report.csv, and what a terminal or a pull request shows of it and of what is laid beside it."""
+"""Tables: scaling-report.csv, and the tables that a terminal or a pull request shows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcjobs.analysis.compare import Comparison, Difference
-from hpcjobs.base.columns import FLAGS, REPORT_COLUMNS, with_params
+from hpcjobs.base.columns import FLAGS, REPORT_COLUMNS
 from hpcjobs.base.files import write_atomic
-from hpcjobs.base.records import LOSSES, ScalingRow, to_csv
+from hpcjobs.base.metrics import LOSSES, ScalingRow
+from hpcjobs.base.tabular import metrics_of, to_csv, with_params
 from hpcjobs.report.contents import sizes
 
-if TYPE_CHECKING:  # predict takes scipy with it, which `hpcjobs status` need not wait for
+if TYPE_CHECKING:  # predict imports scipy, which is slow, and `hpcjobs status` does not need it
     from hpcjobs.analysis.predict import Interval, Model
 
 SCALING_CSV = "scaling-report.csv"
@@ -39,14 +40,14 @@ def write_csv(folder: Path, rows: Sequence[ScalingRow]) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """A table in words. The first `left` columns are words, the others figures, and stand to the right."""
+    """A table as text. The first `left` columns are words, aligned left; the others are figures, aligned right."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: int = 0
 
     def terminal(self) -> Table:
-        """For a terminal. Text, not markup: a cell may hold brackets."""
+        """For a terminal. Cells are plain text, for markup would swallow brackets."""
         grid = Table(box=None, header_style="bold", pad_edge=False)
         for number, name in enumerate(self.header):
             grid.add_column(name, justify="left" if number < self.left else "right")
@@ -55,31 +56,24 @@ class Cells:
         return grid
 
     def markdown(self) -> str:
-        """As GitHub and GitLab show it."""
+        """For GitHub and GitLab."""
         ruler = [":--" if number < self.left else "--:" for number in range(len(self.header))]
         lines = [[_escaped(cell) for cell in row] for row in (self.header, *self.rows)]
         return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], ruler, *lines[1:]))
 
 
 def terminal(rows: Sequence[ScalingRow]) -> Table:
-    """What fits a terminal of the scaling table."""
-    names = ("gpus", "nodes", "runs", "failed", "images/s", "95 % interval", "speed-up", "efficiency", "step ms", "AUC")
-    cells = [
-        (
-            str(row.gpus),
-            _figure(row.nodes, "d"),
-            str(row.runs),
-            str(row.failed_runs),
-            _figure(row.images_per_sec, ".1f"),
-            _between(row.images_per_sec_low, row.images_per_sec_high, ".1f") or ("one run" if row.runs else ""),
-            _figure(row.speedup, ".2f"),
-            _figure(row.efficiency, ".1%"),
-            _figure(row.step_ms, ".1f"),
-            _figure(row.mean_auc, ".3f"),
-        )
-        for row in rows
-    ]
-    return _with_keys(names, cells, rows).terminal()
+    """The columns that have a heading for a terminal, and the interval of images_per_sec."""
+    names: list[str] = []
+    columns: list[list[str]] = []
+    for name, about in metrics_of(ScalingRow).items():
+        if about.heading:
+            names.append(about.heading)
+            columns.append([_of(row, name) for row in rows])
+        if name == "images_per_sec":
+            names.append("95 % interval")
+            columns.append([_between(row, name) or ("one run" if row.runs else "") for row in rows])
+    return _with_keys(names, list(zip(*columns, strict=True)), rows).terminal()
 
 
 def markdown(rows: Sequence[ScalingRow]) -> str:
@@ -87,14 +81,14 @@ def markdown(rows: Sequence[ScalingRow]) -> str:
     names = ("GPUs", "runs", "images/s", "speed-up", "efficiency", "step ms", "largest loss", "AUC", "flags")
     cells = [
         (
-            str(row.gpus),
+            _of(row, "gpus"),
             f"{row.runs} of {row.runs + row.failed_runs}",
-            _sure(row.images_per_sec, row.images_per_sec_low, row.images_per_sec_high, ".1f"),
-            _sure(row.speedup, row.speedup_low, row.speedup_high, ".2f"),
-            _sure(row.efficiency, row.efficiency_low, row.efficiency_high, ".1%"),
-            _figure(row.step_ms, ".1f"),
+            _with_interval(row, "images_per_sec"),
+            _with_interval(row, "speedup"),
+            _with_interval(row, "efficiency"),
+            _of(row, "step_ms"),
             _largest_loss(row),
-            _figure(row.mean_auc, ".3f") + (f" ({row.auc_split})" if row.auc_split else ""),
+            _of(row, "mean_auc") + (f" ({row.auc_split})" if row.auc_split else ""),
             row.flags,
         )
         for row in rows
@@ -123,7 +117,7 @@ def differences(found: Sequence[Difference]) -> Cells:
 
 
 def beside(found: Sequence[Comparison], name: str) -> Cells:
-    """A table and the reference `name`."""
+    """A scaling table beside the reference `name`, size by size."""
     names = ("GPUs", "images/s", name, "ratio", "efficiency", f"efficiency of {name}")
     cells = [
         (
@@ -140,7 +134,7 @@ def beside(found: Sequence[Comparison], name: str) -> Cells:
 
 
 def predictions(model: Model) -> Cells:
-    """The sizes of a model."""
+    """What a model predicts for each size, and how well it predicts a size that it was not fitted to."""
     left_out = {each.gpus: each.error for each in model.left_out}
     names = ("GPUs", "images/s", "95 % interval", "measured", "left out", "efficiency", "time to train", "GPU-hours")
     cells = tuple(
@@ -160,11 +154,11 @@ def predictions(model: Model) -> Cells:
 
 
 def doubt(model: Model) -> str:
-    """That a model foretells nothing, and of which sizes; empty where all its intervals are of use."""
+    """A sentence that names the sizes whose predicted interval is too wide to be of use; empty if there are none."""
     wide = [each for each in model.predictions if each.images_per_sec.wide]
     if not wide:
         return ""
-    # Of a size that was run its measurement is there.
+    # A size that was run has its measurement, so only the others are named.
     where = sizes([each.gpus for each in wide if each.measured is None] or [each.gpus for each in wide])
     why = f"an interval's high end is more than {wide[0].images_per_sec.WIDEST} times its low end"
     return f"these sizes vary too much to foretell {where}: {why}"
@@ -174,10 +168,10 @@ def doubt(model: Model) -> str:
 
 
 def _with_keys(names: Sequence[str], cells: Sequence[tuple[str, ...]], rows: Sequence[ScalingRow]) -> Cells:
-    """With the batch after the GPUs where a size has several, and params before them."""
+    """Adds a column for the batch after the GPUs if a size has several, and one for params at the front."""
     if len({(row.params, row.gpus) for row in rows}) < len(rows):
         names = (names[0], "batch/GPU", *names[1:])
-        cells = [(cell[0], _figure(row.local_batch, "d"), *cell[1:]) for cell, row in zip(cells, rows, strict=True)]
+        cells = [(cell[0], _of(row, "local_batch"), *cell[1:]) for cell, row in zip(cells, rows, strict=True)]
     return _with_params(names, cells, [row.params for row in rows])
 
 
@@ -192,17 +186,25 @@ def _figure(value: float | None, form: str) -> str:
 
 
 def _error(value: float | None) -> str:
-    # A step of next to no time makes any rate: its digits would say nothing.
+    # A predicted step of nearly no time gives an arbitrary rate, whose digits mean nothing.
     return "> +1000%" if value is not None and value > 10 else _figure(value, "+.1%")
 
 
-def _between(low: float | None, high: float | None, form: str) -> str:
+def _of(row: ScalingRow, name: str) -> str:
+    """A column of the row, as its metric formats it for people."""
+    return _figure(getattr(row, name), metrics_of(ScalingRow)[name].form)
+
+
+def _between(row: ScalingRow, name: str) -> str:
+    """The interval of a column, `LOW to HIGH`; empty without one."""
+    low, high = getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
+    form = metrics_of(ScalingRow)[name].form
     return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
 
 
-def _sure(value: float | None, low: float | None, high: float | None, form: str) -> str:
-    interval = _between(low, high, form)
-    return f"{_figure(value, form)} ({interval})" if interval else _figure(value, form)
+def _with_interval(row: ScalingRow, name: str) -> str:
+    interval = _between(row, name)
+    return f"{_of(row, name)} ({interval})" if interval else _of(row, name)
 
 
 def _change(ratio: float | None) -> str:
@@ -210,7 +212,7 @@ def _change(ratio: float | None) -> str:
 
 
 def _ends(figure: Interval, form: str, factor: float = 1, is_time: bool = False) -> str:
-    """The interval; of one that is too wide the slow end alone, for the fast one is the luck of a few resamples."""
+    """The interval. One that is too wide shows its slow end alone: chance in a few resamples makes the fast end."""
     low, high = (format(end * factor, form) for end in (figure.low, figure.high))
     if not figure.wide:
         return f"{low} to {high}"
@@ -218,7 +220,7 @@ def _ends(figure: Interval, form: str, factor: float = 1, is_time: bool = False)
 
 
 def _hours(figure: Interval | None) -> str:
-    """A time in the largest unit that it is some of."""
+    """A time in h, min or s: the largest unit of which it is at least one."""
     if figure is None:
         return "-"
     units = ((3600, "h", ".2f"), (60, "min", ".1f"), (1, "s", ".3g"))
@@ -234,7 +236,7 @@ def _gpu_hours(figure: Interval | None) -> str:
 
 
 def _largest_loss(row: ScalingRow) -> str:
-    """`all-reduce 12.0 ms (3.4 % of the step)`; empty where nothing is lost or it was not taken apart."""
+    """`all-reduce 12.0 ms (3.4 % of the step)`; empty if nothing is lost or the step was not taken apart."""
     parts = {part: getattr(row, f"lost_{part}_ms") for part in LOSSES}
     if not any(ms is not None for part, ms in parts.items() if part != "other"):
         return ""
@@ -244,7 +246,7 @@ def _largest_loss(row: ScalingRow) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Nothing in a cell ends it, nor is taken for HTML or a link."""
+    """The text with Markdown escaped, so that nothing in it ends the cell or becomes HTML or a link."""
     for character in "\\`*_[]<>|~":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The report's page in a real browser: as its readers see it, on a desk, in the dark, on a phone, and by ear."""
+"""The report's page in a real browser: on a desktop, in dark mode, on a phone, and for screen readers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
-from hpcjobs import report
 from hpcjobs.analysis.compare import Reference, compare_sweeps
 from hpcjobs.analysis.predict import predict
 from hpcjobs.analysis.scaling import table
 from hpcjobs.report.contents import Contents
+from hpcjobs.report.write import write_report
 from tests.control.studies import SCRIPT, auc, failing, runs, study
 from tests.fixtures_browser import Browser
 from tests.running import hpcjobs
@@ -23,13 +23,13 @@ SAMPLES = Path(__file__).parent.parent / "control" / "logs_formats" / "samples"
 
 def written(folder: Path, it: Contents) -> Path:
     given = {field.name: getattr(it, field.name) for field in dataclasses.fields(it)}
-    report.write(folder, given.pop("rows"), **given)
+    write_report(folder, given.pop("rows"), **given)
     return folder / "report.html"
 
 
 @pytest.fixture(scope="module")
 def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of five sizes with everything that a page may show, and a line that wants to run in each log."""
+    """A sweep of five sizes with everything that a page can show, and a script in each log."""
     rows, others = table(runs()), table(runs((1, 2, 4)))
     it = study(
         auc=auc(runs()), models=predict(rows, [32], resamples=20),
@@ -41,14 +41,14 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def poor(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two params, a failed size, long words, and no logs."""
+    """A sweep with two params, a failed size, long words, and no logs."""
     both = [*failing(runs((1, 2, 16), params=f"a={'x' * 90}"), 16, "oom: " + "y" * 300), *runs((1, 2), params="a=2")]
     return written(tmp_path_factory.mktemp("poor"), study(both, title="z" * 120, tails={}))
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of real logs of others: TensorFlow's benchmarks, NVIDIA's containers, MLPerf."""
+    """A report of other people's logs: TensorFlow's benchmarks, NVIDIA's containers, MLPerf."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "runs.json").write_text(hpcjobs("collect", "--logs", str(SAMPLES), "--json", cwd=folder).stdout)
     hpcjobs("report", "--runs", "runs.json", "--out", "page", cwd=folder)
@@ -69,7 +69,7 @@ def test_axe_would_find_something(browser: Browser, five: Path) -> None:
     assert [line.partition(":")[0] for line in browser.violations()] == ["html-has-lang"]
 
 
-def test_it_opens_without_a_word_and_without_the_network(browser: Browser, five: Path) -> None:
+def test_it_opens_without_console_messages_and_without_the_network(browser: Browser, five: Path) -> None:
     browser.open(five)
     assert browser.console() == []
     assert browser.requests() == [five.as_uri()]
@@ -84,7 +84,7 @@ def test_a_script_in_a_log_is_shown_and_does_not_run(browser: Browser, five: Pat
     assert browser.driver.title == "demo on mine: how far it scales"
 
 
-def test_not_even_a_script_that_is_put_there_runs(browser: Browser, five: Path, tmp_path: Path) -> None:
+def test_the_content_security_policy_blocks_scripts(browser: Browser, five: Path, tmp_path: Path) -> None:
     planted = tmp_path / "planted.html"
     planted.write_text(five.read_text().replace("</main>", f"{SCRIPT}</main>"))
     browser.open(planted)
@@ -99,14 +99,14 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, request: pytest.Fixture
     browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert browser.run("return document.documentElement.clientWidth") == PHONE
     assert browser.run("return document.documentElement.scrollWidth") == PHONE
-    # The table is wider than the screen, and scrolls in its own box.
+    # The table is wider than the screen and scrolls in its own box.
     box = "const box = document.querySelector('#scaling').parentElement; "
     assert browser.run(f"{box} return [box.clientWidth < {PHONE}, box.scrollWidth > box.clientWidth]") == [True, True]
     assert browser.run(f"{box} box.scrollLeft = 50; return box.scrollLeft") == 50
 
 
 def test_flags_wrap_within_their_column(browser: Browser, tmp_path: Path) -> None:
-    """In a window in which the other columns leave little room."""
+    """The window is so narrow that the other columns leave little room."""
     flags = "same_nodes time_size_confounded fewer_repeats hardware_differs_between_sizes"
     some = runs((1, 2, 16), flags=flags, mean_auc=0.7, auc_split="val", startup_s=100.0)
     browser.open(written(tmp_path, study(some)), width=1200)
@@ -154,7 +154,7 @@ def test_the_figures_have_names_and_the_colours_of_the_scheme(browser: Browser, 
     assert look(dark=True)[1] == ["rgb(230, 235, 241)", "rgb(23, 28, 35)"]
 
 
-def test_the_keyboard_goes_first_to_the_answer(browser: Browser, five: Path) -> None:
+def test_the_first_key_press_leads_to_the_answer(browser: Browser, five: Path) -> None:
     browser.open(five)
     skip = browser.driver.find_element(By.CSS_SELECTOR, "a.skip")
     assert browser.run("arguments[0].focus(); return arguments[0].getBoundingClientRect().left", skip) == 0

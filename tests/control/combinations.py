@@ -1,4 +1,4 @@
-"""Every combination of the keys that shape a script, and the scripts they give."""
+"""Every combination of the keys that change a script, and the scripts rendered from them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "bind": ("cores", "numa", "none"),
     "device": ("gpu", "cpu"),
     "scheduler": ("slurm", "local"),
-    "told": ({"signal_s": 0}, {"requeues": 0}, {}),
+    "warned": ({"signal_s": 0}, {"requeues": 0}, {}),
     "sharing": ("exclusive", "shared"),
     "mem_per_gpu_mib": (None, 8000),
 }
-# What is there in all of them.
+# Keys that every combination has.
 ALWAYS: dict[str, Any] = {
     "name": "any",
     "cpus_per_gpu": 2,
@@ -47,7 +47,7 @@ ALWAYS: dict[str, Any] = {
 
 
 def impossible(keys: dict[str, Any]) -> list[tuple[str, str]]:
-    """Each two keys that exclude each other."""
+    """The pairs of keys that exclude each other."""
     pyxis = keys["container"].kind == "pyxis" and keys["launcher"] != "srun"
     binds = keys["launcher"] == "horovodrun" and keys["bind"] != "none"
     unbounded = keys["gpu_request"] != "none" and keys["gpus_per_node"] is None
@@ -63,18 +63,18 @@ def impossible(keys: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def combinations() -> Iterator[dict[str, Any]]:
-    """The keys of each."""
+    """The keys of each combination, possible or not."""
     for values in itertools.product(*CHOICES.values()):
         keys = dict(zip(CHOICES, values, strict=True))
-        yield {**ALWAYS, **keys.pop("told"), **keys.pop("asked"), **keys}
+        yield {**ALWAYS, **keys.pop("warned"), **keys.pop("asked"), **keys}
 
 
 def group_of(cluster: Cluster, gpus: int = 4) -> Group:
-    """The runs of one size."""
+    """The group of the runs on `gpus` GPUs."""
     variants = expand(profiles.read(Experiment, "chexnet"), ["data.dir=/scratch/x rays"])
     return make_plan([gpus], variants, cluster, 2).groups[0]
 
 
 def text_of(cluster: Cluster, group: Group) -> str:
-    """The script."""
+    """The script of the group on that cluster."""
     return script(group, cluster, "261123120000abcd", Path("/scratch/a study"))

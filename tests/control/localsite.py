@@ -1,4 +1,4 @@
-"""A local scheduler in a folder of its own, for the tests of it."""
+"""A local scheduler in its own folder, for its tests."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from pathlib import Path
 from hpcjobs.base.records import JobState, Order, RunState
 from hpcjobs.schedulers.local.local_scheduler import LocalScheduler
 
+# A script that has this line waits there until the test calls `Site.release`: no sleep has to be long enough.
+HOLD = "until [ -e go ]; do sleep 0.05; done"
 ENDED = (RunState.DONE, RunState.FAILED, RunState.CANCELLED, RunState.LOST)
 
 
-def until(ready: Callable[[], object], seconds: float = 20.0) -> None:
+def until(ready: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until `ready`. The time limit is for a test that fails: it is many times what a slow machine needs."""
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "it took too long"
@@ -64,6 +67,10 @@ class Site:
             raise AssertionError(f"{task} is {self.task(task)}; runner.log: {self.log()}") from None
         return self.task(task)
 
+    def release(self) -> None:
+        """Let the scripts go on that wait at HOLD."""
+        (self.folder / "state" / "go").touch()
+
     def output(self, task: str) -> str:
         return (self.folder / "out" / f"{task}.out").read_text()
 
@@ -72,7 +79,7 @@ class Site:
         return path.read_text().splitlines() if path.exists() else []
 
     def pid(self, name: str) -> int:
-        """The pid that a task wrote to that file."""
+        """The pid that a task writes to that file."""
         until(lambda: self.lines(name))
         return int(self.lines(name)[0])
 
@@ -84,11 +91,11 @@ class Site:
         return int(json.loads((self.folder / "state" / "runner.lock").read_text())["pid"])
 
     def gone(self) -> None:
-        """Wait until the runner has left."""
+        """Wait until the runner has ended."""
         until(lambda: not (self.folder / "state" / "runner.lock").exists())
 
     def kill_runner(self) -> None:
-        """kill -9, and let time pass: no job is so young that its runner may still be on its way."""
+        """Kill the runner with SIGKILL. Then make all jobs look old: a job that was just submitted counts as pending."""
         runner = self.runner()
         os.kill(runner, signal.SIGKILL)
         until(lambda: not alive(runner))

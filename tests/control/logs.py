@@ -1,4 +1,4 @@
-"""Writes made-up runs for tests: the lines that the trainer writes, with chosen figures."""
+"""Writes runs for tests: the lines that the trainer writes, with chosen figures."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def train_log(
 def attempt(
     folder: Path, *, job: str = "1_0", rc: int | None = 0, log: str | None = None, nodelist: str = "n1"
 ) -> Path:
-    """An attempt folder as the job script leaves it; `rc` None: it left no exit.json."""
+    """An attempt folder as the job script leaves it; without exit.json if `rc` is None."""
     folder.mkdir(parents=True)
     about = {"run": folder.parent.name, "attempt": folder.name, "job": job, "nodelist": nodelist, "start": 990}
     (folder / CLAIM).write_text(json.dumps({**about, "submission": 1, "restart": 0, "host": "n1"}))

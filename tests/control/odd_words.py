@@ -1,4 +1,4 @@
-"""Words that a careless script would run, split or lose, and the script of a sweep that has them."""
+"""Words that a script without quotes would run, split or lose, and the script of a sweep whose profile has them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NASTY = [
 
 
 def rendered(root: Path, profile: str, **changes: object) -> tuple[str, str]:
-    """Writes the script of a sweep of one run and what it needs to `root`; the group's and the run's name."""
+    """Writes the script of a sweep of one run, and the files it needs, to `root`. Returns (group's name, run's name)."""
     cluster = msgspec.structs.replace(profiles.cluster(profile), **changes)
     group = make_plan([1], expand(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
     text = script(group, cluster, "261123120000abcd", root)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hpcjobs.analysis.scaling import table
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 from hpcjobs.chexnet.classes import CLASSES
 from hpcjobs.report.contents import Contents
 from tests.control.sweeps import run

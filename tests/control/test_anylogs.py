@@ -46,6 +46,7 @@ def test_precisions_and_gpus_are_never_averaged_and_units_never_compared() -> No
     assert [(one.experiment, one.params) for one in found] == [
         ("mxnet", "precision=float32"), ("mxnet", "precision=mixed_float16"), ("mxnet (sequences)", ""),
     ]  # fmt: skip
+    assert [row.unit for row in table(found)] == ["images", "images", "sequences"]
     found, _ = runs([log(1, 100.0, gpu_model="V100"), log(2, 180.0, gpu_model="A100"), log(4, 300.0)])
     assert [one.params for one in found] == ["gpu_model=V100", "gpu_model=A100", ""]
 

@@ -1,6 +1,6 @@
-"""Where the efficiency went: losses that are planted into the steps of all ranks are found, by name and size.
+"""Where the efficiency went: planted losses are found, by name and size.
 
-The steps are made up; the compute half takes them apart as it does on the nodes, and writes the line it writes there.
+The steps are simulated. The compute half splits them as it does on the nodes, and writes the same line to the log.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import pytest
 
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.contract import LogKey
-from hpcjobs.base.records import LOSSES, ScalingRow
+from hpcjobs.base.metrics import LOSSES, ScalingRow
 from hpcjobs.chexnet.train.attribution import attribute
 from hpcjobs.collect.sweep_runs import collect
 from tests.control.logs import line, train_log
-from tests.control.sweeps import done, run, states, sweep
+from tests.control.sweeps import done, planned, run, states, sweep
 
 COMPUTE_MS = 350.0
 PLANTED_MS = 60.0
@@ -28,9 +28,9 @@ def taken_apart(
     gpus: int, *, input_ms: float = 0.0, fabric_ms: float = 0.0, late_ms: float = 0.0, node_ms: float = 0.0,
     compute_ms: float = 0.0, slow: str = "n1", seed: int = 0,
 ) -> str:  # fmt: skip
-    """The log of a run whose ranks' steps vary by 1 %.
+    """The log of a run in which the steps of the ranks vary by 1 %.
 
-    `late_ms` is added to one rank's step, another one each time; `node_ms` to those of all ranks on the node `slow`.
+    `late_ms` is added to one random rank of each step, `node_ms` to all ranks on the node `slow`.
     """
     random = np.random.default_rng((seed, gpus))
     hosts = [f"n{rank // 4}" for rank in range(gpus)]
@@ -56,7 +56,7 @@ def rows_of(folder: Path, logs: dict[int, str]) -> dict[int, ScalingRow]:
     where = sweep(folder, list(logs))
     for gpus, text in logs.items():
         done(where, f"g{gpus:04d}-r01", log=text)
-    return {row.gpus: row for row in table(collect(where, states(where)))}
+    return {row.gpus: row for row in table(collect(where, planned(where), states(where)))}
 
 
 def parts(row: ScalingRow) -> dict[str, float]:
@@ -77,7 +77,7 @@ def parts(row: ScalingRow) -> dict[str, float]:
 def test_a_planted_loss_is_found_within_a_tenth_of_its_size(tmp_path: Path, gpus: int, planted: str, part: str) -> None:
     rows = rows_of(tmp_path, {1: taken_apart(1), gpus: taken_apart(gpus, **{planted: PLANTED_MS})})
     found = parts(rows[gpus])
-    # That the slowest of many ranks is slower than one is a loss, too, where nobody planted it.
+    # The slowest of many ranks is slower than a single rank: a skew that was not planted.
     expected = max_of(gpus) if part != "skew" else 0.0
     assert found[part] == pytest.approx(PLANTED_MS, abs=PLANTED_MS / 10)
     for other in set(LOSSES) - {part}:
@@ -88,7 +88,7 @@ def test_a_planted_loss_is_found_within_a_tenth_of_its_size(tmp_path: Path, gpus
 
 
 def max_of(ranks: int) -> float:
-    """What the slowest of so many equal ranks takes longer than a typical one, in ms."""
+    """By how many ms the slowest of `ranks` equal ranks is slower than a typical one."""
     draws = np.random.default_rng(1).standard_normal((4000, ranks))
     return float(draws.max(axis=1).mean()) * 0.01 * COMPUTE_MS
 
@@ -113,16 +113,16 @@ def test_the_base_loses_nothing(tmp_path: Path) -> None:
     assert (base.lost_ms, parts(base)) == (0.0, dict.fromkeys(LOSSES, 0.0))
 
 
-def test_what_nobody_took_apart_is_unexplained() -> None:
+def test_a_loss_without_measured_parts_is_unexplained() -> None:
     parts_of_base = {"input_wait_ms": 1.0, "allreduce_ms": 0.0, "skew_ms": 0.0}
     _, row = table([run(1, 100.0, **parts_of_base), run(2, 160.0)])
     assert (row.lost_input_ms, row.lost_skew_ms, row.lost_compute_ms) == (None, None, None)
-    assert row.lost_ms == row.lost_other_ms == pytest.approx(10.0)  # 50 ms where the base takes 40
+    assert row.lost_ms == row.lost_other_ms == pytest.approx(10.0)  # 50 ms; the base takes 40
 
 
-def test_strong_scaling_counts_against_a_step_of_fewer_images() -> None:
+def test_strong_scaling_is_compared_with_a_step_of_fewer_images() -> None:
     base = run(1, 100.0, local_batch=8, global_batch=8, input_wait_ms=8.0)  # a step of 80 ms
-    half = run(2, 160.0, local_batch=4, global_batch=8, input_wait_ms=6.0)  # of 50, where 40 would be ideal
+    half = run(2, 160.0, local_batch=4, global_batch=8, input_wait_ms=6.0)  # a step of 50 ms; 40 would be ideal
     _, row = table([base, half])
     assert (row.scaling, row.lost_ms) == ("strong", pytest.approx(10.0))
     assert row.lost_input_ms == pytest.approx(6.0 - 8.0 / 2)
@@ -136,4 +136,4 @@ def test_a_node_that_is_slow_in_several_runs_is_flagged(tmp_path: Path) -> None:
     assert [once[gpus].flags for gpus in (4, 8, 16)] == [""] * 3
     others = {8: taken_apart(8, **slow, slow="n0"), 16: taken_apart(16, **slow, slow="n3")}
     assert [row.flags for row in rows_of(tmp_path / "others", others).values()] == [""] * 2
-    assert once[16].slowest_node == "n1"  # named all the same
+    assert once[16].slowest_node == "n1"  # it is still named

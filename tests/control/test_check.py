@@ -20,12 +20,12 @@ from hpcjobs.base.records import JobState, Limits, RunState
 from hpcjobs.chexnet import node_check
 from hpcjobs.chexnet.classes import IMAGENET_FILE
 from hpcjobs.chexnet.data.dataset import Dataset
-from hpcjobs.cli.check_command import fabric
 from hpcjobs.config import Cluster, Experiment, profiles, to_builtins
 from hpcjobs.jobs import render
 from hpcjobs.plan import cost, planning
-from hpcjobs.site import check
-from hpcjobs.site.check import Job
+from hpcjobs.site import check, check_job
+from hpcjobs.site.check_job import CheckJob
+from hpcjobs.site.fabric import fabric_finding
 from tests.control.combinations import combinations, group_of, impossible
 from tests.control.localsite import alive
 from tests.running import hpcjobs, until
@@ -133,7 +133,7 @@ def test_limits_and_refusals_are_failures_and_a_partition_that_is_down_a_warning
         raise SubmitRefused("sbatch --test-only: Invalid account")
 
     tests = {"g0004": lambda: "now", "g0016": refused}
-    found = list(check.fits(cost.objections(four, limits, 4 * 3600), tests, limits.up))
+    found = list(check.fits(cost.objections(four, limits, 4 * 3600), tests))
     told = [(each.check, each.state) for each in found]
     assert told == [("limits", FAILURE)] * 2 + [("limits", WARNING), ("sbatch", OK), ("sbatch", FAILURE)]
     assert found[0].message == "4 nodes for one job, but partition p gives at most 2"
@@ -144,25 +144,25 @@ def test_limits_and_refusals_are_failures_and_a_partition_that_is_down_a_warning
     ("clock", "state", "said"),
     [
         (100.5, OK, "within 1.0 s"),
-        (102.5, OK, "ahead of this host's by 1.0 s at least"),
-        (111.5, WARNING, "ahead of this host's by 10.0 s at least"),
-        (30.0, FAILURE, "behind this host's by 70.0 s at least"),
+        (102.5, OK, "ahead of this host's by at least 1.0 s"),
+        (111.5, WARNING, "ahead of this host's by at least 10.0 s"),
+        (30.0, FAILURE, "behind this host's by at least 70.0 s"),
     ],
 )
 def test_clocks(tmp_path: Path, clock: float, state: str, said: str) -> None:
     """The job's script began after 100.0 and before 101.5 by our clock."""
     (tmp_path / "clock").write_text(f"{clock} n1\n")
-    found = check.clocks(tmp_path, Job("1", ENDED, 100.0, 101.5))
+    found = check.clocks(tmp_path, CheckJob("1", ENDED, 100.0, 101.5))
     assert found is not None
     assert (found.state, said in found.message) == (state, True), found
 
 
-def answers(folder: Path, job: Job) -> list[Finding]:
+def answers(folder: Path, job: CheckJob) -> list[Finding]:
     return list(check.answers(job, folder, "hpcjobs-check", "token", "login"))
 
 
 def test_a_folder_that_nodes_do_not_share_is_named(tmp_path: Path) -> None:
-    (found,) = answers(tmp_path, Job("7", ENDED, 1.0, None))
+    (found,) = answers(tmp_path, CheckJob("7", ENDED, 1.0, None))
     assert (found.check, found.state) == ("folder", FAILURE)
     assert "share" in found.remedy
 
@@ -170,22 +170,22 @@ def test_a_folder_that_nodes_do_not_share_is_named(tmp_path: Path) -> None:
 def test_an_answer_to_somebody_else_is_none(tmp_path: Path) -> None:
     (tmp_path / CHECK_NODE).write_text(json.dumps({"token": "old", "host": "n1", "findings": []}))
     (tmp_path / "hpcjobs-check.out").write_text("bash: python: not found\n-----\n")
-    (found,) = answers(tmp_path, Job("7", dataclasses.replace(ENDED, word="FAILED"), 1.0, 2.0))
+    (found,) = answers(tmp_path, CheckJob("7", dataclasses.replace(ENDED, word="FAILED"), 1.0, 2.0))
     assert found.state == FAILURE
-    assert "(FAILED) before it could say what its node has: bash: python: not found" in found.message
+    assert "(FAILED) before it described its node: bash: python: not found" in found.message
 
 
 def test_a_job_that_waits_is_a_warning(tmp_path: Path) -> None:
-    (found,) = answers(tmp_path, Job("7", None, 1.0, None, "Priority"))
+    (found,) = answers(tmp_path, CheckJob("7", None, 1.0, None, "Priority"))
     assert (found.state, "(Priority)" in found.message) == (WARNING, True)
 
 
 def test_what_hangs_here_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     script = tmp_path / "hangs.sbatch"
     script.write_text(f"sleep 600 & echo $! >{tmp_path}/pid; wait\n")
-    job = check.run_here(tmp_path, script, "x", 1.0, print)
-    assert (job.ended, job.said) == (None, "it took more than 1 s")
-    until(lambda: not alive(int((tmp_path / "pid").read_text())), 10)
+    job = check_job.run_here(tmp_path, script, "x", 1.0)
+    assert (job.ended, job.reason) == (None, "it took more than 1 s")
+    until(lambda: not alive(int((tmp_path / "pid").read_text())))
 
 
 def test_the_largest_data_do_not_fit(tmp_path: Path) -> None:
@@ -196,22 +196,22 @@ def test_the_largest_data_do_not_fit(tmp_path: Path) -> None:
 def test_what_the_probe_found_is_a_line() -> None:
     figures = {"across_latency_s": 2e-6, "across_bytes_per_s": 12e9}
     reduced = {"operations": "nccl", "busbw_bytes_per_s": 11e9}
-    fine = fabric({**figures, "together": {"horovod": reduced}, "slow": []}, Path("/x/fabric.json"))
+    fine = fabric_finding({**figures, "together": {"horovod": reduced}, "slow": []}, Path("/x/fabric.json"))
     assert fine.state == OK
     assert fine.message == "between nodes 2 us, 12 GB/s; all ranks by nccl 11 GB/s (bus bandwidth) (/x/fabric.json)"
     slow = [
         {"node": "n3", "way": "out", "bytes_per_s": 1.2e8},
         {"link": ["n1", "n2"], "bytes_per_s": 5e9},
     ]
-    told = fabric({**figures, "slow": slow}, Path("/x/fabric.json"))
-    assert told.state == WARNING
-    assert told.message.startswith("slow: node n3 (out): 0.12 GB/s, link n1 to n2: 5 GB/s; between nodes 2 us")
+    slow_ones = fabric_finding({**figures, "slow": slow}, Path("/x/fabric.json"))
+    assert slow_ones.state == WARNING
+    assert slow_ones.message.startswith("slow: node n3 (out): 0.12 GB/s, link n1 to n2: 5 GB/s; between nodes 2 us")
 
 
 def test_the_script_starts_the_command_as_a_run_is_started() -> None:
     demo = planning.expand(profiles.read(Experiment, "demo"), [])
     group = planning.make_plan([8], demo, profiles.cluster("c4140"), 3).groups[0]
-    text = render.errand(group, profiles.cluster("c4140"), "n", Path("/s/50%"), ["-m", "m", "/s/50%"], 7)
+    text = render.probe_job(group, profiles.cluster("c4140"), "n", Path("/s/50%"), ["-m", "m", "/s/50%"], 7)
     assert "#SBATCH --time=7:00\n" in text
     assert "#SBATCH --output=/s/50%%/n.out\n" in text
     assert not {"--array", "--requeue", "--signal"} & {
@@ -221,15 +221,15 @@ def test_the_script_starts_the_command_as_a_run_is_started() -> None:
     assert "-m m /s/50%)\n" in text
 
 
-def errand_by(own: Path, text: str, **changes: object) -> str:
+def probe_job_by(own: Path, text: str, **changes: object) -> str:
     """The check's script where the profile has a template of its own."""
     own.write_text(text)
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), template=str(own), **changes)
-    return render.errand(group_of(cluster), cluster, "n", Path("/s"), ["-m", "m"], 7)
+    return render.probe_job(group_of(cluster), cluster, "n", Path("/s"), ["-m", "m"], 7)
 
 
 def test_a_template_of_the_users_own_prepares_the_node_for_a_check_as_for_a_run(tmp_path: Path) -> None:
-    text = errand_by(
+    text = probe_job_by(
         tmp_path / "own.sbatch.j2",
         """{% extends "srun.sbatch.j2" %}
 {% block environment %}{{ super() }}
@@ -248,13 +248,13 @@ source /etc/{{ group }}.sh
 
 @pytest.mark.parametrize("name", ["own.sbatch.j2", "srun.sbatch.j2", "base.sbatch.j2"])
 def test_a_template_that_is_a_whole_script_is_not_taken_for_a_check(name: str, tmp_path: Path) -> None:
-    text = errand_by(tmp_path / name, "#!/bin/bash\nexec /site/start\n{% block launcher %}{% endblock %}")
+    text = probe_job_by(tmp_path / name, "#!/bin/bash\nexec /site/start\n{% block launcher %}{% endblock %}")
     assert "/site/start" not in text
     assert "srun --export=ALL" in text
 
 
 def test_a_base_by_another_path_is_the_base(tmp_path: Path) -> None:
-    text = errand_by(
+    text = probe_job_by(
         tmp_path / "own.sbatch.j2",
         '{% extends "./base.sbatch.j2" %}{% block modules %}\nmodule load mine{% endblock %}'
         "{% block launcher %}theirs{% endblock %}",
@@ -268,7 +268,7 @@ def test_the_probe_may_use_what_horovod_must_not() -> None:
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), launcher="mpirun")
     group = group_of(cluster)
     assert "-mca btl ^openib" in render.script(group, cluster, "s", Path("/s"))
-    assert "-mca" not in render.errand(group, cluster, "n", Path("/s"), ["-m", "hpcjobs.nodes.probe"], 7)
+    assert "-mca" not in render.probe_job(group, cluster, "n", Path("/s"), ["-m", "hpcjobs.nodes.probe"], 7)
 
 
 def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: P
     texts = set()
     for keys in combinations():
         if keys["bind"] == "none" and not impossible(keys):
-            text = render.errand(group, Cluster(**keys), "n", Path("/scratch/a study"), ["-m", "m", "/x y"], 7)
+            text = render.probe_job(group, Cluster(**keys), "n", Path("/scratch/a study"), ["-m", "m", "/x y"], 7)
             texts.add("\n".join(line for line in text.splitlines() if not line.startswith("#SBATCH")))
     assert len(texts) > 10
     paths = []

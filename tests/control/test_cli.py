@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.control import sweeps
 from tests.control.logs import attempt, train_log
-from tests.running import hpcjobs, until
+from tests.running import PATIENCE_S, hpcjobs, until
 
 SWEEP = ("sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local", "--out", "o")
 
@@ -146,7 +147,7 @@ DEMO = ("sweep", "--gpus", "8", "--experiment", "demo", "--dry-run", "--set", "d
 def test_without_a_profile_one_is_found_out_where_slurm_answers(tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, SLURM)
     done = hpcjobs(*DEMO, cwd=tmp_path, env=env)
-    assert "found out partition v100, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr
+    assert "detected partition v100, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr
     for line in ("--partition=v100", "--gres=gpu:v100:4", "--nodes=2", "--cpus-per-task=10"):
         assert f"#SBATCH {line}\n" in done.stdout
     # Another partition's nodes are asked about, not the default one's with its name changed.
@@ -164,9 +165,9 @@ def test_without_a_profile_one_is_found_out_where_slurm_answers(tmp_path: Path) 
         (
             {"scontrol": "echo is UP", "sinfo": "true"},
             2,
-            "none can be found out: scontrol names no partition; give --cluster",
+            "none can be detected: scontrol names no partition; give --cluster",
         ),
-        ({"scontrol": "echo is UP"}, 2, "none can be found out: no; give --cluster"),
+        ({"scontrol": "echo is UP"}, 2, "none can be detected: no; give --cluster"),
         ({"scontrol": "echo 'Slurmctld(primary) at head is DOWN'"}, 0, "running on this machine (--cluster local)"),
         ({}, 0, "running on this machine (--cluster local)"),
     ],
@@ -180,27 +181,8 @@ def test_where_nothing_can_be_found_out_it_is_said(
 @pytest.fixture
 def ended(tmp_path: Path) -> Path:
     """A sweep folder as it is after its runs: 1 and 2 GPUs measured, 4 failed with a traceback."""
-
-    from hpcjobs.base.sweepdir import SweepDir, append
-    from hpcjobs.config import Experiment, profiles
-    from hpcjobs.engine import folder as folders
-    from hpcjobs.engine.sweep import Sweep
-    from hpcjobs.plan import planning
-
-    variants = planning.expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
-    sweep = Sweep(
-        "id1", SweepDir(tmp_path / "o"), planning.make_plan([1, 2, 4], variants, profiles.cluster("local"), 1)
-    )
-    folders.write_folder(sweep, folders.scripts(sweep), ["hpcjobs"])
-    for number, group in enumerate(sweep.plan.groups, 1):
-        append(sweep.where, "submitting", group=group.name, submission=1, indices=[0], name="n")
-        append(sweep.where, "submitted", group=group.name, submission=1, indices=[0], job=str(number))
-        gpus = group.size.gpus
-        log = train_log(gpus=gpus, batch=4, step_ms=(40.0 * gpus**0.5,)) if gpus < 4 else None
-        folder = attempt(sweep.where.run(f"{group.name}-r01") / "a001", job=f"{number}_0", rc=0 if log else 1, log=log)
-        if not log:
-            (folder / "job.log").write_text("Traceback (most recent call last):\nRuntimeError: [red]boom[/red]\n")
-    return tmp_path / "o"
+    says = "Traceback (most recent call last):\nRuntimeError: [red]boom[/red]\n"
+    return sweeps.ended(tmp_path / "o", (1, 2, 4), failed=4, says=says)
 
 
 def test_status_shows_the_line_that_says_why_and_exits_1(ended: Path) -> None:
@@ -265,13 +247,13 @@ def test_a_sweep_can_be_repeated_from_its_yaml(ended: Path, tmp_path: Path) -> N
 
 def test_a_sweep_into_a_folder_that_has_one_is_refused(ended: Path) -> None:
     done = hpcjobs(*SWEEP[:-1], str(ended), "--set", "data.dir=/d", cwd=ended, code=2)
-    assert "there is a sweep already" in done.stderr
+    assert "holds a sweep already" in done.stderr
 
 
 def test_ctrl_c_while_jobs_are_submitted_says_how_to_go_on(tmp_path: Path) -> None:
     """Slurm's commands are fakes here; a call of `sbatch` lasts."""
     (tmp_path / "bin").mkdir()
-    last = f"""case "$*" in *--test-only*) ;; *) touch {tmp_path}/called; exec sleep 60 ;; esac"""
+    last = f"""case "$*" in *--test-only*) ;; *) touch {tmp_path}/called; exec sleep 1000 ;; esac"""
     for name, body in {"sbatch": last, "scontrol": "", "squeue": "", "sacctmgr": ""}.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
@@ -298,7 +280,7 @@ def test_ctrl_c_while_jobs_are_submitted_says_how_to_go_on(tmp_path: Path) -> No
     )
     until((tmp_path / "called").exists)
     os.killpg(process.pid, signal.SIGINT)
-    assert "`hpcjobs resume o` goes on, and submits nothing twice" in process.communicate(timeout=60)[1]
+    assert "`hpcjobs resume o` continues, and submits nothing twice" in process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 130
 
 

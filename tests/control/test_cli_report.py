@@ -14,7 +14,7 @@ import pytest
 
 from tests.running import hpcjobs
 
-from .fake_scheduler import new
+from .scenario import SweepScenario
 
 SHARED = Path(__file__).parent / "logs"
 # The article's one to sixteen GPUs, and a second sweep that is a tenth faster; three repeats each.
@@ -169,28 +169,32 @@ def not_mine(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     ids=lambda given: given[0],
 )
 def test_a_colleagues_sweep_is_one_line_and_the_report_has_a_way_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], place: str
+    tmp_path: Path, words: tuple[str, ...], place: str
 ) -> None:
-    new(tmp_path / "study", monkeypatch)
+    SweepScenario(tmp_path, "study").written()
     said = f"hpcjobs: error: {place}: cannot be written: Permission denied"
     for name in ("report", "data"):
         (tmp_path / "study" / name).mkdir()
     (tmp_path / "study" / "data" / "dataset.json").touch()
     done = not_mine(tmp_path / "study", *words)
-    more = "; nobody who may has collected it yet" if place == "study/report" else ""
+    more = (
+        "; the sweep has not been collected yet, so ask its owner to run `hpcjobs report`"
+        if place == "study/report"
+        else ""
+    )
     assert (done.returncode, done.stderr) == (2, f"{said}{more}\n")
     runs_csv(tmp_path / "study" / "report" / "runs.csv")
     done = not_mine(tmp_path / "study", *words)
     assert done.returncode == 2
     if more:
         command = "hpcjobs report --runs study/report/runs.csv --out DIR"
-        assert done.stderr == f"{said}; as last collected: `{command}`\n"
+        assert done.stderr == f"{said}; to report what was collected last: `{command}`\n"
         hpcjobs(*command.split()[1:-1], "mine", cwd=tmp_path)
         assert (tmp_path / "mine" / "scaling-report.csv").is_file()
 
 
-def test_a_sweep_is_repeated_by_its_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    new(tmp_path / "study", monkeypatch)
+def test_a_sweep_is_repeated_by_its_folder_too(tmp_path: Path) -> None:
+    SweepScenario(tmp_path, "study").written()
     printed = [
         hpcjobs("sweep", "--from", source, "--out", "again", "--dry-run", "--json", cwd=tmp_path, code=None).stdout
         for source in ("study/sweep.yaml", "study")

@@ -11,7 +11,7 @@ from hpcjobs.analysis.compare import compare_reference, compare_sweeps, read_ref
 from hpcjobs.analysis.extrap import extrap
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import ScalingRow
+from hpcjobs.base.metrics import ScalingRow
 from hpcjobs.report import tables
 from tests.control.sweeps import run
 

@@ -52,8 +52,9 @@ def test_one_allocation_holds_its_largest_size_through_every_run() -> None:
 def test_every_limit_that_is_met_is_named() -> None:
     plan = planned(1, 16, repeats=60)
     site = Limits(max_submit=100, own=7, max_jobs=110, partition="short", max_nodes=2, max_time_s=3600, up=False)
-    said = list(objections(plan, site, 4 * 3600))
-    assert said == [
+    found = list(objections(plan, site, 4 * 3600))
+    assert [each.kind.passes for each in found] == [False] * 4 + [True]
+    assert [each.text for each in found] == [
         "120 array tasks, but one user may have 100 (MaxSubmitJobs), 7 of them taken",
         "120 array tasks, but the site holds 110 jobs (MaxJobCount)",
         "4 nodes for one job, but partition short gives at most 2",

@@ -1,4 +1,4 @@
-"""Do the table's 95 % intervals hold the truth? Made-up sweeps with known truth; docs/numbers.md has the figures."""
+"""Do the 95 % intervals of the table contain the truth? Simulated sweeps; docs/numbers.md has the results."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 from hpcjobs.analysis.scaling import table
 from tests.control.sweeps import run
 
-# images/s of the sizes, in truth.
+# The true images/s of each size.
 TRUTH = {1: 185.0, 2: 350.0, 4: 660.0, 8: 1200.0, 16: 2000.0}
 
-# Draws the repeats of one size, as multiples of the truth: their expectation is 1.
+# Draws the repeats of one size, as multiples of the truth. Their expectation is 1.
 Noise = Callable[[np.random.Generator, int], np.ndarray]
 
 
 class Coverage(NamedTuple):
-    """The share of the intervals that hold the truth."""
+    """The share of the intervals that contain the truth."""
 
     throughput: float
     speedup: float
@@ -27,18 +27,18 @@ class Coverage(NamedTuple):
 
 
 def normal(random: np.random.Generator, repeats: int) -> np.ndarray:
-    """3 % of noise, each run for itself."""
+    """3 % noise, independent from run to run."""
     return 1 + 0.03 * random.standard_normal(repeats)
 
 
 def skewed(random: np.random.Generator, repeats: int) -> np.ndarray:
-    """Each step is slowed by an exponential time, 5 % on average: most runs are fast and a few are slow."""
-    mean = 0.95436  # of 1 / (1 + 0.05 E) with E exponential: 20 e^20 E1(20)
+    """Each run is slowed by an exponential time, 5 % on average: most runs are fast and a few are slow."""
+    mean = 0.95436  # the mean of 1 / (1 + 0.05 E) with E exponential: 20 e^20 E1(20)
     return 1 / (1 + 0.05 * random.exponential(size=repeats)) / mean
 
 
 def clustered(share: float) -> Noise:
-    """3 % of noise, of whose variance `share` belongs to the nodes, and all repeats run on the same ones."""
+    """3 % noise. The nodes cause `share` of its variance, and all repeats of a size run on the same nodes."""
 
     def noise(random: np.random.Generator, repeats: int) -> np.ndarray:
         nodes, run = random.standard_normal(), random.standard_normal(repeats)
@@ -70,7 +70,7 @@ def test_intervals_hold_the_truth_in_95_per_cent_of_2000_sweeps(repeats: int) ->
     assert all(0.93 <= share <= 0.97 for share in cover(normal, repeats, sweeps=2000))
 
 
-# What it is where the assumptions do not hold, as docs/numbers.md says it.
+# The coverage if the assumptions do not hold, as in docs/numbers.md.
 @pytest.mark.parametrize(
     ("noise", "repeats", "expected"),
     [
@@ -82,7 +82,5 @@ def test_intervals_hold_the_truth_in_95_per_cent_of_2000_sweeps(repeats: int) ->
         (clustered(0.5), 5, Coverage(0.68, 0.65, 0.65)),
     ],
 )
-def test_where_they_fall_short_it_is_by_what_the_documentation_says(
-    noise: Noise, repeats: int, expected: Coverage
-) -> None:
+def test_coverage_beyond_the_assumptions_is_as_documented(noise: Noise, repeats: int, expected: Coverage) -> None:
     assert list(cover(noise, repeats, sweeps=500)) == pytest.approx(list(expected), abs=0.03)

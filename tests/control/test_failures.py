@@ -1,4 +1,4 @@
-"""What a dead run left becomes a class, a hint and the nodes to leave out; the logs are as launchers print them."""
+"""The files of a failed run become a class, a hint and the nodes to exclude; the logs are as launchers print them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcjobs.base.contract import ErrorCode
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RunState
 from hpcjobs.cli.show import reason
 from hpcjobs.collect import causes, evidence
-from hpcjobs.collect.failures import KINDS, cancelled_by_slurm, classify
+from hpcjobs.collect.failures import FAILURE_CLASSES, cancelled_by_slurm, classify
 from hpcjobs.engine.state import RunStatus
 from tests.control.failure_lines import HOROVOD_SHUT_DOWN, LINES, OVER_MEMORY
 
@@ -48,7 +48,7 @@ mpirun noticed that process rank 1 with PID 7837 on node n2 exited on signal 9 (
 
 
 def why(attempt: Path, rc: int, log: str, *aborts: dict) -> Failure:
-    """Of an attempt that left these files."""
+    """The failure of an attempt that left these files."""
     (attempt / "job.log").write_text(log)
     for abort in aborts:
         (attempt / f"abort-r{abort['rank']:03d}.json").write_text(json.dumps(abort))
@@ -78,8 +78,8 @@ def test_a_rank_that_gave_up_names_the_class_and_status_shows_the_hint(
     failure = why(tmp_path, 1, log, gave_up(code, message))
     assert failure.kind == code
     shown = reason(RunStatus("g0002-r01", RunState.FAILED, failure=failure))
-    told, _, advice = shown.partition(" -- ")
-    assert told == f"{code}: {message} (rank 1 on n2)"
+    shown_failure, _, advice = shown.partition(" -- ")
+    assert shown_failure == f"{code}: {message} (rank 1 on n2)"
     assert hint in advice
 
 
@@ -88,7 +88,7 @@ def test_an_interrupted_run_says_which_checkpoint(log: str, name: str, tmp_path:
     failure = why(tmp_path, 75, log)
     assert failure.kind == "interrupted"
     assert failure.evidence.startswith(f"hpcjobs: {name}: ended after step ")
-    assert "it goes on" in failure.hint
+    assert "it continues from its checkpoint" in failure.hint
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_real_lines_name_their_class(kind: str, part: str, log: str, tmp_path: P
 
 
 def test_every_class_that_a_line_can_name_has_a_hint() -> None:
-    assert {cause.kind for cause in causes.CAUSES} - {"", "own"} <= KINDS.keys()
+    assert {cause.kind for cause in causes.CAUSES} - {"", "own"} <= FAILURE_CLASSES.keys()
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_noise_between_the_ranks_lines_changes_nothing(seed: int, tmp_path: Path) -> None:
-    """Binary, colours, carriage returns, megabyte lines and prefixes, wherever a line may be broken by them."""
+    """Noise is binary data, colours, carriage returns, huge lines and prefixes, at any place between lines."""
     draw = random.Random(seed)
     kind, _, log = draw.choice([row for row in LINES if row[0] != "exit_code"])
     noise = [
@@ -143,7 +143,7 @@ def test_noise_between_the_ranks_lines_changes_nothing(seed: int, tmp_path: Path
         b'[1,0]<stdout>::::MLLOG {"key": "tracked_stats"}',
         b"",
     ]
-    # A message of several lines comes in one piece: noise stands around it.
+    # Noise does not break up a message of several lines.
     lines = [
         b"\x1b[31m%s\x1b[0m" % line.encode() if draw.random() < 0.5 else line.encode() + b"\r"
         for line in log.splitlines()
@@ -158,7 +158,7 @@ def test_noise_between_the_ranks_lines_changes_nothing(seed: int, tmp_path: Path
 @pytest.mark.parametrize(
     "label", ["[1,3]<stderr>:", "[1,12]<stdout>: ", "3: ", "12: ", "Fri Sep 25 16:52:57 2020[1]<stderr>:"]
 )
-def test_a_launchers_label_before_a_line_hides_nothing(label: str, tmp_path: Path) -> None:
+def test_a_launchers_prefix_hides_nothing(label: str, tmp_path: Path) -> None:
     for line, kind in [("ValueError: boom", "traceback"), ("hpcjobs: error: nan_loss: step 3", "nan_loss"),
                        ("ModuleNotFoundError: No module named 'x'", "import_error"), ("MemoryError", "host_memory")]:  # fmt: skip
         failure = why(tmp_path, 1, f"{label}Traceback (most recent call last):\n{label}{line}\n")
@@ -166,8 +166,8 @@ def test_a_launchers_label_before_a_line_hides_nothing(label: str, tmp_path: Pat
         assert line in failure.evidence
 
 
-@pytest.mark.timeout(60)  # some patterns would take hours
-def test_a_huge_log_is_searched_in_no_time(tmp_path: Path) -> None:
+@pytest.mark.timeout(60)  # a badly written pattern would take hours
+def test_a_huge_log_is_searched_quickly(tmp_path: Path) -> None:
     (tmp_path / "job.log").write_text((HOROVOD_SHUT_DOWN + "srun: error: (((((( NCCL CUDA Error: \n") * 5000)
     assert "Horovod has been shut down" in evidence.why(tmp_path / "job.log")
 
@@ -183,14 +183,14 @@ def test_only_slurms_own_memory_kill_turns_a_cancelled_job_into_a_failed_one(tmp
         assert not cancelled_by_slurm(other)
 
 
-# --- what else is known of the end -----------------------------------------------------------------
+# --- other sources of the cause -----------------------------------------------------------------
 
 
 def ended(rc: int, nodes: str = "n[1-2]") -> ExitRecord:
     return ExitRecord("g0002-r01", "a001", "7_0", rc, max(0, rc - 128), nodes, 102.0, 110.0)
 
 
-def test_the_schedulers_word_stands_before_what_the_log_happens_to_end_with() -> None:
+def test_the_schedulers_state_comes_before_the_logs_last_line() -> None:
     failure = classify(JobState(RunState.FAILED, "DEADLINE", reason="by 0"), None, [], "step 40: loss 0.3")
     assert (failure.kind, failure.evidence) == ("deadline", "DEADLINE (by 0); the log ends with: step 40: loss 0.3")
 
@@ -201,7 +201,7 @@ def test_a_checkpoint_written_at_the_time_limit_is_an_interruption() -> None:
     assert classify(JobState(RunState.FAILED, "PREEMPTED"), ended(75), [], line).kind == "preempted"
 
 
-def test_a_rank_that_gave_up_for_a_reason_of_its_own_is_why_the_others_ran_into_the_time_limit() -> None:
+def test_a_rank_that_gave_up_is_why_the_others_reached_the_time_limit() -> None:
     aborts = [gave_up(ErrorCode.NAN_LOSS, "the loss is nan at step 7")]
     assert classify(JobState(RunState.FAILED, "TIMEOUT"), None, aborts, "DUE TO TIME LIMIT").kind == ErrorCode.NAN_LOSS
 
@@ -214,15 +214,17 @@ def test_a_rank_that_stalls_because_a_node_died_is_not_the_cause() -> None:
     assert (failure.kind, failure.nodes) == ("node_failure", ("n2",))
 
 
-def test_ranks_that_only_heard_of_anothers_end_are_passed_over(tmp_path: Path) -> None:
-    heard = gave_up("unexpected", "UnknownError: Horovod has been shut down. This was caused by", rank=0, time=1.0)
+def test_ranks_that_fail_because_another_ended_are_skipped(tmp_path: Path) -> None:
+    consequence = gave_up(
+        "unexpected", "UnknownError: Horovod has been shut down. This was caused by", rank=0, time=1.0
+    )
     cause = gave_up("unexpected", "OSError: [Errno 28] No space left on device", rank=1, time=2.0)
-    failure = why(tmp_path, 1, "", heard, cause)
+    failure = why(tmp_path, 1, "", consequence, cause)
     assert (failure.kind, failure.evidence) == (
         "disk_full",
         "OSError: [Errno 28] No space left on device (rank 1 on n2)",
     )
-    assert classify(None, ended(137), [heard], "srun: error: n2: task 1: Killed").kind == "signal"
+    assert classify(None, ended(137), [consequence], "srun: error: n2: task 1: Killed").kind == "signal"
 
 
 def test_bashs_codes_for_a_command_that_it_cannot_run() -> None:
@@ -244,7 +246,7 @@ def test_slurms_reasons_name_a_class_where_its_word_does_not() -> None:
     )
 
 
-# --- nodes to leave out ----------------------------------------------------------------------------
+# --- nodes to exclude ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -252,17 +254,17 @@ def test_slurms_reasons_name_a_class_where_its_word_does_not() -> None:
     [
         ("srun: error: Node failure on c4140-3", "c4140-[1-4]", ("c4140-3",)),
         ("srun: error: Node failure on c4140-[2-3]", "c4140-[1-4]", ("c4140-2", "c4140-3")),
-        ("Remote daemon: [[32679,0],1] on node c4140-2", "c4140-[1-2]", ()),  # no class of its own
+        ("Remote daemon: [[32679,0],1] on node c4140-2", "c4140-[1-2]", ()),  # a line without a class
         ("ORTE has lost communication with a remote daemon Remote daemon: [[3,0],1] on node c4140-2", "c4140-[1-2]", ("c4140-2",)),
-        # As the host calls itself, and as Slurm does.
+        # The host's own name is longer than Slurm's.
         ("ORTE has lost communication with its daemon located on node: hostname: n2.site.org", "n[1-2]", ("n2",)),
-        # An address, or a node of another job, is none that --exclude could be given.
+        # An address or a node of another job is no use for --exclude.
         ("ORTE has lost communication with a remote daemon Remote daemon: [[3,0],1] on node 10.1.1.2", "n[1-2]", ()),
         ("srun: error: Node failure on n7", "n[1-2]", ()),
         ("srun: error: Task launch for StepId=20.0 failed on node n2: Communication connection failure", "n[1-2]", ("n2",)),
         ("n2:4242:4711 [0] enqueue.cc:99 NCCL WARN Cuda failure 'uncorrectable ECC error encountered'", "n[1-2]", ("n2",)),
         ("Nov 25 12:00:00 n2 kernel: NVRM: Xid (PCI:0000:dc:00): 79, GPU has fallen off the bus.", "n[1-2]", ("n2",)),
-        # The node that lives prints this.
+        # A node that is alive prints this.
         ("slurmstepd: error: *** JOB 12 ON n1 CANCELLED AT 2026 DUE TO NODE FAILURE, SEE SLURMCTLD LOG", "n[1-2]", ()),
         ("slurmstepd: error: *** JOB 12 ON n1 CANCELLED AT 2026 DUE TO NODE FAILURE, SEE SLURMCTLD LOG", "n1", ("n1",)),
         ("srun: error: n2: task 1: Killed", "n[1-2]", ()),
@@ -272,7 +274,7 @@ def test_the_nodes_that_the_evidence_calls_bad(line: str, job: str, bad: tuple[s
     assert classify(None, ended(1, job), [], line).nodes == bad
 
 
-def test_the_silent_ranks_node_is_left_out_and_not_the_one_that_tells() -> None:
+def test_the_node_of_the_silent_rank_is_excluded_and_not_that_of_the_rank_that_reports_it() -> None:
     silent = gave_up(
         ErrorCode.STALLED,
         "no progress for 600 s at step 7: no sign of life from rank 0 on n1, last at step 6; rank 5 on n3, last at step 6",

@@ -1,4 +1,4 @@
-"""The figures: what is drawn and what is not, the same bytes each time, and a page's elements made of them."""
+"""The figures: what they draw, that the bytes are always the same, and how the page includes them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def legend(drawing: Drawing) -> list[str]:
 
 
 def line(drawing: Drawing, name: str) -> list[tuple[float, float]]:
-    """The points of the line of that name in the legend's order."""
+    """The points of the line with that name in the legend."""
     box = axes(drawing).get_legend() or drawing.figure.legends[0]
     handle = box.legend_handles[legend(drawing).index(name)]
     assert handle is not None
@@ -54,7 +54,7 @@ def line(drawing: Drawing, name: str) -> list[tuple[float, float]]:
     raise AssertionError(f"no line {name}")
 
 
-# --- which there are -----------------------------------------------------------------------------
+# --- which figures there are ---------------------------------------------------------------------
 
 
 def test_a_whole_study_has_all_figures() -> None:
@@ -71,11 +71,11 @@ def test_a_whole_study_has_all_figures() -> None:
         (runs((1,)), ("scaling", "time-to-train", "breakdown")),
     ],
 )
-def test_no_figure_for_data_that_is_not_there(those: Sequence[object], names: tuple[str, ...]) -> None:
+def test_a_figure_without_data_is_left_out(those: Sequence[object], names: tuple[str, ...]) -> None:
     assert tuple(drawn(study(those))) == names  # type: ignore[arg-type]
 
 
-def test_files_come_and_go_with_the_data(tmp_path: Path) -> None:
+def test_files_of_figures_without_data_are_removed(tmp_path: Path) -> None:
     written = figures.write(tmp_path, figures.draw(study(runs((1, 2)))))
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
     assert Image.open(tmp_path / "scaling.png").width > 800
@@ -89,7 +89,7 @@ def test_the_same_table_gives_the_same_files(tmp_path: Path, monkeypatch: pytest
     import matplotlib
 
     first = {drawing.name: (drawing.svg(), drawing.png()) for drawing in figures.draw(study(auc=auc(runs())))}
-    # Whatever the user's matplotlibrc says.
+    # The user's matplotlibrc has no effect.
     monkeypatch.setitem(matplotlib.rcParams, "font.size", 30)
     monkeypatch.setitem(matplotlib.rcParams, "svg.hashsalt", "other")
     again = {drawing.name: (drawing.svg(), drawing.png()) for drawing in figures.draw(study(auc=auc(runs())))}
@@ -124,17 +124,17 @@ def test_a_failed_size_is_marked_and_ticked() -> None:
     assert line(drawing, "no measurement")[0][0] == 16
     assert line(drawing, "measured")[-1][0] == 8
     assert list(axes(drawing).xaxis.get_majorticklocs()) == list(SIZES)
-    assert "No measurement at 16 GPUs." in drawing.description
+    assert "No measurement on 16 GPUs." in drawing.description
 
 
-def test_params_and_kinds_of_scaling_are_lines_of_their_own() -> None:
+def test_params_and_kinds_of_scaling_have_separate_lines() -> None:
     strong = [each for each in runs((1, 2, 4), strong=True) if each.gpus > 1]
     drawing = drawn(study([*runs((2, 4)), *strong, *runs((1, 2), params="a=_1$x$")]))["scaling"]
     assert legend(drawing) == [
         "strong scaling, batch 64 in all", "weak scaling, batch 64 per GPU", "a=_1$x$, weak scaling, batch 64 per GPU", "ideal",
     ]  # fmt: skip
     assert [x for x, _ in line(drawing, "strong scaling, batch 64 in all")] == [2, 4]
-    assert "a=_1$x$" in drawing.svg()  # a name is no formula
+    assert "a=_1$x$" in drawing.svg()  # a name is not read as a formula
 
 
 def test_sizes_that_are_not_compared_have_no_line() -> None:
@@ -153,7 +153,7 @@ def test_series_differ_in_more_than_colour() -> None:
     assert all(a[1] != b[1] and a[2] != b[2] for a, b in itertools.pairwise(looks))
 
 
-def test_model_reference_and_another_sweep_are_laid_beside() -> None:
+def test_model_reference_and_another_sweep_are_drawn_too() -> None:
     rows = table(runs())
     fitted: list[SeriesModels] = predict(rows, [32], resamples=20)
     published = Reference("published", {1: 200.0, 3: 500.0})
@@ -163,13 +163,13 @@ def test_model_reference_and_another_sweep_are_laid_beside() -> None:
     )["scaling"]  # fmt: skip
     assert legend(drawing) == ["measured", "ideal", "model, 95 % interval", "published", "sweeps/old"]
     assert line(drawing, "published") == [(1, 200), (3, 500)]
-    # What was run has ticks; 3 and 32 stand in brackets between.
+    # Sizes that were run have ticks; the others, 3 and 32, have ticks in brackets.
     assert list(axes(drawing).xaxis.get_majorticklocs()) == list(SIZES)
     drawing.png()
     assert [text.get_text() for text in axes(drawing).get_xticklabels(minor=True)] == ["(3)", "(32)"]
 
 
-def test_a_model_that_foretells_nothing_leaves_the_axes_as_they_are() -> None:
+def test_a_model_that_is_too_wide_does_not_change_the_axes() -> None:
     fitted: list[SeriesModels] = predict(table(runs()), [32], resamples=20)
 
     def wild(of: Prediction) -> Prediction:
@@ -184,19 +184,25 @@ def test_a_model_that_foretells_nothing_leaves_the_axes_as_they_are() -> None:
     (band,) = (each for each in axes(drawing).collections if isinstance(each, PolyCollection))
     ends = [y for path in band.get_paths() for _, y in path.vertices]  # type: ignore[union-attr]
     assert (min(ends), max(ends)) == axes(drawing).get_ylim()
-    assert "the band ends at the axes" in drawing.caption
+    assert "cut off at the axes" in drawing.caption
 
 
 @pytest.mark.parametrize(
     "rates",
     [
-        {1: 280.0, 2: 265.0, 4: 115.0, 8: 28.0, 16: 80.0},  # it gets slower: times rise to where the legend would be
+        {
+            1: 280.0,
+            2: 265.0,
+            4: 115.0,
+            8: 28.0,
+            16: 80.0,
+        },  # it gets slower, so that the times rise into the corner of the legend
         {1: 280.0, 2: 120.0, 4: 60.0, 8: 40.0, 16: 30.0},
         {1: 280.0, 2: 60.0, 4: 3000.0, 8: 20.0, 16: 5000.0},
         {gpus: 280.0 * gpus for gpus in SIZES},
     ],
 )
-def test_no_legend_lies_on_a_line_or_a_point(rates: dict[int, float]) -> None:
+def test_no_legend_covers_a_line_or_a_point(rates: dict[int, float]) -> None:
     timed = [
         run(gpus, rate * (1 + k / 20), k, time_to_train_s=1e5 / rate, time_to_train_kind="derived_fixed_epochs")
         for gpus, rate in rates.items()
@@ -211,7 +217,7 @@ def test_no_legend_lies_on_a_line_or_a_point(rates: dict[int, float]) -> None:
             assert not box.count_contains(path.vertices), drawing.name
 
 
-def test_efficiency_is_of_the_table() -> None:
+def test_efficiency_is_that_of_the_table() -> None:
     drawing = drawn(study())["efficiency"]
     assert line(drawing, "measured") == [(row.gpus, pytest.approx(row.efficiency)) for row in table(runs())]
     assert "16 GPUs: 76.3 % (74.8 % to 77.9 %)." in drawing.description
@@ -224,7 +230,7 @@ def test_time_to_train_has_the_unit_that_suits_it_and_intervals_over_runs() -> N
     assert line(drawing, "measured")[0] == (1, pytest.approx(1e5 / 3600))  # 6.4e7 images at 640 a second
     assert len(axes(drawing).containers) == len(SIZES)
     assert drawing.caption.startswith("Derived from the steady rate")
-    # The runs say how much it varies; without them there is no bar.
+    # The bars come from the runs; without runs there are none.
     assert not axes(drawn(dataclasses.replace(study(), runs=()))["time-to-train"]).containers
 
 
@@ -247,10 +253,8 @@ def test_a_part_below_zero_is_left_out_and_the_bar_ends_at_the_step() -> None:
     }  # fmt: skip
     drawing = drawn(study(below))["breakdown"]
     assert "99.1" in [text.get_text() for text in axes(drawing).texts]
-    assert "Measured below 0, by chance, and left out of the bars, which end at the step: input wait on 2 GPUs." in (
-        drawing.caption
-    )
-    assert "2 GPUs: 99.1 ms, of it" in drawing.description
+    assert "Measured below 0 by chance and left out of the bars: input wait on 2 GPUs." in drawing.caption
+    assert "2 GPUs: 99.1 ms, made up of" in drawing.description
     assert "input wait of -20.1 ms left out" in drawing.description
     assert "left out" not in drawn(study())["breakdown"].caption
 
@@ -259,10 +263,11 @@ def test_parts_that_are_longer_than_the_step_are_shortened_to_it() -> None:
     long = [run(2, 100.0, step_ms=80.0, input_wait_ms=60.0, allreduce_ms=40.0, compute_ms=70.0)]
     (row,) = table(long)
     assert parts(row) == pytest.approx({"compute": 0.0, "input wait": 48.0, "all-reduce": 32.0, "rest": 0.0})
-    assert "shortened to fit it, on 2 GPUs." in drawn(study(long))["breakdown"].caption
+    caption = drawn(study(long))["breakdown"].caption
+    assert "On 2 GPUs the measured parts are longer than the step, and the bars shorten them to fit." in caption
 
 
-def test_many_bars_lie() -> None:
+def test_many_bars_are_horizontal() -> None:
     many = [each for number in range(5) for each in runs((1, 2, 4, 8), params=f"p={number}")]
     names = [text.get_text() for text in axes(drawn(study(many))["breakdown"]).get_yticklabels()]
     assert (names[0], names[-1], len(names)) == ("p=0: 1", "p=4: 8", 20)
@@ -271,7 +276,7 @@ def test_many_bars_lie() -> None:
 def test_parts_of_a_step() -> None:
     (row,) = table([run(2, 100.0, step_ms=80.0, input_wait_ms=5.0, allreduce_ms=None, compute_ms=70.0)])
     assert parts(row) == {"compute": 70.0, "input wait": 5.0, "rest": 5.0}
-    # Computing that the step has no room for is not drawn beyond it.
+    # Computing is cut to what the waits leave of the step.
     (row,) = table([run(2, 100.0, step_ms=80.0, input_wait_ms=15.0, compute_ms=70.0)])
     assert parts(row) == {"compute": 65.0, "input wait": 15.0, "rest": 0.0}
     (row,) = table([run(2, 100.0)])
@@ -299,10 +304,10 @@ def test_auc_without_intervals_or_with_holes() -> None:
 
 def test_flags_are_noted() -> None:
     flagged = [run(1, 100.0, flags="throttled"), run(2, 190.0, flags="throttled dirty_code")]
-    assert "demo on mine. Flags: throttled; dirty_code at 2" in drawn(study(flagged))["scaling"].svg()
+    assert "demo on mine. Flags: throttled; dirty_code on 2 GPUs" in drawn(study(flagged))["scaling"].svg()
 
 
-def test_control_characters_leave_a_whole_svg() -> None:
+def test_control_characters_do_not_break_an_svg() -> None:
     odd = [run(1, 100.0, params="a=\x1b[31m\x00<b>&"), run(1, 100.0, params="a=2")]
     svg = drawn(study(odd, title="\x07 title"))["scaling"].svg()
     assert "a=\N{REPLACEMENT CHARACTER}<b>&" in "".join(ElementTree.fromstring(svg).itertext())
@@ -311,7 +316,7 @@ def test_control_characters_leave_a_whole_svg() -> None:
 # --- on a page -----------------------------------------------------------------------------------
 
 
-def test_inlined_figures_share_no_ids_and_take_the_pages_colours() -> None:
+def test_inlined_figures_have_unique_ids_and_the_pages_colours() -> None:
     elements = {
         name: str(inline(drawing.svg(), f"f-{name}", "A title & more", "Words <b>"))
         for name, drawing in drawn(study(auc=auc(runs()))).items()
@@ -319,7 +324,7 @@ def test_inlined_figures_share_no_ids_and_take_the_pages_colours() -> None:
     ids = [one for text in elements.values() for one in re.findall(r'\bid="([^"]*)"', text)]
     assert len(ids) == len(set(ids))
     for name, text in elements.items():
-        root = ElementTree.fromstring(text)  # still whole
+        root = ElementTree.fromstring(text)  # still well-formed
         assert (root.get("role"), root.get("aria-labelledby")) == ("img", f"f-{name}-title")
         used = re.findall(r'(?:href="|url\()#([^")]*)', text)
         assert set(used) <= set(ids)

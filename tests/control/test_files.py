@@ -8,11 +8,12 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from hpcjobs.base.files import make_folder, open_plain, read_json, shown, write_atomic, write_json
+from hpcjobs.base.files import claim_link, make_folder, open_plain, read_json, shown, write_atomic, write_json
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_a_folder_in_the_way_is_an_error_and_leaves_nothing(tmp_path: Path) -> N
 def test_the_file_and_then_its_folder_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss of power after the call must neither lose the new name nor show an empty file under it."""
     steps: list[str] = []
-    sync, replace = os.fsync, os.replace
+    sync, replace, link = os.fsync, os.replace, os.link
 
     def fsync(descriptor: int) -> None:
         steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
@@ -101,13 +102,21 @@ def test_the_file_and_then_its_folder_reach_the_disk(tmp_path: Path, monkeypatch
         steps.append("rename")
         replace(old, new)
 
+    def name(old: Path, new: Path) -> None:
+        steps.append("link")
+        link(old, new)
+
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", rename)
+    monkeypatch.setattr(os, "link", name)
     write_atomic(tmp_path / "file", "x")
     assert steps == ["file", "rename", "folder"]
     steps.clear()
     write_atomic(tmp_path / "file", "x", durable=False)
     assert steps == ["file", "rename"]
+    steps.clear()
+    assert claim_link(tmp_path / "claim", "x")
+    assert steps == ["file", "link", "folder"]
 
 
 def test_a_file_system_that_cannot_sync_a_folder_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +150,45 @@ def test_readers_see_one_whole_file_or_the_other(tmp_path: Path) -> None:
     finally:
         ended.set()
         writer.join()
+
+
+def test_a_claim_is_made_once_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    assert claim_link(tmp_path / "claim", "first")
+    assert not claim_link(tmp_path / "claim", b"second")
+    assert ((tmp_path / "claim").read_text(), names(tmp_path)) == ("first", ["claim"])
+
+
+def test_a_link_that_lies_where_a_claim_would_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "claim").symlink_to(tmp_path / "nowhere")
+    assert not claim_link(tmp_path / "claim", "x")
+    assert names(tmp_path) == ["claim"]
+
+
+def test_of_many_that_claim_at_once_one_gets_it(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(lambda number: claim_link(tmp_path / "claim", str(number)), range(64)))
+    assert sum(made) == 1
+    assert (tmp_path / "claim").read_text() == str(made.index(True))
+    assert names(tmp_path) == ["claim"]
+
+
+def test_a_claim_whose_answer_nfs_lost_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def repeated(old: Path, new: Path) -> None:
+        link(old, new)
+        link(old, new)  # raises FileExistsError, as NFS does where it asks a second time
+
+    monkeypatch.setattr(os, "link", repeated)
+    assert claim_link(tmp_path / "claim", "x")
+    assert not claim_link(tmp_path / "claim", "y")
+    assert ((tmp_path / "claim").read_text(), names(tmp_path)) == ("x", ["claim"])
+
+
+def test_a_claim_on_a_full_disk_is_an_error_and_leaves_nothing(small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        claim_link(small_disk / "claim", "x" * 100_000)
+    assert names(small_disk) == []
 
 
 @pytest.mark.parametrize(
@@ -184,7 +232,7 @@ def test_a_folder_is_made_once_and_a_link_to_one_is_refused(tmp_path: Path) -> N
     (tmp_path / "elsewhere").symlink_to(tmp_path / "report")
     (tmp_path / "file").write_text("")
     for name in ("elsewhere", "file"):
-        with pytest.raises(FileExistsError, match="is no folder, or a symbolic link"):
+        with pytest.raises(FileExistsError, match="is not a folder, or is a symbolic link"):
             make_folder(tmp_path / name)
 
 

@@ -12,14 +12,14 @@ import msgspec
 import pytest
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.cli import init_command
+from hpcjobs.base.new_files import write_all
 from hpcjobs.config import Experiment, load, profiles
-from hpcjobs.config.commented import leaves
+from hpcjobs.config.keys import leaves
 from hpcjobs.plan import planning
 from tests.control.test_cli import SLURM, on_a_login_node
 from tests.running import hpcjobs
 
-# What a value, a path, and a text can be in YAML that a line does not show at once.
+# Values that are easy to write wrongly: numbers without a dot, relative paths, a text of two lines with quotes.
 ODD = """
 name: odd
 description: "two lines,\\nthe second: with # and 'quotes'"
@@ -33,7 +33,7 @@ horovod: {fusion_mib: 64}
 
 
 def meant(name: str) -> Experiment:
-    """What a sweep of this experiment trains."""
+    """The experiment that a sweep of this name trains."""
     return planning.expand(profiles.read(Experiment, name), [])[0].experiment
 
 
@@ -46,23 +46,25 @@ def test_what_is_written_means_what_the_base_means(base: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     assert meant("own") == msgspec.structs.replace(meant(base), name="own")
     if base.endswith(".yaml"):
-        assert meant("own").data.dir == str(tmp_path / "shards")  # relative to the base's file, not to the new one
+        assert meant("own").data.dir == str(tmp_path / "shards")  # relative to the base, not to the new file
 
 
-def test_every_key_stands_there_below_its_comment(tmp_path: Path) -> None:
+def test_every_key_is_there_below_its_description(tmp_path: Path) -> None:
     hpcjobs("init", "--base", "demo", cwd=tmp_path)
     lines = (tmp_path / "experiments" / "mine.yaml").read_text().splitlines()
     assert max(map(len, lines)) <= 110
-    keys = list(leaves())
-    assert {"name", "train.clip_norm", "batch.global", "lr.warmup_epochs"} <= {leaf.key for leaf in keys}
+    keys = list(leaves(Experiment))
+    assert {"name", "train.clip_norm", "batch.global", "data.synth.size", "lr.warmup_epochs"} <= {
+        leaf.name for leaf in keys
+    }
     at = 0
     for leaf in keys:
-        key = leaf.key.rpartition(".")[2]
+        key = leaf.name.rpartition(".")[2]
         at = next(i for i in range(at + 1, len(lines)) if re.match(rf" *#?{key}: ", lines[i]))
         above = at
         while lines[above - 1].strip().startswith("# "):
             above -= 1
-        assert " ".join(line.strip().removeprefix("# ") for line in lines[above:at]) == leaf.comment
+        assert " ".join(line.strip().removeprefix("# ") for line in lines[above:at]) == leaf.description
 
 
 def test_a_key_that_is_absent_is_valid_without_its_sign(tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_key_that_is_absent_is_valid_without_its_sign(tmp_path: Path) -> None:
     path = tmp_path / "experiments" / "mine.yaml"
     text, before = path.read_text(), load(path, Experiment)
     absent = re.findall(r"^ *#(\w+): null$", text, re.MULTILINE)
-    assert absent == ["dir", "global", "steps", "target_auc", "clip_norm", "fusion_mib", "cycle_ms"]
+    assert absent == ["dir", "synth", "global", "steps", "target_auc", "clip_norm", "fusion_mib", "cycle_ms"]
     for key in absent:
         path.write_text(re.sub(rf"#{key}: null", f"{key}: null", text))
         assert load(path, Experiment) == before
@@ -78,7 +80,7 @@ def test_a_key_that_is_absent_is_valid_without_its_sign(tmp_path: Path) -> None:
     assert load(path, Experiment).train.clip_norm == 2.5
 
 
-def test_where_slurm_answers_a_profile_stands_beside_it(tmp_path: Path) -> None:
+def test_where_slurm_answers_a_profile_is_written_too(tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, SLURM)
     done = hpcjobs("init", "trial", "--base", "demo", cwd=tmp_path, env=env)
     assert done.stdout == "experiments/trial.yaml\nclusters/slurm.yaml\n"
@@ -87,18 +89,17 @@ def test_where_slurm_answers_a_profile_stands_beside_it(tmp_path: Path) -> None:
     ).stdout
     assert done.stderr.splitlines() == [
         "look at what clusters/slurm.yaml marks UNKNOWN",
-        "name the data in experiments/trial.yaml: data.dir, a folder that `hpcjobs data prepare` (or `data synth`) made",
         "then:",
         "  hpcjobs check --gpus 1,4,8 --experiment trial --cluster slurm",
         "  hpcjobs sweep --gpus 1,4,8 --experiment trial --cluster slurm --dry-run",
         "  hpcjobs sweep --gpus 1,4,8 --experiment trial --cluster slurm",
     ]
-    steps = done.stderr.splitlines()[4].split()[1:]
+    steps = done.stderr.splitlines()[3].split()[1:]
     data = ("--set", "data.dir=shards")
     assert "#SBATCH --gres=gpu:v100:4\n" in hpcjobs(*steps, *data, cwd=tmp_path, env=env).stdout
 
 
-def test_the_profile_is_of_the_partition_and_device_that_were_told(tmp_path: Path) -> None:
+def test_the_profile_describes_the_partition_and_device_that_were_given(tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, SLURM)
     words = ("init", "--partition", "v100", "--device", "cpu")
     assert "clusters/slurm-v100.yaml" in hpcjobs(*words, cwd=tmp_path, env=env).stdout
@@ -113,7 +114,7 @@ def test_the_profile_is_of_the_partition_and_device_that_were_told(tmp_path: Pat
         ({"scontrol": "[ $1 = ping ] && echo UP"}, "no profile written: Slurm did not say what its nodes are"),
     ],
 )
-def test_without_slurm_there_is_an_experiment_alone_and_it_is_said(
+def test_without_slurm_only_an_experiment_is_written_and_a_message_says_why(
     commands: dict[str, str], says: str, tmp_path: Path
 ) -> None:
     done = hpcjobs("init", cwd=tmp_path, env=on_a_login_node(tmp_path, commands))
@@ -129,10 +130,10 @@ def test_a_flag_of_the_profile_that_changed_nothing_is_named(tmp_path: Path) -> 
     assert "no profile written, for all --device: Slurm does not answer here" in done.stderr
 
 
-def test_a_name_that_means_another_file_from_now_on_is_told(tmp_path: Path) -> None:
-    said = hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path).stderr
+def test_a_name_that_means_another_file_from_now_on_is_reported(tmp_path: Path) -> None:
+    message = hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path).stderr
     assert re.search(
-        r"in this folder 'demo' now means experiments/demo\.yaml, and no more /\S+/experiments/demo\.yaml\n", said
+        r"in this folder 'demo' now means experiments/demo\.yaml, and no more /\S+/experiments/demo\.yaml\n", message
     )
     assert "no more" not in hpcjobs("init", "mine", cwd=tmp_path).stderr
 
@@ -158,7 +159,7 @@ def test_what_is_there_is_not_replaced_and_then_nothing_is_written(there: str, t
 def test_a_second_experiment_is_begun_beside_the_first(tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, SLURM)
     assert "clusters/slurm.yaml" in hpcjobs("init", cwd=tmp_path, env=env).stdout
-    # The profile says the same.
+    # The profile would be written with the same text.
     assert hpcjobs("init", "second", cwd=tmp_path, env=env).stdout == "experiments/second.yaml\n"
     with (tmp_path / "clusters" / "slurm.yaml").open("a") as file:
         file.write("account: abc\n")
@@ -199,26 +200,48 @@ def test_where_one_file_cannot_be_written_the_other_is_not_either(tmp_path: Path
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_only_the_demo_itself_makes_up_its_data(tmp_path: Path) -> None:
-    assert "name the data in experiments/mine.yaml" in hpcjobs("init", "--base", "demo", cwd=tmp_path).stderr
-    words = ("sweep", "--gpus", "1", "--experiment", "mine", "--cluster", "local", "--dry-run")
-    assert "experiment 'mine' needs data" in hpcjobs(*words, cwd=tmp_path, code=2).stderr
-    assert "g0001.sbatch" in hpcjobs(*words, "--set", "data.dir=shards", cwd=tmp_path).stdout
-    both = ("--experiment", "demo", "--set", "name=demo,mine")
-    assert "experiment 'mine' needs data" in hpcjobs(*words, *both, cwd=tmp_path, code=2).stderr
-    assert "name the data" not in hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path).stderr
+SWEEP_MINE = ("sweep", "--gpus", "1", "--experiment", "mine", "--cluster", "local", "--dry-run")
 
 
-def test_no_other_experiment_is_called_demo(tmp_path: Path) -> None:
-    """By its name alone a sweep would train it on data that are made up."""
-    done = hpcjobs("init", "demo", cwd=tmp_path, code=2)
-    assert done.stderr == (
-        "hpcjobs: error: NAME demo: is that of the experiment whose data are made up, which chexnet is not: give another "
-        "NAME, or --base demo\n"
-    )
-    assert not list(tmp_path.iterdir())
-    hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path)
+def test_an_experiment_with_synth_makes_up_its_data_whatever_its_name(tmp_path: Path) -> None:
+    assert "name the data" not in hpcjobs("init", "--base", "demo", cwd=tmp_path).stderr
+    text = (tmp_path / "experiments" / "mine.yaml").read_text()
+    assert re.search(r"^  synth:\n( *#.*\n)+    images: 512\n( *#.*\n)+    size: 64\n", text, re.MULTILINE)
+    assert "g0001.sbatch" in hpcjobs(*SWEEP_MINE, cwd=tmp_path).stdout
+    # data.dir takes the place of data.synth, here as in the demo itself.
+    for words in (SWEEP_MINE, (*SWEEP_MINE, "--experiment", "demo")):
+        assert "no dataset.json in" in hpcjobs(*words, "--set", "data.dir=shards", cwd=tmp_path).stderr
+    without = (*SWEEP_MINE, "--set", "data.synth=null")
+    assert "experiment 'mine' needs data" in hpcjobs(*without, cwd=tmp_path, code=2).stderr
+
+
+def test_an_experiment_called_demo_makes_up_no_data_by_its_name(tmp_path: Path) -> None:
+    assert "name the data in experiments/demo.yaml" in hpcjobs("init", "demo", cwd=tmp_path).stderr
+    words = ("sweep", "--gpus", "1", "--experiment", "demo", "--cluster", "local", "--dry-run")
+    assert "experiment 'demo' needs data" in hpcjobs(*words, cwd=tmp_path, code=2).stderr
     hpcjobs("init", "demo", "--base", "./experiments/demo.yaml", "--force", cwd=tmp_path)
+    synth = ("--set", "data.synth.images=64", "--set", "data.synth.size=32")
+    assert "g0001.sbatch" in hpcjobs(*words, *synth, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("data.synth.images=64",), "key 'data.synth.size' is missing"),
+        (
+            ("data.synth.images=64,128", "data.synth.size=32"),
+            "--set data.synth.images: takes one value, because a sweep",
+        ),
+        (
+            ("data.dir=x", "data.synth.size=32"),
+            "--set: give one of data.dir (images that are there) and data.synth.size",
+        ),
+    ],
+)
+def test_data_to_make_up_are_set_once_and_whole(settings: tuple[str, ...], says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        planning.expand(profiles.read(Experiment, "chexnet"), settings)
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +253,8 @@ def test_a_base_of_any_name_gives_a_file_that_loads(name: bytes, tmp_path: Path)
     hpcjobs("init", "own", "--base", f"./{base}", cwd=tmp_path)
     path = tmp_path / "experiments" / "own.yaml"
     assert load(path, Experiment).data.dir == f"{tmp_path}/shards"
-    told = f"./{base}" if base == "größe.yaml" else ascii(f"./{base}")
-    assert f"with the values of {told}." in path.read_text().replace("\n# ", " ")
+    shown = f"./{base}" if base == "größe.yaml" else ascii(f"./{base}")
+    assert f"with the values of {shown}." in path.read_text().replace("\n# ", " ")
 
 
 def test_a_folder_that_is_not_utf8_is_written_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +272,7 @@ def test_a_text_that_is_not_utf8_is_a_mistake_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     files = {Path("one/a.yaml"): "name: a\n", Path("two/b.yaml"): "a: b\n  dir: \udcff\n"}
     with pytest.raises(InputError, match=r"^two/b.yaml: cannot be written: 'dir: \\udcff' is not UTF-8"):
-        init_command._write(files, force=True)
+        write_all(files, force=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -271,12 +294,12 @@ def test_what_was_interrupted_can_be_run_again(force: bool, tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(os, step, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            init_command._write(TWO, force)
-    # What --force replaced cannot be brought back; else there is nothing, and never a temporary file.
+            write_all(TWO, force)
+    # A file that --force replaced is lost; without --force nothing remains. Temporary files never remain.
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "experiments" / "a.yaml"] * force
-    assert init_command._write(TWO, force=False).keys() == set(list(TWO)[force:])
+    assert write_all(TWO, force=False).keys() == set(list(TWO)[force:])
     assert {path: path.read_text() for path in TWO} == TWO
-    assert init_command._write(TWO, force=False) == {}
+    assert write_all(TWO, force=False) == {}
 
 
 def test_half_of_what_it_wrote_is_made_whole(tmp_path: Path) -> None:
@@ -289,28 +312,28 @@ def test_half_of_what_it_wrote_is_made_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_that_comes_there_meanwhile_is_not_replaced(
+def test_a_file_that_another_process_writes_first_is_not_replaced(
     links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     real = os.link
 
-    def meanwhile(temporary: Path, path: Path) -> None:
+    def written_first(temporary: Path, path: Path) -> None:
         if path.parent.name == "clusters":
             path.write_text("precious\n")
         if not links:
             raise PermissionError(1, "Operation not permitted")
         real(temporary, path)
 
-    monkeypatch.setattr(os, "link", meanwhile)
+    monkeypatch.setattr(os, "link", written_first)
     with pytest.raises(InputError, match=r"^clusters/b.yaml: is there already"):
-        init_command._write(TWO, force=False)
+        write_all(TWO, force=False)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "clusters" / "b.yaml"]
     assert Path("clusters/b.yaml").read_text() == "precious\n"
 
 
 def unprivileged(*words: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `hpcjobs` as one whom the modes of files stop: root without that privilege."""
+    """Run `hpcjobs` as a user for whom file modes apply; root gives up the privilege to ignore them."""
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
     command = [*drop, sys.executable, "-m", "hpcjobs", *words]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
@@ -321,8 +344,8 @@ def test_a_folder_that_may_not_be_looked_into_is_a_mistake(mode: int, tmp_path: 
     env = on_a_login_node(tmp_path, SLURM)
     (tmp_path / "experiments").mkdir(mode)
     done = unprivileged("init", cwd=tmp_path, env=env)
-    said = "hpcjobs: error: experiments/mine.yaml: cannot be written: Permission denied\n"
-    assert (done.returncode, done.stderr) == (2, said)
+    message = "hpcjobs: error: experiments/mine.yaml: cannot be written: Permission denied\n"
+    assert (done.returncode, done.stderr) == (2, message)
     assert not (tmp_path / "clusters").exists()
 
 

@@ -1,4 +1,4 @@
-"""The local scheduler's queue: a detached runner, order, throttle, states, what it refuses."""
+"""The local scheduler's queue: its detached runner, the order of tasks, throttles, states, refusals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hpcjobs.base.errors import SubmitRefused
 from hpcjobs.base.records import Order, RunState
 from hpcjobs.schedulers.local import localscript
-from tests.control.localsite import Site, alive, until
+from tests.control.localsite import HOLD, Site, alive, until
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_tasks_run_in_order_and_one_at_a_time(site: Site) -> None:
 
 
 def test_a_task_sees_an_array_but_no_slurm_job(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Open MPI would take a full set of these for a Slurm allocation, and abort.
+    # Open MPI takes a full set of these variables for a Slurm allocation, and aborts.
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-4]")
     job = site.submit("env | grep ^SLURM_ | sort; echo to stderr >&2", [3])
@@ -44,7 +44,7 @@ def test_a_task_sees_an_array_but_no_slurm_job(site: Site, monkeypatch: pytest.M
     assert site.output(f"{job}_3") == f"SLURM_ARRAY_JOB_ID={job}\nSLURM_ARRAY_TASK_ID=3\nto stderr\n"
 
 
-def test_failures_and_signals_show_as_what_they_are(site: Site) -> None:
+def test_exit_codes_and_signals_are_recorded(site: Site) -> None:
     job = site.submit("if [ $SLURM_ARRAY_TASK_ID = 0 ]; then exit 3; fi; kill -9 $$", [0, 1])
     assert site.wait(f"{job}_0", RunState.FAILED).exit_code == 3
     assert site.wait(f"{job}_1", RunState.FAILED).signal == 9
@@ -57,11 +57,12 @@ def test_the_runner_outlives_the_session_that_submitted(site: Site) -> None:
         "from hpcjobs.base.records import Order;"
         f"LocalScheduler(Path({state!r}), Path({out!r})).submit(Path({script!r}), [0], 'x', Order()); sys.stdin.read()"
     )
-    (site.folder / "s.sh").write_text(f"sleep 1; echo done >{site.folder}/marker")
+    (site.folder / "s.sh").write_text(f"{HOLD}; echo done >{site.folder}/marker")
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True)
     site.wait("1_0", RunState.RUNNING)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    site.release()
     until(lambda: (site.folder / "marker").exists())
     assert site.wait("1_0", RunState.DONE).exit_code == 0
 
@@ -97,8 +98,15 @@ def test_the_orders_arguments_reach_the_script(site: Site) -> None:
     assert site.output(f"{job}_0") == "".join(f"{word}|" for word in words)
 
 
-# Writes how many tasks run beside it, itself included, at its start.
-COUNT = "touch on.$1.$SLURM_ARRAY_TASK_ID; ls on.* | wc -l >>counts.$1; sleep 0.4; rm on.$1.$SLURM_ARRAY_TASK_ID"
+# Writes how many tasks run at its start, itself included. It stays until $2 of them ran at a time, or for ten seconds,
+# and then a little longer, so that a task too many shows.
+COUNT = """
+touch on.$1.$SLURM_ARRAY_TASK_ID
+ls on.* | wc -l >>counts.$1
+for try in $(seq 100); do grep -qx $2 counts.$1 && break; sleep 0.1; done
+sleep 0.4
+rm on.$1.$SLURM_ARRAY_TASK_ID
+"""
 
 
 def counts(site: Site, name: str) -> list[int]:
@@ -106,17 +114,17 @@ def counts(site: Site, name: str) -> list[int]:
 
 
 def test_a_throttle_is_how_many_run_at_a_time(site: Site) -> None:
-    job = site.submit(COUNT, range(6), arguments=("a",), throttle=2)
+    job = site.submit(COUNT, range(6), arguments=("a", "2"), throttle=2)
     until(lambda: len(counts(site, "a")) == 6)
     assert max(counts(site, "a")) == 2
     assert site.wait(f"{job}_5").state is RunState.DONE
 
 
 def test_a_job_without_a_throttle_has_the_machine_for_itself(site: Site) -> None:
-    """Also beside jobs that would share it, before and after it in the queue; nobody overtakes."""
-    site.submit(COUNT, range(3), "a", arguments=("a",), throttle=3)
-    site.submit(COUNT, range(2), "b", arguments=("b",))
-    site.submit(COUNT, range(3), "c", arguments=("c",), throttle=3)
+    """Even if jobs before and after it in the queue would share the machine. No task overtakes another."""
+    site.submit(COUNT, range(3), "a", arguments=("a", "3"), throttle=3)
+    site.submit(COUNT, range(2), "b", arguments=("b", "1"))
+    site.submit(COUNT, range(3), "c", arguments=("c", "3"), throttle=3)
     until(lambda: len(counts(site, "c")) == 3)
     assert counts(site, "b") == [1, 1]
     assert (max(counts(site, "a")), max(counts(site, "c"))) == (3, 3)
@@ -125,7 +133,8 @@ def test_a_job_without_a_throttle_has_the_machine_for_itself(site: Site) -> None
 def test_a_job_waits_for_the_end_of_others_however_they_end(site: Site) -> None:
     log = site.folder / "log"
     wide = Order(throttle=4)
-    first = site.submit(f"sleep 0.7; echo first >>{log}; exit 1", [0], "a", wide)
+    script = f"until grep -q beside {log}; do sleep 0.1; done; sleep 0.3; echo first >>{log}; exit 1"
+    first = site.submit(script, [0], "a", wide)
     site.submit(f"echo beside >>{log}", [0], "b", wide)
     last = site.submit(f"echo last >>{log}", [0], "c", wide, after=(first,))
     site.wait(f"{last}_0", RunState.DONE)
@@ -133,10 +142,10 @@ def test_a_job_waits_for_the_end_of_others_however_they_end(site: Site) -> None:
 
 
 def test_a_job_waits_for_the_end_of_single_tasks_of_others(site: Site) -> None:
-    """As one does that `resume` submits for a run whose task was cancelled and has not ended."""
+    """`resume` submits such a job for a run whose task was cancelled and has not ended."""
     log = site.folder / "log"
     wide = Order(throttle=4)
-    other = f"until grep -q last {log}; do sleep 0.1; done"  # ends only after the one that does not wait for it
+    other = f"until grep -q last {log}; do sleep 0.1; done"  # ends after the job that does not wait for it
     script = f"if [ $SLURM_ARRAY_TASK_ID = 1 ]; then sleep 0.7; else {other}; fi; echo $SLURM_ARRAY_TASK_ID >>{log}"
     first = site.submit(script, [1, 10], "a", wide)
     last = site.submit(f"echo last >>{log}", [0], "b", wide, after=(f"{first}_1",))
@@ -145,7 +154,7 @@ def test_a_job_waits_for_the_end_of_single_tasks_of_others(site: Site) -> None:
     assert site.lines("log") == ["1", "last", "10"]
 
 
-def test_a_job_cannot_wait_for_one_that_nobody_submitted(site: Site) -> None:
+def test_a_job_cannot_wait_for_a_job_that_does_not_exist(site: Site) -> None:
     with pytest.raises(SubmitRefused, match="no job 7"):
         site.submit("true", after=("7",))
     with pytest.raises(SubmitRefused, match="no job 8"):
@@ -154,7 +163,7 @@ def test_a_job_cannot_wait_for_one_that_nobody_submitted(site: Site) -> None:
 
 
 def test_many_submissions_at_once_run_each_task_once(site: Site) -> None:
-    """Each starts a runner: one works, the others leave, and none of the tasks is forgotten."""
+    """Each starts a runner. One runner works, the others exit, and no task is forgotten."""
     (site.folder / "job.sh").write_text("echo $1 $SLURM_ARRAY_TASK_ID >>log")
 
     def submit(number: int) -> str:
@@ -164,15 +173,17 @@ def test_many_submissions_at_once_run_each_task_once(site: Site) -> None:
     with ThreadPoolExecutor(4) as pool:
         jobs = list(pool.map(submit, range(8)))
     tasks = [f"{job}_{index}" for job in jobs for index in range(10)]
-    until(lambda: {state.state for state in site.scheduler.poll(tasks).values()} == {RunState.DONE}, 60)
+    until(lambda: {state.state for state in site.scheduler.poll(tasks).values()} == {RunState.DONE})
     assert sorted(site.lines("state/log")) == sorted(f"{number} {index}" for number in range(8) for index in range(10))
 
 
-def test_submissions_as_the_runner_is_about_to_leave_are_not_forgotten(site: Site) -> None:
+def test_submissions_just_before_the_runner_exits_are_not_forgotten(site: Site) -> None:
     for number in range(12):
         job = site.submit("true", [0], f"job{number}")
         site.wait(f"{job}_0", RunState.DONE)
         time.sleep(0.02 * number)
+    site.gone()
+    assert site.log() == ""  # no runner had an error
 
 
 def test_the_epilogue_comes_after_a_cancel_and_after_each_round_of_work(tmp_path: Path) -> None:
@@ -185,13 +196,13 @@ def test_the_epilogue_comes_after_a_cancel_and_after_each_round_of_work(tmp_path
     site.wait(f"{second}_0", RunState.DONE)
     until(lambda: len(site.lines("epilogue")) == 2)
     third = site.submit("true")
-    site.scheduler.cancel([third])  # perhaps before a runner is there
+    site.scheduler.cancel([third])  # perhaps before its runner has started
     until(lambda: len(site.lines("epilogue")) == 3)
     time.sleep(0.5)
     assert len(site.lines("epilogue")) == 3
 
 
-def test_an_epilogue_that_fails_is_told_and_harms_nothing(tmp_path: Path) -> None:
+def test_an_epilogue_that_fails_is_logged_and_harms_nothing(tmp_path: Path) -> None:
     site = Site(tmp_path, epilogue=("bash", "-c", "exit 7"))
     job = site.submit("true")
     site.wait(f"{job}_0", RunState.DONE)
@@ -231,7 +242,7 @@ true
 #SBATCH --time=8
 """
     assert localscript.read(text) == localscript.Directives(60, int(signal.SIGUSR1), 90, False)
-    assert localscript.read("#SBATCH --signal=USR1@90\n").signal is None  # for the steps alone
+    assert localscript.read("#SBATCH --signal=USR1@90\n").signal is None  # it goes to the job steps only
     with pytest.raises(SubmitRefused, match="B:NONE@9"):
         localscript.read("#SBATCH --signal=B:NONE@9\n")
 
@@ -259,15 +270,16 @@ def test_the_runner_imports_nothing_from_the_sweeps_folder(site: Site) -> None:
     site.wait(site.start("true"), RunState.DONE)
 
 
-def test_a_runner_whose_sweep_was_removed_leaves_and_writes_nothing_into_the_next(site: Site) -> None:
+def test_a_runner_whose_sweep_was_removed_exits_and_writes_nothing_into_the_next(site: Site) -> None:
     job = site.submit("touch begun; sleep 1; exit 3", [0, 1])
     until((site.folder / "state" / "begun").exists)
     old = site.runner()
     (site.folder / "state").rename(site.folder / "removed")
-    assert site.submit("touch begun; sleep 2.5") == job  # another sweep in the same place
+    assert site.submit(f"touch begun; {HOLD}") == job  # another sweep in the same folder
     until((site.folder / "state" / "begun").exists)
     assert site.runner() != old
     until(lambda: not alive(old))
     assert site.task(f"{job}_0").state is RunState.RUNNING
+    site.release()
     assert site.wait(f"{job}_0").exit_code == 0
     assert not (site.folder / "state" / "tasks" / f"{job}_1.json").exists()

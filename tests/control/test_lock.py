@@ -15,7 +15,8 @@ import pytest
 from hpcjobs.base import lock, sweepdir
 from hpcjobs.base.lock import Locked, held
 from hpcjobs.base.sweepdir import SweepDir
-from tests.running import until
+from hpcjobs.engine.journal import locked
+from tests.running import PATIENCE_S, until
 
 HOLDER = """
 import sys, time
@@ -23,7 +24,7 @@ from pathlib import Path
 from hpcjobs.base.lock import held
 with held(Path(sys.argv[1]), "the thing"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(1000)
 """
 # Enters if it can, and looks whether it is alone.
 RACER = """
@@ -31,6 +32,7 @@ import os, sys, time
 from pathlib import Path
 from hpcjobs.base.lock import Locked, held
 lock = Path(sys.argv[1])
+(lock.parent / f"ready-{os.getpid()}").touch()
 while not (lock.parent / "go").exists():
     time.sleep(0.001)
 try:
@@ -70,9 +72,9 @@ def test_a_killed_holders_lock_is_taken_over(tmp_path: Path):
 def test_of_many_that_race_for_a_dead_lock_one_at_a_time_is_inside(tmp_path: Path):
     left_by_a_killed_holder(tmp_path / "lock")
     racers = [start(RACER, tmp_path / "lock") for _ in range(8)]
-    time.sleep(0.5)
+    until(lambda: len(list(tmp_path.glob("ready-*"))) == len(racers))
     (tmp_path / "go").touch()
-    said = [racer.communicate(timeout=60)[0] for racer in racers]
+    said = [racer.communicate(timeout=PATIENCE_S)[0] for racer in racers]
     assert all(racer.returncode == 0 for racer in racers)
     assert "in\n" in said
     assert not (tmp_path / "lock").exists()
@@ -93,12 +95,12 @@ def test_a_holder_gives_a_sign_again_and_again_whatever_happens_to_one(tmp_path:
     monkeypatch.setattr(lock, "_HEARTBEAT_S", 0.01)
     with held(tmp_path / "lock", "the thing"):
         os.utime(tmp_path / "lock", (0, 0))
-        until(lambda: (tmp_path / "lock").stat().st_mtime > 0, 10)
+        until(lambda: (tmp_path / "lock").stat().st_mtime > 0)
         (tmp_path / "lock").rename(tmp_path / "away")
         time.sleep(0.1)
         os.utime(tmp_path / "away", (0, 0))
         (tmp_path / "away").rename(tmp_path / "lock")
-        until(lambda: (tmp_path / "lock").stat().st_mtime > 0, 10)
+        until(lambda: (tmp_path / "lock").stat().st_mtime > 0)
 
 
 def test_a_pid_that_another_process_has_now_is_no_holder(tmp_path: Path):
@@ -125,9 +127,9 @@ def test_a_lock_that_was_taken_away_is_not_given_back(tmp_path: Path):
 
 def test_who_lost_the_lock_while_it_was_stopped_is_told_before_it_writes(tmp_path: Path):
     where = SweepDir(tmp_path)
-    with sweepdir.locked(where):
-        sweepdir.append(where, "submitting")
+    with locked(where) as journal:
+        journal.append("submitting")
         (tmp_path / "lock").write_text('{"id": "theirs", "pid": 7, "host": "elsewhere"}')
         with pytest.raises(Locked, match="process 7 on elsewhere took the lock over"):
-            sweepdir.append(where, "submitted")
+            journal.append("submitted")
     assert [event["event"] for event in sweepdir.read_journal(where)] == ["submitting"]

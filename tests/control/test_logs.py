@@ -1,4 +1,4 @@
-"""What is read from logs: the steady state, progress, and the line that says why."""
+"""Reading logs: the steady state, the progress, and the line that says why a run ended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_whole_run_measures_its_time_to_train(tmp_path: Path) -> None:
     )
 
 
-def test_later_epochs_are_an_epochs_time_for_the_first_is_cold(tmp_path: Path) -> None:
+def test_the_first_epoch_is_left_out_of_an_epochs_time(tmp_path: Path) -> None:
     text = train_log(cut_short=False, epochs=2, status=None)
     text += line("epoch_start", None, 1034.0, epoch_num=2) + line("epoch_stop", None, 1039.0, epoch_num=2)
     measured = mllog.measure(read(tmp_path, text + line("run_stop", None, 1040.0, status="success")))
@@ -74,14 +74,14 @@ def test_a_run_without_a_timed_window_measured_nothing(tmp_path: Path) -> None:
     assert mllog.measure(read(tmp_path, train_log(step_ms=()))) is None
 
 
-def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
+def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
     whole = train_log()
     noisy = "\x00garbage\n" + whole.replace("\n", "\n[1,0]<stdout>:chatter\n") + ':::MLLOG {"key": "tracked_st'
     assert mllog.measure(read(tmp_path, noisy)) == mllog.measure(read(tmp_path, whole))
     assert mllog.measure(mllog.read(tmp_path / "nowhere")) is None
 
 
-def test_a_window_whose_figure_is_no_number_is_left_out(tmp_path: Path) -> None:
+def test_a_window_whose_figure_is_not_a_number_is_left_out(tmp_path: Path) -> None:
     text = train_log(step_ms=(50.0,)).replace(":::MLLOG", ":::MLLOG", 1)
     text = (
         line("tracked_stats", {"throughput": float("nan"), "step_ms": float("nan")}, step=99, steps=5, warmup=False)
@@ -98,7 +98,7 @@ def test_progress_is_the_newest_window(tmp_path: Path) -> None:
     assert progress.epoch is None  # its steps cut it short
 
 
-def test_progress_of_a_whole_training_is_told_in_epochs_too(tmp_path: Path) -> None:
+def test_progress_of_a_whole_training_has_epochs_too(tmp_path: Path) -> None:
     progress = mllog.progress(read(tmp_path, train_log(cut_short=False, epochs=3, status=None)))
     assert (progress.epoch, progress.epochs) == (1, 3)
 
@@ -131,7 +131,7 @@ def test_only_the_end_of_a_huge_log_is_read(tmp_path: Path) -> None:
     assert evidence.why(path) == "the end"
 
 
-def test_a_benchmark_tells_the_parts_of_its_step_and_what_it_did_not_reach(tmp_path: Path) -> None:
+def test_a_benchmark_has_the_parts_of_its_step_and_flags_for_what_it_did_not_reach(tmp_path: Path) -> None:
     control = {"input_wait_ms": 3.0, "allreduce_ms": -0.5, "skew_ms": 1.0, "slowest_rank": 1, "ranks": []}
     text = train_log(step_ms=(50.0,), auc=None, status=None)
     text += line("hpcjobs_warmup", {"steps": 100, "settled": False}) + line("hpcjobs_precision", {"reached": True})

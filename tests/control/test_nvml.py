@@ -1,6 +1,6 @@
-"""What the side file of a node's GPUs says against a run. The lines are made up, in the form that the trainer writes.
+"""The flags of a run from its nodes' GPU files. The lines are invented, in the form that the trainer writes.
 
-Clocks, power and reasons are those of V100-SXM2 cards by NVIDIA's documents; no GPU was at hand to record one.
+Clocks, power and reasons are those of V100-SXM2 cards in NVIDIA's documents; they were not recorded on a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def row(at: float, *, uuid: str = "GPU-a", bits: str = "0x0", ecc: str = "0", fo
 
 
 def lines(text: str) -> list[str]:
-    """A file's lines, as reading the file gives them."""
+    """The lines of a file, with their line ends."""
     return text.splitlines(keepends=True)
 
 
@@ -88,12 +88,12 @@ def test_what_is_not_known_is_no_fault() -> None:
         "\n",
     ],
 )
-def test_damaged_lines_are_passed_over(damage: str) -> None:
+def test_damaged_lines_are_skipped(damage: str) -> None:
     assert flags([HEADER + damage + row(103, ecc="1")], WINDOWS) == ["ecc_errors"]
 
 
-def test_the_last_line_of_a_killed_run_is_passed_over() -> None:
-    # Cut within the number of errors, or of a process: no part of it is believed.
+def test_the_last_line_of_a_killed_run_is_skipped() -> None:
+    # A line that is cut within the number of errors or of a process does not count at all.
     cut = row(102, ecc="12", foreign="4711")
     for end in range(len(cut)):
         assert flags([HEADER + row(101) + cut[:end]], WINDOWS) == []
@@ -130,5 +130,5 @@ def test_collect_flags_the_run_whose_gpus_were_slowed(tmp_path: Path) -> None:
         (folder.parent / contract.RUN_YAML).write_text(contract.dump_run(config))
         (folder / contract.nvml_csv("n1")).write_text(HEADER + row(at, bits="0x40"))
         (folder / contract.nvml_csv("n2")).write_text(HEADER + row(at))
-    runs = sweep_runs.collect(where, dict.fromkeys(["g0002-r01", "g0002-r02"], (RunState.DONE, "")))
+    runs = sweep_runs.collect(where, {}, dict.fromkeys(["g0002-r01", "g0002-r02"], (RunState.DONE, "")))
     assert [run.flags for run in runs] == ["throttled", ""]

@@ -1,4 +1,4 @@
-"""report.html as text: whole, escaped, without network, with the table's figures. tests/browser opens it."""
+"""report.html as text: well-formed, escaped, without network, with the table's numbers. tests/browser opens it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import report
 from hpcjobs.analysis.compare import Reference, compare_sweeps
 from hpcjobs.analysis.predict import predict
 from hpcjobs.analysis.scaling import table
 from hpcjobs.report import figures, page
 from hpcjobs.report.contents import Contents, clean
+from hpcjobs.report.write import write_report
 from tests.control.studies import SCRIPT, SIZES, auc, failing, runs, study
 from tests.control.sweeps import run
 
@@ -24,7 +24,7 @@ VOID = {"meta", "link", "br", "wbr"}
 
 
 class Page(HTMLParser):
-    """The elements of a page: open and close in order, ids, links, headings, tables."""
+    """The elements of a page: ids, links, headings, tables. All elements must be closed in order."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -76,7 +76,7 @@ class Page(HTMLParser):
             self.tables[self._table][-1][-1] = (text + data, value)
 
     def column(self, name: str, of: str = "scaling") -> list[tuple[str, str]]:
-        """Text and value of each cell under that header."""
+        """Text and value of each cell in the column with that header."""
         header, *rows = self.tables[of]
         at = [text for text, _ in header].index(name)
         return [row[at] for row in rows]
@@ -87,7 +87,7 @@ def rendered(it: Contents) -> str:
 
 
 def whole() -> Contents:
-    """Everything that a page may hold."""
+    """Contents with everything that a page can show."""
     rows, others = table(runs()), table(runs((1, 2, 4)))
     return study(
         auc=auc(runs()), models=predict(rows, [32], resamples=20), reference=Reference("published", {1: 200.0, 3: 500.0}),
@@ -98,7 +98,7 @@ def whole() -> Contents:
 # --- the whole page ------------------------------------------------------------------------------
 
 
-def test_every_section_is_there_in_order_and_every_link_leads_somewhere() -> None:
+def test_all_sections_are_in_order_and_every_link_has_a_target() -> None:
     found = Page(rendered(whole()))
     assert found.words["h1"] == "demo on mine"
     assert len(found.ids) == len(set(found.ids))
@@ -107,13 +107,13 @@ def test_every_section_is_there_in_order_and_every_link_leads_somewhere() -> Non
     assert order == sorted(order)
     assert set(found.tables) == {"scaling", "losses", "model-0", "reference", "against", "runs"}
     assert found.tags.count("figure") == len(figures.NAMES)
-    # One h1, and no level is left out on the way down.
+    # There is one h1, and no level is skipped.
     assert found.headings[0] == 1
     assert found.headings.count(1) == 1
     assert all(after - before <= 1 for before, after in zip(found.headings, found.headings[1:], strict=False))
 
 
-def test_nothing_is_fetched_and_nothing_may_run() -> None:
+def test_nothing_is_fetched_and_no_script_can_run() -> None:
     text = rendered(whole())
     found = Page(text)
     assert "script" not in found.tags
@@ -123,13 +123,13 @@ def test_nothing_is_fetched_and_nothing_may_run() -> None:
     assert not re.search(r"\son\w+=", re.sub(r">[^<]*<", "><", text))
 
 
-def test_the_same_study_gives_the_same_page() -> None:
+def test_equal_contents_give_equal_pages() -> None:
     assert rendered(whole()) == rendered(whole())
 
 
-def test_the_figures_of_the_table_are_those_of_the_csv(tmp_path: Path) -> None:
+def test_the_numbers_of_the_table_are_those_of_the_csv(tmp_path: Path) -> None:
     it = study(failing(runs(), 8))
-    report.write(tmp_path, it.rows, title="x", runs=it.runs)
+    write_report(tmp_path, it.rows, title="x", runs=it.runs)
     lines = list(csv.DictReader(io.StringIO((tmp_path / "scaling-report.csv").read_text())))
     found = Page((tmp_path / "report.html").read_text())
     columns = {
@@ -154,28 +154,28 @@ def test_the_answer_comes_first() -> None:
     )
 
 
-def test_the_split_of_the_auc_is_said_in_the_table_and_in_the_figure() -> None:
+def test_the_split_of_the_auc_is_named_in_the_table_and_in_the_figure() -> None:
     some = runs((1, 2), mean_auc=0.7, auc_split="val")
     it = study(some, auc=auc(some, "test"))
     text = rendered(it)
     assert Page(text).column("AUC (val)") == [("0.700", "0.7")] * 2
     assert "Area under the ROC curve, test split" in text
-    assert "Of the test split; the table's AUC is of val." in Page(text).words["main"]
-    # Sizes of several splits say it each.
+    assert "The figure shows the test split, the table val." in Page(text).words["main"]
+    # If sizes have different splits, each cell names its own.
     both = [*runs((1,), mean_auc=0.7, auc_split="val"), *runs((2,), mean_auc=0.8, auc_split="test")]
     assert [text for text, _ in Page(rendered(study(both))).column("AUC")] == ["0.700 val", "0.800 test"]
 
 
-def test_a_model_that_foretells_nothing_says_so_above_its_table() -> None:
+def test_a_model_of_no_use_says_so_in_the_caption_of_its_table() -> None:
     rates = {1: (280.0, 280.0), 2: (247.0, 284.0), 4: (30.0, 200.0), 8: (8.0, 260.0), 16: (140.0, 20.0)}
     wild = [run(gpus, rate, repeat) for gpus, those in rates.items() for repeat, rate in enumerate(those, 1)]
     text = rendered(study(wild, models=predict(table(wild), [32])))
-    assert "Of no use, for these sizes vary too much to foretell 32 GPUs" in text
+    assert "Of no use: these sizes vary too much to foretell 32 GPUs" in text
     assert "> 10 times" in Page(text).column("95 % interval", of="model-0")[-1][0]
     assert "vary too much" not in rendered(whole())
 
 
-# --- what others wrote ---------------------------------------------------------------------------
+# --- text from elsewhere -------------------------------------------------------------------------
 
 ODD = f"{SCRIPT} \"' onload=x & </pre></title> {{{{ 7 * 7 }}}} \x00\x1b[1m\ud800"
 
@@ -183,7 +183,7 @@ ODD = f"{SCRIPT} \"' onload=x & </pre></title> {{{{ 7 * 7 }}}} \x00\x1b[1m\ud800
 @pytest.mark.parametrize(
     "where", ["title", "params", "failure", "flags", "nodelist", "run", "source", "software", "gpu_model"]
 )
-def test_whatever_a_log_or_a_name_holds_is_shown_as_text(where: str) -> None:
+def test_a_log_or_a_name_is_always_shown_as_text(where: str) -> None:
     it = study(failing(runs((1, 2)), 2, failure=f"oom: {ODD}"), tails={})
     if where == "title":
         it = dataclasses.replace(it, title=ODD)
@@ -198,16 +198,16 @@ def test_whatever_a_log_or_a_name_holds_is_shown_as_text(where: str) -> None:
     assert "script" not in found.tags
     assert "&lt;script&gt;" in text
     assert "49" not in re.findall(r"\{\{.*?\}\}|\b49\b", text)
-    text.encode()  # no half surrogate is left
+    text.encode()  # raises if a lone surrogate is left
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", text)
 
 
-def test_a_logs_tail_is_shown_without_colours_and_without_running() -> None:
+def test_the_tail_of_a_log_has_no_colours_and_does_not_run() -> None:
     found = Page(rendered(study(runs((1,)))))
     assert f"step 40 of g0001-r01\n{SCRIPT}" in found.words["pre"]
 
 
-def test_provenance_is_quoted_as_a_shell_wants_it_and_says_dirty() -> None:
+def test_provenance_quotes_the_command_and_names_uncommitted_changes() -> None:
     it = study(provenance={
         "command": ["hpcjobs", "sweep", "--set", "data.dir=/a b"], "git": {"commit": "abc", "clean": False},
         "cluster": {"name": "mine", "modules": ["a", "b"], "env": {"X": "1"}, "none": None}, SCRIPT: SCRIPT,
@@ -215,7 +215,7 @@ def test_provenance_is_quoted_as_a_shell_wants_it_and_says_dirty() -> None:
     words = Page(rendered(it)).words["main"]
     for part in (
         "hpcjobs sweep --set 'data.dir=/a b'",
-        "abc, with changes that no commit holds",
+        "abc, with uncommitted changes",
         "modules: a, b",
         "env.X: 1",
     ):
@@ -229,10 +229,10 @@ def test_clean_text() -> None:
     assert clean("a\x00b\ud800c\td") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c\td"
 
 
-# --- when there is little ------------------------------------------------------------------------
+# --- with little data ----------------------------------------------------------------------------
 
 
-def test_runs_of_the_same_name_have_an_anchor_each() -> None:
+def test_runs_of_the_same_name_have_different_anchors() -> None:
     same = [dataclasses.replace(each, run="train.log") for each in runs((1,))]
     found = Page(rendered(study(same)))
     assert [link for link in found.links if link.startswith("#run-")] == ["#run-1", "#run-2", "#run-3"]
@@ -250,7 +250,7 @@ def test_no_runs_no_measurement_one_size() -> None:
 
 
 def test_a_table_alone_makes_a_page(tmp_path: Path) -> None:
-    paths = report.write(tmp_path, table([run(1, 100.0), run(2, 190.0)]), title="t")
+    paths = write_report(tmp_path, table([run(1, 100.0), run(2, 190.0)]), title="t")
     assert [path.name for path in paths] == [
         "scaling-report.csv", "scaling.png", "scaling.svg", "efficiency.png", "efficiency.svg", "report.html",
     ]  # fmt: skip

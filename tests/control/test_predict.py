@@ -15,7 +15,7 @@ from hpcjobs.analysis.models import Fabric, read_fabric
 from hpcjobs.analysis.predict import Interval, Model, SeriesModels, as_json, fill, predict
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.records import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow
 from hpcjobs.report import tables
 from tests.control.sweeps import run
 from tests.running import hpcjobs

@@ -1,4 +1,4 @@
-"""Profiles: what changes daily is a flag, and combinations that cannot work are refused."""
+"""Profiles: keys that change daily are flags too, and combinations that cannot work are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ import yaml
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster, Experiment, profiles, to_builtins
 from hpcjobs.config.cluster import Container
+from hpcjobs.config.keys import Key, keys_of
+from hpcjobs.config.words import Section
 from hpcjobs.jobs.render import directives, script
 from hpcjobs.plan.planning import expand, make_plan
 from tests.control.combinations import combinations, group_of, impossible, text_of
-from tests.running import hpcjobs, until
+from tests.running import PATIENCE_S, hpcjobs, until
 
 
 def asked(cluster: Cluster, gpus: int) -> dict[str, object]:
@@ -43,7 +45,7 @@ def test_a_flag_takes_the_place_of_the_profiles_key_and_options_are_added() -> N
 
 @pytest.mark.parametrize(("gpus", "nodes"), [(1, "n2"), (4, "n2"), (8, "n2,n3"), (16, "n2,n3,n7")])
 def test_a_small_size_has_the_first_of_the_named_nodes(gpus: int, nodes: str) -> None:
-    """sbatch refuses more names than nodes; fewer it fills up."""
+    """sbatch refuses a list of more nodes than the job has; to a shorter list it adds others."""
     lines = asked(profiles.override(profiles.cluster("c4140"), {"nodelist": "n[2-3,7]"}), gpus)
     assert lines["nodelist"] == nodes
 
@@ -57,7 +59,7 @@ def test_a_small_size_has_the_first_of_the_named_nodes(gpus: int, nodes: str) ->
             ["nodelist=n1"],
             "nodelist=n1: sbatch.nodelist is set by hpcjobs itself; use the profile's own key nodelist",
         ),
-        # sbatch takes it for the whole word.
+        # sbatch accepts the first letters of an option.
         ({}, ["part=x"], "sbatch.part is set by hpcjobs itself (it is short for partition); use the profile's own key"),
         ({}, ["Nice=1"], "--sbatch Nice=1: expected text matching"),
         ({"time": "soon"}, [], "--time: key 'time': expected text matching"),
@@ -72,8 +74,8 @@ def test_a_flag_is_refused_as_the_profiles_key_would_be(keys: dict[str, str], sb
     assert "\n" not in str(caught.value)
 
 
-def test_without_slurm_there_is_nothing_that_heeds_such_a_flag() -> None:
-    with pytest.raises(InputError, match="--partition: is Slurm's to heed, and cluster 'local' is without"):
+def test_a_flag_of_slurm_is_refused_where_the_profile_has_another_scheduler() -> None:
+    with pytest.raises(InputError, match="--partition needs Slurm, but cluster 'local' uses scheduler local"):
         profiles.override(profiles.cluster("local"), {"partition": "gpu"})
 
 
@@ -85,15 +87,15 @@ def test_flags_reach_the_script_and_a_repeated_sweep_takes_none(tmp_path: Path) 
     source = tmp_path / "sweep.yaml"
     source.write_text(yaml.safe_dump({}))
     done = hpcjobs("sweep", "--from", str(source), "--time", "8", cwd=tmp_path, code=2)
-    assert "--from repeats a sweep as it was: leave out --time" in done.stderr
+    assert "--from repeats a sweep unchanged: leave out --time" in done.stderr
 
 
-# What a profile gives the ranks: words of NCCL, UCX and Open MPI, with all that a shell could take amiss.
+# Environment that a profile gives the ranks: variables of NCCL, UCX and Open MPI, with characters that a shell may expand.
 VARIABLES = {"NCCL_IB_HCA": "=mlx5_0:1", "UCX_NET_DEVICES": "mlx5_0:1,mlx5_1:1", "OMPI_MCA_btl_tcp_if_include": "lo", "ODD": "a 'b' \"$c\" `d`"}  # fmt: skip
 
 
 def ready_to_run(folder: Path, launcher: str, trainer: str) -> str:
-    """The script of two ranks on this machine that do what `trainer` says, in Bash, instead of training."""
+    """The script of two ranks on this machine that run the Bash code `trainer` instead of training."""
     python = folder / "python"
     python.write_text(
         f'#!/bin/bash\nif [ "$2" != hpcjobs.chexnet.train ]; then exec {sys.executable} "$@"; fi\n{trainer}\n'
@@ -101,7 +103,7 @@ def ready_to_run(folder: Path, launcher: str, trainer: str) -> str:
     python.chmod(0o755)
     changes: dict[str, Any] = {"launcher": launcher, "env": VARIABLES, "python": str(python)}
     if launcher == "horovodrun":
-        changes["launcher_options"] = ()  # the others are mpirun's
+        changes["launcher_options"] = ()  # the profile's are for mpirun
     cluster = msgspec.structs.replace(profiles.cluster("local"), **changes)
     (group,) = make_plan([2], expand(profiles.read(Experiment, "demo"), []), cluster, 1).groups
     (folder / "o" / "runs" / "g0002-r01").mkdir(parents=True)
@@ -116,22 +118,24 @@ TASK = {"SLURM_ARRAY_TASK_ID": "0"}
 
 @pytest.mark.parametrize("launcher", ["mpirun", "horovodrun"])
 def test_the_profiles_environment_reaches_every_rank(launcher: str, tmp_path: Path) -> None:
-    """Real launchers, on this machine; srun's turn is on the virtual cluster."""
+    """With the real launchers, on this machine. tests/slurm does the same with srun."""
     text = ready_to_run(tmp_path, launcher, f"env >{tmp_path}/env-{RANK}")
-    assert subprocess.run(["bash"], input=text, env={**os.environ, **TASK}, text=True, timeout=60).returncode == 0
+    assert (
+        subprocess.run(["bash"], input=text, env={**os.environ, **TASK}, text=True, timeout=PATIENCE_S).returncode == 0
+    )
     for number in (0, 1):
         seen = (tmp_path / f"env-{number}").read_text().splitlines()
         assert {f"{name}={value}" for name, value in VARIABLES.items()} <= set(seen)
 
 
 def test_horovodrun_ends_its_ranks_when_the_job_is_ended(tmp_path: Path) -> None:
-    """It has no way to tell them of it: without the word of the script they would go on for ever."""
+    """horovodrun passes no signal on: if the script did not end the ranks, they would run for ever."""
     text = ready_to_run(tmp_path, "horovodrun", f"touch {tmp_path}/began-{RANK}\nexec sleep 1000.{os.getpid()}")
     (tmp_path / "script").write_text(text)
     process = subprocess.Popen(["bash", tmp_path / "script"], env={**os.environ, **TASK})
-    until(lambda: len(list(tmp_path.glob("began-*"))) == 2, 30)
+    until(lambda: len(list(tmp_path.glob("began-*"))) == 2)
     process.terminate()
-    assert process.wait(30) != 0
+    assert process.wait(PATIENCE_S) != 0
     record = json.loads((tmp_path / "o" / "runs" / "g0002-r01" / "a001" / "exit.json").read_text())
     assert record["rc"] == process.returncode
     left = subprocess.run(["pgrep", "-f", f"sleep 1000.{os.getpid()}"], capture_output=True, text=True)
@@ -148,8 +152,8 @@ def test_horovodrun_ends_its_ranks_when_the_job_is_ended(tmp_path: Path) -> None
         ),
         ("container: {kind: apptainer}", "container.kind apptainer needs container.image"),
         ("container: {image: i.sif}", "container.image needs container.kind apptainer or pyxis"),
-        ("launcher: horovodrun", "launcher horovodrun binds no rank, and bind is cores: say bind: none"),
-        ("launcher: horovodrun\nbind: numa", "launcher horovodrun binds no rank, and bind is numa"),
+        ("launcher: horovodrun", "launcher horovodrun cannot bind ranks, but bind is cores: set bind: none"),
+        ("launcher: horovodrun\nbind: numa", "launcher horovodrun cannot bind ranks, but bind is numa"),
         (
             "launcher: horovodrun\nbind: none\nenv: {NCCL_SOCKET_IFNAME: ib0}",
             "env.NCCL_SOCKET_IFNAME would not reach the ranks under launcher horovodrun; name the interface in",
@@ -180,7 +184,7 @@ def test_a_container_sees_the_data_and_the_weights_by_their_own_names(tmp_path: 
 
 
 def covering(texts: Iterable[str]) -> list[str]:
-    """Some of the texts, in which every line of all of them stands."""
+    """A subset of the texts that holds every line of all of them."""
     seen: set[str] = set()
     chosen = []
     for text in texts:
@@ -193,15 +197,15 @@ def covering(texts: Iterable[str]) -> list[str]:
 def test_every_combination_of_keys_renders_a_sound_script_or_is_refused_by_the_names_of_two(
     tmp_path: Path, soak: bool
 ) -> None:
-    """Without #SBATCH lines, which are comments here, many scripts are alike: each once past bash, and past shellcheck
-    those that hold every line; `--soak` all of them."""
+    """Without #SBATCH lines, which are comments here, many scripts are equal. bash checks each distinct one; shellcheck
+    checks a subset that holds every line, and with `--soak` all of them."""
     bodies: set[str] = set()
     refused = accepted = 0
     group = group_of(profiles.cluster("c4140"))
     for keys in combinations():
         if why := impossible(keys):
             refused += 1
-            with pytest.raises(ValueError) as caught:  # noqa: PT011 (the words are looked at)
+            with pytest.raises(ValueError) as caught:  # noqa: PT011 (the assertion below reads the message)
                 Cluster(**keys)
             assert any(one in str(caught.value) and other in str(caught.value) for one, other in why)
             continue
@@ -221,12 +225,12 @@ def test_every_combination_of_keys_renders_a_sound_script_or_is_refused_by_the_n
     for number, body in enumerate(ordered if soak else covering(ordered)):
         paths.append(tmp_path / f"{number:03d}.sbatch")
         paths[-1].write_text(body)
-    # One process for all; nothing is sourced, so none looks for other files.
+    # One process checks all scripts. They source no file.
     done = subprocess.run(["shellcheck", "--format=gcc", *paths], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[:2000]
 
 
-def test_profiles_that_nobody_here_ran_say_so() -> None:
+def test_profiles_that_we_did_not_run_say_so() -> None:
     ran = {"virtual", "local"}
     shipped = [found for found in profiles.available(Cluster) if found.origin in ("hpcjobs", "working folder")]
     assert {found.name for found in shipped} == {"c4140", "dgx1", "jean-zay", "kebnekaise", "local", "virtual"}
@@ -234,7 +238,7 @@ def test_profiles_that_nobody_here_ran_say_so() -> None:
         assert ("(not run by us)" in profiles.cluster(found.name).description) == (found.name not in ran)
 
 
-def test_a_schema_names_every_key_and_says_what_its_comment_says(tmp_path: Path) -> None:
+def test_a_schema_names_and_describes_every_key(tmp_path: Path) -> None:
     schema = json.loads(hpcjobs("cluster", "schema", cwd=tmp_path).stdout)
     about = schema["$defs"]["Cluster"]
     assert set(about["properties"]) == set(to_builtins(profiles.cluster("c4140")))
@@ -243,9 +247,30 @@ def test_a_schema_names_every_key_and_says_what_its_comment_says(tmp_path: Path)
     cpus = about["properties"]["cpus_per_gpu"]
     assert (cpus["minimum"], cpus["description"]) == (1, "Physical CPUs that each rank gets, the same at every size.")
     assert "Slurm may be a minute early" in about["properties"]["signal_s"]["description"]
+    assert about["properties"]["collect"]["description"].startswith("The collector, a small job that")
     assert set(schema["$defs"]["Container"]["properties"]) == {"kind", "image", "mounts", "options"}
     schema = json.loads(hpcjobs("cluster", "schema", "experiment", cwd=tmp_path).stdout)
     assert schema["$defs"]["Batch"]["properties"]["global"]["description"] == "Images per step over all GPUs."
+    assert schema["$defs"]["Synth"]["required"] == ["images", "size"]
+    assert "in place of data.dir" in schema["$defs"]["Data"]["properties"]["synth"]["description"]
+
+
+@pytest.mark.parametrize("kind", [Experiment, Cluster])
+def test_every_key_has_a_description_that_is_a_sentence(kind: type[Section]) -> None:
+    def below(section: type[Section]) -> Iterator[Key]:
+        for key in keys_of(section):
+            yield key
+            if key.section is not None:
+                yield from below(key.section)
+
+    found = list(below(kind))
+    assert len(found) > 30
+    assert [key.name for key in found if not key.description.endswith(".")] == []
+    assert {key.name for key in found if key.section is not None} == (
+        {"model", "data", "synth", "augment", "batch", "train", "lr", "horovod", "measure"}
+        if kind is Experiment
+        else {"collect", "container"}
+    )
 
 
 def test_a_loop_of_links_is_no_profile_and_hides_none(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Slurm's commands: what is asked, and what their errors mean."""
+"""Slurm's commands: their arguments, and what their errors mean."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
 
 
 class FakeSlurm:
-    """A fake: shell scripts that stand for Slurm's commands, for answers that a real one cannot be made to give."""
+    """Shell scripts in place of Slurm's commands, for answers that a real Slurm cannot be made to give."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.folder = folder
@@ -31,7 +31,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     return FakeSlurm(tmp_path, monkeypatch)
 
 
-def test_a_controller_that_is_away_is_never_a_refusal(fake: FakeSlurm) -> None:
+def test_a_controller_that_does_not_answer_is_not_a_refusal(fake: FakeSlurm) -> None:
     away = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
     for name in ("sbatch", "squeue", "sacct"):
         fake.command(name, f'echo "{away}" >&2; exit 1')
@@ -41,7 +41,7 @@ def test_a_controller_that_is_away_is_never_a_refusal(fake: FakeSlurm) -> None:
         SlurmScheduler().poll(["1_0"])
 
 
-def test_an_error_of_squeue_that_nobody_foresaw_is_not_a_job_that_is_gone(fake: FakeSlurm) -> None:
+def test_an_unknown_error_of_squeue_does_not_mean_that_the_job_is_gone(fake: FakeSlurm) -> None:
     fake.command("squeue", 'echo "squeue: fatal: Could not establish a configuration source" >&2; exit 1')
     with pytest.raises(SchedulerUnreachable, match="configuration source"):
         SlurmScheduler().poll(["1_0"])
@@ -50,7 +50,7 @@ def test_an_error_of_squeue_that_nobody_foresaw_is_not_a_job_that_is_gone(fake: 
         SlurmScheduler().poll(["1_0"])
 
 
-def test_a_refusal_is_told_in_slurms_own_words(fake: FakeSlurm) -> None:
+def test_a_refusal_has_sbatchs_own_message(fake: FakeSlurm) -> None:
     fake.command("sbatch", 'echo "sbatch: error: Batch job submission failed: Invalid qos specification" >&2; exit 1')
     with pytest.raises(SubmitRefused, match=r"sbatch refused g0001.sbatch: .*Invalid qos specification"):
         SlurmScheduler().submit(Path("g0001.sbatch"), [0], "n", Order())
@@ -65,8 +65,8 @@ def test_a_refusal_is_told_in_slurms_own_words(fake: FakeSlurm) -> None:
         "echo 'sbatch: error: Batch job submission failed: Connection reset by peer' >&2; exit 1",
     ],
 )
-def test_an_sbatch_that_could_not_tell_the_answer_refused_nothing(fake: FakeSlurm, end: str) -> None:
-    """The job may be there: taken for a refusal, it would run a second time."""
+def test_an_sbatch_that_was_killed_or_lost_the_answer_refused_nothing(fake: FakeSlurm, end: str) -> None:
+    """The job may exist: if this counted as a refusal, its runs would be submitted a second time."""
     fake.command("sbatch", end)
     with pytest.raises(SchedulerUnreachable):
         SlurmScheduler().submit(Path("x"), [0], "n", Order())
@@ -82,13 +82,13 @@ def test_a_submission_whose_answer_has_no_job_id_is_found_by_its_name(fake: Fake
         SlurmScheduler().submit(Path("x"), [0], "n", Order())
 
 
-def test_an_exit_code_that_is_no_signals_is_an_answer(fake: FakeSlurm) -> None:
+def test_an_exit_code_that_no_signal_has_is_an_answer(fake: FakeSlurm) -> None:
     fake.command("scancel", "echo 'scancel: error: Kill job error on job id 1: Access/permission denied' >&2; exit 255")
     with pytest.raises(Refused, match="permission denied"):
         SlurmScheduler().cancel(["1"])
 
 
-def test_a_site_that_is_full_refuses_and_names_its_limit(fake: FakeSlurm) -> None:
+def test_a_site_with_too_many_jobs_refuses_and_the_limit_is_named(fake: FakeSlurm) -> None:
     fake.command(
         "sbatch",
         "echo 'sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying' >&2\n"
@@ -98,13 +98,13 @@ def test_a_site_that_is_full_refuses_and_names_its_limit(fake: FakeSlurm) -> Non
         SlurmScheduler().submit(Path("x"), [0], "n", Order())
 
 
-def test_no_slurm_at_all_is_out_of_reach(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_sbatch_is_a_scheduler_out_of_reach(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(fake.folder))
     with pytest.raises(SchedulerUnreachable, match="sbatch is not on PATH"):
         SlurmScheduler().submit(Path("x"), [0], "n", Order())
 
 
-def test_without_accounting_squeue_and_scontrol_speak(fake: FakeSlurm) -> None:
+def test_without_accounting_squeue_and_scontrol_tell_how_a_task_ended(fake: FakeSlurm) -> None:
     fake.command("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
     fake.command("squeue", 'echo "1_0|FAILED|NonZeroExitCode|n1|2026-11-23T08:40:00"')
     fake.command("scontrol", 'echo "JobId=1 ArrayJobId=1 ArrayTaskId=0 JobState=FAILED ExitCode=0:9 NodeList=n1"')
@@ -125,7 +125,7 @@ def test_a_site_without_sacct_itself_is_one_without_accounting(
 
 
 def test_a_run_that_was_started_by_hand_hides_no_other(fake: FakeSlurm) -> None:
-    """Its script found no array's id, and wrote 0."""
+    """Its job id is 0, because its script found no SLURM_ARRAY_JOB_ID."""
     fake.command("sacct", "exit 1")
     fake.command(
         "squeue",
@@ -135,7 +135,7 @@ def test_a_run_that_was_started_by_hand_hides_no_other(fake: FakeSlurm) -> None:
     assert SlurmScheduler().poll(["0_0"]) == {}
 
 
-def test_accounting_that_is_away_says_nothing_of_the_jobs_that_the_controller_forgot(fake: FakeSlurm) -> None:
+def test_accounting_that_does_not_answer_leaves_forgotten_jobs_unknown(fake: FakeSlurm) -> None:
     fake.command("sacct", 'echo "sacct: error: Problem talking to the database: Connection refused" >&2; exit 1')
     fake.command("scontrol", "exit 1")
     fake.command("squeue", 'echo "1_0|COMPLETED|None|n1|2026-11-23T08:40:00"')
@@ -144,7 +144,7 @@ def test_accounting_that_is_away_says_nothing_of_the_jobs_that_the_controller_fo
         SlurmScheduler().poll(["1_0", "1_1"])
 
 
-def test_a_job_that_lives_in_the_books_alone_is_not_known(fake: FakeSlurm) -> None:
+def test_a_job_that_only_sacct_shows_as_alive_is_not_known(fake: FakeSlurm) -> None:
     fake.command("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
     fake.command("sacct", 'echo "1_0|RUNNING|0:0|n1|2026-11-23T08:40:00|Unknown"; echo "1_1|MARTIAN|0:0|n1||"')
     rows = SlurmScheduler().poll(["1_0", "1_1"])
@@ -161,7 +161,7 @@ def test_jobs_that_all_live_take_one_query(fake: FakeSlurm) -> None:
     assert (fake.folder / "asks").read_text().count("--jobs=1,2") == 1
 
 
-def test_a_requeued_job_lives_though_sacct_shows_its_end(fake: FakeSlurm) -> None:
+def test_a_requeued_job_is_alive_though_sacct_shows_its_end(fake: FakeSlurm) -> None:
     fake.command(
         "squeue", 'echo "1_0|PENDING|BeginTime||2026-11-23T08:42:00"; echo "1_1|COMPLETED|None|n1|2026-11-23T08:40:00"'
     )
@@ -192,7 +192,7 @@ def test_an_order_becomes_sbatchs_options_and_the_scripts_arguments(fake: FakeSl
         *("--parsable", "--job-name=name", "--array=0-2,5%2", "--dependency=afterany:7:8", "--exclude=n1,n2"),
         *("/x/g0001.sbatch", "3"),
     ]
-    # A job whose check failed must not wait for ever.
+    # If the check fails, the job must not stay pending for ever.
     SlurmScheduler().submit(Path("/x/g0001.sbatch"), [0], "name", Order(after=("7",), after_ok=("9",)))
     assert (fake.folder / "words").read_text().split()[3:5] == [
         "--dependency=afterany:7,afterok:9",
@@ -200,7 +200,7 @@ def test_an_order_becomes_sbatchs_options_and_the_scripts_arguments(fake: FakeSl
     ]
 
 
-def test_who_cancelled_a_run_is_named_where_somebody_knows_the_name(fake: FakeSlurm) -> None:
+def test_who_cancelled_a_job_has_a_name_if_the_uid_has_one(fake: FakeSlurm) -> None:
     fake.command("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
     for index, uid in enumerate((0, 4123456789)):
         fake.command("sacct", f'echo "1_{index}|CANCELLED by {uid}|0:15|n1|Unknown|Unknown"')

@@ -1,4 +1,4 @@
-"""Typed YAML: every mistake is one line with file, line, key and what would be right."""
+"""Typed YAML: each mistake gives one line with file, line, key and what would be right."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import pytest
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster, Experiment, dump, load, parse_scalar, profiles, to_builtins
 from hpcjobs.config.cluster import seconds
+from hpcjobs.config.experiment import Batch, Synth
+from hpcjobs.engine import sweep
+from hpcjobs.plan import planning
 
 GOOD = "name: mine\nbatch:\n  local: 8\n"
 
@@ -28,11 +31,24 @@ def write(folder: Path, text: str) -> Path:
         ("name: mine\nbatch:\n  local: many\n", 3, "key 'batch.local': expected a whole number, got 'many'"),
         ("name: mine\nbatch:\n  local: 0\n", 3, "key 'batch.local': expected a whole number >= 1, got 0"),
         ("name: mine\nbatch:\n  local: 8\n  global: 8\n", 2, "exactly one of batch.local (weak scaling)"),
-        ("name: mine\nbatch:\n  local: 8\n  local: 9\n", 4, "key 'batch.local' stands there twice (first in line 3)"),
+        ("name: mine\nbatch:\n  local: 8\n  local: 9\n", 4, "key 'batch.local' is given twice (first in line 3)"),
         (GOOD + "model:\n  name: resnet\n", 5, "key 'model.name': invalid enum value 'resnet'"),
         (GOOD + "train:\n  steps: 0\n", 5, "key 'train.steps': expected a whole number >= 1, got 0"),
         (GOOD + "train:\n  steps: 1\n", None, "train.steps 1 cannot be timed"),
         ("name: [a\n", 2, "not valid YAML"),
+        (
+            GOOD + "data:\n  dir: x\n  synth: {images: 512, size: 64}\n",
+            4,
+            "give one of data.dir (images that are there) and data.synth",
+        ),
+        (GOOD + "data:\n  synth: {images: 512}\n", 5, "key 'data.synth.size' is missing"),
+        (
+            GOOD + "data:\n  synth: {images: 2, size: 64}\n",
+            5,
+            "key 'data.synth.images': expected a whole number >= 3, got 2",
+        ),
+        (GOOD + "data:\n  synth: {sizes: 64}\n", 5, "unknown key 'data.synth.sizes': did you mean 'size'?"),
+        (GOOD + "data:\n  synth: 512\n", 5, "key 'data.synth': expected a section, got 512"),
         (GOOD + "on: 1\n", 4, "key 'on' is read as something other than text"),
         ("name: mine\nbatch: 4\n", 2, "key 'batch': expected a section, got 4"),
     ],
@@ -71,8 +87,11 @@ def test_a_missing_key_and_a_missing_file_are_named(tmp_path: Path) -> None:
         ),
         ("collect: {time: soon}", "key 'collect.time': expected text matching"),
         ("signal_s: 70000", "key 'signal_s': expected a whole number <= 65535, got 70000"),
-        ("retry: {out_of_memory: 1}", "retry.out_of_memory: the same memory would not do the next time either; may be"),
-        ("retry: {data_missing: 1}", "retry.data_missing: such a run would fail again; may be retried: node_failure, "),
+        ("retry: {out_of_memory: 1}", "retry.out_of_memory: the run would need the same memory again; these may be"),
+        (
+            "retry: {data_missing: 1}",
+            "retry.data_missing: such a run would fail again; these may be retried: node_failure, ",
+        ),
         ("retry: {node_failiure: 1}", "retry.node_failiure: did you mean 'node_failure'?"),
         ("retry: {lost: -1}", "key 'retry': expected a whole number >= 0"),
     ],
@@ -91,14 +110,16 @@ def test_a_time_limit_is_read_as_slurm_reads_it(text: str, limit: int) -> None:
     assert seconds(text) == limit
 
 
-def test_a_job_is_told_of_its_end_where_it_has_time_for_that(tmp_path: Path) -> None:
-    def told(text: str) -> int:
-        return load(write(tmp_path, f"name: mine\ngpus_per_node: 4\n{text}\n"), Cluster).told_s
+def test_a_job_is_warned_of_its_time_limit_if_it_runs_long_enough(tmp_path: Path) -> None:
+    def warned(text: str) -> int:
+        return load(write(tmp_path, f"name: mine\ngpus_per_node: 4\n{text}\n"), Cluster).warned_s
 
-    assert [told(text) for text in ("", 'time: "10"', "signal_s: 0")] == [120, 120, 0]
-    # Slurm may be a minute early, and would interrupt it as soon as it has started.
-    assert told('time: "3"') == 0
-    assert told('time: "3"\nsignal_s: 90') == 90
+    assert [warned(text) for text in ("", 'time: "10"', "signal_s: 0")] == [120, 120, 0]
+    # Slurm may be a minute early, and would interrupt the job as soon as it has started.
+    assert warned('time: "3"') == 0
+    assert warned('time: "3"\nsignal_s: 90') == 90
+    # signal_s is ignored: launcher horovodrun cannot pass a signal on.
+    assert warned("launcher: horovodrun\nbind: none") == 0
 
 
 @pytest.mark.parametrize("found", profiles.available(Experiment), ids=lambda found: found.name)
@@ -109,6 +130,38 @@ def test_every_shipped_experiment_loads_and_survives_a_round_trip(found: profile
     again = load(write(tmp_path, yaml.safe_dump(to_builtins(experiment))), Experiment)
     assert again == experiment
     assert experiment.name == found.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "synth"),
+    [((), Synth(images=512, size=64)), (("data.dir=/d",), None), (("name=mine", "data.dir=/d"), None)],
+)
+def test_a_sweep_of_version_0_1_makes_up_the_images_of_its_demo(
+    settings: tuple[str, ...], synth: Synth | None, tmp_path: Path
+) -> None:
+    """Version 0.1 had no data.synth: an experiment called demo made up its images if it had no data.dir."""
+    variants = planning.expand(profiles.read(Experiment, "demo"), settings)
+    plan = planning.make_plan([1], variants, profiles.cluster("local"), 1)
+    about = sweep.to_yaml("id", plan)
+    del about["variants"][0]["experiment"]["data"]["synth"]
+    path = write(tmp_path, dump(about))
+    assert sweep.plan_of(path)[1].variants[0].experiment.data.synth == synth
+
+
+def test_a_sweep_of_an_experiment_called_demo_without_data_stays_so(tmp_path: Path) -> None:
+    variants = planning.expand(profiles.read(Experiment, "demo"), ["data.synth=null"])
+    plan = planning.make_plan([1], variants, profiles.cluster("local"), 1)
+    path = write(tmp_path, dump(sweep.to_yaml("id", plan)))
+    assert sweep.plan_of(path)[1] == plan
+
+
+def test_a_batch_is_split_over_ranks_or_refused() -> None:
+    assert Batch(local=8).split(4) == (8, 32)
+    assert Batch(global_=32, passes=2).split(4) == (8, 32)
+    with pytest.raises(ValueError, match=r"batch\.global 32 does not divide over 3 GPUs"):
+        Batch(global_=32).split(3)
+    with pytest.raises(ValueError, match=r"a local batch of 8 does not divide into batch\.passes 3"):
+        Batch(local=8, passes=3).split(2)
 
 
 @pytest.mark.parametrize("text", ["1e5", "2E3", "-1e-5", "1.5", "0x1F", "on", "null", "2026-11-25", "a: b", "", "é#"])

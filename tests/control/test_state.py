@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from hpcjobs.base.records import ExitRecord, JobState, RunState
-from hpcjobs.collect.failures import KINDS, classify
+from hpcjobs.collect.failures import FAILURE_CLASSES, classify
 from hpcjobs.engine.state import Evidence, Intention, RunStatus, fold, next_number, submissions, unanswered
 
 RUN = "g0002-r01"
@@ -151,7 +151,7 @@ def test_a_cancelled_allocation_says_nothing_of_a_run_that_was_done_in_it() -> N
     sent = submissions([{**event, "group": "all"} for event in SENT], {"all": ["g0001-r01", RUN]})
     done = Evidence("a001", "7_0", 1, measured=True, exit=ended(0))
     (one,) = fold([RUN], sent, answer(RunState.CANCELLED, "CANCELLED", reason="by 0"), {RUN: done}, 1000.0)
-    assert (one.state, one.word, one.said) == (RunState.DONE, "", "")
+    assert (one.state, one.word, one.reason) == (RunState.DONE, "", "")
 
 
 def test_a_requeued_job_is_pending_though_an_attempt_ended() -> None:
@@ -209,7 +209,7 @@ def test_every_error_code_has_a_hint() -> None:
     from hpcjobs.base.contract import ErrorCode
 
     codes = {value for name, value in vars(ErrorCode).items() if name.isupper()}
-    assert codes - {ErrorCode.UNEXPECTED} <= set(KINDS)
+    assert codes - {ErrorCode.UNEXPECTED} <= set(FAILURE_CLASSES)
 
 
 def test_a_killed_run_waits_for_the_schedulers_own_word() -> None:

@@ -71,7 +71,7 @@ def test_every_column_flag_and_class_of_failure_is_there() -> None:
     for known in (REPORT_COLUMNS, RUN_COLUMNS, AUC_MEANINGS, FLAGS):
         assert set(known) <= named
     assert {"images_per_sec", "oversubscribed"} <= named
-    assert set(failures.KINDS) <= spans("failures.md")
+    assert set(failures.FAILURE_CLASSES) <= spans("failures.md")
 
 
 def test_a_key_that_the_code_gains_makes_the_page_out_of_date(monkeypatch: pytest.MonkeyPatch) -> None:

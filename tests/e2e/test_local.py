@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pandas
@@ -23,10 +24,12 @@ def test_a_sweep_on_real_xrays(tmp_path: Path, nih: Path) -> None:
         "--train-list", str(nih / "train_val_list.txt.gz"), "--test-list", str(nih / "test_list.txt.gz"),
         "--out", "shards", "--size", "64", "--skip-bad", cwd=tmp_path,
     )  # fmt: skip
+    began = time.monotonic()
     done = hpcjobs(
         "sweep", "--gpus", "1,2,4", "--cluster", "local", "--experiment", "demo", "--set", "data.dir=shards",
         "--out", "o", "--wait", cwd=tmp_path,
     )  # fmt: skip
+    took = time.monotonic() - began
     assert "speed-up" in done.stdout
     report = tmp_path / "o" / "report"
     assert {path.name for path in report.iterdir()} >= {"scaling-report.csv", "runs.csv", "auc.csv", "scaling.png"}
@@ -36,7 +39,7 @@ def test_a_sweep_on_real_xrays(tmp_path: Path, nih: Path) -> None:
     assert list(table.global_batch) == [4, 8, 16]
     assert list(table.runs) == [1, 1, 1]
     assert table.speedup[0] == table.efficiency[0] == 1.0
-    assert table.startup_s.between(1, 120).all()
+    assert table.startup_s.between(1, took).all()
     for size in SIZES:
         attempt = tmp_path / "o" / "runs" / f"g{size:04d}-r01" / "a001"
         assert json.loads((attempt / "exit.json").read_text())["rc"] == 0

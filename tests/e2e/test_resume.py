@@ -70,7 +70,7 @@ def test_a_killed_runner_is_followed_by_another_and_nothing_runs_twice(site: Pat
 
 def test_a_cancelled_sweep_is_resumed_and_failed_runs_are_run_again(site: Path) -> None:
     (site / "behave" / "g0001-r01").write_text("exit 3\n")
-    (site / "behave" / "g0002-r01").write_text("sleep 100\n")
+    (site / "behave" / "g0002-r01").write_text("sleep 1000\n")
     sweep(site)
     until(lambda: states(site) == ["failed", "running"])
     hpcjobs("cancel", "o", cwd=site)

@@ -44,5 +44,5 @@ def test_a_detected_profile_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm
 def test_what_is_found_out_on_the_spot_is_accepted_by_slurm(partition: str, tmp_path: Path, cluster: Slurm) -> None:
     words = ("sweep", "--gpus", "4,16", "--experiment", "demo", "--partition", partition, "--dry-run", "--json")
     done = hpcjobs(*words, cwd=tmp_path, env=cluster.env)
-    assert f"found out partition {partition}, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr
+    assert f"detected partition {partition}, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr
     assert set(json.loads(done.stdout)["plan"]["starts"].values()).isdisjoint(("refused", ""))

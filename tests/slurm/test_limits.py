@@ -114,7 +114,7 @@ def test_told_of_its_time_limit_a_job_writes_a_checkpoint_and_starts_itself_agai
         assert told.value == "SIGUSR1"
         steps[launcher] = step = told.metadata["step"]
         assert (first(launcher).parent / CHECKPOINTS / f"step-{step:08d}").is_dir()
-        assert "goes on in restart 1 of 3\n" in (first(launcher) / JOB_LOG).read_text()
+        assert "continues in restart 1 of 3\n" in (first(launcher) / JOB_LOG).read_text()
         # Now it may come to its end.
         shorter = yaml.safe_load((first(launcher).parent / RUN_YAML).read_text())
         shorter["experiment"]["train"]["steps"] = step + 15
@@ -144,7 +144,7 @@ def test_told_of_its_time_limit_a_job_writes_a_checkpoint_and_starts_itself_agai
     assert ended(bounded, "g0001-r01", attempt=2) == EXIT_INTERRUPTED
     until(lambda: rows(f"{job_of(bounded)}_0", cluster) == ["REQUEUED", "FAILED"])
     last = (bounded / "runs" / "g0001-r01" / "a002" / JOB_LOG).read_text()
-    assert "was started again 1 times, and is not once more\n" in last
+    assert "was requeued 1 times already: it is not requeued again\n" in last
     assert said(bounded, "g0001-r01", attempt=2)[0][1] != "step 0"
 
 
@@ -175,8 +175,8 @@ def test_a_preempted_job_is_left_to_slurm_and_a_submission_that_came_twice_runs_
     assert ended(wide, "g0002-r01", seconds=30) not in (0, EXIT_INTERRUPTED)
     for out, run in outs.items():
         job_log = (out / "runs" / run / "a001" / JOB_LOG).read_text()
-        assert "is preempted, it waits for Slurm to take it off\n" in job_log
-        assert "goes on in restart" not in job_log
+        assert "is preempted: it waits until Slurm ends it\n" in job_log
+        assert "continues in restart" not in job_log
 
     # Six runs were submitted three times.
     for job in jobs:

@@ -217,7 +217,7 @@ def test_a_disk_that_is_full_during_submission_and_during_a_run(
     with journal.open("a") as file:
         file.write("\n" * (-journal.stat().st_size % os.sysconf("SC_PAGE_SIZE")))
     assert process.wait(60) == 1
-    assert "`hpcjobs resume disk/o` goes on" in (tmp_path / "started.log").read_text()
+    assert "`hpcjobs resume disk/o` continues" in (tmp_path / "started.log").read_text()
     # The job is there, and cannot even claim its run.
     site.quiet("disk/o")
     assert site.executions("disk/o") == []

@@ -98,7 +98,7 @@ def test_a_cancelled_run_that_is_still_ending_goes_on_by_one_resume(tmp_path: Pa
     site.behave("g0001-r01", "true")
     said = site.do("resume", "o", "--wait").stderr
     assert "submitted 1 run(s)" in said
-    assert "g0001: starts when what was cancelled has ended" in said
+    assert "g0001: starts after the end of the cancelled tasks" in said
     assert site.states() == {"done"}
     assert site.executions() == ["g0001-r01", "ended", "g0001-r01"]
 

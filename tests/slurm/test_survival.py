@@ -106,7 +106,7 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
         assert not sweepdir.read_aborts(attempt)
         assert shown["failure"] == "interrupted"
         assert shown["reason"] == f"hpcjobs: {how}: ended after step {step}, a checkpoint of step {step} is written"
-        assert "run it again and it goes on" in shown["hint"]
+        assert "run it again: it continues from its checkpoint" in shown["hint"]
         steps.append(step)
     assert ranks(tmp_path) == []
 

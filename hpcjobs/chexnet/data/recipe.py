@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import hpcjobs
 from hpcjobs.base.errors import HpcjobsError, InputError
+from hpcjobs.base.version import __version__
 from hpcjobs.chexnet.classes import SPLITS
 from hpcjobs.chexnet.data.dataset import IMAGES_PER_SHARD, shard_name
 
@@ -69,7 +69,7 @@ def check_size(size: int) -> None:
 
 def software() -> dict[str, str]:
     """Versions of the software on which the bytes of a shard may depend."""
-    versions = {"hpcjobs": hpcjobs.__version__, "python": platform.python_version()}
+    versions = {"hpcjobs": __version__, "python": platform.python_version()}
     for name in ("tensorflow", "opencv-python-headless", "numpy"):
         with suppress(importlib.metadata.PackageNotFoundError):  # a site's own build may go by another name
             versions[name] = importlib.metadata.version(name)

@@ -9,7 +9,6 @@ invocation do not count.
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 import shutil
 import time
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcjobs.base.errors import HpcjobsError
-from hpcjobs.base.files import read_json, write_atomic, write_json
+from hpcjobs.base.files import claim_link, read_json, write_atomic, write_json
 from hpcjobs.base.lock import alive
 from hpcjobs.chexnet.classes import CLASSES
 from hpcjobs.chexnet.data.dataset import Shard
@@ -252,14 +251,6 @@ def make_records(
 
 
 def _claim(run: Path, shard: str, index: int) -> bool:
-    """Claim a shard for worker `index`. Also True if it holds the claim already, from before Slurm requeued it."""
-    mine = run / f"claim-{index}"
-    mine.write_text(str(index))
+    """Claim a shard for worker `index`. True too if this worker claimed it before Slurm requeued its job."""
     claim = run / "claims" / shard
-    try:
-        os.link(mine, claim)
-    except FileExistsError:
-        return claim.read_text() == str(index)
-    finally:
-        mine.unlink()
-    return True
+    return claim_link(claim, str(index)) or claim.read_text() == str(index)

@@ -1,1 +1,1 @@
-"""One room per format of anyone's logs: fed blocks of lines, it tells measurements and problems."""
+"""One reader for each format of anyone's logs. It is fed blocks of lines and finds measurements and problems."""

@@ -1,4 +1,4 @@
-"""What logs of any format say in passing: how many GPUs, which batch. Only words whose meaning is plain."""
+"""Reads what scripts print about GPUs, nodes and batch in logs of any format, if the meaning is clear."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _LAUNCH = re.compile(r"--nproc[_-]per[_-]node[= ](\d+)")
 _NODES = re.compile(r"--nnodes[= ](\d+)\b(?!:)")
 
 
-class Facts:
-    """Whole numbers, or None. `batch` is one of which the log does not say whether it is per GPU or over all."""
+class Context:
+    """What a log says about its run, or None. Of `batch` it does not say whether it is per GPU or over all."""
 
     needles = (b"umber of ", b"um_", b"Num GPUs", b"size", b"nproc")
 
@@ -37,9 +37,8 @@ class Facts:
         self.global_batch: int | None = None
         self.batch: int | None = None
 
-    def take(self, text: str) -> bool:
-        """Read one line; whether it said something. The first word on a thing counts."""
-        before = self.known()
+    def take(self, text: str) -> None:
+        """Read one line. The first line that gives a number counts."""
         self.gpus = self.gpus or _first(_GPUS, text)
         each = _first(_LAUNCH, text)
         if each and not self.gpus:
@@ -51,11 +50,6 @@ class Facts:
         self.local_batch = self.local_batch or local
         if not batch and not local:
             self.batch = self.batch or _first(_BATCH, text)
-        return self.known() != before
-
-    def known(self) -> tuple[int | None, ...]:
-        """All of it."""
-        return self.gpus, self.nodes, self.local_batch, self.global_batch, self.batch
 
 
 def _first(pattern: re.Pattern[str], text: str) -> int | None:
@@ -63,13 +57,14 @@ def _first(pattern: re.Pattern[str], text: str) -> int | None:
     return next((int(group) for group in match.groups() if group), None) or None if match else None
 
 
-def split(
+def local_and_global(
     batch: int | None, gpus: int | None, implied: float | None, option: int | None = None
 ) -> tuple[int | None, int | None]:
-    """(local, global) batch of a number of which the log does not say which of the two it is.
+    """(local, global) batch of a `batch` that may be either, None if it is not known.
 
-    `implied` is the global batch that rates over all GPUs and the log's time stamps give, where there are both. It
-    decides, if it is within a fifth of one of the two and they differ; of one GPU both are the same.
+    `implied` is the global batch by the rates over all GPUs and the log's time stamps, if it has both. It decides
+    if it is within a fifth of one of the two. With one GPU both are the same. `option` is the number of GPUs that
+    --gpus-from gives.
     """
     gpus = gpus or option
     if batch is None or gpus == 1:

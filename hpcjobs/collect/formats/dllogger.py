@@ -1,15 +1,15 @@
-"""NVIDIA's DLLogger: what its DeepLearningExamples write.
+"""NVIDIA's DLLogger, which its DeepLearningExamples use.
 
     DLLL {"timestamp": "...", "datetime": "...", "type": "LOG", "step": [0, 5], "data": {"train.total_ips": 545.3}}
     DLL 2022-11-24 04:06:17.895552 - (0, 200) total_ips : 3285.28
     DLL 2022-06-01 10:54:47.073847 - Epoch: 0 Iteration: 1  train.loss : 7.09  train.total_ips : 829.74 img/s
     DLL 2022-11-24 04:09:25.834875 - () train_throughput : 3279.67 images/s
 
-The first is the file's form (JSON; without its DLLL in some copies), the others standard output's, which said DLLL
-until 2019. A step of no number is the run's summary, of one epoch or step, of two an iteration, of three (or with
-the word validation) none of training. The summary's figure counts where there is one; else the iterations, else the
-epochs. Rates are over all GPUs. PARAMETER begins a run; its batch_size is per GPU in some scripts and global in
-others: rates and time stamps tell, else it is left open.
+The first form is written to files (JSON; some copies lack DLLL), the others to standard output, with DLLL until 2019.
+A step without numbers is the run's summary, one number is an epoch or a step, two are an iteration. A step of three
+numbers, or with the word validation, is not training. The summary's figure counts if there is one, else the
+iterations, else the epochs. Rates are over all GPUs. PARAMETER begins a run. Its batch_size is per GPU in some
+scripts and global in others: rates and time stamps decide, and without them it stays open.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import statistics
 from typing import Any
 
 from hpcjobs.collect.formats import context
-from hpcjobs.collect.formats.reader import Findings, Room
+from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line, seconds
-from hpcjobs.collect.rates import Rates
+from hpcjobs.collect.steady import Windows
 
 _JSON = re.compile(r"(?:DLLL )?(\{.*\"type\": ?\"(?:LOG|METADATA)\".*\})")
 _PLAIN = re.compile(r"\bDLLL? (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]*) - (.*)")
 _PAIR = re.compile(r"(?:^|(?<=\s))([^\s:]\S*) : (\[[^\]]*\]|\S+)")
 _STDOUT = re.compile(r"^\s*(Num GPUs|Per-GPU Batch Size|Global Batch Size)[: ]+(\d+)\s*$")
 
-# Of what a script logs, the first of these is its training throughput.
+# The first of these keys that a script logs is its training throughput.
 _KEYS = (
     *("train_throughput", "throughput_train", "average_train_throughput", "avg_train_throughput"),
     *("train.total_ips", "total_ips", "train.ips", "training_sequences_per_second", "avg_exp_per_second_train"),
@@ -42,7 +42,7 @@ _STEPS_KEPT = 500
 
 
 class _Run:
-    """One run: the figures of each throughput key."""
+    """One run, with the figures of each throughput key."""
 
     def __init__(self) -> None:
         self.line = 0
@@ -51,14 +51,14 @@ class _Run:
         self.stdout: dict[str, int] = {}
         self.units: dict[str, str] = {}
         self.summary: dict[str, float] = {}
-        self.iterations: dict[str, Rates] = {}
-        self.epochs: dict[str, Rates] = {}
-        self.implied: list[float] = []  # global batches by rates and time stamps
+        self.iterations: dict[str, Windows] = {}
+        self.epochs: dict[str, Windows] = {}
+        self.implied: list[float] = []  # global batches, from rates and time stamps
         self.before: tuple[tuple[int, ...], float] | None = None
 
 
-class DlloggerRoom(Room):
-    """See above."""
+class DlloggerReader(FormatReader):
+    """Reads the logs that the text at the top of this file describes."""
 
     name = "dllogger"
     needles = (b"DLL", b'"type": "', b"Num GPUs", b"Batch Size")
@@ -127,13 +127,13 @@ class DlloggerRoom(Room):
         if not run.line:
             run.line, run.rank = line.number, line.rank
         elif line.rank != run.rank:
-            return  # Another rank's copy.
+            return  # another rank's copy
         for key, rate in found:
             if not step:
                 run.summary[key] = rate
             else:
                 kept = run.iterations if len(step) == 2 or "Iteration" in line.text else run.epochs
-                kept.setdefault(key, Rates()).add(1.0, 1 / rate)
+                kept.setdefault(key, Windows()).add(1.0, 1 / rate)
         if len(step) == 2 and at is not None:
             if run.before and len(run.implied) < _STEPS_KEPT:
                 (epoch, iteration), before = run.before[0], run.before[1]
@@ -147,14 +147,14 @@ class DlloggerRoom(Room):
         keys = sorted({*run.summary, *run.iterations, *run.epochs}, key=_RANKS.__getitem__)
         if not keys:
             return
-        # A summary of a lesser key is worth more than iterations of a better one.
+        # A summary counts before iterations, even if its key comes later in _KEYS.
         key = next((key for key in keys if key in run.summary), keys[0])
         about, gpus = run.parameters, _gpus(run)
         if re.search("infer|eval|predict|test", str(about.get("mode", "train"))):
-            self.findings.problem(run.line, f"mode {about['mode']}: no training")
+            self.findings.problem(run.line, f"mode {about['mode']}: not a training")
             return
-        told, name = (run.iterations, "iterations") if run.iterations else (run.epochs, "epochs")
-        steady = told[min(told, key=_RANKS.__getitem__)].steady() if told else None
+        figures, name = (run.iterations, "iterations") if run.iterations else (run.epochs, "epochs")
+        steady = figures[min(figures, key=_RANKS.__getitem__)].steady() if figures else None
         figure, total = f"{key} of the summary", run.summary.get(key)
         if total is None:
             assert steady is not None
@@ -165,8 +165,8 @@ class DlloggerRoom(Room):
         local = local or _whole(about, "local_batch_size", "batch_size_per_gpu", "per_gpu_batch_size")
         if not local and not whole:
             batch = _whole(about, "batch_size", "train_batch_size")
-            local, whole = context.split(batch, gpus, implied, self.findings.option)
-        self.tell(
+            local, whole = context.local_and_global(batch, gpus, implied, self.findings.option)
+        self.add_run(
             run.line,
             figure,
             total=total,
@@ -217,7 +217,7 @@ def _unit(keys: list[str], unit: str) -> str:
         for begins, name in zip(("im", "seq", "sample", "tok", "frame"), _UNITS, strict=True):
             if re.search(rf"(?:^|[^a-z]){begins}", word.lower()):
                 return name
-    # What is called ips is images a second in all scripts that say so.
+    # In all scripts that log ips it is images per second.
     return "images" if any("ips" in key for key in keys) else "samples"
 
 

@@ -1,24 +1,24 @@
-"""Horovod's synthetic benchmarks: TensorFlow 1 and 2, Keras, PyTorch (elastic too), and what copies their words.
+"""Horovod's synthetic benchmarks for TensorFlow 1 and 2, Keras and PyTorch (also elastic), and copies of them.
 
-    Model: ResNet50                                 by rank 0, which alone prints in all of Horovod's own scripts
+    Model: ResNet50                                 by rank 0: in Horovod's own scripts no other rank prints
     Batch size: 32                                  per rank
-    Number of GPUs: 8                               ranks; CPUs with --no-cuda
+    Number of GPUs: 8                               the number of ranks; CPUs with --no-cuda
     Iter #3: 612.1 img/sec per GPU                  one rank's images over its time
     Img/sec per GPU: 600.2 +-5.3                    mean over the Iter lines, and 1.96 of their standard deviations
-    Total img/sec on 8 GPU(s): 4801.4 +-42.7        both times the number of ranks
+    Total img/sec on 8 GPU(s): 4801.4 +-42.7        both of the line before, times the number of ranks
 
-The Keras scripts leave Iter #0 out of their mean. Where every rank prints, each total is that rank's own estimate of
-the total: their mean counts. Totals that follow one another without a rank's tag or an Iter told twice are runs of
-their own.
+The Keras scripts leave Iter #0 out of their mean. If every rank prints, each total is one rank's estimate, and their
+mean counts. Totals in a row are separate runs, unless rank prefixes or repeated Iter lines show that several ranks
+print the total of one run.
 """
 
 from __future__ import annotations
 
 import re
 
-from hpcjobs.collect.formats.reader import Findings, Room, mean
+from hpcjobs.collect.formats.reader import Findings, FormatReader, mean
 from hpcjobs.collect.lines import Line
-from hpcjobs.collect.rates import Rates, scaled
+from hpcjobs.collect.steady import Windows, scaled
 
 _FIGURE = r"(\d+(?:\.\d+)?)(?: ?(?:\+-|\+/-|±) ?(\d+(?:\.\d+)?))?"
 _TOTAL = re.compile(rf"Total [Ii]mg/sec on (\d+) (\w+)\(s\): *{_FIGURE}")
@@ -33,23 +33,23 @@ class _Run:
 
     def __init__(self) -> None:
         self.line = 0
-        self.about: set[tuple[str, int | None]] = set()  # what which rank has told of it
+        self.about: set[tuple[str, int | None]] = set()  # (rank, group of _ABOUT) of what was printed
         self.model = self.device = ""
         self.batch: int | None = None
         self.gpus: int | None = None
-        self.windows = Rates()
+        self.windows = Windows()
         self.first = ""  # the rank whose Iter lines count
-        self.last: dict[str, int] = {}  # the newest Iter of each rank; untagged ranks are one
-        self.told: set[str] = set()  # ranks that have told the total
-        self.many = False  # whether untagged ranks tell the same Iter
-        self.ended: set[str] = set()  # ranks that have told their mean or the total
-        self.means: list[float] = []  # images/s per GPU, of each rank that tells
+        self.last: dict[str, int] = {}  # the newest Iter of each rank; ranks without a prefix count as one
+        self.totalled: set[str] = set()  # ranks that have printed the total
+        self.many = False  # whether several ranks without a prefix print the same Iter
+        self.ended: set[str] = set()  # ranks that have printed their mean or the total
+        self.means: list[float] = []  # images/s per GPU, of each rank that prints it
         self.totals: list[float] = []
         self.sds: list[float] = []  # of the totals
 
 
-class HorovodRoom(Room):
-    """See above."""
+class HorovodReader(FormatReader):
+    """Reads the logs that the text at the top of this file describes."""
 
     name = "horovod"
     needles = (b"img/sec", b"Img/sec per", b"Number of ", b"Batch size: ", b"Model: ")
@@ -62,12 +62,12 @@ class HorovodRoom(Room):
         text, run = line.text, self.run
         if match := _TOTAL.search(text):
             gpus, total = int(match[1]), float(match[3])
-            copied = run.many or line.rank not in run.told or total in run.totals
+            copied = run.many or line.rank not in run.totalled or total in run.totals
             if run.totals and (gpus != run.gpus or not copied):
-                run = self._next()  # Where totals alone are left of several runs.
+                run = self._next()  # Only the totals of several runs were kept.
             run.gpus, run.device = gpus, _device(match[2])
             run.totals.append(total)
-            run.told.add(line.rank)
+            run.totalled.add(line.rank)
             run.ended.add(line.rank)
             if match[4]:
                 run.sds.append(float(match[4]) / _DEVIATIONS)
@@ -83,7 +83,7 @@ class HorovodRoom(Room):
             if line.rank == run.first and rate > 0:
                 run.windows.add(1.0, 1 / rate)
         elif match := _MEAN.search(text):
-            if line.rank in run.told and not run.many:
+            if line.rank in run.totalled and not run.many:
                 run = self._next()
             run.device = _device(match[1])
             run.means.append(float(match[2]))
@@ -103,7 +103,7 @@ class HorovodRoom(Room):
         run.line = run.line or line.number
 
     def _next(self) -> _Run:
-        """Tell the run, if it has a figure, and begin another."""
+        """Add the run, if it has a figure, and begin another."""
         run, self.run = self.run, _Run()
         steady = run.windows.steady()
         figure, total, per_gpu, sd = "", None, None, None
@@ -113,12 +113,12 @@ class HorovodRoom(Room):
             figure, per_gpu = "Img/sec per GPU", mean(run.means)
         elif steady is not None:
             figure, per_gpu = "Iter # img/sec per GPU", steady.rate
-            self.findings.problem(run.line, "the log ends before the benchmark's own mean: its Iter lines are taken")
+            self.findings.problem(run.line, "the log ends before the benchmark's own mean: its Iter lines count")
         if figure:
             steady = scaled(steady, run.gpus)
             if total is None and steady is not None and run.gpus:
                 sd = steady.sd
-            self.tell(
+            self.add_run(
                 run.line,
                 figure,
                 total=total,

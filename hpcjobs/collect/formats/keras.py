@@ -1,28 +1,29 @@
-"""Keras' progress, from Keras 1 to 3.
+"""The progress that Keras 1 to 3 prints.
 
     Epoch 2/10
     4096/4096 - 749s - loss: 0.1983 - val_loss: 0.1414                        verbose=2
     4096/4096 - 749s - loss: 0.1983 - val_loss: 0.1414 - 749s/epoch - 183ms/step
     4096/4096 - 749s - 183ms/step - loss: 0.1983 - val_loss: 0.1414           Keras 3
-    100/100 [==============================] - 12s 118ms/step - loss: 0.5     bar; on one line after \\r and backspaces
+    100/100 [==============================] - 12s 118ms/step - loss: 0.5     bar, redrawn with \\r and backspaces
     100/100 ━━━━━━━━━━━━━━━━━━━━ 12s 118ms/step - loss: 0.5                   Keras 3, with colours and backspaces
-    60000/60000 [==============================] - 4s 66us/sample - loss: 0.3 counts samples, as where
-    Train on 60000 samples, validate on 10000 samples                         says so: Keras to 2.3, TensorFlow to 2.1
+    60000/60000 [==============================] - 4s 66us/sample - loss: 0.3 counts samples, also after
+    Train on 60000 samples, validate on 10000 samples                         of Keras to 2.3, TensorFlow to 2.1
      - 12s - loss: 0.5                                                        Keras 2, verbose=2: no count
 
-Only the last line of an epoch counts: the rest is progress. A line without Epoch before it and without val_ is taken
-for evaluate(). Several ranks' lines of an epoch are one: their mean. An epoch's time contains its validation.
-Keras says neither batch nor GPUs; a script may, in plain words.
+Only the last line of an epoch counts. A line without Epoch before it and without val_ is taken for evaluate().
+If several ranks print an epoch's line, their mean counts. An epoch's time includes its validation. Keras prints
+neither batch nor GPUs, but the script may.
 """
 
 from __future__ import annotations
 
 import re
 
-from hpcjobs.collect.formats.context import Facts, split
-from hpcjobs.collect.formats.reader import Findings, Room, mean
+from hpcjobs.base.columns import FLAG_VALIDATION
+from hpcjobs.collect.formats.context import Context, local_and_global
+from hpcjobs.collect.formats.reader import Findings, FormatReader, mean
 from hpcjobs.collect.lines import Line, unstamped
-from hpcjobs.collect.rates import Rates, scaled
+from hpcjobs.collect.steady import Windows, scaled
 
 _EPOCH = re.compile(r"(?:^|\s)Epoch (\d+)/(\d+)\s*$")
 _TIME = r"(\d+)s(?: +(?:- )?(\d+)(ms|us|μs|s|ns)/(step|sample|epoch))?"
@@ -33,45 +34,44 @@ _TRAIN_ON = re.compile(r"Train on (\d+) (?:samples|steps)")
 _METRIC = re.compile(r"\b\w*loss: (?:\d|nan)")
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "μs": 1e-6, "ns": 1e-9}
 
-FLAG_VALIDATION = "validation_in_epoch"
-
 
 class _Epoch:
-    """One epoch: what each rank says of it."""
+    """One epoch, as each rank reports it."""
 
     def __init__(self, number: int, line: int) -> None:
         self.number, self.line = number, line
-        self.seconds: dict[tuple[str, int], float] = {}  # (rank, line): s; the last of a line counts
-        self.count = 0  # steps or samples; 0: not said
+        self.seconds: dict[tuple[str, int], float] = {}  # (rank, line): s; the last on a line counts
+        self.count = 0  # steps or samples; 0: not known
         self.samples = False
         self.validated = False
 
 
 class _Run:
-    """One fit()."""
+    """One call of fit()."""
 
     def __init__(self) -> None:
         self.line = 0
         self.epoch: _Epoch | None = None
-        self.windows = Rates()
+        self.windows = Windows()
         self.count = 0
         self.samples = False
         self.validated = False
 
 
-class KerasRoom(Room):
-    """See above."""
+class KerasReader(FormatReader):
+    """Reads the logs that the text at the top of this file describes."""
 
     name = "keras"
-    needles = (b"loss: ", b"Epoch ", b"Train on ", *Facts.needles)
+    needles = (b"loss: ", b"Epoch ", b"Train on ", *Context.needles)
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
         self.run = _Run()
-        self.facts = Facts()
+        self.context = Context()
         self.train_on: int | None = None
-        self.heads: dict[str, int] = {}  # rank: number of the epoch that it announced last
-        self.due: dict[str, int] = {}  # rank: announced epochs that have not ended; untagged ranks are one
+        self.heads: dict[str, int] = {}  # rank: the number of its last Epoch line
+        # Of each rank, its Epoch lines whose epochs have not ended; ranks without a prefix count as one.
+        self.due: dict[str, int] = {}
         self.headed = False
         self.last = ""
 
@@ -87,7 +87,7 @@ class KerasRoom(Room):
         elif match := _TRAIN_ON.search(text):
             self.train_on = int(match[1])
         else:
-            self.facts.take(text)
+            self.context.take(text)
 
     def _announce(self, number: int, line: Line) -> None:
         self.headed = True
@@ -109,9 +109,9 @@ class KerasRoom(Room):
         if number is not None and not again:
             self.due[line.rank] -= 1
         elif not again:
-            if self.headed or not validated or line.text == self.last:  # evaluate(), or the copy of another rank
+            if self.headed or not validated or line.text == self.last:  # evaluate(), or another rank's copy
                 return
-            # Without any Epoch line: each rank's next one.
+            # The log has no Epoch lines: this is the rank's next epoch.
             done = 0 if epoch is None else sum(rank == line.rank for rank, _ in epoch.seconds)
             number = 1 if epoch is None else epoch.number + (1 if done else 0)
         self.last = line.text
@@ -140,24 +140,24 @@ class KerasRoom(Room):
     def _end(self) -> None:
         self._close_epoch()
         run, self.run = self.run, _Run()
-        steady = run.windows.steady(min(1, len(run.windows) - 1), "without the first epoch, if there are several")
+        steady = run.windows.steady(min(1, len(run.windows) - 1), "all but the first epoch, if there are several")
         if steady is None:
             return
-        epoch_s, facts = 1 / steady.rate, self.facts
-        local, whole = facts.local_batch, facts.global_batch
+        epoch_s, context = 1 / steady.rate, self.context
+        local, whole = context.local_batch, context.global_batch
         if not local and not whole:
-            local, whole = split(facts.batch, facts.gpus, None, self.findings.option)
+            local, whole = local_and_global(context.batch, context.gpus, None, self.findings.option)
         step_ms = 1000 * epoch_s / run.count if run.count and not run.samples else None
-        why = "Keras says steps and seconds, but the log not the batch: no rate can be had"
+        why = "the log gives the time of a step, but not the batch: there is no rate"
         if not run.count:
-            why = "the log says the seconds of an epoch, but not of how many steps"
+            why = "the log gives the time of an epoch, but not its number of steps"
         rate = run.count / epoch_s if run.samples else None
-        self.tell(
+        self.add_run(
             run.line,
             "samples over the time of epochs" if run.samples else "batch over the time of steps",
             total=rate,
-            gpus=facts.gpus,
-            nodes=facts.nodes,
+            gpus=context.gpus,
+            nodes=context.nodes,
             local_batch=local,
             global_batch=whole,
             step_ms=step_ms,
@@ -176,11 +176,11 @@ class KerasRoom(Room):
 def _seconds(
     count: int, whole: str, unit_time: str | None, unit: str | None, per: str | None, rest: str
 ) -> float | None:
-    """Seconds of an epoch: of those that the line gives, the one that is rounded least."""
-    # (seconds, what rounding makes of it at most, as a fraction)
-    told = [(float(whole), 0.5 / int(whole))] if int(whole) else []
+    """The seconds of an epoch: of the times on the line, the one with the smallest rounding error."""
+    # (seconds, largest rounding error as a fraction of them)
+    found = [(float(whole), 0.5 / int(whole))] if int(whole) else []
     more = [(unit_time, unit, per)] if unit_time and unit and per else []
     for number, its_unit, of in more + [match.groups() for match in _LATER.finditer(rest)]:
         if int(number) and (of == "epoch" or count):
-            told.append((int(number) * _SECONDS[its_unit] * (1 if of == "epoch" else count), 0.5 / int(number)))
-    return min(told, key=lambda pair: pair[1])[0] if told else None
+            found.append((int(number) * _SECONDS[its_unit] * (1 if of == "epoch" else count), 0.5 / int(number)))
+    return min(found, key=lambda pair: pair[1])[0] if found else None

@@ -1,33 +1,28 @@
-"""MLPerf training logs of anyone: `:::MLL` of v0.6 and `:::MLLOG` of v0.7 on.
+"""MLPerf training logs of anyone, with the lines that mlperf_lines reads.
 
-    :::MLL 1560881734.720 epoch_start: {"value": null, "metadata": {"epoch_num": 1}}
-    :::MLLOG {"namespace": "", "time_ms": 1592671423172, "event_type": "INTERVAL_START", "key": "epoch_start", ...}
-
-time_s for time_ms in some; values as strings in some; a line by every rank in some: the first of an event counts.
-The rate is what the log calls one, where it does: `training_sequences_per_second` at the end of NVIDIA's BERT, else
-`tracked_stats` (`throughput`; `imgs_sec` in v2.x), else `throughput`; else `train_samples` over the times of epochs
-(or blocks), validation apart. train_samples may stand in the arguments that NVIDIA's scripts for MXNet print
-(num_examples), one line by each rank, which tells the GPUs too; else `submission_entry` may (v0.6: accelerators of a
-node x nodes).
+Several ranks may write the same line: the first of an event counts. The rate is what the log calls one, if it does:
+`training_sequences_per_second` at the end of NVIDIA's BERT, else `tracked_stats` (`throughput`; `imgs_sec` in v2.x),
+else `throughput`. Else it is `train_samples` over the time of epochs (or blocks) without their validation. The
+arguments that NVIDIA's scripts for MXNet print, one line by each rank, may give the samples (num_examples) and the
+number of GPUs. `submission_entry` of v0.6 may give the GPUs too: accelerators of a node x nodes.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import deque
 from typing import Any
 
-from hpcjobs.collect.formats.context import Facts
-from hpcjobs.collect.formats.reader import Findings, Room
+from hpcjobs.collect import mlperf_lines
+from hpcjobs.collect.formats.context import Context
+from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line
-from hpcjobs.collect.rates import Rates, scaled
+from hpcjobs.collect.mlperf_lines import Event
+from hpcjobs.collect.steady import Windows, scaled
 
-_OLD = re.compile(r":::MLL (\d+(?:\.\d+)?) (\w+): (\{.*\})")
-_NEW = re.compile(r":::MLLOG (\{.*\})")
 _ARGUMENTS = re.compile(r"(?:Node\[(\d+)\] )?(?:start with arguments )?Namespace\((.*)\)")
 _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)=(?:'([^']*)'|(\w+))")
-# The training throughput among the figures of tracked_stats, by its names.
+# The names that the training throughput has among the figures of tracked_stats.
 _RATES = ("throughput", "imgs_sec", "samples_per_sec", "samples_per_second", "images_per_second")
 _SUMMARY = re.compile(r"'training_sequences_per_second': (\d+(?:\.\d+)?)")
 _BEGINS = {"submission_benchmark", "cache_clear", "init_start", "run_start"}
@@ -42,38 +37,36 @@ class _Run:
         self.line = 0
         self.values: dict[str, Any] = {}
         self.arguments: dict[str, str] = {}
-        self.workers: dict[str, int] = {}  # Node: its GPUs
+        self.workers: dict[str, int] = {}  # node or rank: its number of GPUs
         self.began: float | None = None
         self.ended: float | None = None
         self.status = ""
         self.summary: float | None = None
-        self.stats = Rates()
-        self.throughputs = Rates()
+        self.stats = Windows()
+        self.throughputs = Windows()
         self.seen: deque[object] = deque(maxlen=4096)
-        self.open: dict[str, tuple[object, float]] = {}  # epoch, block or eval: which, since when
-        self.validation = 0.0  # s of evals inside what is open
-        self.epochs = Rates()
-        self.blocks = Rates()
-        self.evals: list[float] = [0.0, 0.0]  # how many, s of all
+        self.open: dict[str, tuple[object, float]] = {}  # epoch, block or eval: its number and the time of its start
+        self.validation = 0.0  # s of evaluations within the open epoch or block
+        self.epochs = Windows()
+        self.blocks = Windows()
+        self.evals: list[float] = [0.0, 0.0]  # number, total s
         self.accuracy: float | None = None
 
 
-class MlperfRoom(Room):
-    """See above."""
+class MlperfReader(FormatReader):
+    """Reads the logs that the text at the top of this file describes."""
 
     name = "mlperf"
-    needles = (b":::MLL", b"Namespace(", b"nproc", b"training_sequences_per_second")
+    needles = (mlperf_lines.MARK, b"Namespace(", b"nproc", b"training_sequences_per_second")
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
         self.run = _Run()
-        self.facts = Facts()
+        self.context = Context()
 
     def take(self, line: Line) -> None:
-        if match := _NEW.search(line.text):
-            self._event(line, match[1], None, "")
-        elif match := _OLD.search(line.text):
-            self._event(line, match[3], float(match[1]), match[2])
+        if event := mlperf_lines.event(line.text):
+            self._event(line, event)
         elif match := _ARGUMENTS.search(line.text):
             found = {key: text or word for key, text, word in _ARGUMENT.findall(match[2])}
             if "batch_size" in found:
@@ -83,27 +76,19 @@ class MlperfRoom(Room):
         elif match := _SUMMARY.search(line.text):
             self.run.summary = float(match[1])
         elif "nproc" in line.text:
-            self.facts.take(line.text)
+            self.context.take(line.text)
 
-    def _event(self, line: Line, text: str, at: float | None, key: str) -> None:
-        try:
-            entry = json.loads(text)
-            if at is None:
-                key, ms = str(entry["key"]), entry.get("time_ms")
-                at = float(ms) / 1000 if ms is not None else float(entry["time_s"])
-            value, about = entry.get("value"), entry.get("metadata")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-            return
-        about = about if isinstance(about, dict) else {}
+    def _event(self, line: Line, event: Event) -> None:
+        key, at, value, about = event
         if self.run.ended is not None and key in _BEGINS:
             self._end()
         run = self.run
         if run.ended is not None:
-            return  # Another rank's copy of the end, or what is logged after it.
+            return  # another rank's copy of the end, or a line after it
         run.line = run.line or line.number
         if key in ("tracked_stats", "throughput"):
-            told = value if isinstance(value, dict) else {"throughput": value}
-            rate = next((number for name in _RATES if (number := _number(told.get(name))) is not None), None)
+            stats = value if isinstance(value, dict) else {"throughput": value}
+            rate = next((number for name in _RATES if (number := _number(stats.get(name))) is not None), None)
             mark = next((about[name] for name in ("step", "samples_count", "epoch_num") if name in about), at)
             if rate is not None and rate > 0 and not self._repeated((key, str(mark))):
                 (run.stats if key == "tracked_stats" else run.throughputs).add(1.0, 1 / rate)
@@ -121,7 +106,7 @@ class MlperfRoom(Room):
             run.values.setdefault(key, value)
 
     def _repeated(self, mark: object) -> bool:
-        """Whether another rank has told this event."""
+        """Whether another rank has written this event."""
         if mark in self.run.seen:
             return True
         self.run.seen.append(mark)
@@ -165,7 +150,7 @@ class MlperfRoom(Room):
     def _end(self) -> None:
         run, samples = self.run, self._samples()
         self.run = _Run()
-        rule = "without the first tenth of the {}, at least one of several"
+        rule = "all but the first tenth of the {}, and at least one of several"
         figure, total, epoch_s, steady = "", None, None, None
         if run.epochs:
             cold = run.epochs.steady()
@@ -184,7 +169,7 @@ class MlperfRoom(Room):
             figure, steady = "samples over the time of blocks", run.blocks.steady(rule=rule.format("blocks"))
         if not figure and run.began is None and epoch_s is None:
             return
-        if total is not None and not run.summary:  # Of epochs; now of samples, as the others.
+        if total is not None and not run.summary:  # of epochs, converted to samples
             steady = scaled(steady, samples)
         elif total is None and steady is not None:
             total = steady.rate
@@ -192,7 +177,7 @@ class MlperfRoom(Room):
         success = run.status == "success" and took is not None
         gpus, nodes, model = self._machine(run)
         benchmark = str(run.values.get("submission_benchmark", ""))
-        self.tell(
+        self.add_run(
             run.line,
             figure or "none",
             total=total,
@@ -212,27 +197,27 @@ class MlperfRoom(Room):
             time_to_train_kind="measured_to_target" if success else "",
             eval_s=run.evals[1] / run.evals[0] if run.evals[0] else None,
             accuracy=run.accuracy,
-            why="the log has neither tracked_stats with a throughput nor train_samples and the times of epochs",
+            why="the log has neither a throughput in tracked_stats nor train_samples and the times of epochs",
         )
 
     def _machine(self, run: _Run) -> tuple[int | None, int | None, str]:
-        """(GPUs, nodes, the GPUs' model) as far as the log says them."""
+        """(GPUs, nodes, the GPUs' model), None or empty if the log does not say."""
         entry = str(run.values.get("submission_entry", ""))
-        told = {
+        entries = {
             name: _whole(match[1]) if (match := re.search(rf"{name}\W+(\d+)", entry)) else None
             for name in ("num_accelerators", "num_nodes")
         }
-        nodes, each = told["num_nodes"], told["num_accelerators"]
+        nodes, each = entries["num_nodes"], entries["num_accelerators"]
         model = re.search(r"accelerator\W+([A-Za-z][\w. -]*)", entry)
         gpus = sum(run.workers.values()) or None
         whole, local = _whole(run.values.get("global_batch_size")), _whole(run.arguments.get("batch_size"))
         if gpus and whole and local and set(run.workers.values()) == {1} and whole != gpus * local:
-            # Some ranks' arguments are missing, or batches are accumulated: the batches cannot tell which.
+            # Arguments of some ranks are missing, or batches are accumulated. The batches do not show which.
             gpus = None if len(run.workers) == 1 else gpus
         if gpus is None and each and nodes:
             gpus = each * nodes
-        if gpus is None and self.facts.gpus:
-            gpus, nodes = self.facts.gpus, self.facts.nodes
+        if gpus is None and self.context.gpus:
+            gpus, nodes = self.context.gpus, self.context.nodes
         if nodes is None and gpus:
             platform = re.match(r"(\d+)x", str(run.values.get("submission_platform", "")))
             count = int(platform[1]) if platform else 0
@@ -249,7 +234,7 @@ def _which(about: dict[str, Any]) -> object:
 
 
 def _number(value: object) -> float | None:
-    """A finite number, which some logs write as a string."""
+    """A finite number, also of a string, which some logs write; else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:

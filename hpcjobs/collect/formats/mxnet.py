@@ -1,4 +1,4 @@
-"""MXNet's Speedometer and what prints like it: Module, Gluon, GluonCV, Horovod's and NVIDIA's scripts for MXNet.
+"""MXNet's Speedometer and scripts that print the same: Module, Gluon, GluonCV, Horovod's and NVIDIA's for MXNet.
 
     2019-06-18 18:15:31,835 Node[0] start with arguments Namespace(batch_size=208, gpus='0', kv_store='horovod', ...)
     2019-06-18 18:15:38,827 Node[0] Epoch[0] Batch [0-20]    Speed: 10356.65 samples/sec    accuracy=0.001145
@@ -6,9 +6,9 @@
     INFO:root:Epoch[0] Rank[3] Batch[20]    accuracy=0.1        Horovod's own example: its speed is the total
     [Epoch 0] speed: 1200 samples/sec    time cost: 100.5       GluonCV: a whole epoch
 
-A speed is of one worker in MXNet's own examples and over all of them in Horovod's and NVIDIA's. The batch that a
-speed and the time stamps give tells which, beside the batch_size of the arguments: a worker's own, or a multiple.
-Where both are one worker's, the workers' speeds of the same batch are added, if all workers tell theirs.
+In MXNet's own examples a speed is of one worker, in Horovod's and NVIDIA's it is the total. The speed and the time
+stamps give a batch. If that is the batch_size of the arguments, the speed is one worker's; if it is batch_size times
+the workers, it is the total. Speeds of single workers are added up if all workers print theirs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from __future__ import annotations
 import re
 import statistics
 
-from hpcjobs.collect.formats.reader import Findings, Room
+from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line, seconds
-from hpcjobs.collect.rates import Rates
+from hpcjobs.collect.steady import Windows
 
 _RATE = r"(\d+(?:\.\d+)?(?:e\+?\d+)?) samples/sec"
 _SPEED = re.compile(
@@ -29,6 +29,7 @@ _ARGUMENTS = re.compile(r"(?:Node\[(\d+)\] )?(?:start with arguments )?Namespace
 _ARGUMENT = re.compile(r"(\w+)=('[^']*'|\"[^\"]*\"|[^,()\s]+)")
 _RANK = re.compile(r"Epoch ?\[\d+\] Rank ?\[(\d+)\]")
 _COST = re.compile(r"(?:Node\[(\d+)\] )?Epoch ?\[(\d+)\].{0,80}?Time cost ?= ?(\d+(?:\.\d+)?)")
+# At most this many speeds are compared with their time stamps.
 _KEPT = 500
 
 
@@ -38,17 +39,17 @@ class _Run:
     def __init__(self) -> None:
         self.line = 0
         self.arguments: dict[str, str] = {}
-        self.workers: set[int] = set()  # that tell their arguments, or a rank
-        self.example = False  # of Horovod, which tells ranks
-        self.speeds: dict[str, Rates] = {}  # worker: batches
-        self.epochs: dict[str, Rates] = {}  # worker: whole epochs
+        self.workers: set[int] = set()  # those that print their arguments or their rank
+        self.example = False  # whether it is Horovod's example, which prints ranks
+        self.speeds: dict[str, Windows] = {}  # worker: speeds of batches
+        self.epochs: dict[str, Windows] = {}  # worker: speeds of epochs
         self.costs: list[float] = []  # s of each epoch
-        self.at: dict[str, tuple[int, int, float | None]] = {}  # worker: epoch, batch, time of the newest speed
-        self.implied: list[float] = []  # batches by speeds and time stamps
+        self.at: dict[str, tuple[int, int, float | None]] = {}  # worker: epoch, batch and time of its newest speed
+        self.implied: list[float] = []  # batches, from speeds and time stamps
 
 
-class MxnetRoom(Room):
-    """See above."""
+class MxnetReader(FormatReader):
+    """Reads the logs that the text at the top of this file describes."""
 
     name = "mxnet"
     needles = (b"samples/sec", b"Namespace(", b"] Rank", b"Time cost")
@@ -92,9 +93,9 @@ class MxnetRoom(Room):
         if speed <= 0:
             return
         if batch is None:
-            run.epochs.setdefault(worker, Rates()).add(1.0, 1 / speed)
+            run.epochs.setdefault(worker, Windows()).add(1.0, 1 / speed)
             return
-        run.speeds.setdefault(worker, Rates()).add(1.0, 1 / speed)
+        run.speeds.setdefault(worker, Windows()).add(1.0, 1 / speed)
         at = seconds(line.text) if len(run.implied) < _KEPT else None
         if last and last[0] == epoch and batch > last[1] and at is not None and last[2] is not None and at > last[2]:
             run.implied.append(speed * (at - last[2]) / (batch - last[1]))
@@ -102,16 +103,16 @@ class MxnetRoom(Room):
 
     def _end(self) -> None:
         run, self.run = self.run, _Run()
-        told = run.speeds or run.epochs
-        if not told:
+        speeds = run.speeds or run.epochs
+        if not speeds:
             return
         figure = "Speed of batches" if run.speeds else "Speed of epochs"
-        rates = {worker: steady for worker, windows in told.items() if (steady := windows.steady())}
+        rates = {worker: steady for worker, windows in speeds.items() if (steady := windows.steady())}
         about = run.arguments
         workers = len(run.workers) or (1 if about and _alone(about) else None)
         each = len(re.findall(r"\d+", about["gpus"])) if about.get("gpus") not in (None, "None") else None
         if each == 0:
-            each = 1  # No GPU: the worker's CPU.
+            each = 1  # gpus='': the worker's CPU counts.
         gpus = workers * each if workers and each else workers if run.example else None
         batch = int(about["batch_size"]) if about.get("batch_size", "").isdigit() else None
         implied = statistics.median(run.implied) if run.implied else None
@@ -121,16 +122,16 @@ class MxnetRoom(Room):
         if own and workers:
             figure += f" of {len(rates)} workers, added"
             total = sum(steady.rate for steady in rates.values()) if len(rates) == workers else None
-            why = f"only {len(rates)} of {workers} workers tell their speed" if total is None else why
+            why = f"only {len(rates)} of {workers} workers print their speed" if total is None else why
         elif len({steady.rate for steady in rates.values()}) > 1:
             total, why = (
                 None,
-                f"{len(rates)} ranks tell speeds that differ, and the log does not say whether of their own",
+                f"{len(rates)} ranks print different speeds, and the log does not say whether each is one rank's own",
             )
         elif why:
             self.findings.problem(run.line, why)
         whole = batch * workers if batch and workers else None
-        self.tell(
+        self.add_run(
             run.line,
             figure,
             total=total,
@@ -152,12 +153,12 @@ class MxnetRoom(Room):
 
 
 def _alone(about: dict[str, str]) -> bool:
-    """Whether the arguments say that there is one worker only."""
+    """Whether there is only one worker, by the arguments."""
     return about.get("kv_store") in ("device", "local", "nccl", "None")
 
 
 def _own(run: _Run, batch: int | None, workers: int | None, implied: float | None) -> tuple[bool, str]:
-    """Whether a speed is one worker's own, and what to say where the log leaves it open."""
+    """Whether a speed is one worker's own, and the problem to report if the log leaves that open."""
     if run.example or workers == 1:
         return False, ""
     if implied is not None and batch and workers:
@@ -167,4 +168,4 @@ def _own(run: _Run, batch: int | None, workers: int | None, implied: float | Non
             return False, ""
     if workers and len(run.speeds or run.epochs) > 1:
         return True, ""
-    return False, "the log does not say whether a speed is one worker's or the total: it is taken as the total"
+    return False, "the log does not say whether a speed is one worker's or the total: it counts as the total"

@@ -1,15 +1,15 @@
 """Tables of nccl-tests and rccl-tests, 1.x to 2.18.
 
-    # Collective test starting: all_gather_perf     since 2.17; before it, the command's line may say it
+    # Collective test starting: all_gather_perf     since 2.17; in older logs the command line may name the test
     #  Rank  0 Group  0 Pid 1668270 on  host device  0 [000f:01:00] NVIDIA GB10
     #                                    out-of-place                       in-place
     #       size         count      type   redop    root     time   algbw   busbw  #wrong     time   algbw  ...
     #        (B)    (elements)                               (us)  (GB/s)  (GB/s)             (us)  (GB/s) ...
        536870912      67108864     float    none      -1  14594.4   36.79   18.39       0  13778.0   38.97  ...
 
-The columns vary (no root before 2.11, no redop for some operations, error for #wrong, milliseconds where no line of
-units says microseconds): the header says which there are. A build without MPI that mpirun starts N times prints N
-tables of one process each.
+The header says which columns there are: no root before 2.11, no redop for some operations, error for #wrong. Times
+are in milliseconds if no line of units says (us). A build without MPI that mpirun starts N times prints N tables of
+one process each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import re
 
-from hpcjobs.collect.formats.reader import Copies, Findings, Room
+from hpcjobs.collect.formats.reader import Copies, Findings, FormatReader
 from hpcjobs.collect.lines import Line
 from hpcjobs.collect.measurements import Bandwidth
 
@@ -32,8 +32,8 @@ _START = re.compile(r"# (?:nThread|Collective test starting)|(?:nccl|rccl)-tests
 _ROW = re.compile(rf"(?:^|\s)(\d+\s+\d+\s+(?:{'|'.join(_TYPES)})\s.*)")
 
 
-class NcclRoom(Room):
-    """See above."""
+class NcclReader(FormatReader):
+    """Reads the logs that the text at the top of this file describes."""
 
     name = "nccl-tests"
     needles = (b"#", b"_perf", *(f" {name} ".encode() for name in _TYPES))
@@ -41,7 +41,7 @@ class NcclRoom(Room):
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
         self.op = ""
-        self.named = False  # since the last row
+        self.named = False  # whether a line after the last row names the operation
         self._reset()
 
     def _reset(self) -> None:
@@ -56,13 +56,13 @@ class NcclRoom(Room):
     def take(self, line: Line) -> None:
         text = line.text
         if match := _ROW.search(text) if self.columns else None:
-            if not self.rows.again(line):
+            if not self.rows.is_copy(line):
                 self._row(line.number, match[1].split())
         elif match := _RANK.search(text):
             rank = int(match[1])
             if rank in self.ranks and self.ranks[rank] != text and not self.copies:
                 self.copies = True
-                self.findings.problem(line.number, "several processes print tables of their own: built without MPI?")
+                self.findings.problem(line.number, "several processes print separate tables: perhaps built without MPI")
             self.ranks[rank] = text
             self.hosts.add(match[2])
             self.gpu_model = (match[3] or "").strip()

@@ -4,7 +4,7 @@
     # Size       Avg Latency(us)   Min Latency(us)   Max Latency(us)  Iterations
     16777216             8630.58           8619.50           8642.46         10
 
-A megabyte is 10^6 bytes. The tables do not say how many ranks ran; point-to-point tests have two.
+A megabyte is 10^6 bytes. The tables do not give the number of ranks; point-to-point tests have two.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 
-from hpcjobs.collect.formats.reader import Copies, Findings, Room
+from hpcjobs.collect.formats.reader import Copies, Findings, FormatReader
 from hpcjobs.collect.lines import Line, parts, unstamped
 from hpcjobs.collect.measurements import Bandwidth
 
@@ -29,12 +29,12 @@ _OPS = {
     "bi-directional bandwidth": "bi_bandwidth",
     "multiple bandwidth / message rate": "multi_bandwidth",
 }
-# Of exactly two ranks: point to point, and one-sided.
+# Tests with exactly two ranks: point to point, and one-sided.
 _PAIRED = re.compile(r"(?:bi_)?bandwidth|latency|(?:put|get)_\w+|(?:acc|accumulate|get_accumulate|cas|fop)_latency")
 
 
 def _operation(title: str) -> str:
-    """The operation that a test's title names; of a collective without the words latency or bandwidth."""
+    """The operation in a test's title. A collective's has no `latency` or `bandwidth` at its end."""
     name = title.strip(" _").lower()
     begin = "non_blocking_" if name.startswith("non-blocking ") else ""
     name = name.removeprefix("non-blocking ")
@@ -44,8 +44,8 @@ def _operation(title: str) -> str:
     return begin + _OPS.get(word, re.sub(r"\W+", "_", word).strip("_"))
 
 
-class OsuRoom(Room):
-    """See above."""
+class OsuReader(FormatReader):
+    """Reads the logs that the text at the top of this file describes."""
 
     name = "osu"
 
@@ -55,11 +55,11 @@ class OsuRoom(Room):
         self.ranks: int | None = None
         self.columns: list[str] = []
         self.rows = Copies()
-        self.titled: set[str] = set()  # ranks that have told this table's title
+        self.titled: set[str] = set()  # ranks that have printed this table's title
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         for number, raw in enumerate(block.split(b"\n"), first):
-            # A table's lines are short; its rows are digits, its titles begin with #.
+            # Lines of tables are short. Until a header was read, only a line with # can matter.
             if 0 < len(raw) < 400 and (self.columns or b"#" in raw):
                 for line in parts(raw, number):
                     self.take(line)
@@ -73,7 +73,7 @@ class OsuRoom(Room):
                 "cpu" if kind.strip() in ("MPI", "MPI2", "MPI3", "OPENSHMEM", "UPC") else "gpu" if kind else ""
             )
             self.ranks = 2 if _PAIRED.fullmatch(self.op) else None
-            if line.rank in self.titled:  # Not another rank's copy of the title.
+            if line.rank in self.titled:  # The same rank prints it again: a new table.
                 self.rows, self.titled = Copies(), set()
             self.titled.add(line.rank)
             self.columns = []
@@ -81,7 +81,7 @@ class OsuRoom(Room):
             self.ranks = 2 * int(match[1])
         elif self.op and re.match(r"#\s*(Size|Avg|Overall)\b", text := unstamped(line.text).strip()):
             self.columns = [_column(name) for name in re.split(r"\s{2,}|\t+| (?=Messages/s|MB/s)", text[1:].strip())]
-        elif self.columns and _ROW.match(text := unstamped(line.text)) and not self.rows.again(line):
+        elif self.columns and _ROW.match(text := unstamped(line.text)) and not self.rows.is_copy(line):
             self._row(line.number, text.split())
 
     def _row(self, number: int, figures: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What all formats share: a room is fed blocks of a log and tells measurements and problems."""
+"""What the readers of all formats share: FormatReader, and the findings that it fills."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from hpcjobs.collect.lines import Line, lines
 from hpcjobs.collect.measurements import Measured, Problem, Throughput
 
-NO_GPUS = "the log does not say how many GPUs ran it: --gpus-from can take it from the path"
+NO_GPUS = "the log does not say how many GPUs it used: --gpus-from can read the number from its path"
 
 
 @dataclasses.dataclass
 class Findings:
-    """What is known of one log, and what its room has found so far; `option` is the number that --gpus-from gives."""
+    """What was found in one log so far. `option` is the number of GPUs that --gpus-from finds in its path."""
 
     path: str
     option: int | None = None
@@ -26,8 +26,8 @@ class Findings:
         self.problems.append(Problem(self.path, line, reason))
 
 
-class Room:
-    """One format's reader. Lines that hold none of `needles` do not matter to it."""
+class FormatReader:
+    """Reads the logs of one format. It is given only lines that contain one of `needles`."""
 
     name: ClassVar[str]
     needles: ClassVar[tuple[bytes, ...]] = ()
@@ -36,17 +36,20 @@ class Room:
         self.findings = findings
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
-        """Whole lines, the first of which is number `first` of the log; before `sign` no line is the format's alone."""
+        """Read a block of whole lines; `first` is the log's number of the first one.
+
+        `sign` is where the first line begins that only this format has; 0 if that is not known.
+        """
         for line in lines(block, first, self.needles):
             self.take(line)
 
     def take(self, line: Line) -> None:
-        """One line that holds a needle."""
+        """Read one line that contains a needle."""
 
     def close(self) -> None:
-        """The log has ended."""
+        """Finish the last run: the log has ended."""
 
-    def tell(
+    def add_run(
         self,
         line: int,
         figure: str,
@@ -60,16 +63,17 @@ class Room:
         why: str = "",
         **more: Any,
     ) -> None:
-        """One run: the figures that follow from the others are filled in; what is missing is named.
+        """Add a training run. Figures that follow from others are filled in, and `missing` names what is not known.
 
-        `why` says why there is no rate, where there is none.
+        `line` is the log's line at which the run begins, `figure` the log's name of the rate, `why` the problem to
+        report if there is no rate.
         """
         found, option = self.findings, self.findings.option
         gpus_from = "log" if gpus else ""
         if not gpus and option:
             gpus, gpus_from = option, "option"
         elif gpus and option and option != gpus:
-            found.problem(line, f"the log says {gpus} GPUs, the path {option}: the log's word is taken")
+            found.problem(line, f"the log says {gpus} GPUs, the path {option}: the log counts")
         gpus = gpus or None
         total, per_gpu, step_ms = _figure(total), _figure(per_gpu), _figure(step_ms)
         if total is None and per_gpu is not None and gpus:
@@ -84,7 +88,7 @@ class Room:
             step_ms = global_batch / total * 1000
         missing = [name for name, value in (("images_per_sec", total), ("gpus", gpus)) if value is None]
         if total is None:
-            found.problem(line, why or "no rate over all GPUs can be had from what the log says")
+            found.problem(line, why or "the log does not give a rate over all GPUs")
         if gpus is None:
             found.problem(line, NO_GPUS)
         if global_batch is None:
@@ -109,13 +113,13 @@ class Room:
 
 
 class Copies:
-    """Tells a row of a table that another rank has written word for word."""
+    """Finds rows of a table that another rank wrote word for word."""
 
     def __init__(self) -> None:
         self.seen: dict[str, str] = {}
 
-    def again(self, line: Line) -> bool:
-        """Whether a rank other than the line's wrote it before; the newest thousand rows are known."""
+    def is_copy(self, line: Line) -> bool:
+        """Whether another rank wrote the line before, within the newest thousand rows."""
         if self.seen.setdefault(line.text.strip(), line.rank) != line.rank:
             return True
         if len(self.seen) > 1000:
@@ -124,11 +128,11 @@ class Copies:
 
 
 def _figure(value: float | None) -> float | None:
-    """A figure of a training, or None where it is none: zero, infinite, not a number."""
+    """The figure, or None if it is zero, negative, infinite or not a number."""
     return value if value is not None and 0 < value < math.inf else None
 
 
 def mean(values: Iterable[float]) -> float:
-    """The mean of one value or more."""
+    """The mean of at least one value."""
     values = list(values)
     return sum(values) / len(values)

@@ -1,6 +1,6 @@
-"""TensorFlow's tf_cnn_benchmarks, of 2017 to its last version.
+"""TensorFlow's tf_cnn_benchmarks, from 2017 to its last version.
 
-    Model:       resnet50                           a header, by every rank under Horovod
+    Model:       resnet50                           the header, under Horovod printed by every rank
     Mode:        training
     Batch size:  896 global
                  448 per device
@@ -8,19 +8,20 @@
     Variables:   replicated
     Step  Img/sec  total_loss
     10    images/sec: 3754.5 +/- 2.1 (jitter = 7.6)  7.824      the mean from step 1 on
-    total images/sec: 3744.75                       over all workers, by every rank under Horovod
+    total images/sec: 3744.75                       over all workers, under Horovod printed by every rank
 
-The total is each rank's own estimate of the total: their mean counts. Lines of steps are of one worker alone.
+Each rank prints its own estimate of the total, and their mean counts. Lines of steps are of one worker.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from operator import mul, sub, truediv
 
-from hpcjobs.collect.formats.reader import Findings, Room, mean
+from hpcjobs.collect.formats.reader import Findings, FormatReader, mean
 from hpcjobs.collect.lines import Numbers, rank_of, spots
-from hpcjobs.collect.rates import Rates, scaled
+from hpcjobs.collect.steady import Windows, scaled
 
 _FIGURE = b"images/sec: "
 _STEP = re.compile(rb"(\d{1,12})\s+images/sec: (\d+(?:\.\d+)?) \+/- \d")
@@ -30,11 +31,11 @@ _PER_DEVICE = re.compile(rb"(\d{1,12})(?:\.0)? per device")
 _GLOBAL = re.compile(rb"(\d{1,12})(?:\.0)? global")
 _GPU_MODEL = re.compile(rb"physical GPU \(device: \d+, name: ([^,\n]+),")
 
-# A header is some 600 bytes; a rank's prefix on each line, and other ranks' lines between, make it longer.
+# A header is about 600 bytes long. Prefixes of ranks and lines of other ranks within it make it longer.
 _BEFORE, _AFTER = 1024, 6144
 _MARK = b"Batch size:  "
 
-# Of a rank's lines of steps no more are held from block to block.
+# At most this many lines of steps are kept from one block to the next.
 _KEPT = 4096
 
 
@@ -44,29 +45,29 @@ class _Run:
     def __init__(self) -> None:
         self.line = 0
         self.header: dict[str, str] = {}
-        self.headed: set[str] = set()  # ranks that have told it; untagged ones are one
+        self.headed: set[str] = set()  # ranks that have printed it; those without a prefix count as one
         self.local_batch: int | None = None
         self.global_batch: int | None = None
         self.first = ""  # the rank whose lines of steps count
-        self.steps = [0]  # of its lines
-        self.means = [0.0]  # of all steps' rates up to there
-        self.windows = Rates()
-        self.many = False  # whether untagged ranks tell the same step
-        self.ended: set[str] = set()  # ranks that have told the total; untagged ones are one
+        self.steps = [0]  # of its lines, in order
+        self.means = [0.0]  # mean rate from step 1 up to each of `steps`
+        self.windows = Windows()
+        self.many = False  # whether several ranks without a prefix print the same step
+        self.ended: set[str] = set()  # ranks that have printed the total; those without a prefix count as one
         self.totals: list[float] = []
 
     def flush(self) -> None:
-        """What the means up to two lines say of the steps between them."""
+        """Add a window for the steps between each two lines: it follows from the means of both."""
         counts = list(map(sub, self.steps[1:], self.steps))
         sums = list(map(mul, self.steps, self.means))
         rates = list(map(truediv, map(sub, sums[1:], sums), counts))
-        if rates and min(rates) > 0:
+        if rates and min(rates) > 0 and sum(rates) < math.inf:
             self.windows.extend(counts, list(map(truediv, counts, rates)))
         del self.steps[:-1], self.means[:-1]
 
 
-class TfCnnRoom(Room):
-    """See above."""
+class TfCnnReader(FormatReader):
+    """Reads the logs that the text at the top of this file describes."""
 
     name = "tf_cnn_benchmarks"
 
@@ -74,7 +75,7 @@ class TfCnnRoom(Room):
         super().__init__(findings)
         self.run = _Run()
         self.before = b""  # the end of the block before
-        self.open: tuple[bytes, bytes] | None = None  # a header that this block cuts off
+        self.open: tuple[bytes, bytes] | None = None  # the parts of a header that continues in the next block
         self.gpu_model = ""
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
@@ -90,7 +91,7 @@ class TfCnnRoom(Room):
             while 0 <= mark < begin:
                 self._found(block, mark)
                 mark = block.find(_MARK, mark + 1)
-            # A line's text before a terminal's carriage return is not looked at: the benchmark prints none.
+            # The benchmark prints no carriage returns, so a line is not split at them.
             if match := _STEP.search(block, begin, end):
                 rank = rank_of(block, begin, match.start()) if match.start() > begin else ""
                 run, step = self.run, int(match[1])
@@ -117,13 +118,13 @@ class TfCnnRoom(Room):
         rank = rank_of(numbers.block, begin, match.start()) if match.start() > begin else ""
         many = run.many or run.header.get("Variables") == "horovod"
         if rank in run.ended and not many and total not in run.totals:
-            run = self._next()  # Where totals alone are left of several runs.
+            run = self._next()  # Only the totals of several runs were kept.
         run.line = run.line or numbers.at(begin)
         run.ended.add(rank)
         run.totals.append(total)
 
     def _found(self, block: bytes, at: int) -> None:
-        """The header round the line that tells the batch."""
+        """Read the header around the line that gives the batch."""
         begin = block.rfind(b"\n", 0, at) + 1
         rank = rank_of(block, begin, at) if at > begin else ""
         if rank in self.run.headed and (self.run.totals or self.run.steps[-1]):
@@ -136,7 +137,7 @@ class TfCnnRoom(Room):
         self._header(before, after)
 
     def _header(self, before: bytes, after: bytes) -> None:
-        """Read a header: from its own first line on, for an earlier run's may stand close before, to its last."""
+        """Read a header from its first line to its last; an earlier run's header may stand just before it."""
         run = self.run
         stop = after.find(b"====\n")
         after = after[:stop] if stop >= 0 else after
@@ -158,20 +159,20 @@ class TfCnnRoom(Room):
         about = run.header
         mode = about.get("Mode", "training").lower()
         if "train" not in mode:
-            self.findings.problem(run.line, f"mode {mode}: no training")
+            self.findings.problem(run.line, f"mode {mode}: not a training")
             return self.run
         devices = re.findall(r"'([^']+)'", about.get("Devices", ""))
         gpus = len(devices) or None
         if gpus is None and run.global_batch and run.local_batch:
             gpus = run.global_batch // run.local_batch
         total = mean(run.totals) if run.totals else None
-        # Under Horovod a step's line is of one rank alone.
+        # Under Horovod the line of a step is of one rank.
         ranks = len(devices) if about.get("Variables") == "horovod" else 1
         run.flush()
         steady = scaled(run.windows.steady(0, "all steps after the benchmark's own warm-up"), ranks)
         if total is None:
-            self.findings.problem(run.line, "the log ends before the total: the last line of steps is taken")
-        self.tell(
+            self.findings.problem(run.line, "the log ends before the total: the last line of steps counts")
+        self.add_run(
             run.line,
             "total images/sec" if run.totals else "images/sec of the last step",
             total=total if total is not None else run.means[-1] * ranks,

@@ -1,7 +1,7 @@
-"""This machine as a scheduler: one detached runner per sweep runs the scripts that Slurm would.
+"""This machine as a scheduler: one detached runner per sweep runs the scripts that Slurm would run.
 
-All state is in one folder (`localqueue.py`). The runner (`runner.py`) is in a session of its own, so it
-outlives the terminal; it goes when there is no task left.
+All state is in one folder (`localqueue.py`). The runner (`runner.py`) leads its own session, so it outlives the
+terminal. It ends when no task is left.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.records import JobState, Limits, Order
 from hpcjobs.schedulers import Capabilities
 from hpcjobs.schedulers.local import localscript
-from hpcjobs.schedulers.local.localqueue import CANCELLED, REQUEUED, Job, Queue
+from hpcjobs.schedulers.local.localqueue import CANCELLED, REQUEUED, Queue, QueuedJob
 
 # Time from SIGTERM to SIGKILL of a task, in seconds (Slurm's KillWait is 30).
 KILL_WAIT_S = 10.0
-# The runner gets so much longer to end a cancelled task; then it is ended without it, in seconds.
+# The runner gets this much more time to end a cancelled task. Then this process ends it, in seconds.
 _RUNNER_WAIT_S = 5.0
-# And so long to write down that it has, in seconds.
+# The runner gets this much time to record the end of a task whose processes are gone, in seconds.
 _RECORD_WAIT_S = 1.0
 
 
 class LocalScheduler:
     """The scheduler of one sweep on this machine.
 
-    `folder` holds its state; `output` is the folder of the tasks' output; `epilogue` is a command that
-    the runner runs when no task is left (it collects); `requeues` is how often a task that was told of its
-    time limit, and left with EXIT_INTERRUPTED, starts again.
+    `folder` holds its queue, `output` the output of its tasks. The runner runs the command `epilogue` when no task is
+    left: it collects. A task that was signalled before its time limit and ended with EXIT_INTERRUPTED starts again, at
+    most `requeues` times.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -58,11 +58,11 @@ class LocalScheduler:
         self.requeues = requeues
 
     def submit(self, script: Path, indices: Sequence[int], name: str, order: Order) -> str:
-        """Queue the tasks and make sure that a runner is there. Returns the job's number.
+        """Queue the tasks and make sure that there is a runner. Returns the job's number. Raises SubmitRefused.
 
-        Tasks start in the order of their submission. One starts only while fewer run than its own job's
-        throttle and that of every running one allow; a job without one has its tasks alone on the machine.
-        `order.exclude` means nothing here: there is one node.
+        Tasks start in the order of their submission. A task starts only while fewer tasks run than its job's throttle
+        and the throttle of every running job allow. A job without a throttle runs one task at a time, alone on the
+        machine. `order.exclude` is ignored: there is one node.
         """
         flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_NOFOLLOW
         try:
@@ -73,7 +73,7 @@ class LocalScheduler:
                 raise SubmitRefused(f"{script.name}: no job {', '.join(sorted(unknown))} to wait for")
             log = os.open(self.queue.folder / "runner.log", flags, 0o666)
             try:
-                job = Job(
+                job = QueuedJob(
                     name=name,
                     script=str(script.absolute()),
                     arguments=list(order.arguments),
@@ -90,7 +90,7 @@ class LocalScheduler:
                     submitted=time.time(),
                 )
                 number = self.queue.add(job)
-                # It is queued now, whatever happens to the runner: a task without one shows as lost.
+                # The job is queued, even if no runner can be started: then its tasks show as lost.
                 with contextlib.suppress(OSError):
                     self._start_runner(log)
             finally:
@@ -100,8 +100,8 @@ class LocalScheduler:
         return number
 
     def _start_runner(self, log: int) -> None:
-        # A second runner finds the lock taken and leaves at once. Python looks for modules in the working
-        # folder first: it must not be one that others may write to.
+        # A second runner finds the lock taken and exits at once. Python looks for modules in the working folder
+        # first: others must not be able to write there.
         subprocess.Popen(
             [sys.executable, "-m", "hpcjobs.schedulers.local.runner", str(self.queue.folder)],
             stdin=subprocess.DEVNULL,
@@ -112,7 +112,7 @@ class LocalScheduler:
         )
 
     def find(self, names: Collection[str]) -> dict[str, list[str]]:
-        """Numbers of all jobs of these names, by name, oldest first."""
+        """The numbers of all jobs with these names, by name, oldest first."""
         found: dict[str, list[str]] = {}
         for number, job in self.queue.jobs().items():
             if job.name in names:
@@ -120,7 +120,7 @@ class LocalScheduler:
         return found
 
     def poll(self, tasks: Collection[str]) -> Mapping[str, JobState]:
-        """States of those of the tasks (`JOB_INDEX`) that are known."""
+        """The states of the `tasks` (`JOB_INDEX`) that are in the queue."""
         jobs = self.queue.jobs()
         runner = self.queue.runner_lives()
         states = {}
@@ -132,7 +132,10 @@ class LocalScheduler:
         return states
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """End jobs or tasks with every process they started. Raises SchedulerUnreachable where the disk says no."""
+        """End jobs or tasks with every process they started.
+
+        Raises SchedulerUnreachable if a request to cancel cannot be written.
+        """
         tasks = {
             f"{number}_{index}": job
             for number, job in self.queue.jobs().items()
@@ -140,12 +143,12 @@ class LocalScheduler:
             if number in ids or f"{number}_{index}" in ids
         }
         failed = None
-        # All are marked before any is ended: else the runner starts the next one meanwhile.
+        # All requests are written before any task is ended: otherwise the runner would start the next task meanwhile.
         for task in [task for task in tasks if not self._ended(task)]:
             try:
-                self.queue.wish(task)
+                self.queue.request_cancel(task)
             except OSError as error:
-                failed = error  # those that run are ended all the same
+                failed = error  # running tasks are ended all the same
         running = [task for task in tasks if self._runs(task)]
         if not failed:
             self._wait_for_runner(running, max((tasks[task].kill_wait_s for task in running), default=0))
@@ -156,7 +159,7 @@ class LocalScheduler:
             ender.join()
         if failed:
             raise SchedulerUnreachable(
-                f"{self.queue.folder}: {failed.strerror}: what runs was ended, but what waits may still start"
+                f"{self.queue.folder}: {failed.strerror}: running tasks were ended, but waiting ones may still start"
             )
 
     def _ended(self, task: str) -> bool:
@@ -168,7 +171,7 @@ class LocalScheduler:
         return record is not None and record.end is None and record.word != REQUEUED
 
     def _wait_for_runner(self, tasks: Sequence[str], wait_s: float) -> None:
-        """Let the runner end them: it alone can say how they ended."""
+        """Let the runner end the tasks: only their parent gets their exit codes."""
         deadline = time.monotonic() + wait_s + _RUNNER_WAIT_S
         while self.queue.runner_lives() and time.monotonic() < deadline:
             records = [self.queue.record(task) for task in tasks]
@@ -176,7 +179,7 @@ class LocalScheduler:
             if not left:
                 return
             if not any(record.here and record.tree.members() for record in left):
-                # They are gone, and only their records are missing: perhaps the disk is full.
+                # Their processes are gone, but not all records are written: perhaps the disk is full.
                 deadline = min(deadline, time.monotonic() + _RECORD_WAIT_S)
             time.sleep(0.05)
 
@@ -187,19 +190,19 @@ class LocalScheduler:
         left = record.tree.end(wait_s)
         if not left and not self.queue.runner_lives():
             ended = dataclasses.replace(record, word=CANCELLED, reason="its runner was gone", end=time.time())
-            with contextlib.suppress(OSError):  # it is marked as cancelled
+            with contextlib.suppress(OSError):  # the request to cancel is on disk and says enough
                 self.queue.save(task, ended)
 
     def limits(self, partition: str | None) -> Limits:
-        """None."""
+        """No limits."""
         return Limits()
 
     def user_limit(self, qos: str | None) -> int | None:
-        """None."""
+        """No limit."""
         return None
 
     def test(self, text: str) -> str:
-        """Whether bash can parse the script, and its `#SBATCH` lines make sense. Raises SubmitRefused."""
+        """Check that bash can parse the script, and that its `#SBATCH` lines are valid. Raises SubmitRefused."""
         localscript.read(text)
         done = subprocess.run(["bash", "-n"], input=os.fsencode(text), capture_output=True, timeout=30)
         if done.returncode:

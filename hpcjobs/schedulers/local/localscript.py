@@ -1,4 +1,4 @@
-"""What a script's `#SBATCH` lines say that the local scheduler heeds: time limit, signal, requeue."""
+"""Reads the `#SBATCH` lines that the local scheduler obeys: time limit, signal, requeue. It ignores all others."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import signal
 from hpcjobs.base import times
 from hpcjobs.base.errors import SubmitRefused
 
-# sbatch(1): without a time the signal comes so many seconds before the limit.
+# sbatch(1), --signal: the default time between the signal and the limit, in seconds.
 _SIGNAL_S = 60
 _SIGNAL = re.compile(r"(?:(?P<who>[RB]+):)?(?:SIG)?(?P<name>\w+)(?:@(?P<seconds>\d+))?", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
 class Directives:
-    """`time_s`: the limit in seconds, None without one. `signal` goes to the batch script `signal_s` seconds before
-    it; None: none does. `requeue`: whether a task may start again."""
+    """What a script asks for.
+
+    `time_s`: the time limit in seconds, None for no limit. `signal` is sent to the batch script `signal_s` seconds
+    before the limit, None for no signal. `requeue`: whether a task may start again.
+    """
 
     time_s: int | None = None
     signal: int | None = None
@@ -27,7 +30,7 @@ class Directives:
 
 
 def read(text: str) -> Directives:
-    """The directives of a script; of those that stand twice the last counts. Raises SubmitRefused."""
+    """The directives of a script. If an option is given twice, the last one counts. Raises SubmitRefused."""
     found = Directives()
     for option, value in _options(text):
         if option in ("time", "t"):
@@ -41,9 +44,9 @@ def read(text: str) -> Directives:
 
 
 def time_limit(text: str) -> int | None:
-    """Seconds of a time limit in one of Slurm's forms; None where there is no limit. Raises SubmitRefused.
+    """The seconds of a time limit in one of Slurm's forms. None for 0, UNLIMITED and INFINITE: no limit.
 
-    0, UNLIMITED and INFINITE are none.
+    Raises SubmitRefused for any other text.
     """
     if text.upper() in ("UNLIMITED", "INFINITE"):
         return None
@@ -54,7 +57,7 @@ def time_limit(text: str) -> int | None:
 
 
 def _signal(text: str) -> tuple[int | None, int]:
-    """(signal, seconds before the limit) of `[B:]SIGNAL[@SECONDS]`; without B it is not for the batch script."""
+    """(signal, seconds before the limit) of `[B:]SIGNAL[@SECONDS]`. Without B it does not go to the batch script."""
     match = _SIGNAL.fullmatch(text)
     name = match["name"].upper() if match else ""
     known = {each.name.removeprefix("SIG"): each.value for each in signal.Signals}
@@ -67,7 +70,7 @@ def _signal(text: str) -> tuple[int | None, int]:
 
 
 def _options(text: str) -> list[tuple[str, str]]:
-    """(option, value) of each `#SBATCH` word; as for sbatch they end where the first command stands."""
+    """(option, value) of each `#SBATCH` word. Like sbatch, stops at the first command of the script."""
     found = []
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):

@@ -1,4 +1,4 @@
-"""Processes of this host: which of them belong to one task, and how all of those are ended."""
+"""The processes of one task on this host: finds all of them, and ends them."""
 
 from __future__ import annotations
 
@@ -9,36 +9,18 @@ import signal
 import time
 from pathlib import Path
 
-# Every process of a task has this in its environment: it is found by it, whatever session it made for itself.
+from hpcjobs.base.proc import Process, read_process
+
+# Every process of a task inherits this variable. It is found by it, even if it made a new session for itself.
 MARK = "HPCJOBS_LOCAL_TASK"
-# A process that is still there so long after its SIGKILL waits for a dead device, in seconds.
+# A process that still exists this long after SIGKILL hangs in the kernel, usually on a dead device, in seconds.
 _UNKILLABLE_S = 60.0
+# How often it is checked whether the processes have ended, in seconds.
 _LOOK_S = 0.1
 
 
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """A line of /proc. `started` is in clock ticks since boot: with the pid it names one process."""
-
-    pid: int
-    parent: int
-    session: int
-    started: int
-    zombie: bool
-
-
-def look(pid: int) -> Process | None:
-    """The process of that number, if there is one."""
-    try:
-        # The name in parentheses may hold anything; proc(5) numbers the field after it 3.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0] == b"Z")
-
-
 def age_s(process: Process) -> float:
-    """Seconds since the process started. No step of the clock changes it."""
+    """Seconds since the process started. Setting the clock does not change it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - process.started / os.sysconf("SC_CLK_TCK")
 
 
@@ -57,9 +39,9 @@ def catches(pid: int, number: int) -> bool:
 class Tree:
     """The processes of one task.
 
-    `mark` is the value of MARK in their environment; `leader` is the batch script's shell, which leads a
-    session and started at `started`. Both are None where nobody lived to write them down: then it is the
-    oldest of those with the mark that lead a session.
+    `mark` is the value of MARK in their environment. `leader` is the pid of the batch script's shell, which leads a
+    session, and `started` is when it started, in clock ticks since boot. Both are None if the runner was killed before
+    it could record them. Then the shell is the oldest session leader with the mark.
     """
 
     mark: str
@@ -67,18 +49,18 @@ class Tree:
     started: int | None
 
     def shell(self) -> Process | None:
-        """The batch script's shell, while it lives."""
+        """The batch script's shell, or None if it has ended."""
         if self.leader is None:
             leaders = [each for each in _living() if each.session == each.pid and self._marked(each.pid)]
             return min(leaders, key=lambda each: each.started, default=None)
-        found = look(self.leader)
+        found = read_process(self.leader)
         return None if found is None or found.zombie or found.started != self.started else found
 
     def members(self) -> list[int]:
-        """All that live: of the session, with the mark, or begotten by one that is.
+        """The pids of all live processes that are in the session, have the mark, or descend from one of those.
 
-        Open MPI gives each rank a process group, some launchers a session; the children of a process that
-        emptied its environment are still its children.
+        No single criterion finds all: Open MPI gives each rank its own process group, some launchers give each rank
+        its own session, and a process may start a child with an empty environment.
         """
         living = _living()
         session = self._session()
@@ -88,42 +70,42 @@ class Tree:
         return sorted(mine - {os.getpid()})
 
     def _session(self) -> int | None:
-        # The number is free for others once the session is empty: then another process has it.
-        holder = None if self.leader is None else look(self.leader)
+        # Once the session is empty, its number may be reused for another process.
+        holder = None if self.leader is None else read_process(self.leader)
         return None if holder is not None and holder.started != self.started else self.leader
 
     def _marked(self, pid: int) -> bool:
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
-            return False  # gone, or somebody else's
+            return False  # it has ended, or belongs to another user
         return os.fsencode(f"\0{MARK}={self.mark}\0") in b"\0" + environment + b"\0"
 
     def end(self, wait_s: float) -> list[int]:
-        """End them all. Returns what did not end within a minute after SIGKILL.
+        """End all processes. Returns the pids of those that did not end within a minute after SIGKILL.
 
-        SIGTERM goes to the batch script's process group, so that a launcher ends its ranks; whatever
-        outlives the script gets its own. SIGKILL follows after `wait_s` seconds.
+        SIGTERM goes to the batch script's process group, so that a launcher can end its ranks. Processes that outlive
+        the script get SIGTERM, too. SIGKILL follows `wait_s` seconds after the first SIGTERM.
         """
         deadline = time.monotonic() + wait_s
         if (shell := self.shell()) is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(shell.pid, signal.SIGTERM)
-        told = False
+        terminated = False
         while members := self.members():
             if time.monotonic() >= deadline + _UNKILLABLE_S:
                 return members
             if time.monotonic() >= deadline:
                 _signal(members, signal.SIGKILL)
-            elif not told and self.shell() is None:
+            elif not terminated and self.shell() is None:
                 _signal(members, signal.SIGTERM)
-                told = True
+                terminated = True
             time.sleep(_LOOK_S)
         return []
 
 
 def _living() -> list[Process]:
-    found = [look(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()]
+    found = [read_process(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()]
     return [process for process in found if process is not None and not process.zombie]
 
 

@@ -1,4 +1,4 @@
-"""Runs Slurm's commands: a clean environment, a time limit, and what their errors mean."""
+"""Runs Slurm's commands in a clean environment with a time limit, and sorts their errors: refused or unreachable."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hpcjobs.base.errors import HpcjobsError, SchedulerUnreachable
 
 TIMEOUT_S = 60.0
 
-# Variables that change what a command does or prints: a script's own directives must win, and a table
-# must have the columns that were asked for. Where Slurm is (SLURM_CONF) is the user's to say.
+# Variables that change what a command does or prints are removed: a script's own directives must win, and a table must
+# have the columns that were asked for. The user may still say where Slurm is (SLURM_CONF).
 _PREFIXES = ("SBATCH_", "SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")
 _KEPT = {"SLURM_CONF"}
 
-# What the commands print when nobody answered: then nothing is known.
-_AWAY = (
+# Parts of the messages that the commands print if slurmctld or slurmdbd did not answer: then nothing is known.
+_UNREACHABLE = (
     "unable to contact slurm controller",
     "unable to contact slurmdbd",
     "could not establish a configuration source",
@@ -42,12 +42,12 @@ _AWAY = (
 )
 
 
-# An answer that ends like an absence: the controller has as many jobs as it may (MaxJobCount).
+# slurmctld answered that it has MaxJobCount jobs. The rest of that message looks like one of the above.
 _FULL = re.compile(r"temporarily unable to accept job", re.IGNORECASE)
 
 
 class Refused(HpcjobsError):
-    """Slurm answered, and said no; the text is what it said."""
+    """Slurm answered, and refused. The text is its message."""
 
 
 class NotHere(SchedulerUnreachable):
@@ -55,15 +55,15 @@ class NotHere(SchedulerUnreachable):
 
 
 def environment() -> dict[str, str]:
-    """The user's environment without what would change a Slurm command's meaning."""
+    """The user's environment without the variables that change what a Slurm command does or prints."""
     return {key: value for key, value in os.environ.items() if key in _KEPT or not key.startswith(_PREFIXES)}
 
 
 def run(*command: str, both: bool = False, given: str = "") -> str:
-    """Standard output of a command (`both`: standard error behind it), which reads `given`.
+    """Run a command that reads `given`. Returns its standard output, followed by its standard error if `both`.
 
-    Raises Refused where it failed, SchedulerUnreachable where it failed because nobody answered in
-    time or it was killed before it could tell the answer, NotHere where there is no such command.
+    Raises NotHere if there is no such command, SchedulerUnreachable if Slurm did not answer in time or the command was
+    killed before it could print the answer, Refused if it failed for any other reason.
     """
     try:
         done = subprocess.run(
@@ -79,19 +79,19 @@ def run(*command: str, both: bool = False, given: str = "") -> str:
         raise NotHere(f"{command[0]} is not on PATH: is this a login node of a Slurm cluster?") from None
     except subprocess.TimeoutExpired:
         raise SchedulerUnreachable(f"{command[0]} gave no answer in {TIMEOUT_S:.0f} s") from None
-    if done.returncode < 0 or 128 < done.returncode < 193:  # above 128: that of a wrapper's child
+    if done.returncode < 0 or 128 < done.returncode < 193:  # above 128: a wrapper script passes a signal on
         raise SchedulerUnreachable(f"{command[0]} was killed by signal {abs(done.returncode) % 128}")
     if done.returncode:
-        said = _one_line(done.stderr) or _one_line(done.stdout) or f"{command[0]} ended with {done.returncode}"
-        if is_unreachable(said):
-            raise SchedulerUnreachable(f"Slurm does not answer: {said}")
-        raise Refused(said)
+        message = _one_line(done.stderr) or _one_line(done.stdout) or f"{command[0]} ended with {done.returncode}"
+        if is_unreachable(message):
+            raise SchedulerUnreachable(f"Slurm does not answer: {message}")
+        raise Refused(message)
     return done.stdout + done.stderr if both else done.stdout
 
 
 def is_unreachable(message: str) -> bool:
-    """Whether the error message of a Slurm command says that no daemon answered, so that nothing is known."""
-    return not _FULL.search(message) and any(words in message.lower() for words in _AWAY)
+    """Whether this message of a Slurm command says that slurmctld or slurmdbd did not answer."""
+    return not _FULL.search(message) and any(words in message.lower() for words in _UNREACHABLE)
 
 
 def _one_line(text: str) -> str:

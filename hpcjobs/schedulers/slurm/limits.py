@@ -1,4 +1,4 @@
-"""What a Slurm site allows, and which limit a refusal speaks of. Pure."""
+"""The limits of a Slurm site, and which limit a refusal is about. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from hpcjobs.base.times import seconds
 
 _CONFIG = re.compile(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", re.MULTILINE)
 
-# What sbatch says, and which limit that is (slurm_strerror and the reasons of squeue(1) of 22.05). The first that
-# matches counts.
+# Patterns of sbatch's messages, and the limit that each is about (slurm_strerror, and the reasons of squeue(1), of
+# 22.05). The first pattern that matches counts.
 _REFUSALS = {
-    r"MaxSubmit|job submit limit": "a limit on the jobs that one may have (MaxSubmitJobs)",
+    r"MaxSubmit|job submit limit": "the limit on a user's jobs (MaxSubmitJobs)",
     r"invalid job array|array specification": "the site's MaxArraySize",
     r"MaxJobCount|temporarily unable to accept job": "the site's MaxJobCount",
     r"time limit": "the time limit of the partition or QOS; the profile's `time` asks for more",
     r"node count": "the nodes that the partition or QOS allows one job",
-    r"partition": "the profile's `partition`; `sinfo -s` lists those there are",
+    r"partition": "the profile's `partition`; `sinfo -s` lists all",
     r"account": "the profile's `account`; `sacctmgr show assoc user=$USER` lists yours",
-    r"\bqos\b": "the profile's `qos`; `sacctmgr show qos` lists those there are",
-    r"reservation": "the profile's `reservation`; `scontrol show reservation` lists those there are",
+    r"\bqos\b": "the profile's `qos`; `sacctmgr show qos` lists all",
+    r"reservation": "the profile's `reservation`; `scontrol show reservation` lists all",
 }
 
 
 def config(text: str) -> tuple[int | None, int | None]:
-    """(tasks of one array, jobs of the site) of `scontrol show config`.
+    """(most tasks of one array, most jobs of the site) from `scontrol show config`. None where no limit is shown.
 
-    MaxArraySize is one more than the largest index (slurm.conf(5)); indices start at 0, so it is the
-    number of tasks, too.
+    MaxArraySize is one more than the largest index (slurm.conf(5)). Indices start at 0, so it is also the largest
+    number of tasks.
     """
     found = {name: int(value) for name, value in _CONFIG.findall(text)}
     return found.get("MaxArraySize"), found.get("MaxJobCount")
 
 
 def partition(text: str, name: str | None) -> tuple[str, int | None, int | None, bool]:
-    """(name, most nodes, most seconds, whether up) of a partition, or the default one.
+    """(name, most nodes of a job, its most seconds, whether up) of the partition `name`, or the default one if None.
 
-    Of `scontrol -o show partition`.
+    `text` is the output of `scontrol -o show partition`. A limit that it does not show is None.
     """
     for line in text.splitlines():
         words = dict(word.split("=", 1) for word in line.split() if "=" in word)
@@ -49,10 +49,10 @@ def partition(text: str, name: str | None) -> tuple[str, int | None, int | None,
 
 
 def submit(of_user: str, of_qos: str, qos: str | None) -> int | None:
-    """The jobs that one user may have, pending and running; None where no limit stands in sacctmgr's tables.
+    """How many jobs one user may have, pending and running. None if sacctmgr's tables show no limit.
 
-    `of_user` has lines `MAXSUBMIT|DEFAULT QOS|QOS,QOS`, `of_qos` lines `QOS|MAXSUBMIT`. Without a `qos` it is the
-    user's default one, or the only one.
+    `of_user` has lines `MAXSUBMIT|DEFAULT QOS|QOS,QOS`, `of_qos` lines `QOS|MAXSUBMIT`. If `qos` is None, the user's
+    default QOS counts, or the only one.
     """
     numbers: list[int] = []
     chosen = {qos} if qos else set()
@@ -69,6 +69,6 @@ def submit(of_user: str, of_qos: str, qos: str | None) -> int | None:
 
 
 def which(refusal: str) -> str:
-    """The limit or the key of the profile that sbatch's words speak of; empty where they name none."""
+    """The limit, or the key of the profile, that sbatch's message is about. Empty if the message names none."""
     found = (meaning for words, meaning in _REFUSALS.items() if re.search(words, refusal, re.IGNORECASE))
     return next(found, "")

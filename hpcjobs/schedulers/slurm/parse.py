@@ -1,4 +1,4 @@
-"""Reads what Slurm's commands print. Pure; every odd line that real sites print is in the tests."""
+"""Parses the output of Slurm's commands. Pure functions. The tests have every odd line that real sites print."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.base.hostlist import expand, expand_indices
 from hpcjobs.base.records import JobState, RunState
 
-# Slurm's words, as squeue(1) and sacct(1) of 22.05 list them. A word that is not here is shown as it
-# is, and is neither success nor failure.
+# Slurm's job states, as squeue(1) and sacct(1) of 22.05 list them. A state that is not in this table is shown as it is,
+# and counts as neither success nor failure.
 WORDS: dict[str, RunState] = {
     "PENDING": RunState.PENDING,
     "CONFIGURING": RunState.PENDING,
@@ -39,14 +39,14 @@ WORDS: dict[str, RunState] = {
 }
 
 _JOB_ID = re.compile(r"^(\d+)(;[\w.-]+)?$")
-# 6_3, 6_[3,5-9%2]: an array's bare id is none of its tasks.
+# 6_3 or 6_[3,5-9%2]. The bare id of an array does not name a task.
 _TASKS = re.compile(r"^(\d+)_(\d+|\[[^\]]+\])$")
 
 
 def job_id(text: str) -> str:
-    """The id in what `sbatch --parsable` printed: `ID` or `ID;CLUSTER`, with a site's chatter around it.
+    """The job id in the output of `sbatch --parsable`: `ID` or `ID;CLUSTER`. A site's own lines around it are skipped.
 
-    Raises SchedulerUnreachable, with what was printed, where there is none: whether a job is there is not known.
+    Raises SchedulerUnreachable, quoting the output, if there is no id: then it is not known whether there is a job.
     """
     for line in reversed(text.splitlines()):
         if match := _JOB_ID.match(line.strip()):
@@ -55,7 +55,7 @@ def job_id(text: str) -> str:
 
 
 def names(text: str) -> dict[str, list[str]]:
-    """Array ids by job name, oldest first, of lines `JOBID[_TASK]|NAME`."""
+    """The ids of arrays by job name, oldest first, from lines `JOBID[_TASK]|NAME`."""
     found: dict[str, set[str]] = {}
     for line in text.splitlines():
         job, bar, name = line.strip().partition("|")
@@ -65,13 +65,13 @@ def names(text: str) -> dict[str, list[str]]:
 
 
 def would_start(text: str) -> str:
-    """The time in `sbatch: Job 10 to start at 2026-11-25T14:25:29 using ...`, else all that was said."""
+    """The time in `sbatch: Job 10 to start at 2026-11-25T14:25:29 using ...`, or the whole text if there is none."""
     match = re.search(r"to start at (\S+)", text)
     return match[1] if match else " ".join(text.split())
 
 
 def squeue(text: str) -> dict[str, JobState]:
-    """States by task id of lines `ID_INDEX|STATE|REASON|NODES|START`."""
+    """States by task id, from lines `ID_INDEX|STATE|REASON|NODES|START`."""
     found = {}
     for line in text.splitlines():
         fields = line.strip().split("|")
@@ -85,25 +85,25 @@ def squeue(text: str) -> dict[str, JobState]:
                 word=word,
                 reason="" if reason == "None" else reason,
                 nodes=tuple(expand(nodes)),
-                # Of a pending job this is when Slurm thinks it may start.
+                # For a pending job this field is Slurm's estimate.
                 start=None if state is RunState.PENDING else _seconds(start),
             )
     return found
 
 
 def sacct(text: str) -> dict[str, JobState]:
-    """States by task id of lines `ID_INDEX|STATE|EXIT:SIGNAL|NODES|START|END`.
+    """States by task id, from lines `ID_INDEX|STATE|EXIT:SIGNAL|NODES|START|END`.
 
-    For some seconds after the end of an array sacct shows one line with the bare id and the last
-    task's state; it is left out.
+    For some seconds after the end of an array sacct also shows a line with the bare id and the last task's state. It is
+    skipped.
     """
     found = {}
     for line in text.splitlines():
         fields = line.strip().split("|")
         if len(fields) != 6:
             continue
-        tasks, said, code, nodes, start, end = fields
-        word, _, by = said.partition(" ")  # CANCELLED by 1000
+        tasks, state, code, nodes, start, end = fields
+        word, _, by = state.partition(" ")  # CANCELLED by 1000
         rc, _, number = code.partition(":")
         for task in _tasks(tasks):
             found[task] = JobState(
@@ -120,10 +120,10 @@ def sacct(text: str) -> dict[str, JobState]:
 
 
 def scontrol(text: str) -> dict[str, JobState]:
-    """States by task id of `scontrol --oneliner show job`."""
+    """States by task id, from `scontrol --oneliner show job`."""
     found = {}
     for line in text.splitlines():
-        # The first of a name counts: what follows (Comment, Command) is the user's to write.
+        # The first value of a name counts: later words may come from the user's own text (Comment, Command).
         words: dict[str, str] = {}
         for word in line.split():
             name, equals, value = word.partition("=")
@@ -162,7 +162,7 @@ def _tasks(text: str) -> list[str]:
 
 
 def _seconds(text: str) -> float | None:
-    """Slurm's local time as seconds since the epoch; None for Unknown, None or N/A."""
+    """Seconds since the epoch of a time that Slurm prints in local time. None for Unknown, None or N/A."""
     try:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
     except ValueError:

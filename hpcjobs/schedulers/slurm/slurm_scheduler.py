@@ -1,4 +1,4 @@
-"""Slurm: one array per script, one query for all jobs of a sweep."""
+"""Slurm: submits each script as one array, and asks for all jobs of a sweep in one query."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from hpcjobs.schedulers import Capabilities
 from hpcjobs.schedulers.slurm import limits, parse
 from hpcjobs.schedulers.slurm.commands import NotHere, Refused, run
 
-# Ids that go on one command line; a sweep has few jobs (one per size), so this is never reached but
-# by a cancel of single tasks.
+# The most ids on one command line. A sweep has one job per size: only a cancel of single tasks needs as many.
 _IDS_PER_CALL = 500
-# Accounting older than this is not searched for jobs of a sweep.
+# How far back sacct searches for the jobs of a sweep.
 _FIND_SINCE = "now-60days"
 _NO_JOB = "Invalid job id"
 
 
 def answers() -> bool:
-    """Whether there is a Slurm here and its controller is up."""
+    """Whether there is a Slurm here, and its controller is up."""
     try:
         return "UP" in run("scontrol", "ping")
     except (Refused, SchedulerUnreachable):
@@ -35,7 +34,7 @@ def answers() -> bool:
 
 
 def _named(state: JobState) -> JobState:
-    """With the name of who cancelled it, of whom sacct tells the uid."""
+    """The state, with the uid of the user who cancelled the job replaced by the user's name. sacct prints the uid."""
     by, _, uid = state.reason.partition(" ")
     return dataclasses.replace(state, reason=f"by {_user(uid)}") if by == "by" else state
 
@@ -64,34 +63,34 @@ class SlurmScheduler:
     )
 
     def submit(self, script: Path, indices: Sequence[int], name: str, order: Order) -> str:
-        """Submit as one array. Raises SubmitRefused with Slurm's own words, and the limit they speak of.
+        """Submit as one array. Raises SubmitRefused with sbatch's message, and the limit that the message is about.
 
-        An answer without a job id is no refusal: then it is looked for by its name.
+        An answer without a job id is not a refusal: then the job is searched for by its name.
         """
         array = fold_indices(indices) + (f"%{order.throttle}" if order.throttle else "")
         words = [f"--job-name={name}", f"--array={array}"]
         after = {"afterany": order.after, "afterok": order.after_ok}
-        if waits := [f"{how}:{':'.join(jobs)}" for how, jobs in after.items() if jobs]:
-            words.append(f"--dependency={','.join(waits)}")
+        if dependencies := [f"{kind}:{':'.join(jobs)}" for kind, jobs in after.items() if jobs]:
+            words.append(f"--dependency={','.join(dependencies)}")
         if order.after_ok:
-            # Else it waits for ever where one of them failed.
+            # Without this option the job stays pending for ever if one of them fails.
             words.append("--kill-on-invalid-dep=yes")
         if order.exclude:
             words.append(f"--exclude={','.join(order.exclude)}")
         try:
-            said = run("sbatch", "--parsable", *words, str(script), *order.arguments)
+            answer = run("sbatch", "--parsable", *words, str(script), *order.arguments)
         except Refused as error:
             limit = limits.which(str(error))
             raise SubmitRefused(f"sbatch refused {script.name}: {error}{f' ({limit})' if limit else ''}") from None
         try:
-            return parse.job_id(said)
+            return parse.job_id(answer)
         except SchedulerUnreachable:
             if jobs := self.find([name]).get(name):
                 return jobs[-1]
             raise
 
     def find(self, names: Collection[str]) -> dict[str, list[str]]:
-        """Ids of all jobs of these names: of the controller, and of the accounting where there is one."""
+        """The ids of all jobs with these names, known to slurmctld or, if there is one, to accounting."""
         if not names:
             return {}
         joined = ",".join(names)
@@ -100,37 +99,40 @@ class SlurmScheduler:
             words = ("--allocations", "--noheader", "--parsable2", "--format=JobID,JobName")
             text += run("sacct", *words, f"--starttime={_FIND_SINCE}", f"--name={joined}")
         except (Refused, NotHere):
-            pass  # no accounting here
+            pass  # this site has no accounting
         found = parse.names(text)
         return {name: found[name] for name in names if name in found}
 
     def poll(self, tasks: Collection[str]) -> Mapping[str, JobState]:
-        """States of these tasks: one squeue for all and, where that does not show all of them alive, one sacct.
+        """The states of these tasks, by one squeue, and one sacct if squeue does not show all of them alive.
 
-        What squeue says of a living job counts: after a requeue sacct still shows the end before it. How a
-        task ended the accounting says best; without one, squeue and scontrol do, for MinJobAge after it.
+        For a live task squeue's answer counts: after a requeue sacct still shows the end before the requeue. For a task
+        that has ended sacct's answer counts. On a site without accounting squeue and scontrol answer, for MinJobAge
+        seconds after the end.
         """
-        # Of a script that somebody started by hand the job is 0: asked for that, squeue would answer nothing at all.
+        # A script that was started by hand has the job id 0. If asked for job 0, squeue answers for no job at all.
         jobs = sorted({job for task in tasks if (job := task.partition("_")[0]).strip("0").isdigit()}, key=int)
         if not jobs:
             return {}
         seen = self._squeue(jobs)
-        living = {task: state for task, state in seen.items() if state.state is None or not state.state.final}
-        if all(task in living for task in tasks):
-            return {task: living[task] for task in tasks}
+        alive = {task: state for task, state in seen.items() if state.state is None or not state.state.final}
+        if all(task in alive for task in tasks):
+            return {task: alive[task] for task in tasks}
         try:
             columns = "--format=JobID,State,ExitCode,NodeList,Start,End"
             joined = f"--jobs={','.join(jobs)}"
-            booked = parse.sacct(run("sacct", "--allocations", "--noheader", "--parsable2", columns, joined))
+            recorded = parse.sacct(run("sacct", "--allocations", "--noheader", "--parsable2", columns, joined))
         except (Refused, SchedulerUnreachable) as error:
-            away = not isinstance(error, Refused | NotHere)
-            if away and not all(task in seen for task in tasks):
-                raise  # accounting there is, but away: who knows what it knows of the others
-            booked = self._scontrol({task.partition("_")[0] for task in tasks if task in seen and task not in living})
-        ended = {task: _named(state) for task, state in booked.items() if state.state is not None and state.state.final}
-        # What is alive by the books alone ran away from them: the controller, which answered, does not know it.
-        odd = {task: state for task, state in booked.items() if state.state is None}
-        known = {**odd, **seen, **ended, **living}
+            unreachable = not isinstance(error, Refused | NotHere)
+            if unreachable and not all(task in seen for task in tasks):
+                raise  # there is accounting, but it does not answer: it may know the tasks that squeue does not show
+            recorded = self._scontrol({task.partition("_")[0] for task in tasks if task in seen and task not in alive})
+        ended = {
+            task: _named(state) for task, state in recorded.items() if state.state is not None and state.state.final
+        }
+        # A job that only sacct shows as alive is stale: slurmctld, which answered, no longer knows it.
+        unknown = {task: state for task, state in recorded.items() if state.state is None}
+        known = {**unknown, **seen, **ended, **alive}
         return {task: known[task] for task in tasks if task in known}
 
     def _squeue(self, jobs: Sequence[str]) -> dict[str, JobState]:
@@ -140,11 +142,11 @@ class SlurmScheduler:
             return parse.squeue(run(*words, f"--jobs={','.join(jobs)}"))
         except Refused as error:
             if _NO_JOB in str(error):
-                return {}  # the controller forgets a job MinJobAge after its end
+                return {}  # slurmctld forgets a job MinJobAge seconds after its end
             raise SchedulerUnreachable(f"squeue failed: {error}") from None
 
     def _scontrol(self, jobs: Collection[str]) -> dict[str, JobState]:
-        """How tasks ended, of a site without accounting; nothing of those that the controller forgot."""
+        """How tasks ended, on a site without accounting. Tasks that slurmctld forgot are left out."""
         found: dict[str, JobState] = {}
         for job in jobs:
             try:
@@ -154,7 +156,7 @@ class SlurmScheduler:
         return found
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """scancel jobs or tasks; it says nothing of those that have ended."""
+        """scancel jobs or tasks. Those that have ended are ignored."""
         for start in range(0, len(ids), _IDS_PER_CALL):
             try:
                 run("scancel", *ids[start : start + _IDS_PER_CALL])
@@ -163,14 +165,14 @@ class SlurmScheduler:
                     raise
 
     def limits(self, partition: str | None) -> Limits:
-        """What the controller says."""
+        """The limits that slurmctld knows."""
         max_array, max_jobs = limits.config(run("scontrol", "show", "config"))
         name, nodes, time_s, up = limits.partition(run("scontrol", "--oneliner", "show", "partition"), partition)
         own = len(run("squeue", "--noheader", "--array", "--format=%F", f"--user={getpass.getuser()}").split())
         return Limits(max_array, max_jobs, None, own, name, nodes, time_s, up)
 
     def user_limit(self, qos: str | None) -> int | None:
-        """What the accounting says, where there is one that answers; it takes its time."""
+        """The limit that sacctmgr shows. None if there is no accounting, or it does not answer. May take seconds."""
         user = getpass.getuser()
         table = ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show")
         try:
@@ -184,7 +186,7 @@ class SlurmScheduler:
     def test(self, text: str) -> str:
         """`sbatch --test-only`: when and where the script would start. Raises SubmitRefused."""
         try:
-            said = run("sbatch", "--test-only", both=True, given=text).strip()
+            answer = run("sbatch", "--test-only", both=True, given=text).strip()
         except Refused as error:
             raise SubmitRefused(f"sbatch --test-only: {error}") from None
-        return parse.would_start(said)
+        return parse.would_start(answer)

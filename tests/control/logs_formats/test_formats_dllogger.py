@@ -57,7 +57,7 @@ def test_mxnet_where_batch_size_is_global(tmp_path: Path) -> None:
     assert measured.precision == "float16"
 
 
-def test_without_time_stamps_that_tell_the_batch_is_left_open(tmp_path: Path) -> None:
+def test_without_time_stamps_the_batch_is_left_open(tmp_path: Path) -> None:
     lines = [line for line in PYTORCH.splitlines() if "Iteration" not in line]
     measured = one(read(tmp_path, "\n".join(lines)))
     assert (measured.images_per_sec, measured.gpus) == (21259.81, 32)
@@ -95,7 +95,7 @@ def test_the_forms(tmp_path: Path, line: str) -> None:
     assert measured.unit == ("sequences" if "sequences" in line else "images" if "images" in line else "samples")
 
 
-def test_validation_and_inference_are_no_training(tmp_path: Path) -> None:
+def test_validation_and_inference_are_not_training(tmp_path: Path) -> None:
     entries = [
         {"type": "LOG", "step": "PARAMETER", "data": {"mode": "inference_benchmark", "world_size": 1}},
         {"type": "LOG", "step": [0, 3, 7], "data": {"train.total_ips": 1.0}},  # of a validation
@@ -104,4 +104,4 @@ def test_validation_and_inference_are_no_training(tmp_path: Path) -> None:
     text = "".join(f"DLLL {json.dumps({'timestamp': '1.5', **entry})}\n" for entry in entries)
     assert read(tmp_path, text).measurements == ()
     result = read(tmp_path, text + 'DLLL {"timestamp": "1.5", "type": "LOG", "step": [], "data": {"throughput": 5}}\n')
-    assert "no training" in reasons(result)
+    assert "not a training" in reasons(result)

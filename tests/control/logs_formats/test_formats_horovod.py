@@ -1,4 +1,4 @@
-"""Horovod's synthetic benchmarks and tf_cnn_benchmarks, as their scripts and public READMEs print them."""
+"""Logs of Horovod's synthetic benchmarks and of tf_cnn_benchmarks, as in their scripts and public READMEs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_log_cut_off_gives_its_iterations_and_says_so(tmp_path: Path) -> None:
     assert measured.figure == "Iter # img/sec per GPU"
     assert measured.steady is not None
     assert (measured.steady.windows, measured.steady.warmup) == (3, 1)
-    assert reasons(result) == "the log ends before the benchmark's own mean: its Iter lines are taken"
+    assert reasons(result) == "the log ends before the benchmark's own mean: its Iter lines count"
 
 
 def test_without_gpus_the_row_names_what_is_missing(tmp_path: Path) -> None:
@@ -68,15 +68,15 @@ def test_without_gpus_the_row_names_what_is_missing(tmp_path: Path) -> None:
     assert (measured.images_per_sec, measured.per_gpu, measured.gpus) == (None, 600.2, None)
     assert measured.missing == ("images_per_sec", "gpus", "batch")
     assert "how many GPUs" in reasons(result)
-    told = one(read(tmp_path, text, gpus_from="s(o)me"))
-    assert told.gpus is None
+    measured = one(read(tmp_path, text, gpus_from="s(o)me"))
+    assert measured.gpus is None
     path = tmp_path / "n4-g16"
     path.mkdir()
-    told = one(read(path, text, gpus_from=r"g(\d+)/"))
-    assert (told.images_per_sec, told.gpus, told.gpus_from) == (pytest.approx(9603.2), 16, "option")
+    measured = one(read(path, text, gpus_from=r"g(\d+)/"))
+    assert (measured.images_per_sec, measured.gpus, measured.gpus_from) == (pytest.approx(9603.2), 16, "option")
 
 
-def test_the_logs_word_goes_before_the_option(tmp_path: Path) -> None:
+def test_the_log_counts_before_the_option(tmp_path: Path) -> None:
     path = tmp_path / "g16"
     path.mkdir()
     result = read(path, RUN, gpus_from=r"g(\d+)/")
@@ -96,7 +96,7 @@ def test_runs_one_after_another_are_several(tmp_path: Path) -> None:
     assert [run.line for run in result.measurements] == [6, 17, 26]
 
 
-def test_ranks_that_all_tell_count_once(tmp_path: Path) -> None:
+def test_ranks_that_all_print_count_once(tmp_path: Path) -> None:
     own = {0: "4801.4", 1: "4799.4"}
     lines = []
     for line in RUN.splitlines():
@@ -106,7 +106,7 @@ def test_ranks_that_all_tell_count_once(tmp_path: Path) -> None:
     assert one(read(tmp_path, alike)).images_per_sec == pytest.approx(4801.4)
 
 
-def test_totals_alone_are_runs_of_their_own(tmp_path: Path) -> None:
+def test_totals_in_a_row_are_separate_runs(tmp_path: Path) -> None:
     text = "Total img/sec on 8 GPU(s): 4801.4 +-42.7\nTotal img/sec on 8 GPU(s): 4790.1 +-2.7\n"
     text += "Total img/sec on 16 GPU(s): 9401.4 +-42.7\n"
     result = read(tmp_path, text)
@@ -175,7 +175,7 @@ def test_tf_cnn_runs_in_one_file_and_modes(tmp_path: Path) -> None:
         (10.5, 2, "gpu"),
         (11.5, 1, "cpu"),
     ]
-    assert "mode forward-only: no training" in reasons(result)
+    assert "mode forward-only: not a training" in reasons(result)
 
 
 def test_tf_cnn_header_across_the_border_of_blocks(tmp_path: Path) -> None:

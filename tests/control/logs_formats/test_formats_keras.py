@@ -1,4 +1,4 @@
-"""Keras' progress of all its ages. Keras says neither batch nor GPUs: a rate is there only where a script says them."""
+"""The progress of all versions of Keras. Keras prints neither batch nor GPUs: without a script's word there is no rate."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_without_a_batch_there_is_no_rate(tmp_path: Path) -> None:
     measured = one(result)
     assert (measured.images_per_sec, measured.gpus, measured.step_ms) == (None, None, pytest.approx(182.86, abs=0.01))
     assert measured.missing == ("images_per_sec", "gpus", "batch")
-    assert "Keras says steps and seconds, but the log not the batch" in reasons(result)
+    assert "gives the time of a step, but not the batch" in reasons(result)
 
 
 def test_a_line_of_every_rank_counts_once(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_line_of_every_rank_counts_once(tmp_path: Path) -> None:
     assert one(read(tmp_path, alike)).steady.windows == 1  # type: ignore[union-attr]
 
 
-def test_evaluation_is_no_epoch(tmp_path: Path) -> None:
+def test_evaluation_is_not_an_epoch(tmp_path: Path) -> None:
     text = f"Epoch 1/1\n100/100 [{BAR}] - 50s 500ms/step - loss: 0.5\n313/313 [{BAR}] - 4s 13ms/step - loss: 0.7 - accuracy: 0.9\n"
     assert one(read(tmp_path, text)).epoch_s == 50.0
     result = read(tmp_path, f"313/313 [{BAR}] - 4s 13ms/step - loss: 0.7\n")
@@ -97,11 +97,11 @@ def test_two_trainings_in_one_file(tmp_path: Path) -> None:
         ("world_size=8, local_batch_size=16", 8, 128),
         ("torchrun --nnodes=2 --nproc_per_node=4 train.py\nglobal batch size = 128", 8, 128),
         ("Number of devices: 1\nbatch_size: 64", 1, 64),
-        ("Number of devices: 4\nbatch_size: 64", 4, None),  # of one or of all: not said
+        ("Number of devices: 4\nbatch_size: 64", 4, None),  # of one or of all: left open
         ("Num GPUs Available: 4\nbatch_size: 64", None, None),  # not how many were used
     ],
 )
-def test_what_scripts_say_in_passing(tmp_path: Path, says: str, gpus: int | None, whole: int | None) -> None:
+def test_what_scripts_say_about_gpus_and_batch(tmp_path: Path, says: str, gpus: int | None, whole: int | None) -> None:
     measured = one(read(tmp_path, f"{says}\nEpoch 1/1\n100/100 - 50s - loss: 0.5\n"))
     assert (measured.gpus, measured.global_batch) == (gpus, whole)
     assert measured.images_per_sec == (pytest.approx(2 * whole) if whole else None)

@@ -1,4 +1,4 @@
-"""MXNet's Speed lines: one worker's, or the total; and MLPerf logs of v0.6 and v0.7 on."""
+"""MXNet's Speed lines of one worker or of all, and MLPerf logs of v0.6 and later."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_horovod_prints_the_total_on_rank_0(tmp_path: Path) -> None:
     assert result.problems == ()
 
 
-def test_workers_of_a_kvstore_tell_their_own(tmp_path: Path) -> None:
+def test_workers_of_a_kvstore_print_their_own_speeds(tmp_path: Path) -> None:
     arguments = "".join(ARGUMENTS.format(worker, 128, "0,1,2,3", "dist_sync") for worker in (0, 1))
     text = arguments + speeds(0, 1000.0, 128) + speeds(1, 1100.0, 128)
     measured = one(read(tmp_path, text))
@@ -43,7 +43,7 @@ def test_workers_of_a_kvstore_tell_their_own(tmp_path: Path) -> None:
     # One worker's file alone is not doubled.
     result = read(tmp_path, arguments + speeds(0, 1000.0, 128))
     assert one(result).images_per_sec is None
-    assert "only 1 of 2 workers tell their speed" in reasons(result)
+    assert "only 1 of 2 workers print their speed" in reasons(result)
 
 
 def test_one_process_with_all_gpus(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_one_process_with_all_gpus(tmp_path: Path) -> None:
     assert (measured.gpus, measured.local_batch, measured.global_batch) == (4, 128, 512)
 
 
-def test_horovods_example_tells_ranks(tmp_path: Path) -> None:
+def test_horovods_example_prints_ranks(tmp_path: Path) -> None:
     # horovod/horovod, examples/mxnet/mxnet_imagenet_resnet50.py
     text = "INFO:root:Namespace(batch_size=128, dtype='float32', model='resnet50_v1', no_cuda=False)\n"
     for batch in (40, 80, 120):
@@ -67,7 +67,7 @@ def test_horovods_example_tells_ranks(tmp_path: Path) -> None:
     assert (measured.gpus, measured.global_batch) == (4, 512)
 
 
-def test_gluoncv_tells_epochs(tmp_path: Path) -> None:
+def test_gluoncv_prints_epochs(tmp_path: Path) -> None:
     text = "".join(
         f"[Epoch {epoch}] speed: {speed} samples/sec\ttime cost: 100.5\n"
         for epoch, speed in ((0, 900), (1, 1200), (2, 1200))
@@ -104,7 +104,7 @@ def mlperf(epochs: int = 3, *, samples: int | None = 1_281_167) -> str:
 
 
 def ranks(text: str) -> str:
-    """Every line by both of two ranks, behind what srun -l puts before them."""
+    """Every line twice, with the prefixes that srun -l gives two ranks."""
     return "".join(f"{rank}: {line}\n" for line in text.splitlines() for rank in (0, 1))
 
 

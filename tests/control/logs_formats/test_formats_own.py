@@ -1,4 +1,4 @@
-"""hpcjobs' own train.log: the same figures as of a sweep's run folder."""
+"""hpcjobs' own train.log gives the same figures as in a sweep's run folder."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_log_cut_off_gives_its_windows_and_says_so(tmp_path: Path) -> None:
     result = read(tmp_path, text[: text.index("epoch_stop")])
     assert (one(result).step_ms, one(result).flags) == (pytest.approx(50.0), ("unfinished",))
     assert one(result).time_to_train_s is None
-    assert reasons(result) == "the log ends before run_stop: its timed windows are taken"
+    assert reasons(result) == "the log ends before run_stop: its timed windows count"
     aborted = read(tmp_path, as_written(train_log(status="aborted")))
     assert "the run ended as aborted" in reasons(aborted)
     none = read(tmp_path, text[: text.index("tracked_stats")])
@@ -60,7 +60,7 @@ def test_a_log_cut_off_gives_its_windows_and_says_so(tmp_path: Path) -> None:
     assert "without a timed window" in reasons(none)
 
 
-def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
+def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
     whole = as_written(train_log(step_ms=(50.0,) * 9))
     expected = one(read(tmp_path, whole))
     bad = whole.splitlines()[8].replace('"step_ms": 50.0', '"step_ms": 5o.0')

@@ -1,4 +1,4 @@
-"""What must come out of the real logs, as their SOURCES.md says."""
+"""The figures of real logs, whose sources are in SOURCES.md."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_dllogger_json() -> None:
     assert measured.steady.rate == pytest.approx(675, abs=1)
 
 
-def test_dllogger_without_a_throughput_gives_no_row_and_says_so() -> None:
+def test_dllogger_without_a_throughput_gives_no_row_and_a_reason() -> None:
     result = read_log(SAMPLES / "dllogger_stdout.txt")
     assert result.measurements == ()
     assert reasons(result) == "no line of the format dllogger that gives a figure"
@@ -68,7 +68,7 @@ def test_mlperf_v06() -> None:
 
 
 def test_the_speeds_of_the_mlperf_log_are_over_all_ranks() -> None:
-    # Node[0] alone tells them; its batch is 208, but speed x time / batches is 1,664.
+    # Only Node[0] prints them; its batch is 208, but speed x time / batches is 1,664.
     measured = one(read_log(SAMPLES / "mlperf_v0.6_dgx1.txt.gz", "mxnet"))
     assert measured.images_per_sec == pytest.approx(11225, rel=0.002)
     assert (measured.gpus, measured.global_batch) == (8, 1664)

@@ -1,4 +1,4 @@
-"""Whatever bytes a log has, reading it ends without an error, and what it gives is a figure."""
+"""Any bytes can be read as a log: no error is raised, and every figure is a finite number."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 
 
 def sound(result: LogResult) -> LogResult:
-    """A row or a reason, and figures that are figures."""
+    """Checks that a log gave a measurement or a problem, and that all figures are finite."""
     assert result.measurements or result.problems
     for one in result.measurements:
         if isinstance(one, Throughput):

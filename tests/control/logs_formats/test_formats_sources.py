@@ -1,4 +1,4 @@
-"""How logs arrive: packed, in other encodings, cut off, interleaved, binary; and how they are asked for."""
+"""Logs that are compressed, in other encodings, cut off or binary; and the options of how to read them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_bytes_of_a_log(tmp_path: Path, data: bytes) -> None:
     assert one(read(tmp_path, data)).images_per_sec == TOTAL
 
 
-def test_zero_bytes_are_told(tmp_path: Path) -> None:
+def test_zero_bytes_are_reported(tmp_path: Path) -> None:
     assert "96 of its bytes are zero" in reasons(read(tmp_path, RUN.encode() + b"\x00" * 96))
 
 
@@ -62,12 +62,12 @@ def test_zero_bytes_are_told(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"hello\n" * 9, "no line of a known format: hpcjobs, mlperf, horovod"),
-        (bytes(range(256)) * 64, "binary: no text"),
+        (bytes(range(256)) * 64, "binary: not a text file"),
         (gzip.compress(b""), "empty"),
         (b"\x1f\x8bnot gzip at all", "compressed data is damaged"),
     ],
 )
-def test_a_log_that_says_nothing_has_a_reason(tmp_path: Path, data: bytes, reason: str) -> None:
+def test_a_log_without_a_figure_has_a_reason(tmp_path: Path, data: bytes, reason: str) -> None:
     result = read(tmp_path, data)
     assert result.measurements == ()
     assert reason in reasons(result)
@@ -77,17 +77,17 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
     assert reasons(read_log(tmp_path / "nowhere")) == "cannot be read: No such file or directory"
     assert reasons(read_log(tmp_path)) == "a folder, not a log"
     os.mkfifo(tmp_path / "pipe")
-    assert reasons(read_log(tmp_path / "pipe")) == "no regular file"
+    assert reasons(read_log(tmp_path / "pipe")) == "not a regular file"
 
 
-def test_a_compressed_log_cut_off_gives_what_is_whole(tmp_path: Path) -> None:
+def test_a_compressed_log_that_is_cut_off_gives_its_whole_part(tmp_path: Path) -> None:
     text = RUN + "".join(f"chatter {number * 7919 % 104729}\n" for number in range(200_000))
     result = read(tmp_path, gzip.compress(text.encode())[:-2000])
     assert one(result).images_per_sec == TOTAL
     assert "cut off" in reasons(result)
 
 
-def test_a_line_without_an_end_is_passed_over_in_flat_memory(tmp_path: Path) -> None:
+def test_a_line_without_an_end_is_skipped_in_flat_memory(tmp_path: Path) -> None:
     result = read(tmp_path, b"x" * (5 << 20) + b"\n" + RUN.encode())
     assert one(result).images_per_sec == TOTAL
     assert one(result).line == 7
@@ -99,13 +99,13 @@ def test_line_numbers_count_line_feeds(tmp_path: Path) -> None:
     assert one(read(tmp_path, filler + RUN.encode())).line == 200_006
 
 
-def test_a_format_found_late_reads_what_stands_before(tmp_path: Path) -> None:
+def test_a_format_that_is_detected_late_reads_the_lines_before(tmp_path: Path) -> None:
     head, body = RUN[: RUN.index("Running w")], RUN[RUN.index("Running w") :]
     measured = one(read(tmp_path, head + "chatter\n" * 300_000 + body))
     assert (measured.gpus, measured.local_batch, measured.model) == (8, 32, "ResNet50")
 
 
-def test_the_format_asked_for_is_obeyed(tmp_path: Path) -> None:
+def test_a_given_format_is_used(tmp_path: Path) -> None:
     both = RUN + "Epoch[0] Batch [20]\tSpeed: 100.5 samples/sec\n"
     assert read(tmp_path, both).format == "horovod"
     assert one(read(tmp_path, both, format="mxnet")).images_per_sec == pytest.approx(100.5)
@@ -122,8 +122,8 @@ def test_a_regular_expression_of_one_group(tmp_path: Path) -> None:
     assert "finds no number of GPUs in the path" in reasons(result)
 
 
-def test_every_format_has_a_room_and_a_line_about_it() -> None:
-    assert {reading._room(name).name for name in FORMATS} == set(FORMATS)
+def test_every_format_has_a_reader_and_a_description() -> None:
+    assert {reading._reader(name).name for name in FORMATS} == set(FORMATS)
     assert all(about and "\n" not in about for about in FORMATS.values())
 
 

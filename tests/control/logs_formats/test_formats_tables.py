@@ -76,12 +76,12 @@ def test_an_operation_that_the_log_does_not_say_is_left_open(tmp_path: Path) -> 
     assert "which operation" in reasons(result)
 
 
-def test_processes_without_mpi_print_tables_of_their_own(tmp_path: Path) -> None:
+def test_processes_without_mpi_print_separate_tables(tmp_path: Path) -> None:
     # NVIDIA/nccl-tests, issue 107
     text = OLD.replace("Rank  1 Pid", "Rank  0 Pid")
     result = read(tmp_path, text)
     assert {row.ranks for row in table(result)} == {1}
-    assert "built without MPI?" in reasons(result)
+    assert "built without MPI" in reasons(result)
 
 
 def test_a_table_cut_off_gives_its_whole_figures(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_titles_of_osu(tmp_path: Path, title: str, columns: str, op: str, ranks:
     assert (row.op, row.ranks, row.device) == (op, ranks, "gpu" if "-CUDA" in title or "-ROCM" in title else "cpu")
 
 
-def test_a_title_that_is_not_understood_gives_its_rows_to_no_other(tmp_path: Path) -> None:
+def test_rows_under_an_unknown_title_do_not_count(tmp_path: Path) -> None:
     rows = table(read(tmp_path, ALLREDUCE + "# OSU 2030 Something else v9\n# Size  Latency (us)\n4   9.77\n"))
     assert [row.op for row in rows] == ["all_reduce"]
 

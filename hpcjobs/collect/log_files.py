@@ -1,0 +1,60 @@
+"""Anyone's logs, given as files and folders, become runs and measurements of collectives."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.metrics import Run
+from hpcjobs.collect import anylogs, reading
+from hpcjobs.collect.measurements import Bandwidth, Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class LogsFound:
+    """What logs hold: runs of trainings, measurements of collectives, and problems with the rest."""
+
+    runs: list[Run]
+    collectives: list[Bandwidth]
+    problems: list[Problem]
+
+
+def read_logs(paths: Sequence[Path], format_: str | None = None, gpus_from: str | None = None) -> LogsFound:
+    """Read logs, and all files below folders.
+
+    `format_` is one of reading.FORMATS, or None to detect it. `gpus_from` is a regular expression whose only group
+    finds the number of GPUs in a path, for logs that do not say it. Raises InputError.
+    """
+    if not paths:
+        raise InputError("--logs: give the paths of logs, or of folders that hold them")
+    if format_ is not None and format_ not in reading.FORMATS:
+        raise InputError(f"--format {format_}: known: {', '.join(reading.FORMATS)}")
+    results = [reading.read_log(path, format_, _pattern(gpus_from)) for path in _files(paths)]
+    runs, problems = anylogs.runs(results)
+    collectives = [one for result in results for one in result.measurements if isinstance(one, Bandwidth)]
+    return LogsFound(runs, collectives, problems)
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise InputError(f"--gpus-from {text}: not a regular expression: {error}") from None
+    if pattern.groups != 1:
+        raise InputError(f"--gpus-from {text}: give one group, around the number of GPUs, such as '([0-9]+)gpu'")
+    return pattern
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(inner for inner in path.rglob("*") if inner.is_file())
+        elif path.exists():
+            yield path
+        else:
+            raise InputError(f"--logs {path}: no such file")

@@ -1,0 +1,104 @@
+"""runs.csv: runs become its text, and come back from it or from the JSON that `hpcjobs collect --json` prints."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import functools
+import io
+import json
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hpcjobs.base.columns import RUN_COLUMNS
+from hpcjobs.base.errors import InputError
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import RunState
+from hpcjobs.base.tabular import metrics_of, to_csv, with_params
+
+
+def to_text(runs: Sequence[Run]) -> str:
+    """The text of `runs.csv`."""
+    return to_csv(with_params(RUN_COLUMNS, [run.params for run in runs]), [run.row() for run in runs])
+
+
+def read_runs(text: str, source: str) -> list[Run]:
+    """The runs of a runs.csv, or of a JSON list with its keys; `source` names it in errors.
+
+    Only `gpus` must be there. Other columns may be missing or empty, which means not known; columns that Run does not
+    have are ignored. Raises InputError if the text is neither CSV nor such JSON, or a value is not what its column
+    holds.
+    """
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{source}: line {error.lineno}: not JSON: {error.msg}") from None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise InputError(f"{source}: expected a JSON list of objects, as `hpcjobs collect --json` prints")
+    else:
+        rows = list(csv.DictReader(io.StringIO(text)))
+    if not rows:
+        raise InputError(f"{source}: holds no runs")
+    return [_read_run(row, f"{source}: run {number}") for number, row in enumerate(rows, 1)]
+
+
+def _read_run(row: Mapping[str, Any], where: str) -> Run:
+    fields: dict[str, Any] = {}
+    for name, (read, unknown) in _readers().items():
+        value = row.get(name)
+        try:
+            fields[name] = unknown if value is None or value == "" else read(str(value))
+        except (ValueError, OverflowError):
+            raise InputError(f"{where}: {name} is {value!r}: expected {RUN_COLUMNS[name]}") from None
+    if not fields["gpus"] or fields["gpus"] < 1:
+        raise InputError(f"{where}: no number of GPUs (gpus)")
+    if fields["images_per_sec"] is not None and not 0 < fields["images_per_sec"] < math.inf:
+        raise InputError(f"{where}: images_per_sec is {fields['images_per_sec']}: expected more than 0")
+    if fields["state"] is None:
+        fields["state"] = RunState.FAILED if fields["images_per_sec"] is None else RunState.DONE
+    return Run(**fields)
+
+
+@functools.cache
+def _readers() -> Mapping[str, tuple[Callable[[str], object], object]]:
+    """How to read each field of Run, and its value where it is not known: the field's default, else "" or None."""
+    kinds, columns = typing.get_type_hints(Run), metrics_of(Run)
+    found: dict[str, tuple[Callable[[str], object], object]] = {}
+    for field in dataclasses.fields(Run):
+        kind = kinds[field.name]
+        unknown = field.default if field.default is not dataclasses.MISSING else "" if kind is str else None
+        found[field.name] = _seconds if columns[field.name].is_time else _READ[kind], unknown
+    return found
+
+
+def _seconds(text: str) -> float:
+    """Seconds since the epoch of a time stamp; one without a zone is UTC."""
+    at = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return (at if at.tzinfo else at.replace(tzinfo=datetime.timezone.utc)).timestamp()
+
+
+def _number(text: str) -> float | None:
+    number = float(text)
+    return None if math.isnan(number) else number
+
+
+def _whole(text: str) -> int | None:
+    """A whole number. It may come as 4.0: pandas makes a column with gaps one of floats."""
+    number = _number(text)
+    if number is not None and not number.is_integer():
+        raise ValueError(number)
+    return None if number is None else int(number)
+
+
+# By the type of a field.
+_READ: Mapping[object, Callable[[str], object]] = {
+    str: str,
+    int: _whole,
+    int | None: _whole,
+    float | None: _number,
+    RunState: RunState,
+}

@@ -1,0 +1,55 @@
+"""Which cluster a command uses, if it names one or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from hpcjobs.base.errors import InputError
+from hpcjobs.config import Cluster, profiles
+from hpcjobs.schedulers import factory
+from hpcjobs.schedulers.slurm.commands import Refused
+
+
+def chosen_cluster(name: str | None, partition: str | None, tell: Callable[[str], None]) -> Cluster:
+    """The profile of this name; without a name the default one, else one detected from Slurm, else `local`.
+
+    `partition` is the one to detect. `tell` receives a line if the choice was not the user's. Raises InputError.
+    """
+    if name is None:
+        name = profiles.default_cluster()
+    if name is None and factory.slurm_answers():
+        return _detected(partition, tell)
+    if name is None:
+        tell("no --cluster given and no default profile: running on this machine (--cluster local)")
+        name = "local"
+    return profiles.cluster(name)
+
+
+def overridden(cluster: Cluster, keys: Mapping[str, str], sbatch: Sequence[str] = ()) -> Cluster:
+    """The profile with these `keys` and `sbatch` options in place of its own; see profiles.override.
+
+    Raises InputError, which names the flag, for a value that the profile could not have, and for a scheduler that has
+    no such options.
+    """
+    flags = [*(f"--{key}" for key in keys), *(f"--sbatch {word}" for word in sbatch)]
+    if flags and not factory.capabilities(cluster).site_options:
+        raise InputError(f"{flags[0]} needs Slurm, but cluster '{cluster.name}' uses scheduler {cluster.scheduler}")
+    return profiles.override(cluster, keys, sbatch)
+
+
+def _detected(partition: str | None, tell: Callable[[str], None]) -> Cluster:
+    from hpcjobs.site import facts
+    from hpcjobs.site.detect import profile_of
+
+    try:
+        found = profile_of(facts.ask(), partition)
+    except (InputError, Refused) as error:
+        raise InputError(
+            f"no --cluster given, and none can be detected: {error}; give --cluster NAME (`hpcjobs cluster list`), "
+            "or --cluster local to compute on this machine"
+        ) from None
+    tell(
+        f"no --cluster given and no default profile: detected partition {found.partition}, {found.described}, to "
+        f"compute on {found.device} (`hpcjobs cluster detect` prints the profile; --cluster local: on this machine)"
+    )
+    return found.cluster

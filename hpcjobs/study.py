@@ -1,0 +1,329 @@
+"""The Python face of hpcjobs: begin a sweep, or open one, and work with it. The command line is a thin coat over it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcjobs.base import sweepdir
+from hpcjobs.base.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
+from hpcjobs.base.files import shown
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import Limits
+from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.config import Cluster, Experiment, profiles
+from hpcjobs.engine import cancel, folder, follow, resume, submit
+from hpcjobs.engine.resume import Resumed
+from hpcjobs.engine.state import RunStatus
+from hpcjobs.engine.sweep import Sweep, load, plan_of, writing
+from hpcjobs.plan import planning
+from hpcjobs.plan.estimate import Estimate, UserLimit, estimate, site_limits
+from hpcjobs.plan.planning import Plan, Terms
+from hpcjobs.report import build
+from hpcjobs.report.build import Report, ReportRequest
+from hpcjobs.schedulers.factory import capabilities
+from hpcjobs.site import preflight
+from hpcjobs.site.choose import chosen_cluster
+from hpcjobs.trainers import chexnet
+
+if TYPE_CHECKING:
+    import pandas
+
+# Takes a line for the user.
+Tell = Callable[[str], None]
+log_line: Tell = logging.getLogger("hpcjobs").info
+
+
+class Study:
+    """A sweep in its folder. Every method looks at the files and the scheduler anew; nothing is kept in memory.
+
+    `tell` receives lines for the user; without it they go to the logger `hpcjobs`.
+    """
+
+    def __init__(self, sweep: Sweep, tell: Tell = log_line):
+        self.sweep = sweep
+        self._tell = tell
+
+    def __repr__(self) -> str:
+        return f"hpcjobs.open({shown(self.folder)!r})"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the sweep, absolute."""
+        return self.sweep.where.root
+
+    def status(self) -> list[RunStatus]:
+        """The state of every run, by one query of the scheduler. If it is unreachable, the files alone count."""
+        return follow.snapshot(self.sweep, self._tell)
+
+    def wait(self, show: Callable[[list[RunStatus]], None] = lambda runs: None) -> list[RunStatus]:
+        """Wait until every submitted run has ended; `show` receives the states at each look.
+
+        An interrupt (KeyboardInterrupt) leaves the runs as they are.
+        """
+        return follow.wait(self.sweep, show, self._tell)
+
+    def collect(self) -> list[Run]:
+        """Read the logs of all runs, and write report/runs.csv and report/auc.csv. Raises InputError."""
+        with writing(self.sweep.where, self._advice()):
+            return build.collect_sweep(self.sweep, self.status())
+
+    def report(self, request: ReportRequest | None = None) -> Report:
+        """Collect, and write the report: scaling-report.csv, the figures, the page. Raises InputError."""
+        with writing(self.sweep.where, self._advice()):
+            return build.report_sweep(self.sweep, self.status(), request or ReportRequest(), self._tell)
+
+    def table(self) -> pandas.DataFrame:
+        """The scaling table as it stands now, with the columns of scaling-report.csv. Writes nothing."""
+        import pandas
+
+        table: pandas.DataFrame = pandas.DataFrame([row.row() for row in build.scaling_rows(self.sweep, self.status())])
+        return table
+
+    def resume(self, *, retryable: bool = False) -> Resumed:
+        """Submit runs that failed, were cancelled or are missing; none that has a result or is under way.
+
+        With `retryable`, only missing runs, and failures that the profile's `retry` allows. Raises InputError,
+        SubmitRefused, SchedulerUnreachable, or lock.Locked if another process works on the sweep.
+        """
+        with writing(self.sweep.where):
+            _make_data(self.sweep)
+            return resume.resume(self.sweep, self._tell, retryable=retryable)
+
+    def cancel(self, runs: Sequence[str] = ()) -> list[str]:
+        """End these runs, or all; returns the names of those that were ended. Raises as `resume` does."""
+        with writing(self.sweep.where):
+            return cancel.cancel(self.sweep, runs)
+
+    def _advice(self) -> str:
+        """What somebody can do who may not write to the sweep's folder."""
+        runs = self.sweep.where.report / "runs.csv"
+        if not runs.is_file():
+            return "; the sweep has not been collected yet, so ask its owner to run `hpcjobs report`"
+        return f"; to report what was collected last: `hpcjobs report --runs {shlex.quote(shown(runs))} --out DIR`"
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """A sweep that is planned and rendered, of which nothing is written or submitted yet.
+
+    `scripts`: text by group. `preflight`: the script of the check that the runs wait for, if there is one, by its
+    folder's name. `unknown_limits`: why the site's limits are unknown, or empty.
+    """
+
+    sweep: Sweep
+    scripts: Mapping[str, str]
+    preflight: Mapping[str, str]
+    limits: Limits
+    unknown_limits: str
+    user_limit: UserLimit
+
+    def script_files(self) -> dict[Path, str]:
+        """The text of each script, by the path that it will have."""
+        where = self.sweep.where
+        checks = {preflight.script_path(where.root / name): text for name, text in self.preflight.items()}
+        return checks | {where.script(name): text for name, text in self.scripts.items()}
+
+    def as_json(self, expected: Estimate) -> dict[str, object]:
+        """Runs, costs and scripts, ready for JSON."""
+        runs = [
+            {
+                "run": run.name,
+                "gpus": run.size.gpus,
+                "nodes": run.size.nodes,
+                "tasks_per_node": run.size.tasks_per_node,
+                "params": run.variant.params,
+            }
+            for run in self.sweep.plan.runs
+        ]
+        costs = {name: dataclasses.asdict(cost) for name, cost in expected.costs.items()}
+        plan = {"costs": costs, "rate": expected.source, "starts": expected.starts, "warnings": expected.warnings}
+        scripts = {**self.preflight, **self.scripts}
+        return {"out": str(self.sweep.where.root), "runs": runs, "plan": plan, "scripts": scripts}
+
+    def estimate(self) -> Estimate:
+        """The cost of the plan, and what the scheduler says of its scripts."""
+        plan, where = self.sweep.plan, self.sweep.where
+        return estimate(
+            plan, self.sweep.scheduler, self.scripts, self.user_limit.added_to(self.limits), where.root.parent
+        )
+
+    def submit(
+        self,
+        command: Sequence[str],
+        tell: Tell = log_line,
+        show_plan: Callable[[Sweep, Estimate], None] = lambda sweep, expected: None,
+    ) -> tuple[Study, dict[str, str]]:
+        """Write the sweep's folder and submit everything: (the study, job ids by group).
+
+        `command` is kept as the provenance; `show_plan` is called after writing and before submitting. If all
+        submissions are refused, the folder is removed again. Raises SchedulerUnreachable, SubmitRefused,
+        PreflightFailed, or OSError.
+        """
+        if self.unknown_limits:
+            raise SchedulerUnreachable(self.unknown_limits)
+        folder.write_folder(self.sweep, self.scripts, list(command))
+        show_plan(self.sweep, self.estimate())
+        jobs = _submit(self.sweep, bool(self.preflight), tell)
+        return Study(self.sweep, tell), jobs
+
+
+def prepare(
+    gpus: Sequence[int],
+    *,
+    experiment: str = "chexnet",
+    cluster: Cluster | None = None,
+    settings: Sequence[str] = (),
+    repeats: int | None = None,
+    throttle: int | None = None,
+    one_allocation: bool = False,
+    check_node: bool = False,
+    out: Path | None = None,
+    tell: Tell = log_line,
+) -> Preparation:
+    """Plan a sweep and render its scripts. Parameters as those of `sweep`, but for `cluster`, which is a profile.
+
+    Raises InputError.
+    """
+    if throttle and one_allocation:
+        raise InputError("--throttle and --one-allocation: one job runs one run after another; give one of them")
+    profile = cluster or chosen_cluster(None, None, tell)
+    user_limit = UserLimit(profile)
+    limits, unknown = site_limits(profile)
+    terms = Terms(throttle, limits.max_array, one_allocation)
+    plan = make_plan(gpus, experiment, profile, repeats, settings, terms)
+    return _prepared(plan, out, check_node, limits, unknown, user_limit, tell)
+
+
+def prepare_again(
+    source: Path, *, check_node: bool = False, out: Path | None = None, tell: Tell = log_line
+) -> Preparation:
+    """Plan the sweep of a sweep.yaml, or of the one in a folder, once more. Raises InputError."""
+    _, plan = plan_of(source)
+    user_limit = UserLimit(plan.cluster)
+    limits, unknown = site_limits(plan.cluster)
+    return _prepared(plan, out, check_node, limits, unknown, user_limit, tell)
+
+
+def make_plan(
+    gpus: Sequence[int],
+    experiment: str,
+    cluster: Cluster,
+    repeats: int | None,
+    settings: Sequence[str],
+    terms: Terms,
+) -> Plan:
+    """The plan of an experiment (a name or a file) with `--set` settings. Raises InputError."""
+    variants = planning.expand(profiles.read(Experiment, experiment), settings)
+    return planning.make_plan(gpus, variants, cluster, repeats or variants[0].experiment.repeats, terms)
+
+
+def _prepared(
+    plan: Plan, out: Path | None, check_node: bool, limits: Limits, unknown: str, user_limit: UserLimit, tell: Tell
+) -> Preparation:
+    name = plan.variants[0].experiment.name
+    root = (out or Path("sweeps") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    sweep = Sweep(sweepdir.new_sweep_id(), SweepDir(root), plan)
+    chexnet.check_data([variant.experiment for variant in plan.variants], tell)
+    folder.check_free(root)
+    scripts = folder.scripts(sweep)
+    ahead = {preflight.FOLDER: preflight.script_text(plan, root / preflight.FOLDER)} if check_node else {}
+    return Preparation(sweep, scripts, ahead, limits, unknown, user_limit)
+
+
+def _make_data(sweep: Sweep) -> None:
+    chexnet.make_data([variant.experiment for variant in sweep.plan.variants], sweep.where.data)
+
+
+def _submit(sweep: Sweep, check_node: bool, tell: Tell) -> dict[str, str]:
+    """Make up the data and submit everything, behind a check of a node if `check_node`."""
+    jobs: dict[str, str] = {}
+    first: tuple[str, ...] = ()
+    where = shlex.quote(shown(sweep.where.root))
+    try:
+        _make_data(sweep)
+        if check_node and capabilities(sweep.plan.cluster).dependencies:
+            first = (preflight.submit(sweep.plan, sweep.where.root, sweep.scheduler),)
+            tell(f"job {first[0]} checks a node first; if it fails, the others are cancelled")
+        elif check_node:
+            preflight.run_here(sweep.plan, sweep.where.root)
+        submit.submit_all(sweep, jobs, tell, after_ok=first)
+    except (SubmitRefused, preflight.PreflightFailed):
+        if not jobs:
+            if first:
+                sweep.scheduler.cancel(first)
+            shutil.rmtree(sweep.where.root)
+            raise
+        tell(f"submitted before that: {', '.join(jobs)}; `hpcjobs resume {where}` submits the rest")
+        raise
+    except (HpcjobsError, OSError, KeyboardInterrupt):
+        tell(f"interrupted before all was submitted; `hpcjobs resume {where}` continues, and submits nothing twice")
+        raise
+    return jobs
+
+
+def sweep(
+    gpus: Iterable[int] | str,
+    *,
+    experiment: str = "chexnet",
+    cluster: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    repeats: int | None = None,
+    throttle: int | None = None,
+    one_allocation: bool = False,
+    preflight: bool = False,
+    out: str | Path | None = None,
+    tell: Tell = log_line,
+) -> Study:
+    """Submit one training per GPU count, point of the parameter grid and repeat.
+
+    gpus: GPU counts, such as [1, 2, 4] or "1,2,4".
+    experiment: a name of `experiments/`, or a file.
+    cluster: a name of `hpcjobs cluster list`, or a file; absent: as `hpcjobs sweep` chooses.
+    settings: experiment keys to override; a list is swept: {"batch.local": [32, 64], "model.weights": "none"}.
+    repeats: runs of each point; absent: the experiment's.
+    throttle: the most runs of a size at a time.
+    one_allocation: run everything in one job of the largest size.
+    preflight: the runs wait for a job that checks a node.
+    out: the sweep's folder; absent: sweeps/EXPERIMENT-DATE-TIME in the working folder.
+
+    Raises InputError, SubmitRefused, SchedulerUnreachable.
+    """
+    counts = planning.parse_gpus(gpus if isinstance(gpus, str) else ",".join(map(str, gpus)))
+    ready = prepare(
+        counts,
+        experiment=experiment,
+        cluster=chosen_cluster(cluster, None, tell),
+        settings=list(_settings(settings or {})),
+        repeats=repeats,
+        throttle=throttle,
+        one_allocation=one_allocation,
+        check_node=preflight,
+        out=None if out is None else Path(out),
+        tell=tell,
+    )
+    study, _ = ready.submit(["hpcjobs.sweep", *map(str, counts)], tell)
+    return study
+
+
+def _settings(settings: Mapping[str, object]) -> Iterator[str]:
+    """The settings as the command line writes them."""
+    for key, value in settings.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        yield f"{key}={','.join(map(_word, values))}"
+
+
+def _word(value: object) -> str:
+    """A value as YAML writes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def open_study(folder: str | Path, *, tell: Tell = log_line) -> Study:
+    """The study in a folder that `sweep` wrote. Raises InputError if there is none."""
+    return Study(load(Path(folder)), tell)
