@@ -1,12 +1,12 @@
-"""Which library decodes and resizes X-rays fastest, on one pinned core: the choice for preparation.
+"""Compares libraries that decode and resize X-rays, on one pinned core: the choice for preparation.
 
     .venv/bin/python benchmarks/decoders.py [--nih DIR] [--rounds N]
 
-Every library that can be imported, in turns over the same files; hpcjobs itself needs OpenCV and
-TensorFlow, so try this in a virtual environment that has pillow, pyvips[binary] and imagecodecs too.
-All resize with antialiasing; `differs` is the mean absolute difference of a pixel (0 to 255) from
-that of the first library there (Pillow), for the filters are not the same. `tells` is in how many of
-the files, cut short at a random place or with one random byte flipped, the library finds fault.
+Every library that can be imported runs over the same files, in turns. hpcjobs itself needs OpenCV and
+TensorFlow only, so run this in a virtual environment that also has pillow, pyvips[binary] and imagecodecs.
+All resize with antialiasing, with different filters: `differs` is the mean absolute difference of a pixel
+(0 to 255) from that of the first library (Pillow). `rejects` is the number of files, cut short at a random
+place or with one random byte flipped, for which the library reports an error.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def pyvips(vips: Any) -> tuple[Decode, Decode]:
 
 
 def imagecodecs(codecs: Any) -> tuple[Decode, Decode]:
-    """It has no resize: Pillow's."""
+    """imagecodecs has no resize: Pillow's is used."""
     from PIL import Image
 
     def decode(data: bytes) -> Any:
@@ -99,15 +99,15 @@ def speed(decode: Decode, files: list[bytes]) -> float:
     return len(files) / (time.perf_counter() - began)
 
 
-def tells(resized: Decode, damaged: list[bytes]) -> int:
-    """How many of the files end in an error, and not in an image."""
-    told = 0
+def rejects(resized: Decode, damaged: list[bytes]) -> int:
+    """How many of the files give an error instead of an image."""
+    errors = 0
     for data in damaged:
         try:
-            told += resized(data) is None
-        except Exception:  # each library has errors of its own
-            told += 1
-    return told
+            errors += resized(data) is None
+        except Exception:  # each library has its own kinds of errors
+            errors += 1
+    return errors
 
 
 def damaged(files: list[bytes]) -> tuple[list[bytes], list[bytes]]:
@@ -144,13 +144,13 @@ def main() -> None:
         for name, (decode, resized) in there.items():
             found[name].append((speed(decode, files), speed(resized, files)))
     print(f"one pinned core, {len(files)} X-rays to {SIZE} x {SIZE}, median of {options.rounds} rounds in turns")
-    print(f"{'library':24}{'decode images/s':>17}{'and resize':>12}{'differs':>9}{'tells cut':>11}{'flipped':>9}")
+    print(f"{'library':24}{'decode images/s':>17}{'and resize':>12}{'differs':>9}{'rejects cut':>13}{'flipped':>9}")
     reference = np.stack([there[next(iter(there))][1](data) for data in files]).astype(int)
     for name, (_, resized) in there.items():
         differs = np.abs(np.stack([resized(data) for data in files]).astype(int) - reference).mean()
         decoding, both = (statistics.median(column) for column in zip(*found[name], strict=True))
-        told = [tells(resized, bad) for bad in damaged(files)]
-        print(f"{name:24}{decoding:17.1f}{both:12.1f}{differs:9.2f}{told[0]:11}{told[1]:9}")
+        errors = [rejects(resized, bad) for bad in damaged(files)]
+        print(f"{name:24}{decoding:17.1f}{both:12.1f}{differs:9.2f}{errors[0]:13}{errors[1]:9}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`mode: benchmark` against `mode: train`: the same images/s?
+"""Compares the images/s of `mode: benchmark` and `mode: train`.
 
     .venv/bin/python benchmarks/modes.py [--gpus N] [--rounds N]
 
-The demo on N ranks of this machine, as many timed steps in both modes, in turns (train first, then
-benchmark first, ...). Prints each pair, and the mean ratio with Student's 95 % interval of its logarithm.
+It runs the demo on N ranks of this machine with equally many timed steps in both modes, in turns (train first,
+then benchmark first, ...). It prints each pair, and the mean ratio with Student's 95 % interval of its logarithm.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy.stats import t
 WARMUP, TIMED = 30, 100
 SETTINGS = {
     "train": [f"train.steps={WARMUP + TIMED}", "train.evaluate=false", "train.checkpoint=false"],
-    # A precision that is never reached: the limit of steps ends it, as it ends the training.
+    # This precision is never reached, so the limit of steps ends the run, as it ends the training.
     "benchmark": [
         "mode=benchmark",
         f"measure.max_steps={TIMED}",
@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 def images_per_sec(mode: str, gpus: int, folder: Path) -> float:
-    """What a sweep of one run reports."""
+    """The images/s that a sweep of one run reports."""
     settings = [word for value in [*SETTINGS[mode], f"measure.warmup_steps={WARMUP}"] for word in ("--set", value)]
     command = [str(Path(sys.executable).parent / "hpcjobs"), "sweep", "--experiment", "demo", "--cluster", "local"]
     command += ["--gpus", str(gpus), "--out", str(folder), "--wait", *settings]

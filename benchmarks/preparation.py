@@ -2,13 +2,13 @@
 
     .venv/bin/python benchmarks/preparation.py [--nih DIR] [--rounds N] [--workers N]
 
-Three tables, each of one run. One core: the worker's loop against a bare loop of `decode`, in turns,
-pinned to the same core. N workers: `hpcjobs data prepare --workers N` against N processes of that bare
-loop, at full pace: from when all N are at work until the first tenth of the rest is left (their start is
-Python's and TensorFlow's import, told apart as the whole command's seconds).
+It prints three tables, each of one run. One core: the worker's loop against a bare loop of `decode`, in
+turns, pinned to the same core. N workers: `hpcjobs data prepare --workers N` against N processes of that
+bare loop, at full pace: from the moment when all N work until a tenth of the images is left. The start of
+the processes (importing Python and TensorFlow) is in the seconds of the whole command only.
 Memory: peak resident size of the process that prepares 210 to 20,000 made-up images.
 DIR is laid out like the sample: images/, Data_Entry_2017_v2020.csv.gz and the two lists. The exit
-code is 1 where a ratio is below what is wanted of it (0.85 on one core, 0.9 of N workers), or memory
+code is 1 if a ratio is below the required one (0.85 on one core, 0.9 for N workers), or if memory
 grows by more than a tenth from 210 to 20,000 images.
 """
 
@@ -39,7 +39,7 @@ ONE_CORE, MANY_WORKERS, GROWTH = 0.85, 0.9, 1.1
 
 
 def many(folder: Path, scratch: Path, images: int) -> Recipe:
-    """A recipe for `images` names of the table, each a link to one of the images that are there."""
+    """A recipe for `images` names of the table, each a link to one of the existing images."""
     from hpcjobs.chexnet.data.nih import read_list
 
     there = sorted((folder / "images").glob("*.png"))
@@ -73,11 +73,11 @@ def prepared(recipe: Recipe, scratch: Path) -> float:
 
 
 def one_core(recipe: Recipe, scratch: Path, rounds: int) -> bool:
-    """Print the table; whether the ratio is as wanted. So do the next two."""
+    """Print the table; returns whether the ratio is high enough. So do the next two functions."""
     core = min(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     paths = [recipe.read.paths[name] for names in recipe.plan.values() for name in names]
-    prepared(recipe, scratch)  # TensorFlow's first file is slow.
+    prepared(recipe, scratch)  # TensorFlow writes its first file slowly.
     pairs = [(bare(paths), prepared(recipe, scratch)) for _ in range(rounds)]
     print(f"\none core (pinned), {len(paths)} X-rays, {rounds} rounds in turns\n  bare   prepare  ratio")
     for floor, ours in pairs:
@@ -87,7 +87,7 @@ def one_core(recipe: Recipe, scratch: Path, rounds: int) -> bool:
 
 def reached(ratios: list[float], wanted: float) -> bool:
     median = statistics.median(ratios)
-    print(f"median ratio {median:.3f}, wanted {wanted}")
+    print(f"median ratio {median:.3f}, required {wanted}")
     return median >= wanted
 
 
@@ -117,8 +117,8 @@ def spread(recipe: Recipe, scratch: Path, workers: int) -> tuple[float, float]:
         out = Path(folder) / "out"
 
         def look(done: int, total: int) -> None:
-            told = len(list(out.glob(".prepare/runs/*/done/*")))
-            if told == workers and done <= 0.9 * total:
+            working = len(list(out.glob(".prepare/runs/*/done/*")))
+            if working == workers and done <= 0.9 * total:
                 looks.append((time.perf_counter(), done))
 
         began = time.perf_counter()
@@ -129,7 +129,7 @@ def spread(recipe: Recipe, scratch: Path, workers: int) -> tuple[float, float]:
 
 
 def bare_share(list_of_paths: Path, share: str) -> None:
-    """A process of the floor: prints its images a second."""
+    """One process of the floor: prints its images a second."""
     index, count = map(int, share.split("/"))
     paths = list(map(Path, list_of_paths.read_text().split("\n")))[index::count]
     decode(paths[0], SIZE)

@@ -1,12 +1,12 @@
-"""What Horovod and hpcjobs cost a step.
+"""The time that Horovod and hpcjobs add to a step.
 
-    .venv/bin/python benchmarks/ranks.py [--ranks N] [--blocks N]; exit code 1 where a target is missed
+    .venv/bin/python benchmarks/ranks.py [--ranks N] [--blocks N]; exit code 1 if a target is missed
 
-Three tables, DenseNet-121 on one batch of 16 images of 64x64 that is at hand, one thread a rank:
-one rank under Horovod against Keras' own `model.fit`, in turns in one process; 1 to N ranks under
-Horovod against as many processes without it, in turns, and what the difference is made of (the control phases of
-`mode: benchmark`); and the training loop's own work on the host, by a step that does nothing, against
-the 346 ms of a step of the article's V100.
+It prints three tables, for DenseNet-121 on one batch of 16 images of 64x64 in memory, with one thread a
+rank: one rank under Horovod against Keras' `model.fit`, in turns in one process; 1 to N ranks under
+Horovod against as many processes without it, in turns, with the parts of the difference (by the control
+phases of `mode: benchmark`); and the work of the training loop on the host, measured with a step that does
+nothing, against the 346 ms of a step on the article's V100.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ def against_fit(blocks: int) -> None:
     pairs = [(ours(), fit()) if number % 2 else (fit(), ours())[::-1] for number in range(blocks)]
     mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(f"model.fit        {theirs:7.1f} ms a step")
-    print(f"one Horovod rank {mine:7.1f} ms a step; images/s ratio {theirs / mine:.3f} (asked for: at least 0.97)")
+    print(f"one Horovod rank {mine:7.1f} ms a step; images/s ratio {theirs / mine:.3f} (required: at least 0.97)")
     raise SystemExit(theirs / mine < 0.97)
 
 
 def worker(kind: str, folder: Path, ranks: int, blocks: int) -> None:
-    """One of N processes: blocks of steps, each begun when all are there."""
+    """One of N processes: runs blocks of steps, each of which begins when all processes have arrived."""
     import numpy as np
 
     if kind == "horovod":
@@ -116,7 +116,7 @@ def wait_for_all(folder: Path, name: str, me: int, ranks: int) -> None:
 
 
 def against_processes(ranks: int, blocks: int) -> None:
-    """N ranks against N processes; each kind once more, in turns, so that a drift of the machine shows."""
+    """N ranks against N processes, each kind twice, in turns, so that a drift of the machine shows."""
     import numpy as np
 
     from hpcjobs.chexnet.train.attribution import attribute
@@ -191,7 +191,7 @@ def host_work(steps: int = 2000) -> None:
         loop.run(iter(()))
         each = 1000 * (time.perf_counter() - began) / steps
     share = each / ARTICLE_STEP_MS
-    print(f"host work {each:.3f} ms a step: {share:.2%} of {ARTICLE_STEP_MS:.0f} ms (asked for: under 1 %)")
+    print(f"host work {each:.3f} ms a step: {share:.2%} of {ARTICLE_STEP_MS:.0f} ms (required: under 1 %)")
     raise SystemExit(share >= 0.01)
 
 

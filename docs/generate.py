@@ -1,6 +1,6 @@
 """Writes docs/reference/ from the code: every key, column, flag and class of failure, in the code's own words.
 
-The pages are kept in git so that they can be read where the code is; a test says when they are out of date.
+The pages are kept in git, so that they can be read beside the code. A test fails if they are out of date.
 """
 
 from __future__ import annotations

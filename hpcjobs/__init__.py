@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from hpcjobs.base.version import __version__
 
 if TYPE_CHECKING:
-    from hpcjobs.study import Study, sweep
-    from hpcjobs.study import open_study as open
+    from hpcjobs.study import Study, open_study, sweep
+
+    open = open_study
 
 __all__ = ["Study", "__version__", "open", "sweep"]
 

@@ -1,4 +1,4 @@
-"""`python -m hpcjobs.train`: the name that job scripts of version 0.1 call the trainer by."""
+"""`python -m hpcjobs.train`: job scripts of version 0.1 start the trainer by this name."""
 
 import runpy
 

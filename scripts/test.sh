@@ -1,6 +1,8 @@
 #!/bin/bash
-# All tests, and at the end where the wall time went. Arguments go to pytest.
+# All tests, and at the end where the wall time went. Arguments go to pytest, which then runs once.
+# shellcheck disable=SC2317 # `stage` calls the functions
 set -uo pipefail
+trap 'exit 130' INT
 cd "$(dirname "$0")/.." || exit 1
 
 stages=()
@@ -13,6 +15,28 @@ stage() { # stage NAME COMMAND...: run it, note its time, go on
     stages+=("$(printf '%6d s  %s' $((SECONDS - start)) "$name")")
 }
 
+run() { # run CACHE ARGUMENT...: pytest, with what two that run at once would share in a place for each
+    .venv/bin/python -m pytest --durations=20 -o "cache_dir=.pytest_cache/$1" "${@:2}"
+}
+
+# Tests that compute run ranks that wait for each other, those of the control half one short process after the other:
+# side by side they use both cores. No test of either writes where one of the other does.
+COMPUTE=(tests/train tests/data tests/e2e)
+side_by_side() {
+    local output rc=0 other
+    output="$(mktemp)"
+    run control tests "${COMPUTE[@]/#/--ignore=}" --ignore=tests/slurm >"$output" 2>&1 &
+    other=$!
+    # shellcheck disable=SC2064 # the pid and the name of now
+    trap "kill -INT $other 2>/dev/null; rm -f '$output'" EXIT
+    run compute "${COMPUTE[@]}" || rc=1
+    wait "$other" || rc=1
+    cat "$output"
+    rm -f "$output"
+    trap - EXIT
+    return "$rc"
+}
+
 stage "install" scripts/setup.sh --test
 if [ "$failed" = 0 ]; then
     stage "lint" scripts/lint.sh
@@ -21,7 +45,13 @@ if [ "$failed" = 0 ]; then
         echo "not root: the tests on a virtual Slurm cluster are LEFT OUT (run make test as root for them)"
         marks=(-m "not slurm")
     fi
-    stage "pytest" .venv/bin/python -m pytest "${marks[@]}" "$@"
+    if [ $# -gt 0 ] || [ "$(nproc)" -lt 2 ]; then
+        stage "pytest" run all "${marks[@]}" "$@"
+    else
+        stage "pytest but for tests/slurm" side_by_side
+        # Alone: Slurm's time limits are of the clock.
+        if [ "$(id -u)" = 0 ]; then stage "pytest tests/slurm" run slurm tests/slurm; fi
+    fi
 fi
 echo "== wall time"
 printf '%s\n' "${stages[@]}"

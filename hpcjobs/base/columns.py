@@ -34,7 +34,7 @@ FLAGS: Mapping[str, str] = {
     FLAG_SHORT_WARMUP: "the warm-up had fewer steps than the experiment asks for",
     FLAG_UNSETTLED: "the step times of a benchmark did not settle during its warm-up",
     FLAG_IMPRECISE: "a benchmark reached its limit of steps before the precision that was asked for",
-    FLAG_THROTTLED: "heat or the power supply slowed a GPU down",
+    FLAG_THROTTLED: "a GPU was slowed by heat or its power supply",
     FLAG_POWER_CAPPED: "a GPU ran at its power cap most of the time",
     FLAG_ECC: "a GPU had memory errors that ECC cannot correct",
     FLAG_FOREIGN: "another job used one of the GPUs",

@@ -90,7 +90,10 @@ def stacks_txt(rank: int) -> str:
 
 
 def abort_json(rank: int) -> str:
-    """Name of the file in which a rank says why it gave up."""
+    """Name of the file in which a rank says why it gave up.
+
+    Keys: code, message, nodes (the hosts that caused it, if known), rank, host, time (s since the epoch).
+    """
     return f"abort-r{rank:03d}.json"
 
 

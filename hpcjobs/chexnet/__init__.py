@@ -1,1 +1,1 @@
-"""The built-in trainer: CheXNet on NIH ChestX-ray14, its data and its training."""
+"""The built-in trainer, CheXNet on NIH ChestX-ray14: its data and its training."""

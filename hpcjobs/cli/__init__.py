@@ -92,7 +92,7 @@ def _version(as_json: bool) -> str:
         return f"hpcjobs {__version__}"
     import json
 
-    from hpcjobs.cli.version import about
+    from hpcjobs.site.installation import about
 
     return json.dumps(about(), indent=2)
 

@@ -60,10 +60,10 @@ def detect(partition: str | None, device: str | None) -> None:
     \b
     hpcjobs cluster detect > ~/.config/hpcjobs/clusters/mine.yaml
     """
-    from hpcjobs.site import detect as detecting
     from hpcjobs.site import facts
+    from hpcjobs.site.detect import profile_of
 
-    click.echo(detecting.detect(facts.ask(), partition, device).text, nl=False)
+    click.echo(profile_of(facts.ask(), partition, device).text, nl=False)
 
 
 @cluster.command("schema")

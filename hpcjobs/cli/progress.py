@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, else a line now and then. On stderr."""
+"""Shows the progress of a long command on stderr: a bar on a terminal, otherwise a line every half minute."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 import click
 
-# Between two lines where stderr is no terminal.
+# Time between two lines if stderr is not a terminal.
 _LINE_S = 30.0
 
 
 @contextmanager
 def following(what: str) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
-    """Yields (progress, say): progress takes images done and images in all, say a line for the user."""
+    """Yields (progress, say): progress takes images done and images in all; say takes a line for the user."""
     if not sys.stderr.isatty():
         yield _Lines(what).progress, lambda text: click.echo(text, err=True)
         return
@@ -30,7 +30,7 @@ def following(what: str) -> Iterator[tuple[Callable[[int, int], None], Callable[
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    # A descriptor of its own: while it draws, decoding keeps what libraries write to stderr.
+    # A copy of the descriptor: while the bar is drawn, decoding captures what libraries write to stderr.
     with os.fdopen(os.dup(2), "w") as stderr, Progress(*columns, console=Console(file=stderr)) as bar:
         task = bar.add_task(what, total=None, rate="")
 
@@ -45,16 +45,16 @@ def following(what: str) -> Iterator[tuple[Callable[[int, int], None], Callable[
 class _Lines:
     def __init__(self, what: str):
         self.what = what
-        self.started = self.told = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.first: int | None = None
 
     def progress(self, done: int, total: int) -> None:
         if self.first is None:
             self.first = done
         now = time.monotonic()
-        if now - self.told < _LINE_S:
+        if now - self.printed < _LINE_S:
             return
-        self.told = now
+        self.printed = now
         rate = (done - self.first) / (now - self.started)
         left = f", {(total - done) / rate / 60:.0f} min left" if rate else ""
         click.echo(f"{self.what}: {done} of {total} images, {rate:.0f} images/s{left}", err=True)

@@ -1,1 +1,1 @@
-"""What logs say: one file per format. They read; they never execute or trust."""
+"""What did the runs leave? Reads their logs and files into runs, measurements and failures, and executes nothing."""

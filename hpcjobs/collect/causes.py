@@ -29,7 +29,7 @@ _SIGNALS = r"(?:Killed|Segmentation fault|Bus error|Aborted|Illegal instruction|
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """The lines of one class; `kind` is "" for lines that report a failure without its class.
+    """The lines of one class. Lines of `kind` "" report a failure without its class; those of "own" name it.
 
     A message shows what the named groups of `pattern` match, or the whole line if it has none.
     """

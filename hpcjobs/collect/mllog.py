@@ -18,7 +18,7 @@ from hpcjobs.collect import control_phases, mlperf_lines
 from hpcjobs.collect.mlperf_lines import Event
 from hpcjobs.collect.steady import Windows
 
-# The trainer writes no longer line. Of a file without line ends this many bytes are read at a time.
+# Longer than any line of the trainer. A file without line ends is read in pieces of this many bytes.
 _LONGEST = 1 << 20
 # Windows less than this many seconds apart are one stretch of time: time stamps are whole milliseconds.
 _ABUT_S = 0.005
@@ -52,7 +52,7 @@ class TrainLog:
         """Take the event of the log's next line."""
         stopped = LogKey.RUN_STOP in self._last
         if event.key == LogKey.WINDOW:
-            self._time(event)
+            self._window(event)
         elif event.key in (LogKey.EPOCH_START, LogKey.EVAL_START):
             self._begun[event.key] = event.at
         elif event.key == LogKey.EPOCH_STOP:
@@ -67,7 +67,7 @@ class TrainLog:
         if begun is not None:
             lengths.append(at - begun)
 
-    def _time(self, window: Event) -> None:
+    def _window(self, window: Event) -> None:
         steps, step_ms = window.metadata.get("steps"), _number(window, "step_ms")
         if not isinstance(steps, int) or not 0 < steps < MOST or step_ms is None or not step_ms < MOST:
             return

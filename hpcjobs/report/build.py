@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcjobs import report as reports
 from hpcjobs.analysis import compare, scaling
 from hpcjobs.analysis.compare import Difference, Reference
 from hpcjobs.base.contract import JOB_LOG
@@ -23,6 +22,7 @@ from hpcjobs.collect.evidence import tail
 from hpcjobs.engine import follow
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep, load
+from hpcjobs.report.write import write_report
 
 # The end of each run's log that the page shows: the last lines, of at most so many bytes.
 TAIL_LINES = 20
@@ -112,7 +112,7 @@ def _write(runs: Sequence[Run], out: Path, request: ReportRequest, tell: Tell, *
     except InputError:
         models = []  # too few sizes for a model
     compared: dict[str, Any] = {"others": others, "others_name": str(request.against)} if others else {}
-    files = reports.write(
+    files = write_report(
         out, rows, title=title, runs=runs, models=models, reference=reference, differences=differences,
         **compared, **more,
     )  # fmt: skip

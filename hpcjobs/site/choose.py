@@ -38,10 +38,11 @@ def overridden(cluster: Cluster, keys: Mapping[str, str], sbatch: Sequence[str] 
 
 
 def _detected(partition: str | None, tell: Callable[[str], None]) -> Cluster:
-    from hpcjobs.site import detect, facts
+    from hpcjobs.site import facts
+    from hpcjobs.site.detect import profile_of
 
     try:
-        found = detect.detect(facts.ask(), partition)
+        found = profile_of(facts.ask(), partition)
     except (InputError, Refused) as error:
         raise InputError(
             f"no --cluster given, and none can be detected: {error}; give --cluster NAME (`hpcjobs cluster list`), "

@@ -57,7 +57,7 @@ class _Kind:
         return f"{self.count} nodes, each {gpus}, {self.cores} cores, {self.memory_mib / 1024:.0f} GiB"
 
 
-def detect(facts: Facts, partition: str | None = None, device: str | None = None) -> Detected:
+def profile_of(facts: Facts, partition: str | None = None, device: str | None = None) -> Detected:
     """A profile for one partition, else the default one. `device`: cpu or gpu, whatever Slurm calls a GPU.
 
     Raises InputError where there is no such partition, or none that stands out.

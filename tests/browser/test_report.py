@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
-from hpcjobs import report
 from hpcjobs.analysis.compare import Reference, compare_sweeps
 from hpcjobs.analysis.predict import predict
 from hpcjobs.analysis.scaling import table
 from hpcjobs.report.contents import Contents
+from hpcjobs.report.write import write_report
 from tests.control.studies import SCRIPT, auc, failing, runs, study
 from tests.fixtures_browser import Browser
 from tests.running import hpcjobs
@@ -23,7 +23,7 @@ SAMPLES = Path(__file__).parent.parent / "control" / "logs_formats" / "samples"
 
 def written(folder: Path, it: Contents) -> Path:
     given = {field.name: getattr(it, field.name) for field in dataclasses.fields(it)}
-    report.write(folder, given.pop("rows"), **given)
+    write_report(folder, given.pop("rows"), **given)
     return folder / "report.html"
 
 

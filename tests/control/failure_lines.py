@@ -70,7 +70,7 @@ MPIRUN_SEGV = """\
 
 LINES: list[tuple[str, str, str]] = [
     ("timeout", "JOB 6 ON c4140-1 CANCELLED AT 2026-11-25T14:23:21 DUE TO TIME LIMIT", TIME_LIMIT),
-    # slurmstepd 22.05 (its texts); the node that fails does not print.
+    # the texts of slurmstepd 22.05; a node that fails prints nothing
     ("node_failure", "DUE TO NODE FAILURE", "slurmstepd: error: *** JOB 12 ON c4140-2 CANCELLED AT 2026-11-25T14:22:04 DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n"),
     ("node_failure", "srun: error: Node failure on c4140-3", "srun: error: Node failure on c4140-3\nsrun: Job step aborted: Waiting up to 12 seconds for job step to finish.\nsrun: error: c4140-2: task 0: Killed\n"),
     # open-mpi/ompi issue 11830
@@ -96,15 +96,15 @@ LINES: list[tuple[str, str, str]] = [
     ("host_memory", "OOM when allocating", "tensorflow.python.framework.errors_impl.ResourceExhaustedError: {{function_node __wrapped__Fill_device_/job:localhost/replica:0/task:0/device:CPU:0}} OOM when allocating tensor with shape[1048576,1048576,100] and type float on /job:localhost/replica:0/task:0/device:CPU:0 by allocator mklcpu [Op:Fill] name: \n" + HOROVOD_SHUT_DOWN),
     # horovod/horovod issue 1152
     ("device_memory", "OOM when allocating tensor with shape[2,1023,50257]", "[1,1]<stderr>:2019-06-17 17:13:42.247944: W tensorflow/core/framework/op_kernel.cc:1273] OP_REQUIRES failed at strided_slice_op.cc:139 : Resource exhausted: OOM when allocating tensor with shape[2,1023,50257] and type float on /job:localhost/replica:0/task:0/device:GPU:0 by allocator GPU_0_bfc\n[1,1]<stderr>:Traceback (most recent call last):\n[1,0]<stderr>:" + HOROVOD_SHUT_DOWN.splitlines()[-1] + "\n"),
-    # TensorFlow's XLA; NCCL's words for a GPU that TensorFlow has filled
+    # TensorFlow's XLA; NCCL's message if TensorFlow has filled the GPU
     ("device_memory", "RESOURCE_EXHAUSTED: Out of memory", "2023-05-05 11:11:11.1: E tensorflow/compiler/xla/stream_executor] RESOURCE_EXHAUSTED: Out of memory while trying to allocate 13421772800 bytes.\n"),
     ("device_memory", "Cuda failure 'out of memory'", "c4140-1:4242:4711 [0] include/alloc.h:48 NCCL WARN Cuda failure 'out of memory'\n"),
     ("device_memory", "CUDA_ERROR_OUT_OF_MEMORY", TF_TRIES_AGAIN + "tensorflow.python.framework.errors_impl.UnknownError: ncclCommInitRank failed: unhandled cuda error\n"),
-    # dpgen issue 528: TensorFlow asks for less and goes on
+    # dpgen issue 528: TensorFlow asks for less memory and continues
     ("traceback", "ValueError: boom", TF_TRIES_AGAIN + "ValueError: boom\n"),
     ("disk_full", "[Errno 28] No space left on device", "OSError: [Errno 28] No space left on device\n" + HOROVOD_SHUT_DOWN),
     ("disk_full", "[Errno 28] Unable to synchronously create file", "OSError: [Errno 28] Unable to synchronously create file (file write failed: time = Wed Nov 25 14:29:18 2026\n, filename = '/tmp/z.h5', file descriptor = 3, errno = 28, error message = 'No space left on device')\n"),
-    # keras-team/keras-tuner issue 390, open-mmlab/mmdetection issue 12069: TensorFlow calls that exhausted, too
+    # keras-team/keras-tuner issue 390, open-mmlab/mmdetection issue 12069: TensorFlow also calls that exhausted
     ("disk_full", "disk quota exceeded", "tensorflow.python.framework.errors_impl.ResourceExhaustedError: disk quota exceeded [Op:SaveV2]\n"),
     ("disk_full", "Disk quota exceeded", "OSError: [Errno 122] Disk quota exceeded\n"),
     ("disk_full", "No space left", "hpcjobs: error: unexpected: OSError: [Errno 28] No space left on device: '/x/checkpoints'\n"),
@@ -133,7 +133,7 @@ LINES: list[tuple[str, str, str]] = [
     ("launch", "we found no available cpus on Node: c4140-1", "While computing bindings, we found no available cpus on\nthe following node:\n\n  Node:  c4140-1\n\nPlease check your allocation.\n"),
     ("launch", "More processors requested than permitted", "srun: error: Unable to create step for job 4: More processors requested than permitted\n"),
     ("launch", "Invalid job id specified", "srun: error: Unable to confirm allocation for job 99999: Invalid job id specified\nsrun: Check SLURM_JOB_ID environment variable. Expired or invalid job 99999\n"),
-    # snakemake-executor-plugin-slurm issue 225: no node's fault
+    # snakemake-executor-plugin-slurm issue 225: not the fault of a node
     ("launch", "Unable to layout tasks", "srun: error: Task launch for StepId=125452.4 failed on node n1: Unable to layout tasks on given cpus\nsrun: error: Application launch failed: Unable to layout tasks on given cpus\n"),
     # covizu issue 350
     ("launch", "ORTE was unable to reliably start", "ORTE was unable to reliably start one or more daemons.\nThis usually is caused by:\n"),
@@ -161,7 +161,7 @@ LINES: list[tuple[str, str, str]] = [
     ("traceback", "KeyError: 'x'", "Fri Sep 25 16:52:57 2020[1]<stderr>:KeyError: 'x'\n"),
     ("exit_code", "task 1: Exited with exit code 3", PEER_GONE + "srun: error: c4140-3: task 1: Exited with exit code 3\nsrun: launch/slurm: _step_signal: Terminating StepId=16.9\nsrun: error: c4140-2: task 0: Terminated\n"),
     ("exit_code", "Process name: [[65513,1],1] Exit code: 3", PEER_GONE + PRIMARY_JOB + "mpirun detected that one or more processes exited with non-zero status, thus causing\nthe job to be terminated. The first process to do so was:\n\n  Process name: [[65513,1],1]\n  Exit code:    3\n"),
-    # The job script's own.
+    # an error of the job script
     ("disk_full", "cannot write /x/a001/claim: No space left", "hpcjobs: error: disk_full: cannot write /x/a001/claim: No space left on device\n"),
     ("exit_code", "no run with index 3", "hpcjobs: error: no run with index 3 in g0001.runs\nstep: last words\n"),
     ("traceback", "ValueError: boom", "ValueError: boom\nhpcjobs: error: cannot write /x/a001/exit.json: Permission denied\n"),

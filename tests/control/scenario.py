@@ -35,10 +35,11 @@ from hpcjobs.base.records import JobState, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.engine import cancel, follow, resume, submit
-from hpcjobs.engine import folder as folders
+from hpcjobs.engine.folder import scripts, write_folder
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan.planning import Terms, expand, make_plan
+from hpcjobs.study import Study
 from tests.control.fake_scheduler import Answer, FakeScheduler, Fate, Killed, Pace
 
 ID = "261125120000abcd"
@@ -96,7 +97,7 @@ class SweepScenario:
         variants = expand(profiles.read(Experiment, "demo"), [])
         plan = make_plan(list(self._gpus), variants, cluster, self._repeats, Terms(**self._terms))
         sweep = _SweepOnFake(ID, self.where, plan, self.scheduler)
-        folders.write_folder(sweep, folders.scripts(sweep), ["hpcjobs"])
+        write_folder(sweep, scripts(sweep), ["hpcjobs"])
         return sweep
 
     # --- its site ---
@@ -256,6 +257,10 @@ class SweepScenario:
             return follow.wait(self._sweep, lambda runs: None, self.messages.append)
 
     # --- what is known of it ---
+
+    def study(self, tell: Callable[[str], None] = lambda text: None) -> Study:
+        """As `hpcjobs.open` gives it."""
+        return Study(self._sweep, tell)
 
     @property
     def runs(self) -> list[str]:

@@ -13,7 +13,11 @@ from hpcjobs.base import contract
 from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import RunState
 from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.config import Experiment, profiles
+from hpcjobs.engine.folder import scripts, write_folder
 from hpcjobs.engine.journal import locked
+from hpcjobs.engine.sweep import Sweep
+from hpcjobs.plan.planning import expand, make_plan
 from tests.control.logs import attempt, train_log
 
 EXPERIMENT = {
@@ -26,6 +30,37 @@ EXPERIMENT = {
     "measure": {"warmup_steps": 5},
 }
 CLUSTER = {"gpus_per_node": 4, "cpus_per_gpu": 1, "device": "gpu", "sharing": "exclusive"}
+
+
+def written(root: Path, sizes: Sequence[int], cluster: str = "local") -> Sweep:
+    """A new sweep of one run of each size, as `hpcjobs sweep` writes it before it submits."""
+    variants = expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
+    new = Sweep("id1", SweepDir(root), make_plan(list(sizes), variants, profiles.cluster(cluster), 1))
+    write_folder(new, scripts(new), ["hpcjobs"])
+    return new
+
+
+def submitted(new: Sweep) -> SweepDir:
+    """One job for each size, 1, 2, ..., stands in the journal."""
+    for number, group in enumerate(new.plan.groups, 1):
+        append(new.where, "submitting", group=group.name, submission=1, indices=[0], name="n")
+        append(new.where, "submitted", group=group.name, submission=1, indices=[0], job=str(number))
+    return new.where
+
+
+def ended(root: Path, sizes: Sequence[int], failed: int, says: str) -> Path:
+    """The folder of a sweep after its runs: all measured, but the one of size `failed`, whose log `says` why.
+
+    A step takes 40 ms times the square root of the number of GPUs.
+    """
+    where = submitted(written(root, sizes))
+    for number, gpus in enumerate(sizes, 1):
+        good = gpus != failed
+        log = train_log(gpus=gpus, batch=4, step_ms=(40.0 * gpus**0.5,)) if good else None
+        left = attempt(where.run(f"g{gpus:04d}-r01") / "a001", job=f"{number}_0", rc=0 if good else 1, log=log)
+        if not good:
+            (left / "job.log").write_text(says)
+    return root
 
 
 def append(where: SweepDir, event: str, **fields: object) -> None:
@@ -43,17 +78,16 @@ def sweep(folder: Path, sizes: Sequence[int], repeats: int = 1, **cluster: Any) 
         "variants": [{"params": "", "experiment": EXPERIMENT}],
     }  # fmt: skip
     where.sweep_yaml.write_text(yaml.safe_dump(data))
-    journal = []
     for job, gpus in enumerate(sizes, 1):
         group = f"g{gpus:04d}"
-        about = {"group": group, "submission": 1, "indices": list(range(repeats)), "time": 900.0}
-        journal.append({"event": "submitting", **about, "name": "n"})
-        journal.append({"event": "submitted", **about, "job": str(job)})
+        append(where, "submitting", group=group, submission=1, indices=list(range(repeats)), name="n")
+        append(where, "submitted", group=group, submission=1, indices=list(range(repeats)), job=str(job))
         for repeat in range(1, repeats + 1):
             name = f"{group}-r{repeat:02d}"
             where.run(name).mkdir()
             (where.run(name) / contract.RUN_YAML).write_text(contract.dump_run(_config(name)))
-    where.journal.write_text("".join(json.dumps(event) + "\n" for event in journal))
+    lines = [json.loads(line) for line in where.journal.read_text().splitlines()]
+    where.journal.write_text("".join(json.dumps({**line, "time": 900.0}) + "\n" for line in lines))
     return where
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.control import sweeps
 from tests.control.logs import attempt, train_log
 from tests.running import PATIENCE_S, hpcjobs, until
 
@@ -180,28 +181,8 @@ def test_where_nothing_can_be_found_out_it_is_said(
 @pytest.fixture
 def ended(tmp_path: Path) -> Path:
     """A sweep folder as it is after its runs: 1 and 2 GPUs measured, 4 failed with a traceback."""
-
-    from hpcjobs.base.sweepdir import SweepDir
-    from hpcjobs.config import Experiment, profiles
-    from hpcjobs.engine import folder as folders
-    from hpcjobs.engine.sweep import Sweep
-    from hpcjobs.plan import planning
-    from tests.control.sweeps import append
-
-    variants = planning.expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
-    sweep = Sweep(
-        "id1", SweepDir(tmp_path / "o"), planning.make_plan([1, 2, 4], variants, profiles.cluster("local"), 1)
-    )
-    folders.write_folder(sweep, folders.scripts(sweep), ["hpcjobs"])
-    for number, group in enumerate(sweep.plan.groups, 1):
-        append(sweep.where, "submitting", group=group.name, submission=1, indices=[0], name="n")
-        append(sweep.where, "submitted", group=group.name, submission=1, indices=[0], job=str(number))
-        gpus = group.size.gpus
-        log = train_log(gpus=gpus, batch=4, step_ms=(40.0 * gpus**0.5,)) if gpus < 4 else None
-        folder = attempt(sweep.where.run(f"{group.name}-r01") / "a001", job=f"{number}_0", rc=0 if log else 1, log=log)
-        if not log:
-            (folder / "job.log").write_text("Traceback (most recent call last):\nRuntimeError: [red]boom[/red]\n")
-    return tmp_path / "o"
+    says = "Traceback (most recent call last):\nRuntimeError: [red]boom[/red]\n"
+    return sweeps.ended(tmp_path / "o", (1, 2, 4), failed=4, says=says)
 
 
 def test_status_shows_the_line_that_says_why_and_exits_1(ended: Path) -> None:

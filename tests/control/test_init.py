@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.cli import init_command
+from hpcjobs.base.new_files import write_all
 from hpcjobs.config import Experiment, load, profiles
 from hpcjobs.config.keys import leaves
 from hpcjobs.plan import planning
@@ -272,7 +272,7 @@ def test_a_text_that_is_not_utf8_is_a_mistake_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     files = {Path("one/a.yaml"): "name: a\n", Path("two/b.yaml"): "a: b\n  dir: \udcff\n"}
     with pytest.raises(InputError, match=r"^two/b.yaml: cannot be written: 'dir: \\udcff' is not UTF-8"):
-        init_command._write(files, force=True)
+        write_all(files, force=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -294,12 +294,12 @@ def test_what_was_interrupted_can_be_run_again(force: bool, tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(os, step, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            init_command._write(TWO, force)
+            write_all(TWO, force)
     # A file that --force replaced is lost; without --force nothing remains. Temporary files never remain.
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "experiments" / "a.yaml"] * force
-    assert init_command._write(TWO, force=False).keys() == set(list(TWO)[force:])
+    assert write_all(TWO, force=False).keys() == set(list(TWO)[force:])
     assert {path: path.read_text() for path in TWO} == TWO
-    assert init_command._write(TWO, force=False) == {}
+    assert write_all(TWO, force=False) == {}
 
 
 def test_half_of_what_it_wrote_is_made_whole(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_file_that_another_process_writes_first_is_not_replaced(
 
     monkeypatch.setattr(os, "link", written_first)
     with pytest.raises(InputError, match=r"^clusters/b.yaml: is there already"):
-        init_command._write(TWO, force=False)
+        write_all(TWO, force=False)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "clusters" / "b.yaml"]
     assert Path("clusters/b.yaml").read_text() == "precious\n"
 

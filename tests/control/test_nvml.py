@@ -88,11 +88,11 @@ def test_what_is_not_known_is_no_fault() -> None:
         "\n",
     ],
 )
-def test_damaged_lines_are_passed_over(damage: str) -> None:
+def test_damaged_lines_are_skipped(damage: str) -> None:
     assert flags([HEADER + damage + row(103, ecc="1")], WINDOWS) == ["ecc_errors"]
 
 
-def test_the_last_line_of_a_killed_run_is_passed_over() -> None:
+def test_the_last_line_of_a_killed_run_is_skipped() -> None:
     # A line that is cut within the number of errors or of a process does not count at all.
     cut = row(102, ecc="12", foreign="4711")
     for end in range(len(cut)):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs import report
 from hpcjobs.analysis.compare import Reference, compare_sweeps
 from hpcjobs.analysis.predict import predict
 from hpcjobs.analysis.scaling import table
 from hpcjobs.report import figures, page
 from hpcjobs.report.contents import Contents, clean
+from hpcjobs.report.write import write_report
 from tests.control.studies import SCRIPT, SIZES, auc, failing, runs, study
 from tests.control.sweeps import run
 
@@ -129,7 +129,7 @@ def test_equal_contents_give_equal_pages() -> None:
 
 def test_the_numbers_of_the_table_are_those_of_the_csv(tmp_path: Path) -> None:
     it = study(failing(runs(), 8))
-    report.write(tmp_path, it.rows, title="x", runs=it.runs)
+    write_report(tmp_path, it.rows, title="x", runs=it.runs)
     lines = list(csv.DictReader(io.StringIO((tmp_path / "scaling-report.csv").read_text())))
     found = Page((tmp_path / "report.html").read_text())
     columns = {
@@ -250,7 +250,7 @@ def test_no_runs_no_measurement_one_size() -> None:
 
 
 def test_a_table_alone_makes_a_page(tmp_path: Path) -> None:
-    paths = report.write(tmp_path, table([run(1, 100.0), run(2, 190.0)]), title="t")
+    paths = write_report(tmp_path, table([run(1, 100.0), run(2, 190.0)]), title="t")
     assert [path.name for path in paths] == [
         "scaling-report.csv", "scaling.png", "scaling.svg", "efficiency.png", "efficiency.svg", "report.html",
     ]  # fmt: skip

@@ -18,40 +18,23 @@ from pathlib import Path
 
 import pytest
 
+from hpcjobs.base import lock
 from hpcjobs.base.lock import Locked
 from hpcjobs.base.sweepdir import SweepDir
-from hpcjobs.config import Experiment, profiles
-from hpcjobs.engine import folder as folders
 from hpcjobs.engine.journal import locked
-from hpcjobs.engine.sweep import Sweep
-from hpcjobs.plan import planning
+from tests.control import sweeps
 from tests.control.logs import attempt, train_log
 from tests.control.odd_words import rendered
 from tests.control.sweeps import append
 from tests.running import PATIENCE_S, hpcjobs
 
-PACKAGE = Path(folders.__file__).parents[1]
-
-
-def written(root: Path, cluster: str = "local") -> Sweep:
-    """A new sweep of one run on 1 and one on 2 GPUs, as `hpcjobs sweep` writes it before it submits."""
-    variants = planning.expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
-    sweep = Sweep("id1", SweepDir(root), planning.make_plan([1, 2], variants, profiles.cluster(cluster), 1))
-    folders.write_folder(sweep, folders.scripts(sweep), ["hpcjobs"])
-    return sweep
+PACKAGE = Path(lock.__file__).parents[1]
 
 
 @pytest.fixture
 def ended(tmp_path: Path) -> Path:
     """The folder of a sweep whose run on 1 GPU measured, and whose run on 2 failed."""
-    sweep = written(tmp_path / "o")
-    for number, group in enumerate(sweep.plan.groups, 1):
-        append(sweep.where, "submitting", group=group.name, submission=1, indices=[0], name="n")
-        append(sweep.where, "submitted", group=group.name, submission=1, indices=[0], job=str(number))
-        log = train_log(gpus=1, batch=4) if number == 1 else None
-        left = attempt(sweep.where.run(f"{group.name}-r01") / "a001", job=f"{number}_0", rc=0 if log else 1, log=log)
-        (left / "job.log").write_text("RuntimeError: boom\n")
-    return tmp_path / "o"
+    return sweeps.ended(tmp_path / "o", (1, 2), failed=2, says="RuntimeError: boom\n")
 
 
 # --- what the code itself may not do ---------------------------------------------------------------
@@ -145,7 +128,7 @@ def test_yaml_that_names_code_is_a_mistake_in_one_line(command: str, which: str,
 
 def test_a_collecting_job_imports_nothing_from_the_sweeps_folder(ended: Path) -> None:
     """Python looks for modules in the working folder first, when it is started with -m."""
-    text = folders.scripts(written(ended.parent / "slurm", "virtual"))["collect"]
+    text = sweeps.written(ended.parent / "slurm", (1, 2), "virtual").where.script("collect").read_text()
     text = text.replace(str(ended.parent / "slurm"), str(ended))
     plant(ended)
     done = subprocess.run(["bash", "-c", text], cwd=ended, capture_output=True, text=True)
@@ -267,12 +250,10 @@ def test_what_is_no_file_is_not_waited_for(kind: str, ended: Path) -> None:
 def test_all_that_is_written_honours_the_umask(mask: int, files: int, folder: int, tmp_path: Path) -> None:
     before = os.umask(mask)
     try:
-        sweep = written(tmp_path / "o")
-        append(sweep.where, "submitting", group="g0001", submission=1, indices=[0], name="n")
-        append(sweep.where, "submitted", group="g0001", submission=1, indices=[0], job="1")
-        attempt(sweep.where.run("g0001-r01") / "a001", job="1_0", log=train_log(gpus=1, batch=4))
-        with locked(sweep.where):
-            assert stat.S_IMODE(sweep.where.lock_file.stat().st_mode) == files
+        where = sweeps.submitted(sweeps.written(tmp_path / "o", (1, 2)))
+        attempt(where.run("g0001-r01") / "a001", job="1_0", log=train_log(gpus=1, batch=4))
+        with locked(where):
+            assert stat.S_IMODE(where.lock_file.stat().st_mode) == files
         hpcjobs("report", str(tmp_path / "o"), cwd=tmp_path)
     finally:
         os.umask(before)

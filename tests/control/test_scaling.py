@@ -10,12 +10,12 @@ import pandas
 import pytest
 import scipy.stats
 
-from hpcjobs import report
 from hpcjobs.analysis.intervals import holm, student_interval, welch_ratio
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.columns import FLAGS, REPORT_COLUMNS, RUN_COLUMNS
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import Run
+from hpcjobs.report.write import write_report
 from tests.control.sweeps import run
 
 # The article's table: 185.12 images/s on 1 V100, 1912.82 on 16 (dell-c4140-v100-2019.csv).
@@ -88,7 +88,7 @@ def test_ids_and_nodes_are_listed_once() -> None:
 
 
 def test_the_csv_is_read_by_pandas_without_options(tmp_path: Path) -> None:
-    paths = report.write(tmp_path, table([*ARTICLE, run(32, None)]), title="article")
+    paths = write_report(tmp_path, table([*ARTICLE, run(32, None)]), title="article")
     assert {"scaling-report.csv", "scaling.png", "scaling.svg"} <= {path.name for path in paths}
     frame = pandas.read_csv(tmp_path / "scaling-report.csv")
     assert list(frame.columns) == list(REPORT_COLUMNS)
@@ -99,7 +99,7 @@ def test_the_csv_is_read_by_pandas_without_options(tmp_path: Path) -> None:
 
 
 def test_no_figure_for_a_table_without_a_measurement(tmp_path: Path) -> None:
-    written = report.write(tmp_path, table([run(1, None)]), title="x")
+    written = write_report(tmp_path, table([run(1, None)]), title="x")
     assert [path.name for path in written] == ["scaling-report.csv", "report.html"]
 
 
@@ -138,7 +138,7 @@ def test_the_contracts_columns_come_first_and_in_order() -> None:
 
 
 def test_a_comma_or_a_quote_in_a_field_survives(tmp_path: Path) -> None:
-    report.write(tmp_path, table([run(1, 2.0, params='a="x,y"')]), title="x")
+    write_report(tmp_path, table([run(1, 2.0, params='a="x,y"')]), title="x")
     with (tmp_path / "scaling-report.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["params"] == 'a="x,y"'
 
@@ -320,7 +320,7 @@ def test_the_added_columns_follow_the_contracts_in_order_and_all_have_a_meaning(
     assert columns[27 : 27 + len(added)] == added
     assert all(REPORT_COLUMNS.values())
     assert all(RUN_COLUMNS.values())
-    report.write(tmp_path, table([run(1, 1.0, params="batch.local=4;lr.base=0.1")]), title="x")
+    write_report(tmp_path, table([run(1, 1.0, params="batch.local=4;lr.base=0.1")]), title="x")
     frame = pandas.read_csv(tmp_path / "scaling-report.csv")
     at = list(frame.columns).index("flags")
     assert list(frame.columns[at + 1 : at + 4]) == ["param.batch.local", "param.lr.base", "cv"]
@@ -328,7 +328,7 @@ def test_the_added_columns_follow_the_contracts_in_order_and_all_have_a_meaning(
 
 
 def test_rows_that_sweep_other_keys_have_empty_cells(tmp_path: Path) -> None:
-    report.write(tmp_path, table([run(1, 1.0, params="a=1"), run(1, 1.0, params="b=x;y")]), title="x")
+    write_report(tmp_path, table([run(1, 1.0, params="a=1"), run(1, 1.0, params="b=x;y")]), title="x")
     frame = pandas.read_csv(tmp_path / "scaling-report.csv")
     assert frame["param.a"].tolist()[0] == 1
     assert pandas.isna(frame["param.a"][1])
@@ -336,7 +336,7 @@ def test_rows_that_sweep_other_keys_have_empty_cells(tmp_path: Path) -> None:
 
 
 def test_a_field_never_breaks_its_line(tmp_path: Path) -> None:
-    report.write(tmp_path, table([run(1, 2.0, nodelist="n1", software="a\rb\nc\0d")]), title="x")
+    write_report(tmp_path, table([run(1, 2.0, nodelist="n1", software="a\rb\nc\0d")]), title="x")
     frame = pandas.read_csv(tmp_path / "scaling-report.csv")
     assert (len(frame), frame.software[0]) == (1, "a b c d")
 

@@ -76,6 +76,11 @@ def workers_of(out: Path) -> list[int]:
     return found
 
 
+def until_begun(out: Path, job: subprocess.Popen[str]) -> None:
+    """Wait until the job works on `out`, or has ended."""
+    until(lambda: (out / ".prepare" / "run").exists() or job.poll() is not None, pause=0.01)
+
+
 def test_real_xrays_from_one_and_from_four_workers_are_the_same_bytes(nih: Path, tmp_path: Path) -> None:
     recipe = small_shards(recipe_from(nih))
     make(recipe, tmp_path / "one", Local(1))
@@ -91,7 +96,7 @@ def test_kill_9_at_any_moment_and_again_gives_the_same_bytes(undisturbed: dict[s
         kills = 0
         for _ in range(2):
             job = synth(out, "--workers", workers)
-            until(lambda out=out, job=job: (out / ".prepare" / "run").exists() or job.poll() is not None, pause=0.01)
+            until_begun(out, job)
             time.sleep(dice.uniform(0, 6 if workers == "2" else 1.5))
             kills += job.poll() is None
             job.kill()
@@ -220,7 +225,7 @@ def test_a_worker_of_an_older_run_puts_nothing_in_place(tmp_path: Path) -> None:
         (shop.root / "run").write_text("a newer one")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hpcjobs.chexnet.data.workshop._TELL_S", -1.0)
+        patch.setattr("hpcjobs.chexnet.data.workshop._REPORT_S", -1.0)
         work(tmp_path, old, 0, None, look)
     assert not list(tmp_path.glob("*.tfrecord"))
     assert not list(shop.root.glob("parts/*"))
@@ -263,9 +268,9 @@ def test_a_worker_that_dies_is_told_with_what_is_missing(tmp_path: Path) -> None
     recipe = replace(recipe, read=_DeadlyFor(recipe.read, recipe.plan["val"][0]))
     with pytest.raises(
         HpcjobsError, match=r"of 5 shards are not made .* a worker ended without a message: see"
-    ) as told:
+    ) as caught:
         make(recipe, tmp_path / "out", Local(2))
-    assert told.value.exit_code == 1
+    assert caught.value.exit_code == 1
     assert len(list((tmp_path / "out").glob("*.tfrecord"))) >= 3  # The other worker went on.
 
 

@@ -15,14 +15,14 @@ from tests.docs.trainer import fake_trainer
 from tests.running import status
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_quick_start(tmp_path: Path) -> None:
     """Real trainings, but for the dozen with two batches: then a profile in the folder names a fake trainer."""
     stage = Stage(tmp_path)
     trainer = fake_trainer(stage)
     fake = f"hpcjobs cluster show local | sed 's#^python: .*#python: {trainer}#' >fake.yaml\n"
     fake += "mkdir clusters; mv fake.yaml clusters/local.yaml"
-    said = stage.follow("docs/quickstart.md", between={"batch.local=4,8": fake}, timeout=550)
+    said = stage.follow("docs/quickstart.md", between={"batch.local=4,8": fake}, timeout=1700)
 
     table = pandas.read_csv(tmp_path / "first" / "report" / "scaling-report.csv")
     assert list(table.gpus) == [1, 2, 4]

@@ -17,6 +17,9 @@ from hpcjobs.base import contract
 from hpcjobs.base.contract import RunConfig
 from hpcjobs.config import Experiment, to_builtins
 
+# Longer than any of these runs takes on a machine that is busy with other work: it ends a test that hangs.
+HANGS_S = 550  # Less than a watchdog's 10 minutes: a run that only the watchdog ends counts as one that hangs.
+
 
 def run_config(**changes: Any) -> RunConfig:
     """A run.yaml of one rank on one CPU of one node, but for `changes`."""
@@ -82,7 +85,7 @@ def train(run_yaml: Path, ranks: int, program: Sequence[str | Path] = ("-m", "hp
         command(ranks, [*program, run_yaml, "--attempt", attempt]),
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=HANGS_S,
         env=environment(),
         check=False,
     )

@@ -34,8 +34,8 @@ def test_the_standard_errors_are_the_spread_of_many_such_measurements():
     for index, name in enumerate(("skew_ms", "allreduce_ms", "input_wait_ms")):
         spread = np.std([getattr(one, name) for one in found])
         assert np.mean([one.errors_ms[index] for one in found]) == pytest.approx(spread, rel=0.15)
-    told = found[0].told(["n1"] * RANKS)
-    assert told["standard_errors"]["skew_ms"] == pytest.approx(found[0].errors_ms[0], abs=1e-3)
+    value = found[0].to_log(["n1"] * RANKS)
+    assert value["standard_errors"]["skew_ms"] == pytest.approx(found[0].errors_ms[0], abs=1e-3)
 
 
 def test_each_loss_is_found_under_its_name():
@@ -61,10 +61,10 @@ def test_a_slow_rank_is_named_with_its_node():
     alone[5] += 30
     found = attribute(coupled(alone), coupled(alone), alone)
     hosts = [f"node{rank // 4}" for rank in range(RANKS)]
-    told = found.told(hosts)
-    assert (told["slowest_rank"], told["slowest_host"]) == (5, "node1")
+    value = found.to_log(hosts)
+    assert (value["slowest_rank"], value["slowest_host"]) == (5, "node1")
     assert found.skew_ms == pytest.approx(30 * 15 / 16, abs=0.5)
-    assert told["ranks"][5]["host"] == "node1"
-    assert told["ranks"][5]["min_ms"] == pytest.approx(alone[5].min(), abs=1e-3)
-    assert told["ranks"][5]["median_ms"] == pytest.approx(np.median(alone[5]), abs=1e-3)
-    assert told["ranks"][5]["max_ms"] == pytest.approx(alone[5].max(), abs=1e-3)
+    assert value["ranks"][5]["host"] == "node1"
+    assert value["ranks"][5]["min_ms"] == pytest.approx(alone[5].min(), abs=1e-3)
+    assert value["ranks"][5]["median_ms"] == pytest.approx(np.median(alone[5]), abs=1e-3)
+    assert value["ranks"][5]["max_ms"] == pytest.approx(alone[5].max(), abs=1e-3)

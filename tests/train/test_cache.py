@@ -62,7 +62,7 @@ def test_too_little_memory_is_told_before_anything_is_copied(data: Path, monkeyp
         cache.check_memory(1 << 30, 4)
     assert told.value.code == ErrorCode.HOST_MEMORY
     monkeypatch.delenv("SLURM_MEM_PER_NODE")
-    with pytest.raises(TrainError, match=r"are free on the node: ask for more memory, or set data\.cache=none"):
+    with pytest.raises(TrainError, match=r"are free on the node: request more memory, or set data\.cache=none"):
         cache.check_memory(1 << 50, 4)
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # Slurm's word for all of the node.
     cache.check_memory(1 << 20, 4)
@@ -96,7 +96,7 @@ def test_what_a_control_group_leaves_is_a_limit(version: str, tmp_path: Path, mo
     assert cgroup.free_memory(tmp_path / "cgroup", tmp_path) == (1024 - 300 + 100) << 20
     monkeypatch.setattr(cgroup, "free_memory", lambda: 824 << 20)
     cache.check_memory(824 << 20, 4)
-    with pytest.raises(TrainError, match=r"0\.8 GiB are free in this process' control group: ask for more memory"):
+    with pytest.raises(TrainError, match=r"0\.8 GiB are free in this process' control group: request more memory"):
         cache.check_memory((824 << 20) + 1, 4)
 
 

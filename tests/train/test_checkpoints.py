@@ -84,7 +84,7 @@ def test_a_damaged_one_is_skipped_with_a_warning(file: str, damage: str, tmp_pat
         victim.write_bytes(cut if damage == "cut" else cut + bytes([data[middle] ^ 255]) + data[middle + 1 :])
     assert restore(tmp_path, step, said).step == 10
     assert len(said) == 1
-    assert "step-00000020: skipped, for it is damaged" in said[0]
+    assert "step-00000020: skipped, because it is damaged" in said[0]
 
 
 def test_two_are_kept_and_leftovers_go(tmp_path: Path):

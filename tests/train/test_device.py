@@ -24,7 +24,9 @@ def test_a_rank_that_sees_one_gpu_takes_it_whatever_its_local_rank():
     assert [choose(1, rank, 4) for rank in range(4)] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize(("visible", "local_size", "text"), [(0, 1, "sees none"), (3, 4, "4 ranks on this host but 3")])
+@pytest.mark.parametrize(
+    ("visible", "local_size", "text"), [(0, 1, "sees no GPU"), (3, 4, "4 ranks on this host but 3")]
+)
 def test_too_few_gpus_are_named(visible: int, local_size: int, text: str):
     with pytest.raises(TrainError, match=text) as caught:
         choose(visible, 0, local_size)
@@ -48,7 +50,7 @@ def test_visible_uuids_follow_cuda_visible_devices(cuda_visible_devices: str | N
 
 
 def test_two_ranks_of_a_host_on_one_gpu_are_refused_by_name():
-    with pytest.raises(TrainError, match="ranks 1 and 3 on n01 both hold GPU GPU-b") as caught:
+    with pytest.raises(TrainError, match="ranks 1 and 3 on n01 both use GPU GPU-b") as caught:
         check_distinct([("n01", "GPU-a"), ("n01", "GPU-b"), ("n02", "GPU-b"), ("n01", "GPU-b")])
     assert caught.value.code == ErrorCode.DEVICE_SHARED
 

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from hpcjobs.base.contract import ErrorCode
-from hpcjobs.chexnet.train import failure, job
+from hpcjobs.chexnet.train import failure, job, setup
 from hpcjobs.chexnet.train.failure import TrainError
 
 
@@ -31,7 +31,7 @@ def test_a_rank_tells_its_reason_in_one_line_and_one_file(
 def test_a_tensor_too_large_is_named_by_where_it_was_to_lie(device: str, code: str):
     said = "OOM when allocating tensor with shape[64,512,28,28] and type float\nHint: If you want to see a list of"
     with (
-        pytest.raises(TrainError, match=r"OOM .* type float: take a smaller batch$") as caught,
+        pytest.raises(TrainError, match=r"OOM .* type float: use a smaller batch$") as caught,
         job.memory_named(device),
     ):
         raise tf.errors.ResourceExhaustedError(None, None, said)
@@ -59,11 +59,11 @@ def test_a_host_without_memory_is_named_whatever_the_device(device: str):
 
 def test_ranks_on_gpus_want_a_horovod_with_nccl():
     with pytest.raises(TrainError, match="HOROVOD_GPU_OPERATIONS=NCCL") as caught:
-        job.check_horovod("gpu", 2, has_nccl=False)
+        setup.check_horovod("gpu", 2, has_nccl=False)
     assert caught.value.code == ErrorCode.HOROVOD_BUILD
-    job.check_horovod("gpu", 2, has_nccl=True)
-    job.check_horovod("gpu", 1, has_nccl=False)  # Alone, it sends nothing.
-    job.check_horovod("cpu", 2, has_nccl=False)
+    setup.check_horovod("gpu", 2, has_nccl=True)
+    setup.check_horovod("gpu", 1, has_nccl=False)  # Alone, it sends nothing.
+    setup.check_horovod("cpu", 2, has_nccl=False)
 
 
 STUCK = """
@@ -79,8 +79,8 @@ while True:
 """
 
 
-@pytest.mark.parametrize("sent", [None, signal.SIGTERM], ids=["alone", "told-to-end"])
-def test_a_rank_that_stalls_gives_the_reason_unless_the_launcher_told_it_to_end(
+@pytest.mark.parametrize("sent", [None, signal.SIGTERM], ids=["alone", "terminated"])
+def test_a_rank_that_stalls_gives_the_reason_unless_the_launcher_has_terminated_it(
     sent: signal.Signals | None, tmp_path: Path
 ):
     """A launcher sends SIGTERM to the ranks that are left when one has died: whoever stalls then is not the cause."""
@@ -92,12 +92,12 @@ def test_a_rank_that_stalls_gives_the_reason_unless_the_launcher_told_it_to_end(
         assert rank.stdout.readline() == "stuck\n"
         if sent:
             rank.send_signal(sent)
-        _, said = rank.communicate(timeout=30)
+        _, said = rank.communicate(timeout=550)
     finally:
         rank.kill()
     assert rank.returncode == 1
     (line,) = said.splitlines()
-    told = r"hpcjobs: SIGTERM, and " if sent else r"hpcjobs: error: stalled: "
-    assert re.match(told + r"no progress for \d+ s at step 7", line)
+    start = r"hpcjobs: SIGTERM, and " if sent else r"hpcjobs: error: stalled: "
+    assert re.match(start + r"no progress for \d+ s at step 7", line)
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert left == ({"stacks-r000.txt"} if sent else {"abort-r000.json", "stacks-r000.txt"})

@@ -99,7 +99,7 @@ def test_missing_weights_are_named(name: str, weights: str, text: str, monkeypat
 
 
 def test_images_too_small_for_the_network_are_refused():
-    with pytest.raises(TrainError, match="16x64 are too small: 32x32"):
+    with pytest.raises(TrainError, match="16x64 are too small: the minimum is 32x32"):
         build("densenet_tiny", (16, 64), 127.5, 73.9)
 
 

@@ -16,7 +16,7 @@ from hpcjobs.base.contract import TRAIN_LOG, ErrorCode
 from hpcjobs.chexnet.classes import CLASSES, DATASET_JSON
 from hpcjobs.chexnet.train.__main__ import _prepare_environment, read_config
 from hpcjobs.chexnet.train.failure import TrainError
-from tests.train.launch import Outcome, command, environment, make_run, read_log, train
+from tests.train.launch import HANGS_S, Outcome, command, environment, make_run, read_log, train
 
 HERE = Path(__file__).parent
 
@@ -175,7 +175,7 @@ def test_a_missing_data_folder_is_told_once(tmp_path: Path):
 
 
 def test_another_order_of_classes_is_refused(data: Path, tmp_path: Path):
-    from hpcjobs.chexnet.train.job import open_dataset
+    from hpcjobs.chexnet.train.setup import open_dataset
 
     description = json.loads((data / DATASET_JSON).read_text())
     description["classes"][6:8] = reversed(CLASSES[6:8])  # Pneumonia and Pneumothorax.
@@ -196,9 +196,7 @@ def test_one_flipped_byte_ends_all_ranks_with_shard_and_record(
     each = len(content) // (100 if split == "train" else 20)
     content[(record - 1) * each + each // 2] ^= 255
     victim.write_bytes(content)
-    began = time.monotonic()
     outcome = train(make_run(tmp_path / "run", other, gpus=2, train={"steps": steps}), 2)
-    assert time.monotonic() - began < 90
     assert outcome.rc != 0
     for line in outcome.errors:  # Of each rank that met it.
         assert line.startswith("hpcjobs: error: data_damaged: ")
@@ -244,7 +242,7 @@ def test_a_killed_rank_ends_the_job(data: Path, tmp_path: Path):
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + HANGS_S
         while not ((attempt / TRAIN_LOG).is_file() and "hpcjobs_first_step" in (attempt / TRAIN_LOG).read_text()):
             assert time.monotonic() < deadline
             assert job.poll() is None
@@ -252,8 +250,8 @@ def test_a_killed_rank_ends_the_job(data: Path, tmp_path: Path):
         ranks = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
         assert len(ranks) == 2
         os.kill(int(ranks[1]), signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        assert job.wait(timeout=30) != 0
+        deadline = time.monotonic() + HANGS_S
+        assert job.wait(timeout=HANGS_S) != 0
     finally:
         job.kill()
     while any(alive(rank) for rank in ranks):

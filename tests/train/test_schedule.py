@@ -24,7 +24,7 @@ def test_repeated_data_make_long_epochs_not_many():
 @pytest.mark.parametrize(
     ("images", "steps", "repeat", "text"),
     [
-        (15, None, False, "15 training images make no step of 16 images"),
+        (15, None, False, "15 training images are fewer than one global batch of 16"),
         (0, 10, True, "0 training images"),
         (209, 40, False, "raise train.epochs to 4"),
     ],

@@ -19,7 +19,7 @@ PROGRAM = Path(__file__).parent / "step_of_ranks.py"
 def one_step(folder: Path, ranks: int, **options: Any) -> Any:
     out = folder / f"{ranks}-{len(list(folder.iterdir()))}.npz"
     words = command(ranks, [PROGRAM, out, json.dumps({"frozen": True, **options})])
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=550, check=False)
     assert done.returncode == 0, done.stderr
     return np.load(out)
 

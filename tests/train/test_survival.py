@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -16,7 +17,7 @@ import pytest
 
 from hpcjobs.base import contract
 from hpcjobs.base.contract import EXIT_INTERRUPTED, ErrorCode
-from tests.train.launch import Outcome, command, environment, make_run, read_log
+from tests.train.launch import HANGS_S, Outcome, command, environment, make_run, read_log
 
 ONE_BY_ONE = {"warmup_steps": 2, "window_steps": 1}
 
@@ -43,18 +44,18 @@ class Job:
 
     def wait_for_step(self, step: int) -> None:
         """Until the log tells of that step."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + HANGS_S
         while step > self.step():
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "it hangs"
             assert self.process.poll() is None, "it ended before"
             time.sleep(0.02)
 
     def wait_for_pulse(self, rank: int) -> None:
         """Until that rank's sign of life tells of a step."""
         pulse = self.attempt / ".pulse" / f"r{rank:05d}"
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + HANGS_S
         while "step" not in (pulse.read_text() if pulse.exists() else ""):
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "it hangs"
             time.sleep(0.02)
 
     def step(self) -> int:
@@ -63,9 +64,9 @@ class Job:
         except OSError:
             return 0
 
-    def end(self, seconds: float = 90) -> Outcome:
+    def end(self) -> Outcome:
         """Wait for its end."""
-        rc = self.process.wait(seconds)
+        rc = self.process.wait(HANGS_S)
         self.errors.close()
         return Outcome(rc, "", (self.attempt / "stderr").read_text(), self.attempt)
 
@@ -90,6 +91,11 @@ def losses(attempt: Path) -> dict[int, float]:
             event = json.loads(line.removeprefix(":::MLLOG "))
             found[event["metadata"]["step"]] = event["value"]["loss"]
     return found
+
+
+def step_ms(outcome: Outcome) -> list[float]:
+    """Milliseconds of each step, of an attempt logged step by step."""
+    return [event["value"]["step_ms"] for event in read_log(outcome.attempt) if event["key"] == "tracked_stats"]
 
 
 def last(outcome: Outcome, key: str) -> dict:
@@ -137,12 +143,14 @@ def test_a_signal_to_one_rank_stops_all_within_seconds(sent: signal.Signals, dat
     run_yaml = make_run(tmp_path / "run", data, gpus=2, train={"steps": 1_000_000, "epochs": 1}, measure=ONE_BY_ONE)
     with started(run_yaml, 2) as job:
         job.wait_for_step(20)
-        began = time.monotonic()
         os.kill(job.ranks()[1], sent)
-        outcome = job.end(30)
-        assert time.monotonic() - began < 10
+        at = job.step()
+        outcome = job.end()
     assert outcome.rc == EXIT_INTERRUPTED
     step = last(outcome, "hpcjobs_interrupted")["metadata"]["step"]
+    # The ranks agree after 2 s of steps at most, at the pace that they had: a slow machine takes fewer steps.
+    fastest_s = min(step_ms(outcome)) / 1000
+    assert step - at <= max(1, 2 / fastest_s)
     assert f"{sent.name}: ended after step {step}, a checkpoint of step {step} is written" in outcome.stderr
     assert (run_yaml.parent / "checkpoints" / f"step-{step:08d}").is_dir()
     assert not outcome.aborts
@@ -158,14 +166,17 @@ def test_a_stopped_rank_ends_the_job_which_names_it(victim: int, data: Path, tmp
         began = time.monotonic()
         pids = job.ranks()
         os.kill(pids[victim], signal.SIGSTOP)
-        outcome = job.end(40)
-        assert 7 < time.monotonic() - began < 25
+        outcome = job.end()
+        assert time.monotonic() - began > 7
     assert outcome.rc != 0
     # The earliest counts: a launcher may wake the stopped rank before it kills it.
     name, abort = next(iter(outcome.aborts.items()))
     assert name == f"abort-r{1 - victim:03d}.json"
     assert abort["code"] == ErrorCode.STALLED
     assert f"no sign of life from rank {victim} on {os.uname().nodename}, last at step " in abort["message"]
+    # By the watchdog's own measure: the end of the processes may take longer on a busy machine.
+    assert 7 < int(re.search(r"no progress for (\d+) s", abort["message"])[1]) < 25
+    assert abort["nodes"] == [os.uname().nodename]
     assert abort["message"] in outcome.stderr
     assert "loop.py" in (job.attempt / f"stacks-r{1 - victim:03d}.txt").read_text()
     assert not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
@@ -180,7 +191,7 @@ def test_a_damaged_checkpoint_is_skipped_and_told(data: Path, tmp_path: Path):
     with started(run_yaml, 1, 2) as job:
         outcome = job.end()
     assert outcome.rc == 0
-    assert f"hpcjobs: warning: {newest.parent}: skipped, for it is damaged" in outcome.stderr
+    assert f"hpcjobs: warning: {newest.parent}: skipped, because it is damaged" in outcome.stderr
     assert list(losses(job.attempt)) == list(range(53, 81))
 
 

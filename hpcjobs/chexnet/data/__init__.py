@@ -1,1 +1,1 @@
-"""X-rays become shards: NIH's files or made-up images in, TFRecord shards and `dataset.json` out."""
+"""Makes shards of X-rays: TFRecord files and `dataset.json` from NIH's files or from made-up images."""

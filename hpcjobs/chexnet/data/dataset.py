@@ -1,4 +1,4 @@
-"""`dataset.json`, which says what a folder of shards holds. Written last: where it stands, the shards are whole.
+"""`dataset.json`, which describes a folder of shards. It is written last: if it exists, the shards are complete.
 
 Imports no TensorFlow, so that the control half can read it.
 """
@@ -19,7 +19,7 @@ from hpcjobs.chexnet.classes import CLASSES, DATASET_JSON, SPLITS
 FORMAT = "hpcjobs-shards"
 VERSION = 2
 IMAGES_PER_SHARD = 256
-_ANEW = "make the data anew, in a new folder, with `hpcjobs data prepare`"
+_ANEW = "make the data again, in a new folder, with `hpcjobs data prepare`"
 
 
 class DatasetMissing(InputError):
@@ -27,11 +27,11 @@ class DatasetMissing(InputError):
 
 
 class DatasetMismatch(InputError):
-    """The folder's dataset.json is not one that this version of hpcjobs can use."""
+    """This version of hpcjobs cannot use the folder's dataset.json."""
 
 
 class DatasetDamaged(InputError):
-    """A shard is not what dataset.json says it is, or cannot be read."""
+    """A shard differs from what dataset.json says, or cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """All that dataset.json holds.
+    """The content of dataset.json.
 
     `image_size` is (height, width) in pixels. `pixel_mean` and `pixel_std` are in units of the
-    stored pixels, 0 to 255, over every pixel of the train split. `options` and `sources` are what
-    the shards were made from: two data sets that agree in them, and in `software`, agree in every
-    byte. `missing` counts listed images that were not there, `corrupt` those that could not be
-    decoded, `surplus` PNG files that no list names.
+    stored pixels, 0 to 255, over every pixel of the train split. The shards were made from `options`
+    and `sources`: two data sets that agree in these and in `software` agree in every byte. `missing`
+    counts listed images that were not found, `corrupt` images that could not be decoded, `surplus`
+    PNG files that no list names.
     """
 
     folder: Path
@@ -91,7 +91,7 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def sha256(file: BinaryIO) -> str:
-    """SHA-256 (hex) of what `file` still holds."""
+    """SHA-256 (hex) of `file` from its current position to its end."""
     digest = hashlib.sha256()
     while chunk := file.read(1 << 20):
         digest.update(chunk)
@@ -99,7 +99,7 @@ def sha256(file: BinaryIO) -> str:
 
 
 def write_dataset(dataset: Dataset) -> None:
-    """Write `dataset.folder`/dataset.json, in one step, after every shard is in place."""
+    """Write `dataset.folder`/dataset.json atomically. Call it after every shard is in place."""
     splits = {
         name: {
             "images": split.images,
@@ -115,10 +115,10 @@ def write_dataset(dataset: Dataset) -> None:
 
 
 def load_dataset(folder: Path) -> Dataset:
-    """Read dataset.json of `folder` and check that its shards are there in their full length.
+    """Read dataset.json of `folder` and check that each shard exists in full length.
 
-    Raises DatasetMissing (no folder, or nothing finished in it), DatasetMismatch (another format,
-    version or order of classes, or unreadable) and DatasetDamaged (a shard is gone or cut short).
+    Raises DatasetMissing (no folder, or no finished data set in it), DatasetMismatch (another format,
+    version or order of classes, or unreadable) and DatasetDamaged (a shard is missing or too short).
     """
     dataset = read_dataset(folder)
     for split in dataset.splits.values():
@@ -131,7 +131,7 @@ def load_dataset(folder: Path) -> Dataset:
 
 
 def read_dataset(folder: Path) -> Dataset:
-    """As `load_dataset`, but does not look at the shards. Raises DatasetMissing and DatasetMismatch."""
+    """As `load_dataset`, without the check of the shards. Raises DatasetMissing and DatasetMismatch."""
     path = folder / DATASET_JSON
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -145,15 +145,15 @@ def read_dataset(folder: Path) -> Dataset:
     if data.get("version") != VERSION:
         raise DatasetMismatch(f"{path}: version {data.get('version')!r}, this hpcjobs reads {VERSION}: {_ANEW}")
     if data.get("classes") != list(CLASSES):
-        raise DatasetMismatch(f"{path}: its classes are not, or not in the order of, {', '.join(CLASSES)}")
+        raise DatasetMismatch(f"{path}: its classes are not these in this order: {', '.join(CLASSES)}")
     try:
         return _from_json(folder.resolve(), data)
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetMismatch(f"{path}: not a whole {DATASET_JSON}: {error!r}: {_ANEW}") from None
+        raise DatasetMismatch(f"{path}: not a complete {DATASET_JSON}: {error!r}: {_ANEW}") from None
 
 
 def size_problem(dataset: Dataset, shard: Shard) -> str | None:
-    """What is wrong with the length of a shard's file, if anything."""
+    """What is wrong with the length of a shard's file; None if nothing is."""
     try:
         size = (dataset.folder / shard.file).stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""One X-ray file to grey pixels, with OpenCV: fastest of five libraries, passes no wrong pixel (docs/measured.md)."""
+"""Decodes an X-ray file with OpenCV: the fastest of five libraries that passes no wrong pixel (docs/measured.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ try:
 except ImportError as error:
     raise InputError(f"this needs OpenCV ({error}): {INSTALL_COMPUTE}") from None
 
-# Work is spread over processes: a pool of threads in each would only get in the others' way.
+# The work is spread over processes: a pool of threads in each would compete for the same CPUs.
 cv2.setNumThreads(1)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LIBPNG = re.compile(r"^libpng error: (.+)$", re.MULTILINE)
@@ -30,13 +30,13 @@ def decode(path: Path, size: int) -> bytes:
     """The PNG image as `size` x `size` grey bytes, row-major; an alpha channel is dropped.
 
     A pixel is the mean of the area that it covers of a larger image: no aliasing, and no overshoot at
-    edges. Raises ValueError, saying why, where it cannot be decoded whole, and OSError (ENOMEM
-    where memory does not suffice). Damage beside the pixels, in a comment say, is no error.
+    edges. Raises ValueError, with the reason, if the image cannot be decoded completely, and OSError (ENOMEM
+    if there is too little memory). Damage outside the pixels, for example in a comment, is not an error.
     """
     data = path.read_bytes()
     if not data.startswith(_PNG):
         raise ValueError("not a PNG file")
-    with _stderr() as said:
+    with _stderr() as output:
         try:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except cv2.error as error:
@@ -44,7 +44,7 @@ def decode(path: Path, size: int) -> bytes:
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
             raise ValueError(error.err) from None
         if pixels is None:
-            reasons = _LIBPNG.findall(said())
+            reasons = _LIBPNG.findall(output())
             raise ValueError(reasons[-1] if reasons else "cannot be decoded")
     if pixels.dtype != np.uint8:
         raise ValueError(f"pixels of {8 * pixels.itemsize} bits, not 8")
@@ -55,7 +55,7 @@ def decode(path: Path, size: int) -> bytes:
 
 @contextmanager
 def _stderr() -> Iterator[Callable[[], str]]:
-    """Yields a function for what this process wrote to stderr since: libpng tells of damage there only."""
+    """Captures stderr of this process, the only place where libpng reports damage. Yields a function for its text."""
     file, terminal = os.memfd_create("stderr"), os.dup(2)
     os.dup2(file, 2)
     try:

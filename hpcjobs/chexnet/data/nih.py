@@ -1,7 +1,7 @@
-"""NIH ChestX-ray14's own files: both releases of the metadata table, and the official split lists.
+"""The files of NIH ChestX-ray14: both releases of the metadata table, and the official split lists.
 
-The columns that are read are `Image Index`, `Finding Labels`, `Patient ID` and `Patient Age`. Ages (some are 411
-years) and follow-up numbers (some disagree with the file names) are not relied on: the key is the image index.
+The columns `Image Index`, `Finding Labels`, `Patient ID` and `Patient Age` are read. The key is the image index,
+because some ages (411 years) are wrong and some follow-up numbers disagree with the file names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.chexnet.classes import CLASSES, NO_FINDING
 
-# The two releases of Data_Entry_2017: the one of 2017 writes ages as 058Y, the one of 2020 as 57.
+# The two releases of Data_Entry_2017: that of 2017 writes ages as 058Y, that of 2020 as 57.
 RELEASES = ("2017", "2020")
 _NAME = re.compile(r"(\d{8})_\d{3,}\.png")
 _AGE_2017 = re.compile(r"\d+[YMWD]")
@@ -26,7 +26,7 @@ _AGE_2017 = re.compile(r"\d+[YMWD]")
 
 @dataclass(frozen=True)
 class Source:
-    """A file that was read: its name, and the SHA-256 of its text, unpacked if it was gzipped."""
+    """A file that was read: its name, and the SHA-256 of its content, unpacked if it is gzipped."""
 
     file: str
     sha256_unpacked: str
@@ -60,11 +60,11 @@ class SplitList:
 def read_metadata(path: Path) -> Metadata:
     """Read Data_Entry_2017.csv or Data_Entry_2017_v2020.csv, plain or gzipped.
 
-    Raises InputError (file, line, what is wrong) for a missing column, an image index that is no
-    NIH name or comes twice, an unknown finding, or a patient id that is not the image's.
+    Raises InputError (file, line, reason) for a missing column, an image index that is not of NIH's
+    form or occurs twice, an unknown finding, or a patient id that does not match the image index.
     """
     source, text = _read(path)
-    rows = csv.reader(io.StringIO(text, newline=""), quoting=csv.QUOTE_NONE)  # NIH quotes nothing
+    rows = csv.reader(io.StringIO(text, newline=""), quoting=csv.QUOTE_NONE)  # NIH's files quote no field
     header = next(rows, [])
     try:
         index_at, findings_at, patient_at, age_at = (
@@ -89,25 +89,25 @@ def read_metadata(path: Path) -> Metadata:
         if not patient.isdecimal() or int(patient) != int(match[1]):
             raise InputError(f"{where}: patient id '{patient}' is not that of {index}")
         if index in entries:
-            raise InputError(f"{where}: {index} stands in the table twice")
+            raise InputError(f"{where}: {index} is in the table twice")
         if findings not in known:
             known[findings] = parse_findings(findings, where)
         if not entries and _AGE_2017.fullmatch(row[age_at]):
             release = RELEASES[0]
         entries[index] = Entry(str(int(patient)), known[findings])
     if not entries:
-        raise InputError(f"{path}: no image in it")
+        raise InputError(f"{path}: it lists no image")
     return Metadata(source, release, entries)
 
 
 def parse_findings(text: str, where: str) -> bytes:
-    """`Mass|Nodule` as 14 bytes of 0 or 1. Raises InputError, which starts with `where`, for an unknown finding."""
+    """`Mass|Nodule` as 14 bytes of 0 or 1. Raises InputError, which begins with `where`, for an unknown finding."""
     names = text.split("|")
     if names == [NO_FINDING]:
         return bytes(len(CLASSES))
     for name in names:
         if name == NO_FINDING:
-            raise InputError(f"{where}: '{NO_FINDING}' beside other findings: '{text}'")
+            raise InputError(f"{where}: '{NO_FINDING}' together with other findings: '{text}'")
         if name not in CLASSES:
             raise InputError(f"{where}: unknown finding '{name}': {nearest(name, (*CLASSES, NO_FINDING))}")
     return bytes(name in names for name in CLASSES)
@@ -116,7 +116,7 @@ def parse_findings(text: str, where: str) -> bytes:
 def read_list(path: Path) -> SplitList:
     """Read train_val_list.txt or test_list.txt, plain or gzipped: one image index a line.
 
-    Raises InputError (file, line) for a line that is no image index or comes twice.
+    Raises InputError (file, line) for a line that is not an image index or occurs twice.
     """
     source, text = _read(path)
     names: dict[str, None] = {}
@@ -127,17 +127,17 @@ def read_list(path: Path) -> SplitList:
         if not _NAME.fullmatch(name):
             raise InputError(f"{path}:{number}: '{name[:60]}' is not of the form 00000013_005.png")
         if name in names:
-            raise InputError(f"{path}:{number}: {name} stands in the list twice")
+            raise InputError(f"{path}:{number}: {name} is in the list twice")
         names[name] = None
     if not names:
-        raise InputError(f"{path}: no image in it")
+        raise InputError(f"{path}: it lists no image")
     return SplitList(source, names)
 
 
 def check_lists(metadata: Metadata, train_val: SplitList, test: SplitList) -> None:
-    """Every image of the table is in exactly one list and the reverse, and no patient is in both lists.
+    """Check that the lists name the images of the table, each in exactly one list, and that no patient is in both.
 
-    Raises InputError, which names an image or a patient.
+    Raises InputError, which names an image or a patient for which this fails.
     """
     both = train_val.names.keys() & test.names.keys()
     if both:

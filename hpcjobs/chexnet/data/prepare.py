@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14 as downloaded (PNG files, metadata table, split lists) becomes shards."""
+"""The recipe that makes shards of NIH ChestX-ray14 as downloaded: PNG files, metadata table, split lists."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from hpcjobs.chexnet.data.tfrecord import Record
 
 
-# Between the tries to read a file that a server or disk did not give: what passes is not the image's fault.
+# Pauses before a file that could not be read is tried again: a short failure of server or disk is not a bad image.
 _PAUSES_S = (0.5, 2.0, 5.0)
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads an image by its name: where it stands, and what the table says of it.
+    """Reads an image by its name, from its path and its entry in the metadata table.
 
-    An image that is gone or no image is a BadImage. Whatever else keeps it from being read, time and
-    again, is an HpcjobsError, which ends the worker: the image may be good, and a later run goes on.
+    Raises BadImage if the file is gone or cannot be decoded. Raises HpcjobsError, which ends the worker, if it
+    cannot be read for another reason after several tries: the image may be good, and a later run continues.
     """
 
     size: int
@@ -55,7 +55,7 @@ class _Reader:
                 reason = getattr(error, "strerror", None) or "no memory"
             if pause is not None:
                 time.sleep(pause)
-        raise HpcjobsError(f"{path}: cannot be read, in {len(_PAUSES_S) + 1} tries: {reason}")
+        raise HpcjobsError(f"{path}: cannot be read after {len(_PAUSES_S) + 1} tries: {reason}")
 
 
 def nih_recipe(
@@ -67,10 +67,10 @@ def nih_recipe(
     seed: int = 1,
     val_fraction: float = 0.1,
 ) -> Recipe:
-    """How to make `size` x `size` shards of what is found of the listed images.
+    """The recipe of shards of `size` x `size` pixels from those of the listed images that are found.
 
-    `images` are folders, searched with all that is below them. What goes where follows from the
-    inputs and `seed` alone. Raises InputError where anything given is wrong.
+    `images` are folders, which are searched recursively. The splits and their order follow from the
+    inputs and `seed` alone. Raises InputError if an argument or an input file is wrong.
     """
     check_size(size)
     if not 0 < val_fraction < 1:
@@ -111,7 +111,7 @@ def _plan(
     seed: int,
     val_fraction: float,
 ) -> dict[str, list[str]]:
-    """Names of each split in order. The lists hold every one of `entries`, and no patient is in both."""
+    """Image names of each split, in order. The lists together name all `entries` and share no patient."""
     listed = {entries[name].patient_id for name in train_val.names}
     present = {entries[name].patient_id for name in found if name in train_val.names}
     val = val_patients(listed, present, seed, val_fraction)
@@ -123,9 +123,9 @@ def _plan(
 
 
 def _find_images(folders: Sequence[Path], listed: Collection[str]) -> tuple[dict[str, Path], list[str]]:
-    """(files of the `listed` names, with links resolved; names of all other PNG files, one a file).
+    """(path of each of the `listed` names, with links resolved; names of all other PNG files, one per file).
 
-    Raises InputError for a folder that is none and for two files of one listed name.
+    Raises InputError for a folder that does not exist and for two files with the same listed name.
     """
     found: dict[str, tuple[Path, Path]] = {}
     surplus: dict[Path, str] = {}
@@ -139,12 +139,12 @@ def _find_images(folders: Sequence[Path], listed: Collection[str]) -> tuple[dict
                 continue
             first, where = found.setdefault(path.name, (path, real))
             if where != real:
-                raise InputError(f"--images: {path.name} is there twice: {first} and {path}")
+                raise InputError(f"--images: {path.name} exists twice: {first} and {path}")
     return {name: real for name, (_, real) in found.items()}, sorted(surplus.values())
 
 
 def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
-    # Links are followed, for sites keep data behind them; `seen` ends circles.
+    # Links are followed, because sites keep data behind them; `seen` ends cycles.
     real = os.path.realpath(folder)
     if real in seen:
         return

@@ -1,4 +1,4 @@
-"""What is to be made, as data: the workers on other nodes get it as a file."""
+"""The description of a data set that is to be made. Workers on other nodes read it from a file."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from hpcjobs.chexnet.data.dataset import IMAGES_PER_SHARD, shard_name
 if TYPE_CHECKING:
     from hpcjobs.chexnet.data.tfrecord import Record
 
-# Fewer pixels a side than this leave a DenseNet nothing after its five halvings.
+# Pixels a side. A DenseNet halves an image five times, so a smaller one would vanish.
 _SIZES = range(32, 1025)
 
 
 class BadImage(HpcjobsError):
-    """An image that cannot be decoded; the text says why."""
+    """An image that cannot be decoded; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A data set to be made. It pickles, and `read` with it.
+    """A data set that is to be made. It can be pickled, including `read`.
 
     `plan` has the image names of each split, in order. `read` gives the record of a name, or raises
-    BadImage. `options` and `sources` are dataset.json's: with the software they are all that the
-    bytes depend on. `command` is the `hpcjobs data` command that made it.
+    BadImage. `options` and `sources` go into dataset.json: with the software they determine every
+    byte. `command` is the `hpcjobs data` command that made it. `missing` and `surplus` name listed images
+    that were not found, and PNG files that no list names.
     """
 
     command: str
@@ -61,13 +62,13 @@ class Recipe:
 
 
 def check_size(size: int) -> None:
-    """Raise InputError unless `size` (pixels a side) is one that the models can use."""
+    """Raise InputError unless the models can use images of `size` pixels a side."""
     if size not in _SIZES:
         raise InputError(f"--size {size}: give a number of pixels from {_SIZES[0]} to {_SIZES[-1]}")
 
 
 def software() -> dict[str, str]:
-    """Versions of all that the bytes of a shard may depend on."""
+    """Versions of the software on which the bytes of a shard may depend."""
     versions = {"hpcjobs": __version__, "python": platform.python_version()}
     for name in ("tensorflow", "opencv-python-headless", "numpy"):
         with suppress(importlib.metadata.PackageNotFoundError):  # a site's own build may go by another name

@@ -1,4 +1,4 @@
-"""Who goes where: the official test list is test; train and val share the other patients, never a patient's images."""
+"""Which patients are in which split: the official test list is test; each other patient is in train or in val."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def in_order(names: Iterable[str], seed: int) -> list[str]:
-    """`names` shuffled: sorted by the BLAKE2b hash of seed and name, so on every machine and Python alike."""
+    """`names` in a random order that is the same on every machine: sorted by the BLAKE2b hash of seed and name."""
     return sorted(names, key=lambda name: hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest())
 
 
 def cut(patients: Sequence[str], *fractions: float) -> list[set[str]]:
-    """The first of `patients` as one set per fraction, then one set of the rest.
+    """Cuts `patients` in order into one set per fraction and one set of the rest.
 
-    Each set has at least one patient while there are as many patients as sets.
+    Each set has at least one patient if there are as many patients as sets.
     """
     sets: list[set[str]] = []
     start = 0
@@ -27,11 +27,11 @@ def cut(patients: Sequence[str], *fractions: float) -> list[set[str]]:
 
 
 def val_patients(listed: Collection[str], present: Collection[str], seed: int, fraction: float) -> set[str]:
-    """The patients that validate, among those of the official train_val list.
+    """The patients of the val split, among those of the official train_val list.
 
-    Who validates follows from (seed, the whole list) and not from what is downloaded so far:
-    `fraction` of the `listed` patients. Where the `present` ones (two or more) would all fall on one
-    side, one of them changes over, so that train and val both have a patient.
+    They are `fraction` of the `listed` patients and follow from the seed and the whole list, not from the
+    part of it that is downloaded. If all `present` patients (two or more) are in one split, one of
+    them changes to the other, so that both splits have a patient.
     """
     chosen = cut(in_order(listed, seed), fraction)[0]
     here = in_order(present, seed)

@@ -19,6 +19,7 @@ from hpcjobs.base import lock
 from hpcjobs.base.errors import InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.chexnet.data.workshop import Workshop, work
 from hpcjobs.config import Cluster, profiles
+from hpcjobs.schedulers.factory import capabilities
 from hpcjobs.schedulers.slurm.commands import NotHere, is_unreachable
 
 # Memory of a worker: TensorFlow (0.4 GiB) and one image at a time.
@@ -54,7 +55,7 @@ class Array:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.cluster.scheduler != "slurm":
+        if not capabilities(self.cluster).compute_nodes:
             raise InputError(f"--cluster {self.cluster.name}: its scheduler is {self.cluster.scheduler}: use --workers")
         if self.cluster.container.kind != "none":
             # submitit starts Python on the node, outside any container.

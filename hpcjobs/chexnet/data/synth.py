@@ -1,6 +1,6 @@
 """Made-up chest X-rays in the format of the real ones, with findings that a network can learn.
 
-Drawn with +, -, *, / and whole random numbers only, so the bytes do not depend on the machine's
+They are drawn with +, -, *, / and whole random numbers only, so that the bytes do not depend on the machine's
 mathematical library or vector unit.
 """
 
@@ -39,7 +39,7 @@ NIH_POSITIVES = {
     "Pleural_Thickening": 3385,
     "Hernia": 227,
 }
-# A split of at least this many images has at least two of every finding, else an AUC would be undefined.
+# A split of at least _ENOUGH images has at least two images of every finding: otherwise an AUC may be undefined.
 _LEAST_POSITIVES = 2
 _ENOUGH = _LEAST_POSITIVES * len(CLASSES)
 _VAL, _TEST = 0.1, 0.2
@@ -65,11 +65,11 @@ class _Artist:
 
 
 def synth_recipe(images: int = 512, size: int = 64, seed: int = 1) -> Recipe:
-    """How to make `images` made-up X-rays of `size` x `size` pixels, 70/10/20 train/val/test by patient.
+    """The recipe of `images` made-up X-rays of `size` x `size` pixels, 70/10/20 train/val/test by patient.
 
-    Findings come as often as in NIH's data, rounded to whole images in each split; a split of 28
+    Findings are as frequent as in NIH's data, rounded to whole images in each split; a split of 28
     images or more has at least two of each. The bytes follow from the arguments alone. Raises
-    InputError where an argument is wrong.
+    InputError if an argument is wrong.
     """
     check_size(size)
     if images < 3:
@@ -109,7 +109,7 @@ def _patients(images: int, seed: int) -> dict[str, str]:
 
 
 def _labels(names: Sequence[str], seed: int, split: str) -> dict[str, bytes]:
-    """14 labels of each image: every finding on its share of the images, chosen at random."""
+    """14 labels of each image. Each finding is on its share of the images, which are chosen at random."""
     random = np.random.default_rng((seed, 1, *split.encode()))
     table = np.zeros((len(names), len(CLASSES)), np.uint8)
     least = _LEAST_POSITIVES if len(names) >= _ENOUGH else 0
@@ -120,12 +120,12 @@ def _labels(names: Sequence[str], seed: int, split: str) -> dict[str, bytes]:
 
 
 def draw(name: str, labels: bytes, size: int, seed: int) -> NDArray[np.uint8]:
-    """One X-ray, uint8 [size, size]: a chest that is the patient's own, the findings of `labels`, and noise."""
+    """One X-ray, uint8 [size, size]: a chest that depends on the patient, the findings of `labels`, and noise."""
     patient, follow_up = int(name[:8]), int(name[9:12])
     body = np.random.default_rng((seed, 2, patient))
     here = np.random.default_rng((seed, 3, patient, follow_up))
     axis = (np.arange(size) + 0.5) / size
-    # The patient lies a little differently in every image. x grows to the viewer's right, y downwards.
+    # The position varies a little between images. x grows to the viewer's right, y downwards.
     x = (axis - _between(here, -0.02, 0.02))[np.newaxis, :]
     y = (axis - _between(here, -0.02, 0.02))[:, np.newaxis]
     width = _between(body, 0.15, 0.18)
@@ -143,7 +143,7 @@ def draw(name: str, labels: bytes, size: int, seed: int) -> NDArray[np.uint8]:
 
 
 def _finding(finding: str, x: Array, y: Array, lungs: Array, random: np.random.Generator) -> Array:
-    """What a finding adds to the image: each its own place, shape and brightness, with some play."""
+    """The brightness that a finding adds: each has a place, shape and strength, which vary a little at random."""
     dx, dy = _between(random, -0.03, 0.03), _between(random, -0.03, 0.03)
     strength = _between(random, 0.8, 1.2)
     u, v = x - dx, y - dy

@@ -1,4 +1,4 @@
-"""The shard format: TFRecord files of tf.train.Example. The only module of this room that imports TensorFlow.
+"""The shard format: TFRecord files of tf.train.Example. The only module of this package that imports TensorFlow.
 
 Features of an example: `image` (height x width bytes, uint8, row-major), `labels` (14 bytes, each
 0 or 1, in the order of classes.CLASSES), `image_index` and `patient_id` (UTF-8).
@@ -20,7 +20,7 @@ from hpcjobs.chexnet.data.dataset import DatasetDamaged, Shard, sha256
 
 try:
     import tensorflow as tf
-    from google.protobuf.message import DecodeError  # TensorFlow brings it
+    from google.protobuf.message import DecodeError  # installed with TensorFlow
 except ImportError as error:
     raise InputError(f"this needs TensorFlow ({error}): {INSTALL_COMPUTE}") from None
 
@@ -35,9 +35,9 @@ class Record(NamedTuple):
 
 
 def write_shard(path: Path, records: Iterable[Record]) -> Shard:
-    """Write `records`, in order, to `path`; the name appears when the file is whole.
+    """Write `records`, in order, to `path`; the name appears when the file is complete.
 
-    The same records give the same bytes. Raises HpcjobsError where the file cannot be written.
+    The same records give the same bytes. Raises HpcjobsError if the file cannot be written.
     """
     images = 0
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -59,14 +59,14 @@ def write_shard(path: Path, records: Iterable[Record]) -> Shard:
 
 
 def read_examples(path: Path) -> Iterator[Record]:
-    """The records of a shard, in order. Raises DatasetDamaged, naming the file, at the first that is not whole."""
+    """The records of a shard, in order. Raises DatasetDamaged, naming the file, at the first damaged record."""
     try:
         for serialized in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             features = tf.train.Example.FromString(serialized).features.feature
             image, labels, index, patient = (features[name].bytes_list.value[0] for name in Record._fields)
             yield Record(image, labels, index.decode(), patient.decode())
     except tf.errors.OpError as error:
-        # TensorFlow puts the place in its own graph around the reason.
+        # TensorFlow's message has the place in its graph around the reason.
         reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message).strip()
         raise DatasetDamaged(f"{path}: cannot be read: {reason}") from None
     except (DecodeError, IndexError, UnicodeDecodeError):
@@ -87,7 +87,7 @@ class Batch(NamedTuple):
 def parse_batch(serialized: tf.Tensor, image_size: tuple[int, int]) -> Batch:
     """Decode a batch of examples (string [B]) of `image_size`, (height, width) in pixels, inside a graph.
 
-    A batch at a time and without threads: each parsing op then costs once a batch.
+    A batch at a time and without threads, so that each parsing op runs once per batch.
     """
     height, width = image_size
     count = serialized.shape[0] or -1  # Known where batches are whole: compilers like to know.

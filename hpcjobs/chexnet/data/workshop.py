@@ -1,14 +1,14 @@
-"""OUT/.prepare: what an unfinished data set keeps on disk, and the worker that makes shards there.
+"""OUT/.prepare: the state of an unfinished data set on disk, and the worker that makes its shards.
 
-A shard is the unit of work. It is written under .prepare, renamed to its place, and then its part
-file says what it holds; a shard without a part is made again. Workers claim shards one by one, so
-a slow node takes fewer. A claim is of one invocation (`run`), so those of a killed one do not count.
+A shard is the unit of work. It is written under .prepare and renamed to its place; then its part
+file is written, which says what the shard holds. A shard without a part file is made again. Workers claim shards
+one by one, so a slow node takes fewer. A claim belongs to one invocation (`run`), so the claims of a killed
+invocation do not count.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 import shutil
 import time
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcjobs.base.errors import HpcjobsError
-from hpcjobs.base.files import read_json, write_atomic, write_json
+from hpcjobs.base.files import claim_link, read_json, write_atomic, write_json
 from hpcjobs.base.lock import alive
 from hpcjobs.chexnet.classes import CLASSES
 from hpcjobs.chexnet.data.dataset import Shard
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from hpcjobs.chexnet.data.tfrecord import Record
 
 FOLDER = ".prepare"
-# How often a worker says how far it is.
-_TELL_S = 0.5
+# How often a worker writes how many images it has processed.
+_REPORT_S = 0.5
 
 
 @dataclass
 class Tally:
-    """Counts of some records; pixel sums are exact integers, so the order of adding does not matter."""
+    """Counts over records. Pixel sums are exact integers, so the order of adding does not matter."""
 
     images: int = 0
     pixels: int = 0
@@ -68,7 +68,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Part:
-    """A finished shard: its file, what it holds, and (image, reason) of those that could not be decoded."""
+    """A finished shard: its file, its counts, and (image, reason) of each image that could not be decoded."""
 
     shard: Shard
     tally: Tally
@@ -91,14 +91,14 @@ class Workshop:
 
     @property
     def state(self) -> Path:
-        """The identity of what is being made: options, sources, software."""
+        """The file with options, sources and software of the data set that is being made."""
         return self.root / "state.json"
 
     def part_file(self, shard: str) -> Path:
         return self.root / "parts" / f"{shard}.json"
 
     def begin(self, recipe: Recipe) -> str:
-        """Lay out the folder for an invocation; its run id. Of earlier runs only finished shards count."""
+        """Prepare the folder for an invocation; returns its run id. Finished shards of earlier runs are kept."""
         for name in ("parts", "tmp", "runs", "logs"):
             (self.root / name).mkdir(exist_ok=True)
         for leftover in [*(self.root / "tmp").iterdir(), *(self.root / "runs").iterdir()]:
@@ -111,7 +111,7 @@ class Workshop:
         return run
 
     def recipe(self) -> Recipe:
-        """The recipe as `begin` stored it."""
+        """The recipe that `begin` stored."""
         recipe: Recipe = pickle.loads((self.root / "recipe.pickle").read_bytes())
         return recipe
 
@@ -123,7 +123,7 @@ class Workshop:
             return False
 
     def part(self, shard: str) -> Part | None:
-        """What a finished shard holds; None where it is not finished, or its file is not whole."""
+        """The part of a finished shard; None if it is not finished or its file has another length."""
         data = read_json(self.part_file(shard))
         try:
             if data is None or (self.out / shard).stat().st_size != data["shard"]["bytes"]:
@@ -134,24 +134,24 @@ class Workshop:
             return None
 
     def forget(self) -> None:
-        """Drop all finished shards."""
+        """Forget all finished shards, so that they are made again."""
         for path in (self.root / "parts").glob("*.json"):
             path.unlink()
 
-    def tell_problem(self, run: str, text: str) -> None:
-        """Leave word of what ended a worker of `run`, where the disk still takes it."""
+    def add_problem(self, run: str, text: str) -> None:
+        """Record why a worker of `run` ended. A full disk is ignored."""
         with suppress(OSError), (self.root / "runs" / run / "problems").open("a") as file:
             file.write(text + "\n")
 
     def problems(self, run: str) -> list[str]:
-        """What ended workers of `run`, each thing once."""
+        """Why workers of `run` ended, each reason once."""
         try:
             return list(dict.fromkeys((self.root / "runs" / run / "problems").read_text().splitlines()))
         except FileNotFoundError:
             return []
 
     def done(self, run: str) -> int:
-        """Images that the workers of a run went through so far, in the shards that they hold and finished."""
+        """Number of images that the workers of a run have processed so far, in finished and unfinished shards."""
         total = 0
         for path in (self.root / "runs" / run / "done").iterdir():
             text = path.read_text()
@@ -162,12 +162,12 @@ class Workshop:
 def work(
     out: Path, run: str, index: int, driver: Mapping[str, Any] | None, look: Callable[[int], None] | None = None
 ) -> None:
-    """Make shards of the recipe in `out` until none is left to claim; what goes wrong is left in `problems`.
+    """Make shards of the recipe in `out` until none is left to claim. An error is recorded in `problems`.
 
-    `index` tells the workers of `run` apart. `driver` is the process (`lock.process`) of this host
-    whose end ends this worker too; None: only a newer run does. `look` hears of the images done.
+    `index` is the number of this worker in `run`. `driver` is a process (`lock.process`) of this host: the worker
+    ends when it ends. With None only a newer run ends the worker. `look` is called with the number of images done.
     """
-    from hpcjobs.chexnet.data.tfrecord import write_shard  # here: it takes seconds, and wrong input is told before
+    from hpcjobs.chexnet.data.tfrecord import write_shard  # Here: importing TensorFlow takes seconds.
 
     shop = Workshop(out)
     counter = _Counter(shop.root / "runs" / run / "done" / str(index), look)
@@ -182,7 +182,7 @@ def work(
             temporary = shop.root / "tmp" / f"{run}-{index}-{shard}"
             records = make_records(recipe, names, tally, corrupt, counter.add, driver)
             written = dataclasses.replace(write_shard(temporary, records), file=shard)
-            if not shop.is_current(run):  # It may make other bytes, with other software.
+            if not shop.is_current(run):  # A newer run with other software may make other bytes.
                 temporary.unlink()
                 return
             temporary.replace(out / shard)
@@ -194,13 +194,13 @@ def work(
                     "corrupt": corrupt,
                 },
             )
-        counter.tell()
+        counter.report()
     except _DriverGone:
         return
     except HpcjobsError as error:
-        shop.tell_problem(run, str(error))
+        shop.add_problem(run, str(error))
     except OSError as error:
-        shop.tell_problem(run, f"{error.filename or out}: {error.strerror}")
+        shop.add_problem(run, f"{error.filename or out}: {error.strerror}")
 
 
 class _DriverGone(Exception):
@@ -208,22 +208,22 @@ class _DriverGone(Exception):
 
 
 class _Counter:
-    """Tells the driver how many images a worker went through, in a file of its own."""
+    """Counts the images that a worker has processed, in a file that the driver reads."""
 
     def __init__(self, path: Path, look: Callable[[int], None] | None):
         self.path = path
         self.look = look
         self.count = 0
-        self.told = time.monotonic()
+        self.reported = time.monotonic()
 
     def add(self) -> None:
         self.count += 1
-        if time.monotonic() - self.told > _TELL_S:
-            self.tell()
+        if time.monotonic() - self.reported > _REPORT_S:
+            self.report()
 
-    def tell(self) -> None:
+    def report(self) -> None:
         self.path.write_text(str(self.count))
-        self.told = time.monotonic()
+        self.reported = time.monotonic()
         if self.look:
             self.look(self.count)
 
@@ -236,7 +236,7 @@ def make_records(
     each: Callable[[], None],
     driver: Mapping[str, Any] | None = None,
 ) -> Iterator[Record]:
-    """The records of `names`, counted in `tally`; bad images go to `corrupt`. Calls `each` after each name."""
+    """The records of `names`, counted in `tally`; bad images are added to `corrupt`. Calls `each` after each."""
     for name in names:
         if driver and not alive(driver):
             raise _DriverGone
@@ -251,14 +251,6 @@ def make_records(
 
 
 def _claim(run: Path, shard: str, index: int) -> bool:
-    """Take a shard for worker `index`; True too where it is its own from before Slurm requeued it."""
-    mine = run / f"claim-{index}"
-    mine.write_text(str(index))
+    """Claim a shard for worker `index`. Also True if it holds the claim already, from before Slurm requeued it."""
     claim = run / "claims" / shard
-    try:
-        os.link(mine, claim)
-    except FileExistsError:
-        return claim.read_text() == str(index)
-    finally:
-        mine.unlink()
-    return True
+    return claim_link(claim, str(index)) or claim.read_text() == str(index)

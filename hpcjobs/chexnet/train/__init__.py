@@ -1,4 +1,5 @@
 """The trainer: `python -m hpcjobs.chexnet.train RUN_YAML --attempt DIR`, one process per rank.
 
-TensorFlow, Horovod and mlperf-logging are imported in this package and in the shard format only.
+In hpcjobs.chexnet this package and the shard format import TensorFlow, this package alone Horovod and
+mlperf-logging.
 """

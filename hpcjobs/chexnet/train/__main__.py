@@ -16,7 +16,7 @@ from hpcjobs.nodes import transport
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train as one rank; the exit code. Does not return where this rank alone fails (failure.leave)."""
+    """Train as one rank; returns the exit code. Does not return if this rank alone fails (see failure.leave)."""
     parser = argparse.ArgumentParser(prog="python -m hpcjobs.chexnet.train", description="One rank of a training run.")
     parser.add_argument("run_yaml", type=Path, metavar="RUN_YAML", help="the run.yaml that hpcjobs wrote")
     parser.add_argument("--attempt", type=Path, required=True, metavar="DIR", help="existing folder of this attempt")
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = read_config(options.run_yaml)
         _prepare_environment(config, options.attempt)
-        # Imported here: the libraries read the environment as they load.
+        # Imported here: the libraries read the environment when they are loaded.
         with without_pandas():
             from hpcjobs.chexnet.train import job, ranks
 
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_config(path: Path) -> RunConfig | TrainError:
-    """run.yaml, or what is wrong with it: every rank finds the same, and they tell it together once Horovod runs."""
+    """run.yaml, or the error in it. Every rank finds the same error; they report it once, after Horovod has started."""
     try:
         return contract.load_run(path)
     except OSError as error:
@@ -57,9 +57,9 @@ def read_config(path: Path) -> RunConfig | TrainError:
 
 
 def _prepare_environment(config: RunConfig | TrainError, attempt: Path) -> None:
-    # TensorFlow prints harmless notices even as errors (level 2); what matters comes as exceptions.
+    # TensorFlow logs harmless notices even as errors (level 2). Real errors come as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # The order in which nvidia-smi counts GPUs, too.
+    # The order of nvidia-smi.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     heap.keep_freed_memory()
     if isinstance(config, RunConfig):

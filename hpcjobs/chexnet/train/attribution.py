@@ -1,7 +1,7 @@
-"""Where a step's time goes, from the step times of three control phases. Pure.
+"""The parts of a step's time, from the step times of three control phases. Pure.
 
-(a) the training as it is; (b) the same on batches that lie on the device; (c) those without the
-all-reduce, so that each rank runs free.
+(a) the unchanged training; (b) the same on a batch in the device's memory; (c) as (b) without the
+all-reduce, so that no rank waits for another.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Attribution:
     """Parts of a step in ms, and each rank's step in (c).
 
     `input_wait_ms` = (a) - (b). `skew_ms` = mean over steps of (slowest rank - mean rank) in (c).
-    `allreduce_ms` = (b) - mean over steps of the slowest rank in (c): what waiting for the slowest
-    does not explain, hence the exposed part only. `compute_ms` is the mean of (c). The four sum to
-    `step_ms`, the mean of (a). Differences may come out below 0 by chance.
+    `allreduce_ms` = (b) - mean over steps of the slowest rank in (c): the exposed part of the all-reduce,
+    without waiting for the slowest rank. `compute_ms` is the mean of (c). The four sum to `step_ms`, the
+    mean of (a). A difference may be below 0 by chance.
     """
 
     step_ms: float
@@ -28,18 +28,18 @@ class Attribution:
     skew_ms: float
     allreduce_ms: float
     input_wait_ms: float
-    # Standard errors of skew, all-reduce and input wait, of steps that are independent.
+    # Standard errors of skew, all-reduce and input wait, if the steps are independent.
     errors_ms: tuple[float, float, float]
-    # Of each rank in (c): minimum, median, maximum.
+    # Minimum, median and maximum of each rank in (c).
     ranks: tuple[tuple[float, float, float], ...]
 
     @property
     def slowest(self) -> int:
-        """The rank of the largest median in (c)."""
+        """The rank with the largest median in (c)."""
         return max(range(len(self.ranks)), key=lambda rank: self.ranks[rank][1])
 
-    def told(self, hosts: list[str]) -> dict[str, Any]:
-        """The value of train.log's hpcjobs_control line; `hosts[rank]` is where the rank ran. Times in ms."""
+    def to_log(self, hosts: list[str]) -> dict[str, Any]:
+        """The value of train.log's hpcjobs_control line; `hosts[rank]` is the host of each rank. Times in ms."""
         names = ("step_ms", "compute_ms", "skew_ms", "allreduce_ms", "input_wait_ms")
         return {
             **{name: round(getattr(self, name), 4) for name in names},
@@ -54,7 +54,7 @@ class Attribution:
 
 
 def attribute(as_is: np.ndarray, no_input: np.ndarray, alone: np.ndarray) -> Attribution:
-    """The parts, of step times in ms [ranks, steps] of (a), (b) and (c)."""
+    """The parts, from step times in ms [ranks, steps] of (a), (b) and (c)."""
     slowest = float(alone.max(axis=0).mean())
     compute = float(alone.mean())
     errors = (
@@ -74,5 +74,5 @@ def attribute(as_is: np.ndarray, no_input: np.ndarray, alone: np.ndarray) -> Att
 
 
 def _error(steps: np.ndarray) -> float:
-    """Standard error of the mean of independent steps, two at least."""
+    """Standard error of the mean of independent steps, of which there are at least two."""
     return float(steps.std(ddof=1)) / math.sqrt(len(steps))

@@ -1,4 +1,4 @@
-"""`mode: benchmark`: a step time with its interval, and what it is made of, in a fraction of a training."""
+"""`mode: benchmark`: measures a step time with its interval, and its parts, in a fraction of a training's time."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from hpcjobs.chexnet.train.precision import agree, estimate, next_check
 from hpcjobs.chexnet.train.ranks import Interrupted
 from hpcjobs.chexnet.train.step import Step
 from hpcjobs.chexnet.train.watchdog import Watchdog
-from hpcjobs.chexnet.train.windows import tell_window
+from hpcjobs.chexnet.train.windows import log_window
 
-# Windows of the warm-up: three successive ones must agree, and there is no use in waiting for ever.
+# The warm-up: steps per window; how closely three successive windows must agree; at most this many times the minimum.
 _WINDOW, _AGREE, _PATIENCE = 3, 0.02, 10
 
 
@@ -31,8 +31,8 @@ _WINDOW, _AGREE, _PATIENCE = 3, 0.02, 10
 class Benchmark:
     """Times the steps of one rank; `run` does it. Collective.
 
-    `batches` are this rank's, more than are ever taken; `hosts[rank]` is where each rank runs; `measure` is
-    the experiment's section; `log` is rank 0's and None elsewhere. Rank 0 decides, by its clock.
+    `batches` are this rank's batches, more than are ever taken; `hosts[rank]` is the host of each rank; `measure`
+    is the experiment's section; `log` is None except on rank 0. Rank 0 decides for all, by its clock.
     """
 
     step: Step
@@ -50,21 +50,21 @@ class Benchmark:
         self.loss = 0.0
 
     def run(self, *, with_control: bool) -> None:
-        """Warm up, time, and with `with_control` take the step apart.
+        """Warm up, time, and with `with_control` measure the parts of a step.
 
-        Raises Interrupted after a signal (there is nothing to go on from), TrainError (nan_loss).
+        Raises Interrupted after a signal (a benchmark cannot be continued), TrainError (nan_loss).
         """
         self._warm_up()
         self._time()
         if with_control:
             self._control()
 
-    # --- as it is --------------------------------------------------------------------------------
+    # --- the unchanged training --------------------------------------------------------------------------------
 
     def _warm_up(self) -> None:
-        """Until enough steps have passed, the buffers were emptied twice, and three windows agree."""
+        """Run until enough steps are done, the buffers have been emptied twice, and three windows agree."""
         least = max(self.measure["warmup_steps"], 2 * BUFFERED)
-        self._steps(1, warmup=True)  # It compiles, and is no part of a window.
+        self._steps(1, warmup=True)  # The first step compiles: it is not part of a window.
         if self.log:
             self.log.event(LogKey.FIRST_STEP, metadata={"step": 1})
         means: list[float] = []
@@ -76,7 +76,7 @@ class Benchmark:
             self.log.event(LogKey.WARMUP, {"steps": self.done, "settled": settled})
 
     def _time(self) -> None:
-        """Until the mean is known as well as asked, looked at after fixed numbers of steps, or the limit."""
+        """Run until the mean is as precise as requested, checked after fixed numbers of steps, or to the limit."""
         times: list[float] = []
         limit, goal = self.measure["max_steps"], self.measure["precision"]
         found, enough = None, False
@@ -85,20 +85,21 @@ class Benchmark:
             found = estimate(times) if self.log else None
             enough = self._decide(found is not None and found.relative <= goal)
         if self.log:
-            told = {"reached": enough, "steps": len(times), "asked": goal}
+            value = {"reached": enough, "steps": len(times), "asked": goal}
             if found:
-                told |= {"half_width": found.relative, "batches": found.batches, "batch_steps": found.batch_length}
-            self.log.event(LogKey.PRECISION, told)
+                value |= {"half_width": found.relative, "batches": found.batches, "batch_steps": found.batch_length}
+            self.log.event(LogKey.PRECISION, value)
             if not enough:
                 print(
-                    f"hpcjobs: precision not reached: {_words(found and found.relative, goal, len(times))}", flush=True
+                    f"hpcjobs: precision not reached: {_shortfall(found and found.relative, goal, len(times))}",
+                    flush=True,
                 )
 
     def _steps(self, count: int, *, warmup: bool) -> list[float]:
-        """So many steps of the training as it is; milliseconds of each."""
+        """Run `count` steps of the unchanged training; returns the milliseconds of each."""
         found: list[float] = []
         stamp = opened = time.perf_counter()
-        told = 0
+        logged = 0
         for number in range(1, count + 1):
             self.step(self.batches)
             loss = float(self.step.loss_sum)  # Waits for the step's end.
@@ -107,10 +108,10 @@ class Benchmark:
             stamp = now
             self.done += 1
             self.watchdog.beat(f"step {self.done}")
-            self._heed(self.agreement.after(self.done).signal)
-            if self.log and (number - told == self.measure["window_steps"] or number == count):
-                steps = number - told
-                tell_window(
+            self._stop_on(self.agreement.after(self.done).signal)
+            if self.log and (number - logged == self.measure["window_steps"] or number == count):
+                steps = number - logged
+                log_window(
                     self.log,
                     step=self.done,
                     steps=steps,
@@ -120,24 +121,25 @@ class Benchmark:
                     epoch=1,
                     warmup=warmup,
                 )
-                told, opened, self.loss = number, now, loss
+                logged, opened, self.loss = number, now, loss
         return found
 
     def _decide(self, mine: bool) -> bool:
-        """Rank 0's answer on all ranks, unless they are asked to stop."""
-        self._heed(self.agreement.now(self.done).signal)
+        """The answer of rank 0, on all ranks. Raises Interrupted if a rank received a signal."""
+        self._stop_on(self.agreement.now(self.done).signal)
         return bool(hvd.broadcast(tf.constant(int(mine)), root_rank=0, name="decision").numpy())
 
-    def _heed(self, number: int) -> None:
+    def _stop_on(self, number: int) -> None:
+        """Raises Interrupted if the ranks agreed to stop on signal `number` (0: none)."""
         if number:
             if self.log:
                 interrupted(self.log, number, self.done, "a benchmark has no checkpoint")
             raise Interrupted(number)
 
-    # --- taken apart -----------------------------------------------------------------------------
+    # --- control phases -----------------------------------------------------------------------------
 
     def _control(self) -> None:
-        """Blocks of (a), (b), (c), then of (c), (b), (a), and so on: a drift does not look like a difference."""
+        """Blocks in the order (a), (b), (c), (c), (b), (a), ..., so that a drift does not look like a difference."""
         images, labels = self._resident()
         actions: dict[str, Callable[[], None]] = {
             "a": lambda: self.step(self.batches),
@@ -146,15 +148,15 @@ class Benchmark:
         }
         restore = self._snapshot()
         for phase in "bc":
-            self._block(actions[phase], 0, 1)  # It compiles.
+            self._block(actions[phase], 0, 1)  # The first call compiles.
         restore()
         found: dict[str, list[float]] = {"a": [], "b": [], "c": []}
         for number in range(self.measure["control_passes"]):
             for phase in "abc" if number % 2 == 0 else "cba":
-                self._heed(self.agreement.now(self.done).signal)  # All ranks begin the block at once.
+                self._stop_on(self.agreement.now(self.done).signal)  # All ranks begin the block together.
                 if phase == "a":
-                    # The pipeline went on while nobody took from it: begin with empty buffers, as in a run of
-                    # steps that it cannot keep up with; where it can, two steps fill them.
+                    # The pipeline has filled its buffers during the other phases. Empty them, as they are if the
+                    # pipeline is slower than the steps; if it is faster, two steps fill them again.
                     for _ in range(BUFFERED):
                         next(self.batches)
                 found[phase] += self._block(actions[phase], self.measure["control_steps"], 2 if phase == "a" else 1)
@@ -164,7 +166,7 @@ class Benchmark:
         mine = tf.constant([[found[phase] for phase in "abc"]], tf.float64)
         as_is, no_input, alone = hvd.allgather(mine, name="control").numpy().transpose(1, 0, 2)
         if self.log:
-            self.log.event(LogKey.CONTROL, attribute(as_is, no_input, alone).told(list(self.hosts)))
+            self.log.event(LogKey.CONTROL, attribute(as_is, no_input, alone).to_log(list(self.hosts)))
 
     def _block(self, action: Callable[[], None], count: int, untimed: int) -> list[float]:
         found = []
@@ -177,13 +179,13 @@ class Benchmark:
         return found[untimed:]
 
     def _resident(self) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
-        """One batch, in the memory of the device."""
+        """One batch in the memory of the device."""
         (pixels, keys), labels = next(self.batches)
         with tf.device("/GPU:0" if self.device == "gpu" else "/CPU:0"):
             return (tf.identity(pixels), tf.identity(keys)), tf.identity(labels)
 
     def _snapshot(self) -> Callable[[], None]:
-        """What puts model, optimizer and loss back to what they are now, bit by bit."""
+        """Copies model, optimizer and loss. Returns a function that restores them bit by bit."""
         variables = [*self.step.variables, self.step.loss_sum]
         copies = [tf.identity(variable) for variable in variables]
 
@@ -194,7 +196,7 @@ class Benchmark:
         return restore
 
 
-def _words(found: float | None, goal: float, steps: int) -> str:
+def _shortfall(found: float | None, goal: float, steps: int) -> str:
     if found is None:
-        return f"{steps} steps are too few, or hang together too much, to tell"
-    return f"+-{found:.1%} after {steps} steps, asked for {goal:.1%}; see measure.max_steps"
+        return f"{steps} steps are too few, or too correlated, for an interval"
+    return f"+-{found:.1%} after {steps} steps, requested is {goal:.1%}; see measure.max_steps"

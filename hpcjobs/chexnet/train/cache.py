@@ -1,4 +1,4 @@
-"""`data.cache: memory`: the node's shards as files in RAM, one copy for all its ranks."""
+"""`data.cache: memory`: keeps the shards as files in RAM, one copy per node for all its ranks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from hpcjobs.chexnet.data.dataset import Dataset, Shard
 from hpcjobs.chexnet.train.failure import TrainError
 from hpcjobs.nodes import cgroup
 
-# Descriptors that TensorFlow, Horovod and MPI may need beside ours.
+# File descriptors that TensorFlow, Horovod and MPI may need in addition to ours.
 _SPARE_FILES = 256
 _COPY_BYTES = 64 << 20
 
 
 def check(dataset: Dataset, splits: Iterable[str]) -> None:
-    """Raises TrainError (host_memory) where the node's copy of `splits` does not fit.
+    """Raises TrainError (host_memory) if the node's copy of `splits` does not fit into memory.
 
-    On every rank before any of them copies: a copy begun counts as memory that is gone.
+    Every rank calls it before any rank copies, because a copy that has begun counts as used memory.
     """
     shards = _shards(dataset, splits)
     check_memory(sum(shard.bytes for shard in shards), len(shards))
@@ -33,9 +33,9 @@ def check(dataset: Dataset, splits: Iterable[str]) -> None:
 def hold(dataset: Dataset, splits: Iterable[str], rank: int, size: int) -> dict[str, str]:
     """Copy this rank's part, `rank` of the `size` on the node, of the shards of `splits` into RAM.
 
-    Returns a path per shard file, good on this node while this process lives: the files have no
-    name on any disk, and the kernel frees them with the process however it ends. The descriptors
-    stay open till then. Raises TrainError.
+    Returns a path per shard file, valid on this node while this process lives. The files are on no disk:
+    the kernel frees them when the process ends, in whatever way. The descriptors stay open until then.
+    Raises TrainError.
     """
     mine = _shards(dataset, splits)[rank::size]
     _allow_files(len(mine))
@@ -43,7 +43,7 @@ def hold(dataset: Dataset, splits: Iterable[str], rank: int, size: int) -> dict[
 
 
 def share_on_node(mine: Mapping[str, str]) -> dict[str, str]:
-    """The paths that all ranks of this node hold. Collective."""
+    """The paths from all ranks of this node. Collective."""
     found: dict[str, str] = {}
     for host, paths in allgather_object((socket.gethostname(), dict(mine))):
         if host == socket.gethostname():
@@ -52,7 +52,7 @@ def share_on_node(mine: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_memory(needed: int, shards: int) -> None:
-    """Raises TrainError (host_memory) where `needed` bytes are not free on this node, or not granted to this job."""
+    """Raises TrainError (host_memory) if `needed` bytes are not free on this node, or not granted to this job."""
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     limits = {"free on the node": int(meminfo["MemAvailable"].split()[0]) << 10}
     granted = int(os.environ.get("SLURM_MEM_PER_NODE", 0)) or (
@@ -67,7 +67,7 @@ def check_memory(needed: int, shards: int) -> None:
         raise TrainError(
             ErrorCode.HOST_MEMORY,
             f"data.cache memory needs {needed / 2**30:.1f} GiB a node for {shards} shards, and {least / 2**30:.1f} GiB "
-            f"are {what}: ask for more memory, or set data.cache=none",
+            f"are {what}: request more memory, or set data.cache=none",
         )
 
 
@@ -82,7 +82,7 @@ def _allow_files(count: int) -> None:
         if hard != resource.RLIM_INFINITY and wanted > hard:
             raise TrainError(
                 ErrorCode.HOST_MEMORY,
-                f"data.cache memory keeps {count} files open in a rank, and the hard limit of open files is {hard}: "
+                f"data.cache memory keeps {count} files open in a rank, but the hard limit of open files is {hard}: "
                 "raise it (ulimit -Hn), or set data.cache=none",
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

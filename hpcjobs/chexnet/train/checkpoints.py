@@ -1,8 +1,8 @@
-"""Checkpoints: all that a training goes on from, each a whole folder or none.
+"""Checkpoints, from which a training continues. Each is a complete folder, or it does not exist.
 
 CHECKPOINTS/step-00000420/ holds model.weights.h5, optimizer.npz and state.json (with the checksums of
 both); best.weights.h5 beside it is the model of the highest validation AUC. Order and augmentation of
-images follow from (seed, epoch, step), so the step stands for them too.
+images follow from (seed, epoch, step), so they need no state besides the step.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ MODEL = f"model{CHECKPOINT_SUFFIX}"
 OPTIMIZER = "optimizer.npz"
 STATE = "state.json"
 BEST = f"best{CHECKPOINT_SUFFIX}"
-# The newest may be damaged with the disk it was written to.
+# How many are kept: the newest may be damaged by a failing disk.
 _KEEP = 2
 _NAME = re.compile(r"step-(\d{8})")
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a training is: steps done, the best validation AUC so far, the rate's rule, the target met."""
+    """How far a training is: steps done, best validation AUC so far, plateau rule, whether the target is met."""
 
     plateau: Plateau
     step: int = 0
@@ -44,16 +44,16 @@ class Progress:
 
 
 def folder_of(run_folder: Path) -> Path:
-    """Where a run keeps its checkpoints, for all its attempts."""
+    """The folder of a run's checkpoints, which all its attempts share."""
     return run_folder / contract.CHECKPOINTS
 
 
 def save(
     folder: Path, model: tf.keras.Model, optimizer: Mapping[str, tf.Variable], progress: Progress, *, best: bool
 ) -> None:
-    """Write the checkpoint of `progress.step`, and best.weights.h5 too if `best`; keep the newest two.
+    """Write the checkpoint of `progress.step`, with `best` also best.weights.h5; keep the newest two.
 
-    Raises OSError (a full disk, say) with the older files still in place.
+    Raises OSError (for example a full disk) with the older files still in place.
     """
     folder.mkdir(exist_ok=True)
     final = folder / f"step-{progress.step:08d}"
@@ -84,30 +84,30 @@ def save(
 def restore(
     folder: Path, model: tf.keras.Model, optimizer: Mapping[str, tf.Variable], warn: Callable[[str], None]
 ) -> Progress | None:
-    """Set the variables to those of the newest whole checkpoint; None where there is none.
+    """Set the variables to those of the newest intact checkpoint; None if there is none.
 
-    What is damaged is skipped, with a word to `warn`.
+    A damaged checkpoint is skipped, with a line to `warn`.
     """
     for path in _found(folder):
         try:
             return _load(path, model, optimizer)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            warn(f"{path}: skipped, for it is damaged: {' '.join(str(error).split())[:200]}")
+            warn(f"{path}: skipped, because it is damaged: {' '.join(str(error).split())[:200]}")
     return None
 
 
 def _load(path: Path, model: tf.keras.Model, optimizer: Mapping[str, tf.Variable]) -> Progress:
     state: Any = read_json(path / STATE)
     if state is None:
-        raise ValueError(f"no whole {STATE}")
+        raise ValueError(f"no complete {STATE}")
     for name, expected in state.pop("sha256").items():
         with (path / name).open("rb") as file:
             if sha256(file) != expected:
-                raise ValueError(f"{name} has another checksum than {STATE} says")
+                raise ValueError(f"{name} does not have the checksum in {STATE}")
     progress = Progress(**{**state, "plateau": Plateau(**state["plateau"])})
     with np.load(path / OPTIMIZER) as saved:
         if set(saved.files) != set(optimizer):
-            raise ValueError(f"{OPTIMIZER} is of another optimizer")
+            raise ValueError(f"{OPTIMIZER} belongs to another optimizer")
         values = {name: saved[name] for name in optimizer}
     model.load_weights(str(path / MODEL))
     for name, variable in optimizer.items():
@@ -116,12 +116,12 @@ def _load(path: Path, model: tf.keras.Model, optimizer: Mapping[str, tf.Variable
 
 
 def _found(folder: Path) -> list[Path]:
-    """Checkpoints, the newest first."""
+    """Folders of checkpoints, the newest first."""
     return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def _reserve(path: Path, variables: Iterable[tf.Variable]) -> None:
-    """Raises OSError where the disk or a quota does not take so much: HDF5 would crash there."""
+    """Raises OSError if the disk or a quota has too little room for the variables: HDF5 would crash."""
     size = 2 * sum(int(np.prod(variable.shape)) * variable.dtype.size for variable in variables) + (1 << 20)
     with path.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, size)
@@ -129,7 +129,7 @@ def _reserve(path: Path, variables: Iterable[tf.Variable]) -> None:
 
 
 def _settle(path: Path) -> str:
-    """Have the file on disk; its checksum."""
+    """Wait until the file is on disk; returns its checksum."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         return sha256(file)

@@ -1,4 +1,4 @@
-"""Names the record that ended the training: TensorFlow's error tells neither shard nor record."""
+"""Names the damaged record that ended the training: TensorFlow's error gives neither shard nor record."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hpcjobs.chexnet.train.failure import TrainError
 
 @contextmanager
 def named(dataset: Dataset) -> Iterator[None]:
-    """Names the damage behind an error of TensorFlow's. Raises TrainError (data_damaged)."""
+    """Turns an error of TensorFlow's into TrainError (data_damaged), which names the damaged record."""
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
         found = find(dataset, [file for split in ("val", "train", "test") for file in dataset.files(split)])
         if found is None and not isinstance(error, tf.errors.InvalidArgumentError):
             found = TrainError(
-                ErrorCode.DATA_DAMAGED, f"{dataset.folder}: could not be read once, and now can: {error.message}"
+                ErrorCode.DATA_DAMAGED, f"{dataset.folder}: reading failed once and now succeeds: {error.message}"
             )
         if found is None:
             raise
@@ -31,9 +31,9 @@ def named(dataset: Dataset) -> Iterator[None]:
 
 
 def find(dataset: Dataset, files: Iterable[str]) -> TrainError | None:
-    """The first record of `files` that cannot be used, as an error (data_damaged); None where all can.
+    """An error (data_damaged) that names the first record of `files` that cannot be used; None if all can.
 
-    Reads every byte of the files until then.
+    Reads the files up to that record.
     """
     for file in files:
         if problem := first_bad_record(Path(file), dataset.image_size):

@@ -13,13 +13,13 @@ from hpcjobs.nodes.nvidia import list_gpus, visible_uuids
 def choose(visible: int, local_rank: int, local_size: int) -> int:
     """Index of the visible GPU for `local_rank` of the `local_size` ranks on this host.
 
-    A launcher may show all GPUs of the host to every rank, or to each rank its own one only
-    (`--gpus-per-task=1`). Raises TrainError (device_missing) where neither holds.
+    A launcher may show every rank all GPUs of the host, or each rank only its own GPU
+    (`--gpus-per-task=1`). Raises TrainError (device_missing) otherwise.
     """
     if visible == 0:
         raise TrainError(
             ErrorCode.DEVICE_MISSING,
-            "run.yaml says device gpu, but TensorFlow sees none: ask for GPUs in the profile (gpu_request), or check "
+            "run.yaml says device gpu, but TensorFlow sees no GPU: request GPUs in the profile (gpu_request), or check "
             "the driver and that TensorFlow was built with CUDA",
         )
     if visible == 1:
@@ -33,7 +33,7 @@ def choose(visible: int, local_rank: int, local_size: int) -> int:
 
 
 def check_distinct(claims: Sequence[tuple[str, str | None]]) -> None:
-    """Check that no two ranks hold one GPU. `claims[rank]` is (host, UUID); None: not known, not checked.
+    """Check that no two ranks use the same GPU. `claims[rank]` is (host, UUID); an unknown UUID, None, is not checked.
 
     Raises TrainError (device_shared) that names both ranks.
     """
@@ -45,22 +45,22 @@ def check_distinct(claims: Sequence[tuple[str, str | None]]) -> None:
         if first != rank:
             raise TrainError(
                 ErrorCode.DEVICE_SHARED,
-                f"ranks {first} and {rank} on {host} both hold GPU {uuid}: give each task a GPU of its own, or show "
+                f"ranks {first} and {rank} on {host} both use GPU {uuid}: bind each task to a different GPU, or show "
                 "all of the node's GPUs to every task",
             )
 
 
 def hide_gpus() -> None:
-    """Keep TensorFlow from any GPU; to be called before its first operation."""
+    """Hide all GPUs from TensorFlow. Call it before TensorFlow's first operation."""
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
 
 
 def pin(local_rank: int, local_size: int) -> str | None:
-    """Bind TensorFlow to this rank's GPU, memory growth on; its UUID, or None where it is not known.
+    """Bind TensorFlow to this rank's GPU, with memory growth; returns its UUID, or None if it is not known.
 
-    To be called before TensorFlow's first operation. Raises TrainError (device_missing).
+    Call it before TensorFlow's first operation. Raises TrainError (device_missing).
     """
     # Not run by us: needs a GPU.
     import tensorflow as tf

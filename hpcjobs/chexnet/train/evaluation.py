@@ -25,7 +25,7 @@ Predict = Callable[[tf.Tensor], tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Scores of one split. `auc[i]` is None where class i has no positive or no negative image."""
+    """Scores of one split. `auc[i]` is None if class i has no positive or no negative image."""
 
     split: str
     images: int
@@ -35,13 +35,13 @@ class Evaluation:
 
     @property
     def mean_auc(self) -> float | None:
-        """Mean over the classes whose AUC is defined; None where there are none."""
+        """Mean over the classes whose AUC is defined; None if no AUC is defined."""
         defined = [value for value in self.auc if value is not None]
         return sum(defined) / len(defined) if defined else None
 
     @property
     def undefined(self) -> list[str]:
-        """Classes left out of the mean."""
+        """Classes that are left out of the mean."""
         return [name for name, value in zip(CLASSES, self.auc, strict=True) if value is None]
 
 
@@ -54,12 +54,12 @@ def predictor(model: tf.keras.Model) -> Predict:
 def evaluate(
     predict: Predict, batches: tf.data.Dataset, split: str, beat: Callable[[str], None] = lambda text: None
 ) -> Evaluation:
-    """Score a split of which `batches` are this rank's share, perhaps none. The same on all ranks.
+    """Score a split. `batches` are this rank's share, which may be empty. All ranks get the same result.
 
-    `beat` hears of each batch. Collective. Raises TrainError (nan_loss) where a prediction is not a number.
+    `beat` is called after each batch. Collective. Raises TrainError (nan_loss) if a prediction is not a number.
     """
     truth, predictions = gather(predict, batches, beat)
-    # Scored once, so that all ranks see the very same loss and lower the learning rate together.
+    # Scored once, so that all ranks get exactly the same loss and lower the learning rate together.
     result = score(truth, predictions, split) if hvd.rank() == 0 else None
     return hvd.broadcast_object(result, root_rank=0, name="evaluation")
 
@@ -76,14 +76,14 @@ def gather(predict: Predict, batches: tf.data.Dataset, beat: Callable[[str], Non
 
 
 def score(labels: np.ndarray, predictions: np.ndarray, split: str) -> Evaluation:
-    """Scores of `predictions` (float [N, 14], probabilities) of `labels` (0 or 1, [N, 14]).
+    """Scores of `predictions` (probabilities, float [N, 14]) for `labels` (0 or 1, [N, 14]).
 
-    AUC is the area under the ROC curve, ties counted half (Mann-Whitney); loss is the binary
-    cross-entropy in nats, mean over images and classes, probabilities kept 1e-7 off 0 and 1.
+    AUC is the area under the ROC curve, with ties counted half (Mann-Whitney). The loss is the binary
+    cross-entropy in nats, mean over images and classes, with probabilities clipped to 1e-7 from 0 and 1.
     Raises TrainError (nan_loss).
     """
     with without_pandas():
-        from sklearn.metrics import roc_auc_score  # Here: 40 MB that rank 0 alone needs.
+        from sklearn.metrics import roc_auc_score  # Here: it takes 40 MB, and only rank 0 needs it.
 
     if not np.isfinite(predictions).all():
         raise TrainError(ErrorCode.NAN_LOSS, f"predictions of the {split} split are not numbers: lower lr.base")
@@ -97,19 +97,19 @@ def score(labels: np.ndarray, predictions: np.ndarray, split: str) -> Evaluation
     return Evaluation(split, len(labels), float(loss), tuple(auc), tuple(int(count) for count in positives))
 
 
-def tell(log: MLLogger, result: Evaluation, where: dict[str, Any]) -> None:
-    """The lines of train.log that end an evaluation."""
+def log_result(log: MLLogger, result: Evaluation, where: dict[str, Any]) -> None:
+    """Write the lines of train.log that end an evaluation; `where` has its epoch_num and split."""
     metadata = {**where, "images": result.images, "loss": result.loss, "undefined": result.undefined}
     log.event(LogKey.EVAL_ACCURACY, result.mean_auc, metadata=metadata)
     log.end(LogKey.EVAL_STOP, metadata=where)
 
 
-# Of each class and of the mean: (low, high), or None.
+# (low, high) or None for each class, then for the mean.
 Intervals = Sequence[tuple[float, float] | None]
 
 
 def write_auc(found: Sequence[tuple[Evaluation, Intervals | None]], attempt: Path) -> None:
-    """Write auc.csv: of each split a row per class, then `mean` (its counts are sums); what is undefined is empty."""
+    """Write auc.csv: for each split a row per class, then `mean` (with summed counts); an undefined AUC is empty."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(AUC_COLUMNS)

@@ -1,4 +1,4 @@
-"""How a rank gives up: one line on stderr, one JSON file in the attempt folder, no hanging peers."""
+"""How a rank gives up: with one line on stderr and one JSON file in the attempt folder, and without hanging peers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +17,7 @@ from hpcjobs.nodes.launched import launched_rank
 
 
 class TrainError(HpcjobsError):
-    """A named reason (`code`, of contract.ErrorCode) to give up, told without a traceback."""
+    """A reason to give up, with a `code` of contract.ErrorCode. It is reported without a traceback."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -24,22 +25,28 @@ class TrainError(HpcjobsError):
         self.message = message
 
 
-def report(attempt: Path, code: str, message: str) -> None:
-    """Write `abort-rNNN.json` and print the line that contract.ErrorCode promises, in that order."""
+def report(attempt: Path, code: str, message: str, nodes: Sequence[str] = ()) -> None:
+    """Write `abort-rNNN.json`, then print the line that contract.ErrorCode describes.
+
+    `nodes` are the hosts that caused it, if that is known.
+    """
     rank = launched_rank()
     message = " ".join(message.split())
-    value = {"code": code, "message": message, "rank": rank, "host": socket.gethostname(), "time": time.time()}
+    value = {
+        **{"code": code, "message": message, "nodes": list(nodes)},
+        **{"rank": rank, "host": socket.gethostname(), "time": time.time()},
+    }
     try:
         write_json(attempt / contract.abort_json(rank), value)
     except OSError as error:
-        message += f" (and no {contract.abort_json(rank)}: {error})"
+        message += f" (and {contract.abort_json(rank)} cannot be written: {error})"
     print(f"{contract.ERROR_PREFIX} {code}: {message}", file=sys.stderr, flush=True)
 
 
 def leave() -> NoReturn:
-    """End this rank at once, non-zero, so that mpirun and `srun --kill-on-bad-exit` end the others.
+    """Exit at once with code 1, so that mpirun and `srun --kill-on-bad-exit` end the other ranks.
 
-    An orderly exit would wait in MPI_Finalize for ranks that wait for this one.
+    A normal exit would wait in MPI_Finalize for ranks that wait for this one.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -47,9 +54,9 @@ def leave() -> NoReturn:
 
 
 def leave_interrupted(rank: int) -> NoReturn:
-    """End this rank after an agreed stop, Horovod ended before: the job's exit code is contract.EXIT_INTERRUPTED.
+    """Exit after an agreed stop, so that the job's exit code is contract.EXIT_INTERRUPTED. Call it after hvd.shutdown.
 
-    Rank 0 alone says so, and last: a launcher ends the others at the first code that is not 0.
+    Only rank 0 exits with that code, and last: a launcher ends the other ranks at the first code that is not 0.
     """
     sys.stdout.flush()
     sys.stderr.flush()

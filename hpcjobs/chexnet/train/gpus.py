@@ -1,4 +1,4 @@
-"""What a run on GPUs tells beside its steps: how its GPUs fare, and how NCCL connected them.
+"""What a run on GPUs records besides its steps: NVML samples, and how NCCL connected the GPUs.
 
 Not run by us: needs GPUs. `telemetry` and `transport`, which do the work, are tested.
 """
@@ -23,16 +23,16 @@ from hpcjobs.nodes.node_facts import Place
 
 
 def watched(attempt: Path, here: Sequence[Place]) -> AbstractContextManager[None]:
-    """One rank of each node tells how the node's GPUs fare, while this is open; `here` are the node's ranks."""
+    """While this is open, one rank of each node samples the node's GPUs; `here` are the ranks on this node."""
     if hvd.local_rank() != 0:
         return nullcontext()
     path = attempt / contract.nvml_csv(here[0].host)
     return telemetry.sampled(path, [one.gpu for one in here], [one.pid for one in here])
 
 
-def tell_transport(attempt: Path, log: MLLogger | None) -> None:
-    """Log which way gradients take, and warn of a slow one. Collective."""
-    hvd.allreduce(tf.zeros(1), name="transport")  # NCCL makes its communicator for it, before any timed step.
+def log_transport(attempt: Path, log: MLLogger | None) -> None:
+    """Log the transport of gradients, and warn of a slow one. Collective."""
+    hvd.allreduce(tf.zeros(1), name="transport")  # Makes NCCL create its communicator before any timed step.
     found = allgather_object((transport.read(attempt), transport.has_infiniband()))
     if log is None:
         return

@@ -1,7 +1,7 @@
-"""From shards to batches. Splits go over the ranks by record, so shard sizes do not matter.
+"""Reads shards into batches. The records of a split are divided over the ranks, so shard sizes do not matter.
 
-The host reads, shuffles and batches records and copies their bytes, a batch at a time: no float is
-made here, and no second or third channel. Whatever computes is a layer of the model.
+The host reads, shuffles and batches records and copies their bytes, a batch at a time. It makes no
+floats and no second or third channel: all computation is in layers of the model.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import tensorflow as tf
 from hpcjobs.chexnet.data.dataset import Dataset
 from hpcjobs.chexnet.data.tfrecord import parse_batch
 
-# Shards read in turn, this many records of each: mixes patients ahead of the shuffle buffer.
+# Shards that are read in turn, and records of each at a time: mixes patients before the shuffle buffer.
 _CYCLE, _BLOCK = 4, 16
 _PREFETCH = 2
-# Batches that are ready before a step asks for them: those that wait, and the one being made.
+# Batches that are ready before a step takes them: those that wait, and the one being made.
 BUFFERED = _PREFETCH + 1
 
 
@@ -37,10 +37,9 @@ def share(total: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def segments(files: Sequence[tuple[str, int]], start: int, stop: int) -> list[Segment]:
-    """Where positions `start` to `stop` (excluded) of `files`, pairs of path and records, stand.
+    """The segments that hold positions `start` to `stop` (excluded) of `files`, pairs of (path, number of records).
 
-    The files are one sequence that starts again when it ends. A rank opens the files of its own
-    range only.
+    The files form one sequence that starts again at its end. A rank opens only the files of its range.
     """
     found: list[Segment] = []
     records = sum(count for _, count in files)
@@ -57,16 +56,16 @@ def segments(files: Sequence[tuple[str, int]], start: int, stop: int) -> list[Se
 
 
 def split_files(dataset: Dataset, split: str, held: Mapping[str, str]) -> list[tuple[str, int]]:
-    """(path, records) of each shard of a split; `held` names shards that are read elsewhere (see `cache`)."""
+    """(path, records) of each shard of a split; `held` has other paths for cached shards (see `cache`)."""
     shards = dataset.splits[split].shards
     return [(held.get(shard.file, str(dataset.folder / shard.file)), shard.images) for shard in shards]
 
 
 def epoch_order(files: Sequence[tuple[str, int]], seed: int, epoch: int) -> tuple[list[tuple[str, int]], int]:
-    """The order in which an epoch (from 0) takes the shards, and the record at which it begins.
+    """The order of the shards in an epoch (from 0), and the record at which it begins.
 
-    Each rank has a range from there on, around the end. Without the beginning, the leftover of few
-    shards would be the same few images in many epochs, of one shard in all.
+    Each rank has a range from that record on, cyclic. If every epoch began at the first record of its order, few
+    shards would leave over the same few images in many epochs.
     """
     random = np.random.default_rng((seed, epoch))
     order = [files[i] for i in random.permutation(len(files))]
@@ -89,14 +88,14 @@ def train_batches(
 ) -> tf.data.Dataset:
     """Batches of ((pixels uint8 [batch, H, W, 1], keys int64 [batch, 2]), labels uint8 [batch, 14]).
 
-    `steps_per_epoch` of each of `epochs`, less the first `start`: a resumed training goes on with
-    the very batches that were left. Keys are (epoch, image id), see `augment`. The order of the
-    shards and where in it an epoch begins, hence each rank's share and what is left over, and the
-    order of the shuffle buffer (`shuffle` records) follow from (seed, epoch). No image comes twice in
-    an epoch, unless the split holds fewer than the epoch's steps take: then it is read over and over.
+    There are `steps_per_epoch` batches in each of `epochs`, without the first `start`: a resumed training
+    continues with exactly the remaining batches. Keys are (epoch, image id), see `augment`. The order of
+    the shards and the record at which an epoch begins (hence each rank's share and what is left over), and
+    the order of the shuffle buffer (`shuffle` records) follow from (seed, epoch). No image occurs twice in
+    an epoch unless the split has fewer images than the epoch's steps take: then it is read repeatedly.
 
     Host memory of a rank: the shuffle buffer, four read buffers of 256 KiB, and five batches (one
-    made, two waiting, one in use, one as records), a record being an image's pixels and some 150 bytes.
+    being made, two waiting, one in use, one as records). A record has the image's pixels and about 150 bytes.
     """
     files = split_files(dataset, "train", held)
     positions = max(sum(count for _, count in files), steps_per_epoch * batch * size)
@@ -131,9 +130,9 @@ def eval_batches(
     cpus: int,
     held: Mapping[str, str] = MappingProxyType({}),
 ) -> tf.data.Dataset:
-    """This rank's images of a split, once, in order: uint8 [b, H, W, 1], uint8 [b, 14], b up to `batch`.
+    """This rank's images of a split, once, in order: uint8 [b, H, W, 1], uint8 [b, 14], b at most `batch`.
 
-    Over all ranks every image comes exactly once; a rank's share may be empty.
+    Over all ranks every image occurs exactly once; a rank's share may be empty.
     """
     files = split_files(dataset, split, held)
     first, last = share(sum(count for _, count in files), rank, size)
@@ -163,7 +162,7 @@ def _finish(batches: tf.data.Dataset, cpus: int) -> tf.data.Dataset:
     options = tf.data.Options()
     options.threading.private_threadpool_size = cpus
     options.threading.max_intra_op_parallelism = 1
-    # A fixed buffer of two batches needs no tuner, and a tuner's choices differ from run to run.
+    # A fixed buffer of two batches needs no autotuner, whose choices differ from run to run.
     options.autotune.enabled = False
     options.deterministic = True
     return batches.prefetch(_PREFETCH).with_options(options)

@@ -1,4 +1,4 @@
-"""95 % intervals of AUCs, resampled by patient: images of one patient are alike."""
+"""95 % intervals of AUCs, resampled by patient because images of one patient are alike."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 RESAMPLES = 1000
-# Resamples at a time: bounds the memory to some 30 MB per 100,000 images.
+# Resamples at a time. It limits the memory to about 30 MB per 100,000 images.
 _CHUNK = 50
 
 
 def auc_intervals(
     labels: np.ndarray, predictions: np.ndarray, patients: Sequence[str], seed: int, resamples: int = RESAMPLES
 ) -> list[tuple[float, float] | None]:
-    """Percentile intervals of each class's AUC, and at the end of their mean; None where there is none.
+    """Percentile intervals of each class's AUC and, last, of their mean; None if the AUC is undefined.
 
-    `labels` (0 or 1) and `predictions` are [N, C], `patients` names the N images' patients. Patients
+    `labels` (0 or 1) and `predictions` are [N, C], `patients` has the patient of each of the N images. Patients
     are drawn with replacement (cluster bootstrap: Rutter 2000, doi:10.1016/S1076-6332(00)80381-5).
-    A class is left out of the resamples that hold none of its positives or negatives; the mean is
-    over the classes that have both in the data.
+    A resample without positives or without negatives of a class does not count for that class. The mean is over
+    the classes that have both in the data.
     """
     _, patient_of = np.unique(np.asarray(patients), return_inverse=True)
     count = int(patient_of.max()) + 1 if len(patient_of) else 0
@@ -42,24 +42,24 @@ def auc_intervals(
 
 
 class _Order:
-    """One class's images in the order of their predictions: sorted once, weighted many times."""
+    """The images of one class in the order of their predictions: sorted once, weighted many times."""
 
     def __init__(self, labels: np.ndarray, predictions: np.ndarray):
         order = np.argsort(predictions, kind="stable")
         ranked, truth = predictions[order], labels[order] == 1
         self.is_defined = bool(0 < truth.sum() < len(truth))
         self.negatives, self.positives = order[~truth], order[truth]
-        # Of each positive: the negatives below it, and those below or equal.
+        # For each positive: the number of negatives below it, and of those below or equal.
         values = ranked[~truth]
         self.below = np.searchsorted(values, ranked[truth], side="left")
         self.upto = np.searchsorted(values, ranked[truth], side="right")
 
     def auc(self, weights: np.ndarray) -> np.ndarray:
-        """AUC (ties half, Mann-Whitney) with each image counted `weights` [R, N] times: [R], NaN if undefined."""
+        """AUCs [R] (Mann-Whitney, ties half) with each image counted `weights` [R, N] times; NaN if undefined."""
         if not self.is_defined:
             return np.full(len(weights), np.nan)
         total = np.zeros((len(weights), len(self.negatives) + 1), np.float32)
-        # Whole numbers below 2**24: exact.
+        # Exact: these are whole numbers below 2**24.
         np.cumsum(weights[:, self.negatives], axis=1, out=total[:, 1:])
         own = weights[:, self.positives].astype(np.float64)
         wins = (own * (total[:, self.below].astype(np.float64) + total[:, self.upto])).sum(axis=1) / 2

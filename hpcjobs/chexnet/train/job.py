@@ -16,7 +16,6 @@ from horovod.tensorflow import allgather_object
 from mlperf_logging.mllog.mllog import MLLogger
 
 from hpcjobs.base.contract import ErrorCode, LogKey, RunConfig, warmup_steps
-from hpcjobs.chexnet.data.dataset import Dataset, DatasetDamaged, DatasetMismatch, DatasetMissing, load_dataset
 from hpcjobs.chexnet.data.tfrecord import patient_ids
 from hpcjobs.chexnet.train import (
     agreement,
@@ -32,42 +31,31 @@ from hpcjobs.chexnet.train import (
     rates,
     threads,
 )
-from hpcjobs.chexnet.train.augment import Augment
 from hpcjobs.chexnet.train.bench import Benchmark
 from hpcjobs.chexnet.train.failure import TrainError
 from hpcjobs.chexnet.train.intervals import auc_intervals
 from hpcjobs.chexnet.train.loop import Loop, begin
 from hpcjobs.chexnet.train.ranks import together
-from hpcjobs.chexnet.train.schedule import Schedule, schedule
-from hpcjobs.chexnet.train.step import Step, class_weights, log_odds, make_optimizer
+from hpcjobs.chexnet.train.schedule import Schedule
+from hpcjobs.chexnet.train.setup import Setup, prepare
 from hpcjobs.chexnet.train.watchdog import Watchdog
 from hpcjobs.chexnet.train.windows import Windows
 from hpcjobs.nodes import node_facts
 
-# Epochs, or steps of a repeated one: more than any benchmark takes.
+# More epochs, or steps of a repeated epoch, than any benchmark takes.
 _ENDLESS = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What a rank found good before the first step."""
-
-    config: RunConfig
-    dataset: Dataset
-    schedule: Schedule
-    step: Step
-
-
 def run(config: RunConfig | TrainError, run_folder: Path, attempt: Path) -> None:
-    """Train and evaluate as `config` says, write the attempt's files. Collective.
+    """Train and evaluate as `config` says, and write the attempt's files. Collective.
 
-    Raises GivenUp where the ranks found together that they cannot, Interrupted where they were asked to
-    stop and have, TrainError where this one cannot go on.
+    Raises GivenUp if the ranks agreed that they cannot train, Interrupted if they stopped after a signal,
+    TrainError if this rank alone cannot continue.
     """
     stall_s = config.experiment["train"]["stall_s"] if isinstance(config, RunConfig) else 600
     watchdog = Watchdog(attempt, stall_s)
     watchdog.start()
-    agreement.listen()
+    agreement.catch_signals()
     try:
         _run(config, run_folder, attempt, watchdog)
     finally:
@@ -75,7 +63,7 @@ def run(config: RunConfig | TrainError, run_folder: Path, attempt: Path) -> None
 
 
 def end() -> int:
-    """End Horovod, on all ranks alike; this rank's number."""
+    """Shut Horovod down; returns this rank's number. Collective."""
     rank: int = hvd.rank()
     hvd.shutdown()
     return rank
@@ -106,7 +94,7 @@ def _run(config: RunConfig | TrainError, run_folder: Path, attempt: Path, watchd
     watched = gpus.watched(attempt, here) if config.device == "gpu" else nullcontext()
     with watched, memory_named(config.device), damage.named(setup.dataset), mllog.training(log) as outcome:
         if config.device == "gpu":
-            gpus.tell_transport(attempt, log)
+            gpus.log_transport(attempt, log)
         if config.experiment["mode"] == "benchmark":
             benchmark(setup, held, [one.host for one in places], watchdog, log)
         else:
@@ -122,7 +110,7 @@ def _run(config: RunConfig | TrainError, run_folder: Path, attempt: Path, watchd
 
 
 def _claim_device(config: RunConfig | TrainError) -> tuple[RunConfig | TrainError, str | None]:
-    # Before TensorFlow's first operation, hence before the ranks can talk: a failure is kept for later.
+    # Runs before TensorFlow's first operation, so the ranks cannot communicate yet: an error is returned, not raised.
     if isinstance(config, TrainError):
         device.hide_gpus()
         return config, None
@@ -144,87 +132,6 @@ def _open_log(attempt: Path) -> MLLogger | None:
     log.event(LogKey.BENCHMARK, "hpcjobs")
     log.start(LogKey.INIT_START)
     return log
-
-
-def prepare(config: RunConfig | TrainError) -> Setup:
-    """Check all that can be checked, and build the model. Raises TrainError; not collective."""
-    if isinstance(config, TrainError):
-        raise config
-    if hvd.size() != config.gpus:
-        raise TrainError(
-            ErrorCode.RUN_YAML,
-            f"run.yaml says gpus {config.gpus}, but Horovod started {hvd.size()} ranks: check the launcher's task "
-            "count, and that its MPI is the one Horovod was built with",
-        )
-    check_horovod(config.device, hvd.size(), bool(hvd.nccl_built()))
-    experiment = config.experiment
-    dataset = open_dataset(Path(config.data_dir))
-    plan = schedule(
-        dataset.splits["train"].images,
-        config.global_batch,
-        epochs=experiment["train"]["epochs"],
-        # A benchmark takes as many as it needs.
-        steps=experiment["train"]["steps"] if experiment["mode"] == "train" else None,
-        repeat=experiment["data"]["repeat"],
-    )
-    return Setup(config, dataset, plan, make_step(config, dataset))
-
-
-def check_horovod(device: str, size: int, has_nccl: bool) -> None:
-    """Raises TrainError (horovod_build) where gradients on GPUs would not travel by NCCL."""
-    if device == "gpu" and size > 1 and not has_nccl:
-        raise TrainError(
-            ErrorCode.HOROVOD_BUILD,
-            "this Horovod was built without NCCL: gradients would travel through the hosts; build it with "
-            "HOROVOD_GPU_OPERATIONS=NCCL (`horovodrun --check-build` shows what it has)",
-        )
-
-
-def make_step(config: RunConfig, dataset: Dataset) -> Step:
-    """The model and its optimizer, as the experiment says. Raises TrainError."""
-    experiment, split = config.experiment, dataset.splits["train"]
-    parts, options = experiment["model"], experiment["train"]
-    tf.keras.utils.set_random_seed(config.seed)
-    tf.keras.mixed_precision.set_global_policy(options["precision"])
-    # Clusters of operations, on GPUs only: on a CPU it compiles for minutes.
-    tf.config.optimizer.set_jit(bool(options["xla"]))
-    network = model.build(
-        parts["name"],
-        dataset.image_size,
-        dataset.pixel_mean,
-        dataset.pixel_std,
-        # The others get rank 0's.
-        parts["weights"] if hvd.rank() == 0 else "none",
-        batch_norm=parts["batch_norm"],
-        head_bias=log_odds(split.positives, split.images) if parts["head_bias"] == "frequency" else None,
-    )
-    rate = rates.peak(experiment["lr"], config.global_batch)
-    weighted = options["class_weights"] == "inverse"
-    return Step(
-        network,
-        make_optimizer(rate, options["precision"], network.trainable_variables),
-        Augment(config.seed, **experiment["augment"]),
-        passes=experiment["batch"]["passes"],
-        clip_norm=options["clip_norm"],
-        weights=class_weights(split.positives, split.images) if weighted else None,
-        compression=experiment["horovod"]["compression"],
-    )
-
-
-def open_dataset(folder: Path) -> Dataset:
-    """`load_dataset`, its errors named as in contract.ErrorCode. Raises TrainError."""
-    codes = {
-        DatasetMissing: ErrorCode.DATA_MISSING,
-        DatasetMismatch: ErrorCode.DATA_MISMATCH,
-        DatasetDamaged: ErrorCode.DATA_DAMAGED,
-    }
-    try:
-        dataset = load_dataset(folder)
-    except tuple(codes) as error:
-        raise TrainError(codes[type(error)], str(error)) from None
-    if not dataset.pixel_std > 0:
-        raise TrainError(ErrorCode.DATA_DAMAGED, f"{folder}: pixel_std is {dataset.pixel_std}: all pixels are alike")
-    return dataset
 
 
 def describe(setup: Setup, hosts: list[str]) -> dict[str, Any]:
@@ -252,14 +159,14 @@ def describe(setup: Setup, hosts: list[str]) -> dict[str, Any]:
         "val_images": setup.dataset.splits["val"].images,
         "steps_per_epoch": plan.steps_per_epoch,
         "steps": plan.steps if mode == "train" else None,
-        # Of the whole training, of which train.steps and a benchmark make a run do less.
+        # Epochs of a whole training; with train.steps, and in a benchmark, a run does less (`cut_short`).
         "epochs": config.experiment["train"]["epochs"],
         "cut_short": mode == "benchmark" or config.experiment["train"]["steps"] is not None,
     }
 
 
 def hold_shards(setup: Setup, attempt: Path) -> dict[str, str]:
-    """`data.cache`: where this node's ranks find the shards that are kept in RAM. Collective; raises GivenUp."""
+    """For `data.cache: memory`, the paths of the shards that this node keeps in RAM. Collective; raises GivenUp."""
     if setup.config.experiment["data"]["cache"] == "none":
         return {}
     experiment = setup.config.experiment
@@ -273,7 +180,7 @@ def hold_shards(setup: Setup, attempt: Path) -> dict[str, str]:
 def make_loop(
     setup: Setup, held: dict[str, str], watchdog: Watchdog, log: MLLogger | None, run_folder: Path, attempt: Path
 ) -> Loop:
-    """The training, at its beginning or where a checkpoint left off. Collective."""
+    """The training, at its start or at the newest checkpoint. Collective."""
     config, plan, experiment = setup.config, setup.schedule, setup.config.experiment
     options, lr = experiment["train"], experiment["lr"]
     folder = checkpoints.folder_of(run_folder) if options["checkpoint"] else None
@@ -283,7 +190,10 @@ def make_loop(
         if setup.dataset.splits["val"].images:
             val = input.eval_batches(setup.dataset, "val", **share(config), held=held)
         elif log:
-            print("hpcjobs: the val split has no images: no evaluation, and the learning rate stays", flush=True)
+            print(
+                "hpcjobs: the val split has no images: there is no evaluation, and no plateau lowers the learning rate",
+                flush=True,
+            )
     windows = log and Windows(
         log,
         plan,
@@ -311,12 +221,12 @@ def make_loop(
 
 
 def share(config: RunConfig) -> dict[str, Any]:
-    """What `input` must know of this rank."""
+    """The arguments of `input` that describe this rank."""
     return {"rank": hvd.rank(), "size": hvd.size(), "batch": config.local_batch, "cpus": config.cpus_per_task}
 
 
 def train(setup: Setup, loop: Loop, held: dict[str, str]) -> None:
-    """The steps. Collective; raises Interrupted, TrainError."""
+    """Run the training steps. Collective; raises Interrupted, TrainError."""
     loop.run(iter(train_batches(setup, held, setup.schedule, loop.progress.step)))
 
 
@@ -325,7 +235,7 @@ def benchmark(setup: Setup, held: dict[str, str], hosts: list[str], watchdog: Wa
     config, plan = setup.config, setup.schedule
     hvd.broadcast_variables(setup.step.variables, root_rank=0)
     if config.experiment["data"]["repeat"]:
-        # Few images make one long epoch, whose steps no end of an epoch interrupts.
+        # One long epoch, so that no end of an epoch interrupts the steps.
         plan = dataclasses.replace(plan, steps_per_epoch=max(plan.steps_per_epoch, _ENDLESS))
     batches = iter(train_batches(setup, held, dataclasses.replace(plan, epochs=_ENDLESS), 0))
     measure = config.experiment["measure"]
@@ -334,16 +244,17 @@ def benchmark(setup: Setup, held: dict[str, str], hosts: list[str], watchdog: Wa
     )
     with_control = config.repeat <= measure["control_repeats"]
     if with_control and config.experiment["model"]["batch_norm"] == "sync":
-        with_control = False  # Its layers talk within the step, so no rank ever runs free.
+        with_control = False  # Its layers communicate within the step, so a rank always waits for the others.
         if log:
             print(
-                "hpcjobs: no control phases: with model.batch_norm=sync no part of a step is a rank's own", flush=True
+                "hpcjobs: no control phases: with model.batch_norm=sync a step has no part without communication",
+                flush=True,
             )
     bench.run(with_control=with_control)
 
 
 def train_batches(setup: Setup, held: dict[str, str], plan: Schedule, start: int) -> tf.data.Dataset:
-    """This rank's batches of a training, less the first `start`."""
+    """This rank's batches of a training, without the first `start`."""
     config = setup.config
     return input.train_batches(
         setup.dataset,
@@ -358,13 +269,13 @@ def train_batches(setup: Setup, held: dict[str, str], plan: Schedule, start: int
 
 
 def test(setup: Setup, loop: Loop) -> None:
-    """Score the best checkpoint on the test split, once, with 95 % intervals by patient. Collective."""
+    """Score the best checkpoint on the test split with 95 % intervals by patient. Collective."""
     dataset, network = setup.dataset, setup.step.model
     if not (setup.config.experiment["train"]["test"] and dataset.splits["test"].images):
         return
     if loop.folder is None:
         if loop.log:
-            print("hpcjobs: no test AUC: train.checkpoint=false keeps no best model", flush=True)
+            print("hpcjobs: no test AUC: with train.checkpoint=false there is no best model", flush=True)
         return
     where = {"epoch_num": loop.progress.step // setup.schedule.steps_per_epoch, "split": "test"}
     best = loop.folder / checkpoints.BEST
@@ -379,21 +290,21 @@ def test(setup: Setup, loop: Loop) -> None:
         result = evaluation.score(truth, predictions, "test")
         patients = patient_ids(dataset.files("test"))
         intervals = auc_intervals(truth, predictions, patients, setup.config.seed)
-        evaluation.tell(loop.log, result, where)
+        evaluation.log_result(loop.log, result, where)
         val = [(loop.validated, None)] if loop.validated else []
         evaluation.write_auc([*val, (result, intervals)], loop.attempt)
 
 
 @contextmanager
 def memory_named(device: str) -> Iterator[None]:
-    """Names what TensorFlow says where memory does not suffice. Raises TrainError."""
+    """Turns an error for lack of memory into TrainError (device_memory or host_memory)."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
         code = ErrorCode.DEVICE_MEMORY if device == "gpu" else ErrorCode.HOST_MEMORY
         lines = error.message.splitlines()
-        # Of an error inside the compiled step the first line says only that.
+        # In an error of the compiled step the first line does not say what failed.
         line = next((line for line in lines if "OOM" in line), lines[0])
-        raise TrainError(code, f"out of memory: {line}: take a smaller batch") from None
+        raise TrainError(code, f"out of memory: {line}: use a smaller batch") from None
     except MemoryError:
-        raise TrainError(ErrorCode.HOST_MEMORY, "out of memory on the host: ask for more memory") from None
+        raise TrainError(ErrorCode.HOST_MEMORY, "out of memory on the host: request more memory") from None

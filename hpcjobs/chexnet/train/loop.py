@@ -1,4 +1,4 @@
-"""The training of one rank: steps, epochs, evaluations, checkpoints, and stopping when asked to."""
+"""The training loop of one rank: steps, epochs, evaluations, checkpoints, and the stop after a signal."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from hpcjobs.chexnet.train.windows import Windows, check_loss
 
 @dataclasses.dataclass
 class Loop:
-    """What a training is made of; `run` does it. Collective.
+    """The parts of a training; `run` does it. Collective.
 
-    `log` is rank 0's and None elsewhere, `folder` of the checkpoints None where none are written,
-    `val` this rank's share of the validation split, None where there is no evaluation.
+    `log` is None except on rank 0. `folder` of the checkpoints is None if none are written. `val` is this rank's
+    share of the validation split, None without evaluation.
     """
 
     step: Step
@@ -54,9 +54,9 @@ class Loop:
         self.validated: evaluation.Evaluation | None = None
 
     def run(self, batches: Iterator[Any]) -> None:
-        """Train from where `progress` stands to the end. `batches` begin there.
+        """Train from `progress` to the end. `batches` begin at that step.
 
-        Raises Interrupted (a checkpoint is written) after a signal, TrainError.
+        Raises Interrupted after a signal, with a checkpoint written; TrainError.
         """
         progress, plan = self.progress, self.schedule
         while progress.step < plan.steps and not progress.reached:
@@ -82,23 +82,23 @@ class Loop:
         self.watchdog.beat(f"step {progress.step}")
         if self.windows:
             self.windows.after(progress.step)
-        word = self.agreement.after(progress.step)
+        agreed = self.agreement.after(progress.step)
         ends = progress.step % self.schedule.steps_per_epoch == 0 or progress.step == self.schedule.steps
-        if word.signal and not ends:
-            self._leave(word.signal)
-        elif word.checkpoint and not ends:
+        if agreed.signal and not ends:
+            self._leave(agreed.signal)
+        elif agreed.checkpoint and not ends:
             self._save(best=False)
             if self.windows:
                 self.windows.open(progress.step)
 
     def _end_epoch(self, epoch: int, steps: int) -> None:
         progress = self.progress
-        # Weighted by what each rank saw, though here all see the same.
+        # Weighted by the number of steps of each rank, which is the same here.
         sums = hvd.allreduce(tf.stack([self.step.loss_sum, float(steps)]), op=hvd.Sum, name="epoch_loss").numpy()
         loss = float(sums[0] / sums[1])
         if self.log:
             self.log.end(LogKey.EPOCH_STOP, metadata={"epoch_num": epoch + 1, "loss": loss})
-            check_loss(loss, progress.step)  # On rank 0 alone, so that it is told once.
+            check_loss(loss, progress.step)  # On rank 0 only, so that it is reported once.
         average_moving_statistics(self.step.model)
         best = False
         if self.val is not None:
@@ -119,7 +119,7 @@ class Loop:
             self.log.start(LogKey.EVAL_START, metadata=where)
         result = evaluation.evaluate(self.predict, batches, split, self.watchdog.beat)
         if self.log:
-            evaluation.tell(self.log, result, where)
+            evaluation.log_result(self.log, result, where)
             evaluation.write_auc([(result, None)], self.attempt)
         return result
 
@@ -127,12 +127,12 @@ class Loop:
         self._save(best=best, must=True)
         if self.log:
             step = self.progress.step
-            what = f"a checkpoint of step {step} is written" if self.folder else "without a checkpoint"
+            what = f"a checkpoint of step {step} is written" if self.folder else "no checkpoint is written"
             mllog.interrupted(self.log, number, step, what)
         raise Interrupted(number)
 
     def _save(self, *, best: bool, must: bool = False) -> None:
-        """A checkpoint by rank 0. A disk that does not take it ends no training, unless it `must`."""
+        """Rank 0 writes a checkpoint. An OSError ends the training only if it `must` be written."""
         if self.folder is None:
             return
         average_moving_statistics(self.step.model)
@@ -143,8 +143,8 @@ class Loop:
                     self.folder, self.step.model, optimizer_state(self.step.optimizer), self.progress, best=best
                 )
                 epoch = (self.progress.step - 1) // self.schedule.steps_per_epoch + 1
-                told = {"best": best, "seconds": round(time.monotonic() - began, 3)}
-                self.log.event(LogKey.CHECKPOINT, told, metadata={"epoch_num": epoch, "step": self.progress.step})
+                value = {"best": best, "seconds": round(time.monotonic() - began, 3)}
+                self.log.event(LogKey.CHECKPOINT, value, metadata={"epoch_num": epoch, "step": self.progress.step})
             except OSError as error:
                 if must:
                     raise
@@ -154,9 +154,9 @@ class Loop:
 
 
 def begin(step: Step, folder: Path | None, plateau: rates.Plateau, log: MLLogger | None) -> Progress:
-    """Where to begin: rank 0's newest whole checkpoint, or the start; then all ranks have rank 0's variables.
+    """Restore the newest intact checkpoint on rank 0, if there is one, and give all ranks the variables of rank 0.
 
-    Collective.
+    Returns the progress of that checkpoint, or that of a new training. Collective.
     """
     optimizer = optimizer_state(step.optimizer)
     progress = None

@@ -1,4 +1,4 @@
-"""train.log: MLPerf `:::MLLOG` lines with the keys of contract.LogKey, by rank 0 alone."""
+"""train.log: MLPerf `:::MLLOG` lines with the keys of contract.LogKey. Only rank 0 writes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpcjobs.chexnet.train.ranks import Interrupted
 
 
 def open_log(attempt: Path) -> MLLogger:
-    """The logger of ATTEMPT/train.log and of nothing else; each line is flushed as it is written."""
+    """A logger that writes to ATTEMPT/train.log only; each line is flushed as it is written."""
     logger = logging.Logger("hpcjobs.chexnet.train.log", logging.INFO)
     handler = logging.FileHandler(attempt / contract.TRAIN_LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -28,7 +28,7 @@ def open_log(attempt: Path) -> MLLogger:
 
 @contextmanager
 def training(log: MLLogger | None) -> Iterator[dict[str, Any]]:
-    """run_start and run_stop around the training, with the status it ended in; yields more of run_stop's metadata."""
+    """Writes run_start and run_stop around the training. Yields a dict for further metadata of run_stop."""
     more: dict[str, Any] = {}
     if log is None:
         yield more
@@ -43,14 +43,14 @@ def training(log: MLLogger | None) -> Iterator[dict[str, Any]]:
 
 
 def interrupted(log: MLLogger, number: int, step: int, what: str) -> None:
-    """Tell, in the log and on stderr, that signal `number` ended the run after `step` steps; `what` was saved."""
+    """Log, and print on stderr, that signal `number` ended the run after `step` steps; `what`: the checkpoint."""
     name = signal.Signals(number).name
     log.event(LogKey.INTERRUPTED, name, metadata={"step": step})
     print(f"hpcjobs: {name}: ended after step {step}, {what}", file=sys.stderr, flush=True)
 
 
 def describe(log: MLLogger, run: dict[str, Any], *, seed: int, eval_images: int, learning_rate: float) -> None:
-    """The lines between init_start and init_stop; `run` is the value of hpcjobs_run."""
+    """Write the lines between init_start and init_stop; `run` is the value of hpcjobs_run."""
     log.event(LogKey.RUN, run)
     log.event(LogKey.SEED, seed)
     log.event(LogKey.GLOBAL_BATCH, run["global_batch"])

@@ -1,4 +1,4 @@
-"""The models. All take uint8 pixels: normalising and widening are layers, so they run on the device."""
+"""The models. All take uint8 pixels: normalisation and the copies of the channel are layers, run on the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpcjobs.chexnet.train.failure import TrainError
 
 layers = tf.keras.layers
 
-# The ending of our checkpoints: weights of a whole model, in Keras' format of version 3.
+# Suffix of our checkpoints: the weights of a whole model in Keras' format of version 3.
 CHECKPOINT_SUFFIX = ".weights.h5"
 MIN_SIZE = 32
 
@@ -33,19 +33,19 @@ def build(
     """Model of uint8 [B, height, width, 1] to float32 [B, 14], a probability per class of classes.CLASSES.
 
     `mean` and `std` are pixel statistics in 0..255 units. `weights`: `none` (random), `imagenet`
-    (Keras' cached file, never downloaded), or a path: a checkpoint of ours (`*.weights.h5`), else
+    (Keras' cached file, which is never downloaded here), or a path: a checkpoint of ours (`*.weights.h5`) or
     an HDF5 file of DenseNet-121's convolutional part as Keras publishes it. `batch_norm`: `sync`
-    normalises a training step's images over all ranks. `head_bias` (float [14]): the last layer's
-    bias to begin with; None: 0.
+    normalises a training step's images over all ranks. `head_bias` (float [14]): the initial bias of the
+    last layer; None: 0.
     The network: Huang et al. 2017, arXiv:1608.06993; the head: Rajpurkar et al. 2017.
-    Raises TrainError: weights_missing where the weights are missing or do not fit, data_mismatch for
-    images too small for the network's five halvings.
+    Raises TrainError: weights_missing if the weights are missing or do not fit, data_mismatch for
+    images that are too small for the network's five halvings.
     """
     if min(image_size) < MIN_SIZE:
         height, width = image_size
         raise TrainError(
             ErrorCode.DATA_MISMATCH,
-            f"images of {height}x{width} are too small: {MIN_SIZE}x{MIN_SIZE} pixels are the least",
+            f"images of {height}x{width} are too small: the minimum is {MIN_SIZE}x{MIN_SIZE} pixels",
         )
     source = find_weights(name, weights)
     pixels = layers.Input((*image_size, 1), dtype="uint8", name="pixels")
@@ -68,7 +68,7 @@ def build(
 
 
 def _synchronised(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
-    """The same layer, normalising over all ranks if it normalises."""
+    """A copy of the layer; batch normalisation is replaced by the synchronised one."""
     config = layer.get_config()
     if not isinstance(layer, layers.BatchNormalization):
         return layer.__class__.from_config(config)
@@ -76,15 +76,15 @@ def _synchronised(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
 
 
 class BatchNormalization(SyncBatchNormalization):
-    """Over all ranks. Called as Keras' own, for Keras' weight files go by the names of classes."""
+    """Batch normalisation over all ranks. It has the name of Keras' class, by which weight files find layers."""
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras' own: Horovod's adds what TensorFlow 1 needed, and a warning."""
+        """Keras' `call`: Horovod's adds what TensorFlow 1 needed, and a warning."""
         return layers.BatchNormalization.call(self, *args, **kwargs)
 
 
 def find_weights(name: str, weights: str) -> Path | None:
-    """The file to start from; None for random weights. Raises TrainError (weights_missing)."""
+    """The file of the initial weights; None for random ones. Raises TrainError (weights_missing)."""
     if weights == "none":
         return None
     if weights == "imagenet":
@@ -105,7 +105,7 @@ def find_weights(name: str, weights: str) -> Path | None:
 
 
 def load_weights(model: tf.keras.Model, path: Path) -> None:
-    """Load a file into a model. Raises TrainError (weights_missing) where it does not fit."""
+    """Load a file into a model. Raises TrainError (weights_missing) if it does not fit."""
     try:
         model.load_weights(str(path))
     except (OSError, ValueError, KeyError) as error:

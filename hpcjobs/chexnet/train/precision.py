@@ -1,4 +1,4 @@
-"""How sure the mean of a run's step times is, and when its start-up is over. Pure."""
+"""The interval of the mean of a run's step times, and the end of its warm-up. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 
 class Estimate(NamedTuple):
-    """Mean of a series and half the width of its 95 % interval (in the series' unit), and how they were found."""
+    """Mean of a series and half the width of its 95 % interval (in the series' unit), with the batches behind them."""
 
     mean: float
     half_width: float
@@ -29,27 +29,27 @@ class Estimate(NamedTuple):
 
 
 def estimate(series: Sequence[float]) -> Estimate | None:
-    """The mean of a stationary series and its interval; None where it is too short to tell.
+    """The mean of a stationary series and its interval; None if the series is too short.
 
     Batch means (Law and Kelton, Simulation Modeling and Analysis, section 9.5.3): the values are
-    averaged in batches whose length doubles, from one, until the lag-1 correlation r of the batch
-    means is below 0.2, and by that of the values should be, while there are 20 of them at least. Of k
-    batches r is only known to within 1 / sqrt(k), and (1 + 3 r) / k too low (Kendall, Biometrika 41,
-    1954): its upper 95 % bound R widens Student's interval, as of a first-order autoregression, by
-    (1 + R) / (1 - R) in the variance.
+    averaged in batches. The batch length doubles, from one, until the lag-1 correlation r of the batch
+    means is below 0.2 and the correlation of the values implies that too, while there are at least 20
+    batches. From k batches, r is known only to within 1 / sqrt(k), and (1 + 3 r) / k too low (Kendall,
+    Biometrika 41, 1954). Its upper 95 % bound R widens the variance of Student's interval by
+    (1 + R) / (1 - R), as for a first-order autoregression.
     """
-    # So long that batches of a first-order autoregression of that correlation hang together by less than 0.2
-    # or so, whatever few batches seem to say.
+    # The length from which batch means of a first-order autoregression with the correlation of the values are
+    # correlated by less than about 0.2, whatever a few batches show.
     close = min(max(lag_one(np.asarray(series, np.float64)), 0.0) + 4 / len(series), 0.99) if len(series) else 0.0
     least = (1 + close) / (1 - close) - 1
     length = 1
     while len(series) // length >= BATCHES:
         count = len(series) // length
-        # The newest values: what is left over is nearest to the start-up.
+        # The newest values: the remainder that is left out is nearest to the start-up.
         means = np.asarray(series[-count * length :], np.float64).reshape(count, length).mean(axis=1)
         found = lag_one(means)
         if found < CORRELATION and length >= least:
-            from scipy.special import stdtrit  # Here: rank 0 alone needs it.
+            from scipy.special import stdtrit  # Here: only rank 0 needs it.
 
             bound = found + (1 + 3 * max(found, 0.0)) / count + 1.645 / math.sqrt(count)
             bound = min(max(bound, 0.0), 0.9)
@@ -68,9 +68,10 @@ def lag_one(values: np.ndarray) -> float:
 
 
 def next_check(steps: int) -> int:
-    """The timed step after which to look again: 20, then a quarter more each time.
+    """The timed step of the next check: 20, then a quarter more each time.
 
-    Fixed points, and few: each look is one more chance to stop at an interval that is too narrow by luck.
+    The points are fixed and few, because each check is one more chance to stop at an interval that is too narrow
+    by luck.
     """
     return max(BATCHES, steps + steps // 4)
 

@@ -1,4 +1,4 @@
-"""What the ranks do together, beside the gradients."""
+"""What the ranks do together besides the all-reduce of gradients."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Result = TypeVar("Result")
 
 
 class GivenUp(Exception):
-    """All ranks agreed to end, and the reason is told already."""
+    """All ranks agreed to end, and the reason has been reported."""
 
 
 class Interrupted(Exception):
-    """All ranks agreed to end because of a signal, whose number this is; a checkpoint is written."""
+    """All ranks agreed to end because of a signal, whose number is the argument; a checkpoint is written."""
 
 
 def together(action: Callable[[], Result], attempt: Path) -> Result:
-    """Run `action` on every rank, and end all of them in order if it failed (TrainError) on any.
+    """Run `action` on every rank. If it raises TrainError on any rank, all ranks raise GivenUp.
 
-    A mistake that every rank meets, such as a missing folder, is so told once, by the lowest rank
-    that met it. Collective; raises GivenUp.
+    An error that every rank finds, such as a missing folder, is reported once, by the lowest rank that
+    found it. Collective.
     """
     result, error = None, None
     try:
@@ -39,7 +39,8 @@ def together(action: Callable[[], Result], attempt: Path) -> Result:
     if failed:
         if hvd.rank() == failed[0]:
             failure.report(attempt, *errors[failed[0]])
-        hvd.allgather_object(None)  # A barrier: whoever ended before it is told would make the launcher end all.
+        # A barrier: if a rank ended before the report is written, the launcher would end all ranks.
+        hvd.allgather_object(None)
         raise GivenUp
     return result  # type: ignore[return-value]
 
@@ -47,7 +48,7 @@ def together(action: Callable[[], Result], attempt: Path) -> Result:
 def average_moving_statistics(model: tf.keras.Model) -> None:
     """Average the moving mean and variance of all batch normalisations over the ranks.
 
-    Each rank's follow its own batches, so the ranks' models differ in them alone. Collective.
+    They follow from each rank's own batches, so they are all that differs between the ranks' models. Collective.
     """
     found = [
         variable

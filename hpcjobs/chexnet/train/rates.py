@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclasses.dataclass
 class Plateau:
-    """Lowers the rate by `factor` when the validation loss has not improved for `patience` epochs."""
+    """Multiplies the rate by `factor` when the validation loss has not improved for `patience` epochs."""
 
     factor: float
     patience: int
@@ -19,7 +19,7 @@ class Plateau:
     scale: float = 1.0
 
     def update(self, loss: float) -> None:
-        """Hear the loss of one more epoch."""
+        """Take the validation loss of one more epoch into account."""
         if loss < self.best:
             self.best, self.waited = loss, 0
             return
@@ -30,12 +30,12 @@ class Plateau:
 
 
 def peak(lr: Mapping[str, Any], global_batch: int) -> float:
-    """The rate after warm-up, of an experiment's `lr` section (the sources stand in hpcjobs.config)."""
+    """The rate after warm-up, from an experiment's `lr` section (hpcjobs.config names the sources)."""
     ratio = global_batch / lr["reference_batch"]
     factor = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[lr["scaling"]]
     return float(lr["base"] * factor)
 
 
 def warmed(rate: float, step: int, warmup_steps: int) -> float:
-    """The rate of step number `step` (from 0): rising in a line over `warmup_steps`, then `rate`."""
+    """The rate of step number `step` (from 0): it rises linearly over `warmup_steps`, then it is `rate`."""
     return rate * min(1.0, (step + 1) / warmup_steps) if warmup_steps else rate

@@ -1,4 +1,4 @@
-"""How many steps and epochs a run has: the same on every rank, or an all-reduce would hang."""
+"""The number of steps and epochs of a run. It must be the same on every rank, or an all-reduce would hang."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Schedule:
 def schedule(images: int, global_batch: int, *, epochs: int, steps: int | None, repeat: bool) -> Schedule:
     """Schedule of a training split of `images`, in steps of `global_batch` images over all ranks.
 
-    An epoch is the whole steps that the images give. `steps` (train.steps) stops earlier. With
-    `repeat` (data.repeat) the images are used again within an epoch where the epochs would not give
-    that many steps: few images make long epochs, not many, so evaluations do not interrupt the
-    timed windows. Raises TrainError (data_too_small) where the images do not suffice.
+    An epoch has as many whole steps as the images give. `steps` (train.steps) ends the run earlier. If the
+    epochs have fewer steps than that, `repeat` (data.repeat) uses the images again within an epoch: epochs
+    become longer, not more, so that no evaluation interrupts the timed windows. Raises TrainError
+    (data_too_small) if there are too few images.
     """
     steps_per_epoch = images // global_batch
     if images and repeat:
@@ -31,7 +31,7 @@ def schedule(images: int, global_batch: int, *, epochs: int, steps: int | None, 
     if not steps_per_epoch:
         raise TrainError(
             ErrorCode.DATA_TOO_SMALL,
-            f"{images} training images make no step of {global_batch} images (global batch): use more images, a "
+            f"{images} training images are fewer than one global batch of {global_batch}: use more images, a "
             "smaller batch, fewer GPUs, or data.repeat=true",
         )
     if steps is None:

@@ -1,4 +1,4 @@
-"""One optimizer step over all ranks, compiled into one graph; the host does nothing within it."""
+"""One optimizer step over all ranks, compiled into one graph, within which the host does nothing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hpcjobs.chexnet.train.augment import Augment
 
 
 class Step:
-    """Trains `model` with `optimizer` on batches of ((pixels, keys), labels), as `input.train_batches` gives.
+    """Trains `model` with `optimizer` on batches of ((pixels, keys), labels), as from `input.train_batches`.
 
-    Each rank's gradients are of the mean loss of its own batch, in `passes` parts; their mean over
-    the ranks is what all apply. With a loss scale it is the mean that is looked at for overflow, so
-    all ranks skip the same steps. `weights` are factors of the loss of a negative and of a positive
-    label, float [2, 14] (see `class_weights`). `loss_sum` holds the sum of this rank's mean losses,
-    on the device, of the steps since it was set to 0. `on(images, labels)` is the same step on a
-    batch at hand, and `alone(images, labels)` that without the other ranks, whose weights then differ.
+    Each rank computes the gradients of the mean loss of its own batch, in `passes` parts; all ranks
+    apply the mean of the gradients. With a loss scale, the mean is checked for overflow, so that all
+    ranks skip the same steps. `weights` are factors of the loss of a negative and of a positive
+    label, float [2, 14] (see `class_weights`). `loss_sum`, on the device, is the sum of this rank's mean
+    losses of the steps since it was set to 0. `on(images, labels)` is the same step on a given batch.
+    `alone(images, labels)` is that step without the all-reduce: the ranks' weights then differ.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Step:
 
     @property
     def gradient_bytes(self) -> int:
-        """Bytes that one step's gradients hand to the all-reduce: float32, or halved in size by compression."""
+        """Bytes of one step's gradients in the all-reduce: float32, or half of that with fp16 compression."""
         size = 2 if self.compression is hvd.Compression.fp16 else 4
         return size * sum(int(np.prod(variable.shape)) for variable in self.model.trainable_variables)
 
     def __call__(self, batches: Iterator[Any]) -> None:
-        """Take the next batch. Collective; returns when the work is handed to the device."""
+        """Train on the next batch. Returns when the work has been handed to the device. Collective."""
         self._run(batches)
 
     def _step(self, images: tuple[tf.Tensor, tf.Tensor], labels: tf.Tensor, alone: bool = False) -> None:
@@ -63,7 +63,7 @@ class Step:
         self.loss_sum.assign_add(loss)
 
     def gradients(self, pixels: tf.Tensor, keys: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """This rank's mean loss and its gradients (scaled, where there is a loss scale)."""
+        """This rank's mean loss and its gradients (scaled, if there is a loss scale)."""
         if self.augment is not None:
             pixels = self.augment(pixels, keys)
         losses: list[tf.Tensor] = []
@@ -78,14 +78,14 @@ class Step:
         return tf.add_n(losses), total
 
     def reduce(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Their mean over the ranks. Each travels as soon as it is known, while others are computed."""
+        """The mean of the gradients over the ranks. Each is sent as soon as it is known, while others are computed."""
         return [
             hvd.allreduce(gradient, op=hvd.Average, compression=self.compression, name=f"gradient.{index}")
             for index, gradient in enumerate(gradients)
         ]
 
     def apply(self, gradients: list[tf.Tensor]) -> None:
-        """Unscale, shorten, and step."""
+        """Unscale the gradients, clip them, and apply them."""
         if self._is_scaled:
             gradients = self.optimizer.get_unscaled_gradients(gradients)
         if self.clip_norm is not None:
@@ -95,7 +95,7 @@ class Step:
     def loss(self, labels: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
         """Binary cross-entropy in nats, mean over images and classes."""
         truth = tf.cast(labels, tf.float32)
-        # Keras goes back to the logits of a sigmoid, which keeps the loss exact near 0 and 1.
+        # Keras computes it from the logits of the sigmoid, which keeps the loss exact near 0 and 1.
         each = tf.keras.backend.binary_crossentropy(truth, predictions)
         if self.weights is not None:
             each *= tf.where(labels == 1, self.weights[1], self.weights[0])
@@ -103,7 +103,7 @@ class Step:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """All that a training changes: the model's, and the optimizer's with the loss scale."""
+        """All variables that a training changes: those of the model and of the optimizer, with the loss scale."""
         return [*self.model.variables, *optimizer_state(self.optimizer).values()]
 
     @property
@@ -112,7 +112,7 @@ class Step:
 
 
 def class_weights(positives: Sequence[int], images: int) -> np.ndarray:
-    """float [2, 14]: the loss of a class's negatives and positives is weighted by the share of the others.
+    """float [2, 14]: factors of the loss, for negatives the share of positives, for positives that of negatives.
 
     Rajpurkar et al. 2017, arXiv:1711.05225, equation 1 (there for one class).
     """
@@ -121,14 +121,14 @@ def class_weights(positives: Sequence[int], images: int) -> np.ndarray:
 
 
 def log_odds(positives: Sequence[int], images: int) -> np.ndarray:
-    """float [14]: log of positives to negatives, each counted half a time more, so that none is infinite."""
+    """float [14]: log of positives over negatives. Each count is increased by 1/2, so that no log is infinite."""
     found = np.asarray(positives, np.float64) + 0.5
     return np.log(found / (images + 1 - found))
 
 
 def make_optimizer(rate: float, precision: str, variables: Sequence[tf.Variable]) -> tf.keras.optimizers.Optimizer:
-    """Adam with its slots made, in a loss scale where float16 wants one (dynamic: 2**15, doubled every 2,000 steps)."""
-    # Keras would compile it with XLA wherever there is a GPU; train.xla says what is compiled.
+    """Adam with its slots; for float16 with a dynamic loss scale (2**15 at first, doubled every 2,000 steps)."""
+    # By default Keras compiles it with XLA if there is a GPU; here train.xla decides.
     optimizer = tf.keras.optimizers.Adam(rate, jit_compile=False)
     if precision == "mixed_float16":
         optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
@@ -137,7 +137,7 @@ def make_optimizer(rate: float, precision: str, variables: Sequence[tf.Variable]
 
 
 def optimizer_state(optimizer: tf.keras.optimizers.Optimizer) -> Mapping[str, tf.Variable]:
-    """All variables of an optimizer, numbered, for Keras names them anew each time; and the loss scale's by name."""
+    """Variables of an optimizer by number, because Keras renames them each time; of the loss scale by name."""
     found = {str(index): variable for index, variable in enumerate(optimizer.variables)}
     if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
         state = optimizer._loss_scale  # Keras has no public name for the counter's variable.

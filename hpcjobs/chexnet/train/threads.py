@@ -1,4 +1,4 @@
-"""Threads of a rank: no pool is larger than the CPUs that the rank was given."""
+"""Limits the thread pools of a rank to the CPUs that it was given."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 
 
 def limit_environment(cpus: int) -> None:
-    """Bound the pools that read the environment when their library is loaded (OpenMP, oneDNN, BLAS)."""
+    """Limit the pools that read the environment when their library is loaded (OpenMP, oneDNN, BLAS)."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(cpus)
 
 
 def limit_tensorflow(cpus: int) -> None:
-    """Bound TensorFlow's pools; to be called before its first operation.
+    """Limit TensorFlow's pools. Call it before TensorFlow's first operation.
 
-    tf.data has a pool of its own: see `hpcjobs.chexnet.train.input`.
+    The pool of tf.data is separate: see `hpcjobs.chexnet.train.input`.
     """
     import tensorflow as tf
 

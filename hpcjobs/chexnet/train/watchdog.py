@@ -1,8 +1,8 @@
-"""A thread that ends a rank which makes no progress, and says whose fault it is.
+"""A thread that ends a rank which makes no progress, and names the rank that caused it.
 
-A rank waits for ever in an all-reduce for one that is stopped, or whose node is gone. So each rank
-keeps a pulse on the shared file system, and one that stalls looks whose pulse has stopped. Where a rank
-dies, the launcher sends the others SIGTERM: one that stalls after that is no cause, and blames nobody.
+In an all-reduce a rank waits for ever for a rank that is stopped, or whose node is gone. So each rank
+writes a pulse file on the shared file system, and a rank that stalls looks for the rank whose pulse has stopped. If a
+rank dies, the launcher sends the others SIGTERM: a rank that stalls after that is not the cause and names no rank.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from hpcjobs.chexnet.train import failure
 from hpcjobs.nodes.launched import launched_rank
 
 _FOLDER = ".pulse"
-# Until the first step a rank starts Horovod, reads weights and compiles: that may take longer than any step.
+# Before the first step a rank starts Horovod, reads weights and compiles: that may take longer than any step.
 _START_S = 600.0
-_TELL_S = 10.0
+_REPORT_S = 10.0
 
 
 class Watchdog:
-    """Ends this process (ErrorCode.STALLED) `stall_s` after the last `beat`, ten minutes at least before the first.
+    """Ends this process (ErrorCode.STALLED) `stall_s` after the last `beat`; before the first, after 10 min at least.
 
     Start it before Horovod.
     """
@@ -47,25 +47,25 @@ class Watchdog:
         self.last = time.monotonic()
         self._ended = threading.Event()
         self._pulses = 0
-        self._told_to_end = False
+        self._terminated = False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch. On the main thread, as `stop`."""
+        """Start the thread. Call it on the main thread, as `stop`."""
         (self.attempt / _FOLDER).mkdir(exist_ok=True)
-        # Python's handlers wait for the main thread, which waits for the other ranks; numbers of signals do not.
+        # Python runs signal handlers on the main thread, which may wait for other ranks; the pipe works without it.
         self._signals, self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         self._thread.start()
 
     def beat(self, what: str) -> None:
-        """There was progress; `what` is done now, in words such as `step 7`."""
+        """Record progress; `what` says where the rank is, such as `step 7`."""
         self.what = what
         self.patience = self.stall_s
         self.last = time.monotonic()
 
     def stop(self) -> None:
-        """Watch no more. One rank of each job may then call `clean`."""
+        """Stop the thread. One rank of each job may then call `clean`."""
         self._ended.set()
         self._thread.join()
         signal.set_wakeup_fd(-1)
@@ -73,7 +73,7 @@ class Watchdog:
         os.close(self._wakeup)
 
     def clean(self) -> None:
-        """Remove the pulses."""
+        """Remove the pulse files."""
         shutil.rmtree(self.attempt / _FOLDER, ignore_errors=True)
 
     def _watch(self) -> None:
@@ -81,11 +81,11 @@ class Watchdog:
         seen: dict[str, tuple[str, float]] = {}
         looked = time.monotonic()
         while not self._ended.wait(pause):
-            # A process that was stopped and goes on has lost that time, not stalled.
+            # A process that was stopped and continued did not stall during that time.
             if (slept := time.monotonic() - looked) > 3 * pause:
                 self.last += slept
             looked = time.monotonic()
-            self._listen()
+            self._read_signals()
             _within(pause, self._pulse)
             stalled = time.monotonic() - self.last
             if stalled < self.patience / 2:
@@ -101,51 +101,52 @@ class Watchdog:
                 )
 
     def _look(self, seen: dict[str, tuple[str, float]]) -> None:
-        """Note in `seen` which pulses changed, and when."""
+        """Record in `seen` which pulses changed, and when."""
         for path in sorted((self.attempt / _FOLDER).glob("r*")):
             with suppress(OSError):
                 text = path.read_text()
                 if seen.get(path.name, ("", 0.0))[0] != text:
                     seen[path.name] = (text, time.monotonic())
 
-    def _listen(self) -> None:
+    def _read_signals(self) -> None:
         with suppress(BlockingIOError):
-            self._told_to_end |= signal.SIGTERM in os.read(self._signals, 4096)
+            self._terminated |= signal.SIGTERM in os.read(self._signals, 4096)
 
     def _pulse(self) -> None:
         self._pulses += 1
         text = json.dumps({"pulse": self._pulses, "rank": self.rank, "host": socket.gethostname(), "at": self.what})
         temporary = self.attempt / _FOLDER / f".r{self.rank:05d}"
-        with suppress(OSError):  # a full disk is no stall
+        with suppress(OSError):  # A full disk must not end the rank.
             temporary.write_text(text)
             temporary.replace(self.attempt / _FOLDER / f"r{self.rank:05d}")
 
     def _give_up(self, stalled: float, silent: list[str], pulses: list[str]) -> None:
-        def tell() -> None:
+        def report() -> None:
             with suppress(OSError), (self.attempt / contract.stacks_txt(self.rank)).open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
-            if not self._told_to_end:
-                failure.report(self.attempt, ErrorCode.STALLED, explain(stalled, self.what, silent, pulses))
+            if not self._terminated:
+                nodes = sorted({str(json.loads(pulse)["host"]) for pulse in silent})
+                failure.report(self.attempt, ErrorCode.STALLED, explain(stalled, self.what, silent, pulses), nodes)
 
-        if self._told_to_end:
+        if self._terminated:
             print(f"hpcjobs: SIGTERM, and no progress for {stalled:.0f} s at {self.what}", file=sys.stderr, flush=True)
-        _within(_TELL_S, tell)
+        _within(_REPORT_S, report)
         os._exit(1)
 
 
 def _within(seconds: float, write: Callable[[], None]) -> None:
-    """Do it, but wait no longer: a file system that hangs must not keep a rank from ending."""
+    """Run `write` on a thread, wait at most `seconds`: a hanging file system must not keep a rank from ending."""
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     thread.join(seconds)
 
 
 def explain(stalled: float, what: str, silent: list[str], pulses: list[str]) -> str:
-    """Why a rank stalled: which ranks' pulses (JSON) stopped, else which ranks are behind."""
+    """Why a rank stalled: `silent` pulses (JSON) are those that stopped; without them, where all ranks are."""
     text = f"no progress for {stalled:.0f} s at {what}"
     if silent:
         ranks = [json.loads(pulse) for pulse in silent]
         named = "; ".join(f"rank {rank['rank']} on {rank['host']}, last at {rank['at']}" for rank in ranks)
         return f"{text}: no sign of life from {named}"
     places = sorted({json.loads(pulse)["at"] for pulse in pulses})
-    return f"{text}: all ranks live ({', '.join(places[:4])}), none goes on"
+    return f"{text}: all ranks are alive ({', '.join(places[:4])}), but none makes progress"

@@ -14,7 +14,7 @@ from hpcjobs.chexnet.train.schedule import Schedule
 
 
 def check_loss(loss: float, step: int) -> None:
-    """Raises TrainError (nan_loss) where the loss is not finite."""
+    """Raises TrainError (nan_loss) if the loss is not finite."""
     if not math.isfinite(loss):
         raise TrainError(
             ErrorCode.NAN_LOSS,
@@ -22,12 +22,12 @@ def check_loss(loss: float, step: int) -> None:
         )
 
 
-def tell_window(
+def log_window(
     log: MLLogger, *, step: int, steps: int, seconds: float, global_batch: int, loss: float, epoch: int, warmup: bool
 ) -> None:
-    """The line of a window of `steps` steps, the last of which is `step`; `loss` is their mean.
+    """Write the line of a window of `steps` steps that ends with `step`; `loss` is their mean.
 
-    Raises TrainError (nan_loss) instead where the loss is not finite.
+    Raises TrainError (nan_loss) instead if the loss is not finite.
     """
     check_loss(loss, step)
     log.event(
@@ -38,12 +38,12 @@ def tell_window(
 
 
 class Windows:
-    """Tells the log of the first step and of windows of steps. On rank 0.
+    """Logs the first step and windows of steps. On rank 0.
 
-    A window ends after `window_steps` steps, and early where the warm-up ends and where the epoch
-    does, so that it holds steps of one kind only. The loss (`loss_sum`, on the device) is read, which waits for the
-    device, at a window's end only: the steps inside it may overlap as they do untimed. The first `warmup_steps` of
-    this process, which began after `step` steps, are no steady state.
+    A window ends after `window_steps` steps, and earlier at the end of the warm-up and of an epoch, so that it
+    holds steps of one kind only. Reading the loss (`loss_sum`, on the device) waits for the device, so it is read
+    at a window's end only: the steps within overlap as they do untimed. This process began after `step` steps; its
+    first `warmup_steps` are not part of the steady state.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Windows:
         self.open(step)
 
     def open(self, step: int) -> None:
-        """A window begins after `step` steps."""
+        """Begin a window after `step` steps."""
         self.opened = step
         self.loss_before = float(self.loss_sum)
         self.started = time.perf_counter()
 
     def after(self, step: int) -> None:
-        """`step` steps are handed to the device."""
+        """Call it when `step` steps have been handed to the device."""
         if step == self.begun + 1:
             check_loss(float(self.loss_sum), step)  # Reading it waits for the step's end.
             self.log.event(LogKey.FIRST_STEP, metadata={"step": step})
@@ -86,7 +86,7 @@ class Windows:
         loss_sum = float(self.loss_sum)
         seconds = time.perf_counter() - self.started
         steps = step - self.opened
-        tell_window(
+        log_window(
             self.log,
             step=step,
             steps=steps,

@@ -8,7 +8,8 @@
     Total img/sec on 8 GPU(s): 4801.4 +-42.7        both of the line before, times the number of ranks
 
 The Keras scripts leave Iter #0 out of their mean. If every rank prints, each total is one rank's estimate, and their
-mean counts. Totals in a row without rank prefixes, or with Iter lines that are not repeated, are separate runs.
+mean counts. Totals in a row are separate runs, unless rank prefixes or repeated Iter lines show that several ranks
+print the total of one run.
 """
 
 from __future__ import annotations

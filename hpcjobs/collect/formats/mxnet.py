@@ -8,7 +8,7 @@
 
 In MXNet's own examples a speed is of one worker, in Horovod's and NVIDIA's it is the total. The speed and the time
 stamps give a batch. If that is the batch_size of the arguments, the speed is one worker's; if it is batch_size times
-the workers, it is the total. One worker's speeds are added up if all workers print theirs.
+the workers, it is the total. Speeds of single workers are added up if all workers print theirs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _ARGUMENTS = re.compile(r"(?:Node\[(\d+)\] )?(?:start with arguments )?Namespace
 _ARGUMENT = re.compile(r"(\w+)=('[^']*'|\"[^\"]*\"|[^,()\s]+)")
 _RANK = re.compile(r"Epoch ?\[\d+\] Rank ?\[(\d+)\]")
 _COST = re.compile(r"(?:Node\[(\d+)\] )?Epoch ?\[(\d+)\].{0,80}?Time cost ?= ?(\d+(?:\.\d+)?)")
+# At most this many speeds are compared with their time stamps.
 _KEPT = 500
 
 
@@ -44,7 +45,7 @@ class _Run:
         self.epochs: dict[str, Windows] = {}  # worker: speeds of epochs
         self.costs: list[float] = []  # s of each epoch
         self.at: dict[str, tuple[int, int, float | None]] = {}  # worker: epoch, batch and time of its newest speed
-        self.implied: list[float] = []  # batches by speeds and time stamps
+        self.implied: list[float] = []  # batches, from speeds and time stamps
 
 
 class MxnetReader(FormatReader):

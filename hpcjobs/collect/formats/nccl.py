@@ -62,7 +62,7 @@ class NcclReader(FormatReader):
             rank = int(match[1])
             if rank in self.ranks and self.ranks[rank] != text and not self.copies:
                 self.copies = True
-                self.findings.problem(line.number, "several processes print separate tables: built without MPI?")
+                self.findings.problem(line.number, "several processes print separate tables: perhaps built without MPI")
             self.ranks[rank] = text
             self.hosts.add(match[2])
             self.gpu_model = (match[3] or "").strip()
