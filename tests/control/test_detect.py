@@ -8,7 +8,7 @@ import pytest
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster
-from hpcjobs.site.detect import Detected, detect
+from hpcjobs.site.detect import Detected, profile_of
 from hpcjobs.site.facts import Facts, read
 
 # What the virtual cluster of tests/slurm answers.
@@ -40,7 +40,7 @@ def comments(found: Detected) -> list[str]:
 
 
 def test_a_profile_of_the_default_partition() -> None:
-    found = detect(VIRTUAL)
+    found = profile_of(VIRTUAL)
     assert found.partition == "v100"
     assert changed(found.cluster) == {
         "name": "virtual",
@@ -61,7 +61,7 @@ def test_a_profile_of_the_default_partition() -> None:
 
 
 def test_another_partition_has_its_own_limits_and_the_device_can_be_told() -> None:
-    found = detect(VIRTUAL, "debug", "cpu").cluster
+    found = profile_of(VIRTUAL, "debug", "cpu").cluster
     assert (found.name, found.partition, found.time, found.nodes) == ("virtual-debug", "debug", "00:30:00", 2)
     # MaxMemPerNode bounds what a job may have of a node.
     assert (found.device, found.gpu_request, found.mem_per_gpu_mib) == ("cpu", "gres", 25000)
@@ -92,7 +92,7 @@ MIXED = read(
 
 
 def test_the_most_numerous_nodes_with_gpus_count_and_what_the_least_of_them_has() -> None:
-    found = detect(MIXED, "gpu")
+    found = profile_of(MIXED, "gpu")
     cluster = found.cluster
     assert (cluster.name, cluster.nodes, cluster.gpus_per_node, cluster.gpu_type) == ("Big-site-new-gpu", 8, 4, "a100")
     # 48 cores of the smaller ones; a rank gets cores, which Slurm counts by hyper-threads.
@@ -109,7 +109,7 @@ def test_the_most_numerous_nodes_with_gpus_count_and_what_the_least_of_them_has(
 
 
 def test_a_partition_without_gpus_computes_on_cpus_and_names_those_with_some() -> None:
-    found = detect(MIXED)
+    found = profile_of(MIXED)
     assert (found.partition, found.device) == ("cpu", "cpu")
     cluster = found.cluster
     assert (cluster.device, cluster.gpu_request, cluster.gpus_per_node, cluster.cpus_per_gpu) == ("cpu", "none", 2, 32)
@@ -117,9 +117,9 @@ def test_a_partition_without_gpus_computes_on_cpus_and_names_those_with_some() -
 
 
 def test_kinds_of_gpus_are_read_as_sites_write_them() -> None:
-    assert (detect(MIXED, "mig").cluster.gpu_type, detect(MIXED, "mig").cluster.gpus_per_node) == ("1g.5gb", 7)
-    assert "it is DRAIN now" in detect(MIXED, "mig").text
-    plain = detect(MIXED, "1e3").cluster
+    assert (profile_of(MIXED, "mig").cluster.gpu_type, profile_of(MIXED, "mig").cluster.gpus_per_node) == ("1g.5gb", 7)
+    assert "it is DRAIN now" in profile_of(MIXED, "mig").text
+    plain = profile_of(MIXED, "1e3").cluster
     assert (plain.partition, plain.gpu_type, plain.gpus_per_node) == ("1e3", None, 2)
 
 
@@ -138,12 +138,12 @@ def test_kinds_of_gpus_are_read_as_sites_write_them() -> None:
 )
 def test_where_nothing_can_be_chosen_it_is_said(facts: Facts, partition: str | None, says: str) -> None:
     with pytest.raises(InputError, match="^" + says.replace("?", r"\?")):
-        detect(facts, partition)
+        profile_of(facts, partition)
 
 
 def test_slurm_may_say_hardly_anything() -> None:
     """No accounting, no words on MPI, an older scontrol: the profile is valid all the same."""
-    found = detect(
+    found = profile_of(
         read("AccountingStorageType = accounting_storage/none\n", "PartitionName=p\n", "p|1|idle|1000|1|1|1|(null)\n")
     )
     assert (found.cluster.name, found.cluster.launcher) == ("slurm", "mpirun")
@@ -151,4 +151,4 @@ def test_slurm_may_say_hardly_anything() -> None:
 
 
 def test_a_site_that_gives_no_memory_away_is_left_alone() -> None:
-    assert detect(dataclasses.replace(VIRTUAL, config={})).cluster.mem_per_gpu_mib is None
+    assert profile_of(dataclasses.replace(VIRTUAL, config={})).cluster.mem_per_gpu_mib is None

@@ -1,4 +1,4 @@
-"""`hpcjobs check` on the virtual cluster: a job asks a node, another one probes the fabric."""
+"""`hpcjobs check` on the virtual cluster: one job checks a node, another one probes the fabric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.running import hpcjobs, until
 from .conftest import Slurm, profile
 from .quick import quick
 
-# Small enough to run beside others' jobs.
+# Small enough to share a node with other jobs.
 SMALL = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 800, "partition": "urgent", "time": "00:05:00"}
 
 
@@ -54,7 +54,7 @@ def test_what_slurm_refuses_and_a_python_that_nodes_do_not_have(cluster: Slurm, 
 
 
 @pytest.mark.slurm
-def test_a_job_that_does_not_begin_is_taken_back(cluster: Slurm, tmp_path: Path) -> None:
+def test_a_job_that_does_not_start_is_cancelled(cluster: Slurm, tmp_path: Path) -> None:
     held = words(tmp_path, sbatch={"hold": True})
     done = hpcjobs(*held, "--patience-min", "0.05", cwd=tmp_path, env=cluster.env)
     assert "warning node" in done.stdout
@@ -64,7 +64,7 @@ def test_a_job_that_does_not_begin_is_taken_back(cluster: Slurm, tmp_path: Path)
 
 @pytest.mark.slurm
 def test_runs_whose_preflight_fails_are_cancelled_and_say_why(cluster: Slurm, tmp_path: Path) -> None:
-    """A node without the weights: no run is started; with them `resume` goes on."""
+    """The node lacks the weights: no run is started. Once they are there, `resume` submits the runs again."""
     place = quick(tmp_path, cluster, partition="urgent", mem_per_gpu_mib=800)
     asked = ("--preflight", "--set", f"model.weights={tmp_path}/none.h5")
     place.do(*place.words(*asked, gpus="1"))
@@ -78,7 +78,7 @@ def test_runs_whose_preflight_fails_are_cancelled_and_say_why(cluster: Slurm, tm
 
 
 @pytest.mark.slurm
-def test_runs_whose_preflight_is_well_run_after_it(cluster: Slurm, tmp_path: Path) -> None:
+def test_runs_start_after_a_preflight_that_succeeds(cluster: Slurm, tmp_path: Path) -> None:
     place = quick(tmp_path, cluster, partition="urgent", mem_per_gpu_mib=800)
     synth(tmp_path / "data", images=24, size=32)
     place.do(*place.words("--preflight", gpus="1"))

@@ -20,7 +20,7 @@ world = MPI.COMM_WORLD
 seen = {"size": world.size, "host": socket.gethostname(), "sum": world.allreduce(world.rank)}
 pathlib.Path(f"rank{world.rank}.json").write_text(json.dumps(seen))
 """
-# bind none: the 40 CPUs of a node are claimed, not there.
+# bind none: the 40 CPUs of a node are only configured, they do not exist.
 LAUNCHERS = {
     "srun": "srun --mpi=pmix --ntasks-per-node=4 --cpus-per-task=10 --kill-on-bad-exit=1",
     "mpirun": "mpirun -np 8 --map-by ppr:4:node --bind-to none",
@@ -45,11 +45,11 @@ def test_four_idle_nodes_with_four_v100_each(cluster: Slurm) -> None:
 
 @pytest.mark.slurm
 def test_array_ends_in_accounting_with_its_gpus(cluster: Slurm, tmp_path: Path) -> None:
-    # The last task fails, and asks the accounting from inside its node.
+    # The last task fails, after it has queried accounting from its node.
     body = """
 echo "$CUDA_VISIBLE_DEVICES" > "gpus$SLURM_ARRAY_TASK_ID"
 if [ "$SLURM_ARRAY_TASK_ID" = 2 ]; then
-    # A job reaches the accounting some seconds after its start.
+    # A job appears in accounting some seconds after its start.
     until sacct -X -n -P -j "${SLURM_ARRAY_JOB_ID}_2" -o JobID,State | grep . > sacct.txt; do sleep 0.5; done
     exit 3
 fi
@@ -104,7 +104,7 @@ def test_down_leaves_no_trace_and_up_works_again(cluster: Slurm, tmp_path: Path)
     assert traces(cluster.state) == []
     assert cluster.tool("down").stdout == "nothing to take down\n"
 
-    # The same after everything was killed at once, a job among it.
+    # The same after all processes, also those of a job, were killed at once.
     assert cluster.tool("up").returncode == 0
     (tmp_path / "started").unlink()
     cluster.sbatch(busy)
@@ -117,7 +117,7 @@ def test_down_leaves_no_trace_and_up_works_again(cluster: Slurm, tmp_path: Path)
 
 
 def traces(state: Path) -> list[str]:
-    """All that a cluster may leave: processes, namespaces, links, files."""
+    """Everything that a cluster might leave behind: processes, namespaces, links, files."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -133,7 +133,7 @@ def traces(state: Path) -> list[str]:
     return found + [str(path) for path in (state, *state.parent.glob("ompi.c4140-*")) if path.exists()]
 
 
-def test_what_is_missing_is_named_with_its_cure(
+def test_an_error_names_what_is_missing_and_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)

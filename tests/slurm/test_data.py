@@ -24,7 +24,7 @@ SYNTH = ("data", "synth", "--images", "1200", "--size", "256", "--seed", "5")
 
 
 def data_jobs(cluster: Slurm) -> set[str]:
-    """Ids of all array tasks of `hpcjobs data` that Slurm ever saw."""
+    """The ids of all array tasks of `hpcjobs data` in accounting."""
     return set(cluster.run("sacct", "-X", "-n", "-P", "-o", "JobID", "--name", "hpcjobs-data").split())
 
 
@@ -52,7 +52,7 @@ def test_a_driver_killed_and_run_again_goes_on(cluster: Slurm, tmp_path: Path) -
     done = hpcjobs(*SYNTH, "--out", "out", "--cluster", "virtual", "--jobs", "2", cwd=tmp_path, env=cluster.env)
     assert "images are there from an interrupted run" in done.stderr
     assert contents(tmp_path / "out") == contents(synth(tmp_path / "local", images=1200, size=256, seed=5).folder)
-    # The first array's workers saw the newer run and left.
+    # The workers of the first array saw the newer run and exited.
     until(lambda: "hpcjobs-data" not in cluster.run("squeue", "-h", "-o", "%j"))
 
 

@@ -1,4 +1,4 @@
-"""A profile that was found out runs a sweep as it is."""
+"""A detected profile runs a sweep without an edit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.mark.timeout(400)
 def test_a_detected_profile_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm) -> None:
-    """But for the device, which can be told: these GPUs are names, and the login node cannot know that."""
+    """Only `device` is given: these GPUs are names without hardware, which a login node cannot detect."""
     found = hpcjobs("cluster", "detect", "--device", "cpu", cwd=tmp_path, env=cluster.env).stdout
     (tmp_path / "found.yaml").write_text(found)
     about = profiles.cluster(str(tmp_path / "found.yaml"))

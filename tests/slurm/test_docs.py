@@ -1,4 +1,4 @@
-"""The pages that take a cluster for granted, word by word on a real Slurm."""
+"""The pages that need a cluster: each command in them runs on a real Slurm."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ NODES = {1: 1, 2: 1, 4: 1, 8: 2, 16: 4}
 SAMPLES = Path(__file__).parents[1] / "control" / "logs_formats" / "samples"
 PROFILE = "~/.config/hpcjobs/clusters/mine.yaml"
 
-# What a reader here mends in the detected profile, where it says UNKNOWN: the GPUs are only names, and many ranks
-# share few cores, where a waiting one must give way.
+# What a reader fills in where the detected profile says UNKNOWN. The GPUs are only names. Many ranks share few cores:
+# a rank that waits must yield.
 MEND = f"""\
 sed -i 's/^device: gpu/device: cpu/' {PROFILE}
 echo 'env: {{OMPI_MCA_mpi_yield_when_idle: "1", OMP_NUM_THREADS: "1"}}' >>{PROFILE}
 """
 
-# In the working folder they shadow the one that ships. No machine of the tests has Keras' file of weights, and none
-# trains DenseNet-121 on sixteen ranks in minutes.
+# In the working folder it shadows the experiment that ships with hpcjobs. The test machine has no file of Keras'
+# weights, and would not train DenseNet-121 on sixteen ranks within minutes.
 UNWEIGHTED = "name: chexnet\nmodel: {name: densenet121, weights: none}\nbatch: {local: 64}\nrepeats: 3\n"
 TINY = """\
 name: chexnet
@@ -55,7 +55,7 @@ def stage(tmp_path: Path, cluster: Slurm) -> Stage:
 
 @pytest.fixture
 def mine(stage: Stage) -> Cluster:
-    """The profile that the pages call so, here with a fake trainer, and small jobs that share a node."""
+    """The profile that the pages call `mine`, with a fake trainer, and with small jobs that share a node."""
     small = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 800}
     about = {**to_builtins(profiles.cluster("virtual")), "name": "mine", "python": str(fake_trainer(stage)), **small}
     path = stage.config / "clusters" / "mine.yaml"
@@ -66,7 +66,7 @@ def mine(stage: Stage) -> Cluster:
 
 @pytest.fixture
 def xrays(stage: Stage, nih_excerpt: Path) -> int:
-    """A whole download, under NIH's names, of six X-rays; how many they are."""
+    """A download of six X-rays, with NIH's file names. Returns their number."""
     paths = sorted((nih_excerpt / "images").iterdir())
     for number, path in enumerate(paths):
         folder = stage.folder / f"images_{number % 2 + 1:03d}"
@@ -81,7 +81,7 @@ def xrays(stage: Stage, nih_excerpt: Path) -> int:
 
 
 def table(sweep: Path) -> pandas.DataFrame:
-    """That of the report, which the sweep's last job may still be about to write."""
+    """The CSV of the report, once the sweep's last job has written it."""
     path = sweep / "report" / "scaling-report.csv"
     until(path.exists)
     return pandas.read_csv(path)
@@ -92,9 +92,9 @@ def images_in(shards: Path) -> int:
 
 
 def test_readme(stage: Stage, xrays: int) -> None:
-    """From nothing to a report; the trainer is fake."""
+    """From an empty folder to a report. The trainer is fake."""
     stage.write("experiments/chexnet.yaml", UNWEIGHTED)
-    # What `make demo` leaves, whose columns are those of any report.
+    # The report that `make demo` leaves has the columns of any report.
     (stage.folder / "sweeps" / "demo").mkdir(parents=True)
     (stage.folder / "sweeps" / "demo" / "report").symlink_to(stage.folder / "study" / "report")
     edit = f"{MEND}echo 'python: {fake_trainer(stage)}' >>{PROFILE}"
@@ -114,7 +114,7 @@ def hosts_and_ranks(attempt: Path) -> tuple[list[str], int]:
 
 @pytest.mark.timeout(900)
 def test_first_sweep(stage: Stage, cluster: Slurm, xrays: int, browser: Browser) -> None:
-    """The main job: real X-rays, five arrays over four nodes, real Horovod ranks. Those of the last block are fake."""
+    """Real X-rays, five arrays on four nodes, real Horovod ranks. The ranks of the page's last block are fake."""
     stage.write("experiments/chexnet.yaml", TINY)
     fake = f"echo 'python: {fake_trainer(stage)}' >>{PROFILE}"
     said = stage.follow("docs/first-sweep.md", between={"data prepare": MEND, "mode=benchmark": fake}, timeout=850)
@@ -137,12 +137,12 @@ def test_first_sweep(stage: Stage, cluster: Slurm, xrays: int, browser: Browser)
         assert row["State"] == "COMPLETED"
         assert int(row["AllocNodes"]) == NODES[gpus]
         assert f"gres/gpu={gpus}" in row["ReqTRES"].split(",")
-        # The node is the job's alone, with all that is in it.
+        # The job has the whole node for itself.
         assert f"gres/gpu={4 * NODES[gpus]}" in row["AllocTRES"].split(",")
-        # Expanded, in the CSV: the hosts that the ranks themselves saw.
+        # The CSV has the expanded list of the hosts that the ranks reported.
         assert len(nodelist.split()) == NODES[gpus]
         assert all(re.fullmatch(r"c4140-[1-4]", host) for host in nodelist.split())
-    # The page says the same, and opens without a word.
+    # The page has the same figures, and opens without an error.
     page = stage.folder / "study" / "report" / "report.html"
     browser.open(page)
     assert browser.rows_that_equal(page.parent / "scaling-report.csv") == 5
@@ -162,7 +162,7 @@ def test_clusters(stage: Stage) -> None:
 
 
 def test_data(stage: Stage, mine: Cluster, xrays: int, cluster: Slurm) -> None:
-    """Here, and then as a job array: the same to the byte."""
+    """On this machine, then as a job array: both make the same bytes."""
     jobs = ("sacct", "-X", "-n", "-P", "-o", "JobID", "--name", "hpcjobs-data")
     before = set(cluster.run(*jobs).split())
     here = stage.folder / "here"
@@ -195,7 +195,7 @@ def test_preflight(stage: Stage, mine: Cluster, xrays: int) -> None:
         "horovod",
         "data",
     }
-    # Each is one of those that the page explains, and where all is fit nothing is left.
+    # The page explains each of these checks. If all succeed, no folder is left.
     assert names <= {each.text for each in code(ROOT / "docs/preflight.md") if each.kind == "span"}
     assert list(stage.folder.glob("sweeps/check-*")) == []
 
@@ -207,7 +207,7 @@ def test_submitting(stage: Stage, mine: Cluster, cluster: Slurm) -> None:
     assert list(rows.gpus) == list(SIZES)
     assert list(rows.runs) == [3] * 5
     assert rows.mean_auc.notna().all()
-    # The intention stands before the id, and the job is known to Slurm by the name the page tells.
+    # The intention comes before the job id in the journal. Slurm knows the job by the name on the page.
     events = [json.loads(line) for line in (study / "journal.jsonl").read_text().splitlines()]
     of_16 = [event for event in events if event.get("group") == "g0016"]
     assert [event["event"] for event in of_16][:2] == ["submitting", "submitted"]
@@ -230,7 +230,7 @@ def test_templates(stage: Stage, mine: Cluster) -> None:
     one, sixteen = re.split(r"^==> .*/g[0-9]+.sbatch <==$", said, flags=re.MULTILINE)[1:]
     assert "ulimit -l unlimited\nexport SITE_RANKS=1\n" in one
     assert "ulimit -l unlimited\nexport SITE_RANKS=16\n" in sixteen
-    assert "export OMP_NUM_THREADS=1\n" in sixteen  # the profile's own, before them
+    assert "export OMP_NUM_THREADS=1\n" in sixteen  # from the profile, before those of the template
     assert not (stage.folder / "sweeps").exists()
 
 
@@ -244,7 +244,7 @@ def test_report(stage: Stage, mine: Cluster) -> None:
     reported, beside, predicted, theirs = stage.follow("docs/report.md")
     assert [line.split()[0] for line in reported.splitlines()] == ["gpus", *map(str, SIZES)]
     assert "efficiency of dell-c4140-v100-2019" in beside
-    # The fake trainer's steps took a fifth longer before.
+    # Before, the steps of the fake trainer took a fifth longer.
     assert re.findall(r"\+(\d+\.\d)% .* yes$", beside, re.MULTILINE) == ["20.0"] * 5
     assert re.search(r"^ +4 +1 .* 1\.00 +100\.0%", beside, re.MULTILINE)  # speed-up over one full node
     assert beside.count("| GPUs | runs |") == 1

@@ -1,4 +1,4 @@
-"""What `hpcjobs init` writes on a login node runs as it is."""
+"""The files that `hpcjobs init` writes on a login node run a sweep without an edit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.mark.timeout(400)
 def test_what_init_writes_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
-    """But for the data and the device: these GPUs are names, which the login node cannot know."""
+    """Only the data and `device` are given: these GPUs are names without hardware, which a login node cannot detect."""
     done = hpcjobs("init", "--base", "demo", "--device", "cpu", cwd=tmp_path, env=cluster.env)
     assert done.stdout == "experiments/mine.yaml\nclusters/virtual.yaml\n"
     shadowed = hpcjobs("cluster", "list", "--json", cwd=tmp_path, env=cluster.env).stdout

@@ -1,4 +1,4 @@
-"""The end of a job's time, preemption and duplicates on a real Slurm; and one job that runs all sizes."""
+"""Time limits, preemption and duplicate submissions on a real Slurm, and one job that runs all sizes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SMALL = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 4000, "colle
 def sweep(
     out: Path, cluster: Slurm, *words: str, python: Path = TRAINER, data: Path | None = None, **changes: Any
 ) -> Path:
-    """Submit a sweep of the fake trainer to `out`, which it returns. `changes` are the profile's."""
+    """Submit a sweep of the fake trainer into `out`, and return that folder. `changes` are keys of the profile."""
     about = out.with_name(f"about-{out.name}")
     (about / "data").mkdir(parents=True)
     other = profile(about, **{**SMALL, "python": str(python), **changes})
@@ -51,13 +51,13 @@ def job_of(out: Path) -> str:
 
 
 def said(out: Path, run: str, attempt: int = 1) -> dict[int, list[str]]:
-    """What each rank of the fake trainer wrote, by rank."""
+    """The output of each rank of the fake trainer, by rank."""
     files = sweepdir.SweepDir(out).run(run).glob(f"a{attempt:03d}/fake-*")
     return {int(path.name.removeprefix("fake-")): path.read_text().splitlines() for path in files}
 
 
 def ended(out: Path, run: str, attempt: int = 1, seconds: float = 120) -> int:
-    """The exit code that an attempt leaves within so many seconds."""
+    """The exit code of an attempt, which must end within this many seconds."""
     folder = out / "runs" / run / f"a{attempt:03d}"
     until((folder / EXIT_JSON).exists, seconds)
     record = sweepdir.read_exit(folder)
@@ -66,7 +66,7 @@ def ended(out: Path, run: str, attempt: int = 1, seconds: float = 120) -> int:
 
 
 def let_end(task: str, cluster: Slurm, seconds: int = 50) -> None:
-    """Make so many seconds from now the time limit of a running job."""
+    """Set the time limit of a running job to this many seconds from now."""
     end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
     cluster.run("scontrol", "update", f"jobid={task}", f"EndTime={end}")
 
@@ -77,14 +77,14 @@ def rows(task: str, cluster: Slurm) -> list[str]:
 
 
 @pytest.mark.timeout(400)
-def test_told_of_its_time_limit_a_job_writes_a_checkpoint_and_starts_itself_again(
+def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues_itself(
     tmp_path: Path,
     shards: Dataset,  # noqa: F811
     cluster: Slurm,
 ) -> None:
-    """Two ranks on two nodes under each launcher, beside a sibling of the same array; and a job that may not go on."""
-    # Of an array, the first task's ranks are fake and work until they may finish. The last one's, whose raw id is that
-    # of the array, are real.
+    """Two ranks on two nodes under each launcher, beside another task of the array, and a job without requeues."""
+    # The ranks of the array's first task are fake and work until the test lets them finish. Those of the last task,
+    # whose raw job id is the id of the array, are real.
     both = tmp_path / "python"
     real = f'exec {sys.executable} {FAKES / "hearing.py"} "$@"'
     both.write_text(f'#!/bin/bash\ncase "$3" in */g0002-r01/*) exec {TRAINER} "$@" ;; esac\n{real}\n')
@@ -115,14 +115,14 @@ def test_told_of_its_time_limit_a_job_writes_a_checkpoint_and_starts_itself_agai
         steps[launcher] = step = told.metadata["step"]
         assert (first(launcher).parent / CHECKPOINTS / f"step-{step:08d}").is_dir()
         assert "continues in restart 1 of 3\n" in (first(launcher) / JOB_LOG).read_text()
-        # Now it may come to its end.
+        # The test lets it finish now.
         shorter = yaml.safe_load((first(launcher).parent / RUN_YAML).read_text())
         shorter["experiment"]["train"]["steps"] = step + 15
         (first(launcher).parent / RUN_YAML).write_text(yaml.safe_dump(shorter))
         until(lambda: "PENDING" in cluster.run("squeue", "-h", "-j", tasks[launcher], "-o", "%T"))  # noqa: B023
         cluster.run("scontrol", "update", f"jobid={tasks[launcher]}", "TimeLimit=10")
 
-    # It was started again once, then no more.
+    # It was requeued once, and not a second time.
     until(lambda: said(bounded, "g0001-r01", attempt=2))
     let_end(f"{job_of(bounded)}_0", cluster)
 
@@ -132,7 +132,7 @@ def test_told_of_its_time_limit_a_job_writes_a_checkpoint_and_starts_itself_agai
         assert resumed is not None
         assert resumed.value == steps[launcher]
         until(lambda: rows(tasks[launcher], cluster) == ["REQUEUED", "COMPLETED"])  # noqa: B023
-        # Its sibling never stopped.
+        # The other task of the array was not interrupted.
         assert "Restarts=0 " in cluster.run("scontrol", "show", "job", f"{job_of(out)}_0")
         assert {rank: len(lines) for rank, lines in said(out, "g0002-r01").items()} == {0: 2, 1: 2}
         (out / "finish").touch()
@@ -152,7 +152,7 @@ def test_told_of_its_time_limit_a_job_writes_a_checkpoint_and_starts_itself_agai
 def test_a_preempted_job_is_left_to_slurm_and_a_submission_that_came_twice_runs_once(
     tmp_path: Path, cluster: Slurm
 ) -> None:
-    """One rank per node of a larger job under mpirun, and four on one under srun; duplicates meanwhile."""
+    """One rank on each node of a larger job under mpirun, and four on one node under srun, beside duplicates."""
     many = sweep(tmp_path / "many", cluster, "--gpus", "1", "--repeats", "6")
     script = many / "scripts" / "g0001.sbatch"
     jobs = [job_of(many), *(cluster.run("sbatch", "--parsable", script, "1").strip() for _ in range(2))]
@@ -167,11 +167,11 @@ def test_a_preempted_job_is_left_to_slurm_and_a_submission_that_came_twice_runs_
     urgent = (f"--nodelist={','.join(nodes)}", f"--nodes={len(set(nodes))}", "--gres=gpu:v100:4", "--wrap=sleep 3")
     cluster.run("sbatch", "--partition=urgent", "--mem=100", "--output=/dev/null", *urgent)
 
-    # The ranks have a grace time, and take it for a checkpoint.
+    # The ranks use the grace time to write a checkpoint.
     assert ended(alone, "g0004-r01", seconds=30) == EXIT_INTERRUPTED
     assert all("SIGTERM" in lines for lines in said(alone, "g0004-r01").values())
     (checkpoint,) = (alone / "runs" / "g0004-r01" / CHECKPOINTS).iterdir()
-    # Open MPI's daemons do not outlive the signal, so these ranks have none; their job goes on all the same.
+    # Open MPI's daemons die of the signal, so these ranks write no checkpoint. Their job is requeued all the same.
     assert ended(wide, "g0002-r01", seconds=30) not in (0, EXIT_INTERRUPTED)
     for out, run in outs.items():
         job_log = (out / "runs" / run / "a001" / JOB_LOG).read_text()
@@ -209,7 +209,7 @@ def test_one_job_runs_all_sizes_as_steps_in_the_given_order(tmp_path: Path, clus
     for out in outs:
         ((state, code),) = {(end["State"], end["ExitCode"]) for end in cluster.wait(job_of(out), timeout=100)}
         assert (state, code) == ("COMPLETED", "0:0")
-        # Repeat by repeat, up and then down again.
+        # One repeat after another: first ascending, then descending.
         order = [f"g{gpus:04d}-r01" for gpus in (1, 2, 6, 8, 16)] + [f"g{gpus:04d}-r02" for gpus in (16, 8, 6, 2, 1)]
         claims = [json.loads((out / "runs" / run / "a001" / "claim").read_text()) for run in order]
         assert [claim["start"] for claim in claims] == sorted(claim["start"] for claim in claims)
@@ -220,7 +220,7 @@ def test_one_job_runs_all_sizes_as_steps_in_the_given_order(tmp_path: Path, clus
             ranks = said(out, run)
             gpus = int(run[1:5])
             hosts = [ranks[rank][0] for rank in range(gpus)]
-            # From the allocation's first node on.
+            # Each run uses the first nodes of the allocation.
             per_node = {1: [1], 2: [2], 6: [3, 3], 8: [4, 4], 16: [4, 4, 4, 4]}[gpus]
             nodes = [f"c4140-{number}" for number in range(1, 5)]
             assert hosts == [node for node, count in zip(nodes, per_node, strict=False) for _ in range(count)]
@@ -228,7 +228,7 @@ def test_one_job_runs_all_sizes_as_steps_in_the_given_order(tmp_path: Path, clus
 
 
 def test_under_srun_the_profiles_environment_reaches_every_rank(tmp_path: Path, cluster: Slurm) -> None:
-    """Also where the job itself gets none of the user's: srun would then keep the script's from the ranks."""
+    """Also if the job gets nothing of the user's environment: then srun would not pass the script's on to the ranks."""
     variables = {"NCCL_IB_HCA": "=mlx5_0:1", "OMPI_MCA_btl_tcp_if_include": "eth0", "ODD": "a 'b' \"$c\" `d`, e=f"}
     trainer = tmp_path / "trainer"
     trainer.write_text('#!/bin/bash\nenv >"$5/env-$SLURM_PROCID"\n')
@@ -242,7 +242,7 @@ def test_under_srun_the_profiles_environment_reaches_every_rank(tmp_path: Path, 
 
 
 def test_this_slurm_takes_what_combinations_of_keys_ask_for(tmp_path: Path, cluster: Slurm) -> None:
-    """Some of all, each for one node and for two."""
+    """A sample of all combinations, each on one node and on two."""
     possible = [keys for keys in combinations() if not impossible(keys) and keys["scheduler"] == "slurm"]
     for keys in random.Random(8).sample(possible, 30):
         profile = Cluster(**keys)

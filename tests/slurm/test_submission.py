@@ -1,4 +1,4 @@
-"""Submission and resume on a real Slurm: killed anywhere, nothing is lost and nothing is executed twice."""
+"""Submission and resume on a real Slurm: wherever a command is killed, no run is lost and none is executed twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEED = 20261125
 
 
 def sweep_that_dies(site: Quick, rng: random.Random, out: str) -> str:
-    """Start a sweep and kill it somewhere; returns where."""
+    """Start a sweep and kill it at some point. Returns that point."""
     words = site.words("--repeats", str(REPEATS), out=out)
     if rng.random() < 0.3:
         seconds = rng.uniform(0.1, 1.5)
@@ -43,7 +43,7 @@ def sweep_that_dies(site: Quick, rng: random.Random, out: str) -> str:
 
 
 def go_on(site: Quick, out: str) -> None:
-    """What a user does: resume, or sweep again where no sweep was left."""
+    """Do what a user does: resume, or sweep again if there is no sweep in the folder."""
     site.die()
     if (site.folder / out / "sweep.yaml").exists():
         site.do("resume", out)
@@ -89,7 +89,7 @@ def test_the_second_of_two_resumes_says_who_holds_the_lock(tmp_path: Path, clust
 
 def test_a_cancelled_run_that_is_still_ending_goes_on_by_one_resume(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, launcher="srun")
-    # It takes its time to end, whatever it is told, and tells when it has.
+    # It ignores signals, takes some time to end, and records when it has ended.
     site.behave("g0001-r01", f"trap '' TERM USR1; sleep 8; echo ended >>{tmp_path}/executions-o; exit 1")
     site.do(*site.words(gpus="1"))
     until(lambda: site.executions() == ["g0001-r01"])
@@ -120,8 +120,8 @@ def test_a_refused_submission_leaves_nothing_behind(tmp_path: Path, cluster: Slu
 
 
 @pytest.mark.timeout(3600)
-def test_many_quick_runs_each_come_to_their_own_end(tmp_path: Path, cluster: Slurm, soak: bool) -> None:
-    """Five sizes; every tenth run fails in its own way."""
+def test_each_of_many_quick_runs_has_its_own_end(tmp_path: Path, cluster: Slurm, soak: bool) -> None:
+    """Five sizes. Every tenth run fails, each in another way."""
     repeats = 200 if soak else 10
     site = quick(tmp_path, cluster, retry={})
     ends = {
@@ -145,7 +145,7 @@ def test_many_quick_runs_each_come_to_their_own_end(tmp_path: Path, cluster: Slu
     assert {name: run["failure"] or "" for name, run in runs.items()} == expected
     assert Counter(site.executions()) == Counter(list(expected))
     print(f"{len(runs)} runs to their ends in {time.monotonic() - before:.0f} s: {Counter(expected.values())}")
-    # Only what failed runs again, beside its old attempt.
+    # Only failed runs run again, and their old attempts stay.
     for path in (tmp_path / "behave").iterdir():
         path.unlink()
     site.do("resume", "o")

@@ -1,4 +1,4 @@
-"""Ranks on two nodes that are asked to end, stopped and killed, under both launchers; and what Slurm makes of it."""
+"""Ranks on two nodes are asked to end, stopped, and killed, under both launchers. Slurm must see how the jobs end."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .conftest import Slurm, profile, ranks
 pytestmark = pytest.mark.slurm
 
 STALL_S = 6
-# Seconds of Slurm's KillWait on the virtual cluster, of its sites usually 30: srun's, from a rank's end to SIGKILL.
+# KillWait of the virtual cluster, in s; usually 30. srun waits this long after the first rank's end before SIGKILL.
 KILL_WAIT_S = 10
-# What a busy machine may take on top.
+# More seconds, for a busy machine.
 SLACK_S = 12
 
 
@@ -33,12 +33,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def trained(attempt: Path) -> bool:
-    """Whether the log tells of a timed window."""
+    """Whether the log has a timed window."""
     return mllog.read(attempt / TRAIN_LOG).last(LogKey.WINDOW) is not None
 
 
 def pid(run: Path, rank: int) -> int:
-    """Of a living rank, on whichever node."""
+    """The pid of a live rank, on any node."""
     names = (f"OMPI_COMM_WORLD_RANK={rank}", f"PMIX_RANK={rank}")
     living = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in ranks(run)}
     (found,) = [pid for pid, environ in living.items() if any(f"\0{name}\0".encode() in environ for name in names)]
@@ -46,7 +46,7 @@ def pid(run: Path, rank: int) -> int:
 
 
 def ended(*attempts: Path, within: float, began: float) -> None:
-    """Wait for the end of these attempts, which must come so many seconds after `began`."""
+    """Wait for the end of these attempts, which must come within this many seconds after `began`."""
     seconds = within - (time.monotonic() - began)
     until(lambda: all((attempt / EXIT_JSON).exists() for attempt in attempts), seconds)
 
@@ -54,9 +54,9 @@ def ended(*attempts: Path, within: float, began: float) -> None:
 @pytest.mark.parametrize(
     ("launcher", "term", "usr1", "heard"),
     [
-        # To the ranks themselves, and to the batch script, which passes it on.
+        # The signal goes to the ranks, and to the batch script, which passes it on.
         ("srun", ["--signal=TERM"], ["--batch", "--signal=USR1"], ["SIGTERM", "SIGUSR1"]),
-        # To the batch script, and to the ranks that mpirun started on other nodes: one is enough.
+        # The signal goes to the batch script, and to the ranks that mpirun started on other nodes. One rank is enough.
         ("mpirun", ["--batch", "--signal=TERM"], ["--signal=USR1"], ["SIGUSR1", "SIGUSR1"]),
     ],
     ids=["srun", "mpirun"],
@@ -87,7 +87,7 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
         until(lambda: all(run["state"] == "failed" for run in now()))
         return now(code=1)
 
-    # Asked to end, all ranks leave within seconds, and what they did is kept.
+    # Ranks that are asked to end do so within seconds, and their work is kept.
     first = [run / "a001" for run in runs]
     until(lambda: all(map(trained, first)))
     jobs = [run["job"] for run in now(code=0)]
@@ -110,7 +110,7 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
         steps.append(step)
     assert ranks(tmp_path) == []
 
-    # `resume` goes on from there.
+    # `resume` continues from there.
     assert len(hpcjobs("resume", "o", cwd=tmp_path, env=cluster.env).stdout.split()) == 2
     second = [run / "a002" for run in runs]
     until(lambda: all(map(trained, second)))
@@ -120,7 +120,7 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
         first_window = next(event for event in mllog.events(attempt / TRAIN_LOG) if event.key == LogKey.WINDOW)
         assert first_window.metadata["step"] > step
 
-    # A stopped rank, which no launcher notices, and a killed one, which it does.
+    # No launcher notices a stopped rank. Each launcher notices a killed one.
     victims = [pid(run, 1) for run in runs]
     until(lambda: "step" in (second[0] / ".pulse" / "r00001").read_text())
     began = time.monotonic()
@@ -135,7 +135,7 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
     assert "train.stall_s" in stopped["hint"]
     line = stopped["reason"].rpartition(" (rank 0")[0]
     assert f"hpcjobs: error: stalled: {line}\n" in (second[0] / JOB_LOG).read_text()
-    # The rank that was stopped blames nobody.
+    # The stopped rank reports no other rank.
     assert [abort["rank"] for abort in sweepdir.read_aborts(second[0])] == [0]
 
     assert killed["failure"] == "signal"

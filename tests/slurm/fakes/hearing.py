@@ -1,7 +1,7 @@
-"""The real trainer, as a rank that also writes down the signals it hears.
+"""The real trainer, as a rank that also records the signals it receives.
 
-Called as `hearing.py -m hpcjobs.chexnet.train RUN_YAML --attempt DIR`, as a profile's `python` is. Each
-handler that the trainer installs first adds the signal's name to DIR/heard-RANK.
+Called as `hearing.py -m hpcjobs.chexnet.train RUN_YAML --attempt DIR`, like a profile's `python`. Each
+handler that the trainer installs first appends the signal's name to DIR/heard-RANK.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ def main() -> None:
     rank = os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["SLURM_PROCID"]
     install = signal.signal
 
-    def install_and_tell(number: int, handler: Any) -> Any:
+    def install_and_record(number: int, handler: Any) -> Any:
         if not callable(handler):
             return install(number, handler)
 
-        def tell(heard: int, frame: FrameType | None) -> None:
+        def record(number: int, frame: FrameType | None) -> None:
             with (attempt / f"heard-{rank}").open("a") as file:
-                file.write(f"{signal.Signals(heard).name}\n")
-            handler(heard, frame)
+                file.write(f"{signal.Signals(number).name}\n")
+            handler(number, frame)
 
-        return install(number, tell)
+        return install(number, record)
 
-    signal.signal = install_and_tell
+    signal.signal = install_and_record
     del sys.argv[1:3]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
