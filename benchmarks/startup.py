@@ -1,7 +1,7 @@
 """How long a start takes: `hpcjobs --help` beside `import click`, and `import hpcjobs` beside bare Python.
 
-Asked for: `hpcjobs --help` takes at most 1.2 times `python -c "import click"`; `import hpcjobs` takes at most 20 ms more
-than bare Python. Interleaved, the minimum of each: a disturbance only ever adds to a start.
+Asked for: `hpcjobs --help` takes at most 1.2 times `python -c "import click"`; `import hpcjobs` takes at most 20 ms
+more than bare Python. Interleaved, the minimum of each: a disturbance only ever adds to a start.
 """
 
 from __future__ import annotations

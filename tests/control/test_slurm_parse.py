@@ -138,7 +138,7 @@ def test_the_smallest_limit_on_a_users_jobs_counts() -> None:
 )
 def test_a_refusal_names_its_limit(message: str, limit: str) -> None:
     assert limit in limits.which(message)
-    assert bool(limit) == bool(limits.which(said))
+    assert bool(limit) == bool(limits.which(message))
 
 
 def test_scontrol_tells_how_a_task_ended_where_there_is_no_accounting() -> None:
