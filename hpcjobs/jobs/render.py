@@ -21,7 +21,7 @@ import msgspec
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.hostlist import expand
+from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import EARLY_S, SbatchOptions
 from hpcjobs.jobs.group import COLLECTOR, Group
@@ -273,7 +273,7 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
         value = getattr(cluster, option)
         if option == "nodelist" and value is not None:
             # sbatch refuses a list with more names than nodes.
-            value = ",".join(expand(value)[: size.nodes])
+            value = ",".join(expand_hosts(value)[: size.nodes])
         if value is not None:
             lines.append((option, value))
     return lines + _options(cluster.sbatch)

@@ -95,7 +95,7 @@ def size_of(gpus: int, cluster: Cluster) -> Size:
     return Size(gpus, nodes, -(-gpus // nodes))
 
 
-def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
+def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]:
     """The experiment with every combination of the values of `--set KEY=V1,V2`.
 
     `data.dir` and a path in `model.weights` are made absolute: relative to the working folder where a setting

@@ -7,14 +7,14 @@ import pytest
 from hpcjobs.base.records import Limits
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.plan.cost import Rate, cost, objections
-from hpcjobs.plan.planning import Plan, Terms, expand, make_plan
+from hpcjobs.plan.planning import Plan, Terms, make_plan, parameter_grid
 
 # The article's one GPU, and a minute before the first step.
 RATE = Rate({1: 185.0, 4: 600.0}, 60.0, "a test")
 
 
 def planned(*gpus: int, repeats: int = 3, sets: tuple[str, ...] = ("train.steps=1000",), **terms: object) -> Plan:
-    variants = expand(profiles.read(Experiment, "chexnet"), sets)
+    variants = parameter_grid(profiles.read(Experiment, "chexnet"), sets)
     return make_plan(list(gpus), variants, profiles.cluster("c4140"), repeats, Terms(**terms))
 
 
