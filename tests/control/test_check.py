@@ -136,7 +136,7 @@ def test_limits_and_refusals_are_failures_and_a_partition_that_is_down_a_warning
     found = list(check.fits(cost.objections(four, limits, 4 * 3600), tests))
     told = [(each.check, each.state) for each in found]
     assert told == [("limits", FAILURE)] * 2 + [("limits", WARNING), ("sbatch", OK), ("sbatch", FAILURE)]
-    assert found[0].message == "4 nodes for one job, but partition p gives at most 2"
+    assert found[0].message == "4 nodes for one job, but partition p allows at most 2"
     assert "Invalid account" in found[-1].message
 
 
