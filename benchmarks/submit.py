@@ -24,7 +24,7 @@ from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Experiment, profiles, to_builtins
 from hpcjobs.engine import folder, follow
 from hpcjobs.engine import sweep as sweeps
-from hpcjobs.plan.planning import expand, make_plan
+from hpcjobs.plan.planning import make_plan, parameter_grid
 
 ROOT = Path(__file__).parent.parent
 SIZES = (1, 2, 4, 8, 16)
@@ -120,7 +120,7 @@ def status(where: Path, rounds: int) -> bool:
 
 def rendering(where: Path, rounds: int) -> None:
     """Time the making of a sweep's folder beside the writing of the same bytes."""
-    variants = expand(profiles.read(Experiment, "demo"), ["data.dir=data"])
+    variants = parameter_grid(profiles.read(Experiment, "demo"), ["data.dir=data"])
     plan = make_plan(SIZES, variants, profiles.cluster("virtual"), RUNS // len(SIZES))
     ours, bare = [], []
     for number in range(rounds):

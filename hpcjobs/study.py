@@ -220,7 +220,7 @@ def make_plan(
     terms: Terms,
 ) -> Plan:
     """The plan of an experiment (a name or a file) with `--set` settings. Raises InputError."""
-    variants = planning.expand(profiles.read(Experiment, experiment), settings)
+    variants = planning.parameter_grid(profiles.read(Experiment, experiment), settings)
     return planning.make_plan(gpus, variants, cluster, repeats or variants[0].experiment.repeats, terms)
 
 

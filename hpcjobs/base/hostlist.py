@@ -9,7 +9,7 @@ _PART = re.compile(r"([^,\[\]]*)(?:\[([^\]]*)\])?([^,\[\]]*)(?:,|$)")
 _RANGE = re.compile(r"^(\d+)-(\d+)$")
 
 
-def expand(text: str) -> list[str]:
+def expand_hosts(text: str) -> list[str]:
     """The hosts of a host list: `n[1-3,07],head` is n1 n2 n3 n07 head. Keeps leading zeros and the order.
 
     Slurm's `None assigned` and `(null)` are empty lists. A text that is not a host list is returned as the only host.

@@ -1,4 +1,4 @@
-"""The command line. Commands live one file per group and are imported when they are called."""
+"""The command line. Each group of commands has its own file, which is imported when one of them is called."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from click.shell_completion import CompletionItem
 
 from hpcjobs.base.errors import HpcjobsError
 
-# Command: (module under hpcjobs.cli, what --help says of it). Help must not import the module.
+# Command: (module under hpcjobs.cli, its line in --help). --help must not import the module.
 _COMMANDS = {
-    "init": ("init_command", "Begin a study here: a commented experiment, and a profile of this cluster."),
+    "init": ("init_command", "Begin a study here: write a commented experiment and a profile of this cluster."),
     "sweep": ("sweep_command", "Submit one training per GPU count and repeat; the main command."),
     "status": ("status_command", "Show every run of a sweep."),
     "resume": ("status_command", "Run what failed, was cancelled or is missing."),
     "cancel": ("status_command", "End the runs of a sweep."),
-    "collect": ("report_command", "Read a sweep's logs, or anyone's, into runs.csv."),
+    "collect": ("report_command", "Read the logs of a sweep, or of any other training, into runs.csv."),
     "report": ("report_command", "Collect, then write scaling-report.csv, the figures and the page."),
     "predict": ("predict_command", "Fit a model: sizes not run, GPU-hours, time to train."),
-    "check": ("check_command", "Say whether a cluster is fit for a study; --probe measures its fabric."),
-    "cluster": ("cluster_command", "Find out, list, show and describe cluster profiles."),
-    "data": ("data_command", "Make training shards: from NIH ChestX-ray14, or made up."),
-    "completion": ("completion_command", "Print the script by which bash, zsh or fish completes."),
+    "check": ("check_command", "Check whether a cluster is fit for a study; --probe measures its fabric."),
+    "cluster": ("cluster_command", "Detect, list and show cluster profiles, and print their JSON Schema."),
+    "data": ("data_command", "Make training shards from NIH ChestX-ray14, or synthetic ones."),
+    "completion": ("completion_command", "Print the completion script for bash, zsh or fish."),
 }
 
 
 class _Lazy(click.Group):
-    """A group that knows its commands' names and help without importing them."""
+    """A group that lists its commands and their help without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -77,7 +77,7 @@ def hpcjobs(ctx: click.Context, version: bool, as_json: bool) -> None:
     `hpcjobs init` begins a study of your own.
     """
     if as_json and not version:
-        raise click.UsageError("--json stands with --version, or behind a command")
+        raise click.UsageError("--json needs --version, or a command before it")
     if version:
         click.echo(_version(as_json))
         ctx.exit()
@@ -100,7 +100,7 @@ def _version(as_json: bool) -> str:
 def main() -> NoReturn:
     """Run the command line.
 
-    Exit codes: 0 done, 1 a run failed, 2 wrong input, 3 scheduler out of reach, 130 interrupted.
+    Exit codes: 0 done, 1 a run failed, 2 wrong input, 3 scheduler unreachable, 130 interrupted.
     """
     if "_HPCJOBS_COMPLETE" in os.environ:
         importlib.import_module("hpcjobs.cli.completion_command")  # registers the shells with click

@@ -21,7 +21,7 @@ _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "red"}
 
 
 @click.command()
-@click.option("--gpus", metavar="LIST", help="GPU counts of the study.  [default: 1, and the GPUs of a node]")
+@click.option("--gpus", metavar="LIST", help="GPU counts of the study.  [default: 1, and all GPUs of a node]")
 @experiment_option
 @cluster_option
 @settings_option("Override a key, as in `hpcjobs sweep`.")
@@ -32,18 +32,18 @@ _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "red"}
     default="sweeps",
     show_default=True,
     metavar="DIR",
-    help="The folder in which sweeps will be.",
+    help="The folder that will hold the sweeps.",
 )
-@click.option("--probe", is_flag=True, help="Measure the fabric, too, by a job of the largest size.")
+@click.option("--probe", is_flag=True, help="Also measure the fabric, with a job of the largest size.")
 @click.option(
-    "--probe-seconds", type=click.IntRange(min=5), default=60, show_default=True, help="Length of that measurement."
+    "--probe-seconds", type=click.IntRange(min=5), default=60, show_default=True, help="Seconds to measure the fabric."
 )
 @click.option(
     "--patience-min",
     type=click.FloatRange(min=0),
     default=10,
     show_default=True,
-    help="Wait this long for a job to start.",
+    help="Minutes to wait for a job to start.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -60,9 +60,9 @@ def check(
     patience_min: float,
     as_json: bool,
 ) -> None:
-    """Say whether a cluster is fit for a study, before it is submitted; a short job looks at a compute node.
+    """Check whether a cluster is fit for a study before it is submitted; a short job looks at a compute node.
 
-    Exit code 0: fit, 1: a failure is among the lines, 3: Slurm does not answer.
+    Exit code 0: fit, 1: a check failed, 3: Slurm does not answer.
 
     \b
     hpcjobs check --gpus 1,2,4,8,16 --cluster c4140 --set data.dir=/scratch/chestxray14

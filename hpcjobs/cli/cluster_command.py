@@ -12,13 +12,13 @@ from hpcjobs.config import Cluster, Experiment, dump, profiles, to_builtins
 
 @click.group()
 def cluster() -> None:
-    """Find out, list, show and describe cluster profiles."""
+    """Detect, list and show cluster profiles, and print their JSON Schema."""
 
 
 @cluster.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
-    """Every profile that --cluster takes, where it comes from, and what it shadows."""
+    """List every profile that --cluster accepts, its origin, and the profiles that it shadows."""
     found = profiles.available(Cluster)
     if as_json:
         click.echo(
@@ -44,18 +44,18 @@ def list_(as_json: bool) -> None:
 @click.argument("name", shell_complete=names.clusters)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, as_json: bool) -> None:
-    """The profile NAME (or file) with every default spelt out, as YAML."""
+    """Print the profile NAME (or a file) as YAML, with all defaults filled in."""
     data = to_builtins(profiles.cluster(name))
     click.echo(json.dumps(data) if as_json else dump(data), nl=as_json)
 
 
 @cluster.command("detect")
-@click.option("--partition", metavar="NAME", help="Whose nodes to describe.  [default: the site's default one]")
+@click.option("--partition", metavar="NAME", help="Partition to describe.  [default: the site's default partition]")
 @click.option(
-    "--device", type=click.Choice(["cpu", "gpu"]), help="What ranks compute on.  [default: gpu where Slurm has GPUs]"
+    "--device", type=click.Choice(["cpu", "gpu"]), help="What ranks compute on.  [default: gpu if Slurm has GPUs there]"
 )
 def detect(partition: str | None, device: str | None) -> None:
-    """Print a commented profile of the Slurm that answers here, to begin with.
+    """Print a commented profile of the Slurm cluster that answers here, as a first version.
 
     \b
     hpcjobs cluster detect > ~/.config/hpcjobs/clusters/mine.yaml
@@ -69,10 +69,10 @@ def detect(partition: str | None, device: str | None) -> None:
 @cluster.command("schema")
 @click.argument("kind", type=click.Choice(["cluster", "experiment"]), default="cluster")
 def schema(kind: str) -> None:
-    """A JSON Schema of profiles (or of experiments), with which an editor knows and explains the keys.
+    """Print a JSON Schema of profiles (or of experiments), from which an editor completes and explains the keys.
 
-    Where the editor speaks YAML by yaml-language-server, a first line
-    `# yaml-language-server: $schema=FILE` names the file it was written to.
+    If the editor uses yaml-language-server, write the schema to a FILE and begin the profile with the line
+    `# yaml-language-server: $schema=FILE`.
     """
     from hpcjobs.config import keys
 

@@ -1,7 +1,7 @@
-"""`hpcjobs completion`, and what the scripts that it prints ask hpcjobs for at every press of the tab key.
+"""`hpcjobs completion`, which prints a script, and the answers to that script at each press of the tab key.
 
-By click's machinery, with scripts of our own: they hand over the line as it is typed, so that `--experiment=ch` is
-completed where a shell takes it for three words, and get back words that are quoted as they must be.
+The classes are click's, the scripts are our own. A script passes the line as it was typed, because bash would split
+`--experiment=ch` into three words. It receives words that are already quoted.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from click.shell_completion import CompletionItem, ShellComplete, add_completion
 
 from hpcjobs.cli import names
 
-# The variable by which click knows that it is asked to complete; of the program's name.
+# If this variable is set, click completes instead of running a command. Its name is made of the program's.
 VARIABLE = "_HPCJOBS_COMPLETE"
+# The variable with the line up to the cursor.
 LINE = "COMP_LINE"
 
-# Each runs the program that is typed, and by `command`: neither a function nor an alias of its name. Variables are set
-# in a shell of their own, or local ones: `env` would take a path with an = in it for one more of them.
+# Each script runs the program as it was typed, with `command`, so that no function or alias of that name runs. It
+# exports variables in a subshell or as local ones, not with `env`, which takes a path that holds a = for a variable.
 _BASH = f"""\
 # hpcjobs completion bash
 %(complete_func)s() {{
@@ -70,7 +71,8 @@ else
 fi
 """
 
-# Whatever a fish may say stands first on the line: nothing of another name is run.
+# Versions of fish differ in the first word of the command line. A program of another name must not run: then `hpcjobs`
+# runs instead.
 _FISH = f"""\
 # hpcjobs completion fish
 function %(complete_func)s
@@ -84,7 +86,7 @@ end
 complete --command %(prog_name)s --no-files --arguments '(%(complete_func)s)'
 """
 
-# Where standard input and output go to: what may stand before the sign, and the signs.
+# A redirection: the file descriptor that may stand before the operator, and the operators.
 _DESCRIPTOR = re.compile(r"\d+|&|\{\w+\}")
 _REDIRECTION = re.compile(r"<<<|<<-|<<|<&|<>|<|>>|>&|>\||>\?|>")
 
@@ -92,25 +94,25 @@ _REDIRECTION = re.compile(r"<<<|<<-|<<|<&|<>|<|>>|>&|>\||>\?|>")
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script by which a SHELL completes commands, options, and names of experiments, clusters and sweeps.
+    """Print the script with which SHELL completes commands, options, and names of experiments, clusters and sweeps.
 
     \b
-    bash, for you alone: in ~/.bashrc
+    bash, for you only: in ~/.bashrc
         eval "$(hpcjobs completion bash)"
-    for all, where the package bash-completion is installed:
+    for all users, if the package bash-completion is installed:
         hpcjobs completion bash > /etc/bash_completion.d/hpcjobs
     \b
-    zsh, for you alone: in ~/.zshrc, behind compinit
+    zsh, for you only: in ~/.zshrc, after compinit
         eval "$(hpcjobs completion zsh)"
-    for all:
+    for all users:
         hpcjobs completion zsh > /usr/local/share/zsh/site-functions/_hpcjobs
     \b
-    fish, for you alone:
+    fish, for you only:
         hpcjobs completion fish > ~/.config/fish/completions/hpcjobs.fish
-    for all:
+    for all users:
         hpcjobs completion fish > /usr/share/fish/vendor_completions.d/hpcjobs.fish
     \b
-    An alias is completed in zsh and fish; bash completes the name hpcjobs alone.
+    zsh and fish also complete an alias of hpcjobs; bash completes only the name hpcjobs.
     """
     root = click.get_current_context().find_root()
     click.echo(_SHELLS[shell](root.command, {}, "hpcjobs", VARIABLE).source(), nl=False)
@@ -118,11 +120,11 @@ def completion(shell: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Typed:
-    """A line up to the cursor: the `words` before the last one, and this one as typed (`raw`) and as meant (`word`).
+    """A line up to the cursor: all `words` but the last, and the last one as typed (`raw`) and unquoted (`word`).
 
-    Redirections are no words. `redirects`: the last one is where one goes to; `quote`: the quotation mark that is open
-    in it, or ""; `opened`: where the text behind it begins in `raw`; `broken`: where the text behind the last of the
-    `breaks` begins.
+    The words do not include redirections. `redirects`: the last word is the target of a redirection. `quote`: the
+    quotation mark that is open in it, or "". `opened` and `broken` are indices in `raw`: the text after that quotation
+    mark, and the text after the last character of `breaks`.
     """
 
     words: list[str]
@@ -135,13 +137,13 @@ class Typed:
 
     @classmethod
     def of(cls, line: str, breaks: str = "") -> Typed:
-        """Read a line, as a POSIX shell would."""
+        """Split a line as a POSIX shell does. `breaks` are the characters at which bash also splits a word."""
         words: list[str] = []
         start = opened = broken = at = 0
         quote, redirects = "", False
         while at < len(line):
             sign = line[at]
-            redirection = _REDIRECTION.match(line, at) if line[at + 1 : at + 2] != "(" else None  # not of <(command)
+            redirection = _REDIRECTION.match(line, at) if line[at + 1 : at + 2] != "(" else None  # <(command) is none
             if sign == "\\" and quote != "'":
                 at += 1
             elif quote:
@@ -158,36 +160,36 @@ class Typed:
             elif sign in breaks:
                 broken = at + 1
             at += 1
-        raw = line[start : -1 if at > len(line) else None]  # without a backslash that quotes nothing yet
+        raw = line[start : -1 if at > len(line) else None]  # leaves out a last backslash, which quotes nothing yet
         word = "".join(split_arg_string(raw))
         return cls(words, raw, word, redirects, quote, opened - start, broken - start)
 
     def quoted(self, more: str) -> str:
-        """What follows `raw`, quoted as it must be behind it."""
+        """`more`, quoted so that it can be appended to `raw`."""
         if self.quote == "'":
             return more.replace("'", "'\\''")
         return re.sub(r'([\\"$`])' if self.quote else r"([^\w@%+=:,./-])", r"\\\1", more)
 
 
 class _Completion(ShellComplete):
-    """What the three shells have in common. A completion must not disturb the line that is being typed."""
+    """What the three shells have in common. An error prints nothing: it would disturb the line that is being typed."""
 
     typed: Typed
 
     def complete(self) -> str:
-        """What the script reads, a line for each name; nothing where anything goes wrong."""
+        """What the script reads: a line for each name, or "" after any error."""
         try:
             return super().complete()
         except Exception:
             return ""
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """(words before the one that is completed, and this one)."""
+        """(the words before the one to complete, the word to complete)."""
         self.typed = Typed.of(os.environ.get(LINE, ""), os.environ.get("COMP_WORDBREAKS", ""))
         return self.typed.words[1:], self.typed.word
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
-        """Whole words, `--option=` included: click completes what stands behind it."""
+        """Whole words. Of `--option=value` click completes only the value, so the option is put before it again."""
         if self.typed.redirects:
             return names.paths(incomplete)
         option, equals, _ = incomplete.partition("=")
@@ -204,12 +206,12 @@ class _Bash(_Completion):
     source_template = _BASH
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
-        """Without what double quotes cannot hold: an exclamation mark is history there, and \\! keeps its backslash."""
+        """Leaves out names that double quotes cannot hold: there ! means history, and \\! keeps its backslash."""
         found = super().get_completions(args, incomplete)
         return [item for item in found if self.typed.quote != '"' or "!" not in item.value[len(incomplete) :]]
 
     def format_completion(self, item: CompletionItem) -> str:
-        """What takes the place of the piece that bash completes: it begins behind a quotation mark, an = or a colon."""
+        """The new text of the part that bash completes, which begins after a quotation mark, an = or a colon."""
         typed = self.typed
         begins = typed.opened if typed.quote else typed.broken
         return (typed.raw + typed.quoted(item.value[len(typed.word) :]))[begins:]
@@ -220,10 +222,10 @@ class _Zsh(_Completion):
     source_template = _ZSH
 
     def format_completion(self, item: CompletionItem) -> str:
-        """`+` (to be gone on with) or `-`, then NAME:WORDS as _describe takes it; zsh does the quoting."""
+        """`+` (more can be typed after it) or `-`, then NAME:DESCRIPTION as _describe reads it. zsh quotes."""
         begins = max(self.typed.word.rfind(sign) for sign in "/=,") + 1
         name = re.sub(r"([\\:])", r"\\\1", item.value[begins:])
-        return f"{'+' if item.value.endswith(('=', '/')) else '-'}{name}{_words(item, ':')}"
+        return f"{'+' if item.value.endswith(('=', '/')) else '-'}{name}{_description(item, ':')}"
 
 
 class _Fish(_Completion):
@@ -231,11 +233,11 @@ class _Fish(_Completion):
     source_template = _FISH
 
     def format_completion(self, item: CompletionItem) -> str:
-        """NAME, a tab, words; fish does the quoting, and leaves out the blank behind = and /."""
-        return f"{item.value}{_words(item, chr(9))}"
+        """NAME, a tab, DESCRIPTION. fish does the quoting, and adds no blank after = and /."""
+        return f"{item.value}{_description(item, chr(9))}"
 
 
-def _words(item: CompletionItem, sign: str) -> str:
+def _description(item: CompletionItem, sign: str) -> str:
     return sign + " ".join(item.help.split()) if item.help else ""
 
 

@@ -1,4 +1,4 @@
-"""`hpcjobs data`: shards from NIH's files, or made up."""
+"""`hpcjobs data`: shards from NIH's files, or synthetic ones."""
 
 from __future__ import annotations
 
@@ -43,23 +43,26 @@ def _spread(args: list[str]) -> Iterator[str]:
 
 @click.group()
 def data() -> None:
-    """Make and check training shards: from NIH ChestX-ray14, or made up."""
+    """Make and check training shards, from NIH ChestX-ray14 or synthetic."""
 
 
 _OUTPUT = (
     click.option("--out", type=_PATH, required=True, metavar="DIR", help="New folder for the shards."),
     click.option(
-        "--workers", type=int, metavar="N", help="Processes; with --cluster in each job (1). Default: as many as help."
+        "--workers",
+        type=int,
+        metavar="N",
+        help="Processes.  [default: as many as are useful; 1 per job with --cluster]",
     ),
     click.option(
         "--cluster",
         metavar="NAME",
         shell_complete=names.clusters,
-        help="Work as one Slurm job array with the options of this profile.",
+        help="Run as one Slurm job array, with the options of this profile.",
     ),
-    click.option("--jobs", type=int, metavar="N", help="Jobs of that array (4)."),
+    click.option("--jobs", type=int, metavar="N", help="Jobs of that array.  [default: 4]"),
     click.option(
-        "--only", multiple=True, metavar="SHARD", help="Rebuild this shard of a finished DIR only; repeatable."
+        "--only", multiple=True, metavar="SHARD", help="Rebuild only this shard of a finished DIR; may be repeated."
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON."),
 )
@@ -77,10 +80,12 @@ def _making(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--metadata", type=_PATH, required=True, metavar="CSV[.gz]", help="Data_Entry_2017, either release.")
 @click.option("--train-list", type=_PATH, required=True, metavar="FILE", help="NIH's train_val_list.txt, or .gz.")
 @click.option("--test-list", type=_PATH, required=True, metavar="FILE", help="NIH's test_list.txt, or .gz.")
-@click.option("--size", type=int, default=256, show_default=True, help="Pixels a side.")
-@click.option("--seed", type=int, default=1, show_default=True, help="For the val patients and the order of train.")
-@click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Of the train_val patients.")
-@click.option("--skip-bad", is_flag=True, help="Exit 0 though images are corrupt, missing or not listed.")
+@click.option("--size", type=int, default=256, show_default=True, help="Width and height in pixels.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Picks the val patients and the order of train.")
+@click.option(
+    "--val-fraction", type=float, default=0.1, show_default=True, help="Part of the train_val patients in val."
+)
+@click.option("--skip-bad", is_flag=True, help="Exit 0 even if images are corrupt, missing or not listed.")
 @_making
 def prepare(
     folders: tuple[Path, ...],
@@ -95,10 +100,10 @@ def prepare(
 ) -> None:
     """Turn NIH ChestX-ray14 as downloaded into shards.
 
-    --images takes one or many folders (`--images images_*/`), searched with all that is below them.
-    Images that are corrupt, missing or listed nowhere are left out, named in DIR/bad-images.csv, and
-    make the exit code 1 after all the rest is done; a partial download needs --skip-bad. After any
-    interruption the same command continues.
+    --images takes one or more folders (`--images images_*/`) and searches them recursively. Images that are
+    corrupt, missing or in no list are left out and named in DIR/bad-images.csv. The rest is prepared, but
+    the exit code is 1; for a partial download give --skip-bad. After an interruption, run the same command
+    again: it continues.
     """
     from hpcjobs.chexnet.data.quiet import quiet_tensorflow
 
@@ -111,12 +116,12 @@ def prepare(
 
 
 @data.command()
-@click.option("--images", type=int, default=512, show_default=True, help="Images in all: 70/10/20 train/val/test.")
-@click.option("--size", type=int, default=64, show_default=True, help="Pixels a side.")
+@click.option("--images", type=int, default=512, show_default=True, help="Number of images: 70/10/20 % train/val/test.")
+@click.option("--size", type=int, default=64, show_default=True, help="Width and height in pixels.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @_making
 def synth(images: int, size: int, seed: int, **output: Any) -> None:
-    """Make up X-rays with findings that a network can learn, each as frequent as in NIH's data."""
+    """Make synthetic X-rays with findings that a network can learn, each as frequent as in NIH's data."""
     from hpcjobs.chexnet.data.quiet import quiet_tensorflow
 
     quiet_tensorflow()
@@ -129,9 +134,9 @@ def synth(images: int, size: int, seed: int, **output: Any) -> None:
 @click.argument("folder", type=_PATH, metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="Print what is damaged as JSON.")
 def verify(folder: Path, as_json: bool) -> None:
-    """Read every shard in DIR again: size, checksum, records and label sums.
+    """Check every shard in DIR: size, checksum, records and label sums.
 
-    Names damaged shards and prints the command that rebuilds them alone; the exit code is then 1.
+    If shards are damaged, their names and the command that rebuilds only them are printed, and the exit code is 1.
     """
     from hpcjobs.chexnet.data.quiet import quiet_tensorflow
 
@@ -151,7 +156,7 @@ def verify(folder: Path, as_json: bool) -> None:
         if found.rebuild:
             folders = " (each DIR: the folder of that file)" if "DIR..." in found.rebuild else ""
             these = "these shards" if len(found.damaged) > 1 else "this shard"
-            click.echo(f"rebuild {these} alone with{folders}\n  {found.rebuild}")
+            click.echo(f"rebuild only {these} with{folders}\n  {found.rebuild}")
     if found.damages:
         raise HpcjobsError(
             f"{folder}: {len(found.damaged)} of {found.shards} shards are damaged"
@@ -159,7 +164,7 @@ def verify(folder: Path, as_json: bool) -> None:
             else f"{folder}: wrong counts"
         )
     if not as_json:
-        click.echo(f"{where}: {found.shards} shards are whole")
+        click.echo(f"{where}: {found.shards} shards are undamaged")
 
 
 def _make(
@@ -193,8 +198,8 @@ def _name_left_out(out: Path, skip: bool) -> None:
         click.echo(f"hpcjobs: warning: {line}", err=True)
     if not skip:
         raise HpcjobsError(
-            f"{found.summary}. All the rest is done; with --skip-bad this is no error. To include images that you add "
-            "or repair, give --out a new folder"
+            f"{found.summary}. The rest is prepared; with --skip-bad this is not an error. To include images that you "
+            "add or repair, give --out a new folder"
         )
     click.echo(f"hpcjobs: warning: {found.summary}", err=True)
 

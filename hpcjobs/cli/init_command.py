@@ -16,18 +16,18 @@ from hpcjobs.cli import names, show
     show_default=True,
     metavar="EXPERIMENT",
     shell_complete=names.experiments,
-    help="The experiment whose values it begins with: a name, or a file.",
+    help="The experiment whose values are copied: a name, or a file.",
 )
-@click.option("--partition", metavar="NAME", help="Whose nodes the profile describes.  [default: the site's default]")
+@click.option("--partition", metavar="NAME", help="Partition to describe.  [default: the site's default partition]")
 @click.option(
-    "--device", type=click.Choice(["cpu", "gpu"]), help="What ranks compute on.  [default: gpu where Slurm has GPUs]"
+    "--device", type=click.Choice(["cpu", "gpu"]), help="What ranks compute on.  [default: gpu if Slurm has GPUs there]"
 )
-@click.option("--force", is_flag=True, help="Replace files that are there.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
 def init(name: str, base: str, partition: str | None, device: str | None, force: bool) -> None:
-    """Begin a study in this folder: write experiments/NAME.yaml, and clusters/CLUSTER.yaml where Slurm answers.
+    """Begin a study in this folder: write experiments/NAME.yaml, and clusters/CLUSTER.yaml if Slurm answers.
 
-    The experiment (NAME is `mine` unless you give one) has every key with a comment, and the values of --base; the
-    profile is what `hpcjobs cluster detect` prints. Commands that run in this folder find both by their names.
+    NAME is `mine` unless you give one. The experiment has every key with a comment, and the values of --base. The
+    profile is what `hpcjobs cluster detect` prints. Commands that run in this folder find both by name.
 
     \b
     hpcjobs init

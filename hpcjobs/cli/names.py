@@ -1,8 +1,9 @@
 """What a shell can complete: names of experiments, clusters, sweeps, runs, keys, formats, tables and files.
 
-Each public function is a `shell_complete=` of click's options and arguments: of what is typed of a value it makes all
-that it may become, each with a few words. A name that ends in `/` or `=` is to be gone on with. What cannot be read
-has no names. Slurm is not asked, and no log is read: this runs at every press of the tab key.
+Each public function is a `shell_complete=` of click's options and arguments. It takes the beginning of a value and
+returns all values that begin so, each with a short description. After a value that ends in `/` or `=` more can be
+typed. A file that cannot be read adds no names. This runs at every press of the tab key, so it neither queries Slurm
+nor reads logs.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     from hpcjobs.config import Cluster, Experiment
 
-# Keys of an experiment that hold a path, and whether of a folder.
+# Keys of an experiment whose value is a path; True if it is that of a folder.
 _PATHS = {"data.dir": True, "model.weights": False}
 
 
 def experiments(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-    """Experiments by name, else files."""
+    """Names of experiments; if none matches, files."""
     from hpcjobs.config import Experiment
 
     return _profiles(Experiment, incomplete) or paths(incomplete)
 
 
 def clusters(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-    """Cluster profiles by name, else files."""
+    """Names of cluster profiles; if none matches, files."""
     from hpcjobs.config import Cluster
 
     return _profiles(Cluster, incomplete) or paths(incomplete)
@@ -48,17 +49,17 @@ def _profiles(kind: type[Experiment] | type[Cluster], incomplete: str) -> list[C
 
 
 def sweeps(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-    """Folders of sweeps: here, in sweeps/ and below what is typed; else folders, to look in."""
+    """Folders of sweeps: those here, in sweeps/ and below the typed path; if there are none, all folders."""
     return _sweeps(incomplete) or paths(incomplete, folders=True)
 
 
 def sweeps_or_files(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-    """Folders of sweeps, else files."""
+    """Folders of sweeps; if none matches, files."""
     return _sweeps(incomplete) or paths(incomplete)
 
 
 def collected(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-    """What `hpcjobs collect` takes: a sweep, or with --logs files."""
+    """The arguments of `hpcjobs collect`: a sweep, or files after --logs."""
     return paths(incomplete) if ctx.params.get("logs") else sweeps(ctx, param, incomplete)
 
 
@@ -80,13 +81,13 @@ def runs(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem
         return []
     found = _entries(f"{SweepDir(Path(folder)).runs}/")
     names = (os.path.basename(path) for _, path in found if os.path.isdir(path))
-    # A run is told by its name alone: -x can be typed behind -- only.
+    # -x can only be typed after --; before that it is an option.
     names = (name for name in names if incomplete or not name.startswith("-"))
     return _beginning(incomplete, ((name, "") for name in names if name not in named))
 
 
 def settings(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-    """Keys of an experiment that are not set yet, as KEY=; behind it the values of a key that has few, or paths."""
+    """KEY= for each key of an experiment that is not set yet; after the =, the values of a key that has few, or paths."""
     from hpcjobs.config import Experiment
     from hpcjobs.config.keys import leaves
 
@@ -95,17 +96,17 @@ def settings(ctx: Context, param: Parameter, incomplete: str) -> list[Completion
         done = {setting.partition("=")[0] for setting in ctx.params.get("settings") or ()}
         known = ((each.name, each.description) for each in leaves(Experiment))
         return _beginning(incomplete, ((f"{name}=", text) for name, text in known if name not in done))
-    begun = incomplete[: len(incomplete) - len(values.rpartition(",")[2])]  # of V1,V2 the last one is completed
+    begun = incomplete[: len(incomplete) - len(values.rpartition(",")[2])]  # of V1,V2 only V2 is completed
     typed = incomplete[len(begun) :]
     kind = next((each.type for each in leaves(Experiment) if each.name == key), None)
-    found = _beginning(typed, ((word, "") for word in _words(kind)))
+    found = _beginning(typed, ((word, "") for word in _choices(kind)))
     if not found and key in _PATHS:
         found = paths(typed, folders=_PATHS[key])
     return [CompletionItem(begun + item.value, help=item.help) for item in found]
 
 
-def _words(kind: Any) -> list[str]:
-    """All values of a type that has few."""
+def _choices(kind: Any) -> list[str]:
+    """All values of a type that has only a few; else []."""
     if kind is bool:
         return ["true", "false"]
     return list(map(str, typing.get_args(kind))) if typing.get_origin(kind) is Literal else []
@@ -119,7 +120,7 @@ def formats(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionI
 
 
 def references(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-    """Published tables by name, else files."""
+    """Names of published tables; if none matches, files."""
     from hpcjobs.analysis import compare
 
     return _beginning(incomplete, ((name, "") for name in compare.references())) or paths(incomplete)
@@ -131,7 +132,7 @@ def files(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionIte
 
 
 def paths(incomplete: str, folders: bool = False) -> list[CompletionItem]:
-    """Files and `folders`, or these alone; a folder with its slash, to be gone on with."""
+    """Files and folders, or with `folders` only these. A folder ends with a slash, so that more can be typed."""
     return [
         CompletionItem(f"{name}/" if folder else name)
         for name, path in _entries(incomplete)
@@ -140,9 +141,9 @@ def paths(incomplete: str, folders: bool = False) -> list[CompletionItem]:
 
 
 def _entries(incomplete: str) -> Iterator[tuple[str, str]]:
-    """(as it would be typed, path) of all that begins like `incomplete`, sorted; hidden ones where a dot is typed.
+    """(name as typed, path) of each file that begins with `incomplete`, sorted; hidden files only after a typed dot.
 
-    -x is typed ./-x, for it is no option; but not where its dash stands there: that is behind --.
+    A file -x becomes ./-x, because -x would be an option; but if its dash is typed already, it follows --, and stays.
     """
     head, slash, tail = incomplete.rpartition("/")
     folder = os.path.expandvars(os.path.expanduser(head + slash)) or "."
@@ -151,7 +152,7 @@ def _entries(incomplete: str) -> Iterator[tuple[str, str]]:
     except (OSError, ValueError):
         return
     for name in names:
-        # A line of the answer holds one name.
+        # The answer has one line per name, so a name must not hold a line break.
         if name.startswith(tail) and name.isprintable() and (tail or not name.startswith(".")):
             here = "./" if not incomplete and name.startswith("-") else head + slash
             yield here + name, os.path.join(folder, name)

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     help="Predict from these runs (runs.csv, or collect --json).",
 )
 @click.option("--gpus", metavar="LIST", help="Sizes that were not run, such as 32,64.")
-@click.option("--fabric", type=click.Path(path_type=Path), metavar="FILE", help="What the fabric probe measured.")
+@click.option(
+    "--fabric", type=click.Path(path_type=Path), metavar="FILE", help="File that `hpcjobs check --probe` wrote."
+)
 @click.option("--extrap", "extrap_file", type=click.Path(path_type=Path), metavar="FILE", help="Write Extra-P's input.")
 @click.option("--markdown", is_flag=True, help="Print the tables for a pull request.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -81,7 +83,7 @@ def predict(
 
 
 def _talk(series: SeriesModels, *texts: str) -> None:
-    """Print a line about a series. The name is empty if the logs do not say the experiment."""
+    """Print a line about a series, after its name. Logs that do not give the experiment have no name."""
     name = " ".join(word for word in (series.experiment, series.params) if word)
     show.talk(": ".join(text for text in (name, *texts) if text))
 

@@ -22,7 +22,7 @@ _KEYS = {
     "exclude": "Nodes not to use.",
     "reservation": "Reservation to run in.",
 }
-# All of them, and --sbatch.
+# The parameter names of all these flags and of --sbatch.
 NAMES = (*_KEYS, "sbatch")
 
 

@@ -16,7 +16,7 @@ _LINE_S = 30.0
 
 @contextmanager
 def following(what: str) -> Iterator[tuple[Callable[[int, int], None], Callable[[str], None]]]:
-    """Yields (progress, say): progress takes images done and images in all; say takes a line for the user."""
+    """Yields (progress, say): progress takes the images done and their total; say takes a line for the user."""
     if not sys.stderr.isatty():
         yield _Lines(what).progress, lambda text: click.echo(text, err=True)
         return

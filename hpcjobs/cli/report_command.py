@@ -27,23 +27,25 @@ from hpcjobs.study import open_study
     metavar="FOLDER | --logs PATH...",
     shell_complete=names.collected,
 )
-@click.option("--logs", is_flag=True, help="The PATHs are anyone's logs, or folders of them, not a sweep.")
+@click.option("--logs", is_flag=True, help="The PATHs are logs of any training, or folders of them, not a sweep.")
 @click.option(
     "--format",
     "format_",
     metavar="NAME",
     shell_complete=names.formats,
-    help="Their format.  [default: what each says itself]",
+    help="Format of these logs.  [default: detected in each log]",
 )
 @click.option(
-    "--gpus-from", metavar="REGEX", help="GPUs of a log that does not say them: the group of REGEX in its path."
+    "--gpus-from",
+    metavar="REGEX",
+    help="For logs without the number of GPUs: the group of REGEX finds it in their path.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON.")
 @click.pass_context
 def collect(
     ctx: click.Context, paths: tuple[Path, ...], logs: bool, format_: str | None, gpus_from: str | None, as_json: bool
 ) -> None:
-    """Read the logs of the sweep in FOLDER into report/runs.csv and report/auc.csv, or anyone's logs.
+    """Read the logs of the sweep in FOLDER into report/runs.csv and report/auc.csv, or print the runs of other logs.
 
     \b
     hpcjobs collect study
@@ -53,7 +55,7 @@ def collect(
         runs = _any_logs(paths, format_, gpus_from, as_json)
     else:
         if format_ or gpus_from:
-            raise InputError("--format and --gpus-from are for --logs: a sweep says what its logs are")
+            raise InputError("--format and --gpus-from need --logs: the format of a sweep's logs is known")
         if len(paths) != 1:
             raise InputError("give one FOLDER of a sweep, or --logs and the paths of logs")
         runs = open_study(paths[0], tell=show.talk).collect()
@@ -64,13 +66,13 @@ def collect(
 
 
 def _any_logs(paths: Sequence[Path], format_: str | None, gpus_from: str | None, as_json: bool) -> list[Run] | None:
-    """The runs of anyone's logs, or None if the logs are of collectives, which are printed here."""
+    """The runs of any training's logs; None if the logs measure only collectives, which are printed here."""
     found = read_logs(paths, format_, gpus_from)
     for problem in found.problems:
         show.talk(str(problem))
     if found.collectives and found.runs:
         count = len(found.collectives)
-        show.talk(f"{count} lines of collectives are not among these runs: collect their logs by themselves")
+        show.talk(f"{count} measurements of collectives are left out: collect their logs separately")
     if found.collectives and not found.runs:
         print_collectives(found.collectives, as_json)
         return None
@@ -86,8 +88,10 @@ def _any_logs(paths: Sequence[Path], format_: str | None, gpus_from: str | None,
     shell_complete=names.files,
     help="Report these runs (runs.csv, or what collect --json prints).",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to; only with --runs.")
-@click.option("--baseline", metavar="GPUS|node", help="What speed-up is over.  [default: the smallest size measured]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the report; only with --runs.")
+@click.option(
+    "--baseline", metavar="GPUS|node", help="Size that speed-up is relative to.  [default: the smallest size measured]"
+)
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
@@ -124,9 +128,9 @@ def report(
     if (folder is None) == (runs_file is None):
         raise InputError("give the FOLDER of a sweep, or --runs FILE and --out DIR")
     if (runs_file is None) != (out is None):
-        raise InputError("--runs FILE and --out DIR go together; a sweep's report stands in its own folder")
+        raise InputError("--runs FILE and --out DIR go together; a sweep's report is written to the sweep's folder")
     if markdown and as_json:
-        raise InputError("--markdown and --json: give one of them")
+        raise InputError("--markdown and --json exclude each other: give one of them")
     request = ReportRequest(baseline, against, reference)
     if folder is not None:
         done = open_study(folder, tell=show.talk).report(request)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hpcjobs.study import Study
 
-# Width of a table that goes to a file or a pipe, which have no width of their own.
+# Width of a table that goes to a file or a pipe, which have no width.
 _PIPE_WIDTH = 160
 _STYLES = {
     RunState.DONE: "green",
@@ -43,12 +43,12 @@ def talk(text: str) -> None:
 
 
 def shorten(path: Path) -> str:
-    """The path as one would type it here, quoted for a shell where it must be."""
+    """The path as one would type it here, quoted for a shell if needed."""
     return shlex.quote(shown(path))
 
 
 def terminal(stderr: bool = False) -> Console:
-    """The console for a table. Its width is that of the terminal, or fixed without one."""
+    """The console for a table. Its width is the terminal's, or a fixed one if the output is not a terminal."""
     from rich.console import Console
 
     console = Console(stderr=stderr, highlight=False)
@@ -93,17 +93,18 @@ def _whole_cost(sweep: Sweep, expected: Estimate) -> str:
     costs = [expected.costs[group.name] for group in sweep.plan.submitted]
     hours = [cost.gpu_hours for cost in costs if cost.gpu_hours is not None]
     if len(hours) < len(costs):
-        why = "no sweep of it beside this one, and no measure.images_per_sec_per_gpu"
+        why = "no earlier sweep beside this one, and no measure.images_per_sec_per_gpu"
         if expected.source:
             why = "dataset.json, which has the number of images, cannot be read from here"
         elif sweep.plan.cluster.device == "cpu":
-            why = "no sweep of it beside this one; measure.images_per_sec_per_gpu is of a GPU"
+            why = "no earlier sweep beside this one; measure.images_per_sec_per_gpu is for GPUs only"
         return f"GPU-hours: unknown ({why})"
     experiments = [variant.experiment for variant in sweep.plan.variants]
     early = any(each.mode == "benchmark" or each.train.target_auc is not None for each in experiments)
     idle = sum(cost.idle_gpu_hours or 0 for cost in costs)
-    kept = f", {_figure(idle)} of them on GPUs that stand idle" if idle else ""
-    return f"GPU-hours: {'at most ' if early else ''}{_figure(sum(hours))}{kept} (training alone, at {expected.source})"
+    kept = f", {_figure(idle)} of them on idle GPUs" if idle else ""
+    most = "at most " if early else ""
+    return f"GPU-hours: {most}{_figure(sum(hours))}{kept} (without evaluations, at {expected.source})"
 
 
 def _figure(value: float | None) -> str:
@@ -134,7 +135,7 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
 
 
 def reason(run: RunStatus) -> str:
-    """Why a run has its state, in a line."""
+    """The reason of a run's state, as one line."""
     if run.failure is not None:
         return f"{run.failure} -- {run.failure.hint}"
     word = "" if run.word.lower() in (str(run.state), "completed") else run.word
@@ -178,13 +179,13 @@ def status_json(runs: Sequence[RunStatus]) -> str:
 
 
 def counts(runs: Sequence[RunStatus]) -> str:
-    """`2 done, 1 running`, in the order of a run's life."""
+    """Such as `2 done, 1 running`, in the order in which a run goes through the states."""
     states = [run.state for run in runs]
     return ", ".join(f"{states.count(state)} {state}" for state in RunState if state in states)
 
 
 def exit_code(runs: Sequence[RunStatus]) -> int:
-    """1 where a run failed, was cancelled or is lost; else 0."""
+    """1 if a run failed, was cancelled or is lost; else 0."""
     return int(any(run.state.final and run.state is not RunState.DONE for run in runs))
 
 
@@ -218,7 +219,7 @@ def wait(study: Study) -> list[RunStatus]:
 def wait_and_report(study: Study, as_json: bool) -> int:
     """Follow the runs live on stderr, then write the report and print the table. Returns the exit code.
 
-    Ctrl-C leaves the runs as they are, says how to come back, and gives 130.
+    Ctrl-C leaves the runs as they are, prints how to continue, and gives 130.
     """
     from hpcjobs.cli.show_report import print_report
 

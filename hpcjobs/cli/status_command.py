@@ -31,17 +31,17 @@ def status(ctx: click.Context, folder: Path, watch: bool, as_json: bool) -> None
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), shell_complete=names.sweeps)
-@click.option("--retryable", is_flag=True, help="Only what is missing, and failures that the profile's `retry` names.")
+@click.option("--retryable", is_flag=True, help="Only missing runs, and failures that the profile's `retry` names.")
 @click.option("--wait", is_flag=True, help="Follow the runs and end with the table.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def resume(ctx: click.Context, folder: Path, retryable: bool, wait: bool, as_json: bool) -> None:
-    """Resume the sweep in FOLDER: run what failed, was cancelled or is missing, nothing that has a result."""
+    """Resume the sweep in FOLDER: submit runs that failed, were cancelled or are missing, none that has a result."""
     study = open_study(folder, tell=show.talk)
     done = study.resume(retryable=retryable)
     where = show.shorten(study.folder)
     if done.adopted:
-        show.talk(f"found jobs that the journal did not have: {' '.join(done.adopted)}")
+        show.talk(f"adopted jobs that were submitted but not recorded: {' '.join(done.adopted)}")
     if done.runs:
         show.talk(f"submitted {len(done.runs)} run(s); `hpcjobs status {where}` follows them")
     else:

@@ -17,7 +17,7 @@ from hpcjobs.plan.planning import parse_gpus
 from hpcjobs.site.choose import chosen_cluster
 from hpcjobs.study import Preparation, prepare, prepare_again
 
-# Options that `hpcjobs check` has, too.
+# Options that `hpcjobs check` shares.
 experiment_option = click.option(
     "--experiment",
     default="chexnet",
@@ -51,9 +51,14 @@ def settings_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., A
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE|DIR", help="Repeat the sweep of this sweep.yaml."
 )
 @click.option(
-    "--throttle", type=click.IntRange(min=1), metavar="N", help="At most N runs of a size at a time; on local, of all."
+    "--throttle",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most N runs of a size at a time; of all sizes on local.",
 )
-@click.option("--one-allocation", is_flag=True, help="Run everything in one job of the largest size, repeats in turn.")
+@click.option(
+    "--one-allocation", is_flag=True, help="Run everything in one job of the largest size, one run after another."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -64,7 +69,7 @@ def settings_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., A
     "--preflight",
     "check_node",
     is_flag=True,
-    help="The runs wait for a job that checks a node, as `hpcjobs check` does.",
+    help="First submit a job that checks a node, as `hpcjobs check` does; the runs wait for it.",
 )
 @click.option("--dry-run", is_flag=True, help="Print plan and scripts; write and submit nothing.")
 @click.option("--wait", is_flag=True, help="Follow the runs and end with the table.")
@@ -88,7 +93,7 @@ def sweep(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Submit one training per GPU count and repeat, and say where to look.
+    """Submit one training per GPU count and repeat, and print the folder of the sweep.
 
     \b
     hpcjobs sweep --gpus 1,2,4 --experiment demo --cluster local --wait
@@ -127,7 +132,7 @@ def sweep(
 
 
 def _refuse_with_from(ctx: click.Context) -> None:
-    """Raises InputError if a flag beside --from changes the sweep that is to be repeated."""
+    """Raises InputError if a flag given with --from would change the sweep that is repeated."""
     own = ("gpus", "experiment", "cluster", "repeats", "settings", "throttle", "one_allocation")
     for name in (*own, *profile_flags.NAMES):
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from hpcjobs.base.contract import ERROR_PREFIX
-from hpcjobs.base.hostlist import expand
+from hpcjobs.base.hostlist import expand_hosts
 
 # The prefix of a rank's line: `[1,0]<stderr>:` (mpirun --tag-output), `3: ` (srun --label), or that of horovodrun,
 # with or without the time.
@@ -221,4 +221,4 @@ def nodes(text: str) -> Iterator[str]:
     """The names of the nodes that a text reports as broken or silent."""
     for pattern in _NAMED:
         for match in pattern.finditer(text):
-            yield from expand(match["node"])
+            yield from expand_hosts(match["node"])

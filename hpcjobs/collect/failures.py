@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED, ErrorCode
-from hpcjobs.base.hostlist import expand
+from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.records import ExitRecord, Failure, JobState
 from hpcjobs.collect import causes
 
@@ -177,7 +177,7 @@ def classify(
 
     `aborts` are the abort-rNNN.json of its ranks, the earliest first; `line` is the line of its log that says why.
     """
-    job_nodes = answer.nodes if answer and answer.nodes else expand(exit_record.nodelist if exit_record else "")
+    job_nodes = answer.nodes if answer and answer.nodes else expand_hosts(exit_record.nodelist if exit_record else "")
     kind, evidence = _class_and_evidence(answer, exit_record, _first_cause(aborts), line)
     return failure(kind, evidence, _bad_nodes(kind, evidence, job_nodes))
 

@@ -21,7 +21,7 @@ from hpcjobs.base.columns import (
 from hpcjobs.base.contract import RunConfig, split_batch, warmup_steps
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import make_folder, open_plain, read_json, write_atomic
-from hpcjobs.base.hostlist import expand
+from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.metrics import Measurement, Run
 from hpcjobs.base.records import RunState
 from hpcjobs.base.sizes import Size
@@ -151,7 +151,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
     local_batch, global_batch = _batches(config)
     start = claim.get("start")
     fields: dict[str, Any] = {"start": start if isinstance(start, (int, float)) else None}
-    hosts: Sequence[str] = expand(str(claim.get("nodelist", "")))
+    hosts: Sequence[str] = expand_hosts(str(claim.get("nodelist", "")))
     if measured is not None:
         fields |= measured.figures()
         fields |= {

@@ -17,7 +17,7 @@ from hpcjobs.jobs.group import COLLECTOR
 
 
 def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
-    """End the named runs, or all runs if none is named; returns the names of those that were ended.
+    """End the named runs, or all runs if `names` is empty; returns the names of those that were ended.
 
     A run whose submission has no recorded answer is ended too: its claim is revoked, so that a job that arrives later
     does not run it. Raises InputError for an unknown name, SchedulerUnreachable, or lock.Locked.
@@ -27,7 +27,7 @@ def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
         if name not in known:
             raise InputError(f"no run '{name}' in {sweep.where.root}: {nearest(name, known)}")
     if names and sweep.plan.allocation is not None:
-        raise InputError(f"{sweep.where.root}: all runs are in one job, which ends as a whole: give no names of runs")
+        raise InputError(f"{sweep.where.root}: one job holds all runs and ends as a whole: give no names of runs")
     with locked(sweep.where) as journal:
         runs = {run.run: run for run in Watch(sweep, lambda text: None, must_answer=True).look()}
         live = [

@@ -103,10 +103,10 @@ def check_free(folder: Path) -> None:
     if any(folder.iterdir()):
         writer = read_json(folder / UNFINISHED)
         # The mark alone does not allow deleting files that hpcjobs did not write.
-        strange = [path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith(".")]
+        foreign = [path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith(".")]
         if writer is None and all(path.name.startswith(f".{UNFINISHED}.") for path in folder.iterdir()):
-            return  # killed before the mark had its name
-        if writer is None or strange:
+            return  # the writer was killed between writing the mark and renaming it to UNFINISHED
+        if writer is None or foreign:
             raise InputError(f"--out {name}: exists and is not an empty folder")
         if writer.get("host") != socket.gethostname() or alive(writer):
             raise InputError(f"--out {name}: process {writer.get('pid')} on {writer.get('host')} is writing a sweep")

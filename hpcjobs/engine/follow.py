@@ -35,22 +35,22 @@ def look(where: SweepDir, run: str) -> Evidence:
     newest = attempts[-1]
     claim = read_json(newest / contract.CLAIM) or {}
     submission = claim.get("submission")
-    left = sweepdir.read_exit(newest)
+    exit_record = sweepdir.read_exit(newest)
     log = mllog.read(newest / contract.TRAIN_LOG)
     measured = mllog.measure(log) is not None
     if not measured:
         measured = any(mllog.measure(mllog.read(old / contract.TRAIN_LOG)) is not None for old in attempts[:-1])
     task = str(claim.get("job", ""))
     if isinstance(submission, int) and submission < number and claimed:
-        # A newer submission has claimed the run and not begun: failures of older attempts no longer matter.
+        # A newer submission has claimed the run and has not begun: failures of older attempts no longer matter.
         return Evidence(attempt=newest.name, claimed_by=claimed, submission=number, measured=measured)
-    failed = not measured and (left is None or left.rc != 0)
+    failed = not measured and (exit_record is None or exit_record.rc != 0)
     return Evidence(
         attempt=newest.name,
         claimed_by=task,
         submission=submission if isinstance(submission, int) else 0,
         measured=measured,
-        exit=left,
+        exit=exit_record,
         aborts=tuple(sweepdir.read_aborts(newest)),
         line=evidence.why(newest / contract.JOB_LOG, where.slurm / f"{task}.out") if failed else "",
         progress=mllog.progress(log),
@@ -132,7 +132,7 @@ class Watch:
 def snapshot(sweep: Sweep, tell: Callable[[str], None] = lambda text: None) -> list[RunStatus]:
     """The state of every run, by one query of the scheduler.
 
-    If the scheduler is unreachable, `tell` receives a line about it, and the states come from the files alone.
+    If the scheduler is unreachable, `tell` receives a line about it, and the states come from the files only.
     """
     return Watch(sweep, tell).look()
 

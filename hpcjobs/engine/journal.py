@@ -38,7 +38,7 @@ class Journal:
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = "\n" + line  # a crash cut the line before short
+                line = "\n" + line  # a crash cut the previous line short
             data = line.encode("utf-8")
             try:
                 while data:

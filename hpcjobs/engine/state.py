@@ -221,9 +221,8 @@ def _status(
     if answers is None or (answer is None and now - submission.at < GRACE_S):
         return dataclasses.replace(status, state=RunState.RUNNING if mine.claimed_by else RunState.PENDING)
     if submission.cancelled:
-        return dataclasses.replace(
-            status, state=RunState.CANCELLED
-        )  # the cancel took effect, and the scheduler has forgotten the task
+        # The cancel took effect, and the scheduler has forgotten the task.
+        return dataclasses.replace(status, state=RunState.CANCELLED)
     return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", mine.line or status.reason))
 
 

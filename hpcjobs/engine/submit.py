@@ -99,7 +99,7 @@ def _exclude(sweep: Sweep, intention: Intention) -> tuple[str, ...]:
 def submit_collector(sweep: Sweep, journal: Journal, jobs: Sequence[str], tell: Tell) -> None:
     """Submit the last small job, which collects after the end of `jobs`.
 
-    A refusal is only told to the user, because the runs are submitted, and `hpcjobs report` collects too.
+    If it is refused, only `tell` receives a line: the runs are submitted, and `hpcjobs report` collects too.
     """
     if not jobs or not sweep.collects:
         return

@@ -7,7 +7,7 @@ import dataclasses
 from hpcjobs.base.sizes import Size
 from hpcjobs.config import Experiment
 
-# The group of the one job that runs everything, and that of the last small job, which collects.
+# The name of the group that one job runs as a whole (--one-allocation), and that of the last small job, which collects.
 ALLOCATION = "all"
 COLLECTOR = "collect"
 

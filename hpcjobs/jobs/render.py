@@ -21,7 +21,7 @@ import msgspec
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.hostlist import expand
+from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import EARLY_S, SbatchOptions
 from hpcjobs.jobs.group import COLLECTOR, Group
@@ -31,7 +31,7 @@ from hpcjobs.trainers import chexnet
 # The template that every launcher's template extends, and the one that takes its place in a probe job.
 BASE = "base.sbatch.j2"
 _PROBE_BASE = "check.sbatch.j2"
-# Open MPI's words for Horovod under mpirun (horovod.readthedocs.io/en/stable/mpi.html).
+# Options of Open MPI's mpirun that Horovod asks for (horovod.readthedocs.io/en/stable/mpi.html).
 _TRANSPORT = ("-mca", "pml", "ob1", "-mca", "btl", "^openib")
 
 # Variables that bash sets itself, or that change how it reads the rest of a script.
@@ -47,8 +47,8 @@ _BASH_VARIABLES = frozenset(
 
 
 def quote(value: object) -> str:
-    """One shell word that bash reads back as exactly `value`. sbatch reads a directive in the same way, but for
-    backslashes.
+    """One shell word that bash reads back as exactly `value`. sbatch reads a directive in the same way, except that
+    backslashes have another meaning.
 
     Raises InputError for characters that a line of a script cannot hold.
     """
@@ -57,7 +57,7 @@ def quote(value: object) -> str:
         raise InputError(f"{text!r} holds a control character and cannot stand in a job script")
     if any(0xD800 <= ord(character) < 0xE000 for character in text):
         raise InputError(f"{text!r} is not UTF-8 and cannot stand in a job script")
-    # shellcheck warns of a word that begins with = after the = of an assignment.
+    # Unquoted, shellcheck would warn about a word that begins with = after the = of an assignment.
     return f"'{text}'" if text.startswith("=") and shlex.quote(text) == text else shlex.quote(text)
 
 
@@ -170,12 +170,12 @@ def _render(
         raise InputError(f"{sweep_dir}: sbatch cannot take a folder whose name holds a backslash")
     for option, value in directives:
         if "\\" in str(value):
-            raise InputError(f"#SBATCH --{option}={value}: sbatch does not take a backslash for what it is")
+            raise InputError(f"#SBATCH --{option}={value}: sbatch would change the backslash")
     for name in cluster.env:
-        # The script's own variables have lower-case names. So have those of proxies, which it does not use.
+        # The script's own variables have lower-case names. It has no variables *_proxy, so those are allowed.
         if name in _BASH_VARIABLES or (name == name.lower() and not name.endswith("_proxy")):
             raise InputError(
-                f"env.{name}: bash or the job script itself uses such a name; it would not reach the ranks"
+                f"env.{name}: bash or the job script uses this name itself; the value would not reach the ranks"
             )
     name = Path(template).name
     try:
@@ -203,7 +203,7 @@ def _render(
 
 
 def _place(error: Exception, template: str) -> str:
-    """Where in a template an error arose: Jinja writes tracebacks in terms of the template's own lines."""
+    """The place of an error in a template: tracebacks of Jinja name the lines of the template."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else f"template {template}"
 
@@ -273,7 +273,7 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
         value = getattr(cluster, option)
         if option == "nodelist" and value is not None:
             # sbatch refuses a list with more names than nodes.
-            value = ",".join(expand(value)[: size.nodes])
+            value = ",".join(expand_hosts(value)[: size.nodes])
         if value is not None:
             lines.append((option, value))
     return lines + _options(cluster.sbatch)

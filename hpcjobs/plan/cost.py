@@ -1,4 +1,4 @@
-"""What a plan costs: minutes of a run, GPU-hours, and where it meets a site's limits. Pure."""
+"""What a plan costs: minutes of a run, GPU-hours, and which of the site's limits it exceeds. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rate:
 
 
 def images(run: PlannedRun, train_images: int | None) -> int | None:
-    """Images that a run trains on, at most; None where the size of the data decides and is not known."""
+    """The most images that a run trains on; None if this depends on the size of the data, which is unknown."""
     experiment = run.variant.experiment
     _, global_batch = experiment.batch.split(run.size.gpus)
     if experiment.mode == "benchmark":
@@ -41,7 +41,7 @@ def images(run: PlannedRun, train_images: int | None) -> int | None:
 
 
 def run_minutes(run: PlannedRun, rate: Rate | None, train_images: int | None) -> float | None:
-    """Minutes from a run's start to its last step; evaluations are not in it. None where not known."""
+    """Minutes from a run's start to its last step, without evaluations; None if unknown."""
     count = images(run, train_images)
     if rate is None or count is None:
         return None
@@ -80,7 +80,7 @@ def cost(group: Group, plan: Plan, rate: Rate | None, train_images: int | None) 
 
 
 class ObjectionKind(enum.Enum):
-    """What a plan meets at a site."""
+    """A limit or state of the site that a plan conflicts with."""
 
     MAX_SUBMIT = "max_submit"
     MAX_JOBS = "max_jobs"
@@ -90,20 +90,20 @@ class ObjectionKind(enum.Enum):
 
     @property
     def passes(self) -> bool:
-        """Whether it goes away by itself: the jobs only wait longer."""
+        """Whether the conflict ends without the user: the jobs only wait longer."""
         return self is ObjectionKind.PARTITION_DOWN
 
 
 @dataclasses.dataclass(frozen=True)
 class Objection:
-    """Where a plan meets a limit of the site: which kind of limit, and a line for the user."""
+    """A conflict of a plan with a limit of the site: the kind of limit, and a line for the user."""
 
     kind: ObjectionKind
     text: str
 
 
 def objections(plan: Plan, limits: Limits, time_s: int | None) -> Iterator[Objection]:
-    """Where the plan meets the site's limits; `time_s` is the time limit in seconds that its jobs ask for."""
+    """The conflicts of a plan with the site's limits. `time_s` is the time limit in seconds that its jobs request."""
     tasks = sum(1 if group is plan.allocation else len(group.runs) for group in plan.submitted)
     if limits.max_submit is not None and limits.own + tasks > limits.max_submit:
         taken = f", {limits.own} of them taken" if limits.own else ""
@@ -114,12 +114,12 @@ def objections(plan: Plan, limits: Limits, time_s: int | None) -> Iterator[Objec
         yield Objection(ObjectionKind.MAX_JOBS, text)
     nodes = max(group.size.nodes for group in plan.submitted)
     if limits.max_nodes is not None and nodes > limits.max_nodes:
-        text = f"{nodes} nodes for one job, but partition {limits.partition} gives at most {limits.max_nodes}"
+        text = f"{nodes} nodes for one job, but partition {limits.partition} allows at most {limits.max_nodes}"
         yield Objection(ObjectionKind.MAX_NODES, text)
     if limits.max_time_s is not None and time_s is not None and time_s > limits.max_time_s:
         text = (
             f"a time limit of {time_s / 3600:g} h, but partition {limits.partition} allows "
-            f"{limits.max_time_s / 3600:g} h: the jobs may wait for ever"
+            f"{limits.max_time_s / 3600:g} h: the jobs may never start"
         )
         yield Objection(ObjectionKind.MAX_TIME, text)
     if not limits.up:

@@ -38,8 +38,8 @@ class Estimate:
 def estimate(plan: Plan, scheduler: Scheduler, scripts: Mapping[str, str], limits: Limits, beside: Path) -> Estimate:
     """The cost of a plan, and what the scheduler says of its `scripts` (text by group).
 
-    `beside` is the folder that holds this sweep and, perhaps, an earlier one to take the speed from. A scheduler that
-    does not answer is a warning, because the plan is worth showing without its answer.
+    `beside` is the folder that holds this sweep and perhaps an earlier one, whose measured speed is used. If the
+    scheduler does not answer, that is a warning: the plan can be shown without its answer.
     """
     rate = _measured(plan, beside) or _stated(plan)
     images = _train_images(plan)
@@ -116,7 +116,7 @@ def site_limits(cluster: Cluster) -> tuple[Limits, str]:
 
 
 class UserLimit:
-    """`Limits.max_submit`, asked for in the background, because sacctmgr is slow."""
+    """`Limits.max_submit`, queried in the background, because sacctmgr is slow."""
 
     def __init__(self, cluster: Cluster):
         self._found: int | None = None

@@ -95,7 +95,7 @@ def size_of(gpus: int, cluster: Cluster) -> Size:
     return Size(gpus, nodes, -(-gpus // nodes))
 
 
-def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
+def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]:
     """The experiment with every combination of the values of `--set KEY=V1,V2`.
 
     `data.dir` and a path in `model.weights` are made absolute: relative to the working folder where a setting
@@ -118,11 +118,9 @@ def expand(document: Document, settings: Sequence[str]) -> list[Variant]:
         raise InputError("--set: give one of batch.local (weak scaling) and batch.global (strong scaling), not both")
     synth = next((key for key in choices if key.startswith("data.synth.")), None)
     if synth and "data.dir" in choices:
-        raise InputError(
-            f"--set: give one of data.dir (images that are there) and {synth} (images to make up), not both"
-        )
+        raise InputError(f"--set: give one of data.dir (existing images) and {synth} (images to make up), not both")
     if synth and len(choices[synth]) > 1:
-        raise InputError(f"--set {synth}: takes one value, because a sweep makes up its images once")
+        raise InputError(f"--set {synth}: takes one value, because a sweep makes its images once")
     swept = sorted(key for key, values in choices.items() if len(values) > 1)
     variants = []
     for combination in itertools.product(*choices.values()):

@@ -93,7 +93,7 @@ def _experiment(name: str, base: str) -> Experiment:
         raise InputError(
             f"the working folder cannot be used: {error.strerror}; change to a folder that exists"
         ) from None
-    (variant,) = planning.expand(profiles.read(Experiment, base), [])
+    (variant,) = planning.parameter_grid(profiles.read(Experiment, base), [])
     return msgspec.structs.replace(variant.experiment, name=name)
 
 

@@ -1,4 +1,4 @@
-"""What the findings of a check are: limits, disk, and the answer of a compute node."""
+"""The findings of a check: limits, disk, and the answer of a compute node."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def fits(objections: Iterable[Objection], tests: Mapping[str, Callable[[], str]]
 def disk(folder: Path, needed: int) -> Finding:
     """Whether `needed` bytes of checkpoints and logs fit into the folder's file system."""
     free = shutil.disk_usage(folder).free
-    message = f"{free / 1e9:.3g} GB free in {folder}, at most about {needed / 1e9:.3g} GB needed (quotas are not seen)"
+    message = (
+        f"{free / 1e9:.3g} GB free in {folder}, at most about {needed / 1e9:.3g} GB needed (quotas are not checked)"
+    )
     if free > needed:
         return Finding("disk", OK, message)
     remedy = "give --out on a larger file system, fewer repeats, or train.checkpoint=false"
@@ -43,11 +45,13 @@ def answers(job: CheckJob, folder: Path, name: str, token: str, here: str) -> It
     """What the job found on its node, and what its start and end show. `here` is the name of this host."""
     if job.ended is None:
         why = f" ({job.reason})" if job.reason else ""
-        message = f"job {job.id} did not run in time{why}: no compute node was looked at"
+        message = f"job {job.id} did not start in time{why}: no compute node was checked"
         yield Finding("node", WARNING, message, "try again when nodes are free, or with a larger --patience-min")
         return
     if job.seen is None:
-        message = f"job {job.id} ended ({job.ended.word}), but this host sees nothing that it wrote into {folder}"
+        message = (
+            f"job {job.id} ended ({job.ended.word}), but this host does not see the files that it wrote into {folder}"
+        )
         remedy = "give --out on a file system that compute nodes share and may write to"
         yield Finding("folder", FAILURE, message, remedy)
         return

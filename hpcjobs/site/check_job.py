@@ -18,13 +18,13 @@ from hpcjobs.schedulers import factory
 
 # How long, in s, a file that a job wrote may stay invisible on another host: NFS caches attributes for up to a minute.
 _NFS_CACHE_S = 60.0
-# No such job runs longer, in s. A running job that says nothing for longer is given up.
+# How long, in s, a started job is waited for beyond the patience for its start. Then it is cancelled.
 _LONGEST_S = 1800.0
 # The interval between two queries of the scheduler, in s.
 _POLL_S = 2.0
 # The first file that the job's script writes: the node's clock.
 CLOCK = "clock"
-# The last lines of srun and mpirun after any failure: they say nothing about its cause.
+# Lines that srun and mpirun print after any failure, whatever its cause.
 _LAUNCHER_ENDS = re.compile(
     r"Exited with exit code|Terminating StepId|srun: Job step aborted|STEP \S+ ON|^MPI_ABORT was"
 )
@@ -112,12 +112,12 @@ def run_here(folder: Path, script: Path, name: str, patience_s: float) -> CheckJ
 
 
 def last_line(folder: Path, name: str) -> str:
-    """The last line of a job's output that says something, but for the launcher's own lines about the end."""
+    """The last line of a job's output that has letters and is not one of the launcher's lines about the end."""
     try:
         with open_plain(folder / f"{name}.out") as file:
             lines = file.read()[-4000:].decode("utf-8", "replace").split("\n")
     except OSError:
-        return "it left no output"
+        return "it wrote no output"
     worded = [line.strip() for line in lines if any(map(str.isalpha, line))]
     own = [line for line in worded if not _LAUNCHER_ENDS.search(line)]
     return (own or worded or ["its output is empty"])[-1]

@@ -1,4 +1,4 @@
-"""Which cluster a command uses, if it names one or not."""
+"""Which cluster a command uses: the named one, the default one, or a detected one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what Slurm says of a site to a profile, with comments on what it does not say."""
+"""Makes a commented profile from what Slurm reports about a site. The comments mark what Slurm does not report."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hpcjobs.base.times import seconds
 from hpcjobs.config import Cluster, Document, convert, dump
 from hpcjobs.site.facts import Facts, Nodes
 
-# Memory that is asked for, of what a node has: the system and its daemons need some.
+# The share of a node's memory that jobs request: the system and its daemons need the rest.
 _MEMORY_SHARE = 0.95
-# A time limit to begin with, in s, where the partition allows it.
+# The profile's time limit in s, if the partition allows it.
 _TIME_S = 4 * 3600
-# A comment stands beside its key where the line has no more characters.
+# A comment is written beside its key if the line then has at most this many characters, else above it.
 _WIDTH = 116
 
-# A key with its value (none: a comment alone), and the comment.
+# (key with its value, or "" for a comment alone; the comment)
 _Line = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Detected:
-    """A profile as the text of its file; `device` says what it computes on."""
+    """A detected profile: `text` is that of its file, `device` is cpu or gpu, `described` a line about its nodes."""
 
     text: str
     partition: str
@@ -41,7 +41,10 @@ class Detected:
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """Nodes with the same GPUs; of the rest what the least of them has."""
+    """Nodes with the same GPUs. `away` of them are down or drained.
+
+    Cores (physical ones of a node), sockets and memory are the smallest values among the nodes.
+    """
 
     gpu_type: str | None
     gpus: int
@@ -58,22 +61,20 @@ class _Kind:
 
 
 def profile_of(facts: Facts, partition: str | None = None, device: str | None = None) -> Detected:
-    """A profile for one partition, else the default one. `device`: cpu or gpu, whatever Slurm calls a GPU.
+    """The profile of a partition, by default of the site's default one. `device` (cpu or gpu) overrides Slurm's GPUs.
 
-    Raises InputError where there is no such partition, or none that stands out.
+    Raises InputError if there is no such partition, or if none is given and Slurm has no default one.
     """
     name = _chosen(facts, partition)
     kinds = _kinds(nodes for nodes in facts.nodes if nodes.partition == name)
     if not kinds:
         raise InputError(f"partition {name} has no nodes; choose another one: {', '.join(facts.partitions)}")
     kind, about = kinds[0], facts.partitions[name]
+    version = facts.config.get("SLURM_VERSION", "")
     computes = device or ("gpu" if kind.gpus else "cpu")
     lines = [
-        (
-            "",
-            f"By `hpcjobs cluster detect`: what Slurm {facts.config.get('SLURM_VERSION', '')} says of this partition.",
-        ),
-        ("", "UNKNOWN marks what it does not say: look there first."),
+        ("", f"Made by `hpcjobs cluster detect` from what Slurm {version} reports about this partition."),
+        ("", "UNKNOWN marks what Slurm does not report: check these lines first."),
         (f"name: {_scalar(_name(facts, partition))}", ""),
         (f"description: {_scalar(str(kind))}", ""),
         ("scheduler: slurm", ""),
@@ -81,21 +82,27 @@ def profile_of(facts: Facts, partition: str | None = None, device: str | None = 
         (f"device: {computes}", _why(kind, device)),
         *_nodes(kind, about),
         *(("", f"Other nodes of this partition: {other}") for other in kinds[1:]),
-        *_elsewhere(facts, name, kind),
+        *_other_gpu_partitions(facts, name, kind),
         *_memory(facts, about, kind),
         ("sharing: exclusive", "whole nodes, so that no other job disturbs the figures"),
         *_bind(facts),
-        (f"partition: {_scalar(name)}", "" if about.get("State", "UP") == "UP" else f"it is {about['State']} now"),
+        (
+            f"partition: {_scalar(name)}",
+            "" if about.get("State", "UP") == "UP" else f"its state is {about['State']} now",
+        ),
         *_accounting(facts, about),
         *_time(about),
-        ("", "UNKNOWN: what a job needs before Python starts, and the Python that has the compute half on the nodes:"),
+        (
+            "",
+            "UNKNOWN: the modules that a job loads, and the Python on the nodes that has the compute half of hpcjobs:",
+        ),
         ("", "modules: [cuda/12, openmpi/4.1]"),
         ("", "python: /path/to/venv/bin/python    # absent: the one that runs hpcjobs"),
-        ("", "UNKNOWN: the fabric. Where NCCL and MPI do not find it by themselves, name it:"),
+        ("", "UNKNOWN: the fabric. If NCCL and MPI do not find it by themselves, name it:"),
         ("", 'env: {NCCL_IB_HCA: "=mlx5_0", NCCL_SOCKET_IFNAME: ib0, UCX_NET_DEVICES: "mlx5_0:1"}'),
     ]
     if facts.pyxis:
-        lines.append(("", "srun starts containers here (pyxis): container: {kind: pyxis, image: /path/to/image.sqsh}"))
+        lines.append(("", "srun can start containers here: container: {kind: pyxis, image: /path/to/image.sqsh}"))
     return Detected("".join(_written(lines)), name, computes, str(kind))
 
 
@@ -150,19 +157,19 @@ def _name(facts: Facts, partition: str | None) -> str:
 def _launcher(facts: Facts) -> list[_Line]:
     plugin = next((word for word in facts.mpi if word.startswith("pmix")), None)
     if plugin is None:
-        had = f"only {', '.join(facts.mpi)}" if facts.mpi else "nothing"
-        return [("launcher: mpirun", f"`srun --mpi=list` names {had}; UNKNOWN: whether mpirun is Open MPI's")]
+        listed = f"only {', '.join(facts.mpi)}" if facts.mpi else "no plugin"
+        return [("launcher: mpirun", f"`srun --mpi=list` names {listed}; UNKNOWN: whether mpirun is Open MPI's")]
     return [
         ("launcher: srun", ""),
-        (f"mpi_plugin: {plugin}", "UNKNOWN: whether the MPI on the nodes was built for it; else launcher: mpirun"),
+        (f"mpi_plugin: {plugin}", "UNKNOWN: whether MPI on the nodes was built with it; if not, launcher: mpirun"),
     ]
 
 
 def _why(kind: _Kind, device: str | None) -> str:
     if device is not None:
-        return "as it was told"
+        return "as --device says"
     if kind.gpus:
-        return "Slurm says gpu; UNKNOWN: whether TensorFlow on the nodes finds them"
+        return "Slurm has GPUs; UNKNOWN: whether TensorFlow on the nodes finds them"
     return "Slurm has no GPUs in this partition"
 
 
@@ -171,24 +178,24 @@ def _nodes(kind: _Kind, about: Mapping[str, str]) -> list[_Line]:
     nodes = min(kind.count, int(most)) if most.isdigit() and int(most) else kind.count
     lines = [(f"nodes: {nodes}", f"{kind.away} of {kind.count} are down or drained now" if kind.away else "")]
     per_node = kind.gpus or max(1, kind.sockets)
-    lines.append((f"gpus_per_node: {per_node}", "" if kind.gpus else "one rank a socket: a guess"))
+    lines.append((f"gpus_per_node: {per_node}", "" if kind.gpus else "a guess: one rank per socket"))
     lines.append((f"gpu_request: {'gres' if kind.gpus else 'none'}", ""))
     if kind.gpu_type:
         lines.append((f"gpu_type: {_scalar(kind.gpu_type)}", ""))
-    lines.append((f"cpus_per_gpu: {max(1, kind.cores // per_node)}", f"of {kind.cores} cores"))
+    lines.append((f"cpus_per_gpu: {max(1, kind.cores // per_node)}", f"a node has {kind.cores} cores"))
     if kind.threads_per_core > 1:
-        hyper = f"Slurm counts {kind.threads_per_core} hyper-threads a core; each rank gets cores"
-        lines.append(("sbatch: {hint: nomultithread}", hyper))
+        why = f"Slurm counts {kind.threads_per_core} hyper-threads per core; a rank gets whole cores"
+        lines.append(("sbatch: {hint: nomultithread}", why))
     return lines
 
 
 def _scalar(word: str) -> str:
-    """A word as YAML reads it back: some names look like numbers."""
+    """The word as YAML that is read back as a string: some names look like numbers."""
     return dump(word, width=1000).removesuffix("...\n").strip()
 
 
-def _elsewhere(facts: Facts, name: str, kind: _Kind) -> list[_Line]:
-    """Which other partitions have GPUs, where this one has none."""
+def _other_gpu_partitions(facts: Facts, name: str, kind: _Kind) -> list[_Line]:
+    """A comment that names the partitions with GPUs, if this one has none."""
     others = dict.fromkeys(nodes.partition for nodes in facts.nodes if nodes.gpus and nodes.partition != name)
     if kind.gpus or not others:
         return []
@@ -197,7 +204,7 @@ def _elsewhere(facts: Facts, name: str, kind: _Kind) -> list[_Line]:
 
 def _memory(facts: Facts, about: Mapping[str, str], kind: _Kind) -> list[_Line]:
     if "MEMORY" not in facts.config.get("SelectTypeParameters", "").upper():
-        return [("", "Memory is not given out by Slurm here: mem_per_gpu_mib would change nothing")]
+        return [("", "Slurm does not allocate memory here: mem_per_gpu_mib would have no effect")]
     caps = [about.get("MaxMemPerNode", ""), facts.config.get("MaxMemPerNode", "")]
     node = min([int(kind.memory_mib * _MEMORY_SHARE), *(int(cap) for cap in caps if cap.isdigit() and int(cap))])
     share = node // (kind.gpus or max(1, kind.sockets))
@@ -207,7 +214,7 @@ def _memory(facts: Facts, about: Mapping[str, str], kind: _Kind) -> list[_Line]:
 def _bind(facts: Facts) -> list[_Line]:
     plugins = facts.config.get("TaskPlugin", "")
     if "affinity" in plugins or "cgroup" in plugins:
-        return [("bind: cores", f"by TaskPlugin {plugins}; UNKNOWN: whether numa fits the GPUs' sockets better")]
+        return [("bind: cores", f"TaskPlugin {plugins} binds; UNKNOWN: whether numa fits the GPUs' sockets better")]
     return [("bind: none", f"TaskPlugin {plugins or 'unknown'} binds nothing")]
 
 
@@ -215,29 +222,26 @@ def _accounting(facts: Facts, about: Mapping[str, str]) -> list[_Line]:
     lines: list[_Line] = []
     accounts, qos = list(facts.accounts), list(facts.qos)
     for key, allowed, mine in (("account", "AllowAccounts", accounts), ("qos", "AllowQos", qos)):
-        bound = about.get(allowed, "ALL")
-        may = [word for word in mine if bound == "ALL" or word in bound.split(",")]
-        if len(mine) > 1 or may != mine:
-            yours = f"yours here: {', '.join(may) or 'none'}; absent: your default one"
-            lines.append(("", f"{key}: {may[0] if may else '...':<20}# {yours}"))
+        limited_to = about.get(allowed, "ALL")
+        usable = [word for word in mine if limited_to == "ALL" or word in limited_to.split(",")]
+        if len(mine) > 1 or usable != mine:
+            choice = f"yours that are allowed here: {', '.join(usable) or 'none'}; absent: your default"
+            lines.append(("", f"{key}: {usable[0] if usable else '...':<20}# {choice}"))
     if not accounts:
         enforced = facts.config.get("AccountingStorageEnforce", "none")
-        needs = "UNKNOWN: yours" if "associations" in enforced else "not needed"
+        needs = "UNKNOWN: which are yours" if "associations" in enforced else "not needed"
         lines.append(("", f"account and qos: {needs} (AccountingStorageEnforce is {enforced})"))
     if "slurmdbd" not in facts.config.get("AccountingStorageType", "slurmdbd"):
         lines.append(
-            ("", "Slurm keeps no books here: how a job ended is known for MinJobAge after it, and from its own files")
+            ("", "Slurm has no accounting database here: MinJobAge after a job's end it forgets how it ended;")
         )
+        lines.append(("", "then only the files of the run tell"))
     return lines
 
 
 def _time(about: Mapping[str, str]) -> list[_Line]:
-    said = about.get("MaxTime", "UNLIMITED")
-    most = seconds(said)
-    limit = said if most is not None and most < _TIME_S else "04:00:00"
-    return [
-        (
-            f'time: "{limit}"',
-            f"a start; the partition allows {said}, and gives {about.get('DefaultTime', said)} without",
-        )
-    ]
+    longest = about.get("MaxTime", "UNLIMITED")
+    longest_s = seconds(longest)
+    limit = longest if longest_s is not None and longest_s < _TIME_S else "04:00:00"
+    default = about.get("DefaultTime", longest)
+    return [(f'time: "{limit}"', f"to begin with; the partition's MaxTime is {longest}, its DefaultTime {default}")]

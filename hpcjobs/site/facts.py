@@ -1,4 +1,4 @@
-"""What Slurm's commands say of a site, with nothing concluded from it."""
+"""What Slurm's commands report about a site: facts only, no conclusions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ _PARTITIONS = ("scontrol", "--oneliner", "show", "partition")
 _MPI = ("srun", "--mpi=list")
 _HELP = ("srun", "--help")
 _ASSOC = ("sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "assoc", "format=Account,QOS")
-# As in gpu:v100:4(S:0-1) and gpu:4; MIG's kinds begin with a digit.
+# Matches gpu:v100:4(S:0-1) and gpu:4. The types of MIG slices begin with a digit.
 _GPUS = re.compile(r"(?:^|,)gpu:(?:([^:,()]+):)?(\d+)(?=[(,]|$)")
-# How sinfo's short words for nodes begin that take no job.
+# How sinfo's compact states (%t) begin for nodes that accept no job.
 _AWAY = ("down", "drain", "drng", "fail", "inval", "unk")
 
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """Nodes of a partition that are alike, with what one of them has. `gpus` are of one kind."""
+    """Equal nodes of a partition: their number, and what each of them has.
+
+    `away`: they are down or drained. `gpus`: the number of GPUs of the type `gpu_type`.
+    """
 
     partition: str
     count: int
@@ -40,7 +43,7 @@ class Nodes:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """All of it. What was not answered is empty."""
+    """Everything that Slurm reports about a site. The fields of a command that failed are empty."""
 
     config: Mapping[str, str]
     partitions: Mapping[str, Mapping[str, str]]
@@ -52,9 +55,9 @@ class Facts:
 
 
 def ask() -> Facts:
-    """Ask Slurm. Raises SchedulerUnreachable or Refused where it does not say what its nodes are."""
+    """Query Slurm. Raises SchedulerUnreachable or Refused if scontrol or sinfo fails; the other commands may fail."""
     commands = (_CONFIG, _PARTITIONS, _SINFO, _MPI, _HELP, (*_ASSOC, f"user={getpass.getuser()}"))
-    with ThreadPoolExecutor() as pool:  # each takes most of its time to connect
+    with ThreadPoolExecutor() as pool:  # a command spends most of its time on connecting
         asked = [pool.submit(run, *command, both=command is _MPI) for command in commands]
     config, partitions, nodes = (each.result() for each in asked[:3])
     rest = []
@@ -67,7 +70,7 @@ def ask() -> Facts:
 
 
 def read(config: str, partitions: str, nodes: str, mpi: str = "", help_: str = "", assoc: str = "") -> Facts:
-    """The facts in what the commands printed."""
+    """The facts, from the output of the commands."""
     by_name = {}
     for line in partitions.splitlines():
         words = dict(word.split("=", 1) for word in line.split() if "=" in word)
@@ -90,10 +93,10 @@ def _nodes(line: str) -> Nodes | None:
     if len(words) != 8:
         return None
     partition, count, state, *sizes, gres = words
-    # A + says that others have more.
+    # sinfo appends a + to the smallest value if some of the nodes have more.
     memory, sockets, cores, threads = (int(size.rstrip("+") or 0) for size in sizes)
     found = [(kind or None, int(number)) for kind, number in _GPUS.findall(gres)]
-    # Of a node with several kinds the most numerous one.
+    # If a node has several types of GPUs, only the most numerous one counts.
     kind, gpus = max(found, key=lambda each: each[1], default=(None, 0))
     away = state.startswith(_AWAY)
     return Nodes(partition, int(count), away, memory, sockets, cores, threads, kind, gpus)

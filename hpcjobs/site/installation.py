@@ -1,4 +1,4 @@
-"""`hpcjobs --version --json`: what a bug report needs to say of an installation."""
+"""`hpcjobs --version --json`: what a bug report needs to know about an installation."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from hpcjobs.config import profiles
 _PACKAGE = "hpcjobs"
 # The extra of the compute half, in pyproject.toml.
 _COMPUTE = "train"
-# Patience with a program that is asked for its version.
+# How long, in s, a program may take to print its version.
 _TIMEOUT_S = 5.0
 
 Known = TypeVar("Known")
 
 
 def about() -> dict[str, Any]:
-    """What is installed here and what it runs on, ready for JSON; None where that cannot be found out. Never fails.
+    """What is installed here and what it runs on, ready for JSON; None for what cannot be found out. Never fails.
 
-    Versions come from the packages' metadata: nothing is imported for them. No environment variable but SHELL is told.
-    `errors` says, by its name, what a program answered that is there, and yet tells no version: {} where all do.
+    Versions come from the packages' metadata: no package is imported. SHELL is the only environment variable included.
+    `errors` says, by program, why an installed program printed no version; {} if each of them did.
     """
     with ThreadPoolExecutor() as pool:
-        asked = {program: pool.submit(_said, program, "--version") for program in ("sbatch", "mpirun")}
+        found = {program: pool.submit(_version_of, program, "--version") for program in ("sbatch", "mpirun")}
         return {
             "hpcjobs": __version__,
             "path": str(Path(__file__).parents[1]),
@@ -45,18 +45,18 @@ def about() -> dict[str, Any]:
             "shell": os.environ.get("SHELL"),
             "control": _or_none(lambda: _versions(compute=False)),
             "compute": _or_none(lambda: _versions(compute=True)),
-            "slurm": _or_none(lambda: re.sub(r"^slurm(-\w+)? ", "", asked["sbatch"].result()[0] or "") or None),
-            "mpirun": _or_none(lambda: asked["mpirun"].result()[0]),
+            "slurm": _or_none(lambda: re.sub(r"^slurm(-\w+)? ", "", found["sbatch"].result()[0] or "") or None),
+            "mpirun": _or_none(lambda: found["mpirun"].result()[0]),
             "default_cluster": _or_none(profiles.default_cluster),
             "config_files": _or_none(lambda: [str(path) for path in profiles.config_files()]),
-            "errors": {program: error for program, said in asked.items() if (error := said.result()[1])},
+            "errors": {program: error for program, each in found.items() if (error := each.result()[1])},
         }
 
 
 def _or_none(find: Callable[[], Known | None]) -> Known | None:
     try:
         return find()
-    except Exception:  # whatever is broken here is what the report is about
+    except Exception:  # the installation may be broken in any way: that is why there is a bug report
         return None
 
 
@@ -77,13 +77,13 @@ def _required(compute: bool) -> Iterator[str]:
             yield name[0]
 
 
-def _said(*command: str) -> tuple[str | None, str | None]:
-    """(the first line that a program prints, why there is none); neither of a program that is not installed."""
+def _version_of(*command: str) -> tuple[str | None, str | None]:
+    """(first line that the command prints, None), or (None, why there is none); (None, None) if it is not installed."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
         )
-    except OSError as error:  # "no such file" may also be what a script is to be run by
+    except OSError as error:  # "no such file" may also mean the interpreter of a script
         return None, f"cannot be run: {error.strerror}" if shutil.which(command[0]) else None
     except subprocess.TimeoutExpired:
         return None, f"no answer in {_TIMEOUT_S:g} s"

@@ -27,7 +27,7 @@ _MINUTES = 10
 
 
 class PreflightFailed(HpcjobsError):
-    """The check of the node found a fault of which the runs would fail."""
+    """The check of a node found a fault that would make the runs fail."""
 
 
 def write_script(plan: Plan, folder: Path) -> Path:
@@ -79,7 +79,7 @@ def run_here(plan: Plan, root: Path) -> None:
 
 
 def failures(root: Path) -> list[str]:
-    """Why the preflight of the sweep in `root` failed, in lines; none if it did not fail, or there was none."""
+    """The faults that the preflight of the sweep in `root` found, a line each; [] without faults or preflight."""
     folder = root / FOLDER
     if not (folder / check_job.CLOCK).exists():
         return []

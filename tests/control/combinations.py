@@ -10,7 +10,7 @@ from typing import Any
 from hpcjobs.config import Cluster, Experiment, profiles
 from hpcjobs.config.cluster import Container
 from hpcjobs.jobs.render import script
-from hpcjobs.plan.planning import Group, expand, make_plan
+from hpcjobs.plan.planning import Group, make_plan, parameter_grid
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "launcher": ("srun", "mpirun", "horovodrun"),
@@ -71,7 +71,7 @@ def combinations() -> Iterator[dict[str, Any]]:
 
 def group_of(cluster: Cluster, gpus: int = 4) -> Group:
     """The group of the runs on `gpus` GPUs."""
-    variants = expand(profiles.read(Experiment, "chexnet"), ["data.dir=/scratch/x rays"])
+    variants = parameter_grid(profiles.read(Experiment, "chexnet"), ["data.dir=/scratch/x rays"])
     return make_plan([gpus], variants, cluster, 2).groups[0]
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.jobs.render import script
-from hpcjobs.plan.planning import expand, make_plan
+from hpcjobs.plan.planning import make_plan, parameter_grid
 
 NASTY = [
     *("$(touch pwned)", "`touch pwned`", "; touch pwned #", "' ; touch pwned ; '", '" ; touch pwned ; "', "a\\'b", "\\"),
@@ -20,7 +20,7 @@ NASTY = [
 def rendered(root: Path, profile: str, **changes: object) -> tuple[str, str]:
     """Writes the script of a sweep of one run, and the files it needs, to `root`. Returns (group's name, run's name)."""
     cluster = msgspec.structs.replace(profiles.cluster(profile), **changes)
-    group = make_plan([1], expand(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
+    group = make_plan([1], parameter_grid(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
     text = script(group, cluster, "261123120000abcd", root)
     (root / "scripts").mkdir(parents=True)
     (root / "scripts" / f"{group.name}.runs").write_text(f"{group.runs[0].name}\n")

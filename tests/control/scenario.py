@@ -38,7 +38,7 @@ from hpcjobs.engine import cancel, follow, resume, submit
 from hpcjobs.engine.folder import scripts, write_folder
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
-from hpcjobs.plan.planning import Terms, expand, make_plan
+from hpcjobs.plan.planning import Terms, make_plan, parameter_grid
 from hpcjobs.study import Study
 from tests.control.fake_scheduler import Answer, FakeScheduler, Fate, Killed, Pace
 
@@ -94,7 +94,7 @@ class SweepScenario:
     def _sweep(self) -> Sweep:
         """The sweep, its folder written."""
         cluster = msgspec.structs.replace(profiles.cluster("virtual"), python="/bin/true", **self._cluster)
-        variants = expand(profiles.read(Experiment, "demo"), [])
+        variants = parameter_grid(profiles.read(Experiment, "demo"), [])
         plan = make_plan(list(self._gpus), variants, cluster, self._repeats, Terms(**self._terms))
         sweep = _SweepOnFake(ID, self.where, plan, self.scheduler)
         write_folder(sweep, scripts(sweep), ["hpcjobs"])

@@ -17,7 +17,7 @@ from hpcjobs.config import Experiment, profiles
 from hpcjobs.engine.folder import scripts, write_folder
 from hpcjobs.engine.journal import locked
 from hpcjobs.engine.sweep import Sweep
-from hpcjobs.plan.planning import expand, make_plan
+from hpcjobs.plan.planning import make_plan, parameter_grid
 from tests.control.logs import attempt, train_log
 
 EXPERIMENT = {
@@ -34,7 +34,7 @@ CLUSTER = {"gpus_per_node": 4, "cpus_per_gpu": 1, "device": "gpu", "sharing": "e
 
 def written(root: Path, sizes: Sequence[int], cluster: str = "local") -> Sweep:
     """A new sweep of one run of each size, as `hpcjobs sweep` writes it before it submits."""
-    variants = expand(profiles.read(Experiment, "demo"), ["data.dir=/data"])
+    variants = parameter_grid(profiles.read(Experiment, "demo"), ["data.dir=/data"])
     new = Sweep("id1", SweepDir(root), make_plan(list(sizes), variants, profiles.cluster(cluster), 1))
     write_folder(new, scripts(new), ["hpcjobs"])
     return new

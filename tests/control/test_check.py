@@ -125,7 +125,7 @@ def test_missing_imagenet_weights_name_the_command(tmp_path: Path) -> None:
 
 
 def test_limits_and_refusals_are_failures_and_a_partition_that_is_down_a_warning() -> None:
-    demo = planning.expand(profiles.read(Experiment, "demo"), [])
+    demo = planning.parameter_grid(profiles.read(Experiment, "demo"), [])
     four = planning.make_plan([4, 16], demo, profiles.cluster("c4140"), 1)
     limits = Limits(partition="p", max_nodes=2, max_time_s=3600, up=False)
 
@@ -136,7 +136,7 @@ def test_limits_and_refusals_are_failures_and_a_partition_that_is_down_a_warning
     found = list(check.fits(cost.objections(four, limits, 4 * 3600), tests))
     told = [(each.check, each.state) for each in found]
     assert told == [("limits", FAILURE)] * 2 + [("limits", WARNING), ("sbatch", OK), ("sbatch", FAILURE)]
-    assert found[0].message == "4 nodes for one job, but partition p gives at most 2"
+    assert found[0].message == "4 nodes for one job, but partition p allows at most 2"
     assert "Invalid account" in found[-1].message
 
 
@@ -209,7 +209,7 @@ def test_what_the_probe_found_is_a_line() -> None:
 
 
 def test_the_script_starts_the_command_as_a_run_is_started() -> None:
-    demo = planning.expand(profiles.read(Experiment, "demo"), [])
+    demo = planning.parameter_grid(profiles.read(Experiment, "demo"), [])
     group = planning.make_plan([8], demo, profiles.cluster("c4140"), 3).groups[0]
     text = render.probe_job(group, profiles.cluster("c4140"), "n", Path("/s/50%"), ["-m", "m", "/s/50%"], 7)
     assert "#SBATCH --time=7:00\n" in text

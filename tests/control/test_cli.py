@@ -123,7 +123,7 @@ def test_a_dry_run_shows_the_check_that_the_runs_would_wait_for(tmp_path: Path) 
     [
         ((), "GPU-hours: unknown (dataset.json, which has the number of images, cannot be read from here)"),
         (("mode=benchmark",), "GPU-hours: at most "),
-        (("mode=benchmark", "measure.images_per_sec_per_gpu=null"), "GPU-hours: unknown (no sweep of it beside this one, and no measure.images_per_sec_per_gpu)"),
+        (("mode=benchmark", "measure.images_per_sec_per_gpu=null"), "GPU-hours: unknown (no earlier sweep beside this one, and no measure.images_per_sec_per_gpu)"),
     ],
 )  # fmt: skip
 def test_a_plan_says_what_its_gpu_hours_lack(settings: tuple[str, ...], says: str, tmp_path: Path) -> None:

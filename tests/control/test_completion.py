@@ -1,4 +1,4 @@
-"""Completion, in the real bash, zsh and fish, and what they are answered."""
+"""Completion in the real bash, zsh and fish, and the answers that these shells get."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.control.shells import Shell, environment
 from tests.control.test_cli import on_a_login_node
 from tests.running import hpcjobs
 
-# What is typed, TAB for the tab key, and the words that the command then gets.
+# What is typed (TAB is the tab key), and the words that the command then gets.
 TYPED = [
     ("staTAB", ["status"]),
     ("comTABfiTAB", ["completion", "fish"]),
@@ -79,8 +79,8 @@ def test_a_command_that_is_not_first_on_the_line(shell: Shell) -> None:
     assert shell.typed("true && A=b hpcjobs stat\t") == ["status"]
 
 
-def test_a_program_in_a_folder_with_an_equals_sign_and_nothing_else_is_run(shell: Shell, folder: Path) -> None:
-    """Of `env`, the folder would be an assignment, and the next word the program."""
+def test_only_the_typed_program_runs_even_if_its_folder_has_an_equals_sign(shell: Shell, folder: Path) -> None:
+    """`env` would take the folder for an assignment, and the next word for the program."""
     program = folder / "a=b" / "hpcjobs"
     program.parent.mkdir()
     program.write_text(
@@ -99,7 +99,7 @@ printf '%s\\n' "$@" END >words
     assert not (folder / "ran").exists()
 
 
-def test_a_program_of_a_user_who_is_not_there_says_nothing(shell: Shell) -> None:
+def test_a_program_of_an_unknown_user_prints_nothing(shell: Shell) -> None:
     assert shell.typed("true || ~nosuch/hpcjobs stat\t; hpcjobs") == []
     assert b"no such user" not in shell.seen
 
@@ -109,10 +109,10 @@ def test_an_alias_is_completed_in_zsh_and_fish(folder: Path) -> None:
         with Shell(name, folder) as shell:
             assert shell.typed("alias hj=hpcjobs; hpcjobs") == []
             assert shell.typed("hj sta\t") == [word], name
-    assert "bash completes the name hpcjobs alone" in hpcjobs("completion", "--help", cwd=folder).stdout
+    assert "bash completes only the name hpcjobs" in hpcjobs("completion", "--help", cwd=folder).stdout
 
 
-def test_a_bash_that_takes_what_is_unset_for_a_mistake(folder: Path) -> None:
+def test_it_works_in_a_bash_with_set_u(folder: Path) -> None:
     with Shell("bash", folder, "source <(env hpcjobs completion bash); set -u; unset HOME\n") as shell:
         assert shell.typed("hpcjobs stat\t") == ["status"]
         assert b"unbound" not in shell.seen
@@ -120,8 +120,8 @@ def test_a_bash_that_takes_what_is_unset_for_a_mistake(folder: Path) -> None:
         assert b"unbound" not in shell.seen
 
 
-def test_a_sweep_that_is_called_like_an_option(tmp_path: Path) -> None:
-    """Fish offers no word that begins with a dot before the dot is typed."""
+def test_a_sweep_whose_name_looks_like_an_option(tmp_path: Path) -> None:
+    """fish offers a word that begins with a dot only after the dot is typed."""
     (tmp_path / "-x").mkdir()
     (tmp_path / "-x" / "sweep.yaml").write_text("version: 1\n")
     for name in shells.NAMES:
@@ -137,7 +137,7 @@ def test_a_sweep_that_is_called_like_an_option(tmp_path: Path) -> None:
         ("fish", "completions/hpcjobs.fish", "set -p fish_complete_path $HOME/completions"),
     ],
 )
-def test_a_script_that_stands_where_the_shell_looks_for_it(name: str, place: str, rc: str, tmp_path: Path) -> None:
+def test_a_script_in_the_folder_where_the_shell_looks_for_it(name: str, place: str, rc: str, tmp_path: Path) -> None:
     path = tmp_path / place
     path.parent.mkdir()
     path.write_text(hpcjobs("completion", name, cwd=tmp_path).stdout)
@@ -146,7 +146,7 @@ def test_a_script_that_stands_where_the_shell_looks_for_it(name: str, place: str
 
 
 def asked(line: str, folder: Path, shell: str = "fish", **env: str) -> dict[str, str]:
-    """What a shell is answered for a line up to the cursor: names, each with what is said of it."""
+    """The answer to a shell for a line up to the cursor: names, each with its description."""
     done = subprocess.run(
         [sys.executable, "-m", "hpcjobs"],
         cwd=folder,
@@ -159,7 +159,7 @@ def asked(line: str, folder: Path, shell: str = "fish", **env: str) -> dict[str,
     return dict(text.partition("\t")[::2] for text in done.stdout.splitlines() if text)
 
 
-def test_names_come_with_what_is_said_of_them(folder: Path) -> None:
+def test_names_come_with_descriptions(folder: Path) -> None:
     assert asked("pre", folder) == {"predict": "Fit a model: sizes not run, GPU-hours, time to train."}
     assert asked("sweep --dr", folder) == {"--dry-run": "Print plan and scripts; write and submit nothing."}
     assert asked("sweep --set seed", folder) == {"seed=": "Seed of repeat 1; repeat r has seed + r - 1."}
@@ -219,21 +219,23 @@ def test_names_that_need_care(folder: Path) -> None:
     for sweep in ("so!", "so so", "-x"):
         (folder / sweep).mkdir()
         (folder / sweep / "sweep.yaml").write_text("version: 1\n")
-    # In double quotes bash takes ! for history, and keeps a backslash before it.
+    # In double quotes ! means history to bash, and a backslash before it stays.
     assert list(asked('status "so', folder, "bash")) == ["so so"]
     assert list(asked("status 'so", folder, "bash")) == ["so so", "so!"]
     assert list(asked("status so", folder, "bash")) == ["so\\ so", "so\\!"]
     assert {"./-x", "after:noon"} <= asked("status ", folder).keys()
     assert "-x" not in asked("status ", folder)
     (folder / "-x" / "runs" / "-y").mkdir(parents=True)
-    assert list(asked("cancel ./-x ", folder)) == []  # ./-y is the name of no run
+    assert list(asked("cancel ./-x ", folder)) == []  # no run is called ./-y
     assert list(asked("cancel -- -x -", folder)) == ["-y"]
 
 
-def test_what_is_broken_has_no_names_and_says_nothing(tmp_path: Path) -> None:
+def test_broken_files_give_no_names_and_print_nothing(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "sweep.yaml").write_text("{[ not yaml")
-    assert list(asked("status ", tmp_path)) == ["study"]  # by its name: whoever asks for it is told
+    assert list(asked("status ", tmp_path)) == [
+        "study"
+    ]  # only its name counts; `hpcjobs status study` reports the fault
     assert asked("cancel study ", tmp_path) == {}
     (tmp_path / "study" / "runs").write_text("a file")
     assert asked("cancel study ", tmp_path) == {}
@@ -249,7 +251,7 @@ def test_what_is_broken_has_no_names_and_says_nothing(tmp_path: Path) -> None:
     assert asked("status 'stu\\", tmp_path) == {}
 
 
-def test_a_working_folder_that_is_gone_says_nothing(tmp_path: Path) -> None:
+def test_a_removed_working_folder_prints_nothing(tmp_path: Path) -> None:
     gone = "mkdir gone; cd gone; rmdir ../gone; exec hpcjobs"
     env = {**environment(tmp_path), "_HPCJOBS_COMPLETE": "bash_complete", "COMP_LINE": "hpcjobs sweep --cluster c"}
     done = subprocess.run(["bash", "-c", gone], cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -257,7 +259,7 @@ def test_a_working_folder_that_is_gone_says_nothing(tmp_path: Path) -> None:
     assert done.stdout.strip() == ""
 
 
-def test_slurm_is_not_asked(tmp_path: Path) -> None:
+def test_slurm_is_not_queried(tmp_path: Path) -> None:
     touch = f"touch {tmp_path}/asked"
     env = on_a_login_node(tmp_path, dict.fromkeys(("scontrol", "sinfo", "srun", "sacctmgr", "sbatch", "squeue"), touch))
     for line in ("sweep --cluster ", "sweep --partition ", "cluster detect --partition ", "status ", "init --base "):
@@ -282,8 +284,8 @@ def test_nothing_heavy_is_imported(line: str, tmp_path: Path) -> None:
     assert not heavy & set(done.stderr.split())
 
 
-def test_another_shell_is_a_mistake_that_names_those_it_can(tmp_path: Path) -> None:
+def test_an_unknown_shell_is_an_error_that_names_the_known_ones(tmp_path: Path) -> None:
     assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in hpcjobs("completion", "tcsh", cwd=tmp_path, code=2).stderr
-    told = hpcjobs("completion", "--help", cwd=tmp_path).stdout
+    text = hpcjobs("completion", "--help", cwd=tmp_path).stdout
     for place in ("~/.bashrc", "/etc/bash_completion.d/hpcjobs", "site-functions/_hpcjobs", "vendor_completions.d"):
-        assert place in told
+        assert place in text

@@ -1,4 +1,4 @@
-"""What a plan costs, and where it meets a site's limits."""
+"""What a plan costs, and which limits of a site it exceeds."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import pytest
 from hpcjobs.base.records import Limits
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.plan.cost import Rate, cost, objections
-from hpcjobs.plan.planning import Plan, Terms, expand, make_plan
+from hpcjobs.plan.planning import Plan, Terms, make_plan, parameter_grid
 
-# The article's one GPU, and a minute before the first step.
+# The rate of the article's one GPU, and a minute before the first step.
 RATE = Rate({1: 185.0, 4: 600.0}, 60.0, "a test")
 
 
 def planned(*gpus: int, repeats: int = 3, sets: tuple[str, ...] = ("train.steps=1000",), **terms: object) -> Plan:
-    variants = expand(profiles.read(Experiment, "chexnet"), sets)
+    variants = parameter_grid(profiles.read(Experiment, "chexnet"), sets)
     return make_plan(list(gpus), variants, profiles.cluster("c4140"), repeats, Terms(**terms))
 
 
@@ -27,7 +27,7 @@ def test_minutes_and_gpu_hours_count_the_whole_nodes_that_a_job_holds() -> None:
     assert found.idle_gpu_hours == pytest.approx(3 * 3 * seconds / 3600)
 
 
-def test_a_size_without_a_rate_is_reckoned_per_gpu_from_the_nearest() -> None:
+def test_a_size_without_a_rate_takes_the_rate_per_gpu_of_the_nearest_size() -> None:
     plan = planned(8)
     assert cost(plan.groups[0], plan, RATE, None).minutes == pytest.approx((60 + 1000 * 512 / 1200) / 60)
 
@@ -39,7 +39,7 @@ def test_whole_epochs_need_the_size_of_the_data() -> None:
     assert cost(plan.groups[0], plan, None, 78_000).gpu_hours is None
 
 
-def test_one_allocation_holds_its_largest_size_through_every_run() -> None:
+def test_one_allocation_holds_its_largest_size_during_every_run() -> None:
     apart, together = planned(1, 16), planned(1, 16, one_allocation=True)
     assert together.allocation is not None
     found = cost(together.allocation, together, RATE, None)
@@ -49,7 +49,7 @@ def test_one_allocation_holds_its_largest_size_through_every_run() -> None:
     assert found.idle_gpu_hours == pytest.approx(3 * 15 * (60 + 1000 * 64 / 185) / 3600)
 
 
-def test_every_limit_that_is_met_is_named() -> None:
+def test_every_limit_that_is_exceeded_is_named() -> None:
     plan = planned(1, 16, repeats=60)
     site = Limits(max_submit=100, own=7, max_jobs=110, partition="short", max_nodes=2, max_time_s=3600, up=False)
     found = list(objections(plan, site, 4 * 3600))
@@ -57,8 +57,8 @@ def test_every_limit_that_is_met_is_named() -> None:
     assert [each.text for each in found] == [
         "120 array tasks, but one user may have 100 (MaxSubmitJobs), 7 of them taken",
         "120 array tasks, but the site holds 110 jobs (MaxJobCount)",
-        "4 nodes for one job, but partition short gives at most 2",
-        "a time limit of 4 h, but partition short allows 1 h: the jobs may wait for ever",
+        "4 nodes for one job, but partition short allows at most 2",
+        "a time limit of 4 h, but partition short allows 1 h: the jobs may never start",
         "partition short is not up: the jobs wait until it is",
     ]
     assert list(objections(plan, Limits(), 4 * 3600)) == []

@@ -1,4 +1,4 @@
-"""A profile of what Slurm says: of sites whose answers were written down or made up."""
+"""`cluster detect`: profiles from recorded and invented answers of Slurm."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def test_a_profile_of_the_default_partition() -> None:
         "partition": "v100",
         "time": "04:00:00",
     }
-    # What it cannot know is marked, and its own advice is YAML that can be used.
+    # UNKNOWN marks what Slurm does not report. The suggested account is valid YAML.
     assert sum("UNKNOWN" in line for line in found.text.splitlines()) == 5
-    assert any("account: hpc" in line and "yours here: hpc, root" in line for line in comments(found))
+    assert any("account: hpc" in line and "yours that are allowed here: hpc, root" in line for line in comments(found))
 
 
-def test_another_partition_has_its_own_limits_and_the_device_can_be_told() -> None:
+def test_another_partition_has_other_limits_and_the_device_can_be_given() -> None:
     found = profile_of(VIRTUAL, "debug", "cpu").cluster
     assert (found.name, found.partition, found.time, found.nodes) == ("virtual-debug", "debug", "00:30:00", 2)
-    # MaxMemPerNode bounds what a job may have of a node.
+    # MaxMemPerNode limits the memory that a job may have on a node.
     assert (found.device, found.gpu_request, found.mem_per_gpu_mib) == ("cpu", "gres", 25000)
 
 
@@ -91,24 +91,24 @@ MIXED = read(
 )
 
 
-def test_the_most_numerous_nodes_with_gpus_count_and_what_the_least_of_them_has() -> None:
+def test_the_profile_describes_the_most_numerous_gpu_nodes_by_the_smallest_of_them() -> None:
     found = profile_of(MIXED, "gpu")
     cluster = found.cluster
     assert (cluster.name, cluster.nodes, cluster.gpus_per_node, cluster.gpu_type) == ("Big-site-new-gpu", 8, 4, "a100")
-    # 48 cores of the smaller ones; a rank gets cores, which Slurm counts by hyper-threads.
+    # The smaller nodes have 48 cores. Slurm counts hyper-threads, a rank gets cores.
     assert (cluster.cpus_per_gpu, cluster.sbatch) == (12, {"hint": "nomultithread"})
     assert (cluster.launcher, cluster.bind, cluster.mem_per_gpu_mib) == ("mpirun", "cores", None)
     text = found.text
     assert "2 of 8 are down or drained now" in text
     assert "Other nodes of this partition: 3 nodes, each 8 h100, 128 cores, 977 GiB" in text
     assert "names only pmi2" in text
-    # Of two accounts one may use the partition.
+    # Only one of the user's two accounts may use the partition.
     assert "account: physics" in text
     assert "chemistry" not in text
     assert "container: {kind: pyxis" in text
 
 
-def test_a_partition_without_gpus_computes_on_cpus_and_names_those_with_some() -> None:
+def test_a_partition_without_gpus_computes_on_cpus_and_names_the_partitions_with_gpus() -> None:
     found = profile_of(MIXED)
     assert (found.partition, found.device) == ("cpu", "cpu")
     cluster = found.cluster
@@ -116,15 +116,15 @@ def test_a_partition_without_gpus_computes_on_cpus_and_names_those_with_some() -
     assert "Partitions with GPUs, for `cluster detect --partition`: gpu, mig, 1e3" in found.text
 
 
-def test_kinds_of_gpus_are_read_as_sites_write_them() -> None:
+def test_gpu_types_are_read_as_sites_write_them() -> None:
     assert (profile_of(MIXED, "mig").cluster.gpu_type, profile_of(MIXED, "mig").cluster.gpus_per_node) == ("1g.5gb", 7)
-    assert "it is DRAIN now" in profile_of(MIXED, "mig").text
+    assert "its state is DRAIN now" in profile_of(MIXED, "mig").text
     plain = profile_of(MIXED, "1e3").cluster
     assert (plain.partition, plain.gpu_type, plain.gpus_per_node) == ("1e3", None, 2)
 
 
 @pytest.mark.parametrize(
-    ("facts", "partition", "says"),
+    ("facts", "partition", "message"),
     [
         (MIXED, "gup", "no partition 'gup': did you mean 'gpu'?"),
         (MIXED, "empty", "partition empty has no nodes; choose another one: cpu, gpu"),
@@ -136,19 +136,19 @@ def test_kinds_of_gpus_are_read_as_sites_write_them() -> None:
         (read("", "", ""), None, "scontrol names no partition"),
     ],
 )
-def test_where_nothing_can_be_chosen_it_is_said(facts: Facts, partition: str | None, says: str) -> None:
-    with pytest.raises(InputError, match="^" + says.replace("?", r"\?")):
+def test_an_error_says_why_no_partition_can_be_chosen(facts: Facts, partition: str | None, message: str) -> None:
+    with pytest.raises(InputError, match="^" + message.replace("?", r"\?")):
         profile_of(facts, partition)
 
 
-def test_slurm_may_say_hardly_anything() -> None:
-    """No accounting, no words on MPI, an older scontrol: the profile is valid all the same."""
+def test_the_profile_is_valid_if_slurm_reports_hardly_anything() -> None:
+    """No accounting, no list of MPI plugins, an older scontrol."""
     found = profile_of(
         read("AccountingStorageType = accounting_storage/none\n", "PartitionName=p\n", "p|1|idle|1000|1|1|1|(null)\n")
     )
     assert (found.cluster.name, found.cluster.launcher) == ("slurm", "mpirun")
-    assert "Slurm keeps no books here" in found.text
+    assert "Slurm has no accounting database here" in found.text
 
 
-def test_a_site_that_gives_no_memory_away_is_left_alone() -> None:
+def test_memory_is_not_requested_where_slurm_does_not_allocate_it() -> None:
     assert profile_of(dataclasses.replace(VIRTUAL, config={})).cluster.mem_per_gpu_mib is None

@@ -34,7 +34,7 @@ horovod: {fusion_mib: 64}
 
 def meant(name: str) -> Experiment:
     """The experiment that a sweep of this name trains."""
-    return planning.expand(profiles.read(Experiment, name), [])[0].experiment
+    return planning.parameter_grid(profiles.read(Experiment, name), [])[0].experiment
 
 
 @pytest.mark.parametrize("base", ["chexnet", "demo", "elsewhere/odd.yaml"])
@@ -240,7 +240,7 @@ def test_an_experiment_called_demo_makes_up_no_data_by_its_name(tmp_path: Path) 
 )
 def test_data_to_make_up_are_set_once_and_whole(settings: tuple[str, ...], says: str) -> None:
     with pytest.raises(InputError) as caught:
-        planning.expand(profiles.read(Experiment, "chexnet"), settings)
+        planning.parameter_grid(profiles.read(Experiment, "chexnet"), settings)
     assert says in str(caught.value)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hpcjobs.base.contract import warmup_steps
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Document, Experiment, load, profiles
-from hpcjobs.plan.planning import Size, Terms, expand, make_plan, parse_gpus, size_of
+from hpcjobs.plan.planning import Size, Terms, make_plan, parameter_grid, parse_gpus, size_of
 
 
 def c4140(**changes: object):
@@ -49,7 +49,7 @@ def test_gpus_that_are_no_numbers_are_refused(text: str) -> None:
 
 
 def test_only_a_key_with_several_values_is_a_parameter() -> None:
-    variants = expand(demo(), ["lr.base=0.1,0.01", "train.steps=20", "batch.local=2,4"])
+    variants = parameter_grid(demo(), ["lr.base=0.1,0.01", "train.steps=20", "batch.local=2,4"])
     assert [variant.params for variant in variants] == [
         "batch.local=2;lr.base=0.1",
         "batch.local=4;lr.base=0.1",
@@ -72,12 +72,12 @@ def test_only_a_key_with_several_values_is_a_parameter() -> None:
 )
 def test_a_wrong_setting_is_named(setting: str, says: str) -> None:
     with pytest.raises(InputError) as caught:
-        expand(demo(), [setting])
+        parameter_grid(demo(), [setting])
     assert says in str(caught.value)
 
 
 def test_a_global_batch_takes_the_local_ones_place_and_must_divide() -> None:
-    variants = expand(demo(), ["batch.global=12"])
+    variants = parameter_grid(demo(), ["batch.global=12"])
     assert variants[0].experiment.batch.local is None
     make_plan([1, 2, 4], variants, profiles.cluster("local"), 1)
     with pytest.raises(InputError, match=r"batch\.global 12 does not divide over 8 GPUs"):
@@ -93,20 +93,20 @@ def test_data_dir_is_relative_to_its_file_or_to_the_working_folder(
     path = tmp_path / "sub" / "e.yaml"
     path.write_text("name: e\nbatch: {local: 1}\ndata: {dir: shards}\n")
     monkeypatch.chdir(tmp_path)
-    assert expand(read_yaml(path), [])[0].experiment.data.dir == str(tmp_path / "sub" / "shards")
-    assert expand(read_yaml(path), ["data.dir=shards"])[0].experiment.data.dir == str(tmp_path / "shards")
+    assert parameter_grid(read_yaml(path), [])[0].experiment.data.dir == str(tmp_path / "sub" / "shards")
+    assert parameter_grid(read_yaml(path), ["data.dir=shards"])[0].experiment.data.dir == str(tmp_path / "shards")
     assert load(path, Experiment).data.dir == "shards"
 
 
 def test_names_and_order_of_runs() -> None:
-    plan = make_plan([1, 16], expand(demo(), ["lr.base=0.1,0.01"]), c4140(), 2)
+    plan = make_plan([1, 16], parameter_grid(demo(), ["lr.base=0.1,0.01"]), c4140(), 2)
     assert [run.name for run in plan.groups[1].runs] == [
         "g0016-p01-r01",
         "g0016-p02-r01",
         "g0016-p01-r02",
         "g0016-p02-r02",
     ]
-    single = make_plan([1], expand(demo(), []), c4140(), 2)
+    single = make_plan([1], parameter_grid(demo(), []), c4140(), 2)
     assert [run.name for run in single.runs] == ["g0001-r01", "g0001-r02"]
 
 
@@ -120,15 +120,15 @@ def test_a_short_run_warms_up_for_half_of_its_steps() -> None:
 
 def test_both_batches_at_once_are_refused() -> None:
     with pytest.raises(InputError, match=r"one of batch\.local"):
-        expand(demo(), ["batch.local=4,8", "batch.global=8"])
+        parameter_grid(demo(), ["batch.local=4,8", "batch.global=8"])
 
 
 def test_a_date_that_is_none_is_no_traceback() -> None:
-    assert expand(demo(), ["description=2019-02-30"])[0].experiment.description == "2019-02-30"
+    assert parameter_grid(demo(), ["description=2019-02-30"])[0].experiment.description == "2019-02-30"
 
 
 def test_a_size_with_more_runs_than_an_array_has_tasks_gets_more_scripts() -> None:
-    plan = make_plan([1, 16], expand(demo(), []), c4140(), 200, Terms(max_array=150))
+    plan = make_plan([1, 16], parameter_grid(demo(), []), c4140(), 200, Terms(max_array=150))
     assert [(group.name, len(group.runs)) for group in plan.submitted] == [
         ("g0001", 150), ("g0001-c02", 50), ("g0016", 150), ("g0016-c02", 50),
     ]  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_size_with_more_runs_than_an_array_has_tasks_gets_more_scripts() -> No
 
 
 def test_one_allocation_holds_all_runs_repeats_in_turn() -> None:
-    plan = make_plan([1, 4, 8], expand(demo(), ["lr.base=0.1,0.2"]), c4140(), 2, Terms(one_allocation=True))
+    plan = make_plan([1, 4, 8], parameter_grid(demo(), ["lr.base=0.1,0.2"]), c4140(), 2, Terms(one_allocation=True))
     (group,) = plan.submitted
     assert (group.name, group.size) == ("all", Size(8, 2, 4))
     assert [run.name for run in group.runs] == [
@@ -149,10 +149,10 @@ def test_one_allocation_holds_all_runs_repeats_in_turn() -> None:
 def test_a_path_of_weights_is_made_absolute_and_a_word_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for given, found in (("w/best.weights.h5", str(tmp_path / "w" / "best.weights.h5")), ("imagenet", "imagenet")):
-        (variant,) = expand(demo(), [f"model.weights={given}"])
+        (variant,) = parameter_grid(demo(), [f"model.weights={given}"])
         assert variant.experiment.model.weights == found
 
 
 def test_a_number_in_scientific_notation_needs_no_dot() -> None:
-    one, two = expand(demo(), ["lr.base=1e-4,2.5E-3"])
+    one, two = parameter_grid(demo(), ["lr.base=1e-4,2.5E-3"])
     assert (one.experiment.lr.base, two.experiment.lr.base) == (0.0001, 0.0025)

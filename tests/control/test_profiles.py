@@ -21,7 +21,7 @@ from hpcjobs.config.cluster import Container
 from hpcjobs.config.keys import Key, keys_of
 from hpcjobs.config.words import Section
 from hpcjobs.jobs.render import directives, script
-from hpcjobs.plan.planning import expand, make_plan
+from hpcjobs.plan.planning import make_plan, parameter_grid
 from hpcjobs.site.choose import overridden
 from tests.control.combinations import combinations, group_of, impossible, text_of
 from tests.running import PATIENCE_S, hpcjobs, until
@@ -29,7 +29,7 @@ from tests.running import PATIENCE_S, hpcjobs, until
 
 def asked(cluster: Cluster, gpus: int) -> dict[str, object]:
     """The #SBATCH lines of a size."""
-    plan = make_plan([gpus], expand(profiles.read(Experiment, "chexnet"), []), cluster, 1)
+    plan = make_plan([gpus], parameter_grid(profiles.read(Experiment, "chexnet"), []), cluster, 1)
     return dict(directives(plan.groups[0], cluster, "id", Path("/scratch/study")))
 
 
@@ -106,7 +106,7 @@ def ready_to_run(folder: Path, launcher: str, trainer: str) -> str:
     if launcher == "horovodrun":
         changes["launcher_options"] = ()  # the profile's are for mpirun
     cluster = msgspec.structs.replace(profiles.cluster("local"), **changes)
-    (group,) = make_plan([2], expand(profiles.read(Experiment, "demo"), []), cluster, 1).groups
+    (group,) = make_plan([2], parameter_grid(profiles.read(Experiment, "demo"), []), cluster, 1).groups
     (folder / "o" / "runs" / "g0002-r01").mkdir(parents=True)
     (folder / "o" / "scripts").mkdir()
     (folder / "o" / "scripts" / "g0002.runs").write_text("g0002-r01\n")
@@ -174,7 +174,7 @@ def test_a_container_sees_the_data_and_the_weights_by_their_own_names(tmp_path: 
     image = Container(kind="apptainer", image="i.sif", mounts=("/opt/more:/more",))
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), container=image, python="python3")
     settings = ["data.dir=/scratch/x ray,/other", "model.weights=/w/dense.h5"]
-    (group,) = make_plan([1], expand(profiles.read(Experiment, "chexnet"), settings), cluster, 1).groups
+    (group,) = make_plan([1], parameter_grid(profiles.read(Experiment, "chexnet"), settings), cluster, 1).groups
     text = script(group, cluster, "id", Path("/scratch/study"))
     (line,) = [line for line in text.splitlines() if line.startswith("command=(")]
     words = shlex.split(line.removeprefix("command=(").removesuffix("\\"))

@@ -22,7 +22,7 @@ from hpcjobs.base.contract import RunConfig, dump_run, load_run
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.jobs.render import script
-from hpcjobs.plan.planning import expand, make_plan
+from hpcjobs.plan.planning import make_plan, parameter_grid
 from tests.control.odd_words import NASTY, rendered
 
 RECORDER = """\
@@ -136,7 +136,7 @@ def lines_with(text: str, where: str) -> list[str]:
         "sbatch": {"sbatch": {"mail-user": text}},
     }.get(where, {where: text} if where in ("mpi_plugin", "partition") else {})
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), **changes)
-    group = make_plan([1], expand(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
+    group = make_plan([1], parameter_grid(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
     root = Path("/scratch") / text if where == "folder" else Path("/scratch/x")
     return script(group, cluster, "261123120000abcd", root).split("\n")
 
@@ -198,7 +198,7 @@ def test_the_scripts_own_variables_are_all_in_small_letters(tmp_path: Path) -> N
     """So none of the ranks' variables is one of them."""
     for launcher, scheduler in (("srun", "slurm"), ("mpirun", "local")):
         cluster = msgspec.structs.replace(profiles.cluster("c4140"), launcher=launcher, scheduler=scheduler, env={})
-        group = make_plan([1], expand(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
+        group = make_plan([1], parameter_grid(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
         text = re.sub(r"(?m)^\s*#.*$|'[^'\n]*'", "", script(group, cluster, "261123120000abcd", tmp_path))
         assigned = set(re.findall(r"(?<![-\w$=./:])(?<!\\ )([A-Za-z_]\w*)=(?!=)", text))
         assert {"run", "rc", "owner"} <= assigned

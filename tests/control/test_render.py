@@ -16,7 +16,7 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster, Experiment, profiles
 from hpcjobs.config.cluster import Collect, Container
 from hpcjobs.jobs.render import allocation, collector, quote, script
-from hpcjobs.plan.planning import Plan, Terms, expand, make_plan
+from hpcjobs.plan.planning import Plan, Terms, make_plan, parameter_grid
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = (1, 2, 4, 8, 16)
@@ -30,7 +30,7 @@ def fixed(cluster: Cluster, **changes: object) -> Cluster:
 
 
 def planned(cluster: Cluster, gpus: Sequence[int], one_allocation: bool = False) -> Plan:
-    variants = expand(profiles.read(Experiment, "chexnet"), [])
+    variants = parameter_grid(profiles.read(Experiment, "chexnet"), [])
     return make_plan(gpus, variants, cluster, 3, Terms(one_allocation=one_allocation))
 
 

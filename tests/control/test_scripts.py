@@ -22,7 +22,7 @@ from hpcjobs.base.contract import EXIT_INTERRUPTED
 from hpcjobs.base.sweepdir import SweepDir, revoke_claim
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.jobs import render
-from hpcjobs.plan.planning import Terms, expand, make_plan
+from hpcjobs.plan.planning import Terms, make_plan, parameter_grid
 from tests.running import PATIENCE_S, until
 
 # Starts what follows its options, as a step of one rank.
@@ -122,7 +122,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     cluster = msgspec.structs.replace(
         profiles.cluster("virtual"), python=str(tmp_path / "bin" / "trainer"), signal_s=60, requeues=2
     )
-    plan = make_plan([1, 2], expand(profiles.read(Experiment, "demo"), []), cluster, 2, Terms(one_allocation=True))
+    plan = make_plan(
+        [1, 2], parameter_grid(profiles.read(Experiment, "demo"), []), cluster, 2, Terms(one_allocation=True)
+    )
     assert plan.allocation is not None
     sweep = SweepDir(tmp_path / "o")
     sweep.scripts.mkdir(parents=True)

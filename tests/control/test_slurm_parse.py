@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcjobs.base.errors import SchedulerUnreachable
-from hpcjobs.base.hostlist import expand, expand_indices, fold_indices
+from hpcjobs.base.hostlist import expand_hosts, expand_indices, fold_indices
 from hpcjobs.base.records import JobState, RunState
 from hpcjobs.base.times import seconds
 from hpcjobs.schedulers.slurm import limits, parse
@@ -187,7 +187,7 @@ def test_slurms_times(text: str, expected: int | None) -> None:
     ],
 )  # fmt: skip
 def test_host_lists_are_expanded(text: str, hosts: str) -> None:
-    assert " ".join(expand(text)) == hosts
+    assert " ".join(expand_hosts(text)) == hosts
 
 
 def test_indices_fold_and_unfold() -> None:

@@ -140,7 +140,7 @@ def test_a_sweep_of_version_0_1_makes_up_the_images_of_its_demo(
     settings: tuple[str, ...], synth: Synth | None, tmp_path: Path
 ) -> None:
     """Version 0.1 had no data.synth: an experiment called demo made up its images if it had no data.dir."""
-    variants = planning.expand(profiles.read(Experiment, "demo"), settings)
+    variants = planning.parameter_grid(profiles.read(Experiment, "demo"), settings)
     plan = planning.make_plan([1], variants, profiles.cluster("local"), 1)
     about = sweep.to_yaml("id", plan)
     del about["variants"][0]["experiment"]["data"]["synth"]
@@ -149,7 +149,7 @@ def test_a_sweep_of_version_0_1_makes_up_the_images_of_its_demo(
 
 
 def test_a_sweep_of_an_experiment_called_demo_without_data_stays_so(tmp_path: Path) -> None:
-    variants = planning.expand(profiles.read(Experiment, "demo"), ["data.synth=null"])
+    variants = planning.parameter_grid(profiles.read(Experiment, "demo"), ["data.synth=null"])
     plan = planning.make_plan([1], variants, profiles.cluster("local"), 1)
     path = write(tmp_path, dump(sweep.to_yaml("id", plan)))
     assert sweep.plan_of(path)[1] == plan

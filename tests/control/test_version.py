@@ -40,7 +40,7 @@ def test_the_order_of_the_flags_does_not_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("--json",), ("--json", "cluster", "list")])
 def test_json_of_nothing_is_a_mistake(words: tuple[str, ...], tmp_path: Path) -> None:
     done = hpcjobs(*words, cwd=tmp_path, code=2)
-    assert "--json stands with --version, or behind a command" in done.stderr
+    assert "--json needs --version, or a command before it" in done.stderr
     assert done.stdout == ""
 
 

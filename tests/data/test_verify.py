@@ -44,7 +44,7 @@ def test_a_whole_data_set_is_whole(whole: Path) -> None:
     assert verify(whole, lambda done, total: seen.append((done, total))) == []
     assert seen[-1] == (400, 400)
     done = hpcjobs("data", "verify", whole)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{whole}: 4 shards are whole\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{whole}: 4 shards are undamaged\n", "")
 
 
 def test_one_flipped_byte_is_found_and_the_printed_command_mends_it(copy: Path) -> None:
@@ -128,7 +128,7 @@ def test_the_printed_command_mends_xrays_once_the_folders_are_filled_in(nih_exce
     before = contents(out)
     flip(out / "val-00000-of-00001.tfrecord", 1000)
     _, how, command = hpcjobs("data", "verify", out).stdout.splitlines()
-    assert how == "rebuild this shard alone with (each DIR: the folder of that file)"
+    assert how == "rebuild only this shard with (each DIR: the folder of that file)"
     filled = command.replace("DIR...", str(nih_excerpt / "images")).replace("DIR/", f"{nih_excerpt}/")
     words = shlex.split(filled)
     assert words[:3] == ["hpcjobs", "data", "prepare"]

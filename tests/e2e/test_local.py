@@ -1,4 +1,4 @@
-"""The main job, end to end on this machine: real Horovod ranks, real X-rays, the very same scripts."""
+"""Whole sweeps on this machine: real Horovod ranks, real X-rays, the same job scripts as on Slurm."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = (1, 2, 4)
 
 
 def test_a_sweep_on_real_xrays(tmp_path: Path, nih: Path) -> None:
-    """`data prepare` on real X-rays with the official lists, then the sweep: three rows."""
+    """`data prepare` on real X-rays with the official lists, then a sweep of three sizes."""
     hpcjobs(
         "data", "prepare", "--images", str(nih / "images"), "--metadata", str(nih / "Data_Entry_2017_v2020.csv.gz"),
         "--train-list", str(nih / "train_val_list.txt.gz"), "--test-list", str(nih / "test_list.txt.gz"),
@@ -46,7 +46,7 @@ def test_a_sweep_on_real_xrays(tmp_path: Path, nih: Path) -> None:
         (line,) = [line for line in (attempt / "train.log").open() if '"hpcjobs_run"' in line]
         about = json.loads(line.removeprefix(":::MLLOG"))["value"]
         assert (about["gpus"], about["steps"], about["device"]) == (size, 40, "cpu")
-        # Every rank's images are of the train split of the real data.
+        # The ranks train on the train split of the real data.
         dataset = json.loads((tmp_path / "shards" / "dataset.json").read_text())
         assert about["train_images"] == dataset["splits"]["train"]["images"]
     classes = pandas.read_csv(report / "auc.csv")
@@ -65,7 +65,7 @@ def test_the_articles_recipe_trains_on_the_same_shards(tmp_path: Path, nih_shard
     assert (row["experiment"], row["gpus"], row["runs"]) == ("chexnet", 1, 1)
     assert row["images_per_sec"] > 0
     assert "short_warmup" in row["flags"].split()
-    # 10 epochs of the whole training, derived from the rate: three steps are no epoch.
+    # The time of 10 epochs is derived from the rate: three steps are less than an epoch.
     assert row["time_to_train_kind"] == "derived_fixed_epochs"
     assert row["time_to_train_s"] == pytest.approx(10 * row["epoch_s"])
 
@@ -85,7 +85,7 @@ def test_a_wrong_data_folder_fails_with_the_line_that_says_why(tmp_path: Path) -
 
 
 def ranks_of(folder: Path) -> list[int]:
-    """Pids of the ranks that train in that sweep folder."""
+    """Pids of the ranks that train in this sweep folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -100,7 +100,7 @@ def ranks_of(folder: Path) -> list[int]:
 
 
 def test_a_rank_that_dies_fails_the_run_and_cancel_ends_the_next(tmp_path: Path, nih_shards: Dataset) -> None:
-    """Submit and leave: the sweep goes on without the command; a killed rank and a cancel both show."""
+    """The sweep continues after the command has ended; `status` shows a killed rank and a cancel."""
     long = ("--set", "train.steps=1000000", "--set", f"data.dir={nih_shards.folder}")
     words = ("sweep", "--gpus", "2", "--cluster", "local", "--experiment", "demo", "--repeats", "2", *long)
     done = hpcjobs(*words, "--out", "o", cwd=tmp_path)
@@ -121,7 +121,7 @@ def test_a_rank_that_dies_fails_the_run_and_cancel_ends_the_next(tmp_path: Path,
     assert hpcjobs("cancel", "o", cwd=tmp_path).stdout == "g0002-r02\n"
     assert ranks_of(tmp_path / "o") == []
     until(lambda: status("o", cwd=tmp_path, code=None)["g0002-r02"]["state"] == "cancelled")
-    # Both keep their row; the runner reports by itself when nothing is left to run.
+    # Both runs count in the table. The runner writes the report when no run is left.
     until((tmp_path / "o" / "report" / "scaling-report.csv").exists)
     table = pandas.read_csv(tmp_path / "o" / "report" / "scaling-report.csv")
     assert (list(table.runs), list(table.failed_runs)) == ([0], [2])

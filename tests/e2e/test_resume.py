@@ -1,4 +1,4 @@
-"""A local sweep of quick runs (a fake trainer) that is killed, cancelled, resumed, or laid in one allocation."""
+"""A local sweep of quick runs (a fake trainer) that is killed, cancelled, resumed, or run in one allocation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_killed_runner_is_followed_by_another_and_nothing_runs_twice(site: Pat
     assert again == ["g0001-r02", "g0002-r01", "g0002-r02"]
     until(lambda: states(site) == ["done"] * 4)
     assert sorted(executions(site)) == ["g0001-r01", "g0001-r02", "g0002-r01", "g0002-r02"]
-    # The last runner collects, as the last job of a Slurm sweep does.
+    # The last runner collects, like the last job of a sweep on Slurm.
     until(lambda: (site / "o" / "report" / "scaling-report.csv").exists())
     assert list(pandas.read_csv(site / "o" / "report" / "scaling-report.csv").runs) == [2, 2]
 
@@ -88,10 +88,10 @@ def test_one_allocation_takes_the_repeats_in_turn_through_all_sizes(site: Path) 
     sweep(site, "--repeats", "2", "--one-allocation", "--wait")
     assert executions(site) == ["g0001-r01", "g0002-r01", "g0002-r02", "g0001-r02"]
     assert {run["job"] for run in status("o", cwd=site).values()} == {"1_0"}
-    assert "name none" in hpcjobs("cancel", "o", "g0001-r01", cwd=site, code=2).stderr
+    assert "give no names of runs" in hpcjobs("cancel", "o", "g0001-r01", cwd=site, code=2).stderr
 
 
-def test_a_throttle_lets_as_many_run_side_by_side(site: Path) -> None:
+def test_a_throttle_limits_how_many_runs_run_at_a_time(site: Path) -> None:
     for run in ("g0001-r01", "g0001-r02", "g0001-r03"):
         (site / "behave" / run).write_text(f"until [ -e {site}/go ]; do sleep 0.1; done\n")
     sweep(site, "--repeats", "3", "--throttle", "2", gpus="1")

@@ -6,9 +6,9 @@ sweep_v0_1/ was written by hpcjobs 0.1.0 at commit 672417f, with
         --set batch.local=2 --set measure.warmup_steps=4 --set measure.window_steps=2
         --set train.evaluate=false --set train.test=false --set train.checkpoint=false
 
-and cancelled when g0001-r01 was done and g0002-r01 had begun. Its scripts start the trainer by the name that it had
-then, `python -m hpcjobs.train`. Left out are data/ (resume makes the demo's images anew), report/ and the
-runner's output. @SWEEP@, @PYTHON@ and @CWD@ stand for the absolute paths of then; its host is called n1.
+and cancelled when g0001-r01 was done and g0002-r01 had begun. Its scripts start the trainer by its old module name,
+`python -m hpcjobs.train`. The copy lacks data/ (resume makes the demo's images again), report/ and the runner's
+output. @SWEEP@, @PYTHON@ and @CWD@ stand for the original absolute paths, n1 for the host.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RATE = 529.5  # images/s of the run that was done, as version 0.1 printed it
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """The folder, as if this machine and this interpreter had written it."""
+    """The folder with the paths of this machine and this interpreter."""
     paths = {"@SWEEP@": tmp_path / "o", "@PYTHON@": sys.executable, "@CWD@": tmp_path}
     for source in sorted(path for path in WRITTEN.rglob("*") if path.is_file()):
         text = source.read_text()
@@ -57,7 +57,7 @@ def test_it_is_resumed_and_the_cancelled_run_trains(old: Path) -> None:
     assert {run["state"] for run in status("o", cwd=old.parent).values()} == {"done"}
     ended = json.loads((old / "runs" / "g0002-r01" / "a002" / EXIT_JSON).read_text())
     assert (ended["rc"], ended["job"]) == (0, "3_0")
-    # What was done before stays as it was.
+    # The run that was done is not run again.
     assert not (old / "runs" / "g0001-r01" / "a002").exists()
     one, two = json.loads(hpcjobs("report", "o", "--json", cwd=old.parent).stdout)
     assert one["images_per_sec"] == pytest.approx(RATE, abs=0.05)

@@ -172,7 +172,7 @@ def test_data(stage: Stage, mine: Cluster, xrays: int, cluster: Slurm) -> None:
         path.name: path.read_bytes() for path in here.iterdir()
     }
     assert len(set(cluster.run(*jobs).split()) - before) == 4
-    assert stage.sh(f"hpcjobs data verify {stage.shards}") == f"{stage.shards}: 3 shards are whole\n"
+    assert stage.sh(f"hpcjobs data verify {stage.shards}") == f"{stage.shards}: 3 shards are undamaged\n"
 
 
 def test_preflight(stage: Stage, mine: Cluster, xrays: int) -> None:

@@ -6,7 +6,7 @@ import re
 import time
 
 from hpcjobs.base.errors import SchedulerUnreachable
-from hpcjobs.base.hostlist import expand, expand_indices
+from hpcjobs.base.hostlist import expand_hosts, expand_indices
 from hpcjobs.base.records import JobState, RunState
 
 # Slurm's job states, as squeue(1) and sacct(1) of 22.05 list them. A state that is not in this table is shown as it is,
@@ -84,7 +84,7 @@ def squeue(text: str) -> dict[str, JobState]:
                 state=state,
                 word=word,
                 reason="" if reason == "None" else reason,
-                nodes=tuple(expand(nodes)),
+                nodes=tuple(expand_hosts(nodes)),
                 # For a pending job this field is Slurm's estimate.
                 start=None if state is RunState.PENDING else _seconds(start),
             )
@@ -112,7 +112,7 @@ def sacct(text: str) -> dict[str, JobState]:
                 reason=by,
                 exit_code=int(rc) if rc.isdigit() else None,
                 signal=int(number) if number.isdigit() else None,
-                nodes=tuple(expand(nodes)),
+                nodes=tuple(expand_hosts(nodes)),
                 start=_seconds(start),
                 end=_seconds(end),
             )
@@ -140,7 +140,7 @@ def scontrol(text: str) -> dict[str, JobState]:
                 reason="" if reason == "None" else reason,
                 exit_code=int(rc) if rc.isdigit() else None,
                 signal=int(number) if number.isdigit() else None,
-                nodes=tuple(expand(words.get("NodeList", "(null)"))),
+                nodes=tuple(expand_hosts(words.get("NodeList", "(null)"))),
                 start=_seconds(words.get("StartTime", "")),
                 end=_seconds(words.get("EndTime", "")),
             )
