@@ -138,7 +138,7 @@ def test_beside_the_table_stands_what_to_know_of_it(tmp_path: Path) -> None:
     )
     said = hpcjobs("report", "--runs", "runs.csv", "--out", "o", cwd=tmp_path).stderr
     assert "2 run(s) have not ended: the table counts them under failed\n" in said
-    assert "throttled (1): heat or the power supply slowed a GPU down\n" in said
+    assert "throttled (1): a GPU was slowed by heat or its power supply\n" in said
 
 
 DEMO = ("sweep", "--gpus", "8", "--experiment", "demo", "--dry-run", "--set", "data.dir=/d")
