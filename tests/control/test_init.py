@@ -16,6 +16,7 @@ from hpcjobs.base.new_files import write_all
 from hpcjobs.config import Experiment, load, profiles
 from hpcjobs.config.keys import leaves
 from hpcjobs.plan import planning
+from hpcjobs.trainers import chexnet
 from tests.control.test_cli import SLURM, on_a_login_node
 from tests.running import hpcjobs
 
@@ -234,7 +235,7 @@ def test_an_experiment_called_demo_makes_up_no_data_by_its_name(tmp_path: Path) 
         ),
         (
             ("data.dir=x", "data.synth.size=32"),
-            "--set: give one of data.dir (images that are there) and data.synth.size",
+            "--set: give one of data.dir (existing images) and data.synth.size (images to make up)",
         ),
     ],
 )
@@ -242,6 +243,14 @@ def test_data_to_make_up_are_set_once_and_whole(settings: tuple[str, ...], says:
     with pytest.raises(InputError) as caught:
         planning.parameter_grid(profiles.read(Experiment, "chexnet"), settings)
     assert says in str(caught.value)
+
+
+def test_images_that_are_made_up_and_a_folder_may_be_compared() -> None:
+    """Only one data set is made up then."""
+    variants = planning.parameter_grid(profiles.read(Experiment, "demo"), ["data.dir=null,/shards"])
+    lines: list[str] = []
+    chexnet.check_data([variant.experiment for variant in variants], lines.append)
+    assert lines == ["warning: this host sees no dataset.json in /shards; the nodes of the runs need it"]
 
 
 @pytest.mark.parametrize(
