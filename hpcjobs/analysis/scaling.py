@@ -37,9 +37,10 @@ def table(runs: Iterable[Run], baseline: Baseline = None) -> list[ScalingRow]:
     which is a number of GPUs, or "node" for one full node. A series that was not measured at the baseline has no
     speed-up, and its rows have the flag no_baseline.
 
-    Raises InputError if no series was measured at the baseline.
+    Raises InputError if no series was measured at the baseline, or if runs of one experiment count different units.
     """
     runs = list(runs)
+    _check_units(runs)
     points: dict[tuple[str, str, int, int, int], list[Run]] = defaultdict(list)
     for run in runs:
         points[run.experiment, run.params, run.gpus, run.local_batch or 0, run.global_batch or 0].append(run)
@@ -48,6 +49,18 @@ def table(runs: Iterable[Run], baseline: Baseline = None) -> list[ScalingRow]:
     confounded = _confounded(runs)
     rows = [_flagged(row, FLAG_CONFOUNDED) if (row.experiment, row.params) in confounded else row for row in rows]
     return [_differing(row, runs) for row in _compared(rows, baseline)]
+
+
+def _check_units(runs: Iterable[Run]) -> None:
+    """Raises InputError if the rates of runs that would be averaged or compared have different units."""
+    units: dict[tuple[str, str], str] = {}
+    for run in runs:
+        unit = units.setdefault((run.experiment, run.params), run.unit)
+        if unit != run.unit:
+            raise InputError(
+                f"runs of the experiment '{run.experiment}' count {unit} and {run.unit}, which cannot be compared: "
+                "give them different names of experiments"
+            )
 
 
 # --- one row -------------------------------------------------------------------------------------

@@ -45,6 +45,15 @@ def test_params_are_never_mixed() -> None:
     assert [(row.params, row.gpus, row.speedup) for row in rows] == [("a=1", 1, 1.0), ("a=2", 1, 1.0), ("a=2", 2, 1.8)]
 
 
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_rates_of_different_units_are_never_averaged_or_compared(gpus: int) -> None:
+    runs = [run(1, 100.0), run(gpus, 9e6, unit="tokens")]
+    with pytest.raises(InputError, match="count images and tokens"):
+        table(runs)
+    runs[1] = run(gpus, 9e6, unit="tokens", params="a=1")
+    assert [(row.unit, row.speedup) for row in table(runs)] == [("images", 1.0), ("tokens", 1.0)]
+
+
 def test_students_interval_of_three_repeats() -> None:
     # t(0.975, 2) = 4.303 of any table of Student's distribution; s of 9, 10, 11 is 1.
     low, high = student_interval([9.0, 10.0, 11.0]) or (0, 0)
