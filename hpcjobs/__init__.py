@@ -20,6 +20,10 @@ __all__ = ["Study", "__version__", "open", "sweep"]
 _FACE = {"Study": "Study", "open": "open_study", "sweep": "sweep"}
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in _FACE:
         from hpcjobs import study

@@ -96,10 +96,16 @@ class Study:
             _make_data(self.sweep)
             return resume.resume(self.sweep, self._tell, retryable=retryable)
 
-    def cancel(self, runs: Sequence[str] = ()) -> list[str]:
-        """End these runs, or all; returns the names of those that were ended. Raises as `resume` does."""
+    def cancel(self, runs: Sequence[str] | None = None) -> list[str]:
+        """End these runs, or all if `runs` is absent; returns the names of those that were ended.
+
+        `runs` may also be one name. An empty list ends none. Raises as `resume` does.
+        """
+        if runs is not None and not runs:
+            return []
+        names = [runs] if isinstance(runs, str) else runs or ()
         with writing(self.sweep.where):
-            return cancel.cancel(self.sweep, runs)
+            return cancel.cancel(self.sweep, names)
 
     def _advice(self) -> str:
         """What somebody can do who may not write to the sweep's folder."""
@@ -191,6 +197,9 @@ def prepare(
 
     Raises InputError.
     """
+    for name, number in (("repeats", repeats), ("throttle", throttle)):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise InputError(f"--{name} {number}: expected a whole number, at least 1")
     if throttle and one_allocation:
         raise InputError("--throttle and --one-allocation: one job runs one run after another; give one of them")
     profile = cluster or chosen_cluster(None, None, tell)
@@ -271,8 +280,8 @@ def _submit(sweep: Sweep, check_node: bool, tell: Tell) -> dict[str, str]:
 def sweep(
     gpus: Iterable[int] | str,
     *,
-    experiment: str = "chexnet",
-    cluster: str | None = None,
+    experiment: str | Path = "chexnet",
+    cluster: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     site: Mapping[str, str] | None = None,
     sbatch: Sequence[str] = (),
@@ -303,8 +312,10 @@ def sweep(
     counts = planning.parse_gpus(gpus if isinstance(gpus, str) else ",".join(map(str, gpus)))
     ready = prepare(
         counts,
-        experiment=experiment,
-        cluster=overridden(chosen_cluster(cluster, site.get("partition"), tell), site, sbatch),
+        experiment=str(experiment),
+        cluster=overridden(
+            chosen_cluster(None if cluster is None else str(cluster), site.get("partition"), tell), site, sbatch
+        ),
         settings=list(_settings(settings or {})),
         repeats=repeats,
         throttle=throttle,
@@ -320,8 +331,12 @@ def sweep(
 def _settings(settings: Mapping[str, object]) -> Iterator[str]:
     """The settings as the command line writes them."""
     for key, value in settings.items():
-        values = value if isinstance(value, (list, tuple)) else [value]
-        yield f"{key}={','.join(map(_word, values))}"
+        # An array of numpy is an iterable, too.
+        is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+        words = [_word(each) for each in value] if is_list else [_word(value)]  # type: ignore[attr-defined]
+        if any("," in word for word in words):
+            raise InputError(f"settings: {key}: a value cannot contain a comma; to sweep a key, give a list")
+        yield f"{key}={','.join(words)}"
 
 
 def _word(value: object) -> str:

@@ -60,7 +60,7 @@ def resume(ctx: click.Context, folder: Path, retryable: bool, wait: bool, as_jso
 @click.argument("runs", nargs=-1, shell_complete=names.runs)
 def cancel(folder: Path, runs: tuple[str, ...]) -> None:
     """End the sweep in FOLDER, or only the named RUNS of it."""
-    ended = open_study(folder, tell=show.talk).cancel(runs)
+    ended = open_study(folder, tell=show.talk).cancel(runs or None)
     show.talk(f"cancelled {len(ended)} run(s)" if ended else "nothing to cancel: no run is pending or running")
     for name in ended:
         click.echo(name)

@@ -8,7 +8,7 @@ import pytest
 
 import hpcjobs
 from hpcjobs.base.errors import InputError
-from hpcjobs.study import prepare
+from hpcjobs.study import _settings, prepare
 from tests.control.scenario import SweepScenario
 
 
@@ -30,6 +30,13 @@ def test_settings_are_written_as_the_command_line_writes_them(tmp_path: Path, mo
     assert given == ["batch.local=4,8", "train.evaluate=false", "train.steps=null", "model.weights=none"]
 
 
+def test_whatever_can_be_iterated_over_is_swept() -> None:
+    import numpy
+
+    given = {"batch.local": numpy.array([4, 8]), "seed": range(1, 3), "lr.base": numpy.float64(0.5)}
+    assert list(_settings(given)) == ["batch.local=4,8", "seed=1,2", "lr.base=0.5"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -39,6 +46,13 @@ def test_settings_are_written_as_the_command_line_writes_them(tmp_path: Path, mo
         ({"settings": {"batch.locl": 4}}, "batch.locl"),
         ({"site": {"qos": "high"}}, "--qos needs Slurm, but cluster 'local' uses scheduler local"),
         ({"throttle": 1, "one_allocation": True}, "give one of them"),
+        ({"settings": {"description": "one, two"}}, "settings: description: a value cannot contain a comma"),
+        ({"repeats": 0}, "--repeats 0: expected a whole number, at least 1"),
+        ({"repeats": -1}, "--repeats -1"),
+        ({"repeats": "2"}, "--repeats 2"),
+        ({"throttle": -1}, "--throttle -1"),
+        ({"experiment": Path("dmeo.yaml")}, "dmeo.yaml: no such file"),
+        ({"cluster": Path("lcal.yaml")}, "lcal.yaml: no such file"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, dict) else "",
 )
@@ -94,3 +108,17 @@ def test_lines_for_the_user_go_to_the_function_that_was_given(tmp_path: Path) ->
     assert [run.run for run in scenario.study(lines.append).status()] == ["g0001-r01"]
     assert len(lines) == 1
     assert "showing" in lines[0]
+
+
+def test_an_empty_list_of_runs_cancels_none(tmp_path: Path) -> None:
+    """A script may pass the runs that it has chosen, and may have chosen none."""
+    study = SweepScenario(tmp_path).gpus(1, 2).repeats(1).queueing().submitted().study()
+    assert study.cancel([]) == []
+    assert {str(run.state) for run in study.status()} == {"pending"}
+    assert study.cancel("g0002-r01") == ["g0002-r01"]
+    assert study.cancel() == ["g0001-r01"]
+
+
+def test_the_module_lists_its_functions() -> None:
+    """A notebook completes the names that dir() gives."""
+    assert {"Study", "open", "sweep"} <= set(dir(hpcjobs))
