@@ -9,7 +9,7 @@ from pathlib import Path
 from hpcjobs.base.contract import FAILURE, INSTALL_COMPUTE, Finding
 from hpcjobs.base.errors import InputError
 from hpcjobs.chexnet.classes import DATASET_JSON, IMAGENET_FILE
-from hpcjobs.chexnet.data.quiet import quiet_tensorflow
+from hpcjobs.chexnet.data.quiet import quietly
 from hpcjobs.config import Experiment
 
 # The module that looks at a compute node for a check.
@@ -48,11 +48,11 @@ def make_data(experiments: Iterable[Experiment], folder: Path) -> None:
     synth = next((each.data.synth for each in experiments if each.data.synth is not None), None)
     if synth is None or (folder / DATASET_JSON).is_file():
         return
-    quiet_tensorflow()
-    from hpcjobs.chexnet.data.build import make
-    from hpcjobs.chexnet.data.synth import synth_recipe
+    with quietly():
+        from hpcjobs.chexnet.data.build import make
+        from hpcjobs.chexnet.data.synth import synth_recipe
 
-    make(synth_recipe(images=synth.images, size=synth.size), folder)
+        make(synth_recipe(images=synth.images, size=synth.size), folder)
 
 
 def makes_up_data(experiment: Experiment) -> bool:

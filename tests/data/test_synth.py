@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.chexnet.classes import CLASSES, SPLITS
+from hpcjobs.chexnet.classes import CLASSES, DATASET_JSON, SPLITS
 from hpcjobs.chexnet.data import nih as reader
 from hpcjobs.chexnet.data.dataset import Dataset
 from hpcjobs.chexnet.data.synth import NIH_IMAGES, NIH_POSITIVES, draw
+from hpcjobs.config import Experiment
+from hpcjobs.trainers import chexnet
 from tests.fixtures_data import synth
 
 
@@ -35,6 +39,21 @@ def test_findings_come_as_often_as_in_the_table_and_at_least_twice(made: Dataset
         images = made.splits[split].images
         expected = [max(2, round(images * NIH_POSITIVES[name] / NIH_IMAGES)) for name in CLASSES]
         assert made.splits[split].positives == expected
+
+
+def test_data_of_a_sweep_leave_the_environment_of_its_jobs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making them hides the GPUs. The jobs that are submitted next inherit the environment, and a notebook keeps it."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    experiment = msgspec.convert(
+        {"name": "x", "batch": {"local": 1}, "data": {"synth": {"images": 8, "size": 32}}}, Experiment
+    )
+    chexnet.make_data([experiment], tmp_path / "data")
+    assert (tmp_path / "data" / DATASET_JSON).is_file()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 
 
 def test_a_shard_has_256_images_and_the_last_the_rest(tmp_path: Path) -> None:
