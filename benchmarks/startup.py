@@ -1,6 +1,6 @@
-"""How long `hpcjobs --help` takes beside `python -c "import click"`: at most 1.5 times is asked for.
+"""Compares the time of `hpcjobs --help` with that of `python -c "import click"`: required are at most 1.5 times.
 
-Interleaved, the minimum of each: what disturbs a start only ever adds to it.
+The commands run in turns, and the smallest time of each counts: a disturbance can only make a start longer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     for name, value in best.items():
         print(f"{1000 * value:7.1f} ms  {name}")
     floor, ours = best.values()
-    print(f"ratio {ours / floor:.2f} (asked for: at most 1.5)")
+    print(f"ratio {ours / floor:.2f} (required: at most 1.5)")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _place(temporary: Path, path: Path) -> None:
         os.link(temporary, path)
     except FileExistsError:
         raise _exists_already(path) from None
-    except OSError:  # a file system without links: a race between this look and the rename remains
+    except OSError:  # a file system without links: another process may still make the file after this check
         if os.path.lexists(path):
             raise _exists_already(path) from None
         os.replace(temporary, path)

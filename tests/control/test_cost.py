@@ -63,4 +63,4 @@ def test_every_limit_that_is_exceeded_is_named() -> None:
     ]
     assert list(objections(plan, Limits(), 4 * 3600)) == []
     one = planned(1, 16, repeats=60, one_allocation=True)
-    assert not any("MaxSubmit" in line for line in objections(one, site, None))
+    assert not any("MaxSubmit" in each.text for each in objections(one, site, None))
