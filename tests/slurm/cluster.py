@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """A Slurm cluster of four C4140 nodes on one machine: `cluster.py up`, `down`, `status`, `env`, `packages`.
 
-Real daemons, in five network namespaces with their own addresses and host names on one bridge: the
-head (munged, mariadbd, slurmdbd, slurmctld) and four nodes (a slurmd, 40 claimed CPUs and four
-`gpu:v100` that are device nodes of /dev/null). Every process lives in one of the namespaces and
-every file below one state folder: so `down` needs no pid files, and works after any crash.
+Real daemons run in five network namespaces with their own addresses and host names on one bridge: the
+head (munged, mariadbd, slurmdbd, slurmctld) and four nodes. Each node has a slurmd, which claims 40 CPUs
+and four `gpu:v100`; these are device nodes of /dev/null. Every process lives in one of the namespaces,
+and every file below one state folder, so `down` needs no pid files and works after any crash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from string import Template
 
-# Of Debian 12.
+# Packages of Debian 12.
 PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server", "openmpi-bin", "libopenmpi-dev", "iproute2")
 PROGRAMS = (
     *("slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct", "sinfo", "sacctmgr", "munged"),
@@ -37,18 +37,18 @@ SUBNET = "10.77.0"  # no route leads out of it
 HEAD = "c4140-head"
 ADDRESSES = {node: f"{SUBNET}.{i}" for i, node in enumerate(NODES, start=1)} | {HEAD: f"{SUBNET}.254"}
 CONTROLLER_PORT = 26817
-USER_ADDRESS = f"{SUBNET}.250"  # this machine's own, from which users run sbatch and srun
+USER_ADDRESS = f"{SUBNET}.250"  # this machine's address on the bridge: users run sbatch and srun from here
 GPUS_PER_NODE = 4
 DEFAULT_STATE = "/tmp/hpcjobs-cluster"
 STATE_VARIABLE = "HPCJOBS_CLUSTER_STATE"
-MARKER = "cluster.json"  # makes a folder ours, and so one that may be deleted
+MARKER = "cluster.json"  # marks a cluster's state folder, which `down` may delete
 TEMPLATES = Path(__file__).resolve().parent
-# Daemons are told where things are by arguments, never by the caller's environment.
+# Daemons do not get the caller's environment: arguments name all their files.
 DAEMON_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
 class ClusterError(Exception):
-    """Why there is no cluster, as one line."""
+    """The cluster cannot be used; the message says why in one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,24 +59,24 @@ class VirtualCluster:
 
     @property
     def slurm_conf(self) -> Path:
-        """What `SLURM_CONF` must be for Slurm's commands to reach this cluster."""
+        """The value of `SLURM_CONF` with which Slurm's commands reach this cluster."""
         return self.state / "slurm.conf"
 
     def env(self) -> dict[str, str]:
-        """The caller's environment, aimed at this cluster and free of an outer job's variables."""
+        """The caller's environment with SLURM_CONF of this cluster, without the variables of an outer job."""
         outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
         return outer | {"SLURM_CONF": str(self.slurm_conf)}
 
     def run(self, *argv: str | Path, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-        """Run a command aimed at this cluster; both streams are captured.
+        """Run a command in `env()`; both streams are captured.
 
-        Raises ClusterError where it cannot start or takes more than `timeout` seconds.
+        Raises ClusterError if it cannot start or takes more than `timeout` seconds.
         """
         return _run(argv, self.env(), timeout)
 
     def usable_nodes(self) -> int:
-        """How many nodes Slurm calls up and idle, mixed or allocated; 0 where it does not answer."""
-        # sinfo retries for long where nobody listens.
+        """How many nodes Slurm shows as up and idle, mixed or allocated; 0 if it does not answer."""
+        # sinfo retries for a long time if nothing listens on the port.
         if not self.slurm_conf.exists() or not _listens(socket.AF_INET, (ADDRESSES[HEAD], CONTROLLER_PORT)):
             return 0
         try:
@@ -89,8 +89,8 @@ class VirtualCluster:
     def up(self) -> bool:
         """Start everything and wait for four usable nodes; False if it is up already.
 
-        What an earlier cluster in the same folder left behind is cleared first. Raises ClusterError
-        without root, packages, namespaces, or within a minute; nothing is left running then.
+        Files and processes of an earlier cluster in the same folder are removed first. Raises ClusterError without
+        root, packages or namespaces, or if it is not up within about a minute; then nothing is left running.
         """
         _need_root()
         _need_programs()
@@ -104,14 +104,14 @@ class VirtualCluster:
             try:
                 self._start()
             except BaseException:
-                self._stop()  # the logs stay, for whoever wants to know why
+                self._stop()  # the logs stay: they show the cause
                 raise
             return True
 
     def down(self, keep_logs: bool = False) -> bool:
         """Kill every process, delete namespaces, bridge and files; False if there was nothing.
 
-        With `keep_logs`, `state/log` stays. Raises ClusterError where `state` is not a cluster's.
+        With `keep_logs`, `state/log` stays. Raises ClusterError if `state` is not the folder of a cluster.
         """
         _need_root()
         with _alone():
@@ -134,7 +134,7 @@ class VirtualCluster:
             raise ClusterError(f"MariaDB could not be set up: see {self.state}/log/mariadb-install.log")
         self._spawn(HEAD, "mariadbd", [*self._mariadb("mariadbd"), f"--socket={self._sql_socket}", "--skip-networking"])
         wait_for("MariaDB", lambda: _listens(socket.AF_UNIX, self._sql_socket), 30)
-        # libmariadb has no configuration of ours to read: the socket's place travels in its variable.
+        # libmariadb reads no configuration file here: a variable names the socket.
         places = {"SLURM_CONF": str(self.slurm_conf), "MYSQL_UNIX_PORT": self._sql_socket}
         self._spawn(HEAD, "slurmdbd", ["slurmdbd", "-D"], **places)
         wait_for("slurmdbd", lambda: self._sacctmgr("add", "cluster", "virtual"), 45)
@@ -150,7 +150,7 @@ class VirtualCluster:
         return str(self.state / "mariadb.sock")
 
     def _mariadb(self, program: str) -> list[str]:
-        # Sized for a test: small caches, and no waiting for the disk.
+        # Options for a test: small caches, and commits that do not wait for the disk.
         cheap = ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=0"]
         more = ["--skip-test-db", "--auth-root-authentication-method=socket"] if program.endswith("install-db") else []
         return [program, "--no-defaults", "--user=root", f"--datadir={self.state}/mariadb", *cheap, *more]
@@ -207,7 +207,7 @@ class VirtualCluster:
                 (self.state / folder / node).mkdir()
             (self.state / "tmp" / node).chmod(0o1777)
             for i in range(GPUS_PER_NODE):
-                # A device node of /dev/null: Slurm wants a file to call a GPU, nobody opens it.
+                # A device node like /dev/null: Slurm needs a file for each GPU, but nothing opens it.
                 os.mknod(self.state / "dev" / node / f"nvidia{i}", 0o20666, os.makedev(1, 3))
 
     def _spawn(self, host: str, name: str, argv: Sequence[str], **env: str) -> subprocess.Popen[bytes]:
@@ -223,7 +223,7 @@ class VirtualCluster:
     # Stopping
 
     def _refuse_strangers(self) -> None:
-        """The folder and the names of namespaces and bridge must be free or this cluster's own."""
+        """Raises ClusterError if the state folder, the bridge or its subnet belongs to something else."""
         names = {entry.name for entry in self.state.iterdir()} if self.state.exists() else set()
         if names - {"log"} and MARKER not in names:  # "log" alone is what `down --keep-logs` leaves
             raise ClusterError(f"{self.state} is not a cluster's state folder (no {MARKER}); choose another --state")
@@ -256,17 +256,17 @@ class VirtualCluster:
             if Path("/run/netns", host).exists():
                 found = True
                 _ip("netns", "delete", host)
-            for left in Path("/dev/shm").glob(f"vader_segment.{host}.*"):  # Open MPI's, of killed ranks
-                left.unlink(missing_ok=True)
+            for segment in Path("/dev/shm").glob(f"vader_segment.{host}.*"):  # of Open MPI ranks that were killed
+                segment.unlink(missing_ok=True)
         if Path("/sys/class/net", BRIDGE).exists():
             found = True
-            for port in Path("/sys/class/net").glob(f"{BRIDGE}p*"):  # deleting a namespace frees its link later
+            for port in Path("/sys/class/net").glob(f"{BRIDGE}p*"):  # a deleted namespace removes its link only later
                 _run(["ip", "link", "delete", port.name], None, 10)
             _ip("link", "delete", BRIDGE)
         return found
 
     def _kill_all(self) -> bool:
-        """Kill what lives, and say whether nothing did: a process may start another meanwhile."""
+        """Kill all processes; returns whether there were none. Call it again: a process may start another meanwhile."""
         pids = self.processes()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
@@ -278,7 +278,7 @@ class VirtualCluster:
         namespaces = {_inode(Path("/run/netns", host)) for host in ADDRESSES} - {None}
         found = set()
         for entry in Path("/proc").glob("[0-9]*"):
-            # A zombie has no namespace any more: it is its parent's to bury.
+            # A zombie has no namespace any more, so it is not counted: its parent must reap it.
             if namespaces and _inode(entry / "ns" / "net") in namespaces:
                 found.add(int(entry.name))
         return found
@@ -315,7 +315,7 @@ def _listens(family: socket.AddressFamily, address: str | tuple[str, int]) -> bo
 
 
 def wait_for(what: str, ready: Callable[[], bool], seconds: float) -> None:
-    """Poll until `ready()`. Raises ClusterError, naming `what`, after so many seconds."""
+    """Poll until `ready()`. Raises ClusterError, which names `what`, after this many seconds."""
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
@@ -325,12 +325,12 @@ def wait_for(what: str, ready: Callable[[], bool], seconds: float) -> None:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """One `up` or `down` at a time. An abstract socket is a lock that no crash leaves behind."""
+    """Lets one `up` or `down` run at a time. The lock is an abstract socket, which disappears with its process."""
     with socket.socket(socket.AF_UNIX) as lock:
         try:
             lock.bind("\0hpcjobs-virtual-cluster")
         except OSError:
-            raise ClusterError("another cluster.py is at work; try again when it is done") from None
+            raise ClusterError("another cluster.py is running; try again when it has ended") from None
         yield
 
 
@@ -342,21 +342,21 @@ def _need_root() -> None:
 def _need_programs() -> None:
     missing = [name for name in PROGRAMS if shutil.which(name, path=DAEMON_ENV["PATH"]) is None]
     if missing:
-        cure = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
-        raise ClusterError(f"missing programs: {' '.join(missing)}; on Debian 12: {cure}")
+        install = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+        raise ClusterError(f"missing programs: {' '.join(missing)}; on Debian 12: {install}")
 
 
 COMMANDS = {
     "up": "start it; nothing to do if it is up",
     "down": "stop it and delete everything; nothing to do if it is down",
     "status": "say whether it is up (exit 0) or not (exit 1)",
-    "env": "print the line that aims Slurm's commands at it",
+    "env": "print the export line with which Slurm's commands reach it",
     "packages": "print the Debian packages that it needs",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 `status` finds no cluster, 2 cannot."""
+    """The command line; returns the exit code: 0 done, 1 `status` finds no cluster, 2 error."""
     parser = argparse.ArgumentParser(description="A Slurm cluster of four virtual C4140 nodes on this machine.")
     default = Path(os.environ.get(STATE_VARIABLE, DEFAULT_STATE))
     about = f"folder for everything the cluster writes (${STATE_VARIABLE}, else {DEFAULT_STATE})"

@@ -1,4 +1,4 @@
-"""The virtual cluster as a fixture: up for the session, down at its end, whatever happens."""
+"""The virtual cluster as a fixture: it is up during the session, and down afterwards even if tests fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hpcjobs.config import profiles, to_builtins
 from . import cluster as virtual
 
 TOOL = Path(virtual.__file__)
-# What Slurm may still change; every other state is final.
+# States that Slurm may still change; every other state is final.
 MOVING = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "COMPLETING", "CONFIGURING")
 
 
@@ -60,9 +60,9 @@ class Slurm:
         return [dict(zip(fields, line.split("|"), strict=True)) for line in table.splitlines()]
 
     def wait(self, job: str, *fields: str, tasks: int = 1, timeout: float = 60) -> list[dict[str, str]]:
-        """`sacct` (JobID, State, ExitCode and `fields`) once all `tasks` of the job are final.
+        """The rows of `sacct` (JobID, State, ExitCode and `fields`), once all `tasks` of the job are final.
 
-        For some seconds after a short array's end, sacct shows one row instead, under the bare job id.
+        For some seconds after the end of a short array, sacct shows a single row under the bare job id.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -74,7 +74,7 @@ class Slurm:
 
 
 def run_tool(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run cluster.py as its users do, in a process of its own."""
+    """Run cluster.py as a user does, in a separate process."""
     argv = [sys.executable, str(TOOL), "--state", str(state), *words]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
@@ -100,7 +100,7 @@ def cluster() -> Iterator[Slurm]:
 
 @pytest.fixture(autouse=True)
 def _no_job_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
-    """Whatever a test asserts, its jobs end with it."""
+    """Cancel the jobs of a test after it, even if it failed."""
     yield
     if "cluster" not in request.fixturenames:
         return
@@ -113,16 +113,16 @@ def _no_job_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Non
 
 
 def profile(folder: Path, **changes: object) -> str:
-    """A profile beside `virtual` that differs in `changes`; its path."""
+    """Write the profile `virtual` with these changes; returns its path."""
     path = folder / "other.yaml"
     path.write_text(yaml.safe_dump({**to_builtins(profiles.cluster("virtual")), "name": "other", **changes}))
     return str(path)
 
 
 def ranks(folder: Path) -> list[int]:
-    """Pids of the ranks of the run in that folder, on whichever node, by pid.
+    """The pids, sorted, of the ranks of the run in that folder, on all nodes.
 
-    A rank's import runs helpers of its own, which look like it between fork and exec: their parent is a rank.
+    A rank starts helper processes while it imports. Between fork and exec they look like ranks, but their parent is one.
     """
     found = {}
     for entry in Path("/proc").iterdir():

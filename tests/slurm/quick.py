@@ -1,4 +1,4 @@
-"""Sweeps of quick runs for tests that are not about training: a fake trainer, and a wrapper around sbatch that dies."""
+"""Sweeps of quick runs for tests that are not about training: a fake trainer, and an sbatch that kills its caller."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.running import hpcjobs, status, until
 
 from .conftest import Slurm
 
-# A fake trainer: rank 0 writes down that the run was executed, does what `behave/RUN` says, then leaves the
-# log of a training that went well. What is no training is done by the real Python.
+# A fake trainer: rank 0 records that the run was executed, runs the commands in `behave/RUN`, and leaves the log of a
+# successful training. Other modules run with the real Python.
 TRAINER = """#!/bin/bash
 if [ "$2" != hpcjobs.chexnet.train ]; then exec {python} "$@"; fi
 if [ "${{SLURM_PROCID:-${{OMPI_COMM_WORLD_RANK:-0}}}}" != 0 ]; then exit 0; fi
@@ -32,8 +32,9 @@ if [ -e "{folder}/behave/$run" ]; then . "{folder}/behave/$run"; fi
 cp {folder}/train.log "$attempt/train.log"
 """
 
-# A wrapper around sbatch. The first line of `deaths` says what becomes of the next submission: the caller is killed
-# `before` or `after` it or `during` it, or the call arrives seconds after the caller's death (`late`).
+# A wrapper around sbatch. The first line of `deaths` says what happens at the next submission: the caller is killed
+# `before`, `during` or `after` it, or the submission happens seconds after the caller was killed (`late`). `slow`: the
+# call takes 5 s.
 SBATCH = """#!/bin/bash
 if [ "$1" = --test-only ]; then exec {sbatch} "$@"; fi
 how="$(sed -n 1p {folder}/deaths)"
@@ -63,15 +64,15 @@ class Quick:
 
     @property
     def env(self) -> dict[str, str]:
-        """The cluster's, with the wrapper around sbatch in front."""
+        """The cluster's environment, with the wrapper around sbatch first on PATH."""
         return {**self.cluster.env, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
 
     def behave(self, run: str, shell: str) -> None:
-        """What rank 0 of a run does instead of going well at once."""
+        """Let rank 0 of a run execute these shell commands before it succeeds."""
         (self.folder / "behave" / run).write_text(shell + "\n")
 
     def die(self, *how: str) -> None:
-        """What becomes of the next calls of sbatch."""
+        """What happens at the next calls of sbatch; see SBATCH."""
         (self.folder / "deaths").write_text("".join(f"{word}\n" for word in how))
 
     def words(self, *more: str, gpus: str = "1,2", out: str = "o") -> list[str]:
@@ -84,7 +85,7 @@ class Quick:
         return hpcjobs(*words, cwd=self.folder, env=self.env, code=code, **more)
 
     def start(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start one, in a session of its own, to be killed."""
+        """Start a command of hpcjobs in a new session, so that a test can kill it."""
         command = [sys.executable, "-m", "hpcjobs", *words]
         log = (self.folder / "started.log").open("a")
         return subprocess.Popen(
@@ -100,18 +101,18 @@ class Quick:
         return {run["state"] for run in self.runs(out).values()}
 
     def executions(self, out: str = "o") -> list[str]:
-        """The run's name for each time that one of a sweep was executed."""
+        """The run names of a sweep, one for each execution."""
         path = self.folder / f"executions-{Path(out).name}"
         return path.read_text().split() if path.exists() else []
 
     def jobs(self, out: str = "o") -> list[str]:
-        """Slurm's lines on the living jobs of a sweep: id, name, state."""
+        """squeue's lines about the jobs of a sweep that have not ended: id, name, state."""
         sweep = yaml.safe_load((self.folder / out / "sweep.yaml").read_text())["sweep"]
         lines = self.cluster.run("squeue", "-h", "-r", "-o", "%i %j %T").splitlines()
         return [line for line in lines if sweep in line]
 
     def quiet(self, out: str = "o", seconds: float = 120) -> None:
-        """Wait until Slurm has no job of the sweep and none is to come."""
+        """Wait until Slurm has no job of the sweep, and no late submission is on its way."""
         late = self.folder / "late"
         until(lambda: not (late.exists() and late.read_text()) and not self.jobs(out), seconds)
 
@@ -121,7 +122,7 @@ class Quick:
 
 
 def quick(folder: Path, cluster: Slurm, **changes: Any) -> Quick:
-    """Make the folder. `changes` are the profile's, beside those that let many small runs share a node."""
+    """Make the folder. Its profile lets many small runs share a node; `changes` are further changes of it."""
     (folder / "bin").mkdir()
     (folder / "behave").mkdir()
     (folder / "deaths").touch()
