@@ -122,7 +122,7 @@ def profile(folder: Path, **changes: object) -> str:
 def ranks(folder: Path) -> list[int]:
     """The pids, sorted, of the ranks of the run in that folder, on all nodes.
 
-    A rank starts helper processes while it imports. Between fork and exec they look like ranks, but their parent is one.
+    While it imports, a rank starts helper processes. Between fork and exec they look like ranks: their parent is one.
     """
     found = {}
     for entry in Path("/proc").iterdir():

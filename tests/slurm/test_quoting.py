@@ -1,4 +1,4 @@
-"""What sbatch makes of odd values: Slurm has stored what was given, and a job in an odd folder finds its files."""
+"""Odd values with the real sbatch: Slurm stores them unchanged, and a job in an odd folder finds its files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SEED = 20261125
 
 
 def stored(cluster: Slurm, job: str) -> dict[str, Any]:
-    """What Slurm has of a job: squeue's JSON has each value as it is, where a table would fold it."""
+    """Slurm's record of a job, from squeue's JSON: it has each value unchanged, a table might shorten it."""
     jobs = json.loads(cluster.run("squeue", "--json"))["jobs"]
     return next(each for each in jobs if each["array_job_id"] == int(job))
 
 
-def test_slurm_stores_what_was_given(tmp_path: Path, cluster: Slurm) -> None:
+def test_slurm_stores_values_unchanged(tmp_path: Path, cluster: Slurm) -> None:
     rng = random.Random(SEED)
     usual = [word for word in NASTY if word and "\\" not in word and "/" not in word]
     for number in range(8):
@@ -38,7 +38,7 @@ def test_slurm_stores_what_was_given(tmp_path: Path, cluster: Slurm) -> None:
             about = stored(cluster, job)
         finally:
             cluster.run("scancel", job)
-        assert about["wckey"] == comment.lower()  # as Slurm writes keys
+        assert about["wckey"] == comment.lower()  # Slurm stores it in lower case
         assert about["current_working_directory"] == given["chdir"]
         assert about["standard_output"] == str(root).replace("%", "%%") + "/slurm/%A_%a.out"
         assert (about["comment"], about["partition"]) == ("hpcjobs sweep 261123120000abcd", "v100")
@@ -46,7 +46,7 @@ def test_slurm_stores_what_was_given(tmp_path: Path, cluster: Slurm) -> None:
 
 
 @pytest.mark.parametrize("option", ["partition", "constraint", "reservation", "exclude"])
-def test_what_slurm_does_not_know_is_refused_by_its_name(option: str, tmp_path: Path, cluster: Slurm) -> None:
+def test_slurm_refuses_unknown_names_of_the_site(option: str, tmp_path: Path, cluster: Slurm) -> None:
     group, _ = rendered(tmp_path / "x", "virtual", **{option: "no such; $(touch pwned) 'thing'"})
     script = tmp_path / "x" / "scripts" / f"{group}.sbatch"
     done = cluster.cluster.run("sbatch", "--test-only", script)
@@ -56,7 +56,7 @@ def test_what_slurm_does_not_know_is_refused_by_its_name(option: str, tmp_path: 
 
 
 def test_a_job_in_an_odd_folder_finds_its_files(tmp_path: Path, cluster: Slurm) -> None:
-    """Slurm's own output included: a percent sign in a folder's name is none of its patterns."""
+    """Also Slurm's own output file: it does not take a percent sign in a folder's name for a pattern."""
     root = tmp_path / 'it\'s $(touch pwned) 100% "x" %j é #1'
     group, run = rendered(root, "virtual", python="/bin/true", time="00:02:00")
     (root / "slurm").mkdir()

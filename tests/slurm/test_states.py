@@ -1,4 +1,4 @@
-"""What becomes of runs on a real Slurm that misbehaves: nodes, memory, controller, accounting, disks."""
+"""The states of runs on a real Slurm with failures: of nodes, memory, controller, accounting, disks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FOREVER = "sleep 1000"
 
 
 def begun(site: Quick, *runs: str) -> None:
-    """Wait until the fake trainer of these runs is at work."""
+    """Wait until the fake trainer of each of these runs has started."""
     until(lambda: set(runs) <= set(site.executions()))
 
 
 @pytest.fixture
 def nodes_come_back(cluster: Slurm) -> Iterator[None]:
-    """Whatever a test did to nodes, they are usable after it."""
+    """Make all nodes usable again after a test."""
     yield
     for node in virtual.NODES:
         if "down" in cluster.run("sinfo", "-h", "-N", "-n", node, "-o", "%T"):
@@ -39,7 +39,7 @@ def nodes_come_back(cluster: Slurm) -> Iterator[None]:
     until(lambda: cluster.cluster.usable_nodes() == len(virtual.NODES))
 
 
-def test_a_node_that_fails_is_left_out_and_slurms_own_requeue_is_not_raced(
+def test_resume_excludes_a_failed_node_and_leaves_a_run_that_slurm_requeued(
     tmp_path: Path, cluster: Slurm, nodes_come_back: None
 ) -> None:
     (tmp_path / "final").mkdir()
@@ -74,7 +74,7 @@ def test_a_node_that_fails_is_left_out_and_slurms_own_requeue_is_not_raced(
     assert len(again.executions()) == 2
 
 
-def test_held_suspended_and_over_its_memory(tmp_path: Path, cluster: Slurm) -> None:
+def test_runs_that_are_suspended_held_or_out_of_memory(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster)
     eater = "import time; much = bytearray(600_000_000); time.sleep(60)"
     site.behave("g0001-r01", f"{sys.executable} -c '{eater}'")
@@ -93,7 +93,7 @@ def test_held_suspended_and_over_its_memory(tmp_path: Path, cluster: Slurm) -> N
     run = site.runs()["g0001-r01"]
     assert (run["failure"], run["state"]) == ("out_of_memory", "failed")
     assert "memory" in run["reason"]
-    assert site.do("resume", "o", "--retryable").stdout == ""  # more of the same would not help
+    assert site.do("resume", "o", "--retryable").stdout == ""  # `retry` does not allow this class
 
 
 def test_the_controller_is_away_for_half_a_minute(tmp_path: Path, cluster: Slurm) -> None:
@@ -109,7 +109,7 @@ def test_the_controller_is_away_for_half_a_minute(tmp_path: Path, cluster: Slurm
         stopped = time.monotonic()
         resuming = site.start("resume", "o")
         assert site.runs()["g0002-r01"]["state"] == "running"
-        # Nobody knows whether the run lives: it is not submitted again.
+        # Without the scheduler `resume` cannot know whether the run is alive: it submits nothing.
         assert resuming.wait(60) == 3
         until(lambda: "showing its answer of " in (tmp_path / "started.log").read_text())
         time.sleep(max(0.0, 30 - (time.monotonic() - stopped)))
@@ -118,14 +118,14 @@ def test_the_controller_is_away_for_half_a_minute(tmp_path: Path, cluster: Slurm
     until(lambda: "the scheduler answers again" in (tmp_path / "started.log").read_text())
     (tmp_path / "back").touch()
     assert waiting.wait(120) == 0
-    said = (tmp_path / "started.log").read_text()
-    assert said.count("showing its answer of ") == 1
-    assert said.count("the scheduler answers again") == 1
+    lines = (tmp_path / "started.log").read_text()
+    assert lines.count("showing its answer of ") == 1
+    assert lines.count("the scheduler answers again") == 1
     assert sorted(site.executions()) == ["g0001-r01", "g0002-r01"]
     assert site.states() == {"done"}
 
 
-def test_without_accounting_ends_are_known_and_collected(tmp_path: Path, cluster: Slurm) -> None:
+def test_without_accounting_the_ends_of_runs_are_known_and_collected(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, collect={"job": True})
     conf = tmp_path / "slurm.conf"
     text = cluster.cluster.slurm_conf.read_text()
@@ -140,7 +140,7 @@ def test_without_accounting_ends_are_known_and_collected(tmp_path: Path, cluster
     site.quiet()
     for attempt in (tmp_path / "o" / "runs").glob("*/a001"):
         if "r01" not in str(attempt):
-            (attempt / "exit.json").unlink()  # as a node that died would leave it
+            (attempt / "exit.json").unlink()  # as if the node had died
     runs = status("o", cwd=tmp_path, env=env, code=1)
     assert [run["state"] for run in runs.values()] == ["done", "failed", "failed"]
     assert [run["failure"] for run in runs.values()] == [None, "signal", "exit_code"]
@@ -148,7 +148,7 @@ def test_without_accounting_ends_are_known_and_collected(tmp_path: Path, cluster
         assert [row["state"] for row in csv.DictReader(file)] == ["done", "failed", "failed"]
 
 
-def test_who_started_it_is_killed_and_the_last_job_reports(tmp_path: Path, cluster: Slurm) -> None:
+def test_the_last_job_reports_after_hpcjobs_was_killed(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, collect={"job": True, "partition": "debug", "time": "5"})
     site.behave("g0001-r01", "sleep 3")
     waiting = site.start(*site.words("--wait"))
@@ -163,8 +163,8 @@ def test_who_started_it_is_killed_and_the_last_job_reports(tmp_path: Path, clust
         assert [(row["gpus"], row["runs"]) for row in csv.DictReader(file)] == [("1", "1"), ("2", "1")]
 
 
-def test_the_last_job_runs_again_what_the_profile_lets_it(tmp_path: Path, cluster: Slurm) -> None:
-    """Where compute nodes may submit. The class is `interrupted`: a checkpoint is written, then somebody ends it."""
+def test_the_last_job_resubmits_failures_that_the_profile_allows(tmp_path: Path, cluster: Slurm) -> None:
+    """Compute nodes may submit here. The failure class is `interrupted`: the runs exit with 75."""
     site = quick(tmp_path, cluster, collect={"job": True, "retries": True}, retry={"interrupted": 1})
     site.behave("g0001-r01", "exit 75")
     site.behave("g0002-r01", "exit 75")
@@ -173,14 +173,14 @@ def test_the_last_job_runs_again_what_the_profile_lets_it(tmp_path: Path, cluste
     (tmp_path / "behave" / "g0002-r01").unlink()
     until(lambda: (tmp_path / "o" / "report" / "runs.csv").exists())
     site.quiet()
-    # Once more, and no more.
+    # `retry` allows one more execution of each run.
     assert sorted(site.executions()) == sorted(["g0001-r01", "g0002-r01"] * 2)
     assert site.runs()["g0001-r01"]["failure"] == "interrupted"
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of half a megabyte, which is full after little."""
+    """A file system of half a megabyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)], check=True)
@@ -203,22 +203,22 @@ def test_a_disk_that_is_full_during_submission_and_during_a_run(
                 pass
 
     fill()
-    said = site.do(*site.words(out="disk/o"), code=None)
-    assert said.returncode in (1, 2)
-    assert "No space left on device" in said.stderr
+    done = site.do(*site.words(out="disk/o"), code=None)
+    assert done.returncode in (1, 2)
+    assert "No space left on device" in done.stderr
     ballast.unlink()
-    # While a call of sbatch is under way the disk fills up: the answer cannot be written down.
+    # The disk fills up during a call of sbatch: its answer cannot be journalled.
     site.die("slow")
     process = site.start(*site.words(out="disk/o"))
     until(lambda: (tmp_path / "slow").exists())
     fill()
-    # A tmpfs gives whole pages: blank lines use up what is left of the journal's.
+    # A tmpfs allocates whole pages: blank lines fill the rest of the journal's last page.
     journal = small_disk / "o" / "journal.jsonl"
     with journal.open("a") as file:
         file.write("\n" * (-journal.stat().st_size % os.sysconf("SC_PAGE_SIZE")))
     assert process.wait(60) == 1
     assert "`hpcjobs resume disk/o` continues" in (tmp_path / "started.log").read_text()
-    # The job is there, and cannot even claim its run.
+    # The job exists, but cannot claim its run.
     site.quiet("disk/o")
     assert site.executions("disk/o") == []
     ballast.unlink()
@@ -231,7 +231,7 @@ def test_a_disk_that_is_full_during_submission_and_during_a_run(
     assert site.states("disk/o") == {"done"}
     assert sorted(site.executions("disk/o")) == ["g0001-r01", "g0002-r01"]
 
-    # And during a run.
+    # The disk fills up during a run.
     site.behave("g0001-r01", f"until [ -e {tmp_path}/full ]; do sleep 0.2; done")
     site.do(*site.words(gpus="1", out="disk/p"))
     until(lambda: site.executions("disk/p"))

@@ -1,23 +1,23 @@
 #!/bin/bash
-# A trainer in name only, as a rank of a run: `trainer.sh -m hpcjobs.chexnet.train RUN_YAML --attempt DIR`, a profile's `python`.
+# A fake trainer, called as a rank like a profile's `python`: `trainer.sh -m hpcjobs.chexnet.train RUN_YAML --attempt DIR`.
 #
-# DIR/fake-RANK has its host, the step it began at and the signals it hears. It takes a step every 0.1 s and ends
-# well when RUN/finish or SWEEP/finish is there. After SIGUSR1 or SIGTERM rank 0 writes RUN/checkpoints/step-N, and
-# each rank leaves with 75, as the real one does.
+# It writes its host, its first step and the signals that it receives to DIR/fake-RANK. It takes a step every 0.1 s, and
+# exits with 0 when RUN/finish or SWEEP/finish exists. After SIGUSR1 or SIGTERM rank 0 writes RUN/checkpoints/step-N,
+# and each rank exits with 75, as the real trainer does.
 
 rank="${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-0}}"
 run="$(dirname "$3")"
-said="$5/fake-$rank"
-told=
-trap 'told=1; echo SIGUSR1 >>"$said"' USR1
-trap 'told=1; echo SIGTERM >>"$said"' TERM
+lines="$5/fake-$rank"
+signalled=
+trap 'signalled=1; echo SIGUSR1 >>"$lines"' USR1
+trap 'signalled=1; echo SIGTERM >>"$lines"' TERM
 
 step=0
 for checkpoint in "$run"/checkpoints/step-*; do
     if [ -d "$checkpoint" ]; then step="${checkpoint##*-}"; fi
 done
-printf '%s\n' "$(hostname)" "step $step" >>"$said"
-while [ -z "$told" ]; do
+printf '%s\n' "$(hostname)" "step $step" >>"$lines"
+while [ -z "$signalled" ]; do
     if [ -e "$run/finish" ] || [ -e "$run/../../finish" ]; then exit 0; fi
     sleep 0.1
     step=$((10#$step + 1))
