@@ -29,7 +29,7 @@ from hpcjobs.report import build
 from hpcjobs.report.build import Report, ReportRequest
 from hpcjobs.schedulers.factory import capabilities
 from hpcjobs.site import preflight
-from hpcjobs.site.choose import chosen_cluster
+from hpcjobs.site.choose import chosen_cluster, overridden
 from hpcjobs.trainers import chexnet
 
 if TYPE_CHECKING:
@@ -274,6 +274,8 @@ def sweep(
     experiment: str = "chexnet",
     cluster: str | None = None,
     settings: Mapping[str, object] | None = None,
+    site: Mapping[str, str] | None = None,
+    sbatch: Sequence[str] = (),
     repeats: int | None = None,
     throttle: int | None = None,
     one_allocation: bool = False,
@@ -287,6 +289,8 @@ def sweep(
     experiment: a name of `experiments/`, or a file.
     cluster: a name of `hpcjobs cluster list`, or a file; absent: `hpcjobs sweep`'s choice without --cluster.
     settings: experiment keys to override; a list is swept: {"batch.local": [32, 64], "model.weights": "none"}.
+    site: keys of the profile to override, such as {"partition": "v100", "time": "01:00:00"}.
+    sbatch: any other options of sbatch, such as ["mail-type=FAIL"].
     repeats: runs of each point; absent: the experiment's.
     throttle: the most runs of a size at a time.
     one_allocation: run everything in one job of the largest size.
@@ -295,11 +299,12 @@ def sweep(
 
     Raises InputError, SubmitRefused, SchedulerUnreachable.
     """
+    site = site or {}
     counts = planning.parse_gpus(gpus if isinstance(gpus, str) else ",".join(map(str, gpus)))
     ready = prepare(
         counts,
         experiment=experiment,
-        cluster=chosen_cluster(cluster, None, tell),
+        cluster=overridden(chosen_cluster(cluster, site.get("partition"), tell), site, sbatch),
         settings=list(_settings(settings or {})),
         repeats=repeats,
         throttle=throttle,

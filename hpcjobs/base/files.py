@@ -45,16 +45,25 @@ def claim_link(path: Path, data: str | bytes) -> bool:
     temporary = beside(path)
     try:
         _write(temporary, data)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            # NFS repeats a call whose answer was lost, and then finds the link that the first call made (open(2)).
-            with temporary.open("rb") as file:  # opening makes NFS ask for the number of links again
-                if os.fstat(file.fileno()).st_nlink < 2:
-                    return False
+        if not link_once(temporary, path):
+            return False
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+    return True
+
+
+def link_once(temporary: Path, path: Path) -> bool:
+    """Give the file `temporary` the name `path`, too, unless that exists already. Returns whether it has it.
+
+    Raises OSError, for example on a file system without links.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # NFS repeats a call whose answer was lost, and then finds the link that the first call made (open(2)).
+        with temporary.open("rb") as file:  # opening makes NFS ask for the number of links again
+            return os.fstat(file.fileno()).st_nlink > 1
     return True
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.files import beside, write_new
+from hpcjobs.base.files import beside, link_once, write_new
 
 
 def write_all(files: Mapping[Path, str], force: bool) -> dict[Path, str]:
@@ -83,12 +83,11 @@ def _holds(path: Path, data: bytes) -> bool:
 def _place(temporary: Path, path: Path) -> None:
     """Give the file its name. Raises InputError if the name exists meanwhile: a rename would replace it."""
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise _exists_already(path) from None
+        placed = link_once(temporary, path)
     except OSError:  # a file system without links: another process may still make the file after this check
-        if os.path.lexists(path):
-            raise _exists_already(path) from None
-        os.replace(temporary, path)
-    else:
-        temporary.unlink()
+        placed = not os.path.lexists(path)
+        if placed:
+            os.replace(temporary, path)
+    if not placed:
+        raise _exists_already(path)
+    temporary.unlink(missing_ok=True)

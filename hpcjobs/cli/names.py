@@ -87,7 +87,7 @@ def runs(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem
 
 
 def settings(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-    """KEY= for each key of an experiment that is not set yet; after the =, the values of a key with few, or paths."""
+    """KEY= for each key of an experiment that is not set yet; after the =, a key's few possible values, or paths."""
     from hpcjobs.config import Experiment
     from hpcjobs.config.keys import leaves
 

@@ -125,7 +125,7 @@ class UserLimit:
         self._thread.start()
 
     def _ask(self, cluster: Cluster) -> None:
-        if capabilities(cluster).limits:
+        if capabilities(cluster).accounting:
             self._found = make(cluster).user_limit(cluster.qos)
 
     def added_to(self, limits: Limits) -> Limits:

@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-import hpcjobs
 from hpcjobs.base.provenance import code_state, redacted
+from hpcjobs.base.version import __version__
 from hpcjobs.config import profiles
 
 _PACKAGE = "hpcjobs"
@@ -36,8 +36,8 @@ def about() -> dict[str, Any]:
     with ThreadPoolExecutor() as pool:
         found = {program: pool.submit(_version_of, program, "--version") for program in ("sbatch", "mpirun")}
         return {
-            "hpcjobs": hpcjobs.__version__,
-            "path": str(Path(hpcjobs.__file__).parent),
+            "hpcjobs": __version__,
+            "path": str(Path(__file__).parents[1]),
             "git": _or_none(_commit),
             "python": platform.python_version(),
             "executable": sys.executable or None,

@@ -22,7 +22,7 @@ _CHECKPOINT_BYTES = {"densenet121": 300_000_000, "densenet_tiny": 5_000_000}
 
 
 def check_data(experiments: Iterable[Experiment], tell: Callable[[str], None]) -> None:
-    """Raises InputError if an experiment names no data. `tell` gets a warning if this host does not see the data."""
+    """Raises InputError if an experiment names no data. `tell` receives a warning if this host does not see them."""
     experiments = list(experiments)
     for experiment in experiments:
         if experiment.data.dir is None and not makes_up_data(experiment):

@@ -39,6 +39,7 @@ from hpcjobs.engine.folder import scripts, write_folder
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan.planning import Terms, make_plan, parameter_grid
+from hpcjobs.study import Study
 from tests.control.fake_scheduler import Answer, FakeScheduler, Fate, Killed, Pace
 
 ID = "261125120000abcd"
@@ -256,6 +257,10 @@ class SweepScenario:
             return follow.wait(self._sweep, lambda runs: None, self.messages.append)
 
     # --- what is known of it ---
+
+    def study(self, tell: Callable[[str], None] = lambda text: None) -> Study:
+        """As `hpcjobs.open` gives it."""
+        return Study(self._sweep, tell)
 
     @property
     def runs(self) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from hpcjobs.base.records import Limits
 from hpcjobs.config import Experiment, profiles
-from hpcjobs.plan.cost import Rate, cost, objections
+from hpcjobs.plan.cost import ObjectionKind, Rate, cost, objections
 from hpcjobs.plan.planning import Plan, Terms, make_plan, parameter_grid
 
 # The rate of the article's one GPU, and a minute before the first step.
@@ -63,4 +63,4 @@ def test_every_limit_that_is_exceeded_is_named() -> None:
     ]
     assert list(objections(plan, Limits(), 4 * 3600)) == []
     one = planned(1, 16, repeats=60, one_allocation=True)
-    assert not any("MaxSubmit" in each.text for each in objections(one, site, None))
+    assert ObjectionKind.MAX_SUBMIT not in {each.kind for each in objections(one, site, None)}

@@ -1,4 +1,4 @@
-"""Whole files or none, whatever the disk, the umask, or whoever else writes to the folder does."""
+"""Files are written whole or not at all, on a full disk, with any umask, and in a folder that others write to."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(small_disk: Path)
         write_atomic(path, "x" * 100_000)
     assert caught.value.errno == errno.ENOSPC
     assert (path.read_text(), names(small_disk)) == ("old", ["journal"])
-    write_atomic(path, "new")  # nothing of the first try is in the way
+    write_atomic(path, "new")  # the failed write left nothing in the way
     assert path.read_text() == "new"
 
 
@@ -90,7 +90,7 @@ def test_a_folder_in_the_way_is_an_error_and_leaves_nothing(tmp_path: Path) -> N
 
 
 def test_the_file_and_then_its_folder_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loss of power after the call must neither lose the new name nor show an empty file under it."""
+    """After a loss of power the new name must exist, and its file must not be empty."""
     steps: list[str] = []
     sync, replace, link = os.fsync, os.replace, os.link
 
@@ -196,19 +196,19 @@ def test_a_claim_on_a_full_disk_is_an_error_and_leaves_nothing(small_disk: Path)
     [b"", b"{", b"[1]", b"7", b"\xff\xfe", b'{"a": ' * 100_000, b"[" * 1_000_000, b"null"],
     ids=lambda content: repr(content[:8]),
 )
-def test_json_that_is_none_is_none(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_json_object_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(content)
     assert read_json(tmp_path / "x.json") is None
 
 
 def test_json_of_any_text_reads_back(tmp_path: Path) -> None:
-    """Python has bytes of a command line that are no UTF-8 as lone surrogates."""
+    """Python represents bytes of a command line that are not UTF-8 as lone surrogates."""
     value = {"command": ["--out", "/home/jos\udce9", "é 漢 \\udce9"], 'q"': "\n\x00"}
     write_json(tmp_path / "x.json", value)
     assert read_json(tmp_path / "x.json") == value
 
 
-def test_pipes_devices_and_folders_are_not_waited_for(tmp_path: Path) -> None:
+def test_a_read_does_not_wait_for_pipes_devices_or_folders(tmp_path: Path) -> None:
     pipe, device = tmp_path / "pipe", tmp_path / "device"
     os.mkfifo(pipe)
     device.symlink_to("/dev/zero")
@@ -218,7 +218,7 @@ def test_pipes_devices_and_folders_are_not_waited_for(tmp_path: Path) -> None:
             open_plain(path, follow=True)
 
 
-def test_a_link_is_read_only_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_followed_only_on_request(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert read_json(tmp_path / "link") == {}
@@ -236,8 +236,8 @@ def test_a_folder_is_made_once_and_a_link_to_one_is_refused(tmp_path: Path) -> N
             make_folder(tmp_path / name)
 
 
-def test_a_path_is_shown_as_one_would_type_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_shown_relative_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert shown(tmp_path / "o") == "o"
-    monkeypatch.chdir("/")  # where the last job works: nobody reads its words there
+    monkeypatch.chdir("/")  # the working folder of the collector job, whose output is read elsewhere
     assert shown(tmp_path / "o") == str(tmp_path / "o")

@@ -88,7 +88,7 @@ def test_where_slurm_answers_a_profile_is_written_too(tmp_path: Path) -> None:
         "cluster", "detect", cwd=tmp_path, env=env
     ).stdout
     assert done.stderr.splitlines() == [
-        "look at what clusters/slurm.yaml marks UNKNOWN",
+        "check the lines that clusters/slurm.yaml marks UNKNOWN",
         "then:",
         "  hpcjobs check --gpus 1,4,8 --experiment trial --cluster slurm",
         "  hpcjobs sweep --gpus 1,4,8 --experiment trial --cluster slurm --dry-run",
@@ -111,7 +111,7 @@ def test_the_profile_describes_the_partition_and_device_that_were_given(tmp_path
     ("commands", "says"),
     [
         ({}, "no profile written: Slurm does not answer here. Give --cluster NAME"),
-        ({"scontrol": "[ $1 = ping ] && echo UP"}, "no profile written: Slurm did not say what its nodes are"),
+        ({"scontrol": "[ $1 = ping ] && echo UP"}, "no profile written: Slurm did not describe its nodes"),
     ],
 )
 def test_without_slurm_only_an_experiment_is_written_and_a_message_says_why(
@@ -127,13 +127,13 @@ def test_without_slurm_only_an_experiment_is_written_and_a_message_says_why(
 
 def test_a_flag_of_the_profile_that_changed_nothing_is_named(tmp_path: Path) -> None:
     done = hpcjobs("init", "--device", "cpu", cwd=tmp_path, env=on_a_login_node(tmp_path, {}))
-    assert "no profile written, for all --device: Slurm does not answer here" in done.stderr
+    assert "no profile written, despite --device: Slurm does not answer here" in done.stderr
 
 
 def test_a_name_that_means_another_file_from_now_on_is_reported(tmp_path: Path) -> None:
     message = hpcjobs("init", "demo", "--base", "demo", cwd=tmp_path).stderr
     assert re.search(
-        r"in this folder 'demo' now means experiments/demo\.yaml, and no more /\S+/experiments/demo\.yaml\n", message
+        r"in this folder 'demo' now means experiments/demo\.yaml, and no longer /\S+/experiments/demo\.yaml\n", message
     )
     assert "no more" not in hpcjobs("init", "mine", cwd=tmp_path).stderr
 
@@ -147,7 +147,7 @@ def test_what_is_there_is_not_replaced_and_then_nothing_is_written(there: str, t
     before = sorted(tmp_path.rglob("*"))
     done = hpcjobs("init", cwd=tmp_path, env=env, code=2)
     assert done.stderr == (
-        f"hpcjobs: error: {there}: is there already; --force replaces it, and another folder leaves it as it is\n"
+        f"hpcjobs: error: {there}: exists already; --force replaces it, and another folder leaves it as it is\n"
     )
     assert sorted(tmp_path.rglob("*")) == before
     assert path.read_text() == "name: precious\n"
@@ -163,7 +163,7 @@ def test_a_second_experiment_is_begun_beside_the_first(tmp_path: Path) -> None:
     assert hpcjobs("init", "second", cwd=tmp_path, env=env).stdout == "experiments/second.yaml\n"
     with (tmp_path / "clusters" / "slurm.yaml").open("a") as file:
         file.write("account: abc\n")
-    assert "clusters/slurm.yaml: is there already" in hpcjobs("init", "third", cwd=tmp_path, env=env, code=2).stderr
+    assert "clusters/slurm.yaml: exists already" in hpcjobs("init", "third", cwd=tmp_path, env=env, code=2).stderr
     assert not (tmp_path / "experiments" / "third.yaml").exists()
 
 
@@ -308,7 +308,7 @@ def test_half_of_what_it_wrote_is_made_whole(tmp_path: Path) -> None:
     (tmp_path / "clusters" / "slurm.yaml").unlink()
     done = hpcjobs("init", cwd=tmp_path, env=env)
     assert done.stdout == "clusters/slurm.yaml\n"
-    assert "experiments/mine.yaml stays: it says the same\n" in done.stderr
+    assert "experiments/mine.yaml is unchanged: it holds the same text already\n" in done.stderr
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -326,7 +326,7 @@ def test_a_file_that_another_process_writes_first_is_not_replaced(
         real(temporary, path)
 
     monkeypatch.setattr(os, "link", written_first)
-    with pytest.raises(InputError, match=r"^clusters/b.yaml: is there already"):
+    with pytest.raises(InputError, match=r"^clusters/b.yaml: exists already"):
         write_all(TWO, force=False)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "clusters" / "b.yaml"]
     assert Path("clusters/b.yaml").read_text() == "precious\n"
@@ -356,7 +356,7 @@ def test_a_profile_that_cannot_be_read_is_another(tmp_path: Path) -> None:
     path.chmod(0)
     done = unprivileged("init", "second", cwd=tmp_path, env=env)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "clusters/slurm.yaml: is there already; --force replaces it" in done.stderr
+    assert "clusters/slurm.yaml: exists already; --force replaces it" in done.stderr
     done = unprivileged("init", "second", "--force", cwd=tmp_path, env=env)
     assert (done.returncode, done.stdout) == (0, "experiments/second.yaml\nclusters/slurm.yaml\n")
     assert path.stat().st_mode & 0o400
@@ -366,6 +366,6 @@ def test_a_working_folder_that_is_gone_is_a_mistake(tmp_path: Path) -> None:
     gone = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m hpcjobs init"
     done = subprocess.run(["bash", "-c", gone], cwd=tmp_path, capture_output=True, text=True)
     assert done.stderr == (
-        "hpcjobs: error: the working folder cannot be worked in: No such file or directory; change to one that is there\n"
+        "hpcjobs: error: the working folder cannot be used: No such file or directory; change to a folder that exists\n"
     )
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""The lock, with real processes that hold it, die and race for it."""
+"""The lock, with real processes that hold it, are killed, and race for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ with held(Path(sys.argv[1]), "the thing"):
     print("held", flush=True)
     time.sleep(1000)
 """
-# Enters if it can, and looks whether it is alone.
+# Takes the lock if it can, and fails if another process holds it at the same time.
 RACER = """
 import os, sys, time
 from pathlib import Path
@@ -54,8 +54,8 @@ def left_by_a_killed_holder(lock: Path) -> None:
     holder = start(HOLDER, lock)
     assert holder.stdout
     assert holder.stdout.readline() == "held\n"
-    told = rf"the thing: process {holder.pid} on .* is working on it since 20"
-    with pytest.raises(Locked, match=told), held(lock, "the thing"):
+    message = rf"the thing: process {holder.pid} on .* is working on it since 20"
+    with pytest.raises(Locked, match=message), held(lock, "the thing"):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -74,13 +74,13 @@ def test_of_many_that_race_for_a_dead_lock_one_at_a_time_is_inside(tmp_path: Pat
     racers = [start(RACER, tmp_path / "lock") for _ in range(8)]
     until(lambda: len(list(tmp_path.glob("ready-*"))) == len(racers))
     (tmp_path / "go").touch()
-    said = [racer.communicate(timeout=PATIENCE_S)[0] for racer in racers]
+    output = [racer.communicate(timeout=PATIENCE_S)[0] for racer in racers]
     assert all(racer.returncode == 0 for racer in racers)
-    assert "in\n" in said
+    assert "in\n" in output
     assert not (tmp_path / "lock").exists()
 
 
-def test_a_lock_of_another_host_counts_until_it_is_silent(tmp_path: Path):
+def test_a_lock_of_another_host_counts_until_it_is_not_touched_for_long(tmp_path: Path):
     lock = tmp_path / "lock"
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": 1, "since": 0, "id": "x"}))
     with pytest.raises(Locked, match="process 1 on elsewhere"), held(lock, "the thing"):
@@ -91,7 +91,7 @@ def test_a_lock_of_another_host_counts_until_it_is_silent(tmp_path: Path):
         pass
 
 
-def test_a_holder_gives_a_sign_again_and_again_whatever_happens_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_holder_touches_its_lock_again_and_again_even_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lock, "_HEARTBEAT_S", 0.01)
     with held(tmp_path / "lock", "the thing"):
         os.utime(tmp_path / "lock", (0, 0))
@@ -103,7 +103,7 @@ def test_a_holder_gives_a_sign_again_and_again_whatever_happens_to_one(tmp_path:
         until(lambda: (tmp_path / "lock").stat().st_mtime > 0)
 
 
-def test_a_pid_that_another_process_has_now_is_no_holder(tmp_path: Path):
+def test_a_later_process_with_the_same_pid_is_not_the_holder(tmp_path: Path):
     lock = tmp_path / "lock"
     with held(lock, "the thing"):
         ours = json.loads(lock.read_text())
@@ -112,20 +112,20 @@ def test_a_pid_that_another_process_has_now_is_no_holder(tmp_path: Path):
         pass
 
 
-def test_what_cannot_be_read_is_not_removed(tmp_path: Path):
+def test_a_lock_that_cannot_be_read_is_not_removed(tmp_path: Path):
     (tmp_path / "lock").touch()
     with pytest.raises(Locked, match=r"cannot be read; if nobody works there, remove it"), held(tmp_path / "lock", "x"):
         pass
     assert (tmp_path / "lock").exists()
 
 
-def test_a_lock_that_was_taken_away_is_not_given_back(tmp_path: Path):
+def test_a_lock_that_another_process_took_over_is_not_removed(tmp_path: Path):
     with held(tmp_path / "lock", "x"):
         (tmp_path / "lock").write_text('{"id": "theirs"}')
     assert (tmp_path / "lock").read_text() == '{"id": "theirs"}'
 
 
-def test_who_lost_the_lock_while_it_was_stopped_is_told_before_it_writes(tmp_path: Path):
+def test_a_process_that_lost_its_lock_gets_an_error_before_it_writes(tmp_path: Path):
     where = SweepDir(tmp_path)
     with locked(where) as journal:
         journal.append("submitting")

@@ -22,6 +22,7 @@ from hpcjobs.config.keys import Key, keys_of
 from hpcjobs.config.words import Section
 from hpcjobs.jobs.render import directives, script
 from hpcjobs.plan.planning import make_plan, parameter_grid
+from hpcjobs.site.choose import overridden
 from tests.control.combinations import combinations, group_of, impossible, text_of
 from tests.running import PATIENCE_S, hpcjobs, until
 
@@ -76,7 +77,7 @@ def test_a_flag_is_refused_as_the_profiles_key_would_be(keys: dict[str, str], sb
 
 def test_a_flag_of_slurm_is_refused_where_the_profile_has_another_scheduler() -> None:
     with pytest.raises(InputError, match="--partition needs Slurm, but cluster 'local' uses scheduler local"):
-        profiles.override(profiles.cluster("local"), {"partition": "gpu"})
+        overridden(profiles.cluster("local"), {"partition": "gpu"})
 
 
 def test_flags_reach_the_script_and_a_repeated_sweep_takes_none(tmp_path: Path) -> None:

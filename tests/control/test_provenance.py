@@ -1,4 +1,4 @@
-"""Where a sweep comes from is on record; passwords, tokens and keys are not."""
+"""The record of where a sweep comes from has no passwords, tokens and keys."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_secret_in_a_text_is_hidden_and_nothing_else(text: str, kept: str) -> 
         ),
     ],
 )
-def test_what_only_looks_like_a_secret_stays(text: str) -> None:
+def test_a_text_that_only_resembles_a_secret_stays(text: str) -> None:
     assert redacted(text) == text
     assert redacted([text, "next"]) == [text, "next"]
 
@@ -94,7 +94,9 @@ def test_outside_of_git_there_is_no_git_state(tmp_path: Path, monkeypatch: pytes
     assert provenance([], {})["cwd_git"] is None
 
 
-def test_the_code_is_that_of_hpcjobs_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_state_is_that_of_hpcjobs_in_any_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = Path(__file__).parents[2]
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
@@ -103,7 +105,7 @@ def test_the_code_is_that_of_hpcjobs_wherever_one_stands(tmp_path: Path, monkeyp
     assert provenance([], {})["git"]["commit"] == head
 
 
-def test_what_lies_beside_the_code_does_not_make_it_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_beside_the_code_does_not_make_it_unclean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout = tmp_path / "hpcjobs-checkout"
     (checkout / "hpcjobs" / "base").mkdir(parents=True)
     (checkout / "hpcjobs" / "base" / "provenance.py").touch()
@@ -117,7 +119,9 @@ def test_what_lies_beside_the_code_does_not_make_it_dirty(tmp_path: Path, monkey
     assert code_state()["clean"] is False
 
 
-def test_git_runs_no_program_that_the_folder_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_runs_no_program_from_the_configuration_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run(
@@ -131,6 +135,6 @@ def test_git_runs_no_program_that_the_folder_names(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("part", ["a=", "token=", "'", "://", "a:", "--", "http://", "token='", 'key="\\'])
-@pytest.mark.timeout(60)  # some patterns would take hours
+@pytest.mark.timeout(60)  # a bad pattern would take hours
 def test_no_text_takes_long(part: str) -> None:
     assert len(redacted(part * 20_000)) > 0

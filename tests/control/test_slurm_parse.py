@@ -1,4 +1,4 @@
-"""What Slurm's commands print, as seen on Slurm 22.05.8 and as sites print it."""
+"""Parsing the output of Slurm's commands: lines of Slurm 22.05.8, and lines that sites add."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_job_id_is_found_in_what_sbatch_prints(printed: str, job: str) -> No
 
 
 @pytest.mark.parametrize("printed", ["", "Submitted batch job 12\n", "error 12 happened\n"])
-def test_no_job_id_is_no_refusal_and_shows_what_was_printed(printed: str) -> None:
+def test_output_without_a_job_id_is_not_a_refusal_and_is_quoted(printed: str) -> None:
     with pytest.raises(SchedulerUnreachable, match="printed no job id"):
         parse.job_id(printed)
 
@@ -53,7 +53,7 @@ def test_sacct_rows() -> None:
     assert (rows["8_0"].state, rows["8_0"].word) == (RunState.FAILED, "TIMEOUT")
     assert (rows["9_0"].signal, rows["9_0"].end) == (9, None)
     assert [task for task in rows if task.startswith("10_")] == ["10_3", "10_5", "10_6"]
-    # The bare id of an array is one task's row without its index: it says nothing of the others.
+    # The row with the bare id of the array has the state of its last task only.
     assert "6" not in rows
     assert (rows["11_0"].state, rows["11_0"].word) == (None, "MARTIAN")
 
@@ -68,7 +68,7 @@ def test_squeue_rows() -> None:
     )
     rows = parse.squeue(text)
     assert rows["6_0"].state is RunState.RUNNING
-    # The start of a pending job is a forecast.
+    # The start of a pending job is an estimate.
     assert rows["6_1"] == JobState(RunState.PENDING, "PENDING", "JobArrayTaskLimit")
     assert (rows["6_2"].state, rows["6_2"].word) == (RunState.RUNNING, "COMPLETING")
     assert rows["7_2"].state is RunState.FAILED
@@ -85,7 +85,7 @@ def test_squeue_rows() -> None:
         ("CANCELLED", RunState.CANCELLED),
     ],
 )
-def test_every_state_of_slurm_has_its_place(words: str, state: RunState) -> None:
+def test_every_state_of_slurm_is_known(words: str, state: RunState) -> None:
     assert {parse.WORDS[word] for word in words.split()} == {state}
 
 
@@ -95,7 +95,7 @@ def test_limits() -> None:
     assert limits.config("") == (None, None)
 
 
-# Of the virtual cluster, and a partition of a site.
+# Partitions of the virtual cluster and of a real site.
 PARTITIONS = (
     "PartitionName=v100 AllowGroups=ALL Default=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00 State=UP TotalNodes=4\n"
     "PartitionName=short AllowGroups=ALL Default=NO MaxNodes=2 MaxTime=30:00 State=DRAIN TotalNodes=4\n"
@@ -110,19 +110,19 @@ def test_the_limits_of_a_partition_or_the_default_one() -> None:
     assert limits.partition(PARTITIONS, "none") == ("none", None, None, True)
 
 
-def test_the_least_limit_on_a_users_jobs_counts() -> None:
+def test_the_smallest_limit_on_a_users_jobs_counts() -> None:
     qos = "normal|\nlong|30\ndebug|1\n"
     assert limits.submit("100||long,normal\n", qos, "long") == 30
     assert limits.submit("100|long|long,normal\n", qos, None) == 30
     assert limits.submit("||long\n", qos, None) == 30
-    # Which of several it will be is not known: another one's limit is no limit.
+    # Which of several QOS the job gets is not known: none of their limits counts.
     assert limits.submit("100||debug,normal\n", qos, None) == 100
     assert limits.submit("||normal\n", qos, None) is None
     assert limits.submit("", "", None) is None
 
 
 @pytest.mark.parametrize(
-    ("said", "limit"),
+    ("message", "limit"),
     [
         (
             "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size)",
@@ -136,9 +136,9 @@ def test_the_least_limit_on_a_users_jobs_counts() -> None:
         ("Batch job submission failed: Martians", ""),
     ],
 )
-def test_a_refusal_names_its_limit(said: str, limit: str) -> None:
-    assert limit in limits.which(said)
-    assert bool(limit) == bool(limits.which(said))
+def test_a_refusal_names_its_limit(message: str, limit: str) -> None:
+    assert limit in limits.which(message)
+    assert bool(limit) == bool(limits.which(message))
 
 
 def test_scontrol_tells_how_a_task_ended_where_there_is_no_accounting() -> None:

@@ -68,7 +68,7 @@ def test_bad_images_are_named_and_fail_unless_skipped(prepare: Run, folders: lis
     assert result.exception.exit_code == 1
     assert "images left out: 1 corrupt, 23 missing: see " in str(result.exception)
     assert "warning: 00012975_000.png is corrupt: " in result.stderr
-    again = prepare("--images", *folders)  # Finished, it still tells.
+    again = prepare("--images", *folders)  # It still warns when the data set is finished.
     assert (again.exit_code, str(again.exception)) == (1, str(result.exception))
     assert str(folders[2]) not in (tmp_path / "out" / "bad-images.csv").read_text()
     assert prepare("--images", *folders, "--skip-bad").exit_code == 0
@@ -77,12 +77,12 @@ def test_bad_images_are_named_and_fail_unless_skipped(prepare: Run, folders: lis
 def test_every_corrupt_and_surplus_image_is_named_on_stderr(prepare: Run, folders: list[Path], tmp_path: Path) -> None:
     for number in range(12):
         (folders[0] / f"other{number:02d}.png").write_bytes(b"whatever")
-    told = prepare("--images", *folders).stderr
+    output = prepare("--images", *folders).stderr
     assert all(
-        f"warning: other{number:02d}.png is surplus: in a folder, but in no list" in told for number in range(12)
+        f"warning: other{number:02d}.png is surplus: in a folder, but in no list" in output for number in range(12)
     )
-    assert told.count(" is missing: ") == 10
-    assert f"warning: and 13 more that are missing, see {tmp_path / 'out' / 'bad-images.csv'}" in told
+    assert output.count(" is missing: ") == 10
+    assert f"warning: and 13 more that are missing, see {tmp_path / 'out' / 'bad-images.csv'}" in output
 
 
 def test_images_are_256_pixels_a_side_unless_asked_otherwise(

@@ -46,9 +46,9 @@ def test_a_lack_of_memory_is_not_the_images_fault(nih_excerpt: Path, monkeypatch
         raise error
 
     monkeypatch.setattr("hpcjobs.chexnet.data.decode.cv2.imdecode", out_of_memory)
-    with pytest.raises(OSError, match="Cannot allocate memory") as told:
+    with pytest.raises(OSError, match="Cannot allocate memory") as caught:
         decode(nih_excerpt / "images" / XRAY, 64)
-    assert told.value.errno == errno.ENOMEM
+    assert caught.value.errno == errno.ENOMEM
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""NIH's tables and lists as they are, and what is said when they are not as they should be."""
+"""NIH's tables and lists, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ def test_the_whole_table_splits_by_patient(nih: Path) -> None:
             [row("00000001_000.png", "Cardiomegalie")],
             ":2: unknown finding 'Cardiomegalie': did you mean 'Cardiomegaly'?",
         ),
-        ([row("00000001_000.png"), row("00000002_000.png", "No Finding|Mass")], ":3: 'No Finding' beside other"),
+        ([row("00000001_000.png"), row("00000002_000.png", "No Finding|Mass")], ":3: 'No Finding' together with other"),
         ([row("00000001_000.png", patient="7")], ":2: patient id '7' is not that of 00000001_000.png"),
-        ([row("00000001_000.png"), row("00000001_000.png")], ":3: 00000001_000.png stands in the table twice"),
+        ([row("00000001_000.png"), row("00000001_000.png")], ":3: 00000001_000.png is in the table twice"),
         ([row("00000001_000.jpg")], ":2: image index '00000001_000.jpg' is not of the form 00000013_005.png"),
         (["00000001_000.png,Mass"], ":2: 2 columns, too few"),
-        ([], ": no image in it"),
+        ([], ": it lists no image"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, lines: list[str], message: str) -> None:

@@ -219,9 +219,9 @@ def test_a_server_that_stays_away_makes_no_image_corrupt(
 ) -> None:
     server = Server("00012975_000.png", monkeypatch)
     server.failures = 4
-    with pytest.raises(HpcjobsError, match="The same command makes the rest") as told:
+    with pytest.raises(HpcjobsError, match="The same command makes the rest") as caught:
         prepare(tmp_path / "out", images=[few])
-    assert f"{few / '00012975_000.png'}: cannot be read, in 4 tries: Stale file handle" in str(told.value)
+    assert f"{few / '00012975_000.png'}: cannot be read after 4 tries: Stale file handle" in str(caught.value)
     assert not (tmp_path / "out" / "dataset.json").exists()
     made = prepare(tmp_path / "out", images=[few])
     assert made.corrupt == 0
@@ -290,7 +290,7 @@ def test_wrong_input_writes_nothing(changes: dict[str, Any], message: str, prepa
 
 
 def test_the_same_image_in_two_folders_is_named(nih_excerpt: Path, few: Path, prepare: Prepare, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"_000.png is there twice: .*images_001.* and "):
+    with pytest.raises(InputError, match=r"_000.png exists twice: .*images_001.* and "):
         prepare(tmp_path / "out", images=[few, nih_excerpt / "images"])
     assert prepare(tmp_path / "out", images=[few, few.parent]).splits["test"].images == 1
 
@@ -313,10 +313,10 @@ def test_data_that_the_trainer_must_not_use_is_refused(nih_shards: Dataset, tmp_
             load_dataset(folder)
 
     swapped = [*CLASSES[:6], CLASSES[7], CLASSES[6], *CLASSES[8:]]  # Pneumonia and Pneumothorax
-    refused(store.DatasetMismatch, "not in the order of, Atelectasis, ", classes=swapped)
+    refused(store.DatasetMismatch, "not these in this order: Atelectasis, ", classes=swapped)
     refused(store.DatasetMismatch, "version 99, this hpcjobs reads 2", version=99)
     refused(store.DatasetMismatch, "not written by `hpcjobs data`", format="other")
-    refused(store.DatasetMismatch, "not a whole dataset.json: KeyError", splits={})
+    refused(store.DatasetMismatch, "not a complete dataset.json: KeyError", splits={})
     (folder / "dataset.json").write_text("{")
     with pytest.raises(store.DatasetMismatch, match="cannot be read"):
         load_dataset(folder)

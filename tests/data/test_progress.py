@@ -1,4 +1,4 @@
-"""What tells how far a long command is, on a terminal and in a file."""
+"""The progress of a long command, on a terminal and in a file."""
 
 from __future__ import annotations
 

@@ -268,9 +268,9 @@ def test_a_worker_that_dies_is_told_with_what_is_missing(tmp_path: Path) -> None
     recipe = replace(recipe, read=_DeadlyFor(recipe.read, recipe.plan["val"][0]))
     with pytest.raises(
         HpcjobsError, match=r"of 5 shards are not made .* a worker ended without a message: see"
-    ) as told:
+    ) as caught:
         make(recipe, tmp_path / "out", Local(2))
-    assert told.value.exit_code == 1
+    assert caught.value.exit_code == 1
     assert len(list((tmp_path / "out").glob("*.tfrecord"))) >= 3  # The other worker went on.
 
 

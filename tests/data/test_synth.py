@@ -1,4 +1,4 @@
-"""Made-up X-rays: NIH's frequencies, patients apart, findings that can be told from the pixels."""
+"""Made-up X-rays: NIH's frequencies, patients apart, findings that the pixels show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `hpcjobs data verify` finds, and that the command it prints mends it."""
+"""What `hpcjobs data verify` finds, and that the command it prints rebuilds it."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_one_flipped_byte_is_found_and_the_printed_command_mends_it(copy: Path) 
     damage, _, command = done.stdout.splitlines()
     assert damage.startswith(f"{copy / victim}: record 5: cannot be read: corrupted record")
     assert done.stderr == f"hpcjobs: error: {copy}: 1 of 4 shards are damaged\n"
-    told = json.loads(hpcjobs("data", "verify", copy, "--json").stdout)
-    assert [(entry["split"], entry["shard"]) for entry in told["damaged"]] == [("train", victim)]
-    assert told["rebuild"] == command.strip()
+    shown = json.loads(hpcjobs("data", "verify", copy, "--json").stdout)
+    assert [(entry["split"], entry["shard"]) for entry in shown["damaged"]] == [("train", victim)]
+    assert shown["rebuild"] == command.strip()
 
     words = shlex.split(command)
     assert words[0] == "hpcjobs"
-    mended = hpcjobs(*words[1:])
-    assert mended.returncode == 0, mended.stderr
+    rebuilt = hpcjobs(*words[1:])
+    assert rebuilt.returncode == 0, rebuilt.stderr
     assert contents(copy) == before
     assert hpcjobs("data", "verify", copy).returncode == 0
 
@@ -105,7 +105,7 @@ def test_label_sums_that_disagree_are_found(copy: Path) -> None:
 
 def test_a_damaged_dataset_json_says_what_to_do(copy: Path) -> None:
     (copy / "dataset.json").write_text("{")
-    with pytest.raises(DatasetMismatch, match="make the data anew, in a new folder, with `hpcjobs data prepare`"):
+    with pytest.raises(DatasetMismatch, match="make the data again, in a new folder, with `hpcjobs data prepare`"):
         verify(copy)
     assert hpcjobs("data", "verify", copy).returncode == 2
 
@@ -132,8 +132,8 @@ def test_the_printed_command_mends_xrays_once_the_folders_are_filled_in(nih_exce
     filled = command.replace("DIR...", str(nih_excerpt / "images")).replace("DIR/", f"{nih_excerpt}/")
     words = shlex.split(filled)
     assert words[:3] == ["hpcjobs", "data", "prepare"]
-    mended = hpcjobs(*words[1:])
-    assert mended.returncode == 0, mended.stderr
+    rebuilt = hpcjobs(*words[1:])
+    assert rebuilt.returncode == 0, rebuilt.stderr
     assert contents(out) == before
 
 

@@ -16,6 +16,8 @@ from tests.docs.pages import PAGES, ROOT, SHELL, UNRUN, Code, blocks, code, comm
 KINDS = {SHELL, UNRUN, "yaml", "python", "text", "jinja", "{toctree}", "{eval-rst}"}
 # Who runs the pages' commands: by `follow("docs/PAGE.md")`, so that none is followed by nobody, and none twice.
 FOLLOWERS = ("tests/docs/test_local.py", "tests/slurm/test_docs.py", "tests/control/test_install.py")
+# A page whose blocks are one program, and the test that runs it.
+PROGRAMS = {"docs/python.md": "tests/docs/test_python.py"}
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -135,6 +137,7 @@ def test_every_page_is_in_the_table_of_contents_once() -> None:
 
 def test_every_page_with_commands_is_followed_by_one_test() -> None:
     followed = [name for path in FOLLOWERS for name in re.findall(r'follow\(\s*"([^"]+)"', (ROOT / path).read_text())]
+    followed += [page for page, test in PROGRAMS.items() if f'"{Path(page).name}"' in (ROOT / test).read_text()]
     with_commands = [str(page.relative_to(ROOT)) for page in PAGES if blocks(page, SHELL) or blocks(page, "python")]
     assert sorted(followed) == sorted(with_commands)
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """A Slurm cluster of four C4140 nodes on one machine: `cluster.py up`, `down`, `status`, `env`, `packages`.
 
-Real daemons run in five network namespaces with their own addresses and host names on one bridge: the
-head (munged, mariadbd, slurmdbd, slurmctld) and four nodes. Each node has a slurmd, which claims 40 CPUs
-and four `gpu:v100`; these are device nodes of /dev/null. Every process lives in one of the namespaces,
-and every file below one state folder, so `down` needs no pid files and works after any crash.
+Real daemons, in five network namespaces with their own addresses and host names on one bridge: the
+head (munged, mariadbd, slurmdbd, slurmctld) and four nodes (a slurmd, 40 configured CPUs and four
+`gpu:v100` that are device nodes of /dev/null). Every process is in one of the namespaces, and every
+file is below one state folder. So `down` needs no pid files, and works after any crash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from string import Template
 
-# Packages of Debian 12.
+# Debian 12 has them.
 PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server", "openmpi-bin", "libopenmpi-dev", "iproute2")
 PROGRAMS = (
     *("slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct", "sinfo", "sacctmgr", "munged"),
@@ -37,18 +37,18 @@ SUBNET = "10.77.0"  # no route leads out of it
 HEAD = "c4140-head"
 ADDRESSES = {node: f"{SUBNET}.{i}" for i, node in enumerate(NODES, start=1)} | {HEAD: f"{SUBNET}.254"}
 CONTROLLER_PORT = 26817
-USER_ADDRESS = f"{SUBNET}.250"  # this machine's address on the bridge: users run sbatch and srun from here
+USER_ADDRESS = f"{SUBNET}.250"  # this machine's own, from which users run sbatch and srun
 GPUS_PER_NODE = 4
 DEFAULT_STATE = "/tmp/hpcjobs-cluster"
 STATE_VARIABLE = "HPCJOBS_CLUSTER_STATE"
-MARKER = "cluster.json"  # marks a cluster's state folder, which `down` may delete
+MARKER = "cluster.json"  # a folder with this file was made by this program and may be deleted
 TEMPLATES = Path(__file__).resolve().parent
-# Daemons do not get the caller's environment: arguments name all their files.
+# Daemons get all paths as arguments, never from the caller's environment.
 DAEMON_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
 class ClusterError(Exception):
-    """The cluster cannot be used; the message says why in one line."""
+    """The reason why there is no cluster, as one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,20 +63,20 @@ class VirtualCluster:
         return self.state / "slurm.conf"
 
     def env(self) -> dict[str, str]:
-        """The caller's environment with SLURM_CONF of this cluster, without the variables of an outer job."""
+        """The caller's environment with this cluster's SLURM_CONF, and without the variables of an outer job."""
         outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
         return outer | {"SLURM_CONF": str(self.slurm_conf)}
 
     def run(self, *argv: str | Path, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-        """Run a command in `env()`; both streams are captured.
+        """Run a command with this cluster's environment, and capture both streams.
 
         Raises ClusterError if it cannot start or takes more than `timeout` seconds.
         """
         return _run(argv, self.env(), timeout)
 
     def usable_nodes(self) -> int:
-        """How many nodes Slurm shows as up and idle, mixed or allocated; 0 if it does not answer."""
-        # sinfo retries for a long time if nothing listens on the port.
+        """How many nodes Slurm shows as usable: idle, mixed, allocated or the like. 0 if it does not answer."""
+        # sinfo would retry for long if nobody listens on the port.
         if not self.slurm_conf.exists() or not _listens(socket.AF_INET, (ADDRESSES[HEAD], CONTROLLER_PORT)):
             return 0
         try:
@@ -87,10 +87,10 @@ class VirtualCluster:
         return sum(line.split()[1] in usable for line in answer.stdout.splitlines())
 
     def up(self) -> bool:
-        """Start everything and wait for four usable nodes; False if it is up already.
+        """Start everything and wait for four usable nodes. Returns False if it is up already.
 
-        Files and processes of an earlier cluster in the same folder are removed first. Raises ClusterError without
-        root, packages or namespaces, or if it is not up within about a minute; then nothing is left running.
+        What an earlier cluster left in the same folder is cleared first. Raises ClusterError if root, packages or
+        namespaces are missing, or if it does not start in time. Then nothing is left running.
         """
         _need_root()
         _need_programs()
@@ -104,12 +104,12 @@ class VirtualCluster:
             try:
                 self._start()
             except BaseException:
-                self._stop()  # the logs stay: they show the cause
+                self._stop()  # the logs stay and show why
                 raise
             return True
 
     def down(self, keep_logs: bool = False) -> bool:
-        """Kill every process, delete namespaces, bridge and files; False if there was nothing.
+        """Kill every process, and delete namespaces, bridge and files. Returns False if there was nothing.
 
         With `keep_logs`, `state/log` stays. Raises ClusterError if `state` is not the folder of a cluster.
         """
@@ -134,7 +134,7 @@ class VirtualCluster:
             raise ClusterError(f"MariaDB could not be set up: see {self.state}/log/mariadb-install.log")
         self._spawn(HEAD, "mariadbd", [*self._mariadb("mariadbd"), f"--socket={self._sql_socket}", "--skip-networking"])
         wait_for("MariaDB", lambda: _listens(socket.AF_UNIX, self._sql_socket), 30)
-        # libmariadb reads no configuration file here: a variable names the socket.
+        # libmariadb reads no configuration file here: it gets the socket's path from its variable.
         places = {"SLURM_CONF": str(self.slurm_conf), "MYSQL_UNIX_PORT": self._sql_socket}
         self._spawn(HEAD, "slurmdbd", ["slurmdbd", "-D"], **places)
         wait_for("slurmdbd", lambda: self._sacctmgr("add", "cluster", "virtual"), 45)
@@ -150,7 +150,7 @@ class VirtualCluster:
         return str(self.state / "mariadb.sock")
 
     def _mariadb(self, program: str) -> list[str]:
-        # Options for a test: small caches, and commits that do not wait for the disk.
+        # For tests: small caches, and no waiting for the disk.
         cheap = ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=0"]
         more = ["--skip-test-db", "--auth-root-authentication-method=socket"] if program.endswith("install-db") else []
         return [program, "--no-defaults", "--user=root", f"--datadir={self.state}/mariadb", *cheap, *more]
@@ -207,12 +207,12 @@ class VirtualCluster:
                 (self.state / folder / node).mkdir()
             (self.state / "tmp" / node).chmod(0o1777)
             for i in range(GPUS_PER_NODE):
-                # A device node like /dev/null: Slurm needs a file for each GPU, but nothing opens it.
+                # A device node of /dev/null: Slurm needs a file for each GPU, and nobody opens it.
                 os.mknod(self.state / "dev" / node / f"nvidia{i}", 0o20666, os.makedev(1, 3))
 
     def _spawn(self, host: str, name: str, argv: Sequence[str], **env: str) -> subprocess.Popen[bytes]:
         """Start a process on `host`, its output in `log/NAME.log`."""
-        # Not `ip netns exec`: it remounts /sys, and slurmd then misses the cgroup mount.
+        # `ip netns exec` would remount /sys, and slurmd would then not find the cgroup mount.
         enter = ["nsenter", f"--net=/run/netns/{host}", "unshare", "--uts"]
         rename = ["sh", "-c", 'cd / && hostname "$0" && exec "$@" </dev/null', host]
         with open(self.state / "log" / f"{name}.log", "ab") as log:
@@ -223,7 +223,7 @@ class VirtualCluster:
     # Stopping
 
     def _refuse_strangers(self) -> None:
-        """Raises ClusterError if the state folder, the bridge or its subnet belongs to something else."""
+        """Raises ClusterError if the folder, or the names of namespaces and bridge, belong to something else."""
         names = {entry.name for entry in self.state.iterdir()} if self.state.exists() else set()
         if names - {"log"} and MARKER not in names:  # "log" alone is what `down --keep-logs` leaves
             raise ClusterError(f"{self.state} is not a cluster's state folder (no {MARKER}); choose another --state")
@@ -256,17 +256,17 @@ class VirtualCluster:
             if Path("/run/netns", host).exists():
                 found = True
                 _ip("netns", "delete", host)
-            for segment in Path("/dev/shm").glob(f"vader_segment.{host}.*"):  # of Open MPI ranks that were killed
-                segment.unlink(missing_ok=True)
+            for left in Path("/dev/shm").glob(f"vader_segment.{host}.*"):  # left by killed ranks of Open MPI
+                left.unlink(missing_ok=True)
         if Path("/sys/class/net", BRIDGE).exists():
             found = True
-            for port in Path("/sys/class/net").glob(f"{BRIDGE}p*"):  # a deleted namespace removes its link only later
+            for port in Path("/sys/class/net").glob(f"{BRIDGE}p*"):  # deleting a namespace frees its link later
                 _run(["ip", "link", "delete", port.name], None, 10)
             _ip("link", "delete", BRIDGE)
         return found
 
     def _kill_all(self) -> bool:
-        """Kill all processes; returns whether there were none. Call it again: a process may start another meanwhile."""
+        """Kill all processes. Returns whether there were none: a process may start another one meanwhile."""
         pids = self.processes()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
@@ -274,11 +274,11 @@ class VirtualCluster:
         return not pids
 
     def processes(self) -> set[int]:
-        """Ids of the living processes in the hosts' namespaces."""
+        """The ids of the live processes in the hosts' namespaces."""
         namespaces = {_inode(Path("/run/netns", host)) for host in ADDRESSES} - {None}
         found = set()
         for entry in Path("/proc").glob("[0-9]*"):
-            # A zombie has no namespace any more, so it is not counted: its parent must reap it.
+            # A zombie has no namespace any more. Its parent has to wait for it.
             if namespaces and _inode(entry / "ns" / "net") in namespaces:
                 found.add(int(entry.name))
         return found
@@ -315,17 +315,17 @@ def _listens(family: socket.AddressFamily, address: str | tuple[str, int]) -> bo
 
 
 def wait_for(what: str, ready: Callable[[], bool], seconds: float) -> None:
-    """Poll until `ready()`. Raises ClusterError, which names `what`, after this many seconds."""
+    """Poll until `ready()`. Raises ClusterError, naming `what`, after this many seconds."""
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
-            raise ClusterError(f"waited {seconds:g} s in vain for {what}")
+            raise ClusterError(f"waited {seconds:g} s for {what}, without success")
         time.sleep(0.1)
 
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Lets one `up` or `down` run at a time. The lock is an abstract socket, which disappears with its process."""
+    """Allow one `up` or `down` at a time. The lock is an abstract socket, which no crash leaves behind."""
     with socket.socket(socket.AF_UNIX) as lock:
         try:
             lock.bind("\0hpcjobs-virtual-cluster")
@@ -342,21 +342,21 @@ def _need_root() -> None:
 def _need_programs() -> None:
     missing = [name for name in PROGRAMS if shutil.which(name, path=DAEMON_ENV["PATH"]) is None]
     if missing:
-        install = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
-        raise ClusterError(f"missing programs: {' '.join(missing)}; on Debian 12: {install}")
+        cure = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+        raise ClusterError(f"missing programs: {' '.join(missing)}; on Debian 12: {cure}")
 
 
 COMMANDS = {
     "up": "start it; nothing to do if it is up",
     "down": "stop it and delete everything; nothing to do if it is down",
     "status": "say whether it is up (exit 0) or not (exit 1)",
-    "env": "print the export line with which Slurm's commands reach it",
+    "env": "print the line with which Slurm's commands reach it",
     "packages": "print the Debian packages that it needs",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 `status` finds no cluster, 2 error."""
+    """The command line. Returns the exit code: 0 for success, 1 if `status` finds no cluster, 2 for an error."""
     parser = argparse.ArgumentParser(description="A Slurm cluster of four virtual C4140 nodes on this machine.")
     default = Path(os.environ.get(STATE_VARIABLE, DEFAULT_STATE))
     about = f"folder for everything the cluster writes (${STATE_VARIABLE}, else {DEFAULT_STATE})"

@@ -1,4 +1,4 @@
-"""The virtual cluster as a fixture: it is up during the session, and down afterwards even if tests fail."""
+"""The virtual cluster as a fixture: started for the session, and stopped at its end, whatever happens."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hpcjobs.config import profiles, to_builtins
 from . import cluster as virtual
 
 TOOL = Path(virtual.__file__)
-# States that Slurm may still change; every other state is final.
+# States that may still change. Every other state is final.
 MOVING = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "COMPLETING", "CONFIGURING")
 
 
 @dataclasses.dataclass(frozen=True)
 class Slurm:
-    """A running virtual cluster and the commands of its users, each with a timeout."""
+    """A running virtual cluster, and its users' commands, each with a timeout."""
 
     cluster: virtual.VirtualCluster
     found_up: bool
@@ -41,17 +41,17 @@ class Slurm:
         return self.cluster.env()
 
     def run(self, *argv: str | Path, timeout: float = 30) -> str:
-        """Standard output of a command that must succeed."""
+        """Run a command that must succeed. Returns its standard output."""
         done = self.cluster.run(*argv, timeout=timeout)
         assert done.returncode == 0, f"{argv}: exit {done.returncode}: {done.stderr}"
         return done.stdout
 
     def tool(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """`cluster.py --state STATE WORDS`."""
+        """Run `cluster.py --state STATE WORDS`."""
         return run_tool(self.state, *words)
 
     def sbatch(self, script: Path, *options: str) -> str:
-        """Submit a script from its own folder; the job's id."""
+        """Submit a script from its own folder. Returns the job's id."""
         return self.run("sbatch", "--parsable", f"--chdir={script.parent}", *options, script).strip()
 
     def sacct(self, job: str, *fields: str) -> list[dict[str, str]]:
@@ -60,9 +60,9 @@ class Slurm:
         return [dict(zip(fields, line.split("|"), strict=True)) for line in table.splitlines()]
 
     def wait(self, job: str, *fields: str, tasks: int = 1, timeout: float = 60) -> list[dict[str, str]]:
-        """The rows of `sacct` (JobID, State, ExitCode and `fields`), once all `tasks` of the job are final.
+        """`sacct` (JobID, State, ExitCode and `fields`) once all `tasks` of the job are final.
 
-        For some seconds after the end of a short array, sacct shows a single row under the bare job id.
+        For some seconds after a short array's end, sacct shows one row instead, under the bare job id.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -74,14 +74,14 @@ class Slurm:
 
 
 def run_tool(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run cluster.py as a user does, in a separate process."""
+    """Run cluster.py as its users do, in a separate process."""
     argv = [sys.executable, str(TOOL), "--state", str(state), *words]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Slurm]:
-    """A cluster that is up. One that was up before the tests is used, and left up."""
+    """A running cluster. If one runs before the tests, it is used and not stopped."""
     if os.geteuid() != 0:
         pytest.skip("the virtual cluster needs root")
     missing = [name for name in virtual.PROGRAMS if shutil.which(name, path=virtual.DAEMON_ENV["PATH"]) is None]
@@ -100,7 +100,7 @@ def cluster() -> Iterator[Slurm]:
 
 @pytest.fixture(autouse=True)
 def _no_job_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
-    """Cancel the jobs of a test after it, even if it failed."""
+    """Cancel the jobs of a test after it, whatever its result."""
     yield
     if "cluster" not in request.fixturenames:
         return
@@ -113,16 +113,17 @@ def _no_job_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Non
 
 
 def profile(folder: Path, **changes: object) -> str:
-    """Write the profile `virtual` with these changes; returns its path."""
+    """Write a profile that differs from `virtual` in `changes`. Returns its path."""
     path = folder / "other.yaml"
     path.write_text(yaml.safe_dump({**to_builtins(profiles.cluster("virtual")), "name": "other", **changes}))
     return str(path)
 
 
 def ranks(folder: Path) -> list[int]:
-    """The pids, sorted, of the ranks of the run in that folder, on all nodes.
+    """The pids of the ranks of the run in that folder, on all nodes, ascending.
 
-    While it imports, a rank starts helper processes. Between fork and exec they look like ranks: their parent is one.
+    While it imports modules, a rank starts helper processes. Between fork and exec a helper has the command line of its
+    rank, so a process whose parent is a rank does not count.
     """
     found = {}
     for entry in Path("/proc").iterdir():

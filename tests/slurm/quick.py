@@ -19,8 +19,8 @@ from tests.running import hpcjobs, status, until
 
 from .conftest import Slurm
 
-# A fake trainer: rank 0 records that the run was executed, runs the commands in `behave/RUN`, and leaves the log of a
-# successful training. Other modules run with the real Python.
+# A fake trainer: rank 0 records that the run was executed, does what `behave/RUN` says, then writes the log of a
+# training that succeeded. The real Python runs everything that is not the trainer.
 TRAINER = """#!/bin/bash
 if [ "$2" != hpcjobs.chexnet.train ]; then exec {python} "$@"; fi
 if [ "${{SLURM_PROCID:-${{OMPI_COMM_WORLD_RANK:-0}}}}" != 0 ]; then exit 0; fi
@@ -32,9 +32,8 @@ if [ -e "{folder}/behave/$run" ]; then . "{folder}/behave/$run"; fi
 cp {folder}/train.log "$attempt/train.log"
 """
 
-# A wrapper around sbatch. The first line of `deaths` says what happens at the next submission: the caller is killed
-# `before`, `during` or `after` it, or the submission happens seconds after the caller was killed (`late`). `slow`: the
-# call takes 5 s.
+# A wrapper around sbatch. The first line of `deaths` decides about the next submission: the caller is killed `before`,
+# `during` or `after` it, or the submission arrives seconds after the caller's death (`late`).
 SBATCH = """#!/bin/bash
 if [ "$1" = --test-only ]; then exec {sbatch} "$@"; fi
 how="$(sed -n 1p {folder}/deaths)"
@@ -57,26 +56,26 @@ esac
 
 @dataclasses.dataclass(frozen=True)
 class Quick:
-    """A folder with a fake trainer, a profile that uses it, and sweeps of quick runs in it."""
+    """A folder with a fake trainer, a profile that uses it, and sweeps of quick runs."""
 
     folder: Path
     cluster: Slurm
 
     @property
     def env(self) -> dict[str, str]:
-        """The cluster's environment, with the wrapper around sbatch first on PATH."""
+        """The environment of the cluster, with the wrapper around sbatch first on PATH."""
         return {**self.cluster.env, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
 
     def behave(self, run: str, shell: str) -> None:
-        """Let rank 0 of a run execute these shell commands before it succeeds."""
+        """Set what rank 0 of a run does instead of succeeding at once."""
         (self.folder / "behave" / run).write_text(shell + "\n")
 
     def die(self, *how: str) -> None:
-        """What happens at the next calls of sbatch; see SBATCH."""
+        """Set how the next calls of sbatch end."""
         (self.folder / "deaths").write_text("".join(f"{word}\n" for word in how))
 
     def words(self, *more: str, gpus: str = "1,2", out: str = "o") -> list[str]:
-        """The words of `hpcjobs sweep`."""
+        """The command line of `hpcjobs sweep`."""
         common = ["--experiment", "demo", "--set", "data.dir=data", "--cluster", str(self.folder / "quick.yaml")]
         return ["sweep", "--gpus", gpus, *common, "--out", out, *more]
 
@@ -85,7 +84,7 @@ class Quick:
         return hpcjobs(*words, cwd=self.folder, env=self.env, code=code, **more)
 
     def start(self, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start a command of hpcjobs in a new session, so that a test can kill it."""
+        """Start a command in its own session, so that it can be killed with all its processes."""
         command = [sys.executable, "-m", "hpcjobs", *words]
         log = (self.folder / "started.log").open("a")
         return subprocess.Popen(
@@ -101,28 +100,28 @@ class Quick:
         return {run["state"] for run in self.runs(out).values()}
 
     def executions(self, out: str = "o") -> list[str]:
-        """The run names of a sweep, one for each execution."""
+        """The name of a run for each time that it was executed."""
         path = self.folder / f"executions-{Path(out).name}"
         return path.read_text().split() if path.exists() else []
 
     def jobs(self, out: str = "o") -> list[str]:
-        """squeue's lines about the jobs of a sweep that have not ended: id, name, state."""
+        """squeue's lines about the live jobs of a sweep: id, name, state."""
         sweep = yaml.safe_load((self.folder / out / "sweep.yaml").read_text())["sweep"]
         lines = self.cluster.run("squeue", "-h", "-r", "-o", "%i %j %T").splitlines()
         return [line for line in lines if sweep in line]
 
     def quiet(self, out: str = "o", seconds: float = 120) -> None:
-        """Wait until Slurm has no job of the sweep, and no late submission is on its way."""
+        """Wait until Slurm has no job of the sweep, and no submission is still to arrive."""
         late = self.folder / "late"
         until(lambda: not (late.exists() and late.read_text()) and not self.jobs(out), seconds)
 
     def journal(self, out: str = "o") -> list[dict[str, Any]]:
-        """The journal's events."""
+        """The events of the journal."""
         return [json.loads(line) for line in (self.folder / out / "journal.jsonl").read_text().splitlines()]
 
 
 def quick(folder: Path, cluster: Slurm, **changes: Any) -> Quick:
-    """Make the folder. Its profile lets many small runs share a node; `changes` are further changes of it."""
+    """Make the folder. `changes` are keys of the profile, beside those that let many small runs share a node."""
     (folder / "bin").mkdir()
     (folder / "behave").mkdir()
     (folder / "deaths").touch()

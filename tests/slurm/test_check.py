@@ -1,4 +1,4 @@
-"""`hpcjobs check` on the virtual cluster: one job looks at a node, another one probes the fabric."""
+"""`hpcjobs check` on the virtual cluster: one job checks a node, another one probes the fabric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.running import hpcjobs, until
 from .conftest import Slurm, profile
 from .quick import quick
 
-# Jobs that are small enough to run beside those of others.
+# Small enough to share a node with other jobs.
 SMALL = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 800, "partition": "urgent", "time": "00:05:00"}
 
 
@@ -29,13 +29,13 @@ def test_a_fit_cluster_and_its_fabric(cluster: Slurm, tmp_path: Path) -> None:
         *words(tmp_path), "--probe", "--probe-seconds", "5", "--json", cwd=tmp_path, env=cluster.env, timeout=180
     )
     found = json.loads(done.stdout)
-    states = [(each["check"], each["state"]) for each in found["findings"]]
-    names = ("template", "slurm", "sbatch", "sbatch", "disk", "folder", "clock", "python", "tensorflow", "horovod")
-    assert states[:-1] == [(name, "ok") for name in names]
-    messages = {each["check"]: each["said"] for each in found["findings"]}
-    assert messages["folder"].startswith("c4140-")
-    assert messages["clock"].startswith("the node's clock agrees with this host's within ")
-    assert states[-1][0] == "fabric"
+    told = [(each["check"], each["state"]) for each in found["findings"]]
+    seen = ("template", "slurm", "sbatch", "sbatch", "disk", "folder", "clock", "python", "tensorflow", "horovod")
+    assert told[:-1] == [(name, "ok") for name in seen]
+    said = {each["check"]: each["said"] for each in found["findings"]}
+    assert said["folder"].startswith("c4140-")
+    assert said["clock"].startswith("the node's clock is ours within ")
+    assert told[-1][0] == "fabric"
     fabric = read_fabric(Path(found["fabric"]))
     assert fabric.across_bytes_per_s is not None
     assert fabric.across_bytes_per_s > 1e6
@@ -43,7 +43,7 @@ def test_a_fit_cluster_and_its_fabric(cluster: Slurm, tmp_path: Path) -> None:
 
 
 @pytest.mark.slurm
-def test_a_refused_constraint_and_a_python_that_nodes_do_not_have_are_failures(cluster: Slurm, tmp_path: Path) -> None:
+def test_what_slurm_refuses_and_a_python_that_nodes_do_not_have(cluster: Slurm, tmp_path: Path) -> None:
     refused = hpcjobs(*words(tmp_path, constraint="no-such"), cwd=tmp_path, env=cluster.env, code=1)
     lines = [line for line in refused.stdout.splitlines() if line.startswith("failure")]
     assert [line.split()[1] for line in lines] == ["sbatch", "sbatch", "node"]
@@ -54,7 +54,7 @@ def test_a_refused_constraint_and_a_python_that_nodes_do_not_have_are_failures(c
 
 
 @pytest.mark.slurm
-def test_a_job_that_does_not_start_in_time_is_cancelled(cluster: Slurm, tmp_path: Path) -> None:
+def test_a_job_that_does_not_start_is_cancelled(cluster: Slurm, tmp_path: Path) -> None:
     held = words(tmp_path, sbatch={"hold": True})
     done = hpcjobs(*held, "--patience-min", "0.05", cwd=tmp_path, env=cluster.env)
     assert "warning node" in done.stdout
@@ -63,22 +63,22 @@ def test_a_job_that_does_not_start_in_time_is_cancelled(cluster: Slurm, tmp_path
 
 
 @pytest.mark.slurm
-def test_runs_whose_preflight_fails_are_cancelled_and_status_says_why(cluster: Slurm, tmp_path: Path) -> None:
-    """The node lacks the weights, so no run starts. `resume` submits the runs without a preflight."""
+def test_runs_whose_preflight_fails_are_cancelled_and_say_why(cluster: Slurm, tmp_path: Path) -> None:
+    """The node lacks the weights: no run is started. Once they are there, `resume` submits the runs again."""
     place = quick(tmp_path, cluster, partition="urgent", mem_per_gpu_mib=800)
-    missing = ("--preflight", "--set", f"model.weights={tmp_path}/none.h5")
-    place.do(*place.words(*missing, gpus="1"))
+    asked = ("--preflight", "--set", f"model.weights={tmp_path}/none.h5")
+    place.do(*place.words(*asked, gpus="1"))
     until(lambda: place.states() == {"cancelled"}, 60)
-    lines = place.do("status", "o", code=1).stderr
-    assert "preflight: weights: " in lines
-    assert "none.h5: no such file" in lines
+    said = place.do("status", "o", code=1).stderr
+    assert "preflight: weights: " in said
+    assert "none.h5: no such file" in said
     assert place.executions() == []
     place.do("resume", "o")
     until(lambda: place.states() == {"done"}, 60)
 
 
 @pytest.mark.slurm
-def test_runs_start_after_a_preflight_without_failures(cluster: Slurm, tmp_path: Path) -> None:
+def test_runs_start_after_a_preflight_that_succeeds(cluster: Slurm, tmp_path: Path) -> None:
     place = quick(tmp_path, cluster, partition="urgent", mem_per_gpu_mib=800)
     synth(tmp_path / "data", images=24, size=32)
     place.do(*place.words("--preflight", gpus="1"))

@@ -20,7 +20,7 @@ world = MPI.COMM_WORLD
 seen = {"size": world.size, "host": socket.gethostname(), "sum": world.allreduce(world.rank)}
 pathlib.Path(f"rank{world.rank}.json").write_text(json.dumps(seen))
 """
-# bind none: a node claims 40 CPUs that this machine does not have.
+# bind none: the 40 CPUs of a node are only configured, they do not exist.
 LAUNCHERS = {
     "srun": "srun --mpi=pmix --ntasks-per-node=4 --cpus-per-task=10 --kill-on-bad-exit=1",
     "mpirun": "mpirun -np 8 --map-by ppr:4:node --bind-to none",
@@ -44,12 +44,12 @@ def test_four_idle_nodes_with_four_v100_each(cluster: Slurm) -> None:
 
 
 @pytest.mark.slurm
-def test_accounting_has_the_end_and_the_gpus_of_each_task_of_an_array(cluster: Slurm, tmp_path: Path) -> None:
-    # The last task queries the accounting from its node, and fails.
+def test_array_ends_in_accounting_with_its_gpus(cluster: Slurm, tmp_path: Path) -> None:
+    # The last task fails, after it has queried accounting from its node.
     body = """
 echo "$CUDA_VISIBLE_DEVICES" > "gpus$SLURM_ARRAY_TASK_ID"
 if [ "$SLURM_ARRAY_TASK_ID" = 2 ]; then
-    # sacct shows a job some seconds after its start.
+    # A job appears in accounting some seconds after its start.
     until sacct -X -n -P -j "${SLURM_ARRAY_JOB_ID}_2" -o JobID,State | grep . > sacct.txt; do sleep 0.5; done
     exit 3
 fi
@@ -63,7 +63,7 @@ fi
         (f"{job}_2", "FAILED", "3:0"),
     ]
     assert all("gres/gpu=2" in row["AllocTRES"].split(",") for row in rows)
-    # Two tasks share a node and see different GPUs of it.
+    # Two tasks share a node, so they see different GPUs of it.
     assert (tmp_path / "gpus0").read_text() == "0,1\n"
     assert (tmp_path / "gpus1").read_text() == "2,3\n"
     assert (tmp_path / "sacct.txt").read_text() == f"{job}_2|RUNNING\n"
@@ -96,7 +96,7 @@ def test_up_and_down_again_are_harmless(cluster: Slurm) -> None:
 @pytest.mark.slurm
 def test_down_leaves_no_trace_and_up_works_again(cluster: Slurm, tmp_path: Path) -> None:
     if cluster.found_up:
-        pytest.skip("the cluster was up before the tests and may have jobs of others")
+        pytest.skip("the cluster was up before the tests, perhaps with somebody's jobs")
     busy = write_script(tmp_path, "touch started; srun sleep 600", nodes=4, mem=100, time=5)
     cluster.sbatch(busy)
     virtual.wait_for("a running job", (tmp_path / "started").exists, 20)
@@ -104,7 +104,7 @@ def test_down_leaves_no_trace_and_up_works_again(cluster: Slurm, tmp_path: Path)
     assert traces(cluster.state) == []
     assert cluster.tool("down").stdout == "nothing to take down\n"
 
-    # The same after all processes were killed at once, those of a job included.
+    # The same after all processes, also those of a job, were killed at once.
     assert cluster.tool("up").returncode == 0
     (tmp_path / "started").unlink()
     cluster.sbatch(busy)
@@ -117,7 +117,7 @@ def test_down_leaves_no_trace_and_up_works_again(cluster: Slurm, tmp_path: Path)
 
 
 def traces(state: Path) -> list[str]:
-    """The processes, namespaces, links and files that a cluster left."""
+    """Everything that a cluster might leave behind: processes, namespaces, links, files."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -133,16 +133,16 @@ def traces(state: Path) -> list[str]:
     return found + [str(path) for path in (state, *state.parent.glob("ompi.c4140-*")) if path.exists()]
 
 
-def test_a_missing_program_is_named_with_the_command_that_installs_it(
+def test_an_error_names_what_is_missing_and_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(virtual, "PROGRAMS", ("sh", "no-such-slurmd"))
     assert virtual.main(["up"]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("cluster.py: missing programs: no-such-slurmd; ")
-    assert "apt-get install --no-install-recommends slurm-wlm slurmdbd" in message
-    assert message.count("\n") == 1
+    told = capsys.readouterr().err
+    assert told.startswith("cluster.py: missing programs: no-such-slurmd; ")
+    assert "apt-get install --no-install-recommends slurm-wlm slurmdbd" in told
+    assert told.count("\n") == 1
 
 
 def test_needs_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""A detected profile runs a sweep without edits."""
+"""A detected profile runs a sweep without an edit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.mark.timeout(400)
 def test_a_detected_profile_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm) -> None:
-    """Only the device must be given: these GPUs are not real, which the login node cannot know."""
+    """Only `device` is given: these GPUs are names without hardware, which a login node cannot detect."""
     found = hpcjobs("cluster", "detect", "--device", "cpu", cwd=tmp_path, env=cluster.env).stdout
     (tmp_path / "found.yaml").write_text(found)
     about = profiles.cluster(str(tmp_path / "found.yaml"))
@@ -41,7 +41,7 @@ def test_a_detected_profile_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm
 
 
 @pytest.mark.parametrize("partition", ["v100", "debug"])
-def test_slurm_accepts_a_sweep_without_a_profile(partition: str, tmp_path: Path, cluster: Slurm) -> None:
+def test_what_is_found_out_on_the_spot_is_accepted_by_slurm(partition: str, tmp_path: Path, cluster: Slurm) -> None:
     words = ("sweep", "--gpus", "4,16", "--experiment", "demo", "--partition", partition, "--dry-run", "--json")
     done = hpcjobs(*words, cwd=tmp_path, env=cluster.env)
     assert f"detected partition {partition}, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr

@@ -1,4 +1,4 @@
-"""Runs every command of the pages that need a cluster, on a real Slurm."""
+"""The pages that need a cluster: each command in them runs on a real Slurm."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ NODES = {1: 1, 2: 1, 4: 1, 8: 2, 16: 4}
 SAMPLES = Path(__file__).parents[1] / "control" / "logs_formats" / "samples"
 PROFILE = "~/.config/hpcjobs/clusters/mine.yaml"
 
-# What a reader must change in the detected profile on this cluster: the GPUs are not real, and because many ranks share
-# few cores, a waiting rank must yield its core.
+# What a reader fills in where the detected profile says UNKNOWN. The GPUs are only names. Many ranks share few cores:
+# a rank that waits must yield.
 MEND = f"""\
 sed -i 's/^device: gpu/device: cpu/' {PROFILE}
 echo 'env: {{OMPI_MCA_mpi_yield_when_idle: "1", OMP_NUM_THREADS: "1"}}' >>{PROFILE}
 """
 
-# Experiments that shadow the shipped one in the working folder: test machines have no file of Keras' weights, and
-# cannot train DenseNet-121 on sixteen ranks in minutes.
+# In the working folder it shadows the experiment that ships with hpcjobs. The test machine has no file of Keras'
+# weights, and would not train DenseNet-121 on sixteen ranks within minutes.
 UNWEIGHTED = "name: chexnet\nmodel: {name: densenet121, weights: none}\nbatch: {local: 64}\nrepeats: 3\n"
 TINY = """\
 name: chexnet
@@ -55,7 +55,7 @@ def stage(tmp_path: Path, cluster: Slurm) -> Stage:
 
 @pytest.fixture
 def mine(stage: Stage) -> Cluster:
-    """The profile `mine` of the pages, here with a fake trainer and small jobs that share a node."""
+    """The profile that the pages call `mine`, with a fake trainer, and with small jobs that share a node."""
     small = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 800}
     about = {**to_builtins(profiles.cluster("virtual")), "name": "mine", "python": str(fake_trainer(stage)), **small}
     path = stage.config / "clusters" / "mine.yaml"
@@ -66,7 +66,7 @@ def mine(stage: Stage) -> Cluster:
 
 @pytest.fixture
 def xrays(stage: Stage, nih_excerpt: Path) -> int:
-    """A complete download of a few X-rays under NIH's file names; gives their number."""
+    """A download of six X-rays, with NIH's file names. Returns their number."""
     paths = sorted((nih_excerpt / "images").iterdir())
     for number, path in enumerate(paths):
         folder = stage.folder / f"images_{number % 2 + 1:03d}"
@@ -81,7 +81,7 @@ def xrays(stage: Stage, nih_excerpt: Path) -> int:
 
 
 def table(sweep: Path) -> pandas.DataFrame:
-    """The report's table; waits for it, because the sweep's last job may still have to write it."""
+    """The CSV of the report, once the sweep's last job has written it."""
     path = sweep / "report" / "scaling-report.csv"
     until(path.exists)
     return pandas.read_csv(path)
@@ -92,9 +92,9 @@ def images_in(shards: Path) -> int:
 
 
 def test_readme(stage: Stage, xrays: int) -> None:
-    """From nothing to a report; the trainer is fake."""
+    """From an empty folder to a report. The trainer is fake."""
     stage.write("experiments/chexnet.yaml", UNWEIGHTED)
-    # The README reads the report of `make demo`: this sweep's report takes its place.
+    # The report that `make demo` leaves has the columns of any report.
     (stage.folder / "sweeps" / "demo").mkdir(parents=True)
     (stage.folder / "sweeps" / "demo" / "report").symlink_to(stage.folder / "study" / "report")
     edit = f"{MEND}echo 'python: {fake_trainer(stage)}' >>{PROFILE}"
@@ -114,11 +114,11 @@ def hosts_and_ranks(attempt: Path) -> tuple[list[str], int]:
 
 @pytest.mark.timeout(900)
 def test_first_sweep(stage: Stage, cluster: Slurm, xrays: int, browser: Browser) -> None:
-    """Real X-rays, five arrays over four nodes, real Horovod ranks. Only the ranks of the last block are fake."""
+    """Real X-rays, five arrays on four nodes, real Horovod ranks. The ranks of the page's last block are fake."""
     stage.write("experiments/chexnet.yaml", TINY)
     fake = f"echo 'python: {fake_trainer(stage)}' >>{PROFILE}"
-    outputs = stage.follow("docs/first-sweep.md", between={"data prepare": MEND, "mode=benchmark": fake}, timeout=850)
-    listed, _, checked, dry, _, read, _ = outputs
+    said = stage.follow("docs/first-sweep.md", between={"data prepare": MEND, "mode=benchmark": fake}, timeout=850)
+    listed, _, checked, dry, _, read, _ = said
     assert re.search(r"^mine +user +/", listed, re.MULTILINE)
     assert images_in(stage.shards) == xrays
     assert {line.split()[0] for line in checked.splitlines()} == {"ok"}
@@ -137,12 +137,12 @@ def test_first_sweep(stage: Stage, cluster: Slurm, xrays: int, browser: Browser)
         assert row["State"] == "COMPLETED"
         assert int(row["AllocNodes"]) == NODES[gpus]
         assert f"gres/gpu={gpus}" in row["ReqTRES"].split(",")
-        # The job has whole nodes, with all their GPUs.
+        # The job has the whole node for itself.
         assert f"gres/gpu={4 * NODES[gpus]}" in row["AllocTRES"].split(",")
-        # The CSV has the names of the hosts that the ranks ran on, not a hostlist expression.
+        # The CSV has the expanded list of the hosts that the ranks reported.
         assert len(nodelist.split()) == NODES[gpus]
         assert all(re.fullmatch(r"c4140-[1-4]", host) for host in nodelist.split())
-    # The page shows the same figures, and the browser reports no error.
+    # The page has the same figures, and opens without an error.
     page = stage.folder / "study" / "report" / "report.html"
     browser.open(page)
     assert browser.rows_that_equal(page.parent / "scaling-report.csv") == 5
@@ -162,7 +162,7 @@ def test_clusters(stage: Stage) -> None:
 
 
 def test_data(stage: Stage, mine: Cluster, xrays: int, cluster: Slurm) -> None:
-    """Prepares data on this machine, then as a job array: the bytes are the same."""
+    """On this machine, then as a job array: both make the same bytes."""
     jobs = ("sacct", "-X", "-n", "-P", "-o", "JobID", "--name", "hpcjobs-data")
     before = set(cluster.run(*jobs).split())
     here = stage.folder / "here"
@@ -179,10 +179,10 @@ def test_preflight(stage: Stage, mine: Cluster, xrays: int) -> None:
     stage.write("experiments/chexnet.yaml", UNWEIGHTED)
     lists = "--metadata Data_Entry_2017_v2020.csv --train-list train_val_list.txt --test-list test_list.txt"
     stage.sh(f"hpcjobs data prepare --images images_*/ {lists} --out {stage.shards}")
-    (output,) = stage.follow("docs/preflight.md")
-    states = [line.split()[:2] for line in output.splitlines()]
-    assert {state for state, _ in states} == {"ok"}
-    names = {name for _, name in states}
+    (said,) = stage.follow("docs/preflight.md")
+    told = [line.split()[:2] for line in said.splitlines()]
+    assert {state for state, _ in told} == {"ok"}
+    names = {name for _, name in told}
     assert names == {
         "template",
         "slurm",
@@ -195,7 +195,7 @@ def test_preflight(stage: Stage, mine: Cluster, xrays: int) -> None:
         "horovod",
         "data",
     }
-    # The page explains each of these checks. A check without failures leaves no files.
+    # The page explains each of these checks. If all succeed, no folder is left.
     assert names <= {each.text for each in code(ROOT / "docs/preflight.md") if each.kind == "span"}
     assert list(stage.folder.glob("sweeps/check-*")) == []
 
@@ -207,13 +207,13 @@ def test_submitting(stage: Stage, mine: Cluster, cluster: Slurm) -> None:
     assert list(rows.gpus) == list(SIZES)
     assert list(rows.runs) == [3] * 5
     assert rows.mean_auc.notna().all()
-    # The journal has the intention before the job id, and Slurm knows the job by the name that the page gives.
+    # The intention comes before the job id in the journal. Slurm knows the job by the name on the page.
     events = [json.loads(line) for line in (study / "journal.jsonl").read_text().splitlines()]
     of_16 = [event for event in events if event.get("group") == "g0016"]
     assert [event["event"] for event in of_16][:2] == ["submitting", "submitted"]
     sweep = yaml.safe_load((study / "sweep.yaml").read_text())["sweep"]
-    job_names = cluster.run("sacct", "-X", "-n", "-P", "-j", of_16[1]["job"], "-o", "JobName").split()
-    assert set(job_names) == {f"hpcjobs-{sweep}-g0016-s01"}
+    asked = cluster.run("sacct", "-X", "-n", "-P", "-j", of_16[1]["job"], "-o", "JobName").split()
+    assert set(asked) == {f"hpcjobs-{sweep}-g0016-s01"}
     assert (study / "runs" / "g0016-r01" / "claim-s001").exists()
 
 
@@ -226,11 +226,11 @@ def test_training(stage: Stage, mine: Cluster) -> None:
 
 
 def test_templates(stage: Stage, mine: Cluster) -> None:
-    (output,) = stage.follow("docs/templates.md")
-    one, sixteen = re.split(r"^==> .*/g[0-9]+.sbatch <==$", output, flags=re.MULTILINE)[1:]
+    (said,) = stage.follow("docs/templates.md")
+    one, sixteen = re.split(r"^==> .*/g[0-9]+.sbatch <==$", said, flags=re.MULTILINE)[1:]
     assert "ulimit -l unlimited\nexport SITE_RANKS=1\n" in one
     assert "ulimit -l unlimited\nexport SITE_RANKS=16\n" in sixteen
-    assert "export OMP_NUM_THREADS=1\n" in sixteen  # from the profile
+    assert "export OMP_NUM_THREADS=1\n" in sixteen  # from the profile, before those of the template
     assert not (stage.folder / "sweeps").exists()
 
 
@@ -244,7 +244,7 @@ def test_report(stage: Stage, mine: Cluster) -> None:
     reported, beside, predicted, theirs = stage.follow("docs/report.md")
     assert [line.split()[0] for line in reported.splitlines()] == ["gpus", *map(str, SIZES)]
     assert "efficiency of dell-c4140-v100-2019" in beside
-    # The fake trainer's steps take a fifth longer in study-before.
+    # Before, the steps of the fake trainer took a fifth longer.
     assert re.findall(r"\+(\d+\.\d)% .* yes$", beside, re.MULTILINE) == ["20.0"] * 5
     assert re.search(r"^ +4 +1 .* 1\.00 +100\.0%", beside, re.MULTILINE)  # speed-up over one full node
     assert beside.count("| GPUs | runs |") == 1

@@ -1,4 +1,4 @@
-"""The files that `hpcjobs init` writes on a login node run without edits."""
+"""The files that `hpcjobs init` writes on a login node run a sweep without an edit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.mark.timeout(400)
 def test_what_init_writes_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
-    """Only data and device must be given: these GPUs are not real, which the login node cannot know."""
+    """Only the data and `device` are given: these GPUs are names without hardware, which a login node cannot detect."""
     done = hpcjobs("init", "--base", "demo", "--device", "cpu", cwd=tmp_path, env=cluster.env)
     assert done.stdout == "experiments/mine.yaml\nclusters/virtual.yaml\n"
     shadowed = hpcjobs("cluster", "list", "--json", cwd=tmp_path, env=cluster.env).stdout
@@ -33,7 +33,7 @@ def test_what_init_writes_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm, 
     assert all(row["nodelist"].startswith("c4140-") for row in rows)
 
 
-def test_slurm_accepts_the_next_steps_that_init_prints(tmp_path: Path, cluster: Slurm) -> None:
+def test_the_next_steps_that_it_names_are_accepted_by_slurm(tmp_path: Path, cluster: Slurm) -> None:
     done = hpcjobs("init", "--base", "demo", "--partition", "debug", cwd=tmp_path, env=cluster.env)
     assert done.stdout.splitlines()[1] == "clusters/virtual-debug.yaml"
     (step,) = (line.split()[1:] for line in done.stderr.splitlines() if line.endswith("--dry-run"))

@@ -1,4 +1,4 @@
-"""Time limits, preemption and duplicate submissions on a real Slurm; and one job that runs all sizes."""
+"""Time limits, preemption and duplicate submissions on a real Slurm, and one job that runs all sizes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ pytestmark = pytest.mark.slurm
 FAKES = Path(__file__).parent / "fakes"
 TRAINER = FAKES / "trainer.sh"
 LAUNCHERS = ("srun", "mpirun")
-# Lets many jobs share few nodes.
+# Many jobs on few nodes.
 SMALL = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 4000, "collect": {"job": False}}
 
 
 def sweep(
     out: Path, cluster: Slurm, *words: str, python: Path = TRAINER, data: Path | None = None, **changes: Any
 ) -> Path:
-    """Submit a sweep of the fake trainer to `out`; returns `out`. `changes` are those of the profile."""
+    """Submit a sweep of the fake trainer into `out`, and return that folder. `changes` are keys of the profile."""
     about = out.with_name(f"about-{out.name}")
     (about / "data").mkdir(parents=True)
     other = profile(about, **{**SMALL, "python": str(python), **changes})
@@ -50,14 +50,14 @@ def job_of(out: Path) -> str:
     return str(event["job"])
 
 
-def fake_lines(out: Path, run: str, attempt: int = 1) -> dict[int, list[str]]:
-    """The lines that each rank of the fake trainer wrote, by rank."""
+def said(out: Path, run: str, attempt: int = 1) -> dict[int, list[str]]:
+    """The output of each rank of the fake trainer, by rank."""
     files = sweepdir.SweepDir(out).run(run).glob(f"a{attempt:03d}/fake-*")
     return {int(path.name.removeprefix("fake-")): path.read_text().splitlines() for path in files}
 
 
 def ended(out: Path, run: str, attempt: int = 1, seconds: float = 120) -> int:
-    """Wait for the end of an attempt, at most this many seconds; returns its exit code."""
+    """The exit code of an attempt, which must end within this many seconds."""
     folder = out / "runs" / run / f"a{attempt:03d}"
     until((folder / EXIT_JSON).exists, seconds)
     record = sweepdir.read_exit(folder)
@@ -66,13 +66,13 @@ def ended(out: Path, run: str, attempt: int = 1, seconds: float = 120) -> int:
 
 
 def let_end(task: str, cluster: Slurm, seconds: int = 50) -> None:
-    """Set the time limit of a running job so that it ends this many seconds from now."""
+    """Set the time limit of a running job to this many seconds from now."""
     end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
     cluster.run("scontrol", "update", f"jobid={task}", f"EndTime={end}")
 
 
 def rows(task: str, cluster: Slurm) -> list[str]:
-    """The final or current state of each start of a task, the earliest first."""
+    """The states of all starts of a task, the earliest first."""
     return cluster.run("sacct", "-D", "-X", "-n", "-P", "-j", task, "-o", "State").splitlines()
 
 
@@ -82,11 +82,11 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
     shards: Dataset,  # noqa: F811
     cluster: Slurm,
 ) -> None:
-    """Two ranks on two nodes under each launcher, beside another task of the same array; and a job with requeues: 1."""
-    # The first task of each array has fake ranks, which work until a file `finish` exists. The last task, whose raw job
-    # id is that of the array, has real ranks.
+    """Two ranks on two nodes under each launcher, beside another task of the array, and a job without requeues."""
+    # The ranks of the array's first task are fake and work until the test lets them finish. Those of the last task,
+    # whose raw job id is the id of the array, are real.
     both = tmp_path / "python"
-    real = f'exec {sys.executable} {FAKES / "signal_recorder.py"} "$@"'
+    real = f'exec {sys.executable} {FAKES / "hearing.py"} "$@"'
     both.write_text(f'#!/bin/bash\ncase "$3" in */g0002-r01/*) exec {TRAINER} "$@" ;; esac\n{real}\n')
     both.chmod(0o755)
     words = ("--gpus", "2", "--repeats", "2", "--set", "train.steps=1000000")
@@ -99,7 +99,7 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
     def first(launcher: str) -> Path:
         return outs[launcher] / "runs" / "g0002-r02" / "a001"
 
-    until(lambda: fake_lines(bounded, "g0001-r01"))
+    until(lambda: said(bounded, "g0001-r01"))
     let_end(f"{job_of(bounded)}_0", cluster)
     until(lambda: all(trained(first(launcher)) for launcher in LAUNCHERS))
     for task in tasks.values():
@@ -107,23 +107,23 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
     steps = {}
     for launcher, out in outs.items():
         assert ended(out, "g0002-r02") == EXIT_INTERRUPTED
-        signals = {path.name: set(path.read_text().split()) for path in first(launcher).glob("signals-*")}
-        assert signals == {"signals-0": {"SIGUSR1"}, "signals-1": {"SIGUSR1"}}
-        interrupted = mllog.read(first(launcher) / TRAIN_LOG).last(LogKey.INTERRUPTED)
-        assert interrupted is not None
-        assert interrupted.value == "SIGUSR1"
-        steps[launcher] = step = interrupted.metadata["step"]
+        heard = {path.name: set(path.read_text().split()) for path in first(launcher).glob("heard-*")}
+        assert heard == {"heard-0": {"SIGUSR1"}, "heard-1": {"SIGUSR1"}}
+        told = mllog.read(first(launcher) / TRAIN_LOG).last(LogKey.INTERRUPTED)
+        assert told is not None
+        assert told.value == "SIGUSR1"
+        steps[launcher] = step = told.metadata["step"]
         assert (first(launcher).parent / CHECKPOINTS / f"step-{step:08d}").is_dir()
         assert "continues in restart 1 of 3\n" in (first(launcher) / JOB_LOG).read_text()
-        # Let the training end after 15 more steps.
+        # The test lets it finish now.
         shorter = yaml.safe_load((first(launcher).parent / RUN_YAML).read_text())
         shorter["experiment"]["train"]["steps"] = step + 15
         (first(launcher).parent / RUN_YAML).write_text(yaml.safe_dump(shorter))
         until(lambda: "PENDING" in cluster.run("squeue", "-h", "-j", tasks[launcher], "-o", "%T"))  # noqa: B023
         cluster.run("scontrol", "update", f"jobid={tasks[launcher]}", "TimeLimit=10")
 
-    # The bounded job is requeued once, and not a second time.
-    until(lambda: fake_lines(bounded, "g0001-r01", attempt=2))
+    # It was requeued once, and not a second time.
+    until(lambda: said(bounded, "g0001-r01", attempt=2))
     let_end(f"{job_of(bounded)}_0", cluster)
 
     for launcher, out in outs.items():
@@ -132,9 +132,9 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
         assert resumed is not None
         assert resumed.value == steps[launcher]
         until(lambda: rows(tasks[launcher], cluster) == ["REQUEUED", "COMPLETED"])  # noqa: B023
-        # The other task of the array never stopped.
+        # The other task of the array was not interrupted.
         assert "Restarts=0 " in cluster.run("scontrol", "show", "job", f"{job_of(out)}_0")
-        assert {rank: len(lines) for rank, lines in fake_lines(out, "g0002-r01").items()} == {0: 2, 1: 2}
+        assert {rank: len(lines) for rank, lines in said(out, "g0002-r01").items()} == {0: 2, 1: 2}
         (out / "finish").touch()
         until(lambda: rows(f"{job_of(out)}_0", cluster) == ["COMPLETED"])  # noqa: B023
         assert [path.name for path in (out / "runs" / "g0002-r01").glob("a*")] == ["a001"]
@@ -145,12 +145,14 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
     until(lambda: rows(f"{job_of(bounded)}_0", cluster) == ["REQUEUED", "FAILED"])
     last = (bounded / "runs" / "g0001-r01" / "a002" / JOB_LOG).read_text()
     assert "was requeued 1 times already: it is not requeued again\n" in last
-    assert fake_lines(bounded, "g0001-r01", attempt=2)[0][1] != "step 0"
+    assert said(bounded, "g0001-r01", attempt=2)[0][1] != "step 0"
 
 
 @pytest.mark.timeout(300)
-def test_slurm_requeues_a_preempted_job_and_duplicate_submissions_run_once(tmp_path: Path, cluster: Slurm) -> None:
-    """Under mpirun one rank on each of two nodes, under srun four on one node; duplicates run at the same time."""
+def test_a_preempted_job_is_left_to_slurm_and_a_submission_that_came_twice_runs_once(
+    tmp_path: Path, cluster: Slurm
+) -> None:
+    """One rank on each node of a larger job under mpirun, and four on one node under srun, beside duplicates."""
     many = sweep(tmp_path / "many", cluster, "--gpus", "1", "--repeats", "6")
     script = many / "scripts" / "g0001.sbatch"
     jobs = [job_of(many), *(cluster.run("sbatch", "--parsable", script, "1").strip() for _ in range(2))]
@@ -158,25 +160,25 @@ def test_slurm_requeues_a_preempted_job_and_duplicate_submissions_run_once(tmp_p
     alone = sweep(tmp_path / "srun", cluster, "--gpus", "4", partition="scavenge")
     wide = sweep(tmp_path / "mpirun", cluster, "--gpus", "2", partition="scavenge", launcher="mpirun", gpus_per_node=1)
     outs = {alone: "g0004-r01", wide: "g0002-r01"}
-    until(lambda: [len(fake_lines(out, run)) for out, run in outs.items()] == [4, 2])
+    until(lambda: [len(said(out, run)) for out, run in outs.items()] == [4, 2])
     names = [cluster.run("squeue", "-h", "-j", job_of(out), "-o", "%N").strip() for out in outs]
     nodes = cluster.run("scontrol", "show", "hostnames", ",".join(names)).split()
     until(lambda: not cluster.run("squeue", "-h", "-j", ",".join(jobs)))
     urgent = (f"--nodelist={','.join(nodes)}", f"--nodes={len(set(nodes))}", "--gres=gpu:v100:4", "--wrap=sleep 3")
     cluster.run("sbatch", "--partition=urgent", "--mem=100", "--output=/dev/null", *urgent)
 
-    # Within their grace time the ranks write a checkpoint.
+    # The ranks use the grace time to write a checkpoint.
     assert ended(alone, "g0004-r01", seconds=30) == EXIT_INTERRUPTED
-    assert all("SIGTERM" in lines for lines in fake_lines(alone, "g0004-r01").values())
+    assert all("SIGTERM" in lines for lines in said(alone, "g0004-r01").values())
     (checkpoint,) = (alone / "runs" / "g0004-r01" / CHECKPOINTS).iterdir()
-    # The signal ends Open MPI's daemons, so these ranks write no checkpoint. Their job is requeued all the same.
+    # Open MPI's daemons die of the signal, so these ranks write no checkpoint. Their job is requeued all the same.
     assert ended(wide, "g0002-r01", seconds=30) not in (0, EXIT_INTERRUPTED)
     for out, run in outs.items():
         job_log = (out / "runs" / run / "a001" / JOB_LOG).read_text()
         assert "is preempted: it waits until Slurm ends it\n" in job_log
         assert "continues in restart" not in job_log
 
-    # The six runs were submitted three times: each ran once.
+    # Six runs were submitted three times.
     for job in jobs:
         ends = cluster.wait(job, tasks=6)
         assert {(end["State"], end["ExitCode"]) for end in ends} == {("COMPLETED", "0:0")}
@@ -190,13 +192,11 @@ def test_slurm_requeues_a_preempted_job_and_duplicate_submissions_run_once(tmp_p
             assert f'the claim is: {{"job": "{winner}"' in path.read_text()
 
     for out, run in outs.items():
-        until(lambda: fake_lines(out, run, attempt=2))  # noqa: B023
+        until(lambda: said(out, run, attempt=2))  # noqa: B023
         (out / "finish").touch()
         assert ended(out, run, attempt=2) == 0
         until(lambda: rows(f"{job_of(out)}_0", cluster) == ["PREEMPTED", "COMPLETED"])  # noqa: B023
-    assert {lines[1] for lines in fake_lines(alone, "g0004-r01", attempt=2).values()} == {
-        checkpoint.name.replace("-", " ")
-    }
+    assert {lines[1] for lines in said(alone, "g0004-r01", attempt=2).values()} == {checkpoint.name.replace("-", " ")}
 
 
 @pytest.mark.timeout(200)
@@ -209,7 +209,7 @@ def test_one_job_runs_all_sizes_as_steps_in_the_given_order(tmp_path: Path, clus
     for out in outs:
         ((state, code),) = {(end["State"], end["ExitCode"]) for end in cluster.wait(job_of(out), timeout=100)}
         assert (state, code) == ("COMPLETED", "0:0")
-        # Repeat by repeat: the sizes first in ascending, then in descending order.
+        # One repeat after another: first ascending, then descending.
         order = [f"g{gpus:04d}-r01" for gpus in (1, 2, 6, 8, 16)] + [f"g{gpus:04d}-r02" for gpus in (16, 8, 6, 2, 1)]
         claims = [json.loads((out / "runs" / run / "a001" / "claim").read_text()) for run in order]
         assert [claim["start"] for claim in claims] == sorted(claim["start"] for claim in claims)
@@ -217,7 +217,7 @@ def test_one_job_runs_all_sizes_as_steps_in_the_given_order(tmp_path: Path, clus
         times = [(out / "runs" / run / "a001" / "fake-0").stat().st_mtime for run in order]
         assert times == sorted(times)
         for run, claim in zip(order, claims, strict=True):
-            ranks = fake_lines(out, run)
+            ranks = said(out, run)
             gpus = int(run[1:5])
             hosts = [ranks[rank][0] for rank in range(gpus)]
             # Each run uses the first nodes of the allocation.
@@ -228,7 +228,7 @@ def test_one_job_runs_all_sizes_as_steps_in_the_given_order(tmp_path: Path, clus
 
 
 def test_under_srun_the_profiles_environment_reaches_every_rank(tmp_path: Path, cluster: Slurm) -> None:
-    """Also with --export=NONE, with which srun by default passes no variable of the script to the ranks."""
+    """Also if the job gets nothing of the user's environment: then srun would not pass the script's on to the ranks."""
     variables = {"NCCL_IB_HCA": "=mlx5_0:1", "OMPI_MCA_btl_tcp_if_include": "eth0", "ODD": "a 'b' \"$c\" `d`, e=f"}
     trainer = tmp_path / "trainer"
     trainer.write_text('#!/bin/bash\nenv >"$5/env-$SLURM_PROCID"\n')
@@ -241,8 +241,8 @@ def test_under_srun_the_profiles_environment_reaches_every_rank(tmp_path: Path, 
         assert {f"{name}={value}" for name, value in variables.items()} <= set(seen)
 
 
-def test_slurm_accepts_the_scripts_of_combinations_of_keys(tmp_path: Path, cluster: Slurm) -> None:
-    """A sample of all combinations, each for one node and for two."""
+def test_this_slurm_takes_what_combinations_of_keys_ask_for(tmp_path: Path, cluster: Slurm) -> None:
+    """A sample of all combinations, each on one node and on two."""
     possible = [keys for keys in combinations() if not impossible(keys) and keys["scheduler"] == "slurm"]
     for keys in random.Random(8).sample(possible, 30):
         profile = Cluster(**keys)

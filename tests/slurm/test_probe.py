@@ -19,7 +19,7 @@ GIGABIT = 1e9 / 8
 
 @contextlib.contextmanager
 def gigabit(node: str) -> Iterator[None]:
-    """Limit what the node sends to 1 Gbit/s; a veth pair without a limit is several times faster."""
+    """Limit what the node sends to 1 Gbit/s. Without the limit a veth pair is several times as fast."""
     tc = ["nsenter", f"--net=/run/netns/{node}", "tc", "qdisc"]
     limit = ["tbf", "rate", "1gbit", "burst", "1mb", "latency", "50ms"]
     subprocess.run([*tc, "add", "dev", "eth0", "root", *limit], check=True)
@@ -47,7 +47,7 @@ srun --mpi=pmix {sys.executable} -m hpcjobs.nodes.probe --out {tmp_path}/fabric.
     slow = [each for each in found["pairs"] if each["from"] == "c4140-3"]
     assert [each["bytes_per_s"] for each in slow] == [pytest.approx(GIGABIT, rel=0.1)] * 3
     assert "node c4140-3 is slow (out): 0.1" in output
-    # Predictions use the rate of the other nodes.
+    # A prediction uses the other nodes.
     assert found["across_bytes_per_s"] > 2 * GIGABIT
     assert len(found["pairs"]) == 12
     assert {tuple(each["between"]) for each in found["allreduce"]} >= {("c4140-1", "c4140-4"), ("c4140-2", "c4140-2")}

@@ -1,4 +1,4 @@
-"""Odd values with the real sbatch: Slurm stores them unchanged, and a job in an odd folder finds its files."""
+"""Odd values reach Slurm as they were given, and a job in a folder with an odd name finds its files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SEED = 20261125
 
 
 def stored(cluster: Slurm, job: str) -> dict[str, Any]:
-    """Slurm's record of a job, from squeue's JSON: it has each value unchanged, a table might shorten it."""
+    """A job in squeue's JSON, which has each value unchanged. A table would shorten it."""
     jobs = json.loads(cluster.run("squeue", "--json"))["jobs"]
     return next(each for each in jobs if each["array_job_id"] == int(job))
 
 
-def test_slurm_stores_values_unchanged(tmp_path: Path, cluster: Slurm) -> None:
+def test_slurm_stores_what_was_given(tmp_path: Path, cluster: Slurm) -> None:
     rng = random.Random(SEED)
     usual = [word for word in NASTY if word and "\\" not in word and "/" not in word]
     for number in range(8):
@@ -38,7 +38,7 @@ def test_slurm_stores_values_unchanged(tmp_path: Path, cluster: Slurm) -> None:
             about = stored(cluster, job)
         finally:
             cluster.run("scancel", job)
-        assert about["wckey"] == comment.lower()  # Slurm stores it in lower case
+        assert about["wckey"] == comment.lower()  # Slurm stores a wckey in lower case
         assert about["current_working_directory"] == given["chdir"]
         assert about["standard_output"] == str(root).replace("%", "%%") + "/slurm/%A_%a.out"
         assert (about["comment"], about["partition"]) == ("hpcjobs sweep 261123120000abcd", "v100")
@@ -46,7 +46,7 @@ def test_slurm_stores_values_unchanged(tmp_path: Path, cluster: Slurm) -> None:
 
 
 @pytest.mark.parametrize("option", ["partition", "constraint", "reservation", "exclude"])
-def test_slurm_refuses_unknown_names_of_the_site(option: str, tmp_path: Path, cluster: Slurm) -> None:
+def test_an_option_that_slurm_does_not_know_is_refused_by_name(option: str, tmp_path: Path, cluster: Slurm) -> None:
     group, _ = rendered(tmp_path / "x", "virtual", **{option: "no such; $(touch pwned) 'thing'"})
     script = tmp_path / "x" / "scripts" / f"{group}.sbatch"
     done = cluster.cluster.run("sbatch", "--test-only", script)
@@ -56,7 +56,7 @@ def test_slurm_refuses_unknown_names_of_the_site(option: str, tmp_path: Path, cl
 
 
 def test_a_job_in_an_odd_folder_finds_its_files(tmp_path: Path, cluster: Slurm) -> None:
-    """Also Slurm's own output file: it does not take a percent sign in a folder's name for a pattern."""
+    """So does Slurm's own output: a percent sign in the folder's name must not become one of its patterns."""
     root = tmp_path / 'it\'s $(touch pwned) 100% "x" %j é #1'
     group, run = rendered(root, "virtual", python="/bin/true", time="00:02:00")
     (root / "slurm").mkdir()

@@ -1,4 +1,4 @@
-"""The states of runs on a real Slurm with failures: of nodes, memory, controller, accounting, disks."""
+"""The states of runs when parts of a real Slurm fail: nodes, memory, controller, accounting, disks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FOREVER = "sleep 1000"
 
 
 def begun(site: Quick, *runs: str) -> None:
-    """Wait until the fake trainer of each of these runs has started."""
+    """Wait until the fake trainer of these runs works."""
     until(lambda: set(runs) <= set(site.executions()))
 
 
 @pytest.fixture
 def nodes_come_back(cluster: Slurm) -> Iterator[None]:
-    """Make all nodes usable again after a test."""
+    """Make all nodes usable again after each test."""
     yield
     for node in virtual.NODES:
         if "down" in cluster.run("sinfo", "-h", "-N", "-n", node, "-o", "%T"):
@@ -39,7 +39,7 @@ def nodes_come_back(cluster: Slurm) -> Iterator[None]:
     until(lambda: cluster.cluster.usable_nodes() == len(virtual.NODES))
 
 
-def test_resume_excludes_a_failed_node_and_leaves_a_run_that_slurm_requeued(
+def test_a_node_that_fails_is_left_out_and_slurms_own_requeue_is_not_raced(
     tmp_path: Path, cluster: Slurm, nodes_come_back: None
 ) -> None:
     (tmp_path / "final").mkdir()
@@ -74,7 +74,7 @@ def test_resume_excludes_a_failed_node_and_leaves_a_run_that_slurm_requeued(
     assert len(again.executions()) == 2
 
 
-def test_runs_that_are_suspended_held_or_out_of_memory(tmp_path: Path, cluster: Slurm) -> None:
+def test_held_suspended_and_over_its_memory(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster)
     eater = "import time; much = bytearray(600_000_000); time.sleep(60)"
     site.behave("g0001-r01", f"{sys.executable} -c '{eater}'")
@@ -93,10 +93,10 @@ def test_runs_that_are_suspended_held_or_out_of_memory(tmp_path: Path, cluster: 
     run = site.runs()["g0001-r01"]
     assert (run["failure"], run["state"]) == ("out_of_memory", "failed")
     assert "memory" in run["reason"]
-    assert site.do("resume", "o", "--retryable").stdout == ""  # `retry` does not allow this class
+    assert site.do("resume", "o", "--retryable").stdout == ""  # the same memory would not be enough the next time
 
 
-def test_the_controller_is_away_for_half_a_minute(tmp_path: Path, cluster: Slurm) -> None:
+def test_the_controller_does_not_answer_for_half_a_minute(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster)
     site.behave("g0002-r01", f"until [ -e {tmp_path}/back ]; do sleep 0.2; done")
     waiting = site.start(*site.words("--wait"))
@@ -109,7 +109,7 @@ def test_the_controller_is_away_for_half_a_minute(tmp_path: Path, cluster: Slurm
         stopped = time.monotonic()
         resuming = site.start("resume", "o")
         assert site.runs()["g0002-r01"]["state"] == "running"
-        # Without the scheduler `resume` cannot know whether the run is alive: it submits nothing.
+        # Whether the run is alive is not known: it is not submitted again.
         assert resuming.wait(60) == 3
         until(lambda: "showing its answer of " in (tmp_path / "started.log").read_text())
         time.sleep(max(0.0, 30 - (time.monotonic() - stopped)))
@@ -118,14 +118,14 @@ def test_the_controller_is_away_for_half_a_minute(tmp_path: Path, cluster: Slurm
     until(lambda: "the scheduler answers again" in (tmp_path / "started.log").read_text())
     (tmp_path / "back").touch()
     assert waiting.wait(120) == 0
-    lines = (tmp_path / "started.log").read_text()
-    assert lines.count("showing its answer of ") == 1
-    assert lines.count("the scheduler answers again") == 1
+    said = (tmp_path / "started.log").read_text()
+    assert said.count("showing its answer of ") == 1
+    assert said.count("the scheduler answers again") == 1
     assert sorted(site.executions()) == ["g0001-r01", "g0002-r01"]
     assert site.states() == {"done"}
 
 
-def test_without_accounting_the_ends_of_runs_are_known_and_collected(tmp_path: Path, cluster: Slurm) -> None:
+def test_without_accounting_ends_are_known_and_collected(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, collect={"job": True})
     conf = tmp_path / "slurm.conf"
     text = cluster.cluster.slurm_conf.read_text()
@@ -140,7 +140,7 @@ def test_without_accounting_the_ends_of_runs_are_known_and_collected(tmp_path: P
     site.quiet()
     for attempt in (tmp_path / "o" / "runs").glob("*/a001"):
         if "r01" not in str(attempt):
-            (attempt / "exit.json").unlink()  # as if the node had died
+            (attempt / "exit.json").unlink()  # as after the death of its node
     runs = status("o", cwd=tmp_path, env=env, code=1)
     assert [run["state"] for run in runs.values()] == ["done", "failed", "failed"]
     assert [run["failure"] for run in runs.values()] == [None, "signal", "exit_code"]
@@ -148,7 +148,7 @@ def test_without_accounting_the_ends_of_runs_are_known_and_collected(tmp_path: P
         assert [row["state"] for row in csv.DictReader(file)] == ["done", "failed", "failed"]
 
 
-def test_the_last_job_reports_after_hpcjobs_was_killed(tmp_path: Path, cluster: Slurm) -> None:
+def test_the_last_job_reports_after_the_command_was_killed(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, collect={"job": True, "partition": "debug", "time": "5"})
     site.behave("g0001-r01", "sleep 3")
     waiting = site.start(*site.words("--wait"))
@@ -163,8 +163,8 @@ def test_the_last_job_reports_after_hpcjobs_was_killed(tmp_path: Path, cluster: 
         assert [(row["gpus"], row["runs"]) for row in csv.DictReader(file)] == [("1", "1"), ("2", "1")]
 
 
-def test_the_last_job_resubmits_failures_that_the_profile_allows(tmp_path: Path, cluster: Slurm) -> None:
-    """Compute nodes may submit here. The failure class is `interrupted`: the runs exit with 75."""
+def test_the_last_job_retries_what_the_profile_allows(tmp_path: Path, cluster: Slurm) -> None:
+    """Compute nodes may submit here. The failure is `interrupted`: the run is ended after it wrote a checkpoint."""
     site = quick(tmp_path, cluster, collect={"job": True, "retries": True}, retry={"interrupted": 1})
     site.behave("g0001-r01", "exit 75")
     site.behave("g0002-r01", "exit 75")
@@ -173,7 +173,7 @@ def test_the_last_job_resubmits_failures_that_the_profile_allows(tmp_path: Path,
     (tmp_path / "behave" / "g0002-r01").unlink()
     until(lambda: (tmp_path / "o" / "report" / "runs.csv").exists())
     site.quiet()
-    # `retry` allows one more execution of each run.
+    # It is retried once, and not a second time.
     assert sorted(site.executions()) == sorted(["g0001-r01", "g0002-r01"] * 2)
     assert site.runs()["g0001-r01"]["failure"] == "interrupted"
 
@@ -203,11 +203,11 @@ def test_a_disk_that_is_full_during_submission_and_during_a_run(
                 pass
 
     fill()
-    done = site.do(*site.words(out="disk/o"), code=None)
-    assert done.returncode in (1, 2)
-    assert "No space left on device" in done.stderr
+    said = site.do(*site.words(out="disk/o"), code=None)
+    assert said.returncode in (1, 2)
+    assert "No space left on device" in said.stderr
     ballast.unlink()
-    # The disk fills up during a call of sbatch: its answer cannot be journalled.
+    # The disk fills up while sbatch runs: the job id cannot be written into the journal.
     site.die("slow")
     process = site.start(*site.words(out="disk/o"))
     until(lambda: (tmp_path / "slow").exists())
@@ -218,7 +218,7 @@ def test_a_disk_that_is_full_during_submission_and_during_a_run(
         file.write("\n" * (-journal.stat().st_size % os.sysconf("SC_PAGE_SIZE")))
     assert process.wait(60) == 1
     assert "`hpcjobs resume disk/o` continues" in (tmp_path / "started.log").read_text()
-    # The job exists, but cannot claim its run.
+    # The job exists, but cannot even claim its run.
     site.quiet("disk/o")
     assert site.executions("disk/o") == []
     ballast.unlink()

@@ -1,4 +1,4 @@
-"""Submission and resume on a real Slurm: wherever hpcjobs is killed, no run is lost and none is executed twice."""
+"""Submission and resume on a real Slurm: wherever a command is killed, no run is lost and none is executed twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEED = 20261125
 
 
 def sweep_that_dies(site: Quick, rng: random.Random, out: str) -> str:
-    """Start a sweep and kill it at a random point; returns that point."""
+    """Start a sweep and kill it at some point. Returns that point."""
     words = site.words("--repeats", str(REPEATS), out=out)
     if rng.random() < 0.3:
         seconds = rng.uniform(0.1, 1.5)
@@ -42,8 +42,8 @@ def sweep_that_dies(site: Quick, rng: random.Random, out: str) -> str:
     return f"{how} call {call + 1}"
 
 
-def resume_or_sweep_again(site: Quick, out: str) -> None:
-    """Do what a user does after a kill: `resume`, or `sweep` again if there is no sweep."""
+def go_on(site: Quick, out: str) -> None:
+    """Do what a user does: resume, or sweep again if there is no sweep in the folder."""
     site.die()
     if (site.folder / out / "sweep.yaml").exists():
         site.do("resume", out)
@@ -62,7 +62,7 @@ def test_killed_anywhere_nothing_is_lost_and_nothing_done_twice(tmp_path: Path, 
         died = {}
         for number in range(first, first + 10):
             died[f"o{number}"] = sweep_that_dies(site, rng, f"o{number}")
-            resume_or_sweep_again(site, f"o{number}")
+            go_on(site, f"o{number}")
         for out, how in died.items():
             where[how] += 1
             site.quiet(out)
@@ -80,25 +80,25 @@ def test_the_second_of_two_resumes_says_who_holds_the_lock(tmp_path: Path, clust
     first = site.start("resume", "o")
     while not (tmp_path / "slow").exists():
         time.sleep(0.05)
-    message = site.do("resume", "o", code=1).stderr
-    assert f"process {first.pid} on {os.uname().nodename} is working on it since " in message
+    said = site.do("resume", "o", code=1).stderr
+    assert f"process {first.pid} on {os.uname().nodename} is working on it since " in said
     assert first.wait(60) == 0
     site.quiet()
     assert sorted(site.executions()) == ["g0001-r01", "g0002-r01"]
 
 
-def test_one_resume_runs_a_cancelled_run_again_after_its_end(tmp_path: Path, cluster: Slurm) -> None:
+def test_a_cancelled_run_that_is_still_ending_goes_on_by_one_resume(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, launcher="srun")
-    # The trainer ignores signals, ends after 8 s, and records its end.
+    # It ignores signals, takes some time to end, and records when it has ended.
     site.behave("g0001-r01", f"trap '' TERM USR1; sleep 8; echo ended >>{tmp_path}/executions-o; exit 1")
     site.do(*site.words(gpus="1"))
     until(lambda: site.executions() == ["g0001-r01"])
     site.do("cancel", "o")
     assert site.states() == {"running"}
     site.behave("g0001-r01", "true")
-    lines = site.do("resume", "o", "--wait").stderr
-    assert "submitted 1 run(s)" in lines
-    assert "g0001: starts after the end of the cancelled tasks" in lines
+    said = site.do("resume", "o", "--wait").stderr
+    assert "submitted 1 run(s)" in said
+    assert "g0001: starts after the end of the cancelled tasks" in said
     assert site.states() == {"done"}
     assert site.executions() == ["g0001-r01", "ended", "g0001-r01"]
 
@@ -111,17 +111,17 @@ def test_a_sweep_into_its_own_folder_names_resume(tmp_path: Path, cluster: Slurm
     assert site.journal() == journal
 
 
-def test_a_refused_submission_leaves_no_folder(tmp_path: Path, cluster: Slurm) -> None:
+def test_a_refused_submission_leaves_nothing_behind(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, partition="nowhere")
-    message = site.do(*site.words(), code=2).stderr
-    assert "sbatch refused g0001.sbatch: " in message
-    assert "the profile's `partition`" in message
+    said = site.do(*site.words(), code=2).stderr
+    assert "sbatch refused g0001.sbatch: " in said
+    assert "the profile's `partition`" in said
     assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.timeout(3600)
-def test_each_of_many_quick_runs_gets_its_right_state(tmp_path: Path, cluster: Slurm, soak: bool) -> None:
-    """Five sizes; every tenth run fails, in one of four ways."""
+def test_each_of_many_quick_runs_has_its_own_end(tmp_path: Path, cluster: Slurm, soak: bool) -> None:
+    """Five sizes. Every tenth run fails, each in another way."""
     repeats = 200 if soak else 10
     site = quick(tmp_path, cluster, retry={})
     ends = {
@@ -145,7 +145,7 @@ def test_each_of_many_quick_runs_gets_its_right_state(tmp_path: Path, cluster: S
     assert {name: run["failure"] or "" for name, run in runs.items()} == expected
     assert Counter(site.executions()) == Counter(list(expected))
     print(f"{len(runs)} runs to their ends in {time.monotonic() - before:.0f} s: {Counter(expected.values())}")
-    # Only failed runs are executed again, as a second attempt.
+    # Only failed runs run again, and their old attempts stay.
     for path in (tmp_path / "behave").iterdir():
         path.unlink()
     site.do("resume", "o")
@@ -160,16 +160,16 @@ def test_each_of_many_quick_runs_gets_its_right_state(tmp_path: Path, cluster: S
     ]
 
 
-def test_status_queries_slurm_once_for_all_jobs_of_a_sweep(tmp_path: Path, cluster: Slurm) -> None:
+def test_one_query_asks_for_all_jobs_of_a_sweep(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, sbatch={"hold": True})
     site.do(*site.words("--repeats", "20", gpus="1,2,4,8,16"))
     for name in ("squeue", "sacct", "scontrol"):
         path = tmp_path / "bin" / name
         real = subprocess.run(["which", name], capture_output=True, text=True, check=True).stdout.strip()
-        path.write_text(f'#!/bin/bash\necho {name} >>{tmp_path}/queries\nexec {real} "$@"\n')
+        path.write_text(f'#!/bin/bash\necho {name} >>{tmp_path}/asked\nexec {real} "$@"\n')
         path.chmod(0o755)
     runs = site.runs()
-    assert (tmp_path / "queries").read_text().split() == ["squeue"]
+    assert (tmp_path / "asked").read_text().split() == ["squeue"]
     assert {(run["state"], run["reason"]) for run in runs.values()} == {("pending", "JobHeldUser")}
     assert len(site.do("cancel", "o").stdout.split()) == 100
     assert site.states() == {"cancelled"}

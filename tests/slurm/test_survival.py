@@ -1,4 +1,4 @@
-"""Ranks on two nodes that are interrupted, stopped and killed, under both launchers, and the states that follow."""
+"""Ranks on two nodes are asked to end, stopped, and killed, under both launchers. Slurm must see how the jobs end."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .conftest import Slurm, profile, ranks
 pytestmark = pytest.mark.slurm
 
 STALL_S = 6
-# KillWait of the virtual cluster in s (sites usually have 30): srun sends SIGKILL this long after a rank's end.
+# KillWait of the virtual cluster, in s; usually 30. srun waits this long after the first rank's end before SIGKILL.
 KILL_WAIT_S = 10
-# Additional seconds for a busy machine.
+# More seconds, for a busy machine.
 SLACK_S = 12
 
 
@@ -38,7 +38,7 @@ def trained(attempt: Path) -> bool:
 
 
 def pid(run: Path, rank: int) -> int:
-    """The pid of a living rank, on any node."""
+    """The pid of a live rank, on any node."""
     names = (f"OMPI_COMM_WORLD_RANK={rank}", f"PMIX_RANK={rank}")
     living = {pid: Path(f"/proc/{pid}/environ").read_bytes() for pid in ranks(run)}
     (found,) = [pid for pid, environ in living.items() if any(f"\0{name}\0".encode() in environ for name in names)]
@@ -46,27 +46,27 @@ def pid(run: Path, rank: int) -> int:
 
 
 def ended(*attempts: Path, within: float, began: float) -> None:
-    """Wait for the end of these attempts, at most `within` seconds after `began`."""
+    """Wait for the end of these attempts, which must come within this many seconds after `began`."""
     seconds = within - (time.monotonic() - began)
     until(lambda: all((attempt / EXIT_JSON).exists() for attempt in attempts), seconds)
 
 
 @pytest.mark.parametrize(
-    ("launcher", "term", "usr1", "logged"),
+    ("launcher", "term", "usr1", "heard"),
     [
-        # One signal goes to the ranks themselves, the other to the batch script, which passes it on.
+        # The signal goes to the ranks, and to the batch script, which passes it on.
         ("srun", ["--signal=TERM"], ["--batch", "--signal=USR1"], ["SIGTERM", "SIGUSR1"]),
-        # One goes to the batch script, the other to the ranks that mpirun started on other nodes: one rank is enough.
+        # The signal goes to the batch script, and to the ranks that mpirun started on other nodes. One rank is enough.
         ("mpirun", ["--batch", "--signal=TERM"], ["--signal=USR1"], ["SIGUSR1", "SIGUSR1"]),
     ],
     ids=["srun", "mpirun"],
 )
 @pytest.mark.timeout(300)
-def test_two_runs_are_interrupted_and_resumed_then_a_rank_is_stopped_and_one_killed(
+def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_killed(
     launcher: str,
     term: list[str],
     usr1: list[str],
-    logged: list[str],
+    heard: list[str],
     tmp_path: Path,
     shards: Dataset,
     cluster: Slurm,
@@ -87,7 +87,7 @@ def test_two_runs_are_interrupted_and_resumed_then_a_rank_is_stopped_and_one_kil
         until(lambda: all(run["state"] == "failed" for run in now()))
         return now(code=1)
 
-    # After the signal all ranks end within seconds, with a checkpoint.
+    # Ranks that are asked to end do so within seconds, and their work is kept.
     first = [run / "a001" for run in runs]
     until(lambda: all(map(trained, first)))
     jobs = [run["job"] for run in now(code=0)]
@@ -96,11 +96,11 @@ def test_two_runs_are_interrupted_and_resumed_then_a_rank_is_stopped_and_one_kil
         cluster.run("scancel", *words, job)
     ended(*first, within=SLACK_S, began=began)
     steps = []
-    for attempt, shown, how in zip(first, all_failed(), logged, strict=True):
-        interrupted = mllog.read(attempt / TRAIN_LOG).last(LogKey.INTERRUPTED)
-        assert interrupted is not None
-        assert interrupted.value == how
-        step = interrupted.metadata["step"]
+    for attempt, shown, how in zip(first, all_failed(), heard, strict=True):
+        told = mllog.read(attempt / TRAIN_LOG).last(LogKey.INTERRUPTED)
+        assert told is not None
+        assert told.value == how
+        step = told.metadata["step"]
         assert (attempt.parent / CHECKPOINTS / f"step-{step:08d}").is_dir()
         assert sweepdir.read_exit(attempt).rc == EXIT_INTERRUPTED
         assert not sweepdir.read_aborts(attempt)
@@ -110,7 +110,7 @@ def test_two_runs_are_interrupted_and_resumed_then_a_rank_is_stopped_and_one_kil
         steps.append(step)
     assert ranks(tmp_path) == []
 
-    # `resume` continues from the checkpoints.
+    # `resume` continues from there.
     assert len(hpcjobs("resume", "o", cwd=tmp_path, env=cluster.env).stdout.split()) == 2
     second = [run / "a002" for run in runs]
     until(lambda: all(map(trained, second)))
@@ -120,7 +120,7 @@ def test_two_runs_are_interrupted_and_resumed_then_a_rank_is_stopped_and_one_kil
         first_window = next(event for event in mllog.events(attempt / TRAIN_LOG) if event.key == LogKey.WINDOW)
         assert first_window.metadata["step"] > step
 
-    # No launcher notices a stopped rank; both notice a killed one.
+    # No launcher notices a stopped rank. Each launcher notices a killed one.
     victims = [pid(run, 1) for run in runs]
     until(lambda: "step" in (second[0] / ".pulse" / "r00001").read_text())
     began = time.monotonic()
@@ -135,17 +135,17 @@ def test_two_runs_are_interrupted_and_resumed_then_a_rank_is_stopped_and_one_kil
     assert "train.stall_s" in stopped["hint"]
     line = stopped["reason"].rpartition(" (rank 0")[0]
     assert f"hpcjobs: error: stalled: {line}\n" in (second[0] / JOB_LOG).read_text()
-    # The stopped rank itself reports nothing.
+    # The stopped rank reports no other rank.
     assert [abort["rank"] for abort in sweepdir.read_aborts(second[0])] == [0]
 
     assert killed["failure"] == "signal"
     assert "crashed or was killed" in killed["hint"]
     node = killed["nodes"][1]
-    lines = {
+    said_by = {
         "srun": f"srun: error: {node}: task 1: Killed",
         "mpirun": f" on node {node} exited on signal 9 (Killed).",
     }
-    assert lines[launcher] in killed["reason"]
+    assert said_by[launcher] in killed["reason"]
     assert launcher == "srun" or "mpirun noticed that process rank 1 with PID " in killed["reason"]
     assert f"{killed['reason']}\n" in (second[1] / JOB_LOG).read_text()
     assert not sweepdir.read_aborts(second[1])

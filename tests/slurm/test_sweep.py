@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm with real Horovod ranks and real X-rays. test_docs.py has the sweep of five sizes."""
+"""Sweeps on a real Slurm with real Horovod ranks and real X-rays. The sweep of five sizes is in test_docs.py."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ GOLDEN = Path(__file__).parent.parent / "control" / "golden"
 
 
 @pytest.mark.timeout(600)
-def test_a_benchmark_under_mpirun(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
-    """test_docs.py runs 1, 2 and 8 GPUs under `srun --mpi=pmix`."""
+def test_mpirun_starts_the_same_ranks_here_for_a_benchmark(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+    """`srun --mpi=pmix` on 1, 2 and 8 GPUs is tested by the first sweep in test_docs.py."""
     other = profile(tmp_path, launcher="mpirun")
     settings = (f"data.dir={nih_shards.folder}", "mode=benchmark", "measure.max_steps=20", "measure.warmup_steps=6")
     words = ("sweep", "--gpus", "1,2,8", "--experiment", "demo", "--cluster", other, "--out", "o", "--wait")
@@ -44,8 +44,8 @@ def test_a_benchmark_under_mpirun(tmp_path: Path, cluster: Slurm, nih_shards: Da
 
 
 @pytest.mark.timeout(400)
-def test_each_way_to_end_shows_after_hpcjobs_has_exited(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
-    """A time limit, a killed rank, an scancel from outside, and `hpcjobs cancel`."""
+def test_each_way_to_end_shows_as_what_it_is(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+    """A time limit, a killed rank, a scancel from outside, and a cancel. The shells that submitted have exited."""
     endless = ("--set", "train.steps=1000000", "--set", f"data.dir={nih_shards.folder}", "--experiment", "demo")
 
     def submit(folder: str, gpus: str, repeats: str, cluster_name: str) -> None:
@@ -78,7 +78,7 @@ def test_each_way_to_end_shows_after_hpcjobs_has_exited(tmp_path: Path, cluster:
     until(lambda: (tmp_path / "short" / "runs" / "g0001-r01" / "a001" / "exit.json").exists(), seconds=180)
     until(lambda: now("short")["g0001-r01"]["word"] == "TIMEOUT")
     ended = now("short", 1)["g0001-r01"]
-    # At the limit the ranks get a signal. If they write a checkpoint in time, the failure class is `interrupted`.
+    # The ranks are signalled at the limit, too. If they wrote their checkpoint in time, that counts instead.
     assert ended["state"] == "failed"
     assert ended["failure"] in ("timeout", "interrupted")
     assert any(words in ended["reason"] for words in ("DUE TO TIME LIMIT", "a checkpoint of step "))
@@ -94,8 +94,8 @@ def test_every_golden_script_is_accepted(script: Path, cluster: Slurm) -> None:
 
 
 @pytest.mark.parametrize("gpus", NODES)
-def test_slurm_has_read_every_directive(gpus: int, cluster: Slurm, tmp_path: Path) -> None:
-    """sbatch ignores directives after the first command: the job must have what the script requests."""
+def test_the_directives_are_in_force(gpus: int, cluster: Slurm, tmp_path: Path) -> None:
+    """No command stands before a directive, which would end them: Slurm has every value that the script asks for."""
     script = tmp_path / "held.sbatch"
     text = (GOLDEN / f"c4140-srun-g{gpus:04d}.sbatch").read_text()
     script.write_text(text.replace("/scratch/study", str(tmp_path)))

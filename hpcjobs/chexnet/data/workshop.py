@@ -251,6 +251,6 @@ def make_records(
 
 
 def _claim(run: Path, shard: str, index: int) -> bool:
-    """Claim a shard for worker `index`. True too if this worker claimed it before Slurm requeued its job."""
+    """Claim a shard for worker `index`. Also True if it holds the claim already, from before Slurm requeued it."""
     claim = run / "claims" / shard
     return claim_link(claim, str(index)) or claim.read_text() == str(index)

@@ -1,0 +1,40 @@
+"""The real trainer, as a rank that also records the signals it receives.
+
+Called as `hearing.py -m hpcjobs.chexnet.train RUN_YAML --attempt DIR`, like a profile's `python`. Each
+handler that the trainer installs first appends the signal's name to DIR/heard-RANK.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+def main() -> None:
+    module, attempt = sys.argv[2], Path(sys.argv[5])
+    rank = os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["SLURM_PROCID"]
+    install = signal.signal
+
+    def install_and_record(number: int, handler: Any) -> Any:
+        if not callable(handler):
+            return install(number, handler)
+
+        def record(number: int, frame: FrameType | None) -> None:
+            with (attempt / f"heard-{rank}").open("a") as file:
+                file.write(f"{signal.Signals(number).name}\n")
+            handler(number, frame)
+
+        return install(number, record)
+
+    signal.signal = install_and_record
+    del sys.argv[1:3]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
