@@ -313,7 +313,16 @@ def sweep(
         out=None if out is None else Path(out),
         tell=tell,
     )
-    study, _ = ready.submit(["hpcjobs.sweep", *map(str, counts)], tell)
+    # The provenance keeps the command that does the same.
+    values: dict[str, object] = {
+        **{"gpus": ",".join(map(str, counts)), "experiment": experiment, "cluster": cluster, **site},
+        **{"repeats": repeats, "throttle": throttle},
+    }
+    words = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
+    words += [word for setting in _settings(settings or {}) for word in ("--set", setting)]
+    words += [word for option in sbatch for word in ("--sbatch", option)]
+    words += [flag for flag, is_set in (("--one-allocation", one_allocation), ("--preflight", preflight)) if is_set]
+    study, _ = ready.submit(["hpcjobs", "sweep", *words, "--out", str(ready.sweep.where.root)], tell)
     return study
 
 

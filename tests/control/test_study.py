@@ -38,7 +38,7 @@ def test_settings_are_written_as_the_command_line_writes_them(tmp_path: Path, mo
         ({"cluster": "lcal"}, "did you mean 'local'?"),
         ({"settings": {"batch.locl": 4}}, "batch.locl"),
         ({"site": {"qos": "high"}}, "--qos needs Slurm, but cluster 'local' uses scheduler local"),
-        ({"throttle": 1, "one_allocation": True}, "give one of them"),
+        ({"throttle": 1, "one_allocation": True}, "--throttle and --one-allocation exclude each other"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, dict) else "",
 )
