@@ -138,7 +138,7 @@ def test_stderr_explains_flags_and_runs_that_have_not_ended(tmp_path: Path) -> N
     )
     lines = hpcjobs("report", "--runs", "runs.csv", "--out", "o", cwd=tmp_path).stderr
     assert "2 run(s) have not ended: the table counts them under failed\n" in lines
-    assert "throttled (1): heat or the power supply slowed a GPU down\n" in lines
+    assert "throttled (1): a GPU was slowed by heat or its power supply\n" in lines
 
 
 DEMO = ("sweep", "--gpus", "8", "--experiment", "demo", "--dry-run", "--set", "data.dir=/d")
