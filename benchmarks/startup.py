@@ -33,7 +33,7 @@ def seconds(command: list[str]) -> float:
 
 
 def main() -> int:
-    """Print the times, the ratio and the difference; 1 if one is more than asked for."""
+    """Print the times, the ratio and the difference; returns 1 if one is above its limit."""
     best = dict.fromkeys(COMMANDS, float("inf"))
     for _ in range(ROUNDS):
         for name, command in COMMANDS.items():

@@ -101,7 +101,7 @@ def test_wrong_input_is_exit_code_2(tmp_path: Path, words: tuple[str, ...], mess
 
 
 @pytest.mark.parametrize(
-    ("built", "request", "state"),
+    ("built", "needs", "state"),
     [
         ("mpi nccl", {"device": "gpu", "gpus": 4}, OK),
         ("mpi gloo", {"device": "gpu", "gpus": 4}, FAILURE),
@@ -112,10 +112,10 @@ def test_wrong_input_is_exit_code_2(tmp_path: Path, words: tuple[str, ...], mess
     ],
 )
 def test_horovod_must_be_built_with_the_operations_that_runs_need(
-    built: str, request: dict[str, Any], state: str
+    built: str, needs: dict[str, Any], state: str
 ) -> None:
     has = {name: name in built.split() for name in ("mpi", "gloo", "nccl")}
-    found = node_check.operations("0.28.1", has, {"launcher": "srun", **request})
+    found = node_check.operations("0.28.1", has, {"launcher": "srun", **needs})
     assert found.state == state
     assert bool(found.remedy) == (state == FAILURE)
 

@@ -187,7 +187,8 @@ def sbatch_reads(line: str) -> tuple[str, str | None]:
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "sweep", "attempt_dir", "command", "told", "IFS", "POSIXLY_CORRECT", "UID", "RANDOM", "SECONDS"]
+    "name",
+    ["run", "sweep", "attempt_dir", "command", "warned_at", "IFS", "POSIXLY_CORRECT", "UID", "RANDOM", "SECONDS"],
 )
 def test_a_variable_that_the_script_or_bash_uses_is_refused_in_env(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"env.{name}"):
