@@ -192,7 +192,7 @@ def prepare(
     Raises InputError.
     """
     if throttle and one_allocation:
-        raise InputError("--throttle and --one-allocation exclude each other: one job runs one run at a time anyway")
+        raise InputError("--throttle and --one-allocation exclude each other: give one of them")
     profile = cluster or chosen_cluster(None, None, tell)
     user_limit = UserLimit(profile)
     limits, unknown = site_limits(profile)
