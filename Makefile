@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 override OUT := sweeps/demo
 
-# Open MPI refuses to start as root unless told twice. Said here for tests and demo, never by hpcjobs.
+# Open MPI starts as root only if both variables are set. They are set for tests and demo; hpcjobs never sets them.
 ifeq ($(shell id -u),0)
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
@@ -14,10 +14,10 @@ endif
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
-setup: ## install uv, Open MPI and the Python packages where they are missing
+setup: ## install uv, Open MPI and the Python packages if they are missing
 	@scripts/setup.sh
 
-setup-test: ## the same, and what the tests need (Slurm, chromium, shellcheck)
+setup-test: ## also install what the tests need (Slurm, chromium, shellcheck)
 	@scripts/setup.sh --test
 
 demo: setup ## scaling study of a tiny network on 1, 2 and 4 ranks of this machine
@@ -25,7 +25,7 @@ demo: setup ## scaling study of a tiny network on 1, 2 and 4 ranks of this machi
 	rm -rf "$(OUT)"
 	$(PYTHON) -m hpcjobs sweep --gpus 1,2,4 --experiment demo --cluster local --out "$(OUT)" --wait
 
-test: ## all tests; as root those on a virtual Slurm cluster too
+test: ## all tests; as root also those on a virtual Slurm cluster
 	@scripts/test.sh
 
 soak: setup-test ## the full counts: 200 kills, 1,000 runs on the virtual cluster (root, about an hour)
@@ -43,13 +43,13 @@ docs: setup ## docs/reference/ from the code, and all of docs/ as pages in build
 	$(PYTHON) -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --conf-dir docs . build/docs
 	@echo "wrote build/docs/docs/index.html"
 
-bench: setup-test ## print the benchmarks' ratios (root for the one that needs Slurm)
+bench: setup-test ## run the benchmarks and print their ratios (the one of Slurm needs root)
 	@failed=0; for file in benchmarks/*.py; do echo "== $$file"; $(PYTHON) "$$file" || failed=1; done; exit $$failed
 
 cluster-up: setup-test ## start the virtual four-node Slurm cluster of tests/slurm (root)
 	@$(PYTHON) tests/slurm/cluster.py up
 
-cluster-down: ## stop it and remove every trace
+cluster-down: ## stop that cluster and delete its files
 	@python3 tests/slurm/cluster.py down
 
 clean:

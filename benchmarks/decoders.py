@@ -130,7 +130,7 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     os.environ["VIPS_CONCURRENCY"] = "1"
     files = [path.read_bytes() for path in sorted((options.nih / "images").glob("*.png"))]
-    there = {}
+    installed = {}
     for name, make in LIBRARIES.items():
         try:
             module = importlib.import_module(name)
@@ -138,15 +138,15 @@ def main() -> None:
             print(f"{name}: not installed")
             continue
         version = module.__version__ if name != "PIL.Image" else importlib.import_module("PIL").__version__
-        there[f"{name.partition('.')[0]} {version}"] = make(module)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in there}
+        installed[f"{name.partition('.')[0]} {version}"] = make(module)
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in installed}
     for _ in range(options.rounds):
-        for name, (decode, resized) in there.items():
+        for name, (decode, resized) in installed.items():
             found[name].append((speed(decode, files), speed(resized, files)))
     print(f"one pinned core, {len(files)} X-rays to {SIZE} x {SIZE}, median of {options.rounds} rounds in turns")
     print(f"{'library':24}{'decode images/s':>17}{'and resize':>12}{'differs':>9}{'rejects cut':>13}{'flipped':>9}")
-    reference = np.stack([there[next(iter(there))][1](data) for data in files]).astype(int)
-    for name, (_, resized) in there.items():
+    reference = np.stack([installed[next(iter(installed))][1](data) for data in files]).astype(int)
+    for name, (_, resized) in installed.items():
         differs = np.abs(np.stack([resized(data) for data in files]).astype(int) - reference).mean()
         decoding, both = (statistics.median(column) for column in zip(*found[name], strict=True))
         errors = [rejects(resized, bad) for bad in damaged(files)]

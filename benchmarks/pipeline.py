@@ -1,4 +1,4 @@
-"""The input pipeline on one pinned core: the article's path, JPEG shards, ours, and the floor.
+"""Compares input pipelines on one pinned core: the article's, JPEG shards, ours, and the floor.
 
     .venv/bin/python benchmarks/pipeline.py [--nih DIR] [--rounds N]
 

@@ -1,12 +1,12 @@
-"""Preparation against its floor: decoding and resizing alone, with the same library.
+"""Compares data preparation with its floor: only decoding and resizing, with the same library.
 
     .venv/bin/python benchmarks/preparation.py [--nih DIR] [--rounds N] [--workers N]
 
-It prints three tables, each of one run. One core: the worker's loop against a bare loop of `decode`, in
-turns, pinned to the same core. N workers: `hpcjobs data prepare --workers N` against N processes of that
-bare loop, at full pace: from the moment when all N work until a tenth of the images is left. The start of
-the processes (importing Python and TensorFlow) is in the seconds of the whole command only.
-Memory: peak resident size of the process that prepares 210 to 20,000 made-up images.
+It prints three tables. One core: the worker's loop against a bare loop of `decode`, in turns, pinned to the
+same core. N workers: `hpcjobs data prepare --workers N` against N processes of that bare loop, from the
+moment when all N work until a tenth of the images is left. Only the seconds of the whole command include
+the start of the processes (importing Python and TensorFlow).
+Memory: peak resident size of the process that prepares 210 to 20,000 synthetic images.
 DIR is laid out like the sample: images/, Data_Entry_2017_v2020.csv.gz and the two lists. The exit
 code is 1 if a ratio is below the required one (0.85 on one core, 0.9 for N workers), or if memory
 grows by more than a tenth from 210 to 20,000 images.
@@ -73,7 +73,7 @@ def prepared(recipe: Recipe, scratch: Path) -> float:
 
 
 def one_core(recipe: Recipe, scratch: Path, rounds: int) -> bool:
-    """Print the table; returns whether the ratio is high enough. So do the next two functions."""
+    """Print the table; returns whether the median ratio is high enough."""
     core = min(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     paths = [recipe.read.paths[name] for names in recipe.plan.values() for name in names]
@@ -110,7 +110,7 @@ def many_workers(recipe: Recipe, scratch: Path, rounds: int, workers: int) -> bo
 
 
 def spread(recipe: Recipe, scratch: Path, workers: int) -> tuple[float, float]:
-    """Images a second of `workers` processes at full pace, and the seconds of the whole."""
+    """(images a second of `workers` processes while all of them work, seconds of the whole command)."""
     looks: list[tuple[float, int]] = []
 
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -137,7 +137,9 @@ def bare_share(list_of_paths: Path, share: str) -> None:
 
 
 def memory(scratch: Path) -> bool:
-    print("\nmemory: peak resident MiB, made-up images of 64 x 64\nimages  in this process  driver of 2  a worker of 2")
+    print(
+        "\nmemory: peak resident MiB, synthetic images of 64 x 64\nimages  in this process  driver of 2  a worker of 2"
+    )
     program = (
         "import resource, sys; from pathlib import Path; from hpcjobs.chexnet.data.build import make; "
         "from hpcjobs.chexnet.data.spread import Local; from hpcjobs.chexnet.data.synth import synth_recipe; "

@@ -153,7 +153,7 @@ def against_processes(ranks: int, blocks: int) -> None:
 
 
 def host_work(steps: int = 2000) -> None:
-    """The loop around a step that does nothing."""
+    """Time the training loop around a step that does nothing."""
     import horovod.tensorflow as hvd
     import tensorflow as tf
 
@@ -174,7 +174,7 @@ def host_work(steps: int = 2000) -> None:
         for variable in state:
             variable.read_value()
 
-    # As many variables as a step's graph takes, and no work.
+    # The step's graph with all its variables, but without work.
     run = tf.function(touch, autograph=False)
 
     class Nothing(Step):

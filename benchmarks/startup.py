@@ -1,7 +1,8 @@
-"""How long a start takes: `hpcjobs --help` beside `import click`, and `import hpcjobs` beside bare Python.
+"""Compares the time of a start: `hpcjobs --help` with `import click`, and `import hpcjobs` with bare Python.
 
-Asked for: `hpcjobs --help` takes at most 1.2 times `python -c "import click"`; `import hpcjobs` takes at most 20 ms
-more than bare Python. Interleaved, the minimum of each: a disturbance only ever adds to a start.
+Required: `hpcjobs --help` takes at most 1.2 times `python -c "import click"`; `import hpcjobs` takes at most 20 ms more
+than bare Python. The commands run in turns, and the smallest time of each counts: a disturbance can only make a start
+longer.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def seconds(command: list[str]) -> float:
 
 
 def main() -> int:
-    """Print the times, the ratio and the difference; 1 if one is more than asked for."""
+    """Print the times, the ratio and the difference; returns 1 if one is above its limit."""
     best = dict.fromkeys(COMMANDS, float("inf"))
     for _ in range(ROUNDS):
         for name, command in COMMANDS.items():
@@ -40,8 +41,8 @@ def main() -> int:
     for name, value in best.items():
         print(f"{1000 * value:7.1f} ms  {name}")
     ratio, more_ms = best[HELP] / best[CLICK], 1000 * (best[FACE] - best[BARE])
-    print(f"ratio {ratio:.2f} (asked for: at most {MOST_RATIO})")
-    print(f"import hpcjobs: {more_ms:.1f} ms over bare Python (asked for: at most {MOST_IMPORT_MS:g})")
+    print(f"ratio {ratio:.2f} (required: at most {MOST_RATIO})")
+    print(f"import hpcjobs: {more_ms:.1f} ms over bare Python (required: at most {MOST_IMPORT_MS:g})")
     return int(ratio > MOST_RATIO or more_ms > MOST_IMPORT_MS)
 
 

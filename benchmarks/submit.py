@@ -1,8 +1,8 @@
-"""What it costs to submit and to follow 1,000 runs, beside bare Slurm commands. Needs root: on the virtual cluster.
+"""Compares submitting and following 1,000 runs with bare Slurm commands, on the virtual cluster (needs root).
 
-Asked for: 1,000 runs in at most 10 calls of sbatch, and in at most a quarter of the time of 1,000 bare
-calls in a loop; their status in one query, in at most twice the time of the bare query and of reading the files
-that it must read. All jobs are held, on both sides, so that none runs meanwhile. Interleaved, medians.
+Required: hpcjobs submits 1,000 runs with at most 10 calls of sbatch, in at most a quarter of the time of 1,000 bare
+calls in a loop. It shows their status with one query, in at most twice the time of the bare query and of reading the
+files that it must read. All jobs are held, so that none runs meanwhile. Both take turns, and the medians count.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def hpcjobs(*words: str, cwd: Path) -> str:
-    """Run a command as a user does; its standard output."""
+    """Run a command as a user does; returns its standard output."""
     command = [sys.executable, "-m", "hpcjobs", *words]
     return subprocess.run(
         command, cwd=cwd, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -62,7 +62,7 @@ def bare_sbatch(script: Path) -> None:
 
 
 def bare_status(where: Path, jobs: list[str]) -> None:
-    """One query, and every file that says how far a run is: here the folders, in which no run has left anything."""
+    """One query, and a look at every file that shows a run's progress: here only empty folders."""
     subprocess.run(
         ["squeue", "--array", "--noheader", f"--jobs={','.join(jobs)}"], check=True, stdout=subprocess.DEVNULL
     )
@@ -73,7 +73,7 @@ def bare_status(where: Path, jobs: list[str]) -> None:
 
 
 def cancelled(where: Path, out: str = "") -> None:
-    """End the sweep in `out`, or the bare jobs, and wait until none is left: a round begins as the one before."""
+    """End the sweep in `out`, or the bare jobs, and wait until none is left, so that all rounds begin alike."""
     if out:
         hpcjobs("cancel", out, cwd=where)
     else:
@@ -83,7 +83,7 @@ def cancelled(where: Path, out: str = "") -> None:
 
 
 def submission(where: Path, rounds: int) -> bool:
-    """Time both ways to submit; whether the targets are met."""
+    """Time both ways to submit; returns whether the targets are met."""
     ours, bare = [], []
     for number in range(rounds):
         ours.append(seconds(lambda out=f"o{number}": sweep(where, out)))
@@ -95,12 +95,12 @@ def submission(where: Path, rounds: int) -> bool:
     ratio = statistics.median(ours) / statistics.median(bare)
     print(f"{statistics.median(bare):8.2f} s   {RUNS} bare calls of sbatch")
     print(f"{statistics.median(ours):8.2f} s   hpcjobs sweep of {RUNS} runs, in {calls} calls of sbatch")
-    print(f"ratio {ratio:.3f} (asked for: at most {SUBMIT_TARGET}), calls at most {CALLS_TARGET}\n")
+    print(f"ratio {ratio:.3f} (required: at most {SUBMIT_TARGET}), calls at most {CALLS_TARGET}\n")
     return ratio <= SUBMIT_TARGET and calls <= CALLS_TARGET
 
 
 def status(where: Path, rounds: int) -> bool:
-    """Time a look at 1,000 pending runs; whether the target is met. The start of Python is in neither."""
+    """Time a query of 1,000 pending runs; returns whether the target is met. Neither side includes Python's start."""
     sweep(where, "s")
     loaded = sweeps.load(where / "s")
     jobs = sorted({run.task.partition("_")[0] for run in follow.snapshot(loaded)})
@@ -114,12 +114,12 @@ def status(where: Path, rounds: int) -> bool:
     print(f"{1000 * statistics.median(bare):8.0f} ms  bare squeue, and the files read")
     print(f"{1000 * statistics.median(ours):8.0f} ms  the same by hpcjobs; {statistics.median(whole):.2f} s with the "
           f"start of Python, the plan and the printed table")  # fmt: skip
-    print(f"ratio {ratio:.2f} (asked for: at most {STATUS_TARGET})\n")
+    print(f"ratio {ratio:.2f} (required: at most {STATUS_TARGET})\n")
     return ratio <= STATUS_TARGET
 
 
 def rendering(where: Path, rounds: int) -> None:
-    """Time the making of a sweep's folder beside the writing of the same bytes."""
+    """Compare the time to make a sweep's folder with the time to write the same bytes."""
     variants = parameter_grid(profiles.read(Experiment, "demo"), ["data.dir=data"])
     plan = make_plan(SIZES, variants, profiles.cluster("virtual"), RUNS // len(SIZES))
     ours, bare = [], []
@@ -138,7 +138,7 @@ def rendering(where: Path, rounds: int) -> None:
 
 
 def write(root: Path, folders: list[Path], files: dict[Path, bytes]) -> None:
-    """Write the same folders and bytes, to the disk."""
+    """Write the same folders and bytes, and flush each file to the disk."""
     root.mkdir()
     for path in folders:
         (root / path).mkdir()
@@ -150,7 +150,7 @@ def write(root: Path, folders: list[Path], files: dict[Path, bytes]) -> None:
 
 
 def main() -> int:
-    """Print all ratios; 1 where a target is missed."""
+    """Print all ratios; returns 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds

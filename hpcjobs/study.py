@@ -1,4 +1,4 @@
-"""The Python face of hpcjobs: begin a sweep, or open one, and work with it. The command line is a thin coat over it."""
+"""The Python interface of hpcjobs: begin a sweep, or open one, and work with it. The command line calls it too."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ log_line: Tell = logging.getLogger("hpcjobs").info
 
 
 class Study:
-    """A sweep in its folder. Every method looks at the files and the scheduler anew; nothing is kept in memory.
+    """A sweep in its folder. Every method reads the files and queries the scheduler again; nothing is kept in memory.
 
     `tell` receives lines for the user; without it they go to the logger `hpcjobs`.
     """
@@ -59,11 +59,11 @@ class Study:
         return self.sweep.where.root
 
     def status(self) -> list[RunStatus]:
-        """The state of every run, by one query of the scheduler. If it is unreachable, the files alone count."""
+        """The state of every run, by one query of the scheduler. If it is unreachable, only the files count."""
         return follow.snapshot(self.sweep, self._tell)
 
     def wait(self, show: Callable[[list[RunStatus]], None] = lambda runs: None) -> list[RunStatus]:
-        """Wait until every submitted run has ended; `show` receives the states at each look.
+        """Wait until every submitted run has ended; `show` receives the states after each query.
 
         An interrupt (KeyboardInterrupt) leaves the runs as they are.
         """
@@ -87,7 +87,7 @@ class Study:
         return table
 
     def resume(self, *, retryable: bool = False) -> Resumed:
-        """Submit runs that failed, were cancelled or are missing; none that has a result or is under way.
+        """Submit runs that failed, were cancelled or are missing, never one that has a result or is under way.
 
         With `retryable`, only missing runs, and failures that the profile's `retry` allows. Raises InputError,
         SubmitRefused, SchedulerUnreachable, or lock.Locked if another process works on the sweep.
@@ -108,7 +108,7 @@ class Study:
             return cancel.cancel(self.sweep, names)
 
     def _advice(self) -> str:
-        """What somebody can do who may not write to the sweep's folder."""
+        """What a user without write permission for the sweep's folder can do instead; the end of an error message."""
         runs = self.sweep.where.report / "runs.csv"
         if not runs.is_file():
             return "; the sweep has not been collected yet, so ask its owner to run `hpcjobs report`"
@@ -117,10 +117,10 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """A sweep that is planned and rendered, of which nothing is written or submitted yet.
+    """A sweep that is planned and rendered; nothing is written or submitted yet.
 
-    `scripts`: text by group. `preflight`: the script of the check that the runs wait for, if there is one, by its
-    folder's name. `unknown_limits`: why the site's limits are unknown, or empty.
+    `scripts`: text by group. `preflight`: the text of the script that checks a node before the runs, by its folder's
+    name; empty without such a check. `unknown_limits`: why the site's limits are unknown, or empty.
     """
 
     sweep: Sweep
@@ -168,7 +168,7 @@ class Preparation:
     ) -> tuple[Study, dict[str, str]]:
         """Write the sweep's folder and submit everything: (the study, job ids by group).
 
-        `command` is kept as the provenance; `show_plan` is called after writing and before submitting. If all
+        `command` is recorded in provenance.json. `show_plan` is called after writing and before submitting. If all
         submissions are refused, the folder is removed again. Raises SchedulerUnreachable, SubmitRefused,
         PreflightFailed, or OSError.
         """
@@ -193,7 +193,7 @@ def prepare(
     out: Path | None = None,
     tell: Tell = log_line,
 ) -> Preparation:
-    """Plan a sweep and render its scripts. Parameters as those of `sweep`, but for `cluster`, which is a profile.
+    """Plan a sweep and render its scripts. The parameters are those of `sweep`, but `cluster` is a profile.
 
     Raises InputError.
     """
@@ -201,7 +201,7 @@ def prepare(
         if number is not None and (not isinstance(number, int) or number < 1):
             raise InputError(f"--{name} {number}: expected a whole number, at least 1")
     if throttle and one_allocation:
-        raise InputError("--throttle and --one-allocation: one job runs one run after another; give one of them")
+        raise InputError("--throttle and --one-allocation exclude each other: give one of them")
     profile = cluster or chosen_cluster(None, None, tell)
     user_limit = UserLimit(profile)
     limits, unknown = site_limits(profile)
@@ -251,7 +251,7 @@ def _make_data(sweep: Sweep) -> None:
 
 
 def _submit(sweep: Sweep, check_node: bool, tell: Tell) -> dict[str, str]:
-    """Make up the data and submit everything, behind a check of a node if `check_node`."""
+    """Make the data and submit everything, after a check of a node if `check_node`."""
     jobs: dict[str, str] = {}
     first: tuple[str, ...] = ()
     where = shlex.quote(shown(sweep.where.root))
@@ -272,7 +272,7 @@ def _submit(sweep: Sweep, check_node: bool, tell: Tell) -> dict[str, str]:
         tell(f"submitted before that: {', '.join(jobs)}; `hpcjobs resume {where}` submits the rest")
         raise
     except (HpcjobsError, OSError, KeyboardInterrupt):
-        tell(f"interrupted before all was submitted; `hpcjobs resume {where}` continues, and submits nothing twice")
+        tell(f"stopped before everything was submitted; `hpcjobs resume {where}` continues, and submits nothing twice")
         raise
     return jobs
 
@@ -296,7 +296,7 @@ def sweep(
 
     gpus: GPU counts, such as [1, 2, 4] or "1,2,4".
     experiment: a name of `experiments/`, or a file.
-    cluster: a name of `hpcjobs cluster list`, or a file; absent: as `hpcjobs sweep` chooses.
+    cluster: a name of `hpcjobs cluster list`, or a file; absent: `hpcjobs sweep`'s choice without --cluster.
     settings: experiment keys to override; a list is swept: {"batch.local": [32, 64], "model.weights": "none"}.
     site: keys of the profile to override, such as {"partition": "v100", "time": "01:00:00"}.
     sbatch: any other options of sbatch, such as ["mail-type=FAIL"].
@@ -308,7 +308,7 @@ def sweep(
 
     Raises InputError, SubmitRefused, SchedulerUnreachable.
     """
-    site = site or {}
+    site, written = site or {}, list(_settings(settings or {}))
     counts = planning.parse_gpus(gpus if isinstance(gpus, str) else ",".join(map(str, gpus)))
     ready = prepare(
         counts,
@@ -316,7 +316,7 @@ def sweep(
         cluster=overridden(
             chosen_cluster(None if cluster is None else str(cluster), site.get("partition"), tell), site, sbatch
         ),
-        settings=list(_settings(settings or {})),
+        settings=written,
         repeats=repeats,
         throttle=throttle,
         one_allocation=one_allocation,
@@ -324,12 +324,21 @@ def sweep(
         out=None if out is None else Path(out),
         tell=tell,
     )
-    study, _ = ready.submit(["hpcjobs.sweep", *map(str, counts)], tell)
+    # The provenance keeps the command that does the same.
+    values: dict[str, object] = {
+        **{"gpus": ",".join(map(str, counts)), "experiment": experiment, "cluster": cluster, **site},
+        **{"repeats": repeats, "throttle": throttle},
+    }
+    words = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
+    words += [word for setting in written for word in ("--set", setting)]
+    words += [word for option in sbatch for word in ("--sbatch", option)]
+    words += [flag for flag, is_set in (("--one-allocation", one_allocation), ("--preflight", preflight)) if is_set]
+    study, _ = ready.submit(["hpcjobs", "sweep", *words, "--out", str(ready.sweep.where.root)], tell)
     return study
 
 
 def _settings(settings: Mapping[str, object]) -> Iterator[str]:
-    """The settings as the command line writes them."""
+    """The settings as the values of --set."""
     for key, value in settings.items():
         # An array of numpy is an iterable, too.
         is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))

@@ -1,14 +1,14 @@
 #!/bin/bash
 # Installs what is missing: Debian packages (as root), uv, and the Python packages in .venv.
-# With --test, what the tests need too. Run again, it finds everything there and ends at once.
+# With --test, also what the tests need. A second run finds everything installed and ends at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 need=()
-want() { # want COMMAND PACKAGE: the package is needed where the command is missing
+want() { # want COMMAND PACKAGE: the package is needed if the command is missing
     command -v "$1" >/dev/null || need+=("$2")
 }
-install_needed() { # as root; without, name the one command that an administrator must run
+install_needed() { # as root; another user is told the one command that an administrator must run
     if [ ${#need[@]} = 0 ]; then return; fi
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         echo "missing Debian packages; an administrator must run:" >&2
@@ -17,7 +17,7 @@ install_needed() { # as root; without, name the one command that an administrato
     fi
     echo "installing Debian packages: ${need[*]}" >&2
     export DEBIAN_FRONTEND=noninteractive
-    # A daemon that a package starts would only be in the way: tests start their own.
+    # No package may start its daemon: the tests start their own.
     if [ ! -e /usr/sbin/policy-rc.d ]; then
         trap 'rm -f /usr/sbin/policy-rc.d' EXIT
         printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
@@ -39,15 +39,15 @@ assert os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")
 PY
 if [ "${1:-}" = --test ]; then
     want shellcheck shellcheck
-    # Completion is tried in the shells themselves.
+    # Completion is tested in the real shells.
     want zsh zsh
     want fish fish
-    # The page of the report is looked at in a real browser.
+    # The page of the report is tested in a real browser.
     want chromium chromium
     want chromedriver chromium-driver
 fi
 install_needed
-# The virtual Slurm cluster needs root: without it, its packages are of no use.
+# The virtual Slurm cluster needs root: other users do not need its packages.
 if [ "${1:-}" = --test ] && [ "$(id -u)" = 0 ]; then
     for package in $(python3 tests/slurm/cluster.py packages); do
         dpkg -s "$package" >/dev/null 2>&1 || need+=("$package")
@@ -55,7 +55,7 @@ if [ "${1:-}" = --test ] && [ "$(id -u)" = 0 ]; then
     install_needed
 fi
 
-# uv: the one on PATH where it is new enough for extra-build-dependencies, else one of our own.
+# uv: the one on PATH if it is new enough for extra-build-dependencies, else one in .tools.
 uv=uv
 if ! command -v uv >/dev/null || ! uv --version | awk '{split($2, v, "."); exit !(v[1] > 0 || v[2] >= 9)}'; then
     uv=.tools/bin/uv
@@ -66,11 +66,11 @@ if ! command -v uv >/dev/null || ! uv --version | awk '{split($2, v, "."); exit 
     fi
 fi
 
-# .venv is up to date where it was made from these very files.
+# .venv is up to date if it was made from these files as they are now.
 made_from="$(cat pyproject.toml setup.cfg scripts/setup.sh | sha256sum)"
 if [ "$(cat .venv/hpcjobs-made-from 2>/dev/null)" != "$made_from" ]; then
     echo "installing Python packages in .venv (TensorFlow is large; Horovod is compiled)" >&2
-    # Compiled now: sixteen ranks that each compile TensorFlow's sources as they start take twice as long.
+    # Compile to bytecode now: sixteen ranks that each compile TensorFlow's sources at their start take twice as long.
     "$uv" sync --quiet --extra train --python '>=3.10,<3.12' --compile-bytecode
     echo "$made_from" >.venv/hpcjobs-made-from
 fi

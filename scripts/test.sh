@@ -1,5 +1,5 @@
 #!/bin/bash
-# All tests, and at the end where the wall time went. Arguments go to pytest, which then runs once.
+# Runs all tests, and prints the wall time of each stage at the end. Arguments go to pytest, which then runs once.
 # shellcheck disable=SC2317 # `stage` calls the functions
 set -uo pipefail
 trap 'exit 130' INT
@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 stages=()
 failed=0
-stage() { # stage NAME COMMAND...: run it, note its time, go on
+stage() { # stage NAME COMMAND...: run the command and note its time; a failure does not stop the next stage
     local name=$1 start=$SECONDS
     shift
     echo "== $name"
@@ -15,12 +15,12 @@ stage() { # stage NAME COMMAND...: run it, note its time, go on
     stages+=("$(printf '%6d s  %s' $((SECONDS - start)) "$name")")
 }
 
-run() { # run CACHE ARGUMENT...: pytest, with what two that run at once would share in a place for each
+run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two may run at the same time
     .venv/bin/python -m pytest --durations=20 -o "cache_dir=.pytest_cache/$1" "${@:2}"
 }
 
-# Tests that compute run ranks that wait for each other, those of the control half one short process after the other:
-# side by side they use both cores. No test of either writes where one of the other does.
+# Tests of the compute half run ranks that wait for each other, those of the control half run one short process after
+# another: side by side they use both cores. They share no files.
 COMPUTE=(tests/train tests/data tests/e2e)
 side_by_side() {
     local output rc=0 other
@@ -49,7 +49,7 @@ if [ "$failed" = 0 ]; then
         stage "pytest" run all "${marks[@]}" "$@"
     else
         stage "pytest but for tests/slurm" side_by_side
-        # Alone: Slurm's time limits are of the clock.
+        # Not beside other tests: Slurm's time limits are wall time.
         if [ "$(id -u)" = 0 ]; then stage "pytest tests/slurm" run slurm tests/slurm; fi
     fi
 fi

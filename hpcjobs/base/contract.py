@@ -50,7 +50,7 @@ THROTTLE_REASONS: Mapping[str, int] = {
 # sysexits.h. The same command, run again, continues from that checkpoint.
 EXIT_INTERRUPTED = 75
 
-# What to do if TensorFlow or Horovod is missing. `pip install` alone may build a Horovod without MPI, Gloo and NCCL.
+# The remedy if TensorFlow or Horovod is missing. A plain `pip install` may build a Horovod without MPI, Gloo and NCCL.
 INSTALL_COMPUTE = "install the compute half: `uv sync --extra train` in a checkout, or as its docs/install.md says"
 
 # Files in the folder of a check: the login node writes the request, the compute node writes what it found.
@@ -200,9 +200,9 @@ def split_batch(batch: Mapping[str, int | None], gpus: int) -> tuple[int, int]:
 
 
 def divide_batch(local: int | None, whole: int | None, passes: int, gpus: int) -> tuple[int, int]:
-    """(local, global) batch for `gpus` ranks, of a `local` batch or else of a `whole` (global) one, in images.
+    """(local, global) batch in images for `gpus` ranks, from a `local` batch, or else from a `whole` (global) one.
 
-    Raises ValueError where the global batch does not divide evenly over the ranks, or the local one into its `passes`.
+    Raises ValueError if the global batch does not divide evenly over the ranks, or the local one into its `passes`.
     """
     if local is None:
         assert whole is not None
@@ -229,7 +229,7 @@ def dump_run(config: RunConfig) -> str:
 def dump_runs(configs: Iterable[RunConfig]) -> Iterator[str]:
     """The text of each `run.yaml` of one sweep.
 
-    In a sweep, runs of equal `params` have equal experiments: what such runs share is serialised once.
+    Runs of a sweep with equal `params` have equal experiments: what such runs share is serialised once.
     """
     shared: dict[tuple[object, ...], str] = {}
     for config in configs:

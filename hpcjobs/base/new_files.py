@@ -84,7 +84,7 @@ def _place(temporary: Path, path: Path) -> None:
     """Give the file its name. Raises InputError if the name exists meanwhile: a rename would replace it."""
     try:
         placed = link_once(temporary, path)
-    except OSError:  # a file system without links: a race between this look and the rename remains
+    except OSError:  # a file system without links: another process may still make the file after this check
         placed = not os.path.lexists(path)
         if placed:
             os.replace(temporary, path)

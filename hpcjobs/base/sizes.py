@@ -1,4 +1,4 @@
-"""A size of a study: GPUs over nodes."""
+"""A size of a study: a number of GPUs, spread over nodes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """GPUs over nodes. `tasks_per_node` is that of the fullest node."""
+    """GPUs, spread over nodes. `tasks_per_node` is that of the fullest node."""
 
     gpus: int
     nodes: int
@@ -16,6 +16,6 @@ class Size:
     def gpus_held(self, gpus_per_node: int | None, is_exclusive: bool) -> int:
         """GPUs that a job of this size keeps from others: all GPUs of its nodes if these are exclusive, else its own.
 
-        `gpus_per_node` is what a node has; None is not known.
+        `gpus_per_node` is the number that a node has; None is unknown.
         """
         return self.nodes * gpus_per_node if is_exclusive and gpus_per_node else self.gpus

@@ -80,18 +80,18 @@ class SweepDir:
         return self.runs / name
 
     def claim(self, run: str, submission: int) -> Path:
-        """What the one job that may run this submission of the run makes first, by link()."""
+        """The claim of a run's submission: a job makes it with link() before anything else, or must not run the run."""
         return self.run(run) / f"claim-s{submission:03d}"
 
     def entries(self, name: str) -> list[str]:
-        """What stands in a run's folder."""
+        """The names in a run's folder; [] if it cannot be read."""
         try:
             return os.listdir(self.run(name))
         except OSError:
             return []
 
     def attempts(self, name: str, entries: Iterable[str] | None = None) -> list[Path]:
-        """Attempt folders of a run, oldest first, among `entries` where these are at hand."""
+        """Attempt folders of a run, oldest first. `entries`: the names in the run's folder, if the caller has them."""
         found = [entry for entry in (self.entries(name) if entries is None else entries) if _ATTEMPT.match(entry)]
         if not found:
             return []
@@ -125,7 +125,7 @@ def is_revoked(sweep: SweepDir, run: str, submission: int) -> bool:
 
 
 def open_sweep(folder: Path) -> SweepDir:
-    """The sweep in `folder`. Raises InputError where there is none."""
+    """The sweep in `folder`. Raises InputError if there is none."""
     sweep = SweepDir(folder.resolve())
     if not sweep.sweep_yaml.is_file():
         raise InputError(f"{folder}: no sweep here (no sweep.yaml); give the folder that `hpcjobs sweep` printed")
@@ -133,7 +133,7 @@ def open_sweep(folder: Path) -> SweepDir:
 
 
 def read_sweep_yaml(path: Path) -> dict[str, Any]:
-    """The resolved sweep. Raises InputError where the file cannot be read or is no sweep."""
+    """The content of a sweep.yaml. Raises InputError if the file cannot be read or does not hold a sweep."""
     try:
         with open_plain(path, follow=True) as file:
             text = file.read().decode("utf-8")
@@ -156,7 +156,7 @@ def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     events = []
-    for line in text.split("\n"):  # no other sign ends a line: Slurm's words, which it holds, may have one
+    for line in text.split("\n"):  # not splitlines: Slurm's messages in it may hold other line separators
         with contextlib.suppress(json.JSONDecodeError):
             entry = json.loads(line)
             if isinstance(entry, dict) and "event" in entry:
@@ -168,7 +168,7 @@ def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
 
 
 def read_exit(attempt: Path) -> ExitRecord | None:
-    """The attempt's exit.json, or None where there is none."""
+    """The attempt's exit.json, or None if it has none."""
     data = read_json(attempt / contract.EXIT_JSON)
     if data is None:
         return None
@@ -179,6 +179,6 @@ def read_exit(attempt: Path) -> ExitRecord | None:
 
 
 def read_aborts(attempt: Path) -> list[dict[str, Any]]:
-    """What each rank that gave up left behind, the earliest first."""
+    """The abort-rNNN.json of each rank that gave up, the earliest first."""
     found = [read_json(path) for path in sorted(attempt.glob("abort-r*.json"))]
     return sorted((abort for abort in found if abort), key=lambda abort: float(abort.get("time", 0)))

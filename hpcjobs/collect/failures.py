@@ -178,8 +178,12 @@ def classify(
     `aborts` are the abort-rNNN.json of its ranks, the earliest first; `line` is the line of its log that says why.
     """
     job_nodes = answer.nodes if answer and answer.nodes else expand_hosts(exit_record.nodelist if exit_record else "")
-    kind, evidence = _class_and_evidence(answer, exit_record, _first_cause(aborts), line)
-    return failure(kind, evidence, _bad_nodes(kind, evidence, job_nodes))
+    cause = _first_cause(aborts)
+    kind, evidence = _class_and_evidence(answer, exit_record, cause, line)
+    reported = cause.get("nodes") if cause else None
+    # Version 0.1 wrote the nodes into the message alone, and a log line is all that Slurm or MPI leave.
+    named = reported if isinstance(reported, list) and reported else causes.nodes(evidence)
+    return failure(kind, evidence, _bad_nodes(kind, map(str, named), job_nodes))
 
 
 def failure(kind: str, evidence: str, nodes: Iterable[str] = ()) -> Failure:
@@ -250,13 +254,13 @@ def _first_cause(aborts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | Non
     return None
 
 
-def _bad_nodes(kind: str, evidence: str, job_nodes: Sequence[str]) -> Iterator[str]:
-    """The job's nodes that the evidence names as bad, by the scheduler's names."""
+def _bad_nodes(kind: str, named: Iterable[str], job_nodes: Sequence[str]) -> Iterator[str]:
+    """The job's nodes among the `named` ones, which are reported as bad, by the scheduler's names."""
     if kind not in ("node_failure", "boot_failure", ErrorCode.STALLED):
         return
-    named = {name.partition(".")[0] for name in causes.nodes(evidence)}
-    if kind != ErrorCode.STALLED and not named and len(job_nodes) == 1:
+    short = {name.partition(".")[0] for name in named}
+    if kind != ErrorCode.STALLED and not short and len(job_nodes) == 1:
         yield job_nodes[0]
     for node in job_nodes:
-        if node.partition(".")[0] in named:
+        if node.partition(".")[0] in short:
             yield node

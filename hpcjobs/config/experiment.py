@@ -70,9 +70,7 @@ class Data(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.dir is not None and self.synth is not None:
-            raise ValueError(
-                "give one of data.dir (images that are there) and data.synth (images to make up), not both"
-            )
+            raise ValueError("give one of data.dir (existing images) and data.synth (images to make up), not both")
 
 
 class Augment(Section, frozen=True, kw_only=True):

@@ -204,7 +204,7 @@ def _status(
         state = RunState.CANCELLED if submission.cancelled else RunState.SUBMITTING
         reason = "" if submission.cancelled else "no answer of the scheduler is recorded; `hpcjobs resume` finds out"
         return dataclasses.replace(status, state=state, reason=reason)
-    ended = _ended(submission, answer, mine, asked=answers is not None)
+    ended = _ended(submission, answer, mine, answered=answers is not None)
     if ended is RunState.FAILED:
         return dataclasses.replace(status, state=ended, failure=classify(answer, mine.exit, mine.aborts, mine.line))
     if ended is not None:
@@ -231,11 +231,11 @@ def alive(answer: JobState | None) -> bool:
     return answer is not None and (answer.state is None or not answer.state.final)
 
 
-def _ended(submission: Submission, answer: JobState | None, mine: Evidence, *, asked: bool) -> RunState | None:
+def _ended(submission: Submission, answer: JobState | None, mine: Evidence, *, answered: bool) -> RunState | None:
     """How the task ended without a measurement, or None while it has not ended."""
     if answer is not None and answer.state is None:
         return None  # an unknown word is neither success nor failure
-    if not asked and mine.exit is not None and mine.exit.rc == EXIT_INTERRUPTED:
+    if not answered and mine.exit is not None and mine.exit.rc == EXIT_INTERRUPTED:
         return None  # it may be requeued
     if answer is not None and answer.state is RunState.CANCELLED:
         # Slurm itself cancels a job that exceeds its memory: a failure of the job, not a user's cancel.

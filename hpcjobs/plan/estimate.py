@@ -48,9 +48,9 @@ def estimate(plan: Plan, scheduler: Scheduler, scripts: Mapping[str, str], limit
     # The scripts of single sizes are not submitted if one allocation runs them all.
     submitted = [name for name in scripts if name in plan.run_names or name == COLLECTOR]
     with ThreadPoolExecutor() as pool:
-        asked = {name: pool.submit(scheduler.test, scripts[name]) for name in submitted}
+        tests = {name: pool.submit(scheduler.test, scripts[name]) for name in submitted}
     try:
-        for name, answer in asked.items():
+        for name, answer in tests.items():
             try:
                 starts[name] = answer.result()
             except SubmitRefused as error:

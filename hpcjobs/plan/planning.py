@@ -98,8 +98,8 @@ def size_of(gpus: int, cluster: Cluster) -> Size:
 def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]:
     """The experiment with every combination of the values of `--set KEY=V1,V2`.
 
-    `data.dir` and a path in `model.weights` are made absolute: relative to the working folder where a setting
-    gave them, else to the experiment's file. Raises InputError for a malformed setting or a value that the key
+    `data.dir` and a path in `model.weights` are made absolute: relative to the working folder if a setting gave
+    them, else to the folder of the experiment's file. Raises InputError for a malformed setting or a value that the key
     does not accept.
     """
     choices: dict[str, list[str]] = {}

@@ -24,7 +24,7 @@ from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep, load
 from hpcjobs.report.write import write_report
 
-# The end of each run's log that the page shows: the last lines, of at most so many bytes.
+# The page shows the end of each run's log: at most this many lines and bytes.
 TAIL_LINES = 20
 TAIL_BYTES = 4096
 
@@ -34,7 +34,7 @@ Tell = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class ReportRequest:
-    """What to report beside the table of the runs.
+    """What a report contains in addition to the table of the runs.
 
     `baseline`: a number of GPUs that was measured, or "node", as text. `against`: the folder of another sweep, or a
     runs.csv. `reference`: the name or file of a published table.

@@ -161,7 +161,7 @@ def doubt(model: Model) -> str:
     # A size that was run has its measurement, so only the others are named.
     where = sizes([each.gpus for each in wide if each.measured is None] or [each.gpus for each in wide])
     why = f"an interval's high end is more than {wide[0].images_per_sec.WIDEST} times its low end"
-    return f"these sizes vary too much to foretell {where}: {why}"
+    return f"these sizes vary too much to predict {where}: {why}"
 
 
 # --- cells ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How is it shown? The scaling report: tables, figures, page."""
+"""Writes the scaling report: tables, figures, page."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def answers(job: CheckJob, folder: Path, name: str, token: str, here: str) -> It
     """What the job found on its node, and what its start and end show. `here` is the name of this host."""
     if job.ended is None:
         why = f" ({job.reason})" if job.reason else ""
-        message = f"job {job.id} did not start in time{why}: no compute node was checked"
+        message = f"job {job.id} did not end in time{why}: no compute node was checked"
         yield Finding("node", WARNING, message, "try again when nodes are free, or with a larger --patience-min")
         return
     if job.seen is None:

@@ -65,7 +65,7 @@ def run_by_scheduler(
     A job that has not started after `patience_s` is cancelled, and so is one whose wait is interrupted.
     """
     scheduler = factory.make(cluster)
-    begun = asked = not_before = time.time()
+    begun = polled_at = not_before = time.time()
     seen: float | None = None
     job = scheduler.submit(script, [0], name, Order())
     tell(f"job {job} looks at a compute node ...")
@@ -78,8 +78,8 @@ def run_by_scheduler(
                 seen = time.time()
             elif seen is None:
                 not_before = now
-            if now - asked > _POLL_S:
-                asked, state = now, scheduler.poll([f"{job}_0"]).get(f"{job}_0", state)
+            if now - polled_at > _POLL_S:
+                polled_at, state = now, scheduler.poll([f"{job}_0"]).get(f"{job}_0", state)
                 ended = state.state is not None and state.state.final
             started = seen is not None or state.state is RunState.RUNNING
             if not ended and now - begun > patience_s + (_LONGEST_S if started else 0.0):
@@ -88,7 +88,7 @@ def run_by_scheduler(
     finally:
         if not ended:
             scheduler.cancel([job])
-    while seen is None and time.time() < asked + _NFS_CACHE_S:
+    while seen is None and time.time() < polled_at + _NFS_CACHE_S:
         time.sleep(0.5)
         seen = time.time() if CLOCK in os.listdir(folder) else None
     return CheckJob(job, state, not_before, seen)

@@ -58,10 +58,10 @@ def ask() -> Facts:
     """Query Slurm. Raises SchedulerUnreachable or Refused if scontrol or sinfo fails; the other commands may fail."""
     commands = (_CONFIG, _PARTITIONS, _SINFO, _MPI, _HELP, (*_ASSOC, f"user={getpass.getuser()}"))
     with ThreadPoolExecutor() as pool:  # a command spends most of its time on connecting
-        asked = [pool.submit(run, *command, both=command is _MPI) for command in commands]
-    config, partitions, nodes = (each.result() for each in asked[:3])
+        running = [pool.submit(run, *command, both=command is _MPI) for command in commands]
+    config, partitions, nodes = (each.result() for each in running[:3])
     rest = []
-    for each in asked[3:]:
+    for each in running[3:]:
         try:
             rest.append(each.result())
         except (Refused, SchedulerUnreachable):

@@ -152,7 +152,7 @@ def _probe(plan: Plan, folder: Path, patience_s: float, tell: Tell, probe_s: int
     about = read_json(path)
     see = f"see {folder}/{_PROBE}.out"
     if job.ended is None:
-        return None, Finding("fabric", WARNING, f"job {job.id} did not start in time", "try again when nodes are free")
+        return None, Finding("fabric", WARNING, f"job {job.id} did not end in time", "try again when nodes are free")
     if about is None:
         return None, Finding("fabric", FAILURE, f"the probe failed: {last_line(folder, _PROBE)}", see)
     if "--horovod" in words and "horovod" not in about["together"]:

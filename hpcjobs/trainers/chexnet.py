@@ -30,8 +30,6 @@ def check_data(experiments: Iterable[Experiment], tell: Callable[[str], None]) -
                 f"experiment '{experiment.name}' needs data: make shards with `hpcjobs data prepare --out DIR ...` "
                 "(or `hpcjobs data synth --out DIR`), then give --set data.dir=DIR; data.synth makes up images"
             )
-    if len({experiment.data.synth for experiment in experiments if makes_up_data(experiment)}) > 1:
-        raise InputError("data.synth: one sweep makes up one data set: give data.synth.images and .size one value each")
     if any(map(makes_up_data, experiments)) and importlib.util.find_spec("tensorflow") is None:
         raise InputError(f"data.synth makes images on this machine, which needs TensorFlow: {INSTALL_COMPUTE}")
     for folder in {experiment.data.dir for experiment in experiments}:

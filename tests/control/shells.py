@@ -1,4 +1,4 @@
-"""Real shells on a terminal: a line is typed, the tab key pressed, and the words are seen that the command gets."""
+"""Real shells on a terminal: types a line with the tab key, and records the words that the command then gets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-# The command itself is replaced by what writes down its words; the completion runs the real one.
+# A function that writes down its words replaces the command; the completion runs the real one.
 _COMPLETES = {
     "bash": "source <(env hpcjobs completion bash)",
     "zsh": """autoload -U compinit; compinit -u -D
@@ -41,7 +41,7 @@ PATIENCE_S = 60.0
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """That of a user who has hpcjobs and the programs in `folder`/bin, whose home is `folder`, and no settings."""
+    """The environment of a user without settings, whose home is `folder`, with hpcjobs and `folder`/bin on PATH."""
     path = f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
     own = {"HOME": str(folder), "ZDOTDIR": str(folder), "XDG_CONFIG_HOME": f"{folder}/.config", "TERM": "xterm"}
     return {"PATH": path, "LANG": "C.UTF-8", **own}
@@ -52,7 +52,7 @@ def _control_terminal() -> None:
 
 
 class Shell:
-    """An interactive shell in a folder. `completes`: how it comes to complete; else as for one user."""
+    """An interactive shell in a folder. `completes`: lines that switch completion on; by default those for one user."""
 
     def __init__(self, name: str, folder: Path, completes: str | None = None):
         self.folder = folder
@@ -92,7 +92,7 @@ class Shell:
         while not ready():
             if select.select([self.terminal], [], [], 0.05)[0]:
                 self.seen += os.read(self.terminal, 65536)
-            assert time.monotonic() < deadline, f"{what} came to nothing: {self.seen.decode(errors='replace')}"
+            assert time.monotonic() < deadline, f"waited in vain for {what}: {self.seen.decode(errors='replace')}"
 
     def __enter__(self) -> Shell:
         return self

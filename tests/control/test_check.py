@@ -1,4 +1,4 @@
-"""`hpcjobs check`: what is fit, what is not, and what to do; on this machine, without Slurm."""
+"""`hpcjobs check`: findings, failures and remedies, on this machine without Slurm."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def by_check(text: str) -> dict[str, dict[str, str]]:
     return {each["check"]: each for each in json.loads(text)["findings"]}
 
 
-def test_on_this_machine_all_is_fit_and_nothing_stays(tmp_path: Path) -> None:
+def test_on_this_machine_every_check_passes_and_leaves_no_files(tmp_path: Path) -> None:
     done = hpcjobs(*LOCAL, "--gpus", "1,2", cwd=tmp_path)
     lines = [line.split()[:2] for line in done.stdout.splitlines()]
     names = ("template", "disk", "folder", "python", "tensorflow", "horovod")
@@ -46,7 +46,7 @@ def test_on_this_machine_all_is_fit_and_nothing_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_runs_would_fail_of_is_told_with_its_cure(tmp_path: Path, nih_shards: Dataset) -> None:
+def test_damaged_data_and_missing_weights_are_failures_with_a_remedy(tmp_path: Path, nih_shards: Dataset) -> None:
     data = tmp_path / "data"
     shutil.copytree(nih_shards.folder, data)
     cut = next(data.glob("train-*"))
@@ -59,11 +59,11 @@ def test_what_runs_would_fail_of_is_told_with_its_cure(tmp_path: Path, nih_shard
     assert "hpcjobs data verify" in found["data"]["cure"]
     assert (found["weights"]["state"], found["python"]["state"]) == (FAILURE, OK)
     assert f"{tmp_path}/none.h5: no such file" in found["weights"]["said"]
-    # What may be needed to understand it is kept.
+    # The check's files stay after a failure.
     assert len(list((tmp_path / "sweeps").glob("check-*/node.json"))) == 1
 
 
-def test_a_python_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_python_is_a_failure(tmp_path: Path) -> None:
     about = {**to_builtins(profiles.cluster("local")), "python": "/nowhere/python"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(about))
     words = ("check", "--cluster", "mine.yaml", "--experiment", "demo")
@@ -89,31 +89,33 @@ def test_without_slurm_the_exit_code_is_3(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (("--gpus", "two"), "'two' is not a GPU count"),
         (("--experiment", "dmeo"), "did you mean 'demo'?"),
         (("--out", "/proc/x"), "--out /proc/x: cannot be written to"),
     ],
 )
-def test_wrong_input_is_2(tmp_path: Path, words: tuple[str, ...], says: str) -> None:
-    assert says in hpcjobs(*LOCAL, *words, cwd=tmp_path, code=2).stderr
+def test_wrong_input_is_exit_code_2(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    assert message in hpcjobs(*LOCAL, *words, cwd=tmp_path, code=2).stderr
 
 
 @pytest.mark.parametrize(
-    ("built", "asked", "state"),
+    ("built", "needs", "state"),
     [
         ("mpi nccl", {"device": "gpu", "gpus": 4}, OK),
         ("mpi gloo", {"device": "gpu", "gpus": 4}, FAILURE),
-        ("mpi", {"device": "gpu", "gpus": 1}, OK),  # nobody to talk to
+        ("mpi", {"device": "gpu", "gpus": 1}, OK),  # one rank needs no operations between ranks
         ("mpi", {"device": "cpu", "gpus": 4}, OK),
         ("gloo", {"device": "cpu", "gpus": 4}, FAILURE),
         ("gloo", {"device": "cpu", "gpus": 4, "launcher": "horovodrun"}, OK),
     ],
 )
-def test_horovod_must_have_the_operations_asked_for(built: str, asked: dict[str, Any], state: str) -> None:
+def test_horovod_must_be_built_with_the_operations_that_runs_need(
+    built: str, needs: dict[str, Any], state: str
+) -> None:
     has = {name: name in built.split() for name in ("mpi", "gloo", "nccl")}
-    found = node_check.operations("0.28.1", has, {"launcher": "srun", **asked})
+    found = node_check.operations("0.28.1", has, {"launcher": "srun", **needs})
     assert found.state == state
     assert bool(found.remedy) == (state == FAILURE)
 
@@ -134,14 +136,14 @@ def test_limits_and_refusals_are_failures_and_a_partition_that_is_down_a_warning
 
     tests = {"g0004": lambda: "now", "g0016": refused}
     found = list(check.fits(cost.objections(four, limits, 4 * 3600), tests))
-    told = [(each.check, each.state) for each in found]
-    assert told == [("limits", FAILURE)] * 2 + [("limits", WARNING), ("sbatch", OK), ("sbatch", FAILURE)]
+    states = [(each.check, each.state) for each in found]
+    assert states == [("limits", FAILURE)] * 2 + [("limits", WARNING), ("sbatch", OK), ("sbatch", FAILURE)]
     assert found[0].message == "4 nodes for one job, but partition p allows at most 2"
     assert "Invalid account" in found[-1].message
 
 
 @pytest.mark.parametrize(
-    ("clock", "state", "said"),
+    ("clock", "state", "message"),
     [
         (100.5, OK, "within 1.0 s"),
         (102.5, OK, "ahead of this host's by at least 1.0 s"),
@@ -149,12 +151,12 @@ def test_limits_and_refusals_are_failures_and_a_partition_that_is_down_a_warning
         (30.0, FAILURE, "behind this host's by at least 70.0 s"),
     ],
 )
-def test_clocks(tmp_path: Path, clock: float, state: str, said: str) -> None:
-    """The job's script began after 100.0 and before 101.5 by our clock."""
+def test_clocks(tmp_path: Path, clock: float, state: str, message: str) -> None:
+    """By this host's clock the job's script began between 100.0 and 101.5."""
     (tmp_path / "clock").write_text(f"{clock} n1\n")
     found = check.clocks(tmp_path, CheckJob("1", ENDED, 100.0, 101.5))
     assert found is not None
-    assert (found.state, said in found.message) == (state, True), found
+    assert (found.state, message in found.message) == (state, True), found
 
 
 def answers(folder: Path, job: CheckJob) -> list[Finding]:
@@ -167,7 +169,7 @@ def test_a_folder_that_nodes_do_not_share_is_named(tmp_path: Path) -> None:
     assert "share" in found.remedy
 
 
-def test_an_answer_to_somebody_else_is_none(tmp_path: Path) -> None:
+def test_the_answer_to_another_check_does_not_count(tmp_path: Path) -> None:
     (tmp_path / CHECK_NODE).write_text(json.dumps({"token": "old", "host": "n1", "findings": []}))
     (tmp_path / "hpcjobs-check.out").write_text("bash: python: not found\n-----\n")
     (found,) = answers(tmp_path, CheckJob("7", dataclasses.replace(ENDED, word="FAILED"), 1.0, 2.0))
@@ -175,12 +177,12 @@ def test_an_answer_to_somebody_else_is_none(tmp_path: Path) -> None:
     assert "(FAILED) before it described its node: bash: python: not found" in found.message
 
 
-def test_a_job_that_waits_is_a_warning(tmp_path: Path) -> None:
+def test_a_job_that_does_not_start_is_a_warning(tmp_path: Path) -> None:
     (found,) = answers(tmp_path, CheckJob("7", None, 1.0, None, "Priority"))
     assert (found.state, "(Priority)" in found.message) == (WARNING, True)
 
 
-def test_what_hangs_here_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+def test_a_script_that_hangs_on_this_machine_is_killed_with_its_processes(tmp_path: Path) -> None:
     script = tmp_path / "hangs.sbatch"
     script.write_text(f"sleep 600 & echo $! >{tmp_path}/pid; wait\n")
     job = check_job.run_here(tmp_path, script, "x", 1.0)
@@ -188,12 +190,12 @@ def test_what_hangs_here_is_ended_with_all_that_it_started(tmp_path: Path) -> No
     until(lambda: not alive(int((tmp_path / "pid").read_text())))
 
 
-def test_the_largest_data_do_not_fit(tmp_path: Path) -> None:
+def test_a_file_system_that_is_too_small_is_a_failure(tmp_path: Path) -> None:
     assert check.disk(tmp_path, 10**18).state == FAILURE
     assert check.disk(tmp_path, 1).state == OK
 
 
-def test_what_the_probe_found_is_a_line() -> None:
+def test_the_figures_of_the_probe_are_one_line() -> None:
     figures = {"across_latency_s": 2e-6, "across_bytes_per_s": 12e9}
     reduced = {"operations": "nccl", "busbw_bytes_per_s": 11e9}
     fine = fabric_finding({**figures, "together": {"horovod": reduced}, "slow": []}, Path("/x/fabric.json"))
@@ -208,7 +210,7 @@ def test_what_the_probe_found_is_a_line() -> None:
     assert slow_ones.message.startswith("slow: node n3 (out): 0.12 GB/s, link n1 to n2: 5 GB/s; between nodes 2 us")
 
 
-def test_the_script_starts_the_command_as_a_run_is_started() -> None:
+def test_the_script_of_a_check_starts_its_command_like_a_run() -> None:
     demo = planning.parameter_grid(profiles.read(Experiment, "demo"), [])
     group = planning.make_plan([8], demo, profiles.cluster("c4140"), 3).groups[0]
     text = render.probe_job(group, profiles.cluster("c4140"), "n", Path("/s/50%"), ["-m", "m", "/s/50%"], 7)
@@ -222,13 +224,13 @@ def test_the_script_starts_the_command_as_a_run_is_started() -> None:
 
 
 def probe_job_by(own: Path, text: str, **changes: object) -> str:
-    """The check's script where the profile has a template of its own."""
+    """The check's script if the profile has its own template."""
     own.write_text(text)
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), template=str(own), **changes)
     return render.probe_job(group_of(cluster), cluster, "n", Path("/s"), ["-m", "m"], 7)
 
 
-def test_a_template_of_the_users_own_prepares_the_node_for_a_check_as_for_a_run(tmp_path: Path) -> None:
+def test_a_users_template_prepares_the_node_for_a_check_as_for_a_run(tmp_path: Path) -> None:
     text = probe_job_by(
         tmp_path / "own.sbatch.j2",
         """{% extends "srun.sbatch.j2" %}
@@ -241,19 +243,19 @@ source /etc/{{ group }}.sh
     )
     assert "\nexport NCCL_IB_HCA=mlx5_0\nsource /etc/g0004.sh\nset -u\n" in text
     assert "\nnice srun --export=ALL --mpi=pmix --nodes=1 " in text
-    # That block is the run's own command.
+    # The block `container` holds the command of a run.
     assert 'rm "$sweep"' not in text
     assert " -m m)\n" in text
 
 
 @pytest.mark.parametrize("name", ["own.sbatch.j2", "srun.sbatch.j2", "base.sbatch.j2"])
-def test_a_template_that_is_a_whole_script_is_not_taken_for_a_check(name: str, tmp_path: Path) -> None:
+def test_a_template_that_is_a_whole_script_is_not_used_for_a_check(name: str, tmp_path: Path) -> None:
     text = probe_job_by(tmp_path / name, "#!/bin/bash\nexec /site/start\n{% block launcher %}{% endblock %}")
     assert "/site/start" not in text
     assert "srun --export=ALL" in text
 
 
-def test_a_base_by_another_path_is_the_base(tmp_path: Path) -> None:
+def test_the_base_may_be_named_by_another_path(tmp_path: Path) -> None:
     text = probe_job_by(
         tmp_path / "own.sbatch.j2",
         '{% extends "./base.sbatch.j2" %}{% block modules %}\nmodule load mine{% endblock %}'
@@ -263,8 +265,8 @@ def test_a_base_by_another_path_is_the_base(tmp_path: Path) -> None:
     assert '\ntheirs "${command[@]}"\n' in text
 
 
-def test_the_probe_may_use_what_horovod_must_not() -> None:
-    """Under mpirun: Horovod's own messages go by TCP, a probe that did so would measure another network."""
+def test_the_probe_may_use_transports_that_horovod_must_not() -> None:
+    """Under mpirun Horovod's control messages use TCP. With these options the probe would measure the wrong network."""
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), launcher="mpirun")
     group = group_of(cluster)
     assert "-mca btl ^openib" in render.script(group, cluster, "s", Path("/s"))

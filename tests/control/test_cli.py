@@ -1,4 +1,4 @@
-"""The command line: exit codes, what is printed where, and that mistakes write nothing."""
+"""The command line: exit codes, what goes to stdout and stderr, and that wrong input writes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SWEEP = ("sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local",
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (("sweep", "--gpus", "1,two", "--experiment", "demo"), "'two' is not a GPU count"),
         (("sweep", "--experiment", "demo"), "--gpus is missing"),
@@ -44,14 +44,14 @@ SWEEP = ("sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local",
         (("cluster", "show", "c4410"), "no cluster 'c4410': did you mean 'c4140'?"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(
-    tmp_path: Path, words: tuple[str, ...], says: str
+def test_wrong_input_gives_one_line_and_exit_code_2_and_writes_nothing(
+    tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "bad.yaml").write_text("name: x\nbatch:\n  lcoal: 4\n")
     (tmp_path / "wrong.yaml").write_text("name: x\nnodes: four\n")
     before = sorted(tmp_path.rglob("*"))
     done = hpcjobs(*words, cwd=tmp_path, code=2)
-    assert says in done.stderr
+    assert message in done.stderr
     assert done.stderr.strip().splitlines()[-1].lower().lstrip("hpcjobs: ").startswith("error: ")
     assert done.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before
@@ -66,14 +66,14 @@ def test_a_dry_run_prints_plan_and_scripts_and_writes_nothing(tmp_path: Path) ->
     assert [run["run"] for run in found["runs"]] == ["g0001-r01", "g0002-r01"]
 
 
-def test_repeats_are_three_unless_said_otherwise(tmp_path: Path) -> None:
+def test_repeats_are_three_unless_given(tmp_path: Path) -> None:
     words = ("sweep", "--gpus", "1", "--cluster", "c4140", "--set", "data.dir=/d", "--dry-run")
     assert "#SBATCH --array=0-2\n" in hpcjobs(*words, cwd=tmp_path).stdout
     assert "#SBATCH --array=0-6\n" in hpcjobs(*words, "--repeats", "7", cwd=tmp_path).stdout
     assert "#SBATCH --array=0-0\n" in hpcjobs(*SWEEP, "--dry-run", cwd=tmp_path).stdout
 
 
-# What Slurm's commands say of a site with four V100 a node.
+# Fake commands of Slurm: a site whose nodes have four V100 each.
 SLURM = {
     "scontrol": """case "$*" in
     ping) echo 'Slurmctld(primary) at head is UP' ;;
@@ -85,7 +85,7 @@ esac""",
 
 
 def on_a_login_node(folder: Path, commands: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which Slurm's commands are fakes; others do not answer."""
+    """An environment in which Slurm's commands are these fakes; those that are not given fail."""
     (folder / "bin").mkdir()
     for name in ("scontrol", "sinfo", "srun", "sacctmgr", "sbatch", "squeue"):
         (folder / "bin" / name).write_text(f"#!/bin/bash\n{commands.get(name, 'echo no >&2; exit 1')}\n")
@@ -119,38 +119,38 @@ def test_a_dry_run_shows_the_check_that_the_runs_would_wait_for(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "line"),
     [
         ((), "GPU-hours: unknown (dataset.json, which has the number of images, cannot be read from here)"),
         (("mode=benchmark",), "GPU-hours: at most "),
         (("mode=benchmark", "measure.images_per_sec_per_gpu=null"), "GPU-hours: unknown (no earlier sweep beside this one, and no measure.images_per_sec_per_gpu)"),
     ],
 )  # fmt: skip
-def test_a_plan_says_what_its_gpu_hours_lack(settings: tuple[str, ...], says: str, tmp_path: Path) -> None:
+def test_a_plan_says_why_its_gpu_hours_are_unknown(settings: tuple[str, ...], line: str, tmp_path: Path) -> None:
     words = ["sweep", "--gpus", "1", "--cluster", "c4140", "--set", "data.dir=/nowhere", "--dry-run"]
     words += [word for setting in settings for word in ("--set", setting)]
-    assert says in hpcjobs(*words, cwd=tmp_path).stdout
+    assert line in hpcjobs(*words, cwd=tmp_path).stdout
 
 
-def test_beside_the_table_stands_what_to_know_of_it(tmp_path: Path) -> None:
+def test_stderr_explains_flags_and_runs_that_have_not_ended(tmp_path: Path) -> None:
     (tmp_path / "runs.csv").write_text(
         "run,gpus,images_per_sec,state,flags\na,1,100,done,throttled\nb,2,,running,\nc,2,,pending,\n"
     )
-    said = hpcjobs("report", "--runs", "runs.csv", "--out", "o", cwd=tmp_path).stderr
-    assert "2 run(s) have not ended: the table counts them under failed\n" in said
-    assert "throttled (1): a GPU was slowed by heat or its power supply\n" in said
+    lines = hpcjobs("report", "--runs", "runs.csv", "--out", "o", cwd=tmp_path).stderr
+    assert "2 run(s) have not ended: the table counts them under failed\n" in lines
+    assert "throttled (1): a GPU was slowed by heat or its power supply\n" in lines
 
 
 DEMO = ("sweep", "--gpus", "8", "--experiment", "demo", "--dry-run", "--set", "data.dir=/d")
 
 
-def test_without_a_profile_one_is_found_out_where_slurm_answers(tmp_path: Path) -> None:
+def test_without_a_profile_one_is_detected_if_slurm_answers(tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, SLURM)
     done = hpcjobs(*DEMO, cwd=tmp_path, env=env)
     assert "detected partition v100, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr
     for line in ("--partition=v100", "--gres=gpu:v100:4", "--nodes=2", "--cpus-per-task=10"):
         assert f"#SBATCH {line}\n" in done.stdout
-    # Another partition's nodes are asked about, not the default one's with its name changed.
+    # The nodes of the given partition are detected, not those of the default one.
     done = hpcjobs(*DEMO, "--partition", "cpu", cwd=tmp_path, env=env)
     assert "to compute on cpu" in done.stderr
     assert "#SBATCH --nodes=4\n" in done.stdout
@@ -159,9 +159,9 @@ def test_without_a_profile_one_is_found_out_where_slurm_answers(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("commands", "code", "says"),
+    ("commands", "code", "message"),
     [
-        # A login node is not computed on because it cannot be described.
+        # If Slurm answers but cannot be described, this is an error: the login node must not compute.
         (
             {"scontrol": "echo is UP", "sinfo": "true"},
             2,
@@ -172,20 +172,20 @@ def test_without_a_profile_one_is_found_out_where_slurm_answers(tmp_path: Path) 
         ({}, 0, "running on this machine (--cluster local)"),
     ],
 )
-def test_where_nothing_can_be_found_out_it_is_said(
-    commands: dict[str, str], code: int, says: str, tmp_path: Path
+def test_a_message_says_that_no_profile_could_be_detected(
+    commands: dict[str, str], code: int, message: str, tmp_path: Path
 ) -> None:
-    assert says in hpcjobs(*DEMO, cwd=tmp_path, env=on_a_login_node(tmp_path, commands), code=code).stderr
+    assert message in hpcjobs(*DEMO, cwd=tmp_path, env=on_a_login_node(tmp_path, commands), code=code).stderr
 
 
 @pytest.fixture
 def ended(tmp_path: Path) -> Path:
-    """A sweep folder as it is after its runs: 1 and 2 GPUs measured, 4 failed with a traceback."""
-    says = "Traceback (most recent call last):\nRuntimeError: [red]boom[/red]\n"
-    return sweeps.ended(tmp_path / "o", (1, 2, 4), failed=4, says=says)
+    """A sweep folder after its runs have ended: 1 and 2 GPUs are measured, 4 failed with a traceback."""
+    log = "Traceback (most recent call last):\nRuntimeError: [red]boom[/red]\n"
+    return sweeps.ended(tmp_path / "o", (1, 2, 4), failed=4, says=log)
 
 
-def test_status_shows_the_line_that_says_why_and_exits_1(ended: Path) -> None:
+def test_status_shows_the_line_of_the_failure_and_exits_1(ended: Path) -> None:
     before = sorted(ended.rglob("*"))
     done = hpcjobs("status", str(ended), cwd=ended, code=1)
     assert "RuntimeError: [red]boom[/red]" in done.stdout
@@ -226,7 +226,7 @@ def test_the_newest_attempt_with_a_measurement_counts(ended: Path) -> None:
     assert (runs[1]["attempt"], runs[1]["images_per_sec"]) == ("a002", pytest.approx(8 / 0.020))
 
 
-def test_nothing_measured_is_said_and_exits_1(ended: Path) -> None:
+def test_a_report_without_measurements_says_so_and_exits_1(ended: Path) -> None:
     for path in ended.glob("runs/*/a001/train.log"):
         path.unlink()
     done = hpcjobs("report", str(ended), cwd=ended, code=1)
@@ -250,8 +250,8 @@ def test_a_sweep_into_a_folder_that_has_one_is_refused(ended: Path) -> None:
     assert "holds a sweep already" in done.stderr
 
 
-def test_ctrl_c_while_jobs_are_submitted_says_how_to_go_on(tmp_path: Path) -> None:
-    """Slurm's commands are fakes here; a call of `sbatch` lasts."""
+def test_ctrl_c_while_jobs_are_submitted_says_how_to_continue(tmp_path: Path) -> None:
+    """Slurm's commands are fakes here; `sbatch` does not return."""
     (tmp_path / "bin").mkdir()
     last = f"""case "$*" in *--test-only*) ;; *) touch {tmp_path}/called; exec sleep 1000 ;; esac"""
     for name, body in {"sbatch": last, "scontrol": "", "squeue": "", "sacctmgr": ""}.items():
@@ -291,14 +291,14 @@ def test_cluster_list_and_show(tmp_path: Path) -> None:
     assert (shown["gpus_per_node"], shown["sharing"]) == (4, "exclusive")
 
 
-def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m hpcjobs cluster show c4140 | true"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert done.stderr == ""
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """The login node's first impression: no TensorFlow, pandas, submitit or matplotlib for --help."""
+    """--help must be fast on a login node: it imports no TensorFlow, pandas, submitit or matplotlib."""
     code = (
         "import sys; sys.argv = ['hpcjobs', '--help']\n"
         "from hpcjobs.cli import main\n"

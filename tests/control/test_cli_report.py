@@ -84,7 +84,7 @@ def test_a_log_that_does_not_say_its_gpus_is_told_how_to(tmp_path: Path) -> None
         (["collect", "--logs", ".", "--format", "horovd"], "--format horovd: known: hpcjobs"),
         (["collect", "--logs", ".", "--gpus-from", "("], "not a regular expression"),
         (["collect", "--logs", ".", "--gpus-from", "gpu"], "give one group"),
-        (["collect", ".", "--format", "horovod"], "--format and --gpus-from need --logs"),
+        (["collect", ".", "--format", "horovod"], "need --logs"),
         (["report"], "give the FOLDER of a sweep, or --runs FILE and --out DIR"),
         (["report", "--runs", "runs.csv"], "go together"),
         (["report", "--runs", "nowhere.csv", "--out", "x"], "--runs nowhere.csv: cannot be read"),

@@ -145,7 +145,7 @@ def test_a_script_in_the_folder_where_the_shell_looks_for_it(name: str, place: s
         assert shell.typed("hpcjobs stat\t") == ["status"]
 
 
-def asked(line: str, folder: Path, shell: str = "fish", **env: str) -> dict[str, str]:
+def completions(line: str, folder: Path, shell: str = "fish", **env: str) -> dict[str, str]:
     """The answer to a shell for a line up to the cursor: names, each with its description."""
     done = subprocess.run(
         [sys.executable, "-m", "hpcjobs"],
@@ -160,12 +160,12 @@ def asked(line: str, folder: Path, shell: str = "fish", **env: str) -> dict[str,
 
 
 def test_names_come_with_descriptions(folder: Path) -> None:
-    assert asked("pre", folder) == {"predict": "Fit a model: sizes not run, GPU-hours, time to train."}
-    assert asked("sweep --dr", folder) == {"--dry-run": "Print plan and scripts; write and submit nothing."}
-    assert asked("sweep --set seed", folder) == {"seed=": "Seed of repeat 1; repeat r has seed + r - 1."}
+    assert completions("pre", folder) == {"predict": "Fit a model: sizes not run, GPU-hours, time to train."}
+    assert completions("sweep --dr", folder) == {"--dry-run": "Print plan and scripts; write and submit nothing."}
+    assert completions("sweep --set seed", folder) == {"seed=": "Seed of repeat 1; repeat r has seed + r - 1."}
     (folder / "clusters").mkdir()
     (folder / "clusters" / "virtual.yaml").write_text("not: a\nprofile")
-    assert asked("data synth --cluster ", folder) == {
+    assert completions("data synth --cluster ", folder) == {
         **dict.fromkeys(["c4140", "dgx1", "jean-zay", "kebnekaise", "local"], "from hpcjobs"),
         "virtual": "from working folder",
     }
@@ -205,7 +205,7 @@ def test_names_come_with_descriptions(folder: Path) -> None:
     ],
 )
 def test_names(line: str, names: list[str], folder: Path) -> None:
-    found = list(asked(line, folder))
+    found = list(completions(line, folder))
     if line.endswith("="):
         names = [f"{line.split()[-1]}{name}" for name in names]
     assert sorted(found) == sorted(names)
@@ -215,40 +215,40 @@ def test_names_that_need_care(folder: Path) -> None:
     (folder / "experiments").mkdir()
     for name in ("two\nlines", os.fsdecode(b"no\xffutf8"), "\x1b[2J", "fine"):
         (folder / "experiments" / f"{name}.yaml").touch()
-    assert list(asked("sweep --experiment ", folder)) == ["chexnet", "demo", "fine"]
+    assert list(completions("sweep --experiment ", folder)) == ["chexnet", "demo", "fine"]
     for sweep in ("so!", "so so", "-x"):
         (folder / sweep).mkdir()
         (folder / sweep / "sweep.yaml").write_text("version: 1\n")
     # In double quotes ! means history to bash, and a backslash before it stays.
-    assert list(asked('status "so', folder, "bash")) == ["so so"]
-    assert list(asked("status 'so", folder, "bash")) == ["so so", "so!"]
-    assert list(asked("status so", folder, "bash")) == ["so\\ so", "so\\!"]
-    assert {"./-x", "after:noon"} <= asked("status ", folder).keys()
-    assert "-x" not in asked("status ", folder)
+    assert list(completions('status "so', folder, "bash")) == ["so so"]
+    assert list(completions("status 'so", folder, "bash")) == ["so so", "so!"]
+    assert list(completions("status so", folder, "bash")) == ["so\\ so", "so\\!"]
+    assert {"./-x", "after:noon"} <= completions("status ", folder).keys()
+    assert "-x" not in completions("status ", folder)
     (folder / "-x" / "runs" / "-y").mkdir(parents=True)
-    assert list(asked("cancel ./-x ", folder)) == []  # no run is called ./-y
-    assert list(asked("cancel -- -x -", folder)) == ["-y"]
+    assert list(completions("cancel ./-x ", folder)) == []  # no run is called ./-y
+    assert list(completions("cancel -- -x -", folder)) == ["-y"]
 
 
 def test_broken_files_give_no_names_and_print_nothing(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "sweep.yaml").write_text("{[ not yaml")
-    assert list(asked("status ", tmp_path)) == [
+    assert list(completions("status ", tmp_path)) == [
         "study"
     ]  # only its name counts; `hpcjobs status study` reports the fault
-    assert asked("cancel study ", tmp_path) == {}
+    assert completions("cancel study ", tmp_path) == {}
     (tmp_path / "study" / "runs").write_text("a file")
-    assert asked("cancel study ", tmp_path) == {}
+    assert completions("cancel study ", tmp_path) == {}
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "sweeps").symlink_to("nowhere")
     (tmp_path / "two\nlines").mkdir()
     (tmp_path / os.fsdecode(b"no\xffutf8")).mkdir()
     (tmp_path / "experiments").write_text("a file")
-    assert list(asked("status ", tmp_path)) == ["study"]
-    assert asked("status loop/", tmp_path) == {}
-    assert asked("status /proc/1/fd/0/", tmp_path) == {}
-    assert list(asked("sweep --experiment ", tmp_path)) == ["chexnet", "demo"]
-    assert asked("status 'stu\\", tmp_path) == {}
+    assert list(completions("status ", tmp_path)) == ["study"]
+    assert completions("status loop/", tmp_path) == {}
+    assert completions("status /proc/1/fd/0/", tmp_path) == {}
+    assert list(completions("sweep --experiment ", tmp_path)) == ["chexnet", "demo"]
+    assert completions("status 'stu\\", tmp_path) == {}
 
 
 def test_a_removed_working_folder_prints_nothing(tmp_path: Path) -> None:
@@ -260,10 +260,10 @@ def test_a_removed_working_folder_prints_nothing(tmp_path: Path) -> None:
 
 
 def test_slurm_is_not_queried(tmp_path: Path) -> None:
-    touch = f"touch {tmp_path}/asked"
+    touch = f"touch {tmp_path}/queried"
     env = on_a_login_node(tmp_path, dict.fromkeys(("scontrol", "sinfo", "srun", "sacctmgr", "sbatch", "squeue"), touch))
     for line in ("sweep --cluster ", "sweep --partition ", "cluster detect --partition ", "status ", "init --base "):
-        asked(line, tmp_path, PATH=env["PATH"])
+        completions(line, tmp_path, PATH=env["PATH"])
     assert not (tmp_path / "asked").exists()
 
 

@@ -287,6 +287,11 @@ def test_the_node_of_the_silent_rank_is_excluded_and_not_that_of_the_rank_that_r
     assert classify(None, ended(1, "n[1-3]"), [nobody], "").nodes == ()
 
 
+def test_the_nodes_that_a_rank_reports_count_whatever_its_message_says() -> None:
+    silent = {**gave_up(ErrorCode.STALLED, "no progress: rank 0 on n2, last at step 6"), "nodes": ["n1.cluster"]}
+    assert classify(None, ended(1, "n[1-3]"), [silent], "").nodes == ("n1",)
+
+
 def test_a_node_that_does_not_boot_is_the_jobs_only_one() -> None:
     assert classify(JobState(RunState.FAILED, "BOOT_FAIL", nodes=("n1",)), None, [], "").nodes == ("n1",)
     assert classify(JobState(RunState.FAILED, "BOOT_FAIL", nodes=("n1", "n2")), None, [], "").nodes == ()

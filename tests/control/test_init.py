@@ -235,7 +235,7 @@ def test_an_experiment_called_demo_makes_up_no_data_by_its_name(tmp_path: Path) 
         ),
         (
             ("data.dir=x", "data.synth.size=32"),
-            "--set: give one of data.dir (existing images) and data.synth.size (images to make up)",
+            "--set: give one of data.dir (existing images) and data.synth.size",
         ),
     ],
 )

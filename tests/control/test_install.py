@@ -1,4 +1,4 @@
-"""Built as a wheel, installed into a bare environment, run from any folder: the control half alone, then both halves."""
+"""The wheel, installed into a bare environment and run from any folder: the control half alone, then both halves."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # Folders of the repository that ship, and where in the wheel.
 SHIPPED = {"hpcjobs": "hpcjobs", "templates": "hpcjobs/templates", "experiments": "hpcjobs/experiments"}
 NOBODY = 65534
-# Nobody in particular, who may read everything (the Python of root's home, pytest's folders) and write nothing of root's.
+# The user nobody, who may read everything (the Python in root's home, pytest's folders) and write nothing of root's.
 UNPRIVILEGED = (
     *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
     *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
-    "--securebits=+no_setuid_fixup",  # else access(2), which mpirun asks, forgets what may be read
+    "--securebits=+no_setuid_fixup",  # else access(2), which mpirun calls, does not count that capability
 )
 AS_ANOTHER = os.geteuid() == 0 and subprocess.run([*UNPRIVILEGED, "true"], capture_output=True).returncode == 0
 CUSTOM = """\
@@ -41,7 +41,7 @@ b,4,64,256,chexnet,610.0
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None, code: int = 0) -> str:
-    """What the command says on stdout and, where it must fail, on stderr."""
+    """The stdout of the command, or its stderr if it must fail."""
     words = [str(word) for word in command]
     done = subprocess.run(
         words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
@@ -52,14 +52,14 @@ def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None, code
 
 
 def tracked(*folders: str) -> list[str]:
-    """What git tracks or would, as long as it is there: files that are being edited count, too."""
+    """The files that git tracks, or would track after `git add`, and that exist."""
     listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *folders, cwd=ROOT)
     return sorted(name for name in set(listed.split("\0")) if name and (ROOT / name).is_file())
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git tracks, so that building leaves no folder here."""
+    """A copy of the tracked files, so that the build leaves no folder in the checkout."""
     folder = tmp_path_factory.mktemp("source")
     for name in tracked():
         if not name.startswith("tests/"):
@@ -77,7 +77,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pythons() -> list[str]:
-    """Those of the supported Pythons that this machine has; the one that runs the tests is among them."""
+    """The supported versions of Python that this machine has, at least the one that runs the tests."""
     command = [UV, "python", "find", "--no-python-downloads"]
     return [version for version in PYTHONS if subprocess.run([*command, version], capture_output=True).returncode == 0]
 
@@ -92,7 +92,7 @@ def bare(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.T
 
 
 def environment(env: Path, home: Path) -> dict[str, str]:
-    """As in a shell of somebody who has `env` on PATH and nothing of this repository."""
+    """The environment of a user with `env` on PATH and nothing of this repository."""
     ours = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     kept = {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("XDG_")}
     path = [each for each in os.environ["PATH"].split(os.pathsep) if not Path(each).is_relative_to(ROOT)]
@@ -100,14 +100,14 @@ def environment(env: Path, home: Path) -> dict[str, str]:
 
 
 def package(name: str, cwd: Path, env: dict[str, str]) -> Path:
-    """Where the Python on PATH imports that package from."""
+    """The folder from which the Python on PATH imports this package."""
     find = f"import importlib.util; print(importlib.util.find_spec('{name}').origin)"
-    said = run("python", "-c", find, cwd=cwd, env=env)
-    return Path(said.strip()).parent
+    origin = run("python", "-c", find, cwd=cwd, env=env)
+    return Path(origin.strip()).parent
 
 
 def test_the_wheel_holds_what_git_tracks_and_nothing_else(wheel: Path) -> None:
-    """A folder that setup.cfg does not name, a file of a kind that it does not name, a leftover: each shows here."""
+    """Finds folders and kinds of files that setup.cfg does not name, and files that should not ship."""
     with zipfile.ZipFile(wheel) as file:
         packed = {name for name in file.namelist() if ".dist-info/" not in name}
     expected = {f"{SHIPPED[top]}/{rest}" for top, _, rest in (name.partition("/") for name in tracked(*SHIPPED))}
@@ -120,7 +120,7 @@ def test_the_wheel_holds_what_git_tracks_and_nothing_else(wheel: Path) -> None:
     }
 
 
-def test_the_wheel_says_what_it_is(wheel: Path, source: Path) -> None:
+def test_the_wheels_metadata(wheel: Path, source: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         names = [name for name in file.namelist() if ".dist-info/" in name]
         about = {name.partition(".dist-info/")[2]: file.read(name).decode() for name in names}
@@ -151,7 +151,7 @@ def test_the_control_half_alone(bare: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_profiles_come_out_of_the_wheel(bare: Path, tmp_path: Path) -> None:
+def test_profiles_are_read_from_the_wheel(bare: Path, tmp_path: Path) -> None:
     env = environment(bare, tmp_path)
     listed = [line.split() for line in run("hpcjobs", "cluster", "list", cwd=tmp_path, env=env).splitlines()]
     shipped = {path.stem for path in (ROOT / "experiments" / "clusters").glob("*.yaml")}
@@ -176,8 +176,8 @@ def test_a_users_template_extends_one_of_the_wheel(bare: Path, tmp_path: Path) -
 def test_a_report_beside_the_reference_of_the_wheel(bare: Path, tmp_path: Path) -> None:
     (tmp_path / "runs.csv").write_text(RUNS)
     words = ("report", "--runs", "runs.csv", "--out", "o", "--reference", "dell-c4140-v100-2019")
-    said = run("hpcjobs", *words, cwd=tmp_path, env=environment(bare, tmp_path))
-    assert "589.4" in said  # the study's on four GPUs
+    printed = run("hpcjobs", *words, cwd=tmp_path, env=environment(bare, tmp_path))
+    assert "589.4" in printed  # the reference's images/s on four GPUs
     written = {path.name for path in (tmp_path / "o").iterdir()}
     assert written >= {"scaling-report.csv", "scaling.png", "scaling.svg", "report.html"}
     assert list(pandas.read_csv(tmp_path / "o" / "scaling-report.csv").images_per_sec) == [180.5, 610.0]
@@ -186,9 +186,9 @@ def test_a_report_beside_the_reference_of_the_wheel(bare: Path, tmp_path: Path) 
 
 @pytest.fixture
 def installed(wheel: Path, tmp_path: Path) -> Path:
-    """The wheel in an environment that nobody may write to, with the compute half's packages of this one lent to it.
+    """The wheel in a read-only environment that also sees the compute half's packages of this environment.
 
-    A line in a .pth is a folder whose own .pth files do not count: hpcjobs itself still comes out of the wheel.
+    A .pth file adds their folder. Python ignores .pth files in such a folder, so hpcjobs still comes from the wheel.
     """
     folder = tmp_path / "opt" / "env"
     folder.parent.mkdir()
@@ -197,7 +197,7 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
     run(UV, "pip", "install", "--quiet", "--no-deps", "--python", folder / "bin" / "python", wheel, cwd=tmp_path)
     packages = folder / "lib" / f"python{version}" / "site-packages"
     (packages / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    # Each rank leaves in its working folder which file it runs: train is imported by ranks alone.
+    # Each rank writes the file that it runs into its working folder: only ranks import `train`.
     with (packages / "hpcjobs" / "chexnet" / "train" / "__init__.py").open("a") as file:
         file.write("import os\nopen(f'ran.{os.getpid()}', 'w').write(__file__)\n")
     run("chmod", "-R", "a-w,a+rX", folder, cwd=tmp_path)
@@ -205,12 +205,12 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[Path, int]:
-    """Every file and folder in it with the time when it was last written."""
+    """Every file and folder in it with its modification time in ns."""
     return {path: path.lstat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
 def test_both_halves_without_the_right_to_write_beside_the_code(installed: Path, tmp_path: Path) -> None:
-    """The main job, for somebody to whom neither the installation nor this repository belongs."""
+    """A whole sweep of a user who owns neither the installation nor this repository."""
     work, home = tmp_path / "work", tmp_path / "home"
     for folder in (work, home):
         folder.mkdir()

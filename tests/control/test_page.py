@@ -170,7 +170,7 @@ def test_a_model_of_no_use_says_so_in_the_caption_of_its_table() -> None:
     rates = {1: (280.0, 280.0), 2: (247.0, 284.0), 4: (30.0, 200.0), 8: (8.0, 260.0), 16: (140.0, 20.0)}
     wild = [run(gpus, rate, repeat) for gpus, those in rates.items() for repeat, rate in enumerate(those, 1)]
     text = rendered(study(wild, models=predict(table(wild), [32])))
-    assert "Of no use: these sizes vary too much to foretell 32 GPUs" in text
+    assert "Of no use: these sizes vary too much to predict 32 GPUs" in text
     assert "> 10 times" in Page(text).column("95 % interval", of="model-0")[-1][0]
     assert "vary too much" not in rendered(whole())
 

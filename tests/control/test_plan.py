@@ -1,4 +1,4 @@
-"""Sizes to nodes and tasks, grids, names."""
+"""The plan: nodes and tasks of each size, the parameter grid, names of runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_1_to_16_gpus_on_four_gpu_nodes() -> None:
     assert sizes == [Size(1, 1, 1), Size(2, 1, 2), Size(4, 1, 4), Size(8, 2, 4), Size(16, 4, 4)]
 
 
-def test_a_count_that_does_not_fill_its_nodes_names_those_that_do() -> None:
+def test_the_error_about_a_count_that_does_not_fill_its_nodes_names_counts_that_do() -> None:
     with pytest.raises(
         InputError, match=r"6 GPUs do not fill nodes of 4 evenly.*1 to 4, or a multiple of 4 \(next: 4, 8\)"
     ):
@@ -43,7 +43,7 @@ def test_more_nodes_than_the_cluster_has_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1,,2", "1,x", "0", "-1", "1.5", "2,2", "²"])
-def test_gpus_that_are_no_numbers_are_refused(text: str) -> None:
+def test_gpu_counts_that_are_not_positive_numbers_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--gpus"):
         parse_gpus(text)
 
@@ -61,7 +61,7 @@ def test_only_a_key_with_several_values_is_a_parameter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "says"),
+    ("setting", "message"),
     [
         ("lr.base", "expected KEY=VALUE"),
         ("lr.bsae=1", "--set: unknown key 'lr.bsae': did you mean 'base'"),
@@ -70,13 +70,13 @@ def test_only_a_key_with_several_values_is_a_parameter() -> None:
         ("lr.base=1,,2", "an empty or a repeated value"),
     ],
 )
-def test_a_wrong_setting_is_named(setting: str, says: str) -> None:
+def test_a_wrong_setting_is_named(setting: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         parameter_grid(demo(), [setting])
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_global_batch_takes_the_local_ones_place_and_must_divide() -> None:
+def test_a_global_batch_replaces_the_local_one_and_must_divide_over_the_gpus() -> None:
     variants = parameter_grid(demo(), ["batch.global=12"])
     assert variants[0].experiment.batch.local is None
     make_plan([1, 2, 4], variants, profiles.cluster("local"), 1)
@@ -123,7 +123,7 @@ def test_both_batches_at_once_are_refused() -> None:
         parameter_grid(demo(), ["batch.local=4,8", "batch.global=8"])
 
 
-def test_a_date_that_is_none_is_no_traceback() -> None:
+def test_a_value_that_looks_like_an_impossible_date_is_text() -> None:
     assert parameter_grid(demo(), ["description=2019-02-30"])[0].experiment.description == "2019-02-30"
 
 
@@ -135,7 +135,7 @@ def test_a_size_with_more_runs_than_an_array_has_tasks_gets_more_scripts() -> No
     assert [run.name for run in plan.groups[1].runs[:2]] == ["g0001-r151", "g0001-r152"]
 
 
-def test_one_allocation_holds_all_runs_repeats_in_turn() -> None:
+def test_one_allocation_holds_all_runs_repeat_by_repeat() -> None:
     plan = make_plan([1, 4, 8], parameter_grid(demo(), ["lr.base=0.1,0.2"]), c4140(), 2, Terms(one_allocation=True))
     (group,) = plan.submitted
     assert (group.name, group.size) == ("all", Size(8, 2, 4))
@@ -146,7 +146,9 @@ def test_one_allocation_holds_all_runs_repeats_in_turn() -> None:
     assert sorted(run.name for run in plan.runs) == sorted(run.name for run in group.runs)
 
 
-def test_a_path_of_weights_is_made_absolute_and_a_word_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_of_weights_is_made_absolute_and_a_keyword_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for given, found in (("w/best.weights.h5", str(tmp_path / "w" / "best.weights.h5")), ("imagenet", "imagenet")):
         (variant,) = parameter_grid(demo(), [f"model.weights={given}"])

@@ -189,10 +189,10 @@ def test_an_interval_that_is_too_wide_shows_no_high_end() -> None:
     assert re.fullmatch(r"[\d.]+ min \(up to [\d.]+\)", last["time to train"])
     assert re.fullmatch(r"[\d.]+ \(up to [\d.]+\)", last["GPU-hours"])
     assert tables.doubt(model) == (
-        "these sizes vary too much to foretell 32 GPUs: an interval's high end is more than 10 times its low end"
+        "these sizes vary too much to predict 32 GPUs: an interval's high end is more than 10 times its low end"
     )
     # If no other size is asked for, it names those that were run.
-    assert "to foretell 1, 2, 4, 8 and 16 GPUs" in tables.doubt(models(predict(table(wild())))["ring"])
+    assert "to predict 1, 2, 4, 8 and 16 GPUs" in tables.doubt(models(predict(table(wild())))["ring"])
     calm = models(predict(noisy(np.random.default_rng(1)), [32]))["ring"]
     assert tables.doubt(calm) == ""
     assert ">" not in dict(zip(cells.header, tables.predictions(calm).rows[-1], strict=True))["95 % interval"]
@@ -222,7 +222,7 @@ def test_the_command_says_in_one_line_that_the_model_is_of_no_use(tmp_path: Path
     (tmp_path / "runs.csv").write_text("\n".join(["gpus,local_batch,global_batch,images_per_sec", *lines]) + "\n")
     done = hpcjobs("predict", "--runs", "runs.csv", "--gpus", "32", cwd=tmp_path)
     (line,) = done.stderr.splitlines()
-    assert line.startswith("these sizes vary too much to foretell 32 GPUs")
+    assert line.startswith("these sizes vary too much to predict 32 GPUs")
     assert "> 10 times" in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""The fabric probe: what its figures mean, whom it calls slow, and a run of it on this machine."""
+"""The fabric probe: its figures, which nodes and links it calls slow, and a run of it on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NODES = ("n1", "n2", "n3", "n4")
 
 
 def links(usual: float = 12e9, nodes: tuple[str, ...] = NODES, **slow: float) -> dict[tuple[str, str], float]:
-    """Links that differ by 2 %; `n3_out=1e8` is what n3 sends at most, `n1_n2` the one link."""
+    """The rates in bytes/s of links that differ by 2 %. `n3_out=1e8` limits what n3 sends, `n1_n2` one link."""
     noise = random.Random(0)
     return {
         (a, b): min(
@@ -33,7 +33,7 @@ def links(usual: float = 12e9, nodes: tuple[str, ...] = NODES, **slow: float) ->
 
 
 @pytest.mark.parametrize("n", [6, 7, 20, 50, 501])
-def test_the_interval_of_a_median_covers_it_as_often_as_it_says(n: int) -> None:
+def test_the_95_percent_interval_of_a_median_covers_it_in_95_percent_of_samples(n: int) -> None:
     noise, hits = random.Random(n), 0
     for _ in range(1000):
         found = figures.median([noise.expovariate(1.0) for _ in range(n)])
@@ -46,7 +46,7 @@ def test_of_fewer_than_six_values_the_interval_is_their_range() -> None:
 
 
 def test_bandwidth_is_of_the_largest_size_without_the_latency() -> None:
-    """1 GB/s and 10 us: 1 MB takes 1.01 ms, and what comes back with it is no part of the way there."""
+    """At 1 GB/s and 10 us, 1 MB takes 1.01 ms; those of the answer do not count."""
     there_and_back = [Timing(8, (20e-6,) * 9), Timing(10**6, (1.02e-3,) * 9)]
     timings = figures.without_answer(there_and_back)
     found = figures.point_to_point(timings)
@@ -63,7 +63,7 @@ def test_bus_bandwidth_is_that_of_nccl_tests(ranks: int, factor: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rates", "told"),
+    ("rates", "expected"),
     [
         (links(), []),
         (links(n3_out=1.2e8), [("n3", "out")]),
@@ -72,19 +72,19 @@ def test_bus_bandwidth_is_that_of_nccl_tests(ranks: int, factor: float) -> None:
         (links(n1_n2=3e9), [("n1", "n2")]),
         (links(n1_n2=11e9), []),
         (links(nodes=("n1", "n2")), []),
-        (links(nodes=("n1", "n2"), n1_out=3e9), [("n1", "n2")]),  # of two nodes nobody knows which is at fault
+        (links(nodes=("n1", "n2"), n1_out=3e9), [("n1", "n2")]),  # with two nodes, the slow one is unknown
     ],
 )  # fmt: skip
-def test_who_is_slow(rates: dict[tuple[str, str], float], told: list[tuple[str, str]]) -> None:
+def test_slow_nodes_and_links(rates: dict[tuple[str, str], float], expected: list[tuple[str, str]]) -> None:
     found = figures.slow(rates, {})
-    assert sorted(tuple(each.get("link", (each.get("node"), each.get("way")))) for each in found) == told
+    assert sorted(tuple(each.get("link", (each.get("node"), each.get("way")))) for each in found) == expected
 
 
 @pytest.mark.parametrize(("spread", "nodes", "links"), [(0.2, 0.06, 0.2), (0.1, 0.0, 0.03)])
-def test_of_a_noisy_fabric_hardly_a_node_is_called_slow_and_one_that_is_always(
+def test_in_a_noisy_fabric_a_slow_node_is_found_and_hardly_another_is_called_slow(
     spread: float, nodes: float, links: float
 ) -> None:
-    """Links that differ by so much for no reason at all; docs/preflight.md has the shares of 1,000 fabrics."""
+    """The links differ at random by `spread`; docs/preflight.md has the shares of 1,000 such fabrics."""
     noise, named, linked, found = random.Random(1), 0, 0, 0
     for _ in range(200):
         rates = {pair: 1e9 * noise.lognormvariate(0, spread) for pair in itertools.permutations(NODES, 2)}
@@ -98,7 +98,7 @@ def test_of_a_noisy_fabric_hardly_a_node_is_called_slow_and_one_that_is_always(
     assert found >= 0.97 * 200
 
 
-def test_a_node_whose_own_ranks_talk_slowly_is_named() -> None:
+def test_a_node_that_is_slow_inside_is_named() -> None:
     found = figures.slow({}, {"n1": 10e9, "n2": 9.9e9, "n3": 2e9, "n4": 10.1e9})
     assert [(each["node"], each["way"]) for each in found] == [("n3", "inside")]
     assert found[0]["usual_bytes_per_s"] == pytest.approx(9.95e9)
@@ -115,7 +115,7 @@ def test_every_two_nodes_meet_once_and_none_is_in_two_pairs_at_a_time(count: int
     assert len(turns) == (count * (count - 1) // 2 if count <= 8 else count - 1 + count % 2)
 
 
-# A link of argv[1] bytes/s and 10 us, whose clock only messages move; it prints what the ladder took of its 3 s.
+# A link of argv[1] bytes/s and 10 us. Its clock advances only by messages. Prints the time that a ladder of 3 s took.
 LADDER = """
 import json, sys, types
 from mpi4py import MPI
@@ -136,7 +136,7 @@ print(json.dumps({"seconds": now, "repetitions": {timing.size: len(timing.second
 
 
 @pytest.mark.parametrize(("rate", "largest"), [(1e10, 2**28), (1e8, 2**23), (1e6, 2**17), (1e3, 2**7)])
-def test_a_ladder_keeps_its_time_on_any_link(rate: float, largest: int) -> None:
+def test_a_ladder_keeps_its_time_limit_on_any_link(rate: float, largest: int) -> None:
     done = subprocess.run([sys.executable, "-c", LADDER, str(rate)], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert found["seconds"] < 1.5 * 3

@@ -1,6 +1,6 @@
-"""What is given to a script arrives as it was given, or is refused with a reason: rendered, then run by bash.
+"""Every value arrives in the job script's commands unchanged, or is refused. Scripts are rendered and run by bash.
 
-The launcher and `module` are stand-ins that record their arguments and environment.
+The launchers and `module` are fakes that record their arguments and environment.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ folder_names = one_line.filter(
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """A folder of stand-ins for the launchers and `module`."""
+    """A folder with fakes of the launchers and of `module`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("srun", "mpirun", "module"):
@@ -62,8 +62,8 @@ class Ran:
         self.done = subprocess.run(["bash", path, "1"], env=env, cwd=root, capture_output=True, text=True, timeout=60)
         self.attempt = root / "runs" / self.run / "a001"
         assert self.done.returncode == 0, self.done.stderr + (self.attempt / "job.log").read_text()
-        left = sorted(path.name for path in root.rglob("pwned"))
-        assert not left
+        executed = sorted(path.name for path in root.rglob("pwned"))
+        assert not executed
 
     def argv(self, tool: str) -> list[str]:
         path = self.records / f"{tool}.argv"
@@ -92,7 +92,7 @@ class Ran:
     python=one_line.filter(bool),
     launcher=st.sampled_from(["srun", "mpirun"]),
 )
-def test_what_arrives_is_what_was_given(
+def test_values_arrive_unchanged(
     tools: Path, folder: str, env: dict, options: list, modules: list, python: str, launcher: str
 ) -> None:
     with tempfile.TemporaryDirectory(dir=tools.parent) as parent:
@@ -119,15 +119,15 @@ def test_what_arrives_is_what_was_given(
         assert ran.argv("module") == [word for module in modules for word in ("load", module)]
         got = ran.env(launcher)
         assert {name: got.get(name) for name in env} == env
-        left = json.loads((ran.attempt / "exit.json").read_text(encoding="utf-8"))
-        assert (left["rc"], left["job"], left["nodelist"]) == (0, "12_0", 'n"[1-2]\\')
+        ended = json.loads((ran.attempt / "exit.json").read_text(encoding="utf-8"))
+        assert (ended["rc"], ended["job"], ended["nodelist"]) == (0, "12_0", 'n"[1-2]\\')
 
 
 PLACES = ("env", "option", "module", "python", "mpi_plugin", "partition", "sbatch", "folder")
 
 
 def lines_with(text: str, where: str) -> list[str]:
-    """The lines of a script that has the text somewhere."""
+    """The lines of a script with the text at this place."""
     changes = {
         "env": {"env": {"A": text}},
         "option": {"launcher_options": (text,)},
@@ -149,7 +149,7 @@ def lines_with(text: str, where: str) -> list[str]:
 @example(text="a\\b", where="sbatch")
 @given(text=words.filter(lambda text: text.strip("/.") and "/" not in text), where=st.sampled_from(PLACES))
 def test_a_value_becomes_one_word_of_one_line_or_is_refused(text: str, where: str) -> None:
-    """A script has as many lines whatever the value, and each directive reads back as what was given."""
+    """The number of a script's lines does not depend on the value, and sbatch reads each directive's value back."""
     control = any(ord(letter) < 32 or ord(letter) == 127 or 0xD800 <= ord(letter) < 0xE000 for letter in text)
     if control or ("\\" in text and where in ("partition", "sbatch", "folder")):
         with pytest.raises(InputError):
@@ -165,8 +165,8 @@ def test_a_value_becomes_one_word_of_one_line_or_is_refused(text: str, where: st
 
 
 def sbatch_reads(line: str) -> tuple[str, str | None]:
-    """The option of a #SBATCH line as sbatch 22.05 reads it: quotes group, a backslash takes what follows as it is,
-    within quotes, too, and # begins a comment. tests/slurm/test_quoting.py asks sbatch itself."""
+    """(option, value) of a #SBATCH line as sbatch 22.05 reads it: quotes group, a backslash quotes the next character
+    (also within quotes), and # begins a comment. tests/slurm/test_quoting.py tests sbatch itself."""
     rest, word, quote = line.removeprefix("#SBATCH").lstrip(), "", ""
     letters: Iterator[str] = iter(rest)
     for letter in letters:
@@ -187,15 +187,16 @@ def sbatch_reads(line: str) -> tuple[str, str | None]:
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "sweep", "attempt_dir", "command", "told", "IFS", "POSIXLY_CORRECT", "UID", "RANDOM", "SECONDS"]
+    "name",
+    ["run", "sweep", "attempt_dir", "command", "warned_at", "IFS", "POSIXLY_CORRECT", "UID", "RANDOM", "SECONDS"],
 )
-def test_a_variable_that_the_script_or_bash_needs_is_no_ranks_variable(name: str, tmp_path: Path) -> None:
+def test_a_variable_that_the_script_or_bash_uses_is_refused_in_env(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"env.{name}"):
         rendered(tmp_path, "c4140", env={name: "x"})
 
 
 def test_the_scripts_own_variables_are_all_in_small_letters(tmp_path: Path) -> None:
-    """So none of the ranks' variables is one of them."""
+    """So they cannot be variables of `env`, which must not be in small letters."""
     for launcher, scheduler in (("srun", "slurm"), ("mpirun", "local")):
         cluster = msgspec.structs.replace(profiles.cluster("c4140"), launcher=launcher, scheduler=scheduler, env={})
         group = make_plan([1], parameter_grid(profiles.read(Experiment, "chexnet"), []), cluster, 1).groups[0]
@@ -207,7 +208,7 @@ def test_the_scripts_own_variables_are_all_in_small_letters(tmp_path: Path) -> N
 
 @settings(deadline=None)
 @given(st.lists(words, min_size=3, max_size=3))
-def test_what_the_trainer_is_told_in_yaml_is_what_was_given(texts: list[str]) -> None:
+def test_run_yaml_reads_back_unchanged(texts: list[str]) -> None:
     config = RunConfig(
         sweep="s", run="r", params=texts[0], repeat=1, seed=1, gpus=1, nodes=1, tasks_per_node=1, cpus_per_task=1,
         device="cpu", data_dir=texts[1], experiment={"name": texts[2], "data": {texts[0]: texts[1]}},
@@ -218,8 +219,7 @@ def test_what_the_trainer_is_told_in_yaml_is_what_was_given(texts: list[str]) ->
         assert load_run(path) == config
 
 
-def test_the_same_script_again_is_the_same_words(tools: Path, tmp_path: Path) -> None:
-    """A folder whose name looks like an option, from a working folder of another name."""
+def test_a_sweep_folder_whose_name_looks_like_an_option(tools: Path, tmp_path: Path) -> None:
     root = tmp_path / "-rf"
     ran = Ran(root, tools, launcher="mpirun", env={"A": os.environ.get("HOME", "")})
     assert ran.argv("mpirun")[-1] == str(ran.attempt)

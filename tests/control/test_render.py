@@ -1,4 +1,4 @@
-"""Rendered scripts: golden files, directives first, what bash reads back."""
+"""Rendered scripts: golden files, directives before commands, values that bash reads back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rendered(cluster: Cluster, gpus: int, folder: str = "/scratch/study", **chan
 
 
 def collecting(**changes: object) -> str:
-    """The last job of a profile beside `c4140` that differs in `changes`."""
+    """The script of the last job, for the profile `c4140` with these changes."""
     return collector(fixed(profiles.cluster("c4140"), **changes), ID, Path("/scratch/study"))
 
 
@@ -51,8 +51,8 @@ def _the_same_python_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CASES = [("c4140", "srun"), ("c4140", "mpirun"), ("virtual", "srun"), ("local", "mpirun")]
 CLUSTERS = ("c4140", "local")
-# None of these was ever run by us: beside `c4140`, for 8 GPUs on two nodes. Under pyxis the image wins over variables
-# unless told otherwise; horovodrun is told the nodes.
+# Changes of the profile `c4140`, rendered for 8 GPUs on two nodes. We have run none of these scripts. Under pyxis the
+# image's variables win without --container-env; horovodrun needs the list of nodes.
 _IMAGE = {"mounts": ("/scratch/hpcjobs", "/etc/libibverbs.d:/etc/libibverbs.d"), "options": ()}
 NOT_RUN: dict[str, dict[str, object]] = {
     "horovodrun": {"launcher": "horovodrun", "bind": "none", "launcher_options": ("--network-interfaces", "ib0")},
@@ -69,7 +69,7 @@ NOT_RUN: dict[str, dict[str, object]] = {
 
 
 def compare(text: str, name: str, request: pytest.FixtureRequest) -> None:
-    """`pytest tests/control/test_render.py --update-golden` writes them anew; read the difference."""
+    """`pytest tests/control/test_render.py --update-golden` rewrites the golden files; read their difference."""
     path = GOLDEN / f"{name}.sbatch"
     if request.config.getoption("--update-golden"):
         path.write_text(text)
@@ -84,7 +84,7 @@ def test_golden(cluster: str, launcher: str, gpus: int, request: pytest.FixtureR
 
 
 @pytest.mark.parametrize("name", NOT_RUN)
-def test_golden_of_launchers_and_containers_that_were_not_run_by_us(name: str, request: pytest.FixtureRequest) -> None:
+def test_golden_of_launchers_and_containers_that_we_have_not_run(name: str, request: pytest.FixtureRequest) -> None:
     compare(rendered(profiles.cluster("c4140"), 8, **NOT_RUN[name]), f"c4140-{name}", request)
 
 
@@ -113,7 +113,7 @@ def test_golden_scripts_pass_bash_and_shellcheck() -> None:
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.sbatch")), ids=lambda path: path.name)
 def test_every_directive_stands_before_the_first_command(path: Path) -> None:
-    """sbatch stops reading directives at the first command: the 2019 study lost all of its own so."""
+    """sbatch stops reading directives at the first command: the study of 2019 lost all of its directives that way."""
     lines = path.read_text().splitlines()
     assert lines[0] == "#!/bin/bash"
     first_command = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
@@ -135,7 +135,7 @@ def test_shared_nodes_are_the_profiles_explicit_choice() -> None:
     assert "--exclusive" not in rendered(profiles.cluster("c4140"), 1, sharing="shared")
 
 
-def test_the_other_styles_of_a_site() -> None:
+def test_modules_environment_and_gpus_per_node_of_a_site() -> None:
     text = rendered(
         profiles.cluster("c4140"),
         8,
@@ -158,7 +158,7 @@ def test_the_other_styles_of_a_site() -> None:
     ):
         assert line in text
     assert "no-kill" not in text
-    # Said again for a step, which may be a part of a larger job.
+    # srun gets the options too, because its step may be a part of a larger job.
     step = rendered(profiles.cluster("c4140"), 8, gpu_request="gpus-per-node")
     for words in (
         "--nodes=2 ",
@@ -170,7 +170,7 @@ def test_the_other_styles_of_a_site() -> None:
         assert words in step[step.index("\nsrun ") :]
 
 
-def test_a_job_starts_again_as_often_as_the_profile_says() -> None:
+def test_a_job_is_requeued_as_often_as_the_profile_says() -> None:
     text = rendered(profiles.cluster("c4140"), 1, signal_s=300, requeues=7)
     assert "#SBATCH --signal=B:USR1@300\n" in text
     assert "#SBATCH --requeue\n" in text
@@ -179,7 +179,7 @@ def test_a_job_starts_again_as_often_as_the_profile_says() -> None:
         assert "scontrol requeue" not in rendered(profiles.cluster("c4140"), 1, **changes)
     assert "#SBATCH --no-requeue\n" in rendered(profiles.cluster("c4140"), 1, requeues=0)
     assert "--signal" not in rendered(profiles.cluster("c4140"), 1, time="2")
-    # A job number of the local scheduler must never reach Slurm.
+    # scontrol must never receive a job id of the local scheduler.
     assert "scontrol" not in rendered(profiles.cluster("local"), 1)
 
 
@@ -198,7 +198,7 @@ def test_the_last_job_is_small_and_has_its_own_partition() -> None:
     assert {line.partition("=")[0] for line in lines}.isdisjoint(("gres", "exclusive", "mem", "reservation", "signal"))
     assert text.endswith("/opt/hpcjobs/bin/python -m hpcjobs report /scratch/study\n")
     assert "resume" not in text
-    # Another partition has other nodes, to which qos and constraint may not apply.
+    # The nodes of another partition may not have this qos and constraint.
     own = Collect(partition="cpu", time="5", retries=True, sbatch={"account": "chemistry", "mem": "2G"})
     text = collecting(**site, collect=own, prologue="ulimit -c 0")
     for line in ("partition=cpu", "time=5", "account=chemistry", "mem=2G"):
@@ -209,14 +209,14 @@ def test_the_last_job_is_small_and_has_its_own_partition() -> None:
     assert "hpcjobs resume /scratch/study --retryable\n/opt/hpcjobs/bin/python -m hpcjobs report" in text
 
 
-def test_a_template_of_the_users_own_extends_the_base(tmp_path: Path) -> None:
+def test_a_users_template_extends_a_launchers_template(tmp_path: Path) -> None:
     own = tmp_path / "mine.sbatch.j2"
     own.write_text('{% extends "srun.sbatch.j2" %}{% block modules %}\nsource /etc/site.sh{% endblock %}')
     assert "\nsource /etc/site.sh\n" in rendered(profiles.cluster("c4140"), 1, template=str(own))
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (b"{% extends %}", r"mine\.sbatch\.j2:1: "),
         (b"ok\n{{ no_such_name }}", r"mine\.sbatch\.j2:2: 'no_such_name' is undefined"),
@@ -231,10 +231,10 @@ def test_a_template_of_the_users_own_extends_the_base(tmp_path: Path) -> None:
         (b"{{ 'a\nb' | q }}", "control character"),
     ],
 )
-def test_a_template_that_does_not_render_is_one_line(tmp_path: Path, text: bytes, says: str) -> None:
+def test_a_template_that_does_not_render_is_an_error_of_one_line(tmp_path: Path, text: bytes, message: str) -> None:
     own = tmp_path / "mine.sbatch.j2"
     own.write_bytes(text)
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         rendered(profiles.cluster("c4140"), 1, template=str(own))
     assert "\n" not in str(caught.value)
 
@@ -242,7 +242,7 @@ def test_a_template_that_does_not_render_is_one_line(tmp_path: Path, text: bytes
 @given(st.text())
 @example("$(touch /tmp/x) `id` \"'\\ ; & | é ü 漢")
 @example("-n")
-def test_bash_reads_back_what_was_quoted_or_it_is_refused(text: str) -> None:
+def test_bash_reads_back_a_quoted_text_or_quote_refuses_it(text: str) -> None:
     try:
         word = quote(text)
         data = f"printf %s {word}".encode()

@@ -39,7 +39,7 @@ def write(folder: Path, text: str) -> Path:
         (
             GOOD + "data:\n  dir: x\n  synth: {images: 512, size: 64}\n",
             4,
-            "give one of data.dir (images that are there) and data.synth",
+            "give one of data.dir (existing images) and data.synth",
         ),
         (GOOD + "data:\n  synth: {images: 512}\n", 5, "key 'data.synth.size' is missing"),
         (

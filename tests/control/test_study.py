@@ -45,7 +45,7 @@ def test_whatever_can_be_iterated_over_is_swept() -> None:
         ({"cluster": "lcal"}, "did you mean 'local'?"),
         ({"settings": {"batch.locl": 4}}, "batch.locl"),
         ({"site": {"qos": "high"}}, "--qos needs Slurm, but cluster 'local' uses scheduler local"),
-        ({"throttle": 1, "one_allocation": True}, "give one of them"),
+        ({"throttle": 1, "one_allocation": True}, "--throttle and --one-allocation exclude each other"),
         ({"settings": {"description": "one, two"}}, "settings: description: a value cannot contain a comma"),
         ({"repeats": 0}, "--repeats 0: expected a whole number, at least 1"),
         ({"repeats": -1}, "--repeats -1"),

@@ -1,4 +1,4 @@
-"""`hpcjobs --version`, and with --json what a bug report needs; what cannot be found out is null."""
+"""`hpcjobs --version`, and with --json the facts for a bug report; what cannot be found out is null."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_the_order_of_the_flags_does_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("--json",), ("--json", "cluster", "list")])
-def test_json_of_nothing_is_a_mistake(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_json_alone_is_an_error(words: tuple[str, ...], tmp_path: Path) -> None:
     done = hpcjobs(*words, cwd=tmp_path, code=2)
     assert "--json needs --version, or a command before it" in done.stderr
     assert done.stdout == ""
 
 
-def test_it_says_what_is_installed_in_each_half(tmp_path: Path) -> None:
+def test_it_lists_the_packages_of_each_half(tmp_path: Path) -> None:
     found = about(tmp_path)
     assert found["hpcjobs"] == package.__version__
     assert found["path"] == str(Path(package.__file__).parent)
@@ -56,7 +56,7 @@ def test_it_says_what_is_installed_in_each_half(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_not_installed_is_null(tmp_path: Path) -> None:
-    """A stand-in for a login node without the compute half: metadata that requires what nobody has."""
+    """Imitates a login node without the compute half, by metadata that require packages that do not exist."""
     own = tmp_path / "hpcjobs-9.dist-info"
     own.mkdir()
     lines = (
@@ -72,7 +72,7 @@ def test_a_package_that_is_not_installed_is_null(tmp_path: Path) -> None:
     assert found["compute"] == {"horovod9": None}
 
 
-def test_slurm_and_mpi_say_their_own_versions(tmp_path: Path) -> None:
+def test_the_versions_of_slurm_and_mpi(tmp_path: Path) -> None:
     env = on_a_login_node(tmp_path, {"sbatch": "echo slurm-wlm 22.05.8"})
     (tmp_path / "bin" / "mpirun").write_text("#!/bin/sh\necho; echo 'mpirun (Open MPI) 4.1.4'; echo more\n")
     (tmp_path / "bin" / "mpirun").chmod(0o755)
@@ -81,7 +81,7 @@ def test_slurm_and_mpi_say_their_own_versions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "error"),
     [
         ("sleep 60", "no answer in 5 s"),
         ("exit 1", "exit 1"),
@@ -92,8 +92,8 @@ def test_slurm_and_mpi_say_their_own_versions(tmp_path: Path) -> None:
         (None, None),
     ],
 )
-def test_programs_that_are_away_or_broken_are_null_and_it_is_told_why(
-    body: str | None, says: str | None, tmp_path: Path
+def test_missing_or_broken_programs_are_null_and_errors_says_why(
+    body: str | None, error: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "bin").mkdir()
     if body is not None:
@@ -104,7 +104,7 @@ def test_programs_that_are_away_or_broken_are_null_and_it_is_told_why(
         (tmp_path / "bin" / "sleep").symlink_to(shutil.which("sleep") or "")
     found = about(tmp_path, {"PATH": str(tmp_path / "bin")})
     assert [found[key] for key in ("slurm", "mpirun", "git", "shell")] == [None] * 4
-    assert found["errors"] == ({"sbatch": says, "mpirun": says} if says else {})
+    assert found["errors"] == ({"sbatch": error, "mpirun": error} if error else {})
 
 
 def test_the_default_cluster_and_the_files_that_name_it(tmp_path: Path) -> None:
@@ -121,13 +121,13 @@ def test_the_default_cluster_and_the_files_that_name_it(tmp_path: Path) -> None:
 
 
 def git(cwd: Path, *words: str) -> str:
-    """What git says of a checkout, whatever the environment points it to."""
+    """The output of git in a folder, without variables that would point it to another checkout."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(["git", *words], cwd=cwd, env=env, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def commit(folder: Path) -> str:
-    """A checkout, with all that is in the folder committed, and its commit."""
+    """Make the folder a checkout and commit its files; returns the commit."""
     git(folder, "init", "--quiet")
     git(folder, "add", ".")
     git(folder, "-c", "user.name=x", "-c", "user.email=x", "commit", "--quiet", "--allow-empty", "-m", str(folder))
@@ -135,7 +135,7 @@ def commit(folder: Path) -> str:
 
 
 def copied(folder: Path) -> dict[str, str]:
-    """A copy of the package in a folder, and the environment in which it is the one that runs."""
+    """Copy the package into a folder; returns an environment in which this copy runs."""
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(package.__file__).parent, folder / "hpcjobs", ignore=ignore)
     return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -147,7 +147,7 @@ def test_the_commit_is_that_of_its_own_checkout(tmp_path: Path) -> None:
     other.mkdir()
     its, _ = commit(own), commit(other)
     assert about(tmp_path, env)["git"] == {"commit": its, "clean": True}
-    # As in a hook of another repository's.
+    # A git hook of another repository sets these variables.
     pointed = {"GIT_DIR": f"{other}/.git", "GIT_WORK_TREE": str(other), "GIT_INDEX_FILE": f"{other}/.git/index"}
     assert about(tmp_path, {**env, **pointed})["git"] == {"commit": its, "clean": True}
     (own / "hpcjobs" / "new.py").touch()
@@ -171,7 +171,7 @@ def test_a_sweep_comes_from_the_checkout_around_it(tmp_path: Path, monkeypatch: 
     assert provenance.provenance([], {})["cwd_git"]["commit"] == git(tmp_path / "here", "rev-parse", "HEAD")
 
 
-def test_nothing_of_the_environment_is_told_but_the_shell(tmp_path: Path) -> None:
+def test_it_contains_no_environment_variable_but_shell(tmp_path: Path) -> None:
     env = {**os.environ, "SHELL": "/bin/zsh", "WANDB_API_KEY": "sesame", "SBATCH_ACCOUNT": "sesame"}
     done = hpcjobs("--version", "--json", cwd=tmp_path, env=env)
     assert json.loads(done.stdout)["shell"] == "/bin/zsh"

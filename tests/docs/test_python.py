@@ -23,6 +23,10 @@ assert report.rows[0].baseline_gpus == 1
 assert repr(study) == "hpcjobs.open('study')"
 assert study.resume().runs == ()
 assert study.cancel() == []
+import json, pathlib
+command = json.loads(pathlib.Path("study/provenance.json").read_text())["command"]
+assert command[:8] == ["hpcjobs", "sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local"]
+assert command[8:12] == ["--set", "train.steps=20", "--set", "data.synth.images=64"]
 """
 
 

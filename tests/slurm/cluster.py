@@ -37,7 +37,7 @@ SUBNET = "10.77.0"  # no route leads out of it
 HEAD = "c4140-head"
 ADDRESSES = {node: f"{SUBNET}.{i}" for i, node in enumerate(NODES, start=1)} | {HEAD: f"{SUBNET}.254"}
 CONTROLLER_PORT = 26817
-USER_ADDRESS = f"{SUBNET}.250"  # this machine's own, from which users run sbatch and srun
+USER_ADDRESS = f"{SUBNET}.250"  # this machine's address on the bridge: users run sbatch and srun from here
 GPUS_PER_NODE = 4
 DEFAULT_STATE = "/tmp/hpcjobs-cluster"
 STATE_VARIABLE = "HPCJOBS_CLUSTER_STATE"
@@ -260,7 +260,7 @@ class VirtualCluster:
                 left.unlink(missing_ok=True)
         if Path("/sys/class/net", BRIDGE).exists():
             found = True
-            for port in Path("/sys/class/net").glob(f"{BRIDGE}p*"):  # deleting a namespace frees its link later
+            for port in Path("/sys/class/net").glob(f"{BRIDGE}p*"):  # a deleted namespace removes its link only later
                 _run(["ip", "link", "delete", port.name], None, 10)
             _ip("link", "delete", BRIDGE)
         return found
@@ -342,8 +342,8 @@ def _need_root() -> None:
 def _need_programs() -> None:
     missing = [name for name in PROGRAMS if shutil.which(name, path=DAEMON_ENV["PATH"]) is None]
     if missing:
-        cure = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
-        raise ClusterError(f"missing programs: {' '.join(missing)}; on Debian 12: {cure}")
+        install = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
+        raise ClusterError(f"missing programs: {' '.join(missing)}; on Debian 12: {install}")
 
 
 COMMANDS = {

@@ -60,9 +60,9 @@ class Slurm:
         return [dict(zip(fields, line.split("|"), strict=True)) for line in table.splitlines()]
 
     def wait(self, job: str, *fields: str, tasks: int = 1, timeout: float = 60) -> list[dict[str, str]]:
-        """`sacct` (JobID, State, ExitCode and `fields`) once all `tasks` of the job are final.
+        """The rows of `sacct` (JobID, State, ExitCode and `fields`), once all `tasks` of the job are final.
 
-        For some seconds after a short array's end, sacct shows one row instead, under the bare job id.
+        For some seconds after the end of a short array, sacct shows a single row under the bare job id.
         """
         deadline = time.monotonic() + timeout
         while True:

@@ -29,13 +29,13 @@ def test_a_fit_cluster_and_its_fabric(cluster: Slurm, tmp_path: Path) -> None:
         *words(tmp_path), "--probe", "--probe-seconds", "5", "--json", cwd=tmp_path, env=cluster.env, timeout=180
     )
     found = json.loads(done.stdout)
-    told = [(each["check"], each["state"]) for each in found["findings"]]
-    seen = ("template", "slurm", "sbatch", "sbatch", "disk", "folder", "clock", "python", "tensorflow", "horovod")
-    assert told[:-1] == [(name, "ok") for name in seen]
-    said = {each["check"]: each["said"] for each in found["findings"]}
-    assert said["folder"].startswith("c4140-")
-    assert said["clock"].startswith("the node's clock is ours within ")
-    assert told[-1][0] == "fabric"
+    states = [(each["check"], each["state"]) for each in found["findings"]]
+    names = ("template", "slurm", "sbatch", "sbatch", "disk", "folder", "clock", "python", "tensorflow", "horovod")
+    assert states[:-1] == [(name, "ok") for name in names]
+    messages = {each["check"]: each["said"] for each in found["findings"]}
+    assert messages["folder"].startswith("c4140-")
+    assert messages["clock"].startswith("the node's clock agrees with this host's within ")
+    assert states[-1][0] == "fabric"
     fabric = read_fabric(Path(found["fabric"]))
     assert fabric.across_bytes_per_s is not None
     assert fabric.across_bytes_per_s > 1e6
@@ -43,7 +43,7 @@ def test_a_fit_cluster_and_its_fabric(cluster: Slurm, tmp_path: Path) -> None:
 
 
 @pytest.mark.slurm
-def test_what_slurm_refuses_and_a_python_that_nodes_do_not_have(cluster: Slurm, tmp_path: Path) -> None:
+def test_a_refused_constraint_and_a_python_that_nodes_do_not_have_are_failures(cluster: Slurm, tmp_path: Path) -> None:
     refused = hpcjobs(*words(tmp_path, constraint="no-such"), cwd=tmp_path, env=cluster.env, code=1)
     lines = [line for line in refused.stdout.splitlines() if line.startswith("failure")]
     assert [line.split()[1] for line in lines] == ["sbatch", "sbatch", "node"]
@@ -66,12 +66,12 @@ def test_a_job_that_does_not_start_is_cancelled(cluster: Slurm, tmp_path: Path) 
 def test_runs_whose_preflight_fails_are_cancelled_and_say_why(cluster: Slurm, tmp_path: Path) -> None:
     """The node lacks the weights: no run is started. Once they are there, `resume` submits the runs again."""
     place = quick(tmp_path, cluster, partition="urgent", mem_per_gpu_mib=800)
-    asked = ("--preflight", "--set", f"model.weights={tmp_path}/none.h5")
-    place.do(*place.words(*asked, gpus="1"))
+    missing = ("--preflight", "--set", f"model.weights={tmp_path}/none.h5")
+    place.do(*place.words(*missing, gpus="1"))
     until(lambda: place.states() == {"cancelled"}, 60)
-    said = place.do("status", "o", code=1).stderr
-    assert "preflight: weights: " in said
-    assert "none.h5: no such file" in said
+    lines = place.do("status", "o", code=1).stderr
+    assert "preflight: weights: " in lines
+    assert "none.h5: no such file" in lines
     assert place.executions() == []
     place.do("resume", "o")
     until(lambda: place.states() == {"done"}, 60)

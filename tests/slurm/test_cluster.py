@@ -44,7 +44,7 @@ def test_four_idle_nodes_with_four_v100_each(cluster: Slurm) -> None:
 
 
 @pytest.mark.slurm
-def test_array_ends_in_accounting_with_its_gpus(cluster: Slurm, tmp_path: Path) -> None:
+def test_accounting_has_the_end_and_the_gpus_of_each_task_of_an_array(cluster: Slurm, tmp_path: Path) -> None:
     # The last task fails, after it has queried accounting from its node.
     body = """
 echo "$CUDA_VISIBLE_DEVICES" > "gpus$SLURM_ARRAY_TASK_ID"
@@ -63,7 +63,7 @@ fi
         (f"{job}_2", "FAILED", "3:0"),
     ]
     assert all("gres/gpu=2" in row["AllocTRES"].split(",") for row in rows)
-    # Two tasks share a node, so they see different GPUs of it.
+    # Two tasks share a node and see different GPUs of it.
     assert (tmp_path / "gpus0").read_text() == "0,1\n"
     assert (tmp_path / "gpus1").read_text() == "2,3\n"
     assert (tmp_path / "sacct.txt").read_text() == f"{job}_2|RUNNING\n"
@@ -96,7 +96,7 @@ def test_up_and_down_again_are_harmless(cluster: Slurm) -> None:
 @pytest.mark.slurm
 def test_down_leaves_no_trace_and_up_works_again(cluster: Slurm, tmp_path: Path) -> None:
     if cluster.found_up:
-        pytest.skip("the cluster was up before the tests, perhaps with somebody's jobs")
+        pytest.skip("the cluster was up before the tests and may have jobs of others")
     busy = write_script(tmp_path, "touch started; srun sleep 600", nodes=4, mem=100, time=5)
     cluster.sbatch(busy)
     virtual.wait_for("a running job", (tmp_path / "started").exists, 20)
@@ -139,10 +139,10 @@ def test_an_error_names_what_is_missing_and_how_to_get_it(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(virtual, "PROGRAMS", ("sh", "no-such-slurmd"))
     assert virtual.main(["up"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("cluster.py: missing programs: no-such-slurmd; ")
-    assert "apt-get install --no-install-recommends slurm-wlm slurmdbd" in told
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("cluster.py: missing programs: no-such-slurmd; ")
+    assert "apt-get install --no-install-recommends slurm-wlm slurmdbd" in message
+    assert message.count("\n") == 1
 
 
 def test_needs_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

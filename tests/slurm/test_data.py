@@ -28,7 +28,7 @@ def data_jobs(cluster: Slurm) -> set[str]:
     return set(cluster.run("sacct", "-X", "-n", "-P", "-o", "JobID", "--name", "hpcjobs-data").split())
 
 
-def test_an_array_of_three_makes_the_bytes_of_one_worker(cluster: Slurm, nih: Path, tmp_path: Path) -> None:
+def test_an_array_of_three_makes_the_same_bytes_as_one_worker(cluster: Slurm, nih: Path, tmp_path: Path) -> None:
     before = data_jobs(cluster)
     words = ["--images", nih / "images", "--metadata", nih / "Data_Entry_2017_v2020.csv.gz"]
     words += ["--train-list", nih / "train_val_list.txt.gz", "--test-list", nih / "test_list.txt.gz"]
@@ -41,7 +41,7 @@ def test_an_array_of_three_makes_the_bytes_of_one_worker(cluster: Slurm, nih: Pa
     assert {job.partition("_")[2] for job in new} == {"0", "1", "2"}
 
 
-def test_a_driver_killed_and_run_again_goes_on(cluster: Slurm, tmp_path: Path) -> None:
+def test_a_killed_driver_that_is_run_again_continues(cluster: Slurm, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "hpcjobs", *SYNTH, "--out", "out", "--cluster", "virtual", "--jobs", "2"]
     driver = subprocess.Popen(
         words, cwd=tmp_path, env=cluster.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -61,13 +61,13 @@ def test_ctrl_c_cancels_the_array(cluster: Slurm, tmp_path: Path) -> None:
     driver = subprocess.Popen(words, cwd=tmp_path, env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(lambda: list(tmp_path.glob("out/.prepare/tmp/*")))
     driver.send_signal(signal.SIGINT)
-    _, told = driver.communicate(timeout=60)
+    _, message = driver.communicate(timeout=60)
     assert driver.returncode == 130
-    assert b"finished shards are kept, and the same command continues" in told
+    assert b"finished shards are kept, and the same command continues" in message
     until(lambda: "hpcjobs-data" not in cluster.run("squeue", "-h", "-o", "%j"))
 
 
-def test_a_refusal_is_one_line_and_leaves_nothing(cluster: Slurm, tmp_path: Path) -> None:
+def test_a_refused_submission_is_one_line_and_leaves_no_files(cluster: Slurm, tmp_path: Path) -> None:
     other = {**to_builtins(profiles.cluster("virtual")), "name": "other", "partition": "nowhere"}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
     done = hpcjobs(*SYNTH, "--out", "out", "--cluster", "./other.yaml", cwd=tmp_path, env=cluster.env, code=2)
@@ -77,7 +77,7 @@ def test_a_refusal_is_one_line_and_leaves_nothing(cluster: Slurm, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_no_slurm_to_reach_is_exit_code_3(tmp_path: Path) -> None:
+def test_an_unreachable_slurm_is_exit_code_3(tmp_path: Path) -> None:
     (tmp_path / "slurm.conf").write_text("ClusterName=away\nSlurmctldHost=nowhere(127.0.0.1)\nSlurmctldPort=1\n")
     env = os.environ | {"SLURM_CONF": str(tmp_path / "slurm.conf")}
     began = time.monotonic()

@@ -41,7 +41,7 @@ def test_a_detected_profile_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm
 
 
 @pytest.mark.parametrize("partition", ["v100", "debug"])
-def test_what_is_found_out_on_the_spot_is_accepted_by_slurm(partition: str, tmp_path: Path, cluster: Slurm) -> None:
+def test_slurm_accepts_a_sweep_without_a_profile(partition: str, tmp_path: Path, cluster: Slurm) -> None:
     words = ("sweep", "--gpus", "4,16", "--experiment", "demo", "--partition", partition, "--dry-run", "--json")
     done = hpcjobs(*words, cwd=tmp_path, env=cluster.env)
     assert f"detected partition {partition}, 4 nodes, each 4 v100, 40 cores, 188 GiB, to compute on gpu" in done.stderr

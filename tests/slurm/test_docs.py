@@ -117,8 +117,8 @@ def test_first_sweep(stage: Stage, cluster: Slurm, xrays: int, browser: Browser)
     """Real X-rays, five arrays on four nodes, real Horovod ranks. The ranks of the page's last block are fake."""
     stage.write("experiments/chexnet.yaml", TINY)
     fake = f"echo 'python: {fake_trainer(stage)}' >>{PROFILE}"
-    said = stage.follow("docs/first-sweep.md", between={"data prepare": MEND, "mode=benchmark": fake}, timeout=850)
-    listed, _, checked, dry, _, read, _ = said
+    outputs = stage.follow("docs/first-sweep.md", between={"data prepare": MEND, "mode=benchmark": fake}, timeout=850)
+    listed, _, checked, dry, _, read, _ = outputs
     assert re.search(r"^mine +user +/", listed, re.MULTILINE)
     assert images_in(stage.shards) == xrays
     assert {line.split()[0] for line in checked.splitlines()} == {"ok"}
@@ -179,10 +179,10 @@ def test_preflight(stage: Stage, mine: Cluster, xrays: int) -> None:
     stage.write("experiments/chexnet.yaml", UNWEIGHTED)
     lists = "--metadata Data_Entry_2017_v2020.csv --train-list train_val_list.txt --test-list test_list.txt"
     stage.sh(f"hpcjobs data prepare --images images_*/ {lists} --out {stage.shards}")
-    (said,) = stage.follow("docs/preflight.md")
-    told = [line.split()[:2] for line in said.splitlines()]
-    assert {state for state, _ in told} == {"ok"}
-    names = {name for _, name in told}
+    (output,) = stage.follow("docs/preflight.md")
+    states = [line.split()[:2] for line in output.splitlines()]
+    assert {state for state, _ in states} == {"ok"}
+    names = {name for _, name in states}
     assert names == {
         "template",
         "slurm",
@@ -212,8 +212,8 @@ def test_submitting(stage: Stage, mine: Cluster, cluster: Slurm) -> None:
     of_16 = [event for event in events if event.get("group") == "g0016"]
     assert [event["event"] for event in of_16][:2] == ["submitting", "submitted"]
     sweep = yaml.safe_load((study / "sweep.yaml").read_text())["sweep"]
-    asked = cluster.run("sacct", "-X", "-n", "-P", "-j", of_16[1]["job"], "-o", "JobName").split()
-    assert set(asked) == {f"hpcjobs-{sweep}-g0016-s01"}
+    job_names = cluster.run("sacct", "-X", "-n", "-P", "-j", of_16[1]["job"], "-o", "JobName").split()
+    assert set(job_names) == {f"hpcjobs-{sweep}-g0016-s01"}
     assert (study / "runs" / "g0016-r01" / "claim-s001").exists()
 
 
@@ -226,8 +226,8 @@ def test_training(stage: Stage, mine: Cluster) -> None:
 
 
 def test_templates(stage: Stage, mine: Cluster) -> None:
-    (said,) = stage.follow("docs/templates.md")
-    one, sixteen = re.split(r"^==> .*/g[0-9]+.sbatch <==$", said, flags=re.MULTILINE)[1:]
+    (output,) = stage.follow("docs/templates.md")
+    one, sixteen = re.split(r"^==> .*/g[0-9]+.sbatch <==$", output, flags=re.MULTILINE)[1:]
     assert "ulimit -l unlimited\nexport SITE_RANKS=1\n" in one
     assert "ulimit -l unlimited\nexport SITE_RANKS=16\n" in sixteen
     assert "export OMP_NUM_THREADS=1\n" in sixteen  # from the profile, before those of the template

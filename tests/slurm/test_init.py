@@ -33,7 +33,7 @@ def test_what_init_writes_runs_a_sweep_unedited(tmp_path: Path, cluster: Slurm, 
     assert all(row["nodelist"].startswith("c4140-") for row in rows)
 
 
-def test_the_next_steps_that_it_names_are_accepted_by_slurm(tmp_path: Path, cluster: Slurm) -> None:
+def test_slurm_accepts_the_next_steps_that_init_prints(tmp_path: Path, cluster: Slurm) -> None:
     done = hpcjobs("init", "--base", "demo", "--partition", "debug", cwd=tmp_path, env=cluster.env)
     assert done.stdout.splitlines()[1] == "clusters/virtual-debug.yaml"
     (step,) = (line.split()[1:] for line in done.stderr.splitlines() if line.endswith("--dry-run"))

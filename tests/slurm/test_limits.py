@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slurm
 FAKES = Path(__file__).parent / "fakes"
 TRAINER = FAKES / "trainer.sh"
 LAUNCHERS = ("srun", "mpirun")
-# Many jobs on few nodes.
+# Lets many jobs share few nodes.
 SMALL = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 4000, "collect": {"job": False}}
 
 
@@ -50,7 +50,7 @@ def job_of(out: Path) -> str:
     return str(event["job"])
 
 
-def said(out: Path, run: str, attempt: int = 1) -> dict[int, list[str]]:
+def fake_lines(out: Path, run: str, attempt: int = 1) -> dict[int, list[str]]:
     """The output of each rank of the fake trainer, by rank."""
     files = sweepdir.SweepDir(out).run(run).glob(f"a{attempt:03d}/fake-*")
     return {int(path.name.removeprefix("fake-")): path.read_text().splitlines() for path in files}
@@ -72,7 +72,7 @@ def let_end(task: str, cluster: Slurm, seconds: int = 50) -> None:
 
 
 def rows(task: str, cluster: Slurm) -> list[str]:
-    """The states of all starts of a task, the earliest first."""
+    """The final or current state of each start of a task, the earliest first."""
     return cluster.run("sacct", "-D", "-X", "-n", "-P", "-j", task, "-o", "State").splitlines()
 
 
@@ -86,7 +86,7 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
     # The ranks of the array's first task are fake and work until the test lets them finish. Those of the last task,
     # whose raw job id is the id of the array, are real.
     both = tmp_path / "python"
-    real = f'exec {sys.executable} {FAKES / "hearing.py"} "$@"'
+    real = f'exec {sys.executable} {FAKES / "signal_recorder.py"} "$@"'
     both.write_text(f'#!/bin/bash\ncase "$3" in */g0002-r01/*) exec {TRAINER} "$@" ;; esac\n{real}\n')
     both.chmod(0o755)
     words = ("--gpus", "2", "--repeats", "2", "--set", "train.steps=1000000")
@@ -99,7 +99,7 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
     def first(launcher: str) -> Path:
         return outs[launcher] / "runs" / "g0002-r02" / "a001"
 
-    until(lambda: said(bounded, "g0001-r01"))
+    until(lambda: fake_lines(bounded, "g0001-r01"))
     let_end(f"{job_of(bounded)}_0", cluster)
     until(lambda: all(trained(first(launcher)) for launcher in LAUNCHERS))
     for task in tasks.values():
@@ -107,12 +107,12 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
     steps = {}
     for launcher, out in outs.items():
         assert ended(out, "g0002-r02") == EXIT_INTERRUPTED
-        heard = {path.name: set(path.read_text().split()) for path in first(launcher).glob("heard-*")}
-        assert heard == {"heard-0": {"SIGUSR1"}, "heard-1": {"SIGUSR1"}}
-        told = mllog.read(first(launcher) / TRAIN_LOG).last(LogKey.INTERRUPTED)
-        assert told is not None
-        assert told.value == "SIGUSR1"
-        steps[launcher] = step = told.metadata["step"]
+        signals = {path.name: set(path.read_text().split()) for path in first(launcher).glob("signals-*")}
+        assert signals == {"signals-0": {"SIGUSR1"}, "signals-1": {"SIGUSR1"}}
+        interrupted = mllog.read(first(launcher) / TRAIN_LOG).last(LogKey.INTERRUPTED)
+        assert interrupted is not None
+        assert interrupted.value == "SIGUSR1"
+        steps[launcher] = step = interrupted.metadata["step"]
         assert (first(launcher).parent / CHECKPOINTS / f"step-{step:08d}").is_dir()
         assert "continues in restart 1 of 3\n" in (first(launcher) / JOB_LOG).read_text()
         # The test lets it finish now.
@@ -123,7 +123,7 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
         cluster.run("scontrol", "update", f"jobid={tasks[launcher]}", "TimeLimit=10")
 
     # It was requeued once, and not a second time.
-    until(lambda: said(bounded, "g0001-r01", attempt=2))
+    until(lambda: fake_lines(bounded, "g0001-r01", attempt=2))
     let_end(f"{job_of(bounded)}_0", cluster)
 
     for launcher, out in outs.items():
@@ -134,7 +134,7 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
         until(lambda: rows(tasks[launcher], cluster) == ["REQUEUED", "COMPLETED"])  # noqa: B023
         # The other task of the array was not interrupted.
         assert "Restarts=0 " in cluster.run("scontrol", "show", "job", f"{job_of(out)}_0")
-        assert {rank: len(lines) for rank, lines in said(out, "g0002-r01").items()} == {0: 2, 1: 2}
+        assert {rank: len(lines) for rank, lines in fake_lines(out, "g0002-r01").items()} == {0: 2, 1: 2}
         (out / "finish").touch()
         until(lambda: rows(f"{job_of(out)}_0", cluster) == ["COMPLETED"])  # noqa: B023
         assert [path.name for path in (out / "runs" / "g0002-r01").glob("a*")] == ["a001"]
@@ -145,13 +145,11 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
     until(lambda: rows(f"{job_of(bounded)}_0", cluster) == ["REQUEUED", "FAILED"])
     last = (bounded / "runs" / "g0001-r01" / "a002" / JOB_LOG).read_text()
     assert "was requeued 1 times already: it is not requeued again\n" in last
-    assert said(bounded, "g0001-r01", attempt=2)[0][1] != "step 0"
+    assert fake_lines(bounded, "g0001-r01", attempt=2)[0][1] != "step 0"
 
 
 @pytest.mark.timeout(300)
-def test_a_preempted_job_is_left_to_slurm_and_a_submission_that_came_twice_runs_once(
-    tmp_path: Path, cluster: Slurm
-) -> None:
+def test_slurm_requeues_a_preempted_job_and_duplicate_submissions_run_once(tmp_path: Path, cluster: Slurm) -> None:
     """One rank on each node of a larger job under mpirun, and four on one node under srun, beside duplicates."""
     many = sweep(tmp_path / "many", cluster, "--gpus", "1", "--repeats", "6")
     script = many / "scripts" / "g0001.sbatch"
@@ -160,7 +158,7 @@ def test_a_preempted_job_is_left_to_slurm_and_a_submission_that_came_twice_runs_
     alone = sweep(tmp_path / "srun", cluster, "--gpus", "4", partition="scavenge")
     wide = sweep(tmp_path / "mpirun", cluster, "--gpus", "2", partition="scavenge", launcher="mpirun", gpus_per_node=1)
     outs = {alone: "g0004-r01", wide: "g0002-r01"}
-    until(lambda: [len(said(out, run)) for out, run in outs.items()] == [4, 2])
+    until(lambda: [len(fake_lines(out, run)) for out, run in outs.items()] == [4, 2])
     names = [cluster.run("squeue", "-h", "-j", job_of(out), "-o", "%N").strip() for out in outs]
     nodes = cluster.run("scontrol", "show", "hostnames", ",".join(names)).split()
     until(lambda: not cluster.run("squeue", "-h", "-j", ",".join(jobs)))
@@ -169,7 +167,7 @@ def test_a_preempted_job_is_left_to_slurm_and_a_submission_that_came_twice_runs_
 
     # The ranks use the grace time to write a checkpoint.
     assert ended(alone, "g0004-r01", seconds=30) == EXIT_INTERRUPTED
-    assert all("SIGTERM" in lines for lines in said(alone, "g0004-r01").values())
+    assert all("SIGTERM" in lines for lines in fake_lines(alone, "g0004-r01").values())
     (checkpoint,) = (alone / "runs" / "g0004-r01" / CHECKPOINTS).iterdir()
     # Open MPI's daemons die of the signal, so these ranks write no checkpoint. Their job is requeued all the same.
     assert ended(wide, "g0002-r01", seconds=30) not in (0, EXIT_INTERRUPTED)
@@ -178,7 +176,7 @@ def test_a_preempted_job_is_left_to_slurm_and_a_submission_that_came_twice_runs_
         assert "is preempted: it waits until Slurm ends it\n" in job_log
         assert "continues in restart" not in job_log
 
-    # Six runs were submitted three times.
+    # The six runs were submitted three times: each ran once.
     for job in jobs:
         ends = cluster.wait(job, tasks=6)
         assert {(end["State"], end["ExitCode"]) for end in ends} == {("COMPLETED", "0:0")}
@@ -192,11 +190,13 @@ def test_a_preempted_job_is_left_to_slurm_and_a_submission_that_came_twice_runs_
             assert f'the claim is: {{"job": "{winner}"' in path.read_text()
 
     for out, run in outs.items():
-        until(lambda: said(out, run, attempt=2))  # noqa: B023
+        until(lambda: fake_lines(out, run, attempt=2))  # noqa: B023
         (out / "finish").touch()
         assert ended(out, run, attempt=2) == 0
         until(lambda: rows(f"{job_of(out)}_0", cluster) == ["PREEMPTED", "COMPLETED"])  # noqa: B023
-    assert {lines[1] for lines in said(alone, "g0004-r01", attempt=2).values()} == {checkpoint.name.replace("-", " ")}
+    assert {lines[1] for lines in fake_lines(alone, "g0004-r01", attempt=2).values()} == {
+        checkpoint.name.replace("-", " ")
+    }
 
 
 @pytest.mark.timeout(200)
@@ -217,7 +217,7 @@ def test_one_job_runs_all_sizes_as_steps_in_the_given_order(tmp_path: Path, clus
         times = [(out / "runs" / run / "a001" / "fake-0").stat().st_mtime for run in order]
         assert times == sorted(times)
         for run, claim in zip(order, claims, strict=True):
-            ranks = said(out, run)
+            ranks = fake_lines(out, run)
             gpus = int(run[1:5])
             hosts = [ranks[rank][0] for rank in range(gpus)]
             # Each run uses the first nodes of the allocation.
@@ -241,7 +241,7 @@ def test_under_srun_the_profiles_environment_reaches_every_rank(tmp_path: Path, 
         assert {f"{name}={value}" for name, value in variables.items()} <= set(seen)
 
 
-def test_this_slurm_takes_what_combinations_of_keys_ask_for(tmp_path: Path, cluster: Slurm) -> None:
+def test_slurm_accepts_the_scripts_of_combinations_of_keys(tmp_path: Path, cluster: Slurm) -> None:
     """A sample of all combinations, each on one node and on two."""
     possible = [keys for keys in combinations() if not impossible(keys) and keys["scheduler"] == "slurm"]
     for keys in random.Random(8).sample(possible, 30):

@@ -25,7 +25,7 @@ def stored(cluster: Slurm, job: str) -> dict[str, Any]:
     return next(each for each in jobs if each["array_job_id"] == int(job))
 
 
-def test_slurm_stores_what_was_given(tmp_path: Path, cluster: Slurm) -> None:
+def test_slurm_stores_values_unchanged(tmp_path: Path, cluster: Slurm) -> None:
     rng = random.Random(SEED)
     usual = [word for word in NASTY if word and "\\" not in word and "/" not in word]
     for number in range(8):

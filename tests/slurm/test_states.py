@@ -39,7 +39,7 @@ def nodes_come_back(cluster: Slurm) -> Iterator[None]:
     until(lambda: cluster.cluster.usable_nodes() == len(virtual.NODES))
 
 
-def test_a_node_that_fails_is_left_out_and_slurms_own_requeue_is_not_raced(
+def test_resume_excludes_a_failed_node_and_leaves_a_run_that_slurm_requeued(
     tmp_path: Path, cluster: Slurm, nodes_come_back: None
 ) -> None:
     (tmp_path / "final").mkdir()
@@ -74,7 +74,7 @@ def test_a_node_that_fails_is_left_out_and_slurms_own_requeue_is_not_raced(
     assert len(again.executions()) == 2
 
 
-def test_held_suspended_and_over_its_memory(tmp_path: Path, cluster: Slurm) -> None:
+def test_runs_that_are_suspended_held_or_out_of_memory(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster)
     eater = "import time; much = bytearray(600_000_000); time.sleep(60)"
     site.behave("g0001-r01", f"{sys.executable} -c '{eater}'")
@@ -118,14 +118,14 @@ def test_the_controller_does_not_answer_for_half_a_minute(tmp_path: Path, cluste
     until(lambda: "the scheduler answers again" in (tmp_path / "started.log").read_text())
     (tmp_path / "back").touch()
     assert waiting.wait(120) == 0
-    said = (tmp_path / "started.log").read_text()
-    assert said.count("showing its answer of ") == 1
-    assert said.count("the scheduler answers again") == 1
+    lines = (tmp_path / "started.log").read_text()
+    assert lines.count("showing its answer of ") == 1
+    assert lines.count("the scheduler answers again") == 1
     assert sorted(site.executions()) == ["g0001-r01", "g0002-r01"]
     assert site.states() == {"done"}
 
 
-def test_without_accounting_ends_are_known_and_collected(tmp_path: Path, cluster: Slurm) -> None:
+def test_without_accounting_the_ends_of_runs_are_known_and_collected(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, collect={"job": True})
     conf = tmp_path / "slurm.conf"
     text = cluster.cluster.slurm_conf.read_text()
@@ -203,9 +203,9 @@ def test_a_disk_that_is_full_during_submission_and_during_a_run(
                 pass
 
     fill()
-    said = site.do(*site.words(out="disk/o"), code=None)
-    assert said.returncode in (1, 2)
-    assert "No space left on device" in said.stderr
+    done = site.do(*site.words(out="disk/o"), code=None)
+    assert done.returncode in (1, 2)
+    assert "No space left on device" in done.stderr
     ballast.unlink()
     # The disk fills up while sbatch runs: the job id cannot be written into the journal.
     site.die("slow")

@@ -42,7 +42,7 @@ def sweep_that_dies(site: Quick, rng: random.Random, out: str) -> str:
     return f"{how} call {call + 1}"
 
 
-def go_on(site: Quick, out: str) -> None:
+def resume_or_sweep_again(site: Quick, out: str) -> None:
     """Do what a user does: resume, or sweep again if there is no sweep in the folder."""
     site.die()
     if (site.folder / out / "sweep.yaml").exists():
@@ -62,7 +62,7 @@ def test_killed_anywhere_nothing_is_lost_and_nothing_done_twice(tmp_path: Path, 
         died = {}
         for number in range(first, first + 10):
             died[f"o{number}"] = sweep_that_dies(site, rng, f"o{number}")
-            go_on(site, f"o{number}")
+            resume_or_sweep_again(site, f"o{number}")
         for out, how in died.items():
             where[how] += 1
             site.quiet(out)
@@ -80,14 +80,14 @@ def test_the_second_of_two_resumes_says_who_holds_the_lock(tmp_path: Path, clust
     first = site.start("resume", "o")
     while not (tmp_path / "slow").exists():
         time.sleep(0.05)
-    said = site.do("resume", "o", code=1).stderr
-    assert f"process {first.pid} on {os.uname().nodename} is working on it since " in said
+    message = site.do("resume", "o", code=1).stderr
+    assert f"process {first.pid} on {os.uname().nodename} is working on it since " in message
     assert first.wait(60) == 0
     site.quiet()
     assert sorted(site.executions()) == ["g0001-r01", "g0002-r01"]
 
 
-def test_a_cancelled_run_that_is_still_ending_goes_on_by_one_resume(tmp_path: Path, cluster: Slurm) -> None:
+def test_one_resume_runs_a_cancelled_run_again_after_its_end(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, launcher="srun")
     # It ignores signals, takes some time to end, and records when it has ended.
     site.behave("g0001-r01", f"trap '' TERM USR1; sleep 8; echo ended >>{tmp_path}/executions-o; exit 1")
@@ -96,9 +96,9 @@ def test_a_cancelled_run_that_is_still_ending_goes_on_by_one_resume(tmp_path: Pa
     site.do("cancel", "o")
     assert site.states() == {"running"}
     site.behave("g0001-r01", "true")
-    said = site.do("resume", "o", "--wait").stderr
-    assert "submitted 1 run(s)" in said
-    assert "g0001: starts after the end of the cancelled tasks" in said
+    lines = site.do("resume", "o", "--wait").stderr
+    assert "submitted 1 run(s)" in lines
+    assert "g0001: starts after the end of the cancelled tasks" in lines
     assert site.states() == {"done"}
     assert site.executions() == ["g0001-r01", "ended", "g0001-r01"]
 
@@ -111,11 +111,11 @@ def test_a_sweep_into_its_own_folder_names_resume(tmp_path: Path, cluster: Slurm
     assert site.journal() == journal
 
 
-def test_a_refused_submission_leaves_nothing_behind(tmp_path: Path, cluster: Slurm) -> None:
+def test_a_refused_submission_leaves_no_folder(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, partition="nowhere")
-    said = site.do(*site.words(), code=2).stderr
-    assert "sbatch refused g0001.sbatch: " in said
-    assert "the profile's `partition`" in said
+    message = site.do(*site.words(), code=2).stderr
+    assert "sbatch refused g0001.sbatch: " in message
+    assert "the profile's `partition`" in message
     assert not (tmp_path / "o").exists()
 
 
@@ -160,16 +160,16 @@ def test_each_of_many_quick_runs_has_its_own_end(tmp_path: Path, cluster: Slurm,
     ]
 
 
-def test_one_query_asks_for_all_jobs_of_a_sweep(tmp_path: Path, cluster: Slurm) -> None:
+def test_status_queries_slurm_once_for_all_jobs_of_a_sweep(tmp_path: Path, cluster: Slurm) -> None:
     site = quick(tmp_path, cluster, sbatch={"hold": True})
     site.do(*site.words("--repeats", "20", gpus="1,2,4,8,16"))
     for name in ("squeue", "sacct", "scontrol"):
         path = tmp_path / "bin" / name
         real = subprocess.run(["which", name], capture_output=True, text=True, check=True).stdout.strip()
-        path.write_text(f'#!/bin/bash\necho {name} >>{tmp_path}/asked\nexec {real} "$@"\n')
+        path.write_text(f'#!/bin/bash\necho {name} >>{tmp_path}/queries\nexec {real} "$@"\n')
         path.chmod(0o755)
     runs = site.runs()
-    assert (tmp_path / "asked").read_text().split() == ["squeue"]
+    assert (tmp_path / "queries").read_text().split() == ["squeue"]
     assert {(run["state"], run["reason"]) for run in runs.values()} == {("pending", "JobHeldUser")}
     assert len(site.do("cancel", "o").stdout.split()) == 100
     assert site.states() == {"cancelled"}

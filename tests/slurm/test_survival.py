@@ -52,7 +52,7 @@ def ended(*attempts: Path, within: float, began: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "term", "usr1", "heard"),
+    ("launcher", "term", "usr1", "logged"),
     [
         # The signal goes to the ranks, and to the batch script, which passes it on.
         ("srun", ["--signal=TERM"], ["--batch", "--signal=USR1"], ["SIGTERM", "SIGUSR1"]),
@@ -62,11 +62,11 @@ def ended(*attempts: Path, within: float, began: float) -> None:
     ids=["srun", "mpirun"],
 )
 @pytest.mark.timeout(300)
-def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_killed(
+def test_two_runs_are_interrupted_and_resumed_then_a_rank_is_stopped_and_one_killed(
     launcher: str,
     term: list[str],
     usr1: list[str],
-    heard: list[str],
+    logged: list[str],
     tmp_path: Path,
     shards: Dataset,
     cluster: Slurm,
@@ -96,11 +96,11 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
         cluster.run("scancel", *words, job)
     ended(*first, within=SLACK_S, began=began)
     steps = []
-    for attempt, shown, how in zip(first, all_failed(), heard, strict=True):
-        told = mllog.read(attempt / TRAIN_LOG).last(LogKey.INTERRUPTED)
-        assert told is not None
-        assert told.value == how
-        step = told.metadata["step"]
+    for attempt, shown, how in zip(first, all_failed(), logged, strict=True):
+        interrupted = mllog.read(attempt / TRAIN_LOG).last(LogKey.INTERRUPTED)
+        assert interrupted is not None
+        assert interrupted.value == how
+        step = interrupted.metadata["step"]
         assert (attempt.parent / CHECKPOINTS / f"step-{step:08d}").is_dir()
         assert sweepdir.read_exit(attempt).rc == EXIT_INTERRUPTED
         assert not sweepdir.read_aborts(attempt)
@@ -141,11 +141,11 @@ def test_two_runs_are_interrupted_and_go_on_until_one_rank_stops_and_one_is_kill
     assert killed["failure"] == "signal"
     assert "crashed or was killed" in killed["hint"]
     node = killed["nodes"][1]
-    said_by = {
+    lines = {
         "srun": f"srun: error: {node}: task 1: Killed",
         "mpirun": f" on node {node} exited on signal 9 (Killed).",
     }
-    assert said_by[launcher] in killed["reason"]
+    assert lines[launcher] in killed["reason"]
     assert launcher == "srun" or "mpirun noticed that process rank 1 with PID " in killed["reason"]
     assert f"{killed['reason']}\n" in (second[1] / JOB_LOG).read_text()
     assert not sweepdir.read_aborts(second[1])

@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parent.parent / "control" / "golden"
 
 
 @pytest.mark.timeout(600)
-def test_mpirun_starts_the_same_ranks_here_for_a_benchmark(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+def test_a_benchmark_under_mpirun(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
     """`srun --mpi=pmix` on 1, 2 and 8 GPUs is tested by the first sweep in test_docs.py."""
     other = profile(tmp_path, launcher="mpirun")
     settings = (f"data.dir={nih_shards.folder}", "mode=benchmark", "measure.max_steps=20", "measure.warmup_steps=6")
@@ -44,7 +44,7 @@ def test_mpirun_starts_the_same_ranks_here_for_a_benchmark(tmp_path: Path, clust
 
 
 @pytest.mark.timeout(400)
-def test_each_way_to_end_shows_as_what_it_is(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+def test_status_shows_each_way_to_end(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
     """A time limit, a killed rank, a scancel from outside, and a cancel. The shells that submitted have exited."""
     endless = ("--set", "train.steps=1000000", "--set", f"data.dir={nih_shards.folder}", "--experiment", "demo")
 
@@ -94,7 +94,7 @@ def test_every_golden_script_is_accepted(script: Path, cluster: Slurm) -> None:
 
 
 @pytest.mark.parametrize("gpus", NODES)
-def test_the_directives_are_in_force(gpus: int, cluster: Slurm, tmp_path: Path) -> None:
+def test_slurm_has_read_every_directive(gpus: int, cluster: Slurm, tmp_path: Path) -> None:
     """No command stands before a directive, which would end them: Slurm has every value that the script asks for."""
     script = tmp_path / "held.sbatch"
     text = (GOLDEN / f"c4140-srun-g{gpus:04d}.sbatch").read_text()
