@@ -15,7 +15,7 @@ from hpcjobs.base import sweepdir
 from hpcjobs.base.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.files import shown
 from hpcjobs.base.metrics import Run
-from hpcjobs.base.records import Limits
+from hpcjobs.base.records import Limits, Tell
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Cluster, Experiment, profiles
 from hpcjobs.engine import cancel, folder, follow, resume, submit
@@ -35,8 +35,6 @@ from hpcjobs.trainers import chexnet
 if TYPE_CHECKING:
     import pandas
 
-# Takes a line for the user.
-Tell = Callable[[str], None]
 log_line: Tell = logging.getLogger("hpcjobs").info
 
 
@@ -74,10 +72,22 @@ class Study:
         with writing(self.sweep.where, self._advice()):
             return build.collect_sweep(self.sweep, self.status())
 
-    def report(self, request: ReportRequest | None = None) -> Report:
-        """Collect, and write the report: scaling-report.csv, the figures, the page. Raises InputError."""
+    def report(
+        self, *, baseline: int | str | None = None, against: str | Path | None = None, reference: str | None = None
+    ) -> Report:
+        """Collect, and write the report: scaling-report.csv, the figures, the page.
+
+        baseline: the GPUs that speed-up is over, or "node"; absent: the smallest size measured.
+        against: the folder of another sweep, or its runs.csv.
+        reference: the name or the file of a published table.
+
+        Raises InputError.
+        """
+        request = ReportRequest(
+            None if baseline is None else str(baseline), None if against is None else Path(against), reference
+        )
         with writing(self.sweep.where, self._advice()):
-            return build.report_sweep(self.sweep, self.status(), request or ReportRequest(), self._tell)
+            return build.report_sweep(self.sweep, self.status(), request, self._tell)
 
     def table(self) -> pandas.DataFrame:
         """The scaling table as it stands now, with the columns of scaling-report.csv. Writes nothing."""
@@ -278,13 +288,13 @@ def _submit(sweep: Sweep, check_node: bool, tell: Tell) -> dict[str, str]:
 
 
 def sweep(
-    gpus: Iterable[int] | str,
+    gpus: Iterable[int] | int | str,
     *,
     experiment: str | Path = "chexnet",
     cluster: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
-    site: Mapping[str, str] | None = None,
-    sbatch: Sequence[str] = (),
+    override: Mapping[str, str] | None = None,
+    sbatch: Sequence[str] | str = (),
     repeats: int | None = None,
     throttle: int | None = None,
     one_allocation: bool = False,
@@ -298,7 +308,7 @@ def sweep(
     experiment: a name of `experiments/`, or a file.
     cluster: a name of `hpcjobs cluster list`, or a file; absent: `hpcjobs sweep`'s choice without --cluster.
     settings: experiment keys to override; a list is swept: {"batch.local": [32, 64], "model.weights": "none"}.
-    site: keys of the profile to override, such as {"partition": "v100", "time": "01:00:00"}.
+    override: keys of the profile, such as {"partition": "v100", "time": "01:00:00"}; see site.choose.OVERRIDABLE.
     sbatch: any other options of sbatch, such as ["mail-type=FAIL"].
     repeats: runs of each point; absent: the experiment's.
     throttle: the most runs of a size at a time.
@@ -308,14 +318,15 @@ def sweep(
 
     Raises InputError, SubmitRefused, SchedulerUnreachable.
     """
-    site, written = site or {}, list(_settings(settings or {}))
-    counts = planning.parse_gpus(gpus if isinstance(gpus, str) else ",".join(map(str, gpus)))
+    override, written = override or {}, list(_settings(settings or {}))
+    options = [sbatch] if isinstance(sbatch, str) else list(sbatch)
+    listed = gpus if isinstance(gpus, Iterable) and not isinstance(gpus, (str, bytes)) else [gpus]
+    counts = planning.parse_gpus(",".join(map(str, listed)))
+    chosen = chosen_cluster(None if cluster is None else str(cluster), override.get("partition"), tell)
     ready = prepare(
         counts,
         experiment=str(experiment),
-        cluster=overridden(
-            chosen_cluster(None if cluster is None else str(cluster), site.get("partition"), tell), site, sbatch
-        ),
+        cluster=overridden(chosen, override, options),
         settings=written,
         repeats=repeats,
         throttle=throttle,
@@ -326,12 +337,12 @@ def sweep(
     )
     # The provenance keeps the command that does the same.
     values: dict[str, object] = {
-        **{"gpus": ",".join(map(str, counts)), "experiment": experiment, "cluster": cluster, **site},
+        **{"gpus": ",".join(map(str, counts)), "experiment": experiment, "cluster": cluster, **override},
         **{"repeats": repeats, "throttle": throttle},
     }
     words = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
     words += [word for setting in written for word in ("--set", setting)]
-    words += [word for option in sbatch for word in ("--sbatch", option)]
+    words += [word for option in options for word in ("--sbatch", option)]
     words += [flag for flag, is_set in (("--one-allocation", one_allocation), ("--preflight", preflight)) if is_set]
     study, _ = ready.submit(["hpcjobs", "sweep", *words, "--out", str(ready.sweep.where.root)], tell)
     return study

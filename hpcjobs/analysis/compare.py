@@ -40,14 +40,16 @@ class Difference:
 
 
 def compare_sweeps(rows: Sequence[ScalingRow], others: Sequence[ScalingRow]) -> list[Difference]:
-    """Every size of `rows`, then those that only `others` has; sizes match by params, GPUs and local batch.
+    """Every size of `rows`, then those that only `others` has; sizes match by params, GPUs, local batch and unit.
 
     Raises InputError if no size was measured in both.
     """
-    ours, theirs = ({(row.params, row.gpus, row.local_batch): row for row in table} for table in (rows, others))
+    ours, theirs = (
+        {(row.params, row.gpus, row.local_batch, row.unit): row for row in table} for table in (rows, others)
+    )
     found = [_difference(ours.get(key), theirs.get(key)) for key in {**ours, **theirs}]
     if not any(each.ratio is not None for each in found):
-        raise InputError("--against: no size was measured in both sweeps with the same params and local batch")
+        raise InputError("--against: no size was measured in both sweeps with the same params, local batch and unit")
     known = [each.p for each in found if each.p is not None]
     real = iter(holm(known))
     return [each if each.p is None else dataclasses.replace(each, real=next(real)) for each in found]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Callable
+
+# Receives a line for the user.
+Tell = Callable[[str], None]
 
 
 class RunState(str, enum.Enum):

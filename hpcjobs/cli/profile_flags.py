@@ -10,20 +10,10 @@ from typing import Any
 import click
 
 from hpcjobs.config import Cluster
-from hpcjobs.site.choose import overridden
+from hpcjobs.site.choose import OVERRIDABLE, overridden
 
-# Flag and key of the profile: what --help says of it.
-_KEYS = {
-    "partition": "Partition of the jobs.",
-    "account": "Account that pays.",
-    "qos": "Quality of service.",
-    "time": "Time limit of a job: MINUTES, HH:MM:SS or D-HH:MM:SS.",
-    "nodelist": "Nodes to use, such as gpu[01-04]; smaller sizes have the first of them.",
-    "exclude": "Nodes not to use.",
-    "reservation": "Reservation to run in.",
-}
 # The parameter names of all these flags and of --sbatch.
-NAMES = (*_KEYS, "sbatch")
+NAMES = (*OVERRIDABLE, "sbatch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +33,13 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapped(*args: Any, sbatch: tuple[str, ...], **others: Any) -> Any:
-        given = {key: value for key in _KEYS if (value := others.pop(key)) is not None}
+        given = {key: value for key in OVERRIDABLE if (value := others.pop(key)) is not None}
         return command(*args, flags=Flags(given, sbatch), **others)
 
     help_ = "Any other option of sbatch, without the dashes; may be repeated."
     decorate = [
         click.option(f"--{key}", metavar="TEXT", help=f"{text}  [default: the profile's]")
-        for key, text in _KEYS.items()
+        for key, text in OVERRIDABLE.items()
     ]
     decorate.append(click.option("--sbatch", multiple=True, metavar="OPTION=VALUE", help=help_))
     for each in reversed(decorate):

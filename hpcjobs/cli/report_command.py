@@ -131,13 +131,14 @@ def report(
         raise InputError("--runs FILE and --out DIR go together; a sweep's report is written to the sweep's folder")
     if markdown and as_json:
         raise InputError("--markdown and --json exclude each other: give one of them")
-    request = ReportRequest(baseline, against, reference)
     if folder is not None:
-        done = open_study(folder, tell=show.talk).report(request)
+        done = open_study(folder, tell=show.talk).report(baseline=baseline, against=against, reference=reference)
     else:
         assert runs_file is not None
         assert out is not None
-        done = build.report_runs(build.read_runs(runs_file), out, request, show.talk)
+        done = build.report_runs(
+            build.read_runs(runs_file), out, ReportRequest(baseline, against, reference), show.talk
+        )
     print_report(done, as_json=as_json, markdown=markdown)
     ctx.exit(_nothing_measured(any(row.images_per_sec is not None for row in done.rows)))
 

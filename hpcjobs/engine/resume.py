@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from hpcjobs.base import sweepdir
 from hpcjobs.base.errors import SubmitRefused
-from hpcjobs.base.records import RunState
+from hpcjobs.base.records import RunState, Tell
 from hpcjobs.engine.follow import Watch
 from hpcjobs.engine.journal import Journal, locked
 from hpcjobs.engine.state import (
@@ -21,7 +21,7 @@ from hpcjobs.engine.state import (
     submissions,
     unanswered,
 )
-from hpcjobs.engine.submit import Tell, submit, submit_collector
+from hpcjobs.engine.submit import submit, submit_collector
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.jobs import render
 from hpcjobs.jobs.group import ALLOCATION, COLLECTOR, Group

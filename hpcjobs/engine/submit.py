@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from hpcjobs.base.errors import SubmitRefused
-from hpcjobs.base.records import Order
+from hpcjobs.base.records import Order, Tell
 from hpcjobs.engine.journal import Journal, locked
 from hpcjobs.engine.state import Intention, next_number, submissions
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.jobs import render
 from hpcjobs.jobs.group import ALLOCATION, COLLECTOR
-
-# Takes a line for the user.
-Tell = Callable[[str], None]
 
 
 def submit_all(sweep: Sweep, jobs: dict[str, str], tell: Tell, after_ok: tuple[str, ...] = ()) -> None:

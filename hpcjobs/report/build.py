@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hpcjobs.base.contract import JOB_LOG
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import read_json
 from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.base.records import Tell
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import runs_csv, sweep_runs
 from hpcjobs.collect.evidence import tail
@@ -27,9 +28,6 @@ from hpcjobs.report.write import write_report
 # The page shows the end of each run's log: at most this many lines and bytes.
 TAIL_LINES = 20
 TAIL_BYTES = 4096
-
-# Takes a line for the user.
-Tell = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)

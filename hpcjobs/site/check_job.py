@@ -8,11 +8,10 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from hpcjobs.base.files import open_plain
-from hpcjobs.base.records import JobState, Order, RunState
+from hpcjobs.base.records import JobState, Order, RunState, Tell
 from hpcjobs.config import Cluster
 from hpcjobs.schedulers import factory
 
@@ -28,9 +27,6 @@ CLOCK = "clock"
 _LAUNCHER_ENDS = re.compile(
     r"Exited with exit code|Terminating StepId|srun: Job step aborted|STEP \S+ ON|^MPI_ABORT was"
 )
-
-# Takes a line for the user.
-Tell = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from hpcjobs.base.errors import InputError
+from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.config import Cluster, profiles
 from hpcjobs.schedulers import factory
 from hpcjobs.schedulers.slurm.commands import Refused
+
+# Keys of a profile that a sweep may override, which change from day to day, and what --help says of each.
+OVERRIDABLE = {
+    "partition": "Partition of the jobs.",
+    "account": "Account that pays.",
+    "qos": "Quality of service.",
+    "time": "Time limit of a job: MINUTES, HH:MM:SS or D-HH:MM:SS.",
+    "nodelist": "Nodes to use, such as gpu[01-04]; smaller sizes have the first of them.",
+    "exclude": "Nodes not to use.",
+    "reservation": "Reservation to run in.",
+}
 
 
 def chosen_cluster(name: str | None, partition: str | None, tell: Callable[[str], None]) -> Cluster:
@@ -31,6 +42,9 @@ def overridden(cluster: Cluster, keys: Mapping[str, str], sbatch: Sequence[str] 
     Raises InputError, which names the flag, for a value that the profile could not have, and for a scheduler that has
     no such options.
     """
+    for key in keys:
+        if key not in OVERRIDABLE:
+            raise InputError(f"key '{key}' of a profile cannot be overridden: {nearest(key, OVERRIDABLE)}")
     flags = [*(f"--{key}" for key in keys), *(f"--sbatch {word}" for word in sbatch)]
     if flags and not factory.capabilities(cluster).site_options:
         raise InputError(f"{flags[0]} needs Slurm, but cluster '{cluster.name}' uses scheduler {cluster.scheduler}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from hpcjobs.base.contract import FAILURE, OK, WARNING, Finding
 from hpcjobs.base.errors import InputError, SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.files import read_json, write_atomic
+from hpcjobs.base.records import Tell
 from hpcjobs.base.times import seconds
 from hpcjobs.jobs import render
 from hpcjobs.plan import cost
@@ -19,7 +20,7 @@ from hpcjobs.plan.estimate import UserLimit, site_limits
 from hpcjobs.plan.planning import Plan
 from hpcjobs.schedulers import factory
 from hpcjobs.site import check, check_job, preflight
-from hpcjobs.site.check_job import CLOCK, Tell, last_line
+from hpcjobs.site.check_job import CLOCK, last_line
 from hpcjobs.site.fabric import fabric_finding
 from hpcjobs.trainers import chexnet
 

@@ -48,7 +48,7 @@ def taken_apart(
     as_is, no_input = together(fabric_ms + input_ms), together(fabric_ms)
     found = attribute(as_is, no_input, ranks())
     timed = tuple(float(together(fabric_ms + input_ms).mean()) for _ in range(20))
-    text = train_log(gpus=gpus, step_ms=timed, status=None) + line(LogKey.CONTROL, found.told(hosts), 1035)
+    text = train_log(gpus=gpus, step_ms=timed, status=None) + line(LogKey.CONTROL, found.to_log(hosts), 1035)
     return text + line(LogKey.RUN_STOP, None, 1040.0, status="success")
 
 
