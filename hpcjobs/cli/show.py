@@ -214,23 +214,3 @@ def wait(study: Study) -> list[RunStatus]:
             talk(shown_last)
 
     return study.wait(changed)
-
-
-def wait_and_report(study: Study, as_json: bool) -> int:
-    """Follow the runs live on stderr, then write the report and print the table. Returns the exit code.
-
-    Ctrl-C leaves the runs as they are, prints how to continue, and gives 130.
-    """
-    from hpcjobs.cli.show_report import print_report
-
-    folder = shorten(study.folder)
-    try:
-        runs = wait(study)
-    except KeyboardInterrupt:
-        talk(f"\nleft running. Come back with `hpcjobs status {folder}`, end them with `hpcjobs cancel {folder}`.")
-        return 130
-    for run in runs:
-        if run.state is not RunState.DONE:
-            talk(f"{run.run} {run.state}: {reason(run)}")
-    print_report(study.report(), as_json=as_json)
-    return exit_code(runs)

@@ -13,12 +13,14 @@ import click
 
 from hpcjobs.analysis import compare
 from hpcjobs.base.columns import FLAGS
-from hpcjobs.cli.show import shorten, talk, terminal
+from hpcjobs.base.records import RunState
+from hpcjobs.cli.show import exit_code, reason, shorten, talk, terminal, wait
 from hpcjobs.collect.measurements import Bandwidth
 from hpcjobs.report.build import Report
 
 if TYPE_CHECKING:
     from hpcjobs.report import tables
+    from hpcjobs.study import Study
 
 
 def print_report(report: Report, *, as_json: bool = False, markdown: bool = False) -> None:
@@ -81,3 +83,21 @@ def print_collectives(found: Sequence[Bandwidth], as_json: bool) -> None:
         writer.writerow(
             "" if value is None else " ".join(value) if isinstance(value, tuple) else value for value in row.values()
         )
+
+
+def wait_and_report(study: Study, as_json: bool) -> int:
+    """Follow the runs live on stderr, then write the report and print the table. Returns the exit code.
+
+    Ctrl-C leaves the runs as they are, prints how to continue, and gives 130.
+    """
+    folder = shorten(study.folder)
+    try:
+        runs = wait(study)
+    except KeyboardInterrupt:
+        talk(f"\nleft running. Come back with `hpcjobs status {folder}`, end them with `hpcjobs cancel {folder}`.")
+        return 130
+    for run in runs:
+        if run.state is not RunState.DONE:
+            talk(f"{run.run} {run.state}: {reason(run)}")
+    print_report(study.report(), as_json=as_json)
+    return exit_code(runs)

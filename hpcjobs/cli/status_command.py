@@ -9,6 +9,7 @@ import click
 
 from hpcjobs.base.records import RunState
 from hpcjobs.cli import names, show
+from hpcjobs.cli.show_report import wait_and_report
 from hpcjobs.site import preflight
 from hpcjobs.study import open_study
 
@@ -47,7 +48,7 @@ def resume(ctx: click.Context, folder: Path, retryable: bool, wait: bool, as_jso
     else:
         show.talk("nothing to submit: every run has a result or is under way")
     if wait:
-        ctx.exit(show.wait_and_report(study, as_json))
+        ctx.exit(wait_and_report(study, as_json))
     if as_json:
         click.echo(json.dumps({"adopted": done.adopted, "runs": done.runs}))
     else:

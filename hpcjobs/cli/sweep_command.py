@@ -13,6 +13,7 @@ import click
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import shown
 from hpcjobs.cli import names, profile_flags, show
+from hpcjobs.cli.show_report import wait_and_report
 from hpcjobs.plan.planning import parse_gpus
 from hpcjobs.site.choose import chosen_cluster
 from hpcjobs.study import Preparation, prepare, prepare_again
@@ -122,7 +123,7 @@ def sweep(
         return
     study, jobs = ready.submit(["hpcjobs", *sys.argv[1:]], show.talk, show.plan)
     if wait:
-        ctx.exit(show.wait_and_report(study, as_json))
+        ctx.exit(wait_and_report(study, as_json))
     if as_json:
         click.echo(json.dumps({"sweep": study.sweep.id, "out": str(study.folder), "jobs": jobs}))
     else:
