@@ -21,7 +21,7 @@ run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two 
 
 # Tests of the compute half run ranks that wait for each other, those of the control half run one short process after
 # another: side by side they use both cores. They share no files.
-COMPUTE=(tests/train tests/data tests/e2e)
+COMPUTE=(tests/e2e tests/data tests/train)
 side_by_side() {
     local output rc=0 other
     output="$(mktemp)"

@@ -180,7 +180,7 @@ def test_another_order_of_classes_is_refused(data: Path, tmp_path: Path):
     description = json.loads((data / DATASET_JSON).read_text())
     description["classes"][6:8] = reversed(CLASSES[6:8])  # Pneumonia and Pneumothorax.
     (tmp_path / DATASET_JSON).write_text(json.dumps(description))
-    with pytest.raises(TrainError, match="not in the order of") as caught:
+    with pytest.raises(TrainError, match="its classes are not these in this order: Atelectasis, ") as caught:
         open_dataset(tmp_path)
     assert caught.value.code == ErrorCode.DATA_MISMATCH
 
