@@ -19,17 +19,25 @@ run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two 
     .venv/bin/python -m pytest --durations=20 -o "cache_dir=.pytest_cache/$1" "${@:2}"
 }
 
-# Tests of the compute half run ranks that wait for each other, those of the control half run one short process after
-# another: side by side they use both cores. They share no files.
-COMPUTE=(tests/e2e tests/data tests/train)
+# Two lanes side by side use both cores. Tests of the compute half run ranks that wait for each other; tests of the control
+# half run one short process after another, and those on the virtual cluster mostly wait for Slurm. The lanes share no
+# files. tests/e2e comes before tests/train, which initialises MPI in pytest's own process.
+COMPUTE=(tests/docs tests/browser tests/e2e tests/data tests/train)
+control_and_slurm() {
+    local rc=0
+    run control tests "${COMPUTE[@]/#/--ignore=}" --ignore=tests/slurm || rc=1
+    # Last, so that the other lane has ended when the tests of Slurm's time limits begin.
+    if [ "$(id -u)" = 0 ]; then run slurm tests/slurm || rc=1; fi
+    return "$rc"
+}
 side_by_side() {
     local output rc=0 other
     output="$(mktemp)"
-    run control tests "${COMPUTE[@]/#/--ignore=}" --ignore=tests/slurm >"$output" 2>&1 &
+    run compute "${COMPUTE[@]}" >"$output" 2>&1 &
     other=$!
     # shellcheck disable=SC2064 # the pid and the name of now
     trap "kill -INT $other 2>/dev/null; rm -f '$output'" EXIT
-    run compute "${COMPUTE[@]}" || rc=1
+    control_and_slurm || rc=1
     wait "$other" || rc=1
     cat "$output"
     rm -f "$output"
@@ -48,9 +56,7 @@ if [ "$failed" = 0 ]; then
     if [ $# -gt 0 ] || [ "$(nproc)" -lt 2 ]; then
         stage "pytest" run all "${marks[@]}" "$@"
     else
-        stage "pytest but for tests/slurm" side_by_side
-        # Not beside other tests: Slurm's time limits are wall time.
-        if [ "$(id -u)" = 0 ]; then stage "pytest tests/slurm" run slurm tests/slurm; fi
+        stage "pytest, in two lanes" side_by_side
     fi
 fi
 echo "== wall time"
