@@ -22,11 +22,11 @@ run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two 
 # Two lanes side by side use both cores. Tests of the compute half run ranks that wait for each other; tests of the control
 # half run one short process after another, and those on the virtual cluster mostly wait for Slurm. The lanes share no
 # files. tests/e2e comes before tests/train, which initialises MPI in pytest's own process.
-COMPUTE=(tests/e2e tests/data tests/train)
+COMPUTE=(tests/docs tests/browser tests/e2e tests/data tests/train)
 control_and_slurm() {
     local rc=0
     run control tests "${COMPUTE[@]/#/--ignore=}" --ignore=tests/slurm || rc=1
-    # Last: the other lane has ended when the tests of Slurm's time limits begin.
+    # Last, and in it the tests of Slurm's time limits last: by then the other lane has ended.
     if [ "$(id -u)" = 0 ]; then run slurm tests/slurm || rc=1; fi
     return "$rc"
 }

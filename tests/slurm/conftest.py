@@ -79,6 +79,19 @@ def run_tool(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
 
+# Files whose tests depend on Slurm's time limits. They run last in this folder: by then the other lane of
+# `make test` has ended.
+_BY_THE_CLOCK = ("test_limits.py", "test_states.py", "test_survival.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the tests of this folder, and leave those of other folders where they are."""
+    places = [place for place, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    ordered = sorted((items[place] for place in places), key=lambda item: item.path.name in _BY_THE_CLOCK)
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Slurm]:
     """A running cluster. If one runs before the tests, it is used and not stopped."""
