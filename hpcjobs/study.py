@@ -174,18 +174,19 @@ class Preparation:
         self,
         command: Sequence[str],
         tell: Tell = log_line,
-        show_plan: Callable[[Sweep, Estimate], None] = lambda sweep, expected: None,
+        show_plan: Callable[[Sweep, Estimate], None] | None = None,
     ) -> tuple[Study, dict[str, str]]:
         """Write the sweep's folder and submit everything: (the study, job ids by group).
 
-        `command` is recorded in provenance.json. `show_plan` is called after writing and before submitting. If all
-        submissions are refused, the folder is removed again. Raises SchedulerUnreachable, SubmitRefused,
-        PreflightFailed, or OSError.
+        `command` is recorded in provenance.json. `show_plan`, if given, is called after writing and before submitting;
+        only for it is the scheduler asked for an estimate. If all submissions are refused, the folder is removed again.
+        Raises SchedulerUnreachable, SubmitRefused, PreflightFailed, or OSError.
         """
         if self.unknown_limits:
             raise SchedulerUnreachable(self.unknown_limits)
         folder.write_folder(self.sweep, self.scripts, list(command))
-        show_plan(self.sweep, self.estimate())
+        if show_plan is not None:
+            show_plan(self.sweep, self.estimate())
         jobs = _submit(self.sweep, bool(self.preflight), tell)
         return Study(self.sweep, tell), jobs
 
