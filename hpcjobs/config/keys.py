@@ -20,7 +20,8 @@ class Key:
 
     `name` is the key as YAML spells it; `leaves` puts its sections in front (`train.steps`). `type` is the type without
     its `Annotated`. `section` is the class of the keys below this one, or None where the key holds a plain value; an
-    `optional` section may be absent.
+    `optional` section may be absent. `path` is folder or file if the value is a path or one of `words`, else empty.
+    `verbatim`: the texts in the value are taken as they are written.
     """
 
     name: str
@@ -28,6 +29,9 @@ class Key:
     description: str
     section: type[Section] | None
     optional: bool = False
+    path: str = ""
+    words: tuple[str, ...] = ()
+    verbatim: bool = False
 
 
 def keys_of(kind: type[Section]) -> Iterator[Key]:
@@ -38,7 +42,8 @@ def keys_of(kind: type[Section]) -> Iterator[Key]:
         described = next((each.description for each in metadata if each.description), None)
         if described is None and inner is not None:
             described = inspect.getdoc(inner)
-        yield Key(field.encode_name, bare, described or "", inner, optional)
+        extra = {name: value for each in metadata for name, value in (each.extra or {}).items()}
+        yield Key(field.encode_name, bare, described or "", inner, optional, **extra)
 
 
 def leaves(kind: type[Section]) -> Iterator[Key]:
@@ -49,6 +54,16 @@ def leaves(kind: type[Section]) -> Iterator[Key]:
         else:
             for leaf in leaves(key.section):
                 yield dataclasses.replace(leaf, name=f"{key.name}.{leaf.name}")
+
+
+def exclusive(kind: type[Section]) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """The path of each key that excludes another one of its section, and the path of that other one."""
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for key in keys_of(kind):
+        if key.section is not None and key.section.EXCLUSIVE is not None:
+            first, second = ((key.name, name) for name in key.section.EXCLUSIVE)
+            found |= {first: second, second: first}
+    return found
 
 
 def _unwrapped(annotation: Any) -> tuple[Any, list[msgspec.Meta]]:
