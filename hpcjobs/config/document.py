@@ -163,6 +163,8 @@ def _restore(document: Document, key: Key) -> None:
         holder[path[-1]] = [document.texts.get((*path, str(index)), item) for index, item in enumerate(value)]
     elif isinstance(value, dict):
         holder[path[-1]] = {name: document.texts.get((*path, str(name)), item) for name, item in value.items()}
+    elif path in document.texts and value is not None:
+        holder[path[-1]] = document.texts[path]
 
 
 _PLACE = re.compile(r" - at `(?P<path>(?:key in )?\$[^`]*)`$")

@@ -33,13 +33,16 @@ def doc(description: str) -> msgspec.Meta:
     return msgspec.Meta(description=description)
 
 
-def path_doc(description: str, *, folder: bool = False, words: tuple[str, ...] = ()) -> msgspec.Meta:
+def path_doc(
+    description: str, *, folder: bool = False, words: tuple[str, ...] = (), here: bool = False
+) -> msgspec.Meta:
     """The description of a key whose value is a path, or one of `words`.
 
     A relative path starts at the folder of the YAML file, or at the working folder if `--set` gives it. `folder`: only a
-    folder makes sense.
+    folder makes sense. `here`: an absent path is the working folder.
     """
-    return msgspec.Meta(description=description, extra={"path": "folder" if folder else "file", "words": words})
+    extra = {"path": "folder" if folder else "file", "words": words, "here": here}
+    return msgspec.Meta(description=description, extra=extra)
 
 
 def verbatim_doc(description: str) -> msgspec.Meta:

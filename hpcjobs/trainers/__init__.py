@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from hpcjobs.base.contract import Finding, RunConfig
-from hpcjobs.base.metrics import Measurement
-from hpcjobs.base.records import ExitRecord, Progress, Tell
+from hpcjobs.base.records import ExitRecord, Tell
 from hpcjobs.base.sizes import Size
+from hpcjobs.collect.attempts import Reading
 from hpcjobs.config import Cluster, Experiment
 
 Start = Literal["rank", "node", "once"]
@@ -61,35 +61,17 @@ class Launch:
     mpirun: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What the files of one attempt say.
-
-    log: the file that was read. finished: the run did what it should, and its rate is known if one was asked for.
-    measurement: of a run that finished; None: no rate was asked for. problem: why a run that ended with success has
-    not finished. hosts: those that the log names. timed: begin and end, in seconds since the epoch, of each stretch of
-    timed steps.
-    """
-
-    log: Path
-    finished: bool = False
-    measurement: Measurement | None = None
-    problem: str = ""
-    progress: Progress = dataclasses.field(default_factory=Progress)
-    hosts: tuple[str, ...] = ()
-    timed: Sequence[tuple[float, float]] = ()
-
-
 @dataclasses.dataclass(frozen=True)
 class NodeCheck:
     """How a check looks at a compute node.
 
     command: words of the job, run once by the launcher; it writes contract.CHECK_NODE into the check's folder.
-    request: what it finds in contract.CHECK_REQUEST there.
+    request: what it finds in contract.CHECK_REQUEST there. files: templates that it finds there too, as they are.
     """
 
     command: tuple[str, ...]
     request: Mapping[str, Any]
+    files: tuple[str, ...] = ()
 
 
 class Trainer(Protocol):
@@ -99,7 +81,10 @@ class Trainer(Protocol):
     """
 
     keys: type[Experiment]
+    # Whether its processes find each other by MPI, and so need a launcher that belongs to one.
     needs_mpi: bool
+    # Tables that its runs leave in their attempt folders, by file name, with their columns: collected into one.
+    tables: Mapping[str, Sequence[str]]
 
     def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
         """Whether a sweep of these variants can run at all. `tell` receives warnings. Raises InputError."""
@@ -123,6 +108,10 @@ class Trainer(Protocol):
 
     def inputs(self, experiment: Experiment) -> Sequence[str]:
         """The absolute paths that runs read: they are mounted into containers, and looked for by checks."""
+        ...
+
+    def data_dir(self, experiment: Experiment, made: Path) -> str:
+        """The folder of the data that a run reads, for its run.yaml; `made`: where `prepare` makes them. May be empty."""
         ...
 
     def prepare(self, experiments: Sequence[Experiment], folder: Path) -> None:

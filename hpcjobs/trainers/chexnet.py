@@ -7,16 +7,18 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hpcjobs.base.contract import FAILURE, INSTALL_COMPUTE, TRAIN_LOG, Finding, LogKey, RunConfig
+from hpcjobs.base.columns import FLAG_SHORT_WARMUP
+from hpcjobs.base.contract import FAILURE, INSTALL_COMPUTE, TRAIN_LOG, Finding, LogKey, RunConfig, warmup_steps
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import read_json
 from hpcjobs.base.records import ExitRecord, Tell
 from hpcjobs.base.sizes import Size
-from hpcjobs.chexnet.classes import DATASET_JSON, IMAGENET_FILE
+from hpcjobs.chexnet.classes import AUC_COLUMNS, AUC_CSV, DATASET_JSON, IMAGENET_FILE
 from hpcjobs.chexnet.data.quiet import quietly
 from hpcjobs.collect import mllog
 from hpcjobs.config import Cluster, Experiment
-from hpcjobs.trainers import Launch, NodeCheck, Reading, Start, Variable
+from hpcjobs.collect.attempts import Reading
+from hpcjobs.trainers import Launch, NodeCheck, Start, Variable
 from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
 
 # The most bytes that one run leaves: its logs, and the checkpoints of a model (the newest two, the one that is being
@@ -33,6 +35,7 @@ class ChexnetTrainer:
 
     keys: type[Experiment] = ChexnetExperiment
     needs_mpi = True
+    tables: Mapping[str, Sequence[str]] = {AUC_CSV: AUC_COLUMNS}
 
     def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
         _check_python(cluster)
@@ -75,6 +78,9 @@ class ChexnetTrainer:
         ours = _our(experiment)
         data = [ours.data.dir] if ours.data.dir else []
         return [*data, *([ours.model.weights] if ours.model.weights.startswith("/") else [])]
+
+    def data_dir(self, experiment: Experiment, made: Path) -> str:
+        return _our(experiment).data.dir or str(made)
 
     def prepare(self, experiments: Sequence[Experiment], folder: Path) -> None:
         """Make the images of `data.synth`, or complete what an interrupted call left in `folder`."""
@@ -120,6 +126,7 @@ class ChexnetTrainer:
         about = log.last(LogKey.RUN)
         hosts = about.value.get("hosts", ()) if about and isinstance(about.value, dict) else ()
         measured = mllog.measure(log)
+        is_short = warmup_steps(run.experiment) < run.experiment["measure"]["warmup_steps"]
         return Reading(
             log=attempt / TRAIN_LOG,
             finished=measured is not None,
@@ -127,6 +134,7 @@ class ChexnetTrainer:
             progress=mllog.progress(log),
             hosts=tuple(hosts),
             timed=mllog.window_times(log),
+            flags=(FLAG_SHORT_WARMUP,) if is_short else (),
         )
 
     def hints(self) -> Mapping[str, str]:

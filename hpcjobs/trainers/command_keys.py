@@ -120,7 +120,7 @@ class CommandExperiment(Experiment, frozen=True, kw_only=True):
     ]
     workdir: Annotated[
         OneLine | None,
-        path_doc("Folder in which the command starts; absent: where `hpcjobs sweep` was typed.", folder=True),
+        path_doc("Folder in which the command starts; absent: where `hpcjobs sweep` was typed.", folder=True, here=True),
     ] = None
     inputs: Annotated[
         tuple[OneLine, ...], doc("Files and folders that the command reads: absolute paths, or relative to workdir.")
