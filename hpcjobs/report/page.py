@@ -88,7 +88,11 @@ def render(contents: Contents, drawings: Sequence[Drawing]) -> str:
         highlights=_highlights(contents),
         answers=sentences.answers(contents.rows, contents.runs),
         pictures=[_picture(drawing) for drawing in drawings],
-        tables=list(_tables(contents)),
+        tables=[
+            dataclasses.replace(table, name=f"{table.name}-{number}" if number > 1 else table.name)
+            for number, part in enumerate(contents.parts, 1)
+            for table in _tables(part)
+        ],
         runs=_runs(contents.runs, logs) if contents.runs else None,
         logs=logs,
         provenance=list(_provenance(contents.provenance)),
@@ -145,18 +149,18 @@ def _tables(contents: Contents) -> Iterator[Table]:
         yield _losses(contents.rows)
     for number, fitted in enumerate(contents.models):
         for model in fitted.models[:1]:
-            of = f"{fitted.params} {fitted.scaling}".strip()
-            caption = f"Predictions of the model {model.name} for {of} scaling"
+            of = " ".join(part for part in (fitted.params, fitted.scaling and f"{fitted.scaling} scaling") if part)
+            caption = f"Predictions of the model {model.name}" + (f" for {of}" if of else "")
             caption += '. "left out": error of the prediction if the size is left out of the fit'
             if doubt := tables.doubt(model):
                 caption += f". Of no use: {doubt}"
-            yield _plain(f"model-{number}", caption, tables.predictions(model))
+            yield _plain(f"model-{number}", caption, tables.predictions(model, fitted.unit))
     if contents.reference is not None:
         name = contents.reference.name
         found = compare_reference(contents.rows, contents.reference)
         if not any(row.params for row in contents.rows):
             found.sort(key=lambda each: each.gpus)
-        cells = tables.beside(found, name)
+        cells = tables.beside(found, contents.reference)
         caption = f"Compared with {name}. Each efficiency is relative to the base of its own table"
         yield _plain("reference", caption, cells)
     if contents.differences:
