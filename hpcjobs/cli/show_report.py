@@ -70,7 +70,11 @@ def _json(report: Report) -> object:
     more: dict[str, object] = {}
     if report.reference is not None:
         beside = compare.compare_reference(report.rows, report.reference)
-        more["reference"] = {"name": report.reference.name, "rows": [dataclasses.asdict(each) for each in beside]}
+        more["reference"] = {
+            "name": report.reference.name,
+            "unit": report.reference.unit,
+            "rows": [dataclasses.asdict(each) for each in beside],
+        }
     if report.differences:
         more["against"] = [dataclasses.asdict(each) for each in report.differences]
     if len(tables) > 1:

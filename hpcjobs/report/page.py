@@ -16,7 +16,7 @@ from hpcjobs.analysis.compare import compare_reference
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.base.version import __version__
 from hpcjobs.report import sentences, tables
-from hpcjobs.report.contents import Contents, clean, score_name_of, series, unit_of
+from hpcjobs.report.contents import Contents, by_unit, clean, score_name_of, series, unit_of
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_style import Drawing
 
@@ -244,7 +244,9 @@ def _plain(name: str, caption: str, cells: tables.Cells) -> Table:
 
 def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
     has_params = any(run.params for run in runs)
-    header = ["run", *(["params"] if has_params else []), "state", "GPUs", "rate, 1/s", "step, ms", "job", "nodes"]
+    units = by_unit(run for run in runs if run.throughput is not None)
+    rate = f"{unit_of(next(iter(units.values()), []))}/s" if len(units) < 2 else "rate"
+    header = ["run", *(["params"] if has_params else []), "state", "GPUs", rate, "step, ms", "job", "nodes"]
     has_why = any(run.failure for run in runs)
     header += ["why"] if has_why else []
     words = ("run", "params", "state", "job", "nodes", "why")
@@ -254,7 +256,7 @@ def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
             *([Cell(run.params)] if has_params else []),
             Cell(log.state),
             _number(run.gpus, ","),
-            _number(run.throughput),
+            dataclasses.replace(_number(run.throughput), note=f"{unit_of([run])}/s" if rate == "rate" else ""),
             _number(run.step_ms),
             Cell(run.job_ids),
             Cell(run.nodelist),
