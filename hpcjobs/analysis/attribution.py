@@ -26,9 +26,9 @@ def losses(row: ScalingRow, base: ScalingRow) -> dict[str, Any]:
     `lost_other_ms` is the rest of the loss. If no run measured the parts, it is the whole loss.
     Empty if either row has no rate or no step time.
     """
-    if row.images_per_sec is None or base.images_per_sec is None or row.step_ms is None or base.step_ms is None:
+    if row.throughput is None or base.throughput is None or row.step_ms is None or base.step_ms is None:
         return {}
-    per_image = row.step_ms * row.images_per_sec / row.gpus, base.step_ms * base.images_per_sec / base.gpus
+    per_image = row.step_ms * row.throughput / row.gpus, base.step_ms * base.throughput / base.gpus
     ratio = per_image[0] / per_image[1]
     lost = row.step_ms - ratio * base.step_ms
     parts = {

@@ -62,14 +62,14 @@ def _difference(ours: ScalingRow | None, theirs: ScalingRow | None) -> Differenc
         params=row.params,
         gpus=row.gpus,
         local_batch=row.local_batch,
-        ours=ours.images_per_sec if ours else None,
-        theirs=theirs.images_per_sec if theirs else None,
+        ours=ours.throughput if ours else None,
+        theirs=theirs.throughput if theirs else None,
         runs=ours.runs if ours else 0,
         their_runs=theirs.runs if theirs else 0,
     )
-    if not ours or not theirs or ours.images_per_sec is None or theirs.images_per_sec is None:
+    if not ours or not theirs or ours.throughput is None or theirs.throughput is None:
         return difference
-    ratio = dataclasses.replace(difference, ratio=ours.images_per_sec / theirs.images_per_sec)
+    ratio = dataclasses.replace(difference, ratio=ours.throughput / theirs.throughput)
     welch = welch_ratio(ours.rates, theirs.rates)
     return dataclasses.replace(ratio, low=welch.low, high=welch.high, p=welch.p) if welch else ratio
 
@@ -82,12 +82,12 @@ class Reference:
     """A published table: images/s by number of GPUs, the smallest first."""
 
     name: str
-    images_per_sec: Mapping[int, float]
+    throughput: Mapping[int, float]
 
     def efficiency(self, gpus: int) -> float:
         """Efficiency relative to its own smallest size, a fraction."""
-        base = min(self.images_per_sec)
-        return self.images_per_sec[gpus] / self.images_per_sec[base] * base / gpus
+        base = min(self.throughput)
+        return self.throughput[gpus] / self.throughput[base] * base / gpus
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def references() -> dict[str, Path]:
 def read_reference(name: str) -> Reference:
     """The table with that name, or the CSV file at that path.
 
-    Raises InputError if there is no such table, or if it lacks the columns gpus and images_per_sec.
+    Raises InputError if there is no such table, or if it lacks the columns gpus and throughput.
     """
     known = references()
     path = Path(name) if "/" in name or name.endswith(".csv") else known.get(name)
@@ -126,30 +126,30 @@ def read_reference(name: str) -> Reference:
     rates: dict[int, float] = {}
     for number, row in enumerate(rows, 2):
         try:
-            gpus, rate = int(row["gpus"]), float(row["images_per_sec"])
+            gpus, rate = int(row["gpus"]), float(row["throughput"])
         except (KeyError, TypeError, ValueError):
             raise InputError(
-                f"--reference {path}: line {number}: expected numbers in the columns gpus and images_per_sec"
+                f"--reference {path}: line {number}: expected numbers in the columns gpus and throughput"
             ) from None
         if gpus < 1 or not 0 < rate < math.inf:
-            raise InputError(f"--reference {path}: line {number}: gpus and images_per_sec must be above 0")
+            raise InputError(f"--reference {path}: line {number}: gpus and throughput must be above 0")
         if gpus in rates:
             raise InputError(f"--reference {path}: line {number}: a second row for the size {gpus}")
         rates[gpus] = rate
     if not rates:
-        raise InputError(f"--reference {path}: no rows under the columns gpus and images_per_sec")
+        raise InputError(f"--reference {path}: no rows under the columns gpus and throughput")
     return Reference(path.stem, dict(sorted(rates.items())))
 
 
 def compare_reference(rows: Sequence[ScalingRow], reference: Reference) -> list[Comparison]:
     """Every size of the rows, then those that only the reference has."""
     found = [_comparison(row.params, row.gpus, row, reference) for row in rows]
-    lacking = sorted(set(reference.images_per_sec) - {row.gpus for row in rows})
+    lacking = sorted(set(reference.throughput) - {row.gpus for row in rows})
     return found + [_comparison("", gpus, None, reference) for gpus in lacking]
 
 
 def _comparison(params: str, gpus: int, row: ScalingRow | None, reference: Reference) -> Comparison:
-    ours, theirs = row.images_per_sec if row else None, reference.images_per_sec.get(gpus)
+    ours, theirs = row.throughput if row else None, reference.throughput.get(gpus)
     return Comparison(
         params=params,
         gpus=gpus,

@@ -21,7 +21,7 @@ def extrap(rows: Sequence[ScalingRow]) -> str:
     The region `step` has one value for each run, the parts of the step have one value each.
     Raises InputError if nothing is measured, or if the rows belong to several series.
     """
-    measured = [row for row in rows if row.images_per_sec is not None]
+    measured = [row for row in rows if row.throughput is not None]
     series = {row.series for row in measured}
     if len(series) != 1:
         what = "nothing is measured" if not series else f"the table has {len(series)} series (params, kinds of scaling)"

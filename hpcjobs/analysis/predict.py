@@ -54,7 +54,7 @@ class Prediction:
     gpus: int
     nodes: int
     step_ms: Interval
-    images_per_sec: Interval
+    throughput: Interval
     measured: float | None
     efficiency: float | None
     time_to_train_s: Interval | None
@@ -122,21 +122,19 @@ def predict(
 def fill(
     rows: Sequence[ScalingRow], *, fabric: Fabric | None = None, gradient_bytes: float | None = None
 ) -> list[ScalingRow]:
-    """The rows with `predicted_images_per_sec` filled in, if their series has a model. Failed sizes get one too."""
+    """The rows with `predicted_throughput` filled in, if their series has a model. Failed sizes get one too."""
     try:
         fitted = predict(rows, fabric=fabric, gradient_bytes=gradient_bytes, resamples=0)
     except InputError:
         return list(rows)
     found = {
-        (each.experiment, each.params, each.scaling, prediction.gpus): prediction.images_per_sec.value
+        (each.experiment, each.params, each.scaling, prediction.gpus): prediction.throughput.value
         for each in fitted
         for model in each.models[:1]
         for prediction in model.predictions
     }
     return [
-        dataclasses.replace(
-            row, predicted_images_per_sec=found.get((row.experiment, row.params, row.scaling, row.gpus))
-        )
+        dataclasses.replace(row, predicted_throughput=found.get((row.experiment, row.params, row.scaling, row.gpus)))
         for row in rows
     ]
 
@@ -153,7 +151,7 @@ def _fit_series(
 ) -> SeriesModels:
     first = rows[0]
     per_node = max((row.gpus_per_node for row in rows if row.gpus_per_node), default=None)
-    points = [_point(row) for row in sorted(rows, key=lambda row: row.gpus) if row.images_per_sec is not None]
+    points = [_point(row) for row in sorted(rows, key=lambda row: row.gpus) if row.throughput is not None]
     if gradient_bytes is None:
         gradient_bytes = next((row.gradient_bytes for row in rows if row.gradient_bytes is not None), None)
     builders: dict[str, _Builder] = {"ring": lambda those: ring(those, fabric, gradient_bytes), "usl": usl}
@@ -170,7 +168,7 @@ def _fit_series(
 
 
 def _point(row: ScalingRow) -> ModelPoint:
-    rate = row.images_per_sec or math.nan
+    rate = row.throughput or math.nan
     local = float(row.local_batch or 1)
     return ModelPoint(
         row.gpus, row.nodes or 1, local, 1000 * local * row.gpus / rate, row.slowest_rank_ms, row.input_wait_ms
@@ -239,7 +237,7 @@ def _prediction(
     value = fit.at(size, fit.parameters)
     step = _interval(value, [fit.at(size, each) * math.exp(e) for each, e in zip(drawn, noise, strict=True)])
     rate = Interval(size.rate(step.value), size.rate(step.high), size.rate(step.low))
-    base = next((row for row in rows if row.gpus == row.baseline_gpus and row.images_per_sec is not None), None)
+    base = next((row for row in rows if row.gpus == row.baseline_gpus and row.throughput is not None), None)
     images = _images(rows)
     train = None if images is None else Interval(images / rate.value, images / rate.high, images / rate.low)
     hours = size.gpus / 3600
@@ -247,9 +245,9 @@ def _prediction(
         gpus=size.gpus,
         nodes=size.nodes,
         step_ms=step,
-        images_per_sec=rate,
-        measured=next((row.images_per_sec for row in rows if row.gpus == size.gpus), None),
-        efficiency=rate.value / (base.images_per_sec or math.nan) * base.gpus / size.gpus if base else None,
+        throughput=rate,
+        measured=next((row.throughput for row in rows if row.gpus == size.gpus), None),
+        efficiency=rate.value / (base.throughput or math.nan) * base.gpus / size.gpus if base else None,
         time_to_train_s=train,
         gpu_hours=train and Interval(train.value * hours, train.low * hours, train.high * hours),
     )
@@ -261,9 +259,9 @@ def _images(rows: Sequence[ScalingRow]) -> float | None:
     None if no training has a fixed number of epochs: one that ends at an AUC takes a different number at each size.
     """
     known = [
-        row.time_to_train_s * row.images_per_sec
+        row.time_to_train_s * row.throughput
         for row in rows
-        if row.time_to_train_s is not None and row.images_per_sec is not None and _is_fixed(row.time_to_train_kind)
+        if row.time_to_train_s is not None and row.throughput is not None and _is_fixed(row.time_to_train_kind)
     ]
     return statistics.median(known) if known else None
 

@@ -67,8 +67,8 @@ def _check_units(runs: Iterable[Run]) -> None:
 
 
 def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
-    measured = [run for run in runs if run.images_per_sec is not None]
-    rates = tuple(run.images_per_sec for run in measured if run.images_per_sec is not None)
+    measured = [run for run in runs if run.throughput is not None]
+    rates = tuple(run.throughput for run in measured if run.throughput is not None)
     interval = student_interval(rates)
     combined: dict[str, Any] = {
         name: _COMBINED[about.combine](name, runs, measured)
@@ -79,8 +79,8 @@ def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
         runs=len(measured),
         failed_runs=len(runs) - len(measured),
         rates=rates,
-        images_per_sec_low=interval[0] if interval else None,
-        images_per_sec_high=interval[1] if interval else None,
+        throughput_low=interval[0] if interval else None,
+        throughput_high=interval[1] if interval else None,
         cv=variation(rates),
         nodes_distinct=len(_words("nodelist", measured).split()) or None,
         **combined,
@@ -168,7 +168,7 @@ def _compared(rows: Sequence[ScalingRow], baseline: Baseline) -> list[ScalingRow
     """The rows with speed-up, efficiency, their intervals, and the losses. Raises InputError if there is no base."""
     series: dict[tuple[str, str, str, int | None], list[ScalingRow]] = defaultdict(list)
     for row in rows:
-        if row.images_per_sec is not None and row.scaling != "mixed":
+        if row.throughput is not None and row.scaling != "mixed":
             series[row.series].append(row)
     # The base of a strong series may also share its local batch with other sizes, and then its row says weak.
     for key, those in series.items():
@@ -178,11 +178,11 @@ def _compared(rows: Sequence[ScalingRow], baseline: Baseline) -> list[ScalingRow
                 for row in rows
                 if (row.experiment, row.params, row.global_batch) == (*key[:2], key[3])
                 and row.scaling == "weak"
-                and row.images_per_sec is not None
+                and row.throughput is not None
             ]
     bases = {key: _base(those, baseline) for key, those in series.items()}
     if series and baseline is not None and not any(bases.values()):
-        sizes = ", ".join(map(str, sorted({row.gpus for row in rows if row.images_per_sec is not None})))
+        sizes = ", ".join(map(str, sorted({row.gpus for row in rows if row.throughput is not None})))
         what = "one full node" if baseline == "node" else f"{baseline} GPUs"
         raise InputError(f"--baseline {baseline}: no measurement on {what}; measured: {sizes} GPUs")
     return [_against(row, bases.get(row.series), baseline) for row in rows]
@@ -199,11 +199,11 @@ def _base(rows: Sequence[ScalingRow], baseline: Baseline) -> ScalingRow | None:
 
 
 def _against(row: ScalingRow, base: ScalingRow | None, baseline: Baseline) -> ScalingRow:
-    if base is None or base.images_per_sec is None:
+    if base is None or base.throughput is None:
         return _flagged(row, FLAG_NO_BASELINE) if baseline is not None else row
-    if row.images_per_sec is None:
+    if row.throughput is None:
         return dataclasses.replace(row, baseline_gpus=base.gpus)
-    speedup, per_gpu = row.images_per_sec / base.images_per_sec, base.gpus / row.gpus
+    speedup, per_gpu = row.throughput / base.throughput, base.gpus / row.gpus
     welch = None if row is base else welch_ratio(row.rates, base.rates)
     return dataclasses.replace(
         row,
@@ -226,7 +226,7 @@ def start_correlation(runs: Iterable[Run]) -> float | None:
 
     None for fewer than two sizes or two starts, where it is not defined. (Spearman, Am. J. Psychology 15, 1904.)
     """
-    known = [(run.gpus, run.start) for run in runs if run.images_per_sec is not None and run.start is not None]
+    known = [(run.gpus, run.start) for run in runs if run.throughput is not None and run.start is not None]
     sizes, starts = [gpus for gpus, _ in known], [start for _, start in known]
     if len(set(sizes)) < 2 or len(set(starts)) < 2:
         return None
@@ -247,7 +247,7 @@ def _differing(row: ScalingRow, runs: Sequence[Run]) -> ScalingRow:
     """The row with a flag for software or GPUs that differ among the runs of its experiment and params."""
     those = [run for run in runs if (run.experiment, run.params) == (row.experiment, row.params)]
     for flag, name in ((FLAG_SOFTWARE, "software"), (FLAG_HARDWARE, "gpu_model")):
-        known = {getattr(run, name) for run in those if run.images_per_sec is not None} - {""}
+        known = {getattr(run, name) for run in those if run.throughput is not None} - {""}
         if len(known) > 1:
             row = _flagged(row, flag)
     return row

@@ -116,10 +116,14 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run has come, as its log says. `epoch` is the current one, from 1; a benchmark has none."""
+    """How far a run has come, as its log says, and how fast it is, in `unit` a second over all GPUs.
+
+    `epoch` is the current one, from 1; a benchmark has none.
+    """
 
     step: int = 0
     steps: int | None = None
-    images_per_sec: float | None = None
+    throughput: float | None = None
     epoch: int | None = None
     epochs: int | None = None
+    unit: str = ""

@@ -62,7 +62,7 @@ def collect(
     if runs is None:
         return
     click.echo(json.dumps([run.row() for run in runs]) if as_json else runs_csv.to_text(runs), nl=as_json)
-    ctx.exit(_nothing_measured(any(run.images_per_sec is not None for run in runs)))
+    ctx.exit(_nothing_measured(any(run.throughput is not None for run in runs)))
 
 
 def _any_logs(paths: Sequence[Path], format_: str | None, gpus_from: str | None, as_json: bool) -> list[Run] | None:
@@ -140,7 +140,7 @@ def report(
             build.read_runs(runs_file), out, ReportRequest(baseline, against, reference), show.talk
         )
     print_report(done, as_json=as_json, markdown=markdown)
-    ctx.exit(_nothing_measured(any(row.images_per_sec is not None for row in done.rows)))
+    ctx.exit(_nothing_measured(any(row.throughput is not None for row in done.rows)))
 
 
 def _nothing_measured(measured: bool) -> int:

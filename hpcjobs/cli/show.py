@@ -124,7 +124,7 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
         done = run.progress
         steps = f"{done.step}/{done.steps}" if done.steps else str(done.step or "")
         epoch = f"{done.epoch}/{done.epochs}" if done.epoch and done.epochs else ""
-        rate = f"{done.images_per_sec:.1f}" if done.images_per_sec else ""
+        rate = f"{done.throughput:.1f}" if done.throughput else ""
         state = Text(str(run.state), style=_STYLES.get(run.state, ""))
         # Text, not markup: a log line may hold brackets.
         places = " ".join(run.nodes)
@@ -166,7 +166,7 @@ def status_json(runs: Sequence[RunStatus]) -> str:
                 "steps": run.progress.steps,
                 "epoch": run.progress.epoch,
                 "epochs": run.progress.epochs,
-                "images_per_sec": run.progress.images_per_sec,
+                "throughput": run.progress.throughput,
                 "start": run.start,
                 "end": run.end,
                 "failure": run.failure.kind if run.failure else None,

@@ -33,7 +33,7 @@ def runs(results: Iterable[LogResult]) -> tuple[list[Run], list[Problem]]:
                 problems.append(
                     Problem(one.source, one.line, "the log does not say the number of GPUs: give --gpus-from")
                 )
-            elif one.images_per_sec is None:
+            elif one.throughput is None:
                 problems.append(
                     Problem(one.source, one.line, "the log does not say what makes its figure a rate (the batch)")
                 )
@@ -51,14 +51,14 @@ def _run(one: Throughput, gpus: int) -> Run:
         state=RunState.DONE,
         failure="",
         source=f"{one.source}:{one.line}",
-        experiment=name if one.unit == "images" else f"{name} ({one.unit})",
+        experiment=name if one.unit in ("images", "") else f"{name} ({one.unit})",
         params=one.params,
         gpus=gpus,
         nodes=nodes,
         gpus_per_node=-(-gpus // nodes) if nodes else None,
         local_batch=one.local_batch,
         global_batch=one.global_batch,
-        images_per_sec=one.images_per_sec,
+        throughput=one.throughput,
         step_ms=one.step_ms,
         nodelist=" ".join(one.hosts),
         gpu_model=one.gpu_model,

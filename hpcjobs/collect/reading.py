@@ -100,7 +100,7 @@ def read_log(path: Path, format: str | None = None, gpus_from: re.Pattern[str] |
 
 
 def _counts(measured: object) -> bool:
-    return getattr(measured, "images_per_sec", 1.0) is not None or getattr(measured, "step_ms", None) is not None
+    return getattr(measured, "throughput", 1.0) is not None or getattr(measured, "step_ms", None) is not None
 
 
 def _option(path: Path, gpus_from: re.Pattern[str] | None) -> tuple[int | None, list[Problem]]:

@@ -150,13 +150,11 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
     nodes = [read_json(path) or {} for path in sorted(attempt.glob(contract.node_json("*")))] if attempt else []
     local_batch, global_batch = _batches(config)
     start = claim.get("start")
-    fields: dict[str, Any] = {"start": start if isinstance(start, (int, float)) else None}
+    fields: dict[str, Any] = {"unit": mllog.UNIT, "start": start if isinstance(start, (int, float)) else None}
     hosts: Sequence[str] = expand_hosts(str(claim.get("nodelist", "")))
     if measured is not None:
         fields |= measured.figures()
-        fields |= {
-            name: getattr(measured, name) for name in ("images_per_sec", "step_ms", "windows", "outlier_windows")
-        }
+        fields |= {name: getattr(measured, name) for name in ("throughput", "step_ms", "windows", "outlier_windows")}
         if fields["start"] is not None and measured.first_step_at is not None:
             fields["startup_s"] = measured.first_step_at - fields["start"]
         hosts = measured.hosts or hosts
@@ -247,7 +245,7 @@ def auc_csv(where: SweepDir, runs: Iterable[Run]) -> str:
     """All runs' auc.csv in one table: run, experiment, params and gpus before each run's own columns."""
     rows = []
     for run in runs:
-        if run.source and run.images_per_sec is not None:
+        if run.source and run.throughput is not None:
             path = where.root / Path(run.source).parent / AUC_CSV
             try:
                 with io.TextIOWrapper(open_plain(path), "utf-8", "replace", newline="") as file:

@@ -15,16 +15,16 @@ from hpcjobs.plan.planning import Plan
 class Rate:
     """The expected speed of a run: images/s by number of GPUs, seconds before the first step, and their source."""
 
-    images_per_sec: Mapping[int, float]
+    throughput: Mapping[int, float]
     startup_s: float
     source: str
 
     def of(self, gpus: int) -> float:
         """images/s of this many GPUs; for an unknown size, the nearest known size scaled per GPU."""
-        if gpus in self.images_per_sec:
-            return self.images_per_sec[gpus]
-        nearest = min(self.images_per_sec, key=lambda known: abs(known - gpus))
-        return self.images_per_sec[nearest] * gpus / nearest
+        if gpus in self.throughput:
+            return self.throughput[gpus]
+        nearest = min(self.throughput, key=lambda known: abs(known - gpus))
+        return self.throughput[nearest] * gpus / nearest
 
 
 def images(run: PlannedRun, train_images: int | None) -> int | None:

@@ -15,6 +15,7 @@ from hpcjobs.base.errors import HpcjobsError, InputError, SchedulerUnreachable, 
 from hpcjobs.base.files import read_json
 from hpcjobs.base.records import Limits
 from hpcjobs.base.times import seconds
+from hpcjobs.collect.runs_csv import renamed
 from hpcjobs.config import Cluster
 from hpcjobs.jobs.group import COLLECTOR
 from hpcjobs.plan import cost
@@ -80,8 +81,8 @@ def _measured(plan: Plan, beside: Path) -> Rate | None:
             if (data["variants"][0]["experiment"]["name"], data["cluster"]["name"]) != (name, cluster):
                 continue
             with (folder / "report" / "scaling-report.csv").open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if row["images_per_sec"]]
-            rates = {int(row["gpus"]): float(row["images_per_sec"]) for row in rows}
+                rows = [row for each in csv.DictReader(file) if (row := renamed(each))["throughput"]]
+            rates = {int(row["gpus"]): float(row["throughput"]) for row in rows}
             startup = max(float(row["startup_s"] or 0) for row in rows)
             return Rate(rates, startup, f"measured by {folder.name}")
     return None

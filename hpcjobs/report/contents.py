@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpcjobs.base.columns import FLAGS
@@ -55,12 +55,12 @@ class Series:
     @property
     def measured(self) -> tuple[ScalingRow, ...]:
         """The sizes with a measurement."""
-        return tuple(row for row in self.rows if row.images_per_sec is not None)
+        return tuple(row for row in self.rows if row.throughput is not None)
 
     @property
     def failed(self) -> tuple[ScalingRow, ...]:
         """The sizes without one."""
-        return tuple(row for row in self.rows if row.images_per_sec is None)
+        return tuple(row for row in self.rows if row.throughput is None)
 
     @property
     def connected(self) -> bool:
@@ -77,9 +77,20 @@ class Series:
     def per_gpu(self) -> float | None:
         """images/s per GPU of the base, from any row that is compared with it."""
         row = next((row for row in self.measured if row.speedup and row.baseline_gpus), None)
-        if row is None or row.images_per_sec is None or row.speedup is None or row.baseline_gpus is None:
+        if row is None or row.throughput is None or row.speedup is None or row.baseline_gpus is None:
             return None
-        return row.images_per_sec / row.speedup / row.baseline_gpus
+        return row.throughput / row.speedup / row.baseline_gpus
+
+
+def unit_of(rows: Iterable[ScalingRow]) -> str:
+    """What the rates of these rows count, `units` if the rows do not say it."""
+    return " or ".join(dict.fromkeys(clean(row.unit) for row in rows if row.unit)) or "units"
+
+
+def score_name_of(rows: Iterable[ScalingRow]) -> str:
+    """What is scored in these rows, `score` if they do not say it, or not all the same."""
+    names = {row.score_name for row in rows if row.score is not None}
+    return clean(names.pop()) if len(names) == 1 and names != {""} else "score"
 
 
 def series(rows: Sequence[ScalingRow]) -> list[Series]:

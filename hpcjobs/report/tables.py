@@ -15,7 +15,7 @@ from hpcjobs.base.columns import FLAGS, REPORT_COLUMNS
 from hpcjobs.base.files import write_atomic
 from hpcjobs.base.metrics import LOSSES, ScalingRow
 from hpcjobs.base.tabular import metrics_of, to_csv, with_params
-from hpcjobs.report.contents import sizes
+from hpcjobs.report.contents import score_name_of, sizes, unit_of
 
 if TYPE_CHECKING:  # predict imports scipy, which is slow, and `hpcjobs status` does not need it
     from hpcjobs.analysis.predict import Interval, Model
@@ -63,14 +63,14 @@ class Cells:
 
 
 def terminal(rows: Sequence[ScalingRow]) -> Table:
-    """The columns that have a heading for a terminal, and the interval of images_per_sec."""
+    """The columns that have a heading for a terminal, and the interval of throughput."""
     names: list[str] = []
     columns: list[list[str]] = []
     for name, about in metrics_of(ScalingRow).items():
         if about.heading:
-            names.append(about.heading)
+            names.append(about.heading.format(unit=unit_of(rows), score_name=score_name_of(rows)))
             columns.append([_of(row, name) for row in rows])
-        if name == "images_per_sec":
+        if name == "throughput":
             names.append("95 % interval")
             columns.append([_between(row, name) or ("one run" if row.runs else "") for row in rows])
     return _with_keys(names, list(zip(*columns, strict=True)), rows).terminal()
@@ -78,17 +78,27 @@ def terminal(rows: Sequence[ScalingRow]) -> Table:
 
 def markdown(rows: Sequence[ScalingRow]) -> str:
     """The scaling table for a pull request: figures with 95 % intervals, the largest loss, and what the flags mean."""
-    names = ("GPUs", "runs", "images/s", "speed-up", "efficiency", "step ms", "largest loss", "AUC", "flags")
+    names = (
+        "GPUs",
+        "runs",
+        f"{unit_of(rows)}/s",
+        "speed-up",
+        "efficiency",
+        "step ms",
+        "largest loss",
+        score_name_of(rows),
+        "flags",
+    )
     cells = [
         (
             _of(row, "gpus"),
             f"{row.runs} of {row.runs + row.failed_runs}",
-            _with_interval(row, "images_per_sec"),
+            _with_interval(row, "throughput"),
             _with_interval(row, "speedup"),
             _with_interval(row, "efficiency"),
             _of(row, "step_ms"),
             _largest_loss(row),
-            _of(row, "mean_auc") + (f" ({row.auc_split})" if row.auc_split else ""),
+            _score(row, names),
             row.flags,
         )
         for row in rows
@@ -97,6 +107,12 @@ def markdown(rows: Sequence[ScalingRow]) -> str:
     raised = [flag for flag in FLAGS if any(flag in row.flags.split() for row in rows)]
     notes = "".join(f"- `{flag}`: {_escaped(FLAGS[flag])}\n" for flag in raised)
     return text + "\nIntervals are 95 %, over runs.\n" + (f"\n{notes}" if notes else "")
+
+
+def _score(row: ScalingRow, names: Sequence[str]) -> str:
+    """The score, with what it is where the heading does not say it."""
+    name = "" if row.score_name in names else row.score_name
+    return _of(row, "score") + (f" ({name})" if name and row.score is not None else "")
 
 
 def differences(found: Sequence[Difference]) -> Cells:
@@ -140,8 +156,8 @@ def predictions(model: Model) -> Cells:
     cells = tuple(
         (
             str(each.gpus),
-            _figure(each.images_per_sec.value, ".1f"),
-            _ends(each.images_per_sec, ".1f"),
+            _figure(each.throughput.value, ".1f"),
+            _ends(each.throughput, ".1f"),
             _figure(each.measured, ".1f"),
             _error(left_out.get(each.gpus)),
             _figure(each.efficiency, ".1%"),
@@ -155,12 +171,12 @@ def predictions(model: Model) -> Cells:
 
 def doubt(model: Model) -> str:
     """A sentence that names the sizes whose predicted interval is too wide to be of use; empty if there are none."""
-    wide = [each for each in model.predictions if each.images_per_sec.wide]
+    wide = [each for each in model.predictions if each.throughput.wide]
     if not wide:
         return ""
     # A size that was run has its measurement, so only the others are named.
     where = sizes([each.gpus for each in wide if each.measured is None] or [each.gpus for each in wide])
-    why = f"an interval's high end is more than {wide[0].images_per_sec.WIDEST} times its low end"
+    why = f"an interval's high end is more than {wide[0].throughput.WIDEST} times its low end"
     return f"these sizes vary too much to predict {where}: {why}"
 
 

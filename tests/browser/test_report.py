@@ -108,7 +108,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, request: pytest.Fixture
 def test_flags_wrap_within_their_column(browser: Browser, tmp_path: Path) -> None:
     """The window is so narrow that the other columns leave little room."""
     flags = "same_nodes time_size_confounded fewer_repeats hardware_differs_between_sizes"
-    some = runs((1, 2, 16), flags=flags, mean_auc=0.7, auc_split="val", startup_s=100.0)
+    some = runs((1, 2, 16), flags=flags, score=0.7, score_name="AUC (val)", startup_s=100.0)
     browser.open(written(tmp_path, study(some)), width=1200)
     found = browser.run(
         "const box = document.querySelector('#scaling').parentElement, end = box.getBoundingClientRect().right;"

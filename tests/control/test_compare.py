@@ -88,7 +88,7 @@ def test_the_articles_table_ships_and_has_its_source_named() -> None:
     assert name in references()
     assert f"`{name}.csv`" in (references()[name].parent / "SOURCES.md").read_text()
     article = read_reference(name)
-    assert (article.images_per_sec[1], article.images_per_sec[16]) == (185.12, 1912.82)
+    assert (article.throughput[1], article.throughput[16]) == (185.12, 1912.82)
     assert article.efficiency(16) == pytest.approx(0.6458, abs=1e-4)
 
 
@@ -107,19 +107,19 @@ def test_it_is_compared_with_any_table() -> None:
 
 def test_a_users_own_table(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
-    path.write_text("note,gpus,images_per_sec\nx,2,90\ny,1,50\n")
+    path.write_text("note,gpus,throughput\nx,2,90\ny,1,50\n")
     mine = read_reference(str(path))
-    assert (mine.name, list(mine.images_per_sec), mine.efficiency(2)) == ("mine", [1, 2], 0.9)
+    assert (mine.name, list(mine.throughput), mine.efficiency(2)) == ("mine", [1, 2], 0.9)
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("gpus,rate\n1,2\n", "line 2: expected numbers in the columns gpus and images_per_sec"),
-        ("gpus,images_per_sec\n1,fast\n", "line 2: expected numbers"),
-        ("gpus,images_per_sec\n1,2\n1,3\n", "line 3: a second row for the size 1"),
-        ("gpus,images_per_sec\n0,3\n", "line 2: gpus and images_per_sec must be above 0"),
-        ("gpus,images_per_sec\n1,nan\n", "line 2"),
+        ("gpus,rate\n1,2\n", "line 2: expected numbers in the columns gpus and throughput"),
+        ("gpus,throughput\n1,fast\n", "line 2: expected numbers"),
+        ("gpus,throughput\n1,2\n1,3\n", "line 3: a second row for the size 1"),
+        ("gpus,throughput\n0,3\n", "line 2: gpus and throughput must be above 0"),
+        ("gpus,throughput\n1,nan\n", "line 2"),
         ("", "no rows"),
         ("\xff\xfe", "cannot be read"),
         (None, "cannot be read"),
@@ -143,17 +143,17 @@ def test_an_unknown_reference_names_the_nearest() -> None:
 
 
 def test_the_markdown_table_of_a_pull_request() -> None:
-    more = {"input_wait_ms": 0.0, "allreduce_ms": 0.0, "skew_ms": 0.0, "mean_auc": 0.8, "auc_split": "val"}
+    more = {"input_wait_ms": 0.0, "allreduce_ms": 0.0, "skew_ms": 0.0, "score": 0.8, "score_name": "AUC (val)"}
     runs = [run(1, 100.0, 1, **more), run(1, 102.0, 2, **more)]
     slow = {**more, "allreduce_ms": 4.0, "flags": "throttled"}
     text = tables.markdown(table([*runs, run(2, 180.0, 1, **slow), run(2, None, 2), run(4, None)]))
     head, ruler, one, two, four, _, note, _, flag = text.splitlines()
-    assert head == "| GPUs | runs | images/s | speed-up | efficiency | step ms | largest loss | AUC | flags |"
+    assert head == "| GPUs | runs | images/s | speed-up | efficiency | step ms | largest loss | AUC (val) | flags |"
     assert set(ruler) == set("| -:")
-    assert one.startswith("| 1 | 2 of 2 | 101.0 (88.3 to 113.7) | 1.00 | 100.0% | 39.6 |  | 0.800 (val) |")
+    assert one.startswith("| 1 | 2 of 2 | 101.0 (88.3 to 113.7) | 1.00 | 100.0% | 39.6 |  | 0.800 |")
     assert (
         two
-        == "| 2 | 1 of 2 | 180.0 | 1.78 | 89.1% | 44.4 | all-reduce 4.0 ms (9.0 % of the step) | 0.800 (val) | throttled |"
+        == "| 2 | 1 of 2 | 180.0 | 1.78 | 89.1% | 44.4 | all-reduce 4.0 ms (9.0 % of the step) | 0.800 | throttled |"
     )
     assert four.startswith("| 4 | 0 of 1 | - | - | - |")
     assert note == "Intervals are 95 %, over runs."

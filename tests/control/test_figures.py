@@ -104,7 +104,7 @@ def test_the_same_table_gives_the_same_files(tmp_path: Path, monkeypatch: pytest
 def test_throughput_has_its_ideal_its_intervals_and_a_tick_for_each_size() -> None:
     drawing = drawn(study())["scaling"]
     assert legend(drawing) == ["measured", "ideal"]
-    rates = {row.gpus: row.images_per_sec for row in table(runs())}
+    rates = {row.gpus: row.throughput for row in table(runs())}
     assert line(drawing, "measured") == [(gpus, pytest.approx(rates[gpus])) for gpus in SIZES]
     assert line(drawing, "ideal") == [(gpus, pytest.approx(rates[1] * gpus)) for gpus in SIZES]  # type: ignore[operator]
     drawing.png()
@@ -173,8 +173,8 @@ def test_a_model_that_is_too_wide_does_not_change_the_axes() -> None:
     fitted: list[SeriesModels] = predict(table(runs()), [32], resamples=20)
 
     def wild(of: Prediction) -> Prediction:
-        rate = Interval(6e12 if of.gpus == 32 else of.images_per_sec.value, 34.1, math.inf)
-        return dataclasses.replace(of, images_per_sec=rate)
+        rate = Interval(6e12 if of.gpus == 32 else of.throughput.value, 34.1, math.inf)
+        return dataclasses.replace(of, throughput=rate)
 
     (series,) = fitted
     model = series.models[0]

@@ -112,7 +112,7 @@ class OwnReader(FormatReader):
         if measured is not None:
             step = SteadyStep(measured.step_ms, measured.windows, measured.outlier_windows)
             more = {"hosts": measured.hosts, "flags": measured.flags, "first_step_at": measured.first_step_at}
-            self._run(line, step, about, accuracy=measured.mean_auc, **more, **measured.figures())
+            self._run(line, step, about, **more, **measured.figures())
             return
         status = stop.metadata.get("status") if stop else None
         why = f"the run ended as {status}" if status else "the log ends before run_stop"
@@ -123,7 +123,13 @@ class OwnReader(FormatReader):
         self.findings.problem(line, f"{why}: its timed windows count")
         hosts = tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else ()
         self._run(
-            line, found, about, hosts=hosts, flags=(FLAG_UNFINISHED,), precision=str(about.get("precision") or "")
+            line,
+            found,
+            about,
+            hosts=hosts,
+            flags=(FLAG_UNFINISHED,),
+            precision=str(about.get("precision") or ""),
+            unit=mllog.UNIT,
         )
 
     def _run(self, line: int, found: SteadyStep, about: dict[str, Any], **more: Any) -> None:
