@@ -16,10 +16,12 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import regex
+from typing import TYPE_CHECKING, Any
 
 from hpcjobs.base.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import regex
 
 # What the named groups of a pattern mean.
 GROUPS: Mapping[str, str] = {
@@ -34,8 +36,9 @@ TAKE = ("mean", "median", "last")
 
 # A longer line is cut before it is searched.
 LINE_LENGTH = 2000
-# CPU seconds that a search in one line may take.
+# CPU seconds that a search in one line may take, and those in one block of lines.
 LINE_S = 1.0
+BLOCK_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Pattern:
     def compiled(self) -> regex.Pattern[str]:
         if not isinstance(self.pattern, str) or not self.pattern:
             raise InputError(f"pattern {self.pattern!r}: expected a regular expression")
+        import regex  # takes 8 ms: only where there is a pattern
+
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of a later version of regex's syntax
@@ -86,6 +91,11 @@ class Pattern:
             raise self._error(f"not a regular expression: {error}") from None
         except (RecursionError, OverflowError, MemoryError):
             raise self._error("too large a regular expression") from None
+
+    @property
+    def shown(self) -> str:
+        """The expression in quotes, on one line."""
+        return f"'{self.pattern}'" if self.pattern.isprintable() else repr(self.pattern)
 
     def has(self, *groups: str) -> bool:
         """Whether the pattern has one of these groups."""
@@ -96,13 +106,17 @@ class Pattern:
         try:
             return self.compiled.search(text, 0, LINE_LENGTH, timeout=LINE_S)
         except TimeoutError:
-            raise self._error(
-                f"takes more than {LINE_S:g} s on one line: a repetition inside a repetition, such as (a+)+, tries "
-                "endless combinations; make one of them a fixed text"
-            ) from None
+            raise self.too_slow(LINE_S, "one line") from None
+
+    def too_slow(self, seconds: float, where: str) -> InputError:
+        """The error of a pattern that takes too long."""
+        return self._error(
+            f"takes more than {seconds:g} s on {where}: a repetition inside a repetition, such as (a+)+, tries endless "
+            "combinations; make one of them a fixed text"
+        )
 
     def _error(self, what: str) -> InputError:
-        return InputError(f"pattern {self.pattern!r}: {what}")
+        return InputError(f"pattern {self.shown}: {what}")
 
 
 @dataclass(frozen=True)
@@ -129,7 +143,7 @@ _LARGE = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 
 def figures(match: regex.Match[str]) -> Found:
     """The figures of a match. A rate must be above 0 and finite, a step whole, a score finite."""
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
     for group in match.re.groupindex:
         begin, end = match.span(group)
         if begin < 0:
@@ -140,10 +154,11 @@ def figures(match: regex.Match[str]) -> Found:
                 continue
             return Found(wrong=f"{group} {value}")
         values[group] = value
-    step = values.pop("step", None)
     if "samples" in values and "step_ms" not in values:
         return Found(wrong="samples stands in a line without step_ms")
-    return Found(step=None if step is None else int(step), **values)
+    if "step" in values:
+        values["step"] = int(values["step"])
+    return Found(**values)
 
 
 def _value(match: regex.Match[str], group: str, begin: int, end: int) -> float | str:
