@@ -120,12 +120,12 @@ class Measurement(Figures):
     """
 
     gpus: int
-    local_batch: int
-    global_batch: int
     throughput: float
-    step_ms: float
-    windows: int
-    outlier_windows: int = 0
+    local_batch: int | None = None
+    global_batch: int | None = None
+    step_ms: float | None = None
+    windows: int | None = None
+    outlier_windows: int | None = None
     first_step_at: float | None = None
     hosts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()

@@ -146,7 +146,8 @@ class Reference:
 class Progress:
     """How far a run has come, as its log says, and how fast it is, in `unit` a second over all GPUs.
 
-    `epoch` is the current one, from 1; a benchmark has none.
+    `epoch` is the current one, from 1; a benchmark has none. `ago_s` is how many seconds ago the log was last written;
+    None if that is not known.
     """
 
     step: int = 0
@@ -155,3 +156,4 @@ class Progress:
     epoch: int | None = None
     epochs: int | None = None
     unit: str = ""
+    ago_s: float | None = None
