@@ -28,8 +28,8 @@ class Figures:
     time_to_train_kind: str = field(
         default="",
         metadata=metric(
-            "how time_to_train_s is known: measured_to_target, measured_fixed_epochs, or derived_fixed_epochs "
-            "(epochs x epoch_s)",
+            "how time_to_train_s is known: measured_to_target, measured_fixed_epochs, derived_fixed_epochs "
+            "(epochs x epoch_s), or measured_command (the whole command, its start-up included)",
             combine=Combine.WORDS,
         ),
     )
@@ -120,12 +120,12 @@ class Measurement(Figures):
     """
 
     gpus: int
-    local_batch: int
-    global_batch: int
     throughput: float
-    step_ms: float
-    windows: int
-    outlier_windows: int = 0
+    local_batch: int | None = None
+    global_batch: int | None = None
+    step_ms: float | None = None
+    windows: int | None = None
+    outlier_windows: int | None = None
     first_step_at: float | None = None
     hosts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()

@@ -105,6 +105,17 @@ class ExitRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class RankRecord:
+    """`rank-rNNN.json`, as rank.sh leaves it: how a rank's command ended. `end` is in seconds since the epoch."""
+
+    rank: int
+    host: str
+    rc: int
+    signal: int
+    end: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Failure:
     """Why a run failed: its class, the line that shows it, what to do, and the nodes to avoid next time."""
 
@@ -135,7 +146,8 @@ class Reference:
 class Progress:
     """How far a run has come, as its log says, and how fast it is, in `unit` a second over all GPUs.
 
-    `epoch` is the current one, from 1; a benchmark has none.
+    `epoch` is the current one, from 1; a benchmark has none. `ago_s` is how many seconds ago the log was last written;
+    None if that is not known.
     """
 
     step: int = 0
@@ -144,3 +156,4 @@ class Progress:
     epoch: int | None = None
     epochs: int | None = None
     unit: str = ""
+    ago_s: float | None = None
