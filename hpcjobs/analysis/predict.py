@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcjobs.analysis.models import Fabric, Fit, LinearModel, ModelPoint, Vector, ring, usl
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.metrics import ScalingRow
+from hpcjobs.base.metrics import ScalingRow, Series
 
 RESAMPLES = 1000
 # A fit needs this many sizes more than it has parameters. With fewer its error cannot be estimated.
@@ -46,14 +46,14 @@ class Interval:
 class Prediction:
     """The prediction for one size. The intervals are those of one new measurement of the size.
 
-    `measured` is its images/s, None if it was not run. `efficiency` is relative to the base of the table, None if the
-    table has no base. `time_to_train_s` and `gpu_hours` are those of the whole training, None if the table has no
-    training of a fixed number of epochs.
+    `measured` is its throughput, None if it was not run. `step_ms` is None if the batch is not known. `efficiency` is
+    relative to the base of the table, None if the table has no base. `time_to_train_s` and `gpu_hours` are those of the
+    whole training, None if the table has no training of a fixed number of epochs.
     """
 
     gpus: int
     nodes: int
-    step_ms: Interval
+    step_ms: Interval | None
     throughput: Interval
     measured: float | None
     efficiency: float | None
@@ -63,7 +63,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeaveOneOut:
-    """A measured size, predicted by the model that was fitted without it, in images/s."""
+    """A measured size, predicted by the model that was fitted without it: its throughput."""
 
     gpus: int
     measured: float
@@ -88,10 +88,14 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeriesModels:
-    """The models of one series, the preferred one first. `refused` says why a model was not fitted, by its name."""
+    """The models of one series, the preferred one first, with the unit of its throughputs.
+
+    `refused` says why a model was not fitted, by its name.
+    """
 
     experiment: str
     params: str
+    unit: str
     scaling: str
     models: tuple[Model, ...]
     refused: Mapping[str, str]
@@ -109,7 +113,7 @@ def predict(
 
     `gradient_bytes` overrides the value in the logs. Raises InputError if no model of any series can be fitted.
     """
-    series: dict[tuple[str, str, str, int | None], list[ScalingRow]] = defaultdict(list)
+    series: dict[Series, list[ScalingRow]] = defaultdict(list)
     for row in rows:
         series[row.series].append(row)
     found = [_fit_series(those, sizes, fabric, gradient_bytes, resamples) for those in series.values()]
@@ -128,14 +132,13 @@ def fill(
     except InputError:
         return list(rows)
     found = {
-        (each.experiment, each.params, each.scaling, prediction.gpus): prediction.throughput.value
+        (each.experiment, each.params, each.unit, each.scaling, prediction.gpus): prediction.throughput.value
         for each in fitted
         for model in each.models[:1]
         for prediction in model.predictions
     }
     return [
-        dataclasses.replace(row, predicted_throughput=found.get((row.experiment, row.params, row.scaling, row.gpus)))
-        for row in rows
+        dataclasses.replace(row, predicted_throughput=found.get((*row.group, row.scaling, row.gpus))) for row in rows
     ]
 
 
@@ -163,16 +166,21 @@ def _fit_series(
         except InputError as error:
             refused[name] = str(error)
     return SeriesModels(
-        experiment=first.experiment, params=first.params, scaling=first.scaling, models=tuple(models), refused=refused
+        experiment=first.experiment,
+        params=first.params,
+        unit=first.unit,
+        scaling=first.scaling,
+        models=tuple(models),
+        refused=refused,
     )
 
 
 def _point(row: ScalingRow) -> ModelPoint:
     rate = row.throughput or math.nan
     local = float(row.local_batch or 1)
-    return ModelPoint(
-        row.gpus, row.nodes or 1, local, 1000 * local * row.gpus / rate, row.slowest_rank_ms, row.input_wait_ms
-    )
+    # The measured parts of a step say nothing about the work of a GPU if its batch is not known.
+    measured = (row.slowest_rank_ms, row.input_wait_ms) if row.local_batch else (None, None)
+    return ModelPoint(row.gpus, row.nodes or 1, local, 1000 * local * row.gpus / rate, *measured)
 
 
 def _size(gpus: int, rows: Sequence[ScalingRow], per_node: int | None) -> ModelPoint:
@@ -238,13 +246,13 @@ def _prediction(
     step = _interval(value, [fit.at(size, each) * math.exp(e) for each, e in zip(drawn, noise, strict=True)])
     rate = Interval(size.rate(step.value), size.rate(step.high), size.rate(step.low))
     base = next((row for row in rows if row.gpus == row.baseline_gpus and row.throughput is not None), None)
-    images = _images(rows)
-    train = None if images is None else Interval(images / rate.value, images / rate.high, images / rate.low)
+    work = _work(rows)
+    train = None if work is None else Interval(work / rate.value, work / rate.high, work / rate.low)
     hours = size.gpus / 3600
     return Prediction(
         gpus=size.gpus,
         nodes=size.nodes,
-        step_ms=step,
+        step_ms=step if all(row.local_batch for row in rows) else None,
         throughput=rate,
         measured=next((row.throughput for row in rows if row.gpus == size.gpus), None),
         efficiency=rate.value / (base.throughput or math.nan) * base.gpus / size.gpus if base else None,
@@ -253,10 +261,10 @@ def _prediction(
     )
 
 
-def _images(rows: Sequence[ScalingRow]) -> float | None:
-    """Images of the whole training at the steady rate; an evaluation counts as the images that its time would train.
+def _work(rows: Sequence[ScalingRow]) -> float | None:
+    """Units of the whole training at the steady rate; an evaluation counts as those that its time would train.
 
-    None if no training has a fixed number of epochs: one that ends at an AUC takes a different number at each size.
+    None if no training has a fixed number of epochs: one that ends at a score takes a different number at each size.
     """
     known = [
         row.time_to_train_s * row.throughput

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpcjobs.base.records import RunState
 from hpcjobs.base.tabular import Combine, Derived, Metric, derived, metric, metrics_of, swept, with_params
@@ -46,7 +46,7 @@ class Figures:
     score_name: str = field(
         default="",
         metadata=metric(
-            "what score is, and of which part of the data: AUC (val), accuracy, ...", combine=Combine.TEXTS
+            "what score is, and of which part of the data: accuracy, accuracy (test), loss, ...", combine=Combine.TEXTS
         ),
     )
     input_wait_ms: float | None = field(
@@ -207,6 +207,11 @@ class _Point(Figures):
         ),
     )
 
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Experiment, params and unit: points that differ in one of them are never averaged or compared."""
+        return self.experiment, self.params, self.unit
+
     @derived("throughput / gpus", "unit/s")
     def throughput_per_gpu(self) -> float | None:
         """Throughput of all GPUs, divided by their number."""
@@ -261,6 +266,19 @@ def _share_of(part: str) -> Callable[[ScalingRow], float | None]:
 
 def _of_step(part: str) -> Metric:
     return Metric(f"lost_{part}ms / step_ms", "per cent")
+
+
+class Series(NamedTuple):
+    """What distinguishes rows that may be compared: experiment, params, unit, kind of scaling, and the fixed batch.
+
+    `scaling` is empty and `batch` None for sizes whose batch is not known: they are compared with each other.
+    """
+
+    experiment: str
+    params: str
+    unit: str
+    scaling: str
+    batch: int | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -359,10 +377,10 @@ class ScalingRow(_Point):
     lost_other_pct = Derived(_share_of("other"), _of_step("other_"))
 
     @property
-    def series(self) -> tuple[str, str, str, int | None]:
-        """What the row may be compared within: experiment, params, kind of scaling, and the batch that is fixed."""
+    def series(self) -> Series:
+        """What the row may be compared within."""
         fixed = {"weak": self.local_batch, "strong": self.global_batch}
-        return self.experiment, self.params, self.scaling, fixed.get(self.scaling)
+        return Series(self.experiment, self.params, self.unit, self.scaling, fixed.get(self.scaling))
 
     def share(self, part: str) -> float | None:
         """`lost_PART_ms`, or `lost_ms` of "", in per cent of the step."""

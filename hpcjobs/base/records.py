@@ -1,10 +1,13 @@
-"""Records that rooms of the control half pass to each other: states, submissions, limits, exits, failures, progress."""
+"""Records that rooms of the control half pass to each other.
+
+States, submissions, limits, exits, failures, progress, published tables.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 # Receives a line for the user.
 Tell = Callable[[str], None]
@@ -112,6 +115,20 @@ class Failure:
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.evidence}" if self.evidence else self.kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A published table: `unit` a second by number of GPUs, the smallest first."""
+
+    name: str
+    throughput: Mapping[int, float]
+    unit: str
+
+    def efficiency(self, gpus: int) -> float:
+        """Efficiency relative to its own smallest size, a fraction."""
+        base = min(self.throughput)
+        return self.throughput[gpus] / self.throughput[base] * base / gpus
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,9 +121,9 @@ def formats(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionI
 
 def references(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of published tables; if none matches, files."""
-    from hpcjobs.analysis import compare
+    from hpcjobs.collect import reference_tables
 
-    return _beginning(incomplete, ((name, "") for name in compare.references())) or paths(incomplete)
+    return _beginning(incomplete, ((name, "") for name in reference_tables.references())) or paths(incomplete)
 
 
 def files(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:

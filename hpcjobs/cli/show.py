@@ -117,14 +117,17 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
     from rich.text import Text
 
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", "images/s", "elapsed", "reason"):
-        figure = name in ("gpus", "steps", "epoch", "images/s", "elapsed")
+    units = {run.progress.unit for run in runs if run.progress.throughput}
+    rate_name = f"{next(iter(units)) or 'units'}/s" if len(units) == 1 else "rate"
+    for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", rate_name, "elapsed", "reason"):
+        figure = name in ("gpus", "steps", "epoch", rate_name, "elapsed")
         grid.add_column(name, justify="right" if figure else "left", overflow="fold")
     for run in runs:
         done = run.progress
         steps = f"{done.step}/{done.steps}" if done.steps else str(done.step or "")
         epoch = f"{done.epoch}/{done.epochs}" if done.epoch and done.epochs else ""
         rate = f"{done.throughput:.1f}" if done.throughput else ""
+        rate += f" {done.unit or 'units'}/s" if rate and len(units) > 1 else ""
         state = Text(str(run.state), style=_STYLES.get(run.state, ""))
         # Text, not markup: a log line may hold brackets.
         places = " ".join(run.nodes)
@@ -167,6 +170,7 @@ def status_json(runs: Sequence[RunStatus]) -> str:
                 "epoch": run.progress.epoch,
                 "epochs": run.progress.epochs,
                 "throughput": run.progress.throughput,
+                "unit": run.progress.unit,
                 "start": run.start,
                 "end": run.end,
                 "failure": run.failure.kind if run.failure else None,

@@ -64,7 +64,8 @@ def renamed(row: Mapping[str, Any]) -> dict[str, Any]:
 
     Up to version 0.1 every run trained on images: a row without `unit` counts them, and its score is a mean AUC.
     """
-    found = {_OLD_NAMES.get(name, name): value for name, value in row.items()}
+    found = {_OLD_NAMES[name]: value for name, value in row.items() if name in _OLD_NAMES}
+    found |= {name: value for name, value in row.items() if name not in _OLD_NAMES}
     found.setdefault("unit", OLD_UNIT)
     split = found.pop("auc_split", None)
     if row.get("mean_auc") not in (None, ""):

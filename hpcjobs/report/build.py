@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from hpcjobs.analysis import compare, scaling
-from hpcjobs.analysis.compare import Difference, Reference
+from hpcjobs.analysis.compare import Difference
 from hpcjobs.base.contract import JOB_LOG
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import read_json
 from hpcjobs.base.metrics import Run, ScalingRow
-from hpcjobs.base.records import Tell
+from hpcjobs.base.records import Reference, Tell
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import runs_csv, sweep_runs
 from hpcjobs.collect.evidence import tail
+from hpcjobs.collect.reference_tables import read_reference
 from hpcjobs.engine import follow
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep, load
@@ -102,7 +103,9 @@ def _write(runs: Sequence[Run], out: Path, request: ReportRequest, tell: Tell, *
     from hpcjobs.analysis import predict  # importing scipy takes a third of a second
 
     rows = predict.fill(scaling.table(runs, _baseline(request.baseline)))
-    reference = compare.read_reference(request.reference) if request.reference else None
+    reference = read_reference(request.reference) if request.reference else None
+    if reference is not None:
+        compare.compare_reference(rows, reference)  # refuses one of another unit before a file is written
     others = scaling.table(_other_runs(request.against, tell)) if request.against else []
     differences = compare.compare_sweeps(rows, others) if others else []
     try:

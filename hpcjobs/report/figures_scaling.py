@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from hpcjobs.analysis.intervals import student_interval
 from hpcjobs.base.metrics import Run, ScalingRow
-from hpcjobs.report.contents import Contents, Series, clean, listed, series, sizes
+from hpcjobs.report.contents import Contents, Series, clean, listed, series, sizes, unit_of
 from hpcjobs.report.figures_style import (
     Drawing,
     add_legend,
@@ -61,12 +61,11 @@ class _Plot:
 
 
 def throughput(contents: Contents) -> Drawing | None:
-    """images/s with the ideal line, intervals, the model, the published table and the other sweep."""
-    unit = " and ".join(dict.fromkeys(each.unit for each in series(contents.rows)))
+    """Throughput with the ideal line, intervals, the model, the published table and the other sweep."""
     plot = _Plot(
         name="scaling",
         title="Throughput",
-        unit=f"{unit}/s over all GPUs",
+        unit=f"{unit_of(contents.rows)}/s over all GPUs",
         of_row=lambda row: _point(row.throughput, row.throughput_low, row.throughput_high),
         of_prediction=lambda prediction: prediction.throughput,
         ideal=lambda each, gpus: None if each.per_gpu is None else each.per_gpu * gpus,

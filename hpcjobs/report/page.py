@@ -16,7 +16,7 @@ from hpcjobs.analysis.compare import compare_reference
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.base.version import __version__
 from hpcjobs.report import sentences, tables
-from hpcjobs.report.contents import Contents, clean, score_name_of, series, unit_of
+from hpcjobs.report.contents import Contents, by_unit, clean, score_name_of, series, unit_of
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_style import Drawing
 
@@ -88,7 +88,11 @@ def render(contents: Contents, drawings: Sequence[Drawing]) -> str:
         highlights=_highlights(contents),
         answers=sentences.answers(contents.rows, contents.runs),
         pictures=[_picture(drawing) for drawing in drawings],
-        tables=list(_tables(contents)),
+        tables=[
+            dataclasses.replace(table, name=f"{table.name}-{number}" if number > 1 else table.name)
+            for number, part in enumerate(contents.parts, 1)
+            for table in _tables(part)
+        ],
         runs=_runs(contents.runs, logs) if contents.runs else None,
         logs=logs,
         provenance=list(_provenance(contents.provenance)),
@@ -145,18 +149,18 @@ def _tables(contents: Contents) -> Iterator[Table]:
         yield _losses(contents.rows)
     for number, fitted in enumerate(contents.models):
         for model in fitted.models[:1]:
-            of = f"{fitted.params} {fitted.scaling}".strip()
-            caption = f"Predictions of the model {model.name} for {of} scaling"
+            of = " ".join(part for part in (fitted.params, fitted.scaling and f"{fitted.scaling} scaling") if part)
+            caption = f"Predictions of the model {model.name}" + (f" for {of}" if of else "")
             caption += '. "left out": error of the prediction if the size is left out of the fit'
             if doubt := tables.doubt(model):
                 caption += f". Of no use: {doubt}"
-            yield _plain(f"model-{number}", caption, tables.predictions(model))
+            yield _plain(f"model-{number}", caption, tables.predictions(model, fitted.unit))
     if contents.reference is not None:
         name = contents.reference.name
         found = compare_reference(contents.rows, contents.reference)
         if not any(row.params for row in contents.rows):
             found.sort(key=lambda each: each.gpus)
-        cells = tables.beside(found, name)
+        cells = tables.beside(found, contents.reference)
         caption = f"Compared with {name}. Each efficiency is relative to the base of its own table"
         yield _plain("reference", caption, cells)
     if contents.differences:
@@ -240,7 +244,9 @@ def _plain(name: str, caption: str, cells: tables.Cells) -> Table:
 
 def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
     has_params = any(run.params for run in runs)
-    header = ["run", *(["params"] if has_params else []), "state", "GPUs", "rate, 1/s", "step, ms", "job", "nodes"]
+    units = by_unit(run for run in runs if run.throughput is not None)
+    rate = f"{unit_of(next(iter(units.values()), []))}/s" if len(units) < 2 else "rate"
+    header = ["run", *(["params"] if has_params else []), "state", "GPUs", rate, "step, ms", "job", "nodes"]
     has_why = any(run.failure for run in runs)
     header += ["why"] if has_why else []
     words = ("run", "params", "state", "job", "nodes", "why")
@@ -250,7 +256,7 @@ def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
             *([Cell(run.params)] if has_params else []),
             Cell(log.state),
             _number(run.gpus, ","),
-            _number(run.throughput),
+            dataclasses.replace(_number(run.throughput), note=f"{unit_of([run])}/s" if rate == "rate" else ""),
             _number(run.step_ms),
             Cell(run.job_ids),
             Cell(run.nodelist),

@@ -61,6 +61,19 @@ def answer(each: Series, runs: Sequence[Run] = ()) -> Answer:
 
 def how_far(each: Series) -> tuple[str, ...]:
     """Speed-up and efficiency of the largest measured size, and the size beyond which it no longer scales."""
+    return (*_how_far(each), *_no_batch(each.measured))
+
+
+def _no_batch(rows: Sequence[ScalingRow]) -> list[str]:
+    """What is not known because nobody said the batch."""
+    if not rows or any(row.global_batch is not None for row in rows):
+        return []
+    has_step = any(row.step_ms is not None for row in rows)
+    lacking = "no kind of scaling is" if has_step else "no step time and no kind of scaling are"
+    return [f"The batch is not known; without it {lacking} known."]
+
+
+def _how_far(each: Series) -> tuple[str, ...]:
     if not each.measured:
         return ("No run has a measurement, so its scaling is not known.",)
     last, unit = each.measured[-1], each.unit

@@ -291,6 +291,21 @@ def test_the_unit_is_a_column_and_images_without_one() -> None:
     assert [row.unit for row in table([again])] == ["sequences"]
 
 
+def test_a_file_with_the_names_of_version_0_1_is_read() -> None:
+    old = (
+        "experiment,gpus,images_per_sec,images_per_sec_per_gpu,mean_auc,auc_split\n"
+        "demo,1,100,100,0.8,val\ndemo,2,190,95,0.7,test\ndemo,4,,,,\n"
+    )
+    one, two, four = read_runs(old, "runs.csv")
+    assert [each.throughput for each in (one, two, four)] == [100.0, 190.0, None]
+    assert [(each.score, each.score_name) for each in (one, two, four)] == [
+        (0.8, "AUC (val)"), (0.7, "AUC (test)"), (None, ""),
+    ]  # fmt: skip
+    assert {each.unit for each in (one, two, four)} == {"images"}
+    (printed,) = read_runs('[{"gpus": 1, "images_per_sec": 100, "mean_auc": 0.8, "auc_split": "val"}]', "x")
+    assert (printed.throughput, printed.score, printed.score_name) == (100.0, 0.8, "AUC (val)")
+
+
 def test_a_table_of_two_columns_is_enough() -> None:
     found = read_runs("gpus,throughput,comment\n1,100,x\n4,300,y\n8,,crashed\n", "mine.csv")
     assert [row.speedup for row in table(found)] == [1.0, 3.0, None]

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcjobs.analysis.compare import compare_reference, compare_sweeps, read_reference, references
+from hpcjobs.analysis.compare import compare_reference, compare_sweeps
 from hpcjobs.analysis.extrap import extrap
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import ScalingRow
+from hpcjobs.collect.reference_tables import read_reference, references
 from hpcjobs.report import tables
 from tests.control.sweeps import run
 
@@ -93,23 +94,36 @@ def test_the_articles_table_ships_and_has_its_source_named() -> None:
 
 
 def test_it_is_compared_with_any_table() -> None:
-    found = compare_reference(rows_of({1: [370.24], 2: [700.0], 64: [9.0]}), read_reference("dell-c4140-v100-2019"))
+    article = read_reference("dell-c4140-v100-2019")
+    found = compare_reference(rows_of({1: [370.24], 2: [700.0], 64: [9.0]}), article)
     assert [(each.gpus, each.ratio and round(each.ratio, 3)) for each in found] == [
         (1, 2.0), (2, 2.22), (64, None), (3, None), (4, None), (8, None), (12, None), (16, None),
     ]  # fmt: skip
     assert (found[1].efficiency, found[1].reference_efficiency) == (
         pytest.approx(700 / 370.24 / 2), pytest.approx(315.26 / 185.12 / 2),
     )  # fmt: skip
-    assert (
-        tables.beside(found, "article").markdown().splitlines()[2] == "| 1 | 370.2 | 185.1 | 2.00 | 100.0% | 100.0% |"
-    )
+    cells = tables.beside(found, article)
+    assert cells.header[:3] == ("GPUs", "images/s", article.name)
+    assert cells.markdown().splitlines()[2] == "| 1 | 370.2 | 185.1 | 2.00 | 100.0% | 100.0% |"
+
+
+def test_a_table_of_another_unit_is_not_compared_with_it() -> None:
+    rows = table([run(1, 100.0), run(1, 9e6, unit="tokens", experiment="gpt")])
+    found = compare_reference(rows, read_reference("dell-c4140-v100-2019"))
+    assert [each.ours for each in found if each.ours is not None] == [100.0]
+    with pytest.raises(InputError, match="dell-c4140-v100-2019: it counts images, and no run does"):
+        compare_reference(rows[1:], read_reference("dell-c4140-v100-2019"))
 
 
 def test_a_users_own_table(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("note,gpus,throughput\nx,2,90\ny,1,50\n")
     mine = read_reference(str(path))
-    assert (mine.name, list(mine.throughput), mine.efficiency(2)) == ("mine", [1, 2], 0.9)
+    assert (mine.name, list(mine.throughput), mine.efficiency(2), mine.unit) == ("mine", [1, 2], 0.9, "images")
+    path.write_text("gpus,images_per_sec\n1,50\n")  # the column's name up to version 0.1
+    assert (read_reference(str(path)).throughput, read_reference(str(path)).unit) == ({1: 50.0}, "images")
+    path.write_text("gpus,throughput,unit\n1,50,tokens\n")
+    assert read_reference(str(path)).unit == "tokens"
 
 
 @pytest.mark.parametrize(
@@ -120,6 +134,7 @@ def test_a_users_own_table(tmp_path: Path) -> None:
         ("gpus,throughput\n1,2\n1,3\n", "line 3: a second row for the size 1"),
         ("gpus,throughput\n0,3\n", "line 2: gpus and throughput must be above 0"),
         ("gpus,throughput\n1,nan\n", "line 2"),
+        ("gpus,throughput,unit\n1,2,tokens\n2,3,samples\n", "line 3: a second unit, samples"),
         ("", "no rows"),
         ("\xff\xfe", "cannot be read"),
         (None, "cannot be read"),

@@ -16,9 +16,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.container import BarContainer
 from PIL import Image
 
-from hpcjobs.analysis.compare import Reference
 from hpcjobs.analysis.predict import Interval, Prediction, SeriesModels, predict
 from hpcjobs.analysis.scaling import table
+from hpcjobs.base.records import Reference
 from hpcjobs.report import figures, palette
 from hpcjobs.report.contents import Contents
 from hpcjobs.report.figures_inline import inline
@@ -156,7 +156,7 @@ def test_series_differ_in_more_than_colour() -> None:
 def test_model_reference_and_another_sweep_are_drawn_too() -> None:
     rows = table(runs())
     fitted: list[SeriesModels] = predict(rows, [32], resamples=20)
-    published = Reference("published", {1: 200.0, 3: 500.0})
+    published = Reference("published", {1: 200.0, 3: 500.0}, "images")
     others = table(runs((1, 2)))
     drawing = drawn(
         study(models=fitted, reference=published, others=others, others_name="sweeps/old")

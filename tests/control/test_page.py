@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.analysis.compare import Reference, compare_sweeps
+from hpcjobs.analysis.compare import compare_sweeps
 from hpcjobs.analysis.predict import predict
 from hpcjobs.analysis.scaling import table
+from hpcjobs.base.records import Reference
 from hpcjobs.report import figures, page
 from hpcjobs.report.contents import Contents, clean
 from hpcjobs.report.write import write_report
@@ -90,7 +91,7 @@ def whole() -> Contents:
     """Contents with everything that a page can show."""
     rows, others = table(runs()), table(runs((1, 2, 4)))
     return study(
-        auc=auc(runs()), models=predict(rows, [32], resamples=20), reference=Reference("published", {1: 200.0, 3: 500.0}),
+        auc=auc(runs()), models=predict(rows, [32], resamples=20), reference=Reference("published", {1: 200.0, 3: 500.0}, "images"),
         others=others, others_name="sweeps/old", differences=compare_sweeps(rows, others),
     )  # fmt: skip
 

@@ -161,7 +161,7 @@ def test_each_size_left_out_once_shows_the_error_of_the_article() -> None:
 def test_a_size_that_is_predicted_to_take_no_time_has_no_digits() -> None:
     model = models(predict(table(of_steps(dict.fromkeys(SIZES, 346.0)))))["ring"]
     wild = dataclasses.replace(model.left_out[0], predicted=1e16)
-    cells = tables.predictions(dataclasses.replace(model, left_out=(wild, *model.left_out[1:])))
+    cells = tables.predictions(dataclasses.replace(model, left_out=(wild, *model.left_out[1:])), "images")
     column = [row[cells.header.index("left out")] for row in cells.rows]
     assert column[0] == "> +1000%"
     assert column[1] in ("+0.0%", "-0.0%")
@@ -182,7 +182,7 @@ def wild() -> list[Run]:
 def test_an_interval_that_is_too_wide_shows_no_high_end() -> None:
     model = models(predict(table(wild()), [32]))["ring"]
     assert model.predictions[-1].throughput.wide
-    cells = tables.predictions(model)
+    cells = tables.predictions(model, "images")
     last = dict(zip(cells.header, cells.rows[-1], strict=True))
     low = model.predictions[-1].throughput.low
     assert last["95 % interval"] == f"{low:.1f} to > 10 times"
@@ -195,7 +195,7 @@ def test_an_interval_that_is_too_wide_shows_no_high_end() -> None:
     assert "to predict 1, 2, 4, 8 and 16 GPUs" in tables.doubt(models(predict(table(wild())))["ring"])
     calm = models(predict(noisy(np.random.default_rng(1)), [32]))["ring"]
     assert tables.doubt(calm) == ""
-    assert ">" not in dict(zip(cells.header, tables.predictions(calm).rows[-1], strict=True))["95 % interval"]
+    assert ">" not in dict(zip(cells.header, tables.predictions(calm, "images").rows[-1], strict=True))["95 % interval"]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_short_times_have_digits() -> None:
         dataclasses.replace(one, time_to_train_s=20 / one.gpus, time_to_train_kind="derived_fixed_epochs")
         for one in of_steps(dict.fromkeys(SIZES, 346.0))
     ]
-    cells = tables.predictions(models(predict(table(runs), resamples=0))["ring"])
+    cells = tables.predictions(models(predict(table(runs), resamples=0))["ring"], "images")
     first = dict(zip(cells.header, cells.rows[0], strict=True))
     assert first["time to train"] == "20 s (20 to 20)"
     assert first["GPU-hours"] == "0.0056 (0.0056 to 0.0056)"
@@ -275,7 +275,7 @@ def test_the_json_and_the_table_have_all_of_it() -> None:
     (plain,) = json.loads(json.dumps(as_json(fitted), allow_nan=False))
     assert plain["models"][0]["left_out"][0]["error"] == pytest.approx(fitted[0].models[0].left_out[0].error)
     assert set(plain["models"][1]["parameters"]) == {"lambda", "sigma", "kappa"}
-    text = tables.predictions(fitted[0].models[0]).markdown()
+    text = tables.predictions(fitted[0].models[0], "images").markdown()
     assert text.splitlines()[-1].startswith("| 32 | ")
 
 

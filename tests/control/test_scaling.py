@@ -47,11 +47,32 @@ def test_params_are_never_mixed() -> None:
 
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_rates_of_different_units_are_never_averaged_or_compared(gpus: int) -> None:
-    runs = [run(1, 100.0), run(gpus, 9e6, unit="tokens")]
-    with pytest.raises(InputError, match="count images and tokens"):
-        table(runs)
-    runs[1] = run(gpus, 9e6, unit="tokens", params="a=1")
-    assert [(row.unit, row.speedup) for row in table(runs)] == [("images", 1.0), ("tokens", 1.0)]
+    rows = table([run(1, 100.0), run(gpus, 9e6, unit="tokens")])
+    assert [(row.unit, row.throughput, row.speedup) for row in rows] == [("images", 100.0, 1.0), ("tokens", 9e6, 1.0)]
+
+
+def test_a_run_that_failed_before_it_said_its_unit_stays_beside_its_sizes() -> None:
+    rows = table([run(1, 100.0, unit="tokens"), run(2, None, unit=""), run(4, 380.0, unit="tokens")])
+    assert [(row.gpus, row.unit, row.baseline_gpus) for row in rows] == [
+        (1, "tokens", 1), (2, "tokens", 1), (4, "tokens", 1),
+    ]  # fmt: skip
+
+
+def test_without_a_batch_sizes_are_compared_and_have_no_kind_of_scaling() -> None:
+    unknown = {"local_batch": None, "global_batch": None}
+    rows = table(
+        [run(1, 100.0, **unknown), run(2, 180.0, **unknown), run(4, 300.0, **unknown), run(8, None, **unknown)]
+    )
+    assert [(row.scaling, row.step_ms, row.speedup, row.efficiency) for row in rows] == [
+        ("", None, 1.0, 1.0), ("", None, 1.8, 0.9), ("", None, 3.0, 0.75), ("", None, None, None),
+    ]  # fmt: skip
+    assert rows[1].series == rows[0].series
+    # A size whose batch is known is compared with the others of known batch alone.
+    rows = table([run(1, 100.0), run(2, 180.0), run(4, 300.0, **unknown), run(8, 500.0, **unknown)])
+    assert [(row.scaling, row.baseline_gpus) for row in rows] == [("weak", 1), ("weak", 1), ("", 4), ("", 4)]
+    rows = table([run(1, 100.0), run(4, 300.0, **unknown)])
+    assert [(row.scaling, row.baseline_gpus) for row in rows] == [("", 1), ("", 1)]
+    assert [row.row()["step_ms"] for row in rows] == [None] * 4
 
 
 def test_students_interval_of_three_repeats() -> None:
