@@ -56,18 +56,22 @@ class Site:
         """The pids of the live ranks of this folder's runs, on all nodes, by rank."""
         found = {}
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    line = (entry / "cmdline").read_bytes().split(b"\0")
-                    environ = dict(pair.partition(b"=")[::2] for pair in (entry / "environ").read_bytes().split(b"\0"))
-                except OSError:
-                    continue
-                here = environ.get(b"HPCJOBS_RUN_DIR", b"").startswith(bytes(self.folder / "o"))
-                if (here and line[0].endswith(b"/python")) or (
-                    here and b"python" in Path(line[0].decode()).name.encode()
-                ):
-                    if b"train.py" in line and b"torchrun" not in b" ".join(line):
-                        found[int(environ[b"RANK"])] = int(entry.name)
+            if not entry.name.isdigit():
+                continue
+            try:
+                program, *words = (entry / "cmdline").read_text(errors="replace").split("\0")
+                variables = (entry / "environ").read_text(errors="replace").split("\0")
+            except OSError:
+                continue
+            environ = dict(variable.partition("=")[::2] for variable in variables)
+            # Of rank.sh, torchrun and Python, each of which has train.py among its words, only a rank has it first.
+            script = next((word for word in words if not word.startswith("-")), "")
+            if (
+                "python" in program
+                and script == "train.py"
+                and environ.get("HPCJOBS_RUN_DIR", "").startswith(f"{self.folder}/o/")
+            ):
+                found[int(environ["RANK"])] = int(entry.name)
         return found
 
 
