@@ -33,7 +33,7 @@ SETTINGS = {
 }
 
 
-def images_per_sec(mode: str, gpus: int, folder: Path) -> float:
+def throughput(mode: str, gpus: int, folder: Path) -> float:
     """The images/s that a sweep of one run reports."""
     settings = [word for value in [*SETTINGS[mode], f"measure.warmup_steps={WARMUP}"] for word in ("--set", value)]
     command = [str(Path(sys.executable).parent / "hpcjobs"), "sweep", "--experiment", "demo", "--cluster", "local"]
@@ -41,7 +41,7 @@ def images_per_sec(mode: str, gpus: int, folder: Path) -> float:
     environment = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     with (folder / "report" / "scaling-report.csv").open() as file:
-        return float(next(csv.DictReader(file))["images_per_sec"])
+        return float(next(csv.DictReader(file))["throughput"])
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(options.rounds):
             order = list(SETTINGS) if number % 2 == 0 else list(reversed(SETTINGS))
-            found = {mode: images_per_sec(mode, options.gpus, Path(scratch, f"{number}-{mode}")) for mode in order}
+            found = {mode: throughput(mode, options.gpus, Path(scratch, f"{number}-{mode}")) for mode in order}
             logs.append(math.log(found["benchmark"] / found["train"]))
             print(
                 f"train {found['train']:7.1f} images/s   benchmark {found['benchmark']:7.1f} images/s   "

@@ -141,7 +141,7 @@ def _columns() -> str:
         f"{_table(('column', 'unit', 'holds'), alone)}\n"
         "All columns of runs.csv in their order: "
         f"{', '.join(f'`{name}`' for name in runs)}.\n\n"
-        "`hpcjobs report --runs FILE` makes the table of any such file; `gpus` and `images_per_sec` are enough.\n\n"
+        "`hpcjobs report --runs FILE` makes the table of any such file; `gpus` and `throughput` are enough.\n\n"
         "## auc.csv\n\n"
         "One row per run, split and finding: `run`, `experiment`, `params`, `gpus` as above, then\n\n"
         f"{_meanings('column', AUC_MEANINGS)}\n"

@@ -17,7 +17,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-_FIGURES = ("gpus", "images_per_sec", "images_per_sec_per_gpu", "speedup", "efficiency", "step_ms")
+_FIGURES = ("gpus", "throughput", "throughput_per_gpu", "speedup", "efficiency", "step_ms")
 _PROGRAMS = ("chromium", "chromedriver")
 
 

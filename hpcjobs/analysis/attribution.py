@@ -1,6 +1,6 @@
 """Why a step takes longer than at the base: the lost time, split into parts. Pure.
 
-This module compares two sizes. hpcjobs.chexnet.train.attribution splits the step of one run, on the compute nodes.
+This module compares two sizes. What takes the step of one run apart runs with it, on the compute nodes.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _RUNS = 2
 def losses(row: ScalingRow, base: ScalingRow) -> dict[str, Any]:
     """`lost_ms` and its parts (columns.REPORT_COLUMNS) of a measured row relative to its measured base, in ms.
 
-    lost = step - ideal = step x (1 - efficiency), with ideal = r x the base's step. r is the images per GPU and step
-    of the row over those of the base: 1 in weak scaling, base GPUs / GPUs in strong scaling.
+    lost = step - ideal = step x (1 - efficiency), with ideal = r x the base's step. r is the work per GPU and step
+    of the row over that of the base: 1 in weak scaling, base GPUs / GPUs in strong scaling.
     Each part is its ms in the row less r x its ms at the base. A part below 0 is smaller than at the base.
     `lost_other_ms` is the rest of the loss. If no run measured the parts, it is the whole loss.
     Empty if either row has no rate or no step time.
     """
-    if row.images_per_sec is None or base.images_per_sec is None or row.step_ms is None or base.step_ms is None:
+    if row.throughput is None or base.throughput is None or row.step_ms is None or base.step_ms is None:
         return {}
-    per_image = row.step_ms * row.images_per_sec / row.gpus, base.step_ms * base.images_per_sec / base.gpus
-    ratio = per_image[0] / per_image[1]
+    per_gpu = row.step_ms * row.throughput / row.gpus, base.step_ms * base.throughput / base.gpus
+    ratio = per_gpu[0] / per_gpu[1]
     lost = row.step_ms - ratio * base.step_ms
     parts = {
         "lost_input_ms": (row.input_wait_ms, base.input_wait_ms),

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Sequence
 
 from hpcjobs.analysis.intervals import holm, welch_ratio
-from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import ScalingRow
+from hpcjobs.base.records import Reference
 
 # --- another sweep -------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One size in two sweeps, in images/s; None if the sweep has no measurement of it.
+    """One size in two sweeps, in `unit` a second; None if the sweep has no measurement of it.
 
     `ratio` is ours over theirs. `low` and `high` are its Welch 95 % interval and `p` the p value of no difference; they
     are None if either sweep has fewer than two runs. `real` is the verdict of Holm's correction over all sizes that
@@ -26,6 +23,7 @@ class Difference:
     """
 
     params: str
+    unit: str
     gpus: int
     local_batch: int | None
     ours: float | None
@@ -60,16 +58,17 @@ def _difference(ours: ScalingRow | None, theirs: ScalingRow | None) -> Differenc
     assert row is not None
     difference = Difference(
         params=row.params,
+        unit=row.unit,
         gpus=row.gpus,
         local_batch=row.local_batch,
-        ours=ours.images_per_sec if ours else None,
-        theirs=theirs.images_per_sec if theirs else None,
+        ours=ours.throughput if ours else None,
+        theirs=theirs.throughput if theirs else None,
         runs=ours.runs if ours else 0,
         their_runs=theirs.runs if theirs else 0,
     )
-    if not ours or not theirs or ours.images_per_sec is None or theirs.images_per_sec is None:
+    if not ours or not theirs or ours.throughput is None or theirs.throughput is None:
         return difference
-    ratio = dataclasses.replace(difference, ratio=ours.images_per_sec / theirs.images_per_sec)
+    ratio = dataclasses.replace(difference, ratio=ours.throughput / theirs.throughput)
     welch = welch_ratio(ours.rates, theirs.rates)
     return dataclasses.replace(ratio, low=welch.low, high=welch.high, p=welch.p) if welch else ratio
 
@@ -77,22 +76,12 @@ def _difference(ours: ScalingRow | None, theirs: ScalingRow | None) -> Differenc
 # --- a published table ---------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """A published table: images/s by number of GPUs, the smallest first."""
-
-    name: str
-    images_per_sec: Mapping[int, float]
-
-    def efficiency(self, gpus: int) -> float:
-        """Efficiency relative to its own smallest size, a fraction."""
-        base = min(self.images_per_sec)
-        return self.images_per_sec[gpus] / self.images_per_sec[base] * base / gpus
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One size of a table and of the reference, in images/s. Each efficiency is relative to its own table's base."""
+    """One size of a table and of the reference, in the reference's unit a second.
+
+    Each efficiency is relative to its own table's base.
+    """
 
     params: str
     gpus: int
@@ -103,53 +92,21 @@ class Comparison:
     reference_efficiency: float | None
 
 
-def references() -> dict[str, Path]:
-    """The paths of the tables that ship with hpcjobs, by name. experiments/reference/SOURCES.md has their sources."""
-    folder = Path(str(resources.files("hpcjobs.experiments"))) / "reference"
-    return {path.stem: path for path in sorted(folder.glob("*.csv"))}
-
-
-def read_reference(name: str) -> Reference:
-    """The table with that name, or the CSV file at that path.
-
-    Raises InputError if there is no such table, or if it lacks the columns gpus and images_per_sec.
-    """
-    known = references()
-    path = Path(name) if "/" in name or name.endswith(".csv") else known.get(name)
-    if path is None:
-        raise InputError(f"--reference {name}: no such table, and no path of a CSV file: {nearest(name, known)}")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"--reference {path}: cannot be read: {error}") from None
-    rates: dict[int, float] = {}
-    for number, row in enumerate(rows, 2):
-        try:
-            gpus, rate = int(row["gpus"]), float(row["images_per_sec"])
-        except (KeyError, TypeError, ValueError):
-            raise InputError(
-                f"--reference {path}: line {number}: expected numbers in the columns gpus and images_per_sec"
-            ) from None
-        if gpus < 1 or not 0 < rate < math.inf:
-            raise InputError(f"--reference {path}: line {number}: gpus and images_per_sec must be above 0")
-        if gpus in rates:
-            raise InputError(f"--reference {path}: line {number}: a second row for the size {gpus}")
-        rates[gpus] = rate
-    if not rates:
-        raise InputError(f"--reference {path}: no rows under the columns gpus and images_per_sec")
-    return Reference(path.stem, dict(sorted(rates.items())))
-
-
 def compare_reference(rows: Sequence[ScalingRow], reference: Reference) -> list[Comparison]:
-    """Every size of the rows, then those that only the reference has."""
+    """Every size of the rows that count the reference's unit, then those that only the reference has.
+
+    Raises InputError if no row counts its unit.
+    """
+    rows = [row for row in rows if row.unit == reference.unit]
+    if not rows:
+        raise InputError(f"--reference {reference.name}: it counts {reference.unit}, and no run does")
     found = [_comparison(row.params, row.gpus, row, reference) for row in rows]
-    lacking = sorted(set(reference.images_per_sec) - {row.gpus for row in rows})
+    lacking = sorted(set(reference.throughput) - {row.gpus for row in rows})
     return found + [_comparison("", gpus, None, reference) for gpus in lacking]
 
 
 def _comparison(params: str, gpus: int, row: ScalingRow | None, reference: Reference) -> Comparison:
-    ours, theirs = row.images_per_sec if row else None, reference.images_per_sec.get(gpus)
+    ours, theirs = row.throughput if row else None, reference.throughput.get(gpus)
     return Comparison(
         params=params,
         gpus=gpus,

@@ -21,13 +21,18 @@ def extrap(rows: Sequence[ScalingRow]) -> str:
     The region `step` has one value for each run, the parts of the step have one value each.
     Raises InputError if nothing is measured, or if the rows belong to several series.
     """
-    measured = [row for row in rows if row.images_per_sec is not None]
+    measured = [row for row in rows if row.throughput is not None]
     series = {row.series for row in measured}
     if len(series) != 1:
-        what = "nothing is measured" if not series else f"the table has {len(series)} series (params, kinds of scaling)"
+        what = (
+            "nothing is measured"
+            if not series
+            else f"the table has {len(series)} series (params, units, kinds of scaling)"
+        )
         raise InputError(f"Extra-P needs exactly one series of sizes: {what}")
     measured.sort(key=lambda row: row.gpus)
-    # The step time follows from the images/s of each run. If no batch is known, it is that of one image per GPU.
+    # The step time follows from the throughput of each run. If no batch is known, it is that of one unit per GPU, and
+    # the measured parts belong to another step.
     lines = ["PARAMETER p", "POINTS " + " ".join(f"({row.gpus})" for row in measured), "METRIC time"]
     lines += ["REGION step"]
     lines += [
@@ -36,6 +41,6 @@ def extrap(rows: Sequence[ScalingRow]) -> str:
     ]
     for region, name in _PARTS.items():
         times = [getattr(row, name) for row in measured]
-        if None not in times:
+        if None not in times and all(row.local_batch for row in measured):
             lines += [f"REGION {region}", *(f"DATA {ms:.6f}" for ms in times)]
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ ring: step = compute + input + (1 - overlap) x R(n). R is a ring all-reduce of M
 usl: Gunther's Universal Scalability Law, X(n) = lambda n / (1 + sigma (n - 1) + kappa n (n - 1))
     (Guerrilla Capacity Planning, Springer 2007; arXiv:0808.1431). It is a second opinion and has no network in it.
 
-If all sizes have control phases, compute (of the slowest rank) and input come from them, in ms per image and rank.
+If all sizes have control phases, compute (of the slowest rank) and input come from them, in ms per sample and rank.
 Between sizes both are interpolated on log n; beyond the sizes they are constant. If a size has no control phases,
 compute is fitted and includes the input.
 If there is a fabric probe, latency and bandwidth come from it. If not, an effective latency and transfer time are
@@ -64,7 +64,8 @@ def read_fabric(path: Path) -> Fabric:
 class ModelPoint:
     """A size as the models see it; `step_ms` is None if it was not run.
 
-    `local` is the local batch, or 1 if no batch is known. `compute_ms` and `input_ms` come from the control phases.
+    `local` is the local batch, or 1 if no batch is known; then a step is one unit of work of each GPU. `compute_ms` and
+    `input_ms` come from the control phases.
     """
 
     gpus: int
@@ -75,7 +76,7 @@ class ModelPoint:
     input_ms: float | None = None
 
     def rate(self, step_ms: float) -> float:
-        """images/s at a step of `step_ms`."""
+        """Throughput at a step of `step_ms`."""
         return 1000 * self.local * self.gpus / step_ms
 
 
@@ -98,11 +99,11 @@ def usl(points: Sequence[ModelPoint]) -> LinearModel:
     """The Universal Scalability Law. Its step is linear in 1 / lambda, sigma / lambda and kappa / lambda."""
 
     def meaning(fitted: Vector) -> dict[str, float]:
-        per_image = float(fitted[0])
+        per_sample = float(fitted[0])
         return {
-            "lambda": 1000 / per_image if per_image else math.inf,
-            "sigma": float(fitted[1]) / per_image if per_image else math.inf,
-            "kappa": float(fitted[2]) / per_image if per_image else math.inf,
+            "lambda": 1000 / per_sample if per_sample else math.inf,
+            "sigma": float(fitted[1]) / per_sample if per_sample else math.inf,
+            "kappa": float(fitted[2]) / per_sample if per_sample else math.inf,
         }
 
     return LinearModel(
@@ -165,7 +166,7 @@ def ring(points: Sequence[ModelPoint], fabric: Fabric | None, gradient_bytes: fl
 
 
 def _between(points: Sequence[ModelPoint], gpus: int) -> float:
-    """ms per image and rank of compute and input: interpolated on log n between points, constant beyond them."""
+    """ms per sample and rank of compute and input: interpolated on log n between points, constant beyond them."""
     known = [((point.compute_ms or 0.0) + (point.input_ms or 0.0)) / point.local for point in points]
     return float(np.interp(math.log2(gpus), [math.log2(point.gpus) for point in points], known))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcjobs.analysis.models import Fabric, Fit, LinearModel, ModelPoint, Vector, ring, usl
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.metrics import ScalingRow
+from hpcjobs.base.metrics import ScalingRow, Series
 
 RESAMPLES = 1000
 # A fit needs this many sizes more than it has parameters. With fewer its error cannot be estimated.
@@ -46,15 +46,15 @@ class Interval:
 class Prediction:
     """The prediction for one size. The intervals are those of one new measurement of the size.
 
-    `measured` is its images/s, None if it was not run. `efficiency` is relative to the base of the table, None if the
-    table has no base. `time_to_train_s` and `gpu_hours` are those of the whole training, None if the table has no
-    training of a fixed number of epochs.
+    `measured` is its throughput, None if it was not run. `step_ms` is None if the batch is not known. `efficiency` is
+    relative to the base of the table, None if the table has no base. `time_to_train_s` and `gpu_hours` are those of the
+    whole training, None if the table has no training of a fixed number of epochs.
     """
 
     gpus: int
     nodes: int
-    step_ms: Interval
-    images_per_sec: Interval
+    step_ms: Interval | None
+    throughput: Interval
     measured: float | None
     efficiency: float | None
     time_to_train_s: Interval | None
@@ -63,7 +63,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeaveOneOut:
-    """A measured size, predicted by the model that was fitted without it, in images/s."""
+    """A measured size, predicted by the model that was fitted without it: its throughput."""
 
     gpus: int
     measured: float
@@ -88,10 +88,14 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeriesModels:
-    """The models of one series, the preferred one first. `refused` says why a model was not fitted, by its name."""
+    """The models of one series, the preferred one first, with the unit of its throughputs.
+
+    `refused` says why a model was not fitted, by its name.
+    """
 
     experiment: str
     params: str
+    unit: str
     scaling: str
     models: tuple[Model, ...]
     refused: Mapping[str, str]
@@ -109,7 +113,7 @@ def predict(
 
     `gradient_bytes` overrides the value in the logs. Raises InputError if no model of any series can be fitted.
     """
-    series: dict[tuple[str, str, str, int | None], list[ScalingRow]] = defaultdict(list)
+    series: dict[Series, list[ScalingRow]] = defaultdict(list)
     for row in rows:
         series[row.series].append(row)
     found = [_fit_series(those, sizes, fabric, gradient_bytes, resamples) for those in series.values()]
@@ -122,22 +126,19 @@ def predict(
 def fill(
     rows: Sequence[ScalingRow], *, fabric: Fabric | None = None, gradient_bytes: float | None = None
 ) -> list[ScalingRow]:
-    """The rows with `predicted_images_per_sec` filled in, if their series has a model. Failed sizes get one too."""
+    """The rows with `predicted_throughput` filled in, if their series has a model. Failed sizes get one too."""
     try:
         fitted = predict(rows, fabric=fabric, gradient_bytes=gradient_bytes, resamples=0)
     except InputError:
         return list(rows)
     found = {
-        (each.experiment, each.params, each.scaling, prediction.gpus): prediction.images_per_sec.value
+        (each.experiment, each.params, each.unit, each.scaling, prediction.gpus): prediction.throughput.value
         for each in fitted
         for model in each.models[:1]
         for prediction in model.predictions
     }
     return [
-        dataclasses.replace(
-            row, predicted_images_per_sec=found.get((row.experiment, row.params, row.scaling, row.gpus))
-        )
-        for row in rows
+        dataclasses.replace(row, predicted_throughput=found.get((*row.group, row.scaling, row.gpus))) for row in rows
     ]
 
 
@@ -153,7 +154,7 @@ def _fit_series(
 ) -> SeriesModels:
     first = rows[0]
     per_node = max((row.gpus_per_node for row in rows if row.gpus_per_node), default=None)
-    points = [_point(row) for row in sorted(rows, key=lambda row: row.gpus) if row.images_per_sec is not None]
+    points = [_point(row) for row in sorted(rows, key=lambda row: row.gpus) if row.throughput is not None]
     if gradient_bytes is None:
         gradient_bytes = next((row.gradient_bytes for row in rows if row.gradient_bytes is not None), None)
     builders: dict[str, _Builder] = {"ring": lambda those: ring(those, fabric, gradient_bytes), "usl": usl}
@@ -165,16 +166,21 @@ def _fit_series(
         except InputError as error:
             refused[name] = str(error)
     return SeriesModels(
-        experiment=first.experiment, params=first.params, scaling=first.scaling, models=tuple(models), refused=refused
+        experiment=first.experiment,
+        params=first.params,
+        unit=first.unit,
+        scaling=first.scaling,
+        models=tuple(models),
+        refused=refused,
     )
 
 
 def _point(row: ScalingRow) -> ModelPoint:
-    rate = row.images_per_sec or math.nan
+    rate = row.throughput or math.nan
     local = float(row.local_batch or 1)
-    return ModelPoint(
-        row.gpus, row.nodes or 1, local, 1000 * local * row.gpus / rate, row.slowest_rank_ms, row.input_wait_ms
-    )
+    # The measured parts of a step say nothing about the work of a GPU if its batch is not known.
+    measured = (row.slowest_rank_ms, row.input_wait_ms) if row.local_batch else (None, None)
+    return ModelPoint(row.gpus, row.nodes or 1, local, 1000 * local * row.gpus / rate, *measured)
 
 
 def _size(gpus: int, rows: Sequence[ScalingRow], per_node: int | None) -> ModelPoint:
@@ -239,31 +245,31 @@ def _prediction(
     value = fit.at(size, fit.parameters)
     step = _interval(value, [fit.at(size, each) * math.exp(e) for each, e in zip(drawn, noise, strict=True)])
     rate = Interval(size.rate(step.value), size.rate(step.high), size.rate(step.low))
-    base = next((row for row in rows if row.gpus == row.baseline_gpus and row.images_per_sec is not None), None)
-    images = _images(rows)
-    train = None if images is None else Interval(images / rate.value, images / rate.high, images / rate.low)
+    base = next((row for row in rows if row.gpus == row.baseline_gpus and row.throughput is not None), None)
+    work = _work(rows)
+    train = None if work is None else Interval(work / rate.value, work / rate.high, work / rate.low)
     hours = size.gpus / 3600
     return Prediction(
         gpus=size.gpus,
         nodes=size.nodes,
-        step_ms=step,
-        images_per_sec=rate,
-        measured=next((row.images_per_sec for row in rows if row.gpus == size.gpus), None),
-        efficiency=rate.value / (base.images_per_sec or math.nan) * base.gpus / size.gpus if base else None,
+        step_ms=step if all(row.local_batch for row in rows) else None,
+        throughput=rate,
+        measured=next((row.throughput for row in rows if row.gpus == size.gpus), None),
+        efficiency=rate.value / (base.throughput or math.nan) * base.gpus / size.gpus if base else None,
         time_to_train_s=train,
         gpu_hours=train and Interval(train.value * hours, train.low * hours, train.high * hours),
     )
 
 
-def _images(rows: Sequence[ScalingRow]) -> float | None:
-    """Images of the whole training at the steady rate; an evaluation counts as the images that its time would train.
+def _work(rows: Sequence[ScalingRow]) -> float | None:
+    """Units of the whole training at the steady rate; an evaluation counts as those that its time would train.
 
-    None if no training has a fixed number of epochs: one that ends at an AUC takes a different number at each size.
+    None if no training has a fixed number of epochs: one that ends at a score takes a different number at each size.
     """
     known = [
-        row.time_to_train_s * row.images_per_sec
+        row.time_to_train_s * row.throughput
         for row in rows
-        if row.time_to_train_s is not None and row.images_per_sec is not None and _is_fixed(row.time_to_train_kind)
+        if row.time_to_train_s is not None and row.throughput is not None and _is_fixed(row.time_to_train_kind)
     ]
     return statistics.median(known) if known else None
 

@@ -21,7 +21,7 @@ from hpcjobs.base.columns import (
     FLAGS,
 )
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.base.metrics import Run, ScalingRow, Series
 from hpcjobs.base.tabular import Combine, metrics_of
 
 # Beyond this rank correlation of size and start time, a drift in time cannot be told from scaling.
@@ -32,43 +32,49 @@ Baseline = int | Literal["node"] | None
 def table(runs: Iterable[Run], baseline: Baseline = None) -> list[ScalingRow]:
     """One row per GPU count, batch and parameter set, by params, then size. A failed size keeps its row.
 
-    speed-up = X_n / X_b and efficiency = speed-up * b / n. X is images/s, n the row's GPUs, b those of the base: the
-    smallest measured size of the same series (the same experiment, params and kind of scaling), or the `baseline`,
-    which is a number of GPUs, or "node" for one full node. A series that was not measured at the baseline has no
-    speed-up, and its rows have the flag no_baseline.
+    speed-up = X_n / X_b and efficiency = speed-up * b / n. X is the throughput, n the row's GPUs, b those of the base:
+    the smallest measured size of the same series (the same experiment, params, unit and kind of scaling), or the
+    `baseline`, which is a number of GPUs, or "node" for one full node. A series that was not measured at the baseline
+    has no speed-up, and its rows have the flag no_baseline.
 
-    Raises InputError if no series was measured at the baseline, or if runs of one experiment count different units.
+    Raises InputError if no series was measured at the baseline.
     """
-    runs = list(runs)
-    _check_units(runs)
-    points: dict[tuple[str, str, int, int, int], list[Run]] = defaultdict(list)
+    runs = _with_units(list(runs))
+    points: dict[tuple[tuple[str, str, str], int, int, int], list[Run]] = defaultdict(list)
     for run in runs:
-        points[run.experiment, run.params, run.gpus, run.local_batch or 0, run.global_batch or 0].append(run)
+        points[run.group, run.gpus, run.local_batch or 0, run.global_batch or 0].append(run)
     slow = slow_nodes(runs)
     rows = _with_scaling([_row(points[key], slow) for key in sorted(points)])
     confounded = _confounded(runs)
-    rows = [_flagged(row, FLAG_CONFOUNDED) if (row.experiment, row.params) in confounded else row for row in rows]
+    rows = [_flagged(row, FLAG_CONFOUNDED) if row.group in confounded else row for row in rows]
     return [_differing(row, runs) for row in _compared(rows, baseline)]
 
 
-def _check_units(runs: Iterable[Run]) -> None:
-    """Raises InputError if the rates of runs that would be averaged or compared have different units."""
+def _with_units(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those without a measurement in the unit of the others of their experiment and params.
+
+    A run that ended before its log says what it counts keeps its place beside the sizes that it was planned with.
+    """
     units: dict[tuple[str, str], str] = {}
     for run in runs:
-        unit = units.setdefault((run.experiment, run.params), run.unit)
-        if unit != run.unit:
-            raise InputError(
-                f"runs of the experiment '{run.experiment}' count {unit} and {run.unit}, which cannot be compared: "
-                "give them different names of experiments"
-            )
+        if run.unit and (run.throughput is not None or (run.experiment, run.params) not in units):
+            units[run.experiment, run.params] = run.unit
+    every = {run.unit for run in runs} - {""}
+    alone = every.pop() if len(every) == 1 else ""
+    return [
+        run
+        if run.unit or run.throughput is not None
+        else dataclasses.replace(run, unit=units.get((run.experiment, run.params), alone))
+        for run in runs
+    ]
 
 
 # --- one row -------------------------------------------------------------------------------------
 
 
 def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
-    measured = [run for run in runs if run.images_per_sec is not None]
-    rates = tuple(run.images_per_sec for run in measured if run.images_per_sec is not None)
+    measured = [run for run in runs if run.throughput is not None]
+    rates = tuple(run.throughput for run in measured if run.throughput is not None)
     interval = student_interval(rates)
     combined: dict[str, Any] = {
         name: _COMBINED[about.combine](name, runs, measured)
@@ -79,8 +85,8 @@ def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
         runs=len(measured),
         failed_runs=len(runs) - len(measured),
         rates=rates,
-        images_per_sec_low=interval[0] if interval else None,
-        images_per_sec_high=interval[1] if interval else None,
+        throughput_low=interval[0] if interval else None,
+        throughput_high=interval[1] if interval else None,
         cv=variation(rates),
         nodes_distinct=len(_words("nodelist", measured).split()) or None,
         **combined,
@@ -147,16 +153,16 @@ def _with_scaling(rows: Sequence[ScalingRow]) -> list[ScalingRow]:
 
     One local batch at all sizes is weak scaling, one global batch is strong scaling. Logs from elsewhere may have
     several of both: then a row belongs to the sizes that share its local batch, else to those that share its global
-    batch. A row that shares neither is mixed. One size alone has no kind of scaling.
+    batch. A row that shares neither is mixed. One size alone has no kind of scaling, nor has one of unknown batch.
     """
-    groups: dict[tuple[str, str], list[ScalingRow]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[ScalingRow]] = defaultdict(list)
     for row in rows:
-        groups[row.experiment, row.params].append(row)
-    return [dataclasses.replace(row, scaling=_scaling(row, groups[row.experiment, row.params])) for row in rows]
+        groups[row.group].append(row)
+    return [dataclasses.replace(row, scaling=_scaling(row, groups[row.group])) for row in rows]
 
 
 def _scaling(row: ScalingRow, group: Sequence[ScalingRow]) -> str:
-    others = [other for other in group if other.gpus != row.gpus]
+    others = [other for other in group if other.gpus != row.gpus and other.local_batch is not None]
     if not others or row.local_batch is None or row.global_batch is None:
         return ""
     if any(other.local_batch == row.local_batch for other in others):
@@ -166,23 +172,23 @@ def _scaling(row: ScalingRow, group: Sequence[ScalingRow]) -> str:
 
 def _compared(rows: Sequence[ScalingRow], baseline: Baseline) -> list[ScalingRow]:
     """The rows with speed-up, efficiency, their intervals, and the losses. Raises InputError if there is no base."""
-    series: dict[tuple[str, str, str, int | None], list[ScalingRow]] = defaultdict(list)
+    series: dict[Series, list[ScalingRow]] = defaultdict(list)
     for row in rows:
-        if row.images_per_sec is not None and row.scaling != "mixed":
+        if row.throughput is not None and row.scaling != "mixed":
             series[row.series].append(row)
     # The base of a strong series may also share its local batch with other sizes, and then its row says weak.
     for key, those in series.items():
-        if key[2] == "strong":
+        if key.scaling == "strong":
             those += [
                 row
                 for row in rows
-                if (row.experiment, row.params, row.global_batch) == (*key[:2], key[3])
+                if (row.experiment, row.params, row.unit, row.global_batch) == (*key[:3], key.batch)
                 and row.scaling == "weak"
-                and row.images_per_sec is not None
+                and row.throughput is not None
             ]
     bases = {key: _base(those, baseline) for key, those in series.items()}
     if series and baseline is not None and not any(bases.values()):
-        sizes = ", ".join(map(str, sorted({row.gpus for row in rows if row.images_per_sec is not None})))
+        sizes = ", ".join(map(str, sorted({row.gpus for row in rows if row.throughput is not None})))
         what = "one full node" if baseline == "node" else f"{baseline} GPUs"
         raise InputError(f"--baseline {baseline}: no measurement on {what}; measured: {sizes} GPUs")
     return [_against(row, bases.get(row.series), baseline) for row in rows]
@@ -199,11 +205,11 @@ def _base(rows: Sequence[ScalingRow], baseline: Baseline) -> ScalingRow | None:
 
 
 def _against(row: ScalingRow, base: ScalingRow | None, baseline: Baseline) -> ScalingRow:
-    if base is None or base.images_per_sec is None:
+    if base is None or base.throughput is None:
         return _flagged(row, FLAG_NO_BASELINE) if baseline is not None else row
-    if row.images_per_sec is None:
+    if row.throughput is None:
         return dataclasses.replace(row, baseline_gpus=base.gpus)
-    speedup, per_gpu = row.images_per_sec / base.images_per_sec, base.gpus / row.gpus
+    speedup, per_gpu = row.throughput / base.throughput, base.gpus / row.gpus
     welch = None if row is base else welch_ratio(row.rates, base.rates)
     return dataclasses.replace(
         row,
@@ -226,7 +232,7 @@ def start_correlation(runs: Iterable[Run]) -> float | None:
 
     None for fewer than two sizes or two starts, where it is not defined. (Spearman, Am. J. Psychology 15, 1904.)
     """
-    known = [(run.gpus, run.start) for run in runs if run.images_per_sec is not None and run.start is not None]
+    known = [(run.gpus, run.start) for run in runs if run.throughput is not None and run.start is not None]
     sizes, starts = [gpus for gpus, _ in known], [start for _, start in known]
     if len(set(sizes)) < 2 or len(set(starts)) < 2:
         return None
@@ -235,19 +241,19 @@ def start_correlation(runs: Iterable[Run]) -> float | None:
     return float(spearmanr(sizes, starts).statistic)
 
 
-def _confounded(runs: Sequence[Run]) -> set[tuple[str, str]]:
-    """The (experiment, params) whose sizes ran at different times, so that a drift in time looks like scaling."""
-    by_params: dict[tuple[str, str], list[Run]] = defaultdict(list)
+def _confounded(runs: Sequence[Run]) -> set[tuple[str, str, str]]:
+    """The groups whose sizes ran at different times, so that a drift in time looks like scaling."""
+    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        by_params[run.experiment, run.params].append(run)
-    return {key for key, those in by_params.items() if abs(start_correlation(those) or 0.0) > CONFOUNDED}
+        groups[run.group].append(run)
+    return {key for key, those in groups.items() if abs(start_correlation(those) or 0.0) > CONFOUNDED}
 
 
 def _differing(row: ScalingRow, runs: Sequence[Run]) -> ScalingRow:
-    """The row with a flag for software or GPUs that differ among the runs of its experiment and params."""
-    those = [run for run in runs if (run.experiment, run.params) == (row.experiment, row.params)]
+    """The row with a flag for software or GPUs that differ among the runs of its group."""
+    those = [run for run in runs if run.group == row.group]
     for flag, name in ((FLAG_SOFTWARE, "software"), (FLAG_HARDWARE, "gpu_model")):
-        known = {getattr(run, name) for run in those if run.images_per_sec is not None} - {""}
+        known = {getattr(run, name) for run in those if run.throughput is not None} - {""}
         if len(known) > 1:
             row = _flagged(row, flag)
     return row

@@ -100,7 +100,7 @@ def abort_json(rank: int) -> str:
 class LogKey:
     """Keys of the trainer's `:::MLLOG` lines: MLPerf's key if it has one, else `hpcjobs_*`.
 
-    `tracked_stats` is one timed window of consecutive steps. Value: `throughput` (images/s over all
+    `tracked_stats` is one timed window of consecutive steps. Value: `throughput` (samples/s over all
     ranks), `step_ms`, `loss`. Metadata: `step` (the last step of the window, from 1), `steps` (number
     of steps in the window), `epoch_num` (from 1), `warmup` (true: not part of the steady state).
     """
@@ -120,12 +120,12 @@ class LogKey:
     EPOCH_STOP = "epoch_stop"
     EVAL_START = "eval_start"
     EVAL_STOP = "eval_stop"
-    EVAL_ACCURACY = "eval_accuracy"  # mean AUC over the defined classes; metadata: epoch_num, split
+    EVAL_ACCURACY = "eval_accuracy"  # the score of the model; metadata: epoch_num, split
     WINDOW = "tracked_stats"
     RUN = "hpcjobs_run"  # value: run, gpus, nodes, local_batch, global_batch, device, hosts, steps, ...
     FIRST_STEP = "hpcjobs_first_step"  # its time stamp is the end of the first training step
     TRANSPORT = "hpcjobs_transport"  # value: nccl, network, devices, transports, gpudirect; on GPUs
-    CHECKPOINT = "hpcjobs_checkpoint"  # value: best (true: the highest AUC so far), seconds (how long writing took)
+    CHECKPOINT = "hpcjobs_checkpoint"  # value: best (true: the highest score so far), seconds (how long writing took)
     WARMUP = "hpcjobs_warmup"  # mode benchmark; value: steps, settled (three windows agreed)
     PRECISION = "hpcjobs_precision"  # value: reached, steps, asked, half_width (a fraction, of this run alone), ...
     CONTROL = "hpcjobs_control"  # value: step_ms and its parts, slowest_rank, slowest_host, ranks
@@ -162,7 +162,8 @@ class RunConfig:
 
     `params` lists the swept keys only, as `k=v;k=v`, sorted. `seed` is the experiment's seed plus
     repeat - 1. `device` is `cpu` or `gpu`, as the profile says; it is never guessed. `experiment` is
-    the resolved experiment as plain nested mappings; its keys are those of `hpcjobs.config.Experiment`.
+    the resolved experiment as plain nested mappings; its keys are those of its trainer. `tasks_per_node` are processes
+    that the launcher starts on the fullest node, `gpus_per_node` the GPUs there; None: as many.
     """
 
     sweep: str
@@ -177,16 +178,17 @@ class RunConfig:
     device: str
     data_dir: str
     experiment: Mapping[str, Any]
+    gpus_per_node: int | None = None
     version: int = RUN_YAML_VERSION
 
     @property
     def local_batch(self) -> int:
-        """Images of one step on one rank."""
+        """Samples of one step on one rank."""
         return split_batch(self.experiment["batch"], self.gpus)[0]
 
     @property
     def global_batch(self) -> int:
-        """Images of one step over all ranks."""
+        """Samples of one step over all ranks."""
         return split_batch(self.experiment["batch"], self.gpus)[1]
 
 
@@ -200,7 +202,7 @@ def split_batch(batch: Mapping[str, int | None], gpus: int) -> tuple[int, int]:
 
 
 def divide_batch(local: int | None, whole: int | None, passes: int, gpus: int) -> tuple[int, int]:
-    """(local, global) batch in images for `gpus` ranks, from a `local` batch, or else from a `whole` (global) one.
+    """(local, global) batch in samples for `gpus` ranks, from a `local` batch, or else from a `whole` (global) one.
 
     Raises ValueError if the global batch does not divide evenly over the ranks, or the local one into its `passes`.
     """

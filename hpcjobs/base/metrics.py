@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpcjobs.base.records import RunState
 from hpcjobs.base.tabular import Combine, Derived, Metric, derived, metric, metrics_of, swept, with_params
@@ -21,7 +21,7 @@ from hpcjobs.base.tabular import Combine, Derived, Metric, derived, metric, metr
 class Figures:
     """What a log says of a training, and its run and its row too. What is not known is None, or empty."""
 
-    epoch_s: float | None = field(default=None, metadata=metric("one pass over the training images", "s", Combine.MEAN))
+    epoch_s: float | None = field(default=None, metadata=metric("one pass over the training data", "s", Combine.MEAN))
     time_to_train_s: float | None = field(
         default=None, metadata=metric("the whole training without its start-up", "s", Combine.MEAN)
     )
@@ -34,16 +34,21 @@ class Figures:
         ),
     )
     eval_s: float | None = field(default=None, metadata=metric("one evaluation", "s", Combine.MEAN))
-    mean_auc: float | None = field(
+    score: float | None = field(
         default=None,
         metadata=metric(
-            "area under the ROC curve on auc_split, mean over the findings that have one",
+            "how good the trained model is, as its log says; score_name says what is scored",
             combine=Combine.MEAN,
-            heading="AUC",
+            heading="{score_name}",
             form=".3f",
         ),
     )
-    auc_split: str = field(default="", metadata=metric("the split that mean_auc belongs to", combine=Combine.WORDS))
+    score_name: str = field(
+        default="",
+        metadata=metric(
+            "what score is, and of which part of the data: accuracy, accuracy (test), loss, ...", combine=Combine.TEXTS
+        ),
+    )
     input_wait_ms: float | None = field(
         default=None, metadata=metric("part of a step that waits for input", "ms", Combine.MEAN)
     )
@@ -94,10 +99,9 @@ class Figures:
     )
 
     unit: str = field(
-        default="images",
+        default="",
         metadata=metric(
-            "what the batches and images_per_sec count: images, samples, sequences, ...; images if the file that the "
-            "runs come from does not say it",
+            "what the batches and throughput count: samples, sequences, tokens, steps, ...; empty if it is not known",
             combine=Combine.SAME,
             since="0.2",
         ),
@@ -116,12 +120,12 @@ class Measurement(Figures):
     """
 
     gpus: int
-    local_batch: int
-    global_batch: int
-    images_per_sec: float
-    step_ms: float
-    windows: int
-    outlier_windows: int = 0
+    throughput: float
+    local_batch: int | None = None
+    global_batch: int | None = None
+    step_ms: float | None = None
+    windows: int | None = None
+    outlier_windows: int | None = None
     first_step_at: float | None = None
     hosts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
@@ -142,12 +146,16 @@ class _Point(Figures):
     gpus_per_node: int | None = field(
         metadata=metric("GPUs (ranks) on each node; on the fullest if they differ", combine=Combine.SAME)
     )
-    local_batch: int | None = field(metadata=metric("images per GPU and step", combine=Combine.SAME, form="d"))
-    global_batch: int | None = field(metadata=metric("images of all GPUs per step", combine=Combine.SAME))
-    images_per_sec: float | None = field(
+    local_batch: int | None = field(metadata=metric("`unit` per GPU and step", combine=Combine.SAME, form="d"))
+    global_batch: int | None = field(metadata=metric("`unit` of all GPUs per step", combine=Combine.SAME))
+    throughput: float | None = field(
         default=None,
         metadata=metric(
-            "throughput of all GPUs in the steady state", "images/s", Combine.MEAN, heading="images/s", form=".1f"
+            "`unit` per second of all GPUs in the steady state",
+            "unit/s",
+            Combine.MEAN,
+            heading="{unit}/s",
+            form=".1f",
         ),
     )
     step_ms: float | None = field(
@@ -199,10 +207,15 @@ class _Point(Figures):
         ),
     )
 
-    @derived("images_per_sec / gpus", "images/s")
-    def images_per_sec_per_gpu(self) -> float | None:
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Experiment, params and unit: points that differ in one of them are never averaged or compared."""
+        return self.experiment, self.params, self.unit
+
+    @derived("throughput / gpus", "unit/s")
+    def throughput_per_gpu(self) -> float | None:
         """Throughput of all GPUs, divided by their number."""
-        return None if self.images_per_sec is None else self.images_per_sec / self.gpus
+        return None if self.throughput is None else self.throughput / self.gpus
 
     @derived(
         "part of a step that computes, or that nothing explains: step_ms - input_wait_ms - allreduce_ms - skew_ms; "
@@ -255,34 +268,45 @@ def _of_step(part: str) -> Metric:
     return Metric(f"lost_{part}ms / step_ms", "per cent")
 
 
+class Series(NamedTuple):
+    """What distinguishes rows that may be compared: experiment, params, unit, kind of scaling, and the fixed batch.
+
+    `scaling` is empty and `batch` None for sizes whose batch is not known: they are compared with each other.
+    """
+
+    experiment: str
+    params: str
+    unit: str
+    scaling: str
+    batch: int | None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScalingRow(_Point):
     """One row of `scaling-report.csv`: a GPU count and parameter set over its repeats.
 
-    `rates` are the images/s of each run with a measurement.
+    `rates` are the throughputs of the runs with a measurement.
     """
 
     rates: tuple[float, ...] = ()
     runs: int = field(metadata=metric("runs with a measurement", heading="runs", form="d"))
     failed_runs: int = field(metadata=metric("runs without a measurement", heading="failed", form="d"))
-    images_per_sec_low: float | None = field(
+    throughput_low: float | None = field(
         default=None,
         metadata=metric(
-            "lower end of the 95 % interval of images_per_sec (Student, over runs); empty for fewer than two runs",
-            "images/s",
+            "lower end of the 95 % interval of throughput (Student, over runs); empty for fewer than two runs",
+            "unit/s",
         ),
     )
-    images_per_sec_high: float | None = field(default=None, metadata=metric("upper end of that interval", "images/s"))
+    throughput_high: float | None = field(default=None, metadata=metric("upper end of that interval", "unit/s"))
     cv: float | None = field(
         default=None,
-        metadata=metric(
-            "coefficient of variation of images_per_sec over runs; empty for fewer than two runs", "fraction"
-        ),
+        metadata=metric("coefficient of variation of throughput over runs; empty for fewer than two runs", "fraction"),
     )
     speedup: float | None = field(
         default=None,
         metadata=metric(
-            "images_per_sec divided by that of the base, which is the smallest measured size of the same params and "
+            "throughput divided by that of the base, which is the smallest measured size of the same params and "
             "kind of scaling, or the one that --baseline names",
             heading="speed-up",
             form=".2f",
@@ -291,7 +315,7 @@ class ScalingRow(_Point):
     speedup_low: float | None = field(
         default=None,
         metadata=metric(
-            "lower end of the 95 % interval of speedup (Welch, on the logarithm of images_per_sec); empty for the "
+            "lower end of the 95 % interval of speedup (Welch, on the logarithm of throughput); empty for the "
             "base, and if the row or the base has fewer than two runs"
         ),
     )
@@ -315,8 +339,8 @@ class ScalingRow(_Point):
             "with nothing); empty for a single size or an unknown batch"
         ),
     )
-    predicted_images_per_sec: float | None = field(
-        default=None, metadata=metric("throughput by the fitted model; empty if none is fitted", "images/s")
+    predicted_throughput: float | None = field(
+        default=None, metadata=metric("throughput by the fitted model; empty if none is fitted", "unit/s")
     )
     nodes_distinct: int | None = field(
         default=None, metadata=metric("number of different nodes on which the measured runs ran")
@@ -324,7 +348,7 @@ class ScalingRow(_Point):
     lost_ms: float | None = field(
         default=None,
         metadata=metric(
-            "part of a step beyond what the base would take for as many images per GPU: step_ms x (1 - efficiency). "
+            "part of a step beyond what the base would take for as much work per GPU: step_ms x (1 - efficiency). "
             "It is the sum of the next five; a part is empty unless it is measured both here and at the base",
             "ms",
         ),
@@ -353,10 +377,10 @@ class ScalingRow(_Point):
     lost_other_pct = Derived(_share_of("other"), _of_step("other_"))
 
     @property
-    def series(self) -> tuple[str, str, str, int | None]:
-        """What the row may be compared within: experiment, params, kind of scaling, and the batch that is fixed."""
+    def series(self) -> Series:
+        """What the row may be compared within."""
         fixed = {"weak": self.local_batch, "strong": self.global_batch}
-        return self.experiment, self.params, self.scaling, fixed.get(self.scaling)
+        return Series(self.experiment, self.params, self.unit, self.scaling, fixed.get(self.scaling))
 
     def share(self, part: str) -> float | None:
         """`lost_PART_ms`, or `lost_ms` of "", in per cent of the step."""

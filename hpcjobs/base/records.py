@@ -1,10 +1,13 @@
-"""Records that rooms of the control half pass to each other: states, submissions, limits, exits, failures, progress."""
+"""Records that rooms of the control half pass to each other.
+
+States, submissions, limits, exits, failures, progress, published tables.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 # Receives a line for the user.
 Tell = Callable[[str], None]
@@ -102,6 +105,17 @@ class ExitRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class RankRecord:
+    """`rank-rNNN.json`, as rank.sh leaves it: how a rank's command ended. `end` is in seconds since the epoch."""
+
+    rank: int
+    host: str
+    rc: int
+    signal: int
+    end: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Failure:
     """Why a run failed: its class, the line that shows it, what to do, and the nodes to avoid next time."""
 
@@ -115,11 +129,31 @@ class Failure:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reference:
+    """A published table: `unit` a second by number of GPUs, the smallest first."""
+
+    name: str
+    throughput: Mapping[int, float]
+    unit: str
+
+    def efficiency(self, gpus: int) -> float:
+        """Efficiency relative to its own smallest size, a fraction."""
+        base = min(self.throughput)
+        return self.throughput[gpus] / self.throughput[base] * base / gpus
+
+
+@dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run has come, as its log says. `epoch` is the current one, from 1; a benchmark has none."""
+    """How far a run has come, as its log says, and how fast it is, in `unit` a second over all GPUs.
+
+    `epoch` is the current one, from 1; a benchmark has none. `ago_s` is how many seconds ago the log was last written;
+    None if that is not known.
+    """
 
     step: int = 0
     steps: int | None = None
-    images_per_sec: float | None = None
+    throughput: float | None = None
     epoch: int | None = None
     epochs: int | None = None
+    unit: str = ""
+    ago_s: float | None = None

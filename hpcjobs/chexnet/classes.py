@@ -46,3 +46,8 @@ AUC_MEANINGS: Mapping[str, str] = {
     "auc_high": "its upper end",
 }
 AUC_COLUMNS: tuple[str, ...] = tuple(AUC_MEANINGS)
+
+
+def auc_name(split: str) -> str:
+    """`score_name` of a mean AUC over the findings, on a split or on one that is not known."""
+    return f"AUC ({split})" if split else "AUC"

@@ -72,7 +72,7 @@ def predict(
             _talk(series, f"no model {name}", why)
         for fitted in series.models:
             title = " ".join(word for word in (series.experiment, series.params, series.scaling, fitted.name) if word)
-            cells = tables.predictions(fitted)
+            cells = tables.predictions(fitted, series.unit)
             if markdown:
                 click.echo(f"**{title}**\n\n{cells.markdown()}")
             else:

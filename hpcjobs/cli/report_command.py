@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import Run
 from hpcjobs.cli import names, show
+from hpcjobs.cli.show_pattern import show_matches
 from hpcjobs.cli.show_report import print_collectives, print_report
 from hpcjobs.collect import runs_csv
-from hpcjobs.collect.log_files import read_logs
+from hpcjobs.collect.log_files import read_logs, try_pattern
+from hpcjobs.collect.pattern import OF, TAKE, Pattern
 from hpcjobs.report import build
 from hpcjobs.report.build import ReportRequest
 from hpcjobs.study import open_study
@@ -40,17 +43,51 @@ from hpcjobs.study import open_study
     metavar="REGEX",
     help="For logs without the number of GPUs: the group of REGEX finds it in their path.",
 )
+@click.option(
+    "--pattern",
+    metavar="REGEX",
+    help="Try the pattern of an experiment: groups throughput, step_ms, samples, step, score.",
+)
+@click.option("--of", type=click.Choice(OF), help="With --pattern: what its figure counts.  [default: all]")
+@click.option("--unit", metavar="WORD", help="With --pattern: what is counted, such as tokens.  [default: samples]")
+@click.option("--warmup", type=int, metavar="N", help="With --pattern: matches or steps left out.  [default: 10]")
+@click.option("--take", type=click.Choice(TAKE), help="With --pattern: how matches become one.  [default: mean]")
+@click.option("--gpus", type=click.IntRange(1), metavar="N", help="With --pattern: the number of GPUs (ranks).")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="With --pattern: the batch of all GPUs together.")
 @click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON.")
 @click.pass_context
 def collect(
-    ctx: click.Context, paths: tuple[Path, ...], logs: bool, format_: str | None, gpus_from: str | None, as_json: bool
+    ctx: click.Context,
+    paths: tuple[Path, ...],
+    logs: bool,
+    format_: str | None,
+    gpus_from: str | None,
+    pattern: str | None,
+    of: str | None,
+    unit: str | None,
+    warmup: int | None,
+    take: str | None,
+    gpus: int | None,
+    batch: int | None,
+    as_json: bool,
 ) -> None:
     """Read the logs of the sweep in FOLDER into report/runs.csv and report/auc.csv, or print the runs of other logs.
 
     \b
     hpcjobs collect study
     hpcjobs collect --logs *.log --gpus-from '(\\d+)gpu' --json | hpcjobs report --runs - --out theirs
+    hpcjobs collect --logs job.log --pattern 'tokens/s: (?P<throughput>[\\d.]+)' --of rank --unit tokens --gpus 8
     """
+    asked: dict[str, Any] = {"of": of, "unit": unit, "warmup": warmup, "take": take}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if pattern is None and (given or gpus or batch):
+        raise InputError("--of, --unit, --warmup, --take, --gpus and --batch need --pattern")
+    if pattern is not None and (format_ or not logs):
+        raise InputError("--pattern needs --logs and excludes --format: give `--logs FILE --pattern REGEX`")
+    if pattern is not None:
+        tried = _tried(paths, Pattern(pattern, **given), gpus_from, gpus, batch)
+        _print_runs(tried, as_json)
+        ctx.exit(int(not tried))
     if logs:
         runs = _any_logs(paths, format_, gpus_from, as_json)
     else:
@@ -61,8 +98,22 @@ def collect(
         runs = open_study(paths[0], tell=show.talk).collect()
     if runs is None:
         return
+    _print_runs(runs, as_json)
+    ctx.exit(_nothing_measured(any(run.throughput is not None for run in runs)))
+
+
+def _print_runs(runs: Sequence[Run], as_json: bool) -> None:
     click.echo(json.dumps([run.row() for run in runs]) if as_json else runs_csv.to_text(runs), nl=as_json)
-    ctx.exit(_nothing_measured(any(run.images_per_sec is not None for run in runs)))
+
+
+def _tried(
+    paths: Sequence[Path], pattern: Pattern, gpus_from: str | None, gpus: int | None, batch: int | None
+) -> list[Run]:
+    """The runs of logs as a pattern reads them; their matches are shown."""
+    reads, found = try_pattern(paths, pattern, gpus_from, gpus, batch)
+    for read in reads:
+        show_matches(read, pattern)
+    return found.runs
 
 
 def _any_logs(paths: Sequence[Path], format_: str | None, gpus_from: str | None, as_json: bool) -> list[Run] | None:
@@ -140,7 +191,7 @@ def report(
             build.read_runs(runs_file), out, ReportRequest(baseline, against, reference), show.talk
         )
     print_report(done, as_json=as_json, markdown=markdown)
-    ctx.exit(_nothing_measured(any(row.images_per_sec is not None for row in done.rows)))
+    ctx.exit(_nothing_measured(any(row.throughput is not None for row in done.rows)))
 
 
 def _nothing_measured(measured: bool) -> int:

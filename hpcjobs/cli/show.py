@@ -62,7 +62,7 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
 
     cluster = sweep.plan.cluster
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    words = ("gpus", "nodes", "tasks/node", "CPUs/task", "runs", "minutes/run", "GPU-hours", "script", "could start")
+    words = ("gpus", "nodes", "processes/node", "CPUs/process", "runs", "minutes/run", "GPU-hours", "script", "could start")
     for name in words:
         grid.add_column(name, justify="left" if name in ("script", "could start") else "right")
     for group in sweep.plan.submitted:
@@ -70,7 +70,7 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
         one = group is sweep.plan.allocation
         minutes = cost.minutes if not one or cost.minutes is None else cost.minutes / len(group.runs)
         grid.add_row(
-            *map(str, (size.gpus, size.nodes, size.tasks_per_node, cluster.cpus_per_gpu, len(group.runs))),
+            *map(str, (size.gpus, size.nodes, size.processes_per_node, size.per_process(cluster.cpus_per_gpu), len(group.runs))),
             *map(_figure, (minutes, cost.gpu_hours)),
             f"{group.name}.sbatch",
             expected.starts.get(group.name, "unknown"),
@@ -93,17 +93,10 @@ def _whole_cost(sweep: Sweep, expected: Estimate) -> str:
     costs = [expected.costs[group.name] for group in sweep.plan.submitted]
     hours = [cost.gpu_hours for cost in costs if cost.gpu_hours is not None]
     if len(hours) < len(costs):
-        why = "no earlier sweep beside this one, and no measure.images_per_sec_per_gpu"
-        if expected.source:
-            why = "dataset.json, which has the number of images, cannot be read from here"
-        elif sweep.plan.cluster.device == "cpu":
-            why = "no earlier sweep beside this one; measure.images_per_sec_per_gpu is for GPUs only"
-        return f"GPU-hours: unknown ({why})"
-    experiments = [variant.experiment for variant in sweep.plan.variants]
-    early = any(each.mode == "benchmark" or each.train.target_auc is not None for each in experiments)
+        return f"GPU-hours: unknown ({expected.unknown})"
     idle = sum(cost.idle_gpu_hours or 0 for cost in costs)
     kept = f", {_figure(idle)} of them on idle GPUs" if idle else ""
-    most = "at most " if early else ""
+    most = "at most " if expected.at_most else ""
     return f"GPU-hours: {most}{_figure(sum(hours))}{kept} (without evaluations, at {expected.source})"
 
 
@@ -117,14 +110,17 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
     from rich.text import Text
 
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", "images/s", "elapsed", "reason"):
-        figure = name in ("gpus", "steps", "epoch", "images/s", "elapsed")
+    units = {run.progress.unit for run in runs if run.progress.throughput}
+    rate_name = f"{next(iter(units)) or 'units'}/s" if len(units) == 1 else "rate"
+    for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", rate_name, "elapsed", "reason"):
+        figure = name in ("gpus", "steps", "epoch", rate_name, "elapsed")
         grid.add_column(name, justify="right" if figure else "left", overflow="fold")
     for run in runs:
         done = run.progress
         steps = f"{done.step}/{done.steps}" if done.steps else str(done.step or "")
         epoch = f"{done.epoch}/{done.epochs}" if done.epoch and done.epochs else ""
-        rate = f"{done.images_per_sec:.1f}" if done.images_per_sec else ""
+        rate = f"{done.throughput:.1f}" if done.throughput else ""
+        rate += f" {done.unit or 'units'}/s" if rate and len(units) > 1 else ""
         state = Text(str(run.state), style=_STYLES.get(run.state, ""))
         # Text, not markup: a log line may hold brackets.
         places = " ".join(run.nodes)
@@ -166,7 +162,8 @@ def status_json(runs: Sequence[RunStatus]) -> str:
                 "steps": run.progress.steps,
                 "epoch": run.progress.epoch,
                 "epochs": run.progress.epochs,
-                "images_per_sec": run.progress.images_per_sec,
+                "throughput": run.progress.throughput,
+                "unit": run.progress.unit,
                 "start": run.start,
                 "end": run.end,
                 "failure": run.failure.kind if run.failure else None,

@@ -17,6 +17,7 @@ from hpcjobs.base.records import RunState
 from hpcjobs.cli.show import exit_code, reason, shorten, talk, terminal, wait
 from hpcjobs.collect.measurements import Bandwidth
 from hpcjobs.report.build import Report
+from hpcjobs.report.contents import by_unit
 
 if TYPE_CHECKING:
     from hpcjobs.report import tables
@@ -35,7 +36,10 @@ def print_report(report: Report, *, as_json: bool = False, markdown: bool = Fals
             click.echo(f"\n{cells.markdown()}", nl=False)
     else:
         console = terminal()
-        console.print(tables.terminal(report.rows))
+        for number, table in enumerate(tables.terminal(report.rows)):
+            if number:
+                console.print()
+            console.print(table)
         for cells in _comparisons(report):
             console.print()
             console.print(cells.terminal())
@@ -53,21 +57,29 @@ def _comparisons(report: Report) -> list[tables.Cells]:
 
     found = []
     if report.reference is not None:
-        found.append(tables.beside(compare.compare_reference(report.rows, report.reference), report.reference.name))
-    if report.differences:
-        found.append(tables.differences(report.differences))
-    return found
+        found.append(tables.beside(compare.compare_reference(report.rows, report.reference), report.reference))
+    return [*found, *(tables.differences(those) for those in by_unit(report.differences).values())]
 
 
 def _json(report: Report) -> object:
-    """A list of rows, or with comparisons an object that holds them and the rows."""
-    rows = [row.row() for row in report.rows]
+    """A list of rows; with comparisons, or rows of several units, an object that holds them.
+
+    Rows of one unit are its `rows`. Of several, `tables` has a unit and its rows for each.
+    """
+    tables = [{"unit": unit, "rows": [row.row() for row in those]} for unit, those in by_unit(report.rows).items()]
     more: dict[str, object] = {}
     if report.reference is not None:
         beside = compare.compare_reference(report.rows, report.reference)
-        more["reference"] = {"name": report.reference.name, "rows": [dataclasses.asdict(each) for each in beside]}
+        more["reference"] = {
+            "name": report.reference.name,
+            "unit": report.reference.unit,
+            "rows": [dataclasses.asdict(each) for each in beside],
+        }
     if report.differences:
         more["against"] = [dataclasses.asdict(each) for each in report.differences]
+    if len(tables) > 1:
+        return {"tables": tables, **more}
+    rows = [row.row() for row in report.rows]
     return {"rows": rows, **more} if more else rows
 
 

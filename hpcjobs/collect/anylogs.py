@@ -18,9 +18,8 @@ _APART = ("device", "gpu_model", "precision")
 def runs(results: Iterable[LogResult]) -> tuple[list[Run], list[Problem]]:
     """A run for each training whose log gives its GPUs and its rate, in the order of the logs; and the problems.
 
-    The experiment is named after the model, or else the format, and after the unit if that is not images, so that
-    units are never compared. If runs of one experiment have several devices, GPU models or precisions, these join
-    `params`, so that they are never averaged.
+    The experiment is named after the model, or else the format. If runs of one experiment and unit have several
+    devices, GPU models or precisions, these join `params`, so that they are never averaged.
     """
     found: list[tuple[Throughput, Run]] = []
     problems: list[Problem] = []
@@ -33,7 +32,7 @@ def runs(results: Iterable[LogResult]) -> tuple[list[Run], list[Problem]]:
                 problems.append(
                     Problem(one.source, one.line, "the log does not say the number of GPUs: give --gpus-from")
                 )
-            elif one.images_per_sec is None:
+            elif one.throughput is None:
                 problems.append(
                     Problem(one.source, one.line, "the log does not say what makes its figure a rate (the batch)")
                 )
@@ -44,21 +43,20 @@ def runs(results: Iterable[LogResult]) -> tuple[list[Run], list[Problem]]:
 
 def _run(one: Throughput, gpus: int) -> Run:
     nodes = one.nodes or len(one.hosts) or None
-    name = one.model or one.format
     return Run(
         run=one.run or Path(one.source).name,
         attempt="",
         state=RunState.DONE,
         failure="",
         source=f"{one.source}:{one.line}",
-        experiment=name if one.unit == "images" else f"{name} ({one.unit})",
+        experiment=one.model or one.format,
         params=one.params,
         gpus=gpus,
         nodes=nodes,
         gpus_per_node=-(-gpus // nodes) if nodes else None,
         local_batch=one.local_batch,
         global_batch=one.global_batch,
-        images_per_sec=one.images_per_sec,
+        throughput=one.throughput,
         step_ms=one.step_ms,
         nodelist=" ".join(one.hosts),
         gpu_model=one.gpu_model,
@@ -70,13 +68,13 @@ def _run(one: Throughput, gpus: int) -> Run:
 
 
 def _separated(found: Sequence[tuple[Throughput, Run]]) -> list[Run]:
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    values: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for one, run in found:
         for name in _APART:
-            values[run.experiment, name].add(getattr(one, name))
+            values[run.experiment, run.unit, name].add(getattr(one, name))
     apart = []
     for one, run in found:
-        differing = {name: getattr(one, name) for name in _APART if len(values[run.experiment, name]) > 1}
+        differing = {name: getattr(one, name) for name in _APART if len(values[run.experiment, run.unit, name]) > 1}
         params = [run.params, *(f"{name}={value}" for name, value in differing.items() if value)]
         apart.append(dataclasses.replace(run, params=";".join(part for part in params if part)))
     return apart

@@ -10,7 +10,10 @@ from pathlib import Path
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import Run
 from hpcjobs.collect import anylogs, reading
+from hpcjobs.collect.claims import Sizes
 from hpcjobs.collect.measurements import Bandwidth, Problem
+from hpcjobs.collect.pattern import Pattern
+from hpcjobs.collect.pattern_log import PatternRead, read_pattern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,32 @@ def read_logs(paths: Sequence[Path], format_: str | None = None, gpus_from: str 
     runs, problems = anylogs.runs(results)
     collectives = [one for result in results for one in result.measurements if isinstance(one, Bandwidth)]
     return LogsFound(runs, collectives, problems)
+
+
+def try_pattern(
+    paths: Sequence[Path],
+    pattern: Pattern,
+    gpus_from: str | None = None,
+    gpus: int | None = None,
+    global_batch: int | None = None,
+) -> tuple[list[PatternRead], LogsFound]:
+    """Read logs by a pattern: each log with its matches, and all as runs.
+
+    The number of GPUs is `gpus`, or that which `gpus_from` finds in a log's path, or the log's own. Raises InputError.
+    """
+    if not paths:
+        raise InputError("--logs: give the paths of logs, or of folders that hold them")
+    if gpus is not None and gpus_from is not None:
+        raise InputError("--gpus and --gpus-from exclude each other: give one of them")
+    finds = _pattern(gpus_from)
+    reads: list[PatternRead] = []
+    for path in _files(paths):
+        number, problems = (gpus, []) if finds is None else reading.gpus_in(path, finds)
+        read = read_pattern(path, pattern, Sizes(gpus=number, global_batch=global_batch))
+        result = dataclasses.replace(read.result, problems=(*problems, *read.result.problems))
+        reads.append(dataclasses.replace(read, result=result))
+    runs, problems = anylogs.runs([read.result for read in reads])
+    return reads, LogsFound(runs, [], problems)
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:

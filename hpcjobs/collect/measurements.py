@@ -43,7 +43,7 @@ class SteadyRate:
 class Throughput(Figures):
     """One training run, as its log describes it. What the log does not say is None or empty, and named in `missing`.
 
-    `images_per_sec` is the total over all GPUs, in `unit` a second; `figure` names the figure of the log that it is.
+    `throughput` is the total over all GPUs, in `unit` a second; `figure` names the figure of the log that it is.
     If the log gives the rate of one GPU but not the number of GPUs, `per_gpu` alone is set. `gpus` counts GPUs, or
     ranks if `device` is cpu; `gpus_from` is log or option, whichever gave it. `sd` is the standard deviation of single
     windows' totals. Names end in their unit of time.
@@ -53,7 +53,7 @@ class Throughput(Figures):
     line: int
     format: str
     figure: str
-    images_per_sec: float | None = None
+    throughput: float | None = None
     per_gpu: float | None = None
     sd: float | None = None
     gpus: int | None = None
@@ -69,7 +69,6 @@ class Throughput(Figures):
     run: str = ""
     params: str = ""
     first_step_at: float | None = None
-    accuracy: float | None = None
     hosts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()

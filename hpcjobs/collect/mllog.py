@@ -14,6 +14,7 @@ from hpcjobs.base.contract import LogKey
 from hpcjobs.base.files import open_plain
 from hpcjobs.base.metrics import Measurement
 from hpcjobs.base.records import Progress
+from hpcjobs.chexnet.classes import auc_name
 from hpcjobs.collect import control_phases, mlperf_lines
 from hpcjobs.collect.mlperf_lines import Event
 from hpcjobs.collect.steady import Windows
@@ -26,6 +27,8 @@ _ABUT_S = 0.005
 _WINDOWS_KEPT = 1 << 16
 # More steps, or ms, than any window has.
 MOST = 1e15
+# What the batches and rates of such a log count.
+UNIT = "images"
 
 
 class TrainLog:
@@ -106,9 +109,9 @@ def progress(log: TrainLog) -> Progress:
     """Steps done, steps planned, images/s of the newest window, and the epoch that the run is in."""
     run, window = log.last(LogKey.RUN), log.last(LogKey.WINDOW)
     about = run.value if run and isinstance(run.value, dict) else {}
-    found = Progress(0, about.get("steps"))
+    found = Progress(0, about.get("steps"), unit=UNIT)
     if window is not None:
-        found = Progress(window.metadata.get("step", 0), about.get("steps"), _number(window, "throughput"))
+        found = Progress(window.metadata.get("step", 0), about.get("steps"), _number(window, "throughput"), unit=UNIT)
     epoch = log.last(LogKey.EPOCH_START)
     # train.steps ends a run that is cut short, so its epochs do not measure its progress.
     if epoch is not None and not about.get("cut_short"):
@@ -149,15 +152,15 @@ def measure(log: TrainLog) -> Measurement | None:
         return None
     if min(gpus, local_batch, global_batch) < 1:
         return None
-    images_per_sec = global_batch / steady.step_ms * 1000
-    epoch_s, total_s, kind = _time_to_train(log, about, images_per_sec, stop.at - start.at)
+    throughput = global_batch / steady.step_ms * 1000
+    epoch_s, total_s, kind = _time_to_train(log, about, throughput, stop.at - start.at)
     accuracy, first, taken_apart = (log.last(key) for key in (LogKey.EVAL_ACCURACY, LogKey.FIRST_STEP, LogKey.CONTROL))
     auc = _finite(accuracy.value) if accuracy else None
     return Measurement(
         gpus=gpus,
         local_batch=local_batch,
         global_batch=global_batch,
-        images_per_sec=images_per_sec,
+        throughput=throughput,
         step_ms=steady.step_ms,
         windows=steady.windows,
         outlier_windows=steady.outliers,
@@ -166,8 +169,9 @@ def measure(log: TrainLog) -> Measurement | None:
         time_to_train_kind=kind,
         first_step_at=first.at if first else None,
         eval_s=statistics.fmean(log.evals) if log.evals else None,
-        mean_auc=auc,
-        auc_split=str(accuracy.metadata.get("split", "val")) if accuracy and auc is not None else "",
+        score=auc,
+        score_name=auc_name(str(accuracy.metadata.get("split", "val"))) if accuracy and auc is not None else "",
+        unit=UNIT,
         gradient_bytes=_finite(about.get("gradient_bytes")),
         precision=str(about.get("precision") or ""),
         hosts=tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else (),

@@ -74,17 +74,20 @@ _OWN = b'"hpcjobs_run"'
 _FIRST = ("horovod", "tf_cnn_benchmarks")
 
 
-def read_log(path: Path, format: str | None = None, gpus_from: re.Pattern[str] | None = None) -> LogResult:
+def read_log(
+    path: Path, format: str | None = None, gpus_from: re.Pattern[str] | None = None, gpus: int | None = None
+) -> LogResult:
     """Read one log. Whatever is wrong with it becomes a problem and raises no error.
 
     `format` is one of FORMATS; if it is None, the first line that only one format has decides. `gpus_from` has one
-    group, which is the number of GPUs if the expression is found in the path.
+    group, which is the number of GPUs if the expression is found in the path; `gpus` is it without that. What the log
+    says of its GPUs counts before both.
 
     Raises InputError if the format is not one of FORMATS, or `gpus_from` does not have exactly one group.
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: no such format; {nearest(format, FORMATS)}")
-    option, problems = _option(path, gpus_from)
+    option, problems = (gpus, []) if gpus_from is None else gpus_in(path, gpus_from)
     result = _read(path, format, option)
     if format is None:
         tried = result
@@ -100,12 +103,22 @@ def read_log(path: Path, format: str | None = None, gpus_from: re.Pattern[str] |
 
 
 def _counts(measured: object) -> bool:
-    return getattr(measured, "images_per_sec", 1.0) is not None or getattr(measured, "step_ms", None) is not None
+    return getattr(measured, "throughput", 1.0) is not None or getattr(measured, "step_ms", None) is not None
 
 
-def _option(path: Path, gpus_from: re.Pattern[str] | None) -> tuple[int | None, list[Problem]]:
-    if gpus_from is None:
-        return None, []
+def read_tail(path: Path, block: bytes, gpus: int | None = None) -> LogResult:
+    """Read the last lines of a log alone, in the format that they show."""
+    format, at = detect(block)
+    findings = Findings(str(path), gpus)
+    if format:
+        reader = _reader(format)(findings)
+        reader.feed(1, block, at)
+        reader.close()
+    return LogResult(str(path), format, tuple(findings.measurements), tuple(findings.problems))
+
+
+def gpus_in(path: Path, gpus_from: re.Pattern[str]) -> tuple[int | None, list[Problem]]:
+    """The number of GPUs that the group of an expression finds in a path, and what is wrong with it."""
     if gpus_from.groups != 1:
         raise InputError(
             f"--gpus-from {gpus_from.pattern}: it has {gpus_from.groups} groups, but needs one, like gpu([0-9]+)"

@@ -18,6 +18,19 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import RunState
 from hpcjobs.base.tabular import metrics_of, to_csv, with_params
+from hpcjobs.chexnet.classes import auc_name
+
+# Columns of version 0.1 that have another name now. `auc_split` became a part of score_name.
+_OLD_NAMES: Mapping[str, str] = {
+    "images_per_sec": "throughput",
+    "images_per_sec_low": "throughput_low",
+    "images_per_sec_high": "throughput_high",
+    "images_per_sec_per_gpu": "throughput_per_gpu",
+    "predicted_images_per_sec": "predicted_throughput",
+    "mean_auc": "score",
+}
+# What the batches and rates of a file count that has no column `unit`.
+OLD_UNIT = "images"
 
 
 def to_text(runs: Sequence[Run]) -> str:
@@ -46,7 +59,22 @@ def read_runs(text: str, source: str) -> list[Run]:
     return [_read_run(row, f"{source}: run {number}") for number, row in enumerate(rows, 1)]
 
 
+def renamed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of any version's runs.csv or scaling-report.csv, by the columns of this version.
+
+    Up to version 0.1 every run trained on images: a row without `unit` counts them, and its score is a mean AUC.
+    """
+    found = {_OLD_NAMES[name]: value for name, value in row.items() if name in _OLD_NAMES}
+    found |= {name: value for name, value in row.items() if name not in _OLD_NAMES}
+    found.setdefault("unit", OLD_UNIT)
+    split = found.pop("auc_split", None)
+    if row.get("mean_auc") not in (None, ""):
+        found.setdefault("score_name", auc_name(str(split or "")))
+    return found
+
+
 def _read_run(row: Mapping[str, Any], where: str) -> Run:
+    row = renamed(row)
     fields: dict[str, Any] = {}
     for name, (read, unknown) in _readers().items():
         value = row.get(name)
@@ -56,10 +84,10 @@ def _read_run(row: Mapping[str, Any], where: str) -> Run:
             raise InputError(f"{where}: {name} is {value!r}: expected {RUN_COLUMNS[name]}") from None
     if not fields["gpus"] or fields["gpus"] < 1:
         raise InputError(f"{where}: no number of GPUs (gpus)")
-    if fields["images_per_sec"] is not None and not 0 < fields["images_per_sec"] < math.inf:
-        raise InputError(f"{where}: images_per_sec is {fields['images_per_sec']}: expected more than 0")
+    if fields["throughput"] is not None and not 0 < fields["throughput"] < math.inf:
+        raise InputError(f"{where}: throughput is {fields['throughput']}: expected more than 0")
     if fields["state"] is None:
-        fields["state"] = RunState.FAILED if fields["images_per_sec"] is None else RunState.DONE
+        fields["state"] = RunState.FAILED if fields["throughput"] is None else RunState.DONE
     return Run(**fields)
 
 

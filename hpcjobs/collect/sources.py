@@ -79,15 +79,9 @@ class Source:
             self.problem(0, "empty")
 
     def _clean(self, block: bytes) -> bytes:
-        if b"\x1b" in block:
-            block = _ESCAPE.sub(b"", block)
-        if b"\r" in block:
-            block = block.replace(b"\r\n", b"\n")
         if b"\x00" in block:
             self.zeros += block.count(b"\x00")
-        elif b"\b" not in block and b"\r" not in block:
-            return block
-        return _BACK.sub(SPLIT, block)
+        return cleaned(block)
 
     def _data(self) -> Iterator[bytes]:
         try:
@@ -115,6 +109,15 @@ class Source:
             self.problem(0, f"cannot be read: {error.strerror or error}")
         finally:
             os.close(descriptor)
+
+
+def cleaned(block: bytes) -> bytes:
+    """A block without terminal escapes; a carriage return, backspaces and zero bytes inside a line become SPLIT."""
+    if b"\x1b" in block:
+        block = _ESCAPE.sub(b"", block)
+    if b"\r" in block:
+        block = block.replace(b"\r\n", b"\n")
+    return _BACK.sub(SPLIT, block) if b"\x00" in block or b"\b" in block or b"\r" in block else block
 
 
 def _decoded(first: bytes, more: Callable[[int], bytes]) -> Iterator[bytes]:

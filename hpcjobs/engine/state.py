@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED
-from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RunState
+from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RankRecord, RunState
 from hpcjobs.collect.failures import cancelled_by_slurm, classify, failure
 from hpcjobs.jobs.group import ALLOCATION
 
@@ -21,7 +21,7 @@ class Evidence:
     """The files that the newest attempt of a run left.
 
     `claimed_by` is the task that made it and `submission` the number of the submission it belongs to.
-    `measured`: some attempt has a measurement.
+    `measured`: some attempt finished. `ranks`: how its ranks ended, of those that rank.sh ran.
     """
 
     attempt: str = ""
@@ -30,6 +30,7 @@ class Evidence:
     measured: bool = False
     exit: ExitRecord | None = None
     aborts: tuple[Mapping[str, Any], ...] = ()
+    ranks: tuple[RankRecord, ...] = ()
     line: str = ""
     progress: Progress = dataclasses.field(default_factory=Progress)
     nodes: tuple[str, ...] = ()
@@ -206,7 +207,7 @@ def _status(
         return dataclasses.replace(status, state=state, reason=reason)
     ended = _ended(submission, answer, mine, answered=answers is not None)
     if ended is RunState.FAILED:
-        return dataclasses.replace(status, state=ended, failure=classify(answer, mine.exit, mine.aborts, mine.line))
+        return dataclasses.replace(status, state=ended, failure=classify(answer, mine.exit, mine.aborts, mine.line, mine.ranks))
     if ended is not None:
         return dataclasses.replace(status, state=ended)
     if (

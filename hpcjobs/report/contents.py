@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hpcjobs.base.columns import FLAGS
 from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.base.metrics import Series as Key
+from hpcjobs.base.records import Reference
 
 if TYPE_CHECKING:  # both import numpy or scipy, which are slow and which a table does not need
-    from hpcjobs.analysis.compare import Difference, Reference
+    from hpcjobs.analysis.compare import Difference
     from hpcjobs.analysis.predict import SeriesModels
 
 # A log or a name may contain terminal colours and control characters. A page and an SVG must not.
@@ -39,6 +41,24 @@ class Contents:
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tails: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def parts(self) -> list[Contents]:
+        """The same for each unit of the rows: no table and no figure mixes units."""
+        units = by_unit(self.rows)
+        if len(units) < 2:
+            return [self]
+        return [
+            dataclasses.replace(
+                self,
+                rows=rows,
+                models=[each for each in self.models if each.unit == unit],
+                reference=self.reference if self.reference and self.reference.unit == unit else None,
+                others=[row for row in self.others if row.unit == unit],
+                differences=[each for each in self.differences if each.unit == unit],
+            )
+            for unit, rows in units.items()
+        ]
+
 
 @dataclasses.dataclass(frozen=True)
 class Series:
@@ -55,12 +75,12 @@ class Series:
     @property
     def measured(self) -> tuple[ScalingRow, ...]:
         """The sizes with a measurement."""
-        return tuple(row for row in self.rows if row.images_per_sec is not None)
+        return tuple(row for row in self.rows if row.throughput is not None)
 
     @property
     def failed(self) -> tuple[ScalingRow, ...]:
         """The sizes without one."""
-        return tuple(row for row in self.rows if row.images_per_sec is None)
+        return tuple(row for row in self.rows if row.throughput is None)
 
     @property
     def connected(self) -> bool:
@@ -70,38 +90,68 @@ class Series:
 
     @property
     def unit(self) -> str:
-        """What is counted per second, such as images."""
-        return clean(self.rows[0].unit)
+        """What is counted per second, such as samples."""
+        return unit_of(self.rows)
 
     @property
     def per_gpu(self) -> float | None:
-        """images/s per GPU of the base, from any row that is compared with it."""
+        """Throughput per GPU of the base, from any row that is compared with it."""
         row = next((row for row in self.measured if row.speedup and row.baseline_gpus), None)
-        if row is None or row.images_per_sec is None or row.speedup is None or row.baseline_gpus is None:
+        if row is None or row.throughput is None or row.speedup is None or row.baseline_gpus is None:
             return None
-        return row.images_per_sec / row.speedup / row.baseline_gpus
+        return row.throughput / row.speedup / row.baseline_gpus
+
+
+class _HasUnit(Protocol):
+    @property
+    def unit(self) -> str: ...
+
+
+_T = TypeVar("_T", bound=_HasUnit)
+
+
+def by_unit(rows: Iterable[_T]) -> dict[str, list[_T]]:
+    """The rows of each unit, in the order in which the units appear first."""
+    found: dict[str, list[_T]] = {}
+    for row in rows:
+        found.setdefault(row.unit, []).append(row)
+    return found
+
+
+def unit_of(rows: Iterable[_HasUnit]) -> str:
+    """What the rates of rows of one unit count, `units` if the rows do not say it."""
+    return clean(next((row.unit for row in rows), "")) or "units"
+
+
+def score_name_of(rows: Iterable[ScalingRow]) -> str:
+    """What is scored in these rows, `score` if they do not say it, or not all the same."""
+    names = {row.score_name for row in rows if row.score is not None}
+    return clean(names.pop()) if len(names) == 1 and names != {""} else "score"
 
 
 def series(rows: Sequence[ScalingRow]) -> list[Series]:
     """The table's series. A size without a measurement stays in the series it was planned in."""
-    groups: dict[tuple[str, str, str, int | None], list[ScalingRow]] = {}
+    groups: dict[Key, list[ScalingRow]] = {}
     for row in rows:
         groups.setdefault(row.series, []).append(row)
-    differ = [len({key[part] for key in groups}) > 1 for part in range(4)]
+    differ = [name for name in Key._fields if len({getattr(key, name) for key in groups}) > 1]
     found = []
     for key, those in groups.items():
         label = _label(key, differ)
         rows_in_order = tuple(sorted(those, key=lambda row: (row.gpus, row.local_batch or 0)))
-        found.append(Series(rows_in_order, label, label or clean(key[0])))
+        found.append(Series(rows_in_order, label, label or clean(key.experiment)))
     return found
 
 
-def _label(key: tuple[str, str, str, int | None], differ: Sequence[bool]) -> str:
-    experiment, params, scaling, batch = key
-    parts = [experiment if differ[0] else "", params.replace(";", ", ") if differ[1] else ""]
-    if differ[2] or differ[3]:
-        parts.append(kind(scaling, batch) if scaling else "")
-    return clean(", ".join(part for part in parts if part)) or (experiment if any(differ) else "")
+def _label(key: Key, differ: Sequence[str]) -> str:
+    parts = [
+        key.experiment if "experiment" in differ else "",
+        key.params.replace(";", ", ") if "params" in differ else "",
+    ]
+    parts.append(key.unit if "unit" in differ else "")
+    if "scaling" in differ or "batch" in differ:
+        parts.append(kind(key.scaling, key.batch) if key.scaling else "")
+    return clean(", ".join(part for part in parts if part)) or (key.experiment if differ else "")
 
 
 def kind(scaling: str, batch: int | None) -> str:

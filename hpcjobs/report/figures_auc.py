@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpcjobs.chexnet.classes import auc_name
 from hpcjobs.report.contents import Contents, clean, listed
 from hpcjobs.report.figures_style import Drawing, add_note, new_axes, series_style
 from hpcjobs.report.palette import GRID, QUIET
@@ -66,7 +67,7 @@ def auc(contents: Contents) -> Drawing | None:
     if len(groups) < every:
         caption += " Only the smallest and largest sizes are shown; auc.csv has the others."
     # The table has the last AUC of the trainer, usually that of the validation split.
-    tabled = {row.auc_split for row in contents.rows if row.mean_auc is not None and row.auc_split} - {split}
+    tabled = {row.score_name for row in contents.rows if row.score is not None and row.score_name} - {auc_name(split)}
     if tabled:
         caption += f" The figure shows the {split} split, the table {listed(sorted(tabled))}."
     return Drawing("auc", title, caption, " ".join(words), figure)

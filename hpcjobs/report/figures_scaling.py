@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 
 from hpcjobs.analysis.intervals import student_interval
 from hpcjobs.base.metrics import Run, ScalingRow
-from hpcjobs.report.contents import Contents, Series, clean, listed, series, sizes
+from hpcjobs.report.contents import Contents, Series, clean, listed, series, sizes, unit_of
 from hpcjobs.report.figures_style import (
     Drawing,
     add_legend,
@@ -61,18 +61,17 @@ class _Plot:
 
 
 def throughput(contents: Contents) -> Drawing | None:
-    """images/s with the ideal line, intervals, the model, the published table and the other sweep."""
-    unit = " and ".join(dict.fromkeys(each.unit for each in series(contents.rows)))
+    """Throughput with the ideal line, intervals, the model, the published table and the other sweep."""
     plot = _Plot(
         name="scaling",
         title="Throughput",
-        unit=f"{unit}/s over all GPUs",
-        of_row=lambda row: _point(row.images_per_sec, row.images_per_sec_low, row.images_per_sec_high),
-        of_prediction=lambda prediction: prediction.images_per_sec,
+        unit=f"{unit_of(contents.rows)}/s over all GPUs",
+        of_row=lambda row: _point(row.throughput, row.throughput_low, row.throughput_high),
+        of_prediction=lambda prediction: prediction.throughput,
         ideal=lambda each, gpus: None if each.per_gpu is None else each.per_gpu * gpus,
         ideal_is="the base times the number of GPUs",
         legend_at="upper left",
-        reference=contents.reference.images_per_sec if contents.reference else {},
+        reference=contents.reference.throughput if contents.reference else {},
     )
     return _drawing(contents, plot)
 
@@ -92,7 +91,7 @@ def efficiency(contents: Contents) -> Drawing | None:
         ideal_is="no loss",
         legend_at="lower left",
         is_share=True,
-        reference={gpus: reference.efficiency(gpus) for gpus in reference.images_per_sec} if reference else {},
+        reference={gpus: reference.efficiency(gpus) for gpus in reference.throughput} if reference else {},
     )
     return _drawing(contents, plot)
 
@@ -144,7 +143,7 @@ def _times(runs: Sequence[Run], row: ScalingRow) -> list[float]:
         run.time_to_train_s
         for run in runs
         if (run.experiment, run.params, run.gpus, run.local_batch, run.global_batch) == key
-        and run.images_per_sec is not None
+        and run.throughput is not None
         and run.time_to_train_s is not None
     ]
 

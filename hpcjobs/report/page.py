@@ -16,7 +16,7 @@ from hpcjobs.analysis.compare import compare_reference
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.base.version import __version__
 from hpcjobs.report import sentences, tables
-from hpcjobs.report.contents import Contents, clean, series
+from hpcjobs.report.contents import Contents, by_unit, clean, score_name_of, series, unit_of
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_style import Drawing
 
@@ -88,7 +88,11 @@ def render(contents: Contents, drawings: Sequence[Drawing]) -> str:
         highlights=_highlights(contents),
         answers=sentences.answers(contents.rows, contents.runs),
         pictures=[_picture(drawing) for drawing in drawings],
-        tables=list(_tables(contents)),
+        tables=[
+            dataclasses.replace(table, name=f"{table.name}-{number}" if number > 1 else table.name)
+            for number, part in enumerate(contents.parts, 1)
+            for table in _tables(part)
+        ],
         runs=_runs(contents.runs, logs) if contents.runs else None,
         logs=logs,
         provenance=list(_provenance(contents.provenance)),
@@ -123,7 +127,7 @@ def _highlights(contents: Contents) -> list[Cell]:
         return []
     row, unit = measured[-1], lines[0].unit
     where = f"{row.gpus} GPU{'s' * (row.gpus != 1)}"
-    found = [Cell(_rounded(row.images_per_sec), f"{unit}/s on {where}", _between(row, "images_per_sec"))]
+    found = [Cell(_rounded(row.throughput), f"{unit}/s on {where}", _between(row, "throughput"))]
     if row.speedup is not None and row.efficiency is not None and row.gpus != row.baseline_gpus:
         over = f"speed-up over {row.baseline_gpus} GPU{'s' * (row.baseline_gpus != 1)}"
         found.append(Cell(f"{row.speedup:.1f}×", over, _between(row, "speedup", ".1f")))
@@ -145,18 +149,18 @@ def _tables(contents: Contents) -> Iterator[Table]:
         yield _losses(contents.rows)
     for number, fitted in enumerate(contents.models):
         for model in fitted.models[:1]:
-            of = f"{fitted.params} {fitted.scaling}".strip()
-            caption = f"Predictions of the model {model.name} for {of} scaling"
+            of = " ".join(part for part in (fitted.params, fitted.scaling and f"{fitted.scaling} scaling") if part)
+            caption = f"Predictions of the model {model.name}" + (f" for {of}" if of else "")
             caption += '. "left out": error of the prediction if the size is left out of the fit'
             if doubt := tables.doubt(model):
                 caption += f". Of no use: {doubt}"
-            yield _plain(f"model-{number}", caption, tables.predictions(model))
+            yield _plain(f"model-{number}", caption, tables.predictions(model, fitted.unit))
     if contents.reference is not None:
         name = contents.reference.name
         found = compare_reference(contents.rows, contents.reference)
         if not any(row.params for row in contents.rows):
             found.sort(key=lambda each: each.gpus)
-        cells = tables.beside(found, name)
+        cells = tables.beside(found, contents.reference)
         caption = f"Compared with {name}. Each efficiency is relative to the base of its own table"
         yield _plain("reference", caption, cells)
     if contents.differences:
@@ -169,15 +173,15 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
     """The scaling table: the numbers of scaling-report.csv, rounded. Each cell also has the exact number."""
     has_params = any(row.params for row in rows) or len({row.experiment for row in rows}) > 1
     has_batch = len({(row.experiment, row.params, row.gpus) for row in rows}) < len(rows)
-    splits = sorted({row.auc_split for row in rows if row.mean_auc is not None})
-    auc = f"AUC ({splits[0]})" if len(splits) == 1 and splits[0] else "AUC"
+    scores = {row.score_name for row in rows if row.score is not None}
+    score = score_name_of(rows)
     optional = {
-        auc: any(row.mean_auc is not None for row in rows),
+        score: any(row.score is not None for row in rows),
         "time to train": any(row.time_to_train_s is not None for row in rows),
         "start-up": any(row.startup_s is not None for row in rows),
         "flags": any(row.flags for row in rows),
     }
-    unit = " or ".join(dict.fromkeys(each.unit for each in series(rows))) or "images"
+    unit = unit_of(rows)
     header = [
         *(["series"] if has_params else []), "GPUs", *(["batch/GPU"] if has_batch else []), "nodes", "runs",
         f"{unit}/s", "per GPU", "speed-up", "efficiency", "step, ms",
@@ -185,8 +189,9 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
     ]  # fmt: skip
     lines = []
     for row in rows:
+        scored = clean(row.score_name) if len(scores) > 1 else ""
         more = {
-            auc: dataclasses.replace(_number(row.mean_auc, ".3f"), note=row.auc_split if len(splits) > 1 else ""),
+            score: dataclasses.replace(_number(row.score, ".3f"), note=scored),
             "time to train": _duration(row.time_to_train_s),
             "start-up": _duration(row.startup_s),
             "flags": Cell(row.flags),
@@ -198,15 +203,15 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
             *([_number(row.local_batch, ",")] if has_batch else []),
             _number(row.nodes, ","),
             Cell(f"{row.runs} of {row.runs + row.failed_runs}" if row.failed_runs else str(row.runs)),
-            _sure(row, "images_per_sec"),
-            _number(row.images_per_sec_per_gpu),
+            _sure(row, "throughput"),
+            _number(row.throughput_per_gpu),
             _sure(row, "speedup", ".2f"),
             _share(row),
             _number(row.step_ms),
             *(more[name] for name, there in optional.items() if there),
         ])  # fmt: skip
     caption = "Throughput, speed-up and efficiency by size"
-    if any(row.images_per_sec_low is not None for row in rows):
+    if any(row.throughput_low is not None for row in rows):
         caption += ", with 95 % intervals over runs"
     return Table("scaling", caption, header, lines, int(has_params), ("series", "flags"))
 
@@ -239,7 +244,9 @@ def _plain(name: str, caption: str, cells: tables.Cells) -> Table:
 
 def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
     has_params = any(run.params for run in runs)
-    header = ["run", *(["params"] if has_params else []), "state", "GPUs", "rate, 1/s", "step, ms", "job", "nodes"]
+    units = by_unit(run for run in runs if run.throughput is not None)
+    rate = f"{unit_of(next(iter(units.values()), []))}/s" if len(units) < 2 else "rate"
+    header = ["run", *(["params"] if has_params else []), "state", "GPUs", rate, "step, ms", "job", "nodes"]
     has_why = any(run.failure for run in runs)
     header += ["why"] if has_why else []
     words = ("run", "params", "state", "job", "nodes", "why")
@@ -249,7 +256,7 @@ def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
             *([Cell(run.params)] if has_params else []),
             Cell(log.state),
             _number(run.gpus, ","),
-            _number(run.images_per_sec),
+            dataclasses.replace(_number(run.throughput), note=f"{unit_of([run])}/s" if rate == "rate" else ""),
             _number(run.step_ms),
             Cell(run.job_ids),
             Cell(run.nodelist),

@@ -61,10 +61,23 @@ def answer(each: Series, runs: Sequence[Run] = ()) -> Answer:
 
 def how_far(each: Series) -> tuple[str, ...]:
     """Speed-up and efficiency of the largest measured size, and the size beyond which it no longer scales."""
+    return (*_how_far(each), *_no_batch(each.measured))
+
+
+def _no_batch(rows: Sequence[ScalingRow]) -> list[str]:
+    """What is not known because nobody said the batch."""
+    if not rows or any(row.global_batch is not None for row in rows):
+        return []
+    has_step = any(row.step_ms is not None for row in rows)
+    lacking = "no kind of scaling is" if has_step else "no step time and no kind of scaling are"
+    return [f"The batch is not known; without it {lacking} known."]
+
+
+def _how_far(each: Series) -> tuple[str, ...]:
     if not each.measured:
         return ("No run has a measurement, so its scaling is not known.",)
     last, unit = each.measured[-1], each.unit
-    rate = f"{_figure(last.images_per_sec)}{_S}{unit}/s{_interval(last.images_per_sec_low, last.images_per_sec_high)}"
+    rate = f"{_figure(last.throughput)}{_S}{unit}/s{_interval(last.throughput_low, last.throughput_high)}"
     if len({row.gpus for row in each.measured}) == 1:
         return (f"One size alone does not show how it scales: {rate} {_on(last.gpus, begin=False)}.",)
     if last.speedup is None or last.efficiency is None or last.baseline_gpus is None:
@@ -81,11 +94,11 @@ def how_far(each: Series) -> tuple[str, ...]:
     speed = f" ({once}, so no interval)" if once else _interval(last.speedup_low, last.speedup_high, ".1f")
     # A speed-up that rounds to 1.0 is "about as fast".
     times = "about" if f"{last.speedup:.1f}" == "1.0" else f"{last.speedup:.1f} times"
-    before = f"{_figure(last.images_per_sec / last.speedup)}{_S}{unit}/s" if last.images_per_sec else ""
+    before = f"{_figure(last.throughput / last.speedup)}{_S}{unit}/s" if last.throughput else ""
     share = f"{_percent(last.efficiency)}{_interval_percent(last.efficiency_low, last.efficiency_high)}"
     found = [
         f"{_on(last.gpus)} it trains {times} as fast as on {last.baseline_gpus}{speed}: "
-        f"{_figure(last.images_per_sec)} instead of {before}.",
+        f"{_figure(last.throughput)} instead of {before}.",
         f"The efficiency is {share}{_of_kind(last)}.",
     ]
     if last.speedup_low is not None and last.speedup_high is not None and last.speedup_low <= 1 <= last.speedup_high:
@@ -107,7 +120,7 @@ def _knee(rows: Sequence[ScalingRow], unit: str) -> list[str]:
     """Where it stops scaling: the fastest size, if that is not the largest, and the last size of good efficiency."""
     found = []
     last = rows[-1]
-    fastest = max(rows, key=lambda row: row.images_per_sec or 0.0)
+    fastest = max(rows, key=lambda row: row.throughput or 0.0)
     if fastest.gpus < last.gpus:
         found.append(_most(fastest, [row for row in rows if row.gpus > fastest.gpus], unit))
     compared = [row for row in rows if row.efficiency is not None and row.gpus >= (row.baseline_gpus or 0)]
@@ -131,7 +144,7 @@ def _knee(rows: Sequence[ScalingRow], unit: str) -> list[str]:
 
 def _most(fastest: ScalingRow, larger: Sequence[ScalingRow], unit: str) -> str:
     """That the fastest size is not the largest, and whether the intervals confirm it."""
-    most = f"{_figure(fastest.images_per_sec)}{_S}{unit}/s {_on(fastest.gpus, begin=False)}"
+    most = f"{_figure(fastest.throughput)}{_S}{unit}/s {_on(fastest.gpus, begin=False)}"
     alike = [row for row in larger if not _is_faster(fastest, row)]
     if not alike:
         return f"It is fastest with {most}; more GPUs are slower."
@@ -181,9 +194,9 @@ def _repeats(each: Series) -> str:
 
 def _width(rows: Sequence[ScalingRow]) -> list[str]:
     halves = {
-        row.gpus: (row.images_per_sec_high - row.images_per_sec) / row.images_per_sec
+        row.gpus: (row.throughput_high - row.throughput) / row.throughput
         for row in rows
-        if row.images_per_sec and row.images_per_sec_high is not None
+        if row.throughput and row.throughput_high is not None
     }
     if not halves:
         return []
@@ -258,7 +271,7 @@ def failed(each: Series, runs: Sequence[Run] = ()) -> tuple[str, ...]:
 def _failed_of(rows: Sequence[ScalingRow], runs: Sequence[Run]) -> str:
     where = sizes([row.gpus for row in rows])
     lost, count = sum(row.failed_runs for row in rows), sum(row.runs + row.failed_runs for row in rows)
-    why = _why([run for run in runs if run.images_per_sec is None and any(_is_of(run, row) for row in rows)])
+    why = _why([run for run in runs if run.throughput is None and any(_is_of(run, row) for row in rows)])
     if count == 1:
         return f"The run on {where} has no measurement{why}."
     if lost == count:

@@ -14,8 +14,9 @@ from hpcjobs.analysis.compare import Comparison, Difference
 from hpcjobs.base.columns import FLAGS, REPORT_COLUMNS
 from hpcjobs.base.files import write_atomic
 from hpcjobs.base.metrics import LOSSES, ScalingRow
+from hpcjobs.base.records import Reference
 from hpcjobs.base.tabular import metrics_of, to_csv, with_params
-from hpcjobs.report.contents import sizes
+from hpcjobs.report.contents import by_unit, score_name_of, sizes, unit_of
 
 if TYPE_CHECKING:  # predict imports scipy, which is slow, and `hpcjobs status` does not need it
     from hpcjobs.analysis.predict import Interval, Model
@@ -62,46 +63,73 @@ class Cells:
         return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], ruler, *lines[1:]))
 
 
-def terminal(rows: Sequence[ScalingRow]) -> Table:
-    """The columns that have a heading for a terminal, and the interval of images_per_sec."""
+def terminal(rows: Sequence[ScalingRow]) -> list[Table]:
+    """For each unit, the columns that have a heading for a terminal, and the interval of throughput."""
+    return [_terminal(those) for those in by_unit(rows).values()]
+
+
+def _terminal(rows: Sequence[ScalingRow]) -> Table:
     names: list[str] = []
     columns: list[list[str]] = []
     for name, about in metrics_of(ScalingRow).items():
+        if name == "score" and not _has_score(rows):
+            continue
         if about.heading:
-            names.append(about.heading)
-            columns.append([_of(row, name) for row in rows])
-        if name == "images_per_sec":
+            names.append(about.heading.format(unit=unit_of(rows), score_name=score_name_of(rows)))
+            columns.append([_score(row, names) if name == "score" else _of(row, name) for row in rows])
+        if name == "throughput":
             names.append("95 % interval")
             columns.append([_between(row, name) or ("one run" if row.runs else "") for row in rows])
     return _with_keys(names, list(zip(*columns, strict=True)), rows).terminal()
 
 
 def markdown(rows: Sequence[ScalingRow]) -> str:
-    """The scaling table for a pull request: figures with 95 % intervals, the largest loss, and what the flags mean."""
-    names = ("GPUs", "runs", "images/s", "speed-up", "efficiency", "step ms", "largest loss", "AUC", "flags")
-    cells = [
-        (
-            _of(row, "gpus"),
-            f"{row.runs} of {row.runs + row.failed_runs}",
-            _with_interval(row, "images_per_sec"),
-            _with_interval(row, "speedup"),
-            _with_interval(row, "efficiency"),
-            _of(row, "step_ms"),
-            _largest_loss(row),
-            _of(row, "mean_auc") + (f" ({row.auc_split})" if row.auc_split else ""),
-            row.flags,
-        )
-        for row in rows
-    ]
-    text = _with_keys(names, cells, rows).markdown()
+    """The scaling table for a pull request: figures with 95 % intervals, the largest loss, and what the flags mean.
+
+    There is one table for each unit.
+    """
+    text = "\n".join(_markdown(those) for those in by_unit(rows).values())
     raised = [flag for flag in FLAGS if any(flag in row.flags.split() for row in rows)]
     notes = "".join(f"- `{flag}`: {_escaped(FLAGS[flag])}\n" for flag in raised)
     return text + "\nIntervals are 95 %, over runs.\n" + (f"\n{notes}" if notes else "")
 
 
+def _markdown(rows: Sequence[ScalingRow]) -> str:
+    scored = [score_name_of(rows)] if _has_score(rows) else []
+    names = (
+        *("GPUs", "runs", f"{unit_of(rows)}/s", "speed-up", "efficiency", "step ms", "largest loss"),
+        *(*scored, "flags"),
+    )
+    cells = [
+        (
+            _of(row, "gpus"),
+            f"{row.runs} of {row.runs + row.failed_runs}",
+            _with_interval(row, "throughput"),
+            _with_interval(row, "speedup"),
+            _with_interval(row, "efficiency"),
+            _of(row, "step_ms"),
+            _largest_loss(row),
+            *([_score(row, names)] if scored else []),
+            row.flags,
+        )
+        for row in rows
+    ]
+    return _with_keys(names, cells, rows).markdown()
+
+
+def _has_score(rows: Sequence[ScalingRow]) -> bool:
+    return any(row.score is not None for row in rows)
+
+
+def _score(row: ScalingRow, names: Sequence[str]) -> str:
+    """The score, with what it is where the heading does not say it."""
+    name = "" if row.score_name in names else row.score_name
+    return _of(row, "score") + (f" ({name})" if name and row.score is not None else "")
+
+
 def differences(found: Sequence[Difference]) -> Cells:
-    """Two sweeps, size by size."""
-    names = ("GPUs", "images/s", "of the other", "difference", "95 % interval", "real")
+    """Two sweeps, size by size, in one unit."""
+    names = ("GPUs", f"{unit_of(found)}/s", "of the other", "difference", "95 % interval", "real")
     cells = [
         (
             str(each.gpus),
@@ -116,9 +144,10 @@ def differences(found: Sequence[Difference]) -> Cells:
     return _with_params(names, cells, [each.params for each in found])
 
 
-def beside(found: Sequence[Comparison], name: str) -> Cells:
-    """A scaling table beside the reference `name`, size by size."""
-    names = ("GPUs", "images/s", name, "ratio", "efficiency", f"efficiency of {name}")
+def beside(found: Sequence[Comparison], reference: Reference) -> Cells:
+    """A scaling table beside the reference, size by size, in its unit."""
+    name = reference.name
+    names = ("GPUs", f"{unit_of([reference])}/s", name, "ratio", "efficiency", f"efficiency of {name}")
     cells = [
         (
             str(each.gpus),
@@ -133,15 +162,24 @@ def beside(found: Sequence[Comparison], name: str) -> Cells:
     return _with_params(names, cells, [each.params for each in found])
 
 
-def predictions(model: Model) -> Cells:
-    """What a model predicts for each size, and how well it predicts a size that it was not fitted to."""
+def predictions(model: Model, unit: str) -> Cells:
+    """What a model predicts for each size in `unit`/s and how well it predicts one that it was not fitted to."""
     left_out = {each.gpus: each.error for each in model.left_out}
-    names = ("GPUs", "images/s", "95 % interval", "measured", "left out", "efficiency", "time to train", "GPU-hours")
+    names = (
+        "GPUs",
+        f"{unit or 'units'}/s",
+        "95 % interval",
+        "measured",
+        "left out",
+        "efficiency",
+        "time to train",
+        "GPU-hours",
+    )
     cells = tuple(
         (
             str(each.gpus),
-            _figure(each.images_per_sec.value, ".1f"),
-            _ends(each.images_per_sec, ".1f"),
+            _figure(each.throughput.value, ".1f"),
+            _ends(each.throughput, ".1f"),
             _figure(each.measured, ".1f"),
             _error(left_out.get(each.gpus)),
             _figure(each.efficiency, ".1%"),
@@ -155,12 +193,12 @@ def predictions(model: Model) -> Cells:
 
 def doubt(model: Model) -> str:
     """A sentence that names the sizes whose predicted interval is too wide to be of use; empty if there are none."""
-    wide = [each for each in model.predictions if each.images_per_sec.wide]
+    wide = [each for each in model.predictions if each.throughput.wide]
     if not wide:
         return ""
     # A size that was run has its measurement, so only the others are named.
     where = sizes([each.gpus for each in wide if each.measured is None] or [each.gpus for each in wide])
-    why = f"an interval's high end is more than {wide[0].images_per_sec.WIDEST} times its low end"
+    why = f"an interval's high end is more than {wide[0].throughput.WIDEST} times its low end"
     return f"these sizes vary too much to predict {where}: {why}"
 
 

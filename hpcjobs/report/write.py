@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from hpcjobs.base.files import write_atomic
 from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.base.records import Reference
 
 if TYPE_CHECKING:
-    from hpcjobs.analysis.compare import Difference, Reference
+    from hpcjobs.analysis.compare import Difference
     from hpcjobs.analysis.predict import SeriesModels
 
 

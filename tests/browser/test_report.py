@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
-from hpcjobs.analysis.compare import Reference, compare_sweeps
+from hpcjobs.analysis.compare import compare_sweeps
 from hpcjobs.analysis.predict import predict
 from hpcjobs.analysis.scaling import table
+from hpcjobs.base.records import Reference
 from hpcjobs.report.contents import Contents
 from hpcjobs.report.write import write_report
 from tests.control.studies import SCRIPT, auc, failing, runs, study
@@ -33,7 +34,7 @@ def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows, others = table(runs()), table(runs((1, 2, 4)))
     it = study(
         auc=auc(runs()), models=predict(rows, [32], resamples=20),
-        reference=Reference("published", {1: 200.0, 3: 500.0}),
+        reference=Reference("published", {1: 200.0, 3: 500.0}, "images"),
         others=others, others_name="sweeps/old", differences=compare_sweeps(rows, others),
     )  # fmt: skip
     return written(tmp_path_factory.mktemp("five"), it)
@@ -108,7 +109,7 @@ def test_nothing_is_wider_than_a_phone(browser: Browser, request: pytest.Fixture
 def test_flags_wrap_within_their_column(browser: Browser, tmp_path: Path) -> None:
     """The window is so narrow that the other columns leave little room."""
     flags = "same_nodes time_size_confounded fewer_repeats hardware_differs_between_sizes"
-    some = runs((1, 2, 16), flags=flags, mean_auc=0.7, auc_split="val", startup_s=100.0)
+    some = runs((1, 2, 16), flags=flags, score=0.7, score_name="AUC (val)", startup_s=100.0)
     browser.open(written(tmp_path, study(some)), width=1200)
     found = browser.run(
         "const box = document.querySelector('#scaling').parentElement, end = box.getBoundingClientRect().right;"

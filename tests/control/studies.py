@@ -45,7 +45,7 @@ def _run(gpus: int, repeat: int, params: str, strong: bool, repeats: int, **more
 
 def failing(those: Sequence[Run], gpus: int, failure: str = "out_of_memory: no room") -> list[Run]:
     """The same runs, those of that size without a measurement."""
-    figures = ("images_per_sec", "step_ms", "input_wait_ms", "allreduce_ms", "skew_ms", "compute_ms")
+    figures = ("throughput", "step_ms", "input_wait_ms", "allreduce_ms", "skew_ms", "compute_ms")
     empty: dict[str, Any] = dict.fromkeys((*figures, "slowest_rank_ms", "time_to_train_s"))
     state = run(gpus, None).state
     return [

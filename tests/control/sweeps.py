@@ -130,5 +130,5 @@ def run(gpus: int, rate: float | None, repeat: int = 1, params: str = "", **more
     return Run(**{
         "run": f"g{gpus:04d}-r{repeat:02d}", "attempt": "a001", "state": state, "failure": "", "source": "",
         "experiment": "demo", "params": params, "gpus": gpus, "nodes": -(-gpus // 4), "gpus_per_node": min(gpus, 4),
-        "images_per_sec": rate, "step_ms": step_ms, **batch,
+        "throughput": rate, "step_ms": step_ms, "unit": "images", **batch,
     })  # fmt: skip

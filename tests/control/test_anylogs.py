@@ -18,7 +18,13 @@ SAMPLES = Path(__file__).parent / "logs_formats" / "samples"
 
 def log(gpus: int | None, rate: float | None, **more: object) -> LogResult:
     one = Throughput(
-        source=f"{gpus}.log", line=3, format="mxnet", figure="Speed", gpus=gpus, images_per_sec=rate, **more
+        source=f"{gpus}.log",
+        line=3,
+        format="mxnet",
+        figure="Speed",
+        gpus=gpus,
+        throughput=rate,
+        **{"unit": "images", **more},
     )
     return LogResult(one.source, one.format, (one,))
 
@@ -44,9 +50,9 @@ def test_precisions_and_gpus_are_never_averaged_and_units_never_compared() -> No
     logs = [log(1, 100.0, precision="float32"), log(1, 180.0, precision="mixed_float16"), log(1, 9.0, unit="sequences")]
     found, _ = runs(logs)
     assert [(one.experiment, one.params) for one in found] == [
-        ("mxnet", "precision=float32"), ("mxnet", "precision=mixed_float16"), ("mxnet (sequences)", ""),
+        ("mxnet", "precision=float32"), ("mxnet", "precision=mixed_float16"), ("mxnet", ""),
     ]  # fmt: skip
-    assert [row.unit for row in table(found)] == ["images", "images", "sequences"]
+    assert [row.unit for row in table(found)] == ["sequences", "images", "images"]
     found, _ = runs([log(1, 100.0, gpu_model="V100"), log(2, 180.0, gpu_model="A100"), log(4, 300.0)])
     assert [one.params for one in found] == ["gpu_model=V100", "gpu_model=A100", ""]
 
@@ -66,8 +72,8 @@ def test_our_own_log_says_the_same_as_in_its_run_folder(tmp_path: Path) -> None:
     path = tmp_path / "train.log"
     path.write_text(train_log(gpus=2))
     ((one,), _) = runs([read_log(path)])
-    assert (one.gpus, one.global_batch, one.mean_auc, one.auc_split) == (2, 8, 0.75, "val")
-    assert one.images_per_sec == pytest.approx(160.0)
+    assert (one.gpus, one.global_batch, one.score, one.score_name) == (2, 8, 0.75, "AUC (val)")
+    assert one.throughput == pytest.approx(160.0)
 
 
 def test_real_logs_of_two_precisions_scale_each_for_itself() -> None:
@@ -76,6 +82,6 @@ def test_real_logs_of_two_precisions_scale_each_for_itself() -> None:
     assert problems == []
     # These logs do not say their precision, but the batch tells the two apart.
     assert {(row.local_batch, row.scaling) for row in rows} == {(224, "weak"), (448, "weak")}
-    assert [row.images_per_sec for row in rows if row.local_batch == 448] == [1888.37, 3744.75, 7479.90, 14815.25]
+    assert [row.throughput for row in rows if row.local_batch == 448] == [1888.37, 3744.75, 7479.90, 14815.25]
     assert [row.efficiency for row in rows if row.gpus == 8] == pytest.approx([0.978, 0.981], abs=1e-3)
     assert "| 8 | 448 | 1 of 1 | 14815.2 | 7.85 | 98.1% |" in tables.markdown(rows)

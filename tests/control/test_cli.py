@@ -134,7 +134,7 @@ def test_a_plan_says_why_its_gpu_hours_are_unknown(settings: tuple[str, ...], li
 
 def test_stderr_explains_flags_and_runs_that_have_not_ended(tmp_path: Path) -> None:
     (tmp_path / "runs.csv").write_text(
-        "run,gpus,images_per_sec,state,flags\na,1,100,done,throttled\nb,2,,running,\nc,2,,pending,\n"
+        "run,gpus,throughput,state,flags\na,1,100,done,throttled\nb,2,,running,\nc,2,,pending,\n"
     )
     lines = hpcjobs("report", "--runs", "runs.csv", "--out", "o", cwd=tmp_path).stderr
     assert "2 run(s) have not ended: the table counts them under failed\n" in lines
@@ -213,7 +213,7 @@ def test_collect_gives_every_run_and_why_it_failed(ended: Path) -> None:
     runs = json.loads(hpcjobs("collect", str(ended), "--json", cwd=ended).stdout)
     assert [run["state"] for run in runs] == ["done", "done", "failed"]
     assert runs[2]["failure"] == "traceback: RuntimeError: [red]boom[/red]"
-    assert runs[2]["images_per_sec"] is None
+    assert runs[2]["throughput"] is None
     assert runs[0]["source"] == "runs/g0001-r01/a001/train.log"
     assert hpcjobs("collect", str(ended), cwd=ended).stdout == (ended / "report" / "runs.csv").read_text()
 
@@ -223,7 +223,7 @@ def test_the_newest_attempt_with_a_measurement_counts(ended: Path) -> None:
     attempt(folder / "a002", job="8_0", log=train_log(gpus=2, step_ms=(20.0,)))
     attempt(folder / "a003", job="9_0", rc=1, log=train_log(gpus=2, step_ms=(10.0,), status="aborted"))
     runs = json.loads(hpcjobs("collect", str(ended), "--json", cwd=ended).stdout)
-    assert (runs[1]["attempt"], runs[1]["images_per_sec"]) == ("a002", pytest.approx(8 / 0.020))
+    assert (runs[1]["attempt"], runs[1]["throughput"]) == ("a002", pytest.approx(8 / 0.020))
 
 
 def test_a_report_without_measurements_says_so_and_exits_1(ended: Path) -> None:

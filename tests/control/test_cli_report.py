@@ -22,7 +22,7 @@ ARTICLE = {1: 185.12, 2: 315.26, 4: 421.85, 8: 1116.99, 12: 1527.60, 16: 1912.82
 
 
 def runs_csv(path: Path, factor: float = 1.0, spread: float = 0.004) -> Path:
-    lines = ["run,gpus,local_batch,global_batch,experiment,images_per_sec,mean_auc"]
+    lines = ["run,gpus,local_batch,global_batch,experiment,throughput,score"]
     for gpus, rate in ARTICLE.items():
         for repeat in (-1, 0, 1):
             value = rate * factor * (1 + repeat * spread)
@@ -47,7 +47,7 @@ def test_anyones_logs_go_through_the_same_report(tmp_path: Path) -> None:
     horovod(tmp_path / "logs" / "eight.log", 8, 540.0)
     (tmp_path / "logs" / "notes.txt").write_text("nothing to see\n")
     found = hpcjobs("collect", "--logs", "logs", "--json", cwd=tmp_path)
-    assert [(run["gpus"], run["images_per_sec"]) for run in json.loads(found.stdout)] == [(8, 4320.0), (1, 600.2)]
+    assert [(run["gpus"], run["throughput"]) for run in json.loads(found.stdout)] == [(8, 4320.0), (1, 600.2)]
     assert "notes.txt" in found.stderr
     piped = subprocess.run(
         [sys.executable, "-m", "hpcjobs", "report", "--runs", "-", "--out", "theirs", "--json"],
@@ -58,7 +58,7 @@ def test_anyones_logs_go_through_the_same_report(tmp_path: Path) -> None:
     assert [(row["gpus"], row["runs"]) for row in rows] == [(1, 1), (8, 1)]
     assert rows[1]["speedup"] == pytest.approx(4320 / 600.2)
     table = pandas.read_csv(tmp_path / "theirs" / "scaling-report.csv")
-    assert list(table.images_per_sec) == [600.2, 4320.0]
+    assert list(table.throughput) == [600.2, 4320.0]
     # Without --json it is a table that pandas reads as it is.
     text = hpcjobs("collect", "--logs", "logs", cwd=tmp_path).stdout
     assert list(pandas.read_csv(io.StringIO(text)).gpus) == [8, 1]
@@ -73,7 +73,7 @@ def test_a_log_that_does_not_say_its_gpus_is_told_how_to(tmp_path: Path) -> None
     assert "--gpus-from" in lost.stderr
     found = hpcjobs("collect", "--logs", "run-4gpu.log", "--gpus-from", r"-(\d+)gpu", "--json", cwd=tmp_path)
     (run,) = json.loads(found.stdout)
-    assert (run["gpus"], run["images_per_sec"]) == (4, 1250.5)
+    assert (run["gpus"], run["throughput"]) == (4, 1250.5)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_sizes_that_were_not_run_are_predicted_with_intervals(tmp_path: Path) ->
     words = ("predict", "--runs", "runs.csv", "--gpus", "32", "--json", "--extrap", "extrap.txt")
     (outlook,) = json.loads(hpcjobs(*words, cwd=tmp_path).stdout)
     (predicted,) = [size for size in outlook["models"][0]["predictions"] if size["gpus"] == 32]
-    rate = predicted["images_per_sec"]
+    rate = predicted["throughput"]
     assert ARTICLE[16] < rate["value"] < 32 * ARTICLE[1]
     assert rate["low"] < rate["value"] < rate["high"]
     assert (tmp_path / "extrap.txt").read_text().startswith("PARAMETER ")
@@ -140,7 +140,7 @@ def test_sizes_that_were_not_run_are_predicted_with_intervals(tmp_path: Path) ->
 
 
 def test_too_few_sizes_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "runs.csv").write_text("gpus,local_batch,global_batch,images_per_sec\n1,64,64,185\n2,64,128,315\n")
+    (tmp_path / "runs.csv").write_text("gpus,local_batch,global_batch,throughput\n1,64,64,185\n2,64,128,315\n")
     assert "no model can be fitted" in hpcjobs("predict", "--runs", "runs.csv", cwd=tmp_path, code=2).stderr
 
 

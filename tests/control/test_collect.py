@@ -131,8 +131,8 @@ def test_the_log_says_precision_gradients_and_the_split_of_its_auc(tmp_path: Pat
     done(where, "g0001-r01", log=text)
     done(where, "g0002-r01", log=train_log(gpus=2, auc=None))
     one, two = collect(where, planned(where), states(where))
-    assert (one.precision, one.gradient_bytes, one.mean_auc, one.auc_split) == ("mixed_float16", 28e6, 0.75, "val")
-    assert (two.precision, two.gradient_bytes, two.mean_auc, two.auc_split) == ("", None, None, "")
+    assert (one.precision, one.gradient_bytes, one.score, one.score_name) == ("mixed_float16", 28e6, 0.75, "AUC (val)")
+    assert (two.precision, two.gradient_bytes, two.score, two.score_name) == ("", None, None, "")
 
 
 def test_each_log_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_a_damaged_run_yaml_has_a_named_reason_and_spoils_nothing(tmp_path: Path
     assert why in two.failure
     assert "\n" not in two.failure
     # The plan says what the run was to be.
-    assert (two.gpus, two.nodes, two.global_batch, two.images_per_sec) == (2, 1, 8, whole[1].images_per_sec)
+    assert (two.gpus, two.nodes, two.global_batch, two.throughput) == (2, 1, 8, whole[1].throughput)
 
 
 def test_where_sweep_yaml_does_not_help_it_is_an_error_of_one_line(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_no_damaged_file_of_an_attempt_ends_it(tmp_path: Path, name: str, conten
     (folder / name).write_bytes(content)
     (found,) = collect(where, planned(where), states(where))
     assert found.run == "g0001-r01"
-    assert (found.images_per_sec is None) == (name == contract.TRAIN_LOG)
+    assert (found.throughput is None) == (name == contract.TRAIN_LOG)
 
 
 def test_a_run_without_hosts_or_with_odd_figures_measures_what_is_whole(tmp_path: Path) -> None:
@@ -227,9 +227,9 @@ def test_a_run_without_hosts_or_with_odd_figures_measures_what_is_whole(tmp_path
     done(where, "g0001-r01", log=train_log(gpus=1).replace('"hosts": ["n1"]', '"hosts": 7'))
     done(where, "g0002-r01", log=train_log(gpus=2).replace('"global_batch": 8', '"global_batch": 0'))
     one, two = collect(where, planned(where), states(where))
-    assert one.images_per_sec is not None
+    assert one.throughput is not None
     assert one.nodelist == "n1"  # that of the claim
-    assert two.images_per_sec is None
+    assert two.throughput is None
 
 
 def test_a_log_of_one_endless_line_is_no_burden(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_runs_come_back_from_csv_and_json_and_make_the_same_table(tmp_path: Path
     assert [each.row() for each in again] == [
         each.row() for each in read_runs(json.dumps([each.row() for each in found]), "-")
     ]
-    assert (again[0].state, again[1].state, again[1].images_per_sec) == (RunState.DONE, RunState.FAILED, None)
+    assert (again[0].state, again[1].state, again[1].throughput) == (RunState.DONE, RunState.FAILED, None)
     assert again[0].start == 990.0
     assert [row.row() for row in table(again)] == [row.row() for row in table(found)]
     # As pandas writes it: whole numbers with a point, where a column has gaps.
@@ -286,13 +286,28 @@ def test_the_unit_is_a_column_and_images_without_one() -> None:
     odd = run(1, 2.0, experiment="gnmt (tokens)", unit="sequences")
     (again,) = read_runs(to_text([odd]), "x")
     assert (again.unit, again.experiment) == ("sequences", "gnmt (tokens)")
-    (old,) = read_runs("experiment,gpus,images_per_sec\ngnmt (tokens),1,2\n", "x")
+    (old,) = read_runs("experiment,gpus,throughput\ngnmt (tokens),1,2\n", "x")
     assert old.unit == "images"
     assert [row.unit for row in table([again])] == ["sequences"]
 
 
+def test_a_file_with_the_names_of_version_0_1_is_read() -> None:
+    old = (
+        "experiment,gpus,images_per_sec,images_per_sec_per_gpu,mean_auc,auc_split\n"
+        "demo,1,100,100,0.8,val\ndemo,2,190,95,0.7,test\ndemo,4,,,,\n"
+    )
+    one, two, four = read_runs(old, "runs.csv")
+    assert [each.throughput for each in (one, two, four)] == [100.0, 190.0, None]
+    assert [(each.score, each.score_name) for each in (one, two, four)] == [
+        (0.8, "AUC (val)"), (0.7, "AUC (test)"), (None, ""),
+    ]  # fmt: skip
+    assert {each.unit for each in (one, two, four)} == {"images"}
+    (printed,) = read_runs('[{"gpus": 1, "images_per_sec": 100, "mean_auc": 0.8, "auc_split": "val"}]', "x")
+    assert (printed.throughput, printed.score, printed.score_name) == (100.0, 0.8, "AUC (val)")
+
+
 def test_a_table_of_two_columns_is_enough() -> None:
-    found = read_runs("gpus,images_per_sec,comment\n1,100,x\n4,300,y\n8,,crashed\n", "mine.csv")
+    found = read_runs("gpus,throughput,comment\n1,100,x\n4,300,y\n8,,crashed\n", "mine.csv")
     assert [row.speedup for row in table(found)] == [1.0, 3.0, None]
     assert [str(each.state) for each in found] == ["done", "done", "failed"]
 
@@ -305,11 +320,11 @@ def test_a_table_of_two_columns_is_enough() -> None:
         ("[1]", "expected a JSON list of objects"),
         ('{"gpus": 1}', "expected a JSON list of objects"),
         ("[{]", "line 1: not JSON"),
-        ("gpus,images_per_sec\nfour,1\n", "run 1: gpus is 'four': expected GPUs"),
-        ("gpus,images_per_sec\n4.5,1\n", "run 1: gpus is '4.5'"),
-        ("images_per_sec\n1\n", "run 1: no number of GPUs"),
-        ("gpus,images_per_sec\n1,1\n2,-3\n", "run 2: images_per_sec is -3.0"),
-        ("gpus,images_per_sec\n1,inf\n", "images_per_sec is inf"),
+        ("gpus,throughput\nfour,1\n", "run 1: gpus is 'four': expected GPUs"),
+        ("gpus,throughput\n4.5,1\n", "run 1: gpus is '4.5'"),
+        ("throughput\n1\n", "run 1: no number of GPUs"),
+        ("gpus,throughput\n1,1\n2,-3\n", "run 2: throughput is -3.0"),
+        ("gpus,throughput\n1,inf\n", "throughput is inf"),
         ("gpus,state\n1,dancing\n", "state is 'dancing'"),
         ("gpus,start\n1,yesterday\n", "start is 'yesterday'"),
     ],

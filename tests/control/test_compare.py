@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcjobs.analysis.compare import compare_reference, compare_sweeps, read_reference, references
+from hpcjobs.analysis.compare import compare_reference, compare_sweeps
 from hpcjobs.analysis.extrap import extrap
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import ScalingRow
+from hpcjobs.collect.reference_tables import read_reference, references
 from hpcjobs.report import tables
 from tests.control.sweeps import run
 
@@ -88,38 +89,52 @@ def test_the_articles_table_ships_and_has_its_source_named() -> None:
     assert name in references()
     assert f"`{name}.csv`" in (references()[name].parent / "SOURCES.md").read_text()
     article = read_reference(name)
-    assert (article.images_per_sec[1], article.images_per_sec[16]) == (185.12, 1912.82)
+    assert (article.throughput[1], article.throughput[16]) == (185.12, 1912.82)
     assert article.efficiency(16) == pytest.approx(0.6458, abs=1e-4)
 
 
 def test_it_is_compared_with_any_table() -> None:
-    found = compare_reference(rows_of({1: [370.24], 2: [700.0], 64: [9.0]}), read_reference("dell-c4140-v100-2019"))
+    article = read_reference("dell-c4140-v100-2019")
+    found = compare_reference(rows_of({1: [370.24], 2: [700.0], 64: [9.0]}), article)
     assert [(each.gpus, each.ratio and round(each.ratio, 3)) for each in found] == [
         (1, 2.0), (2, 2.22), (64, None), (3, None), (4, None), (8, None), (12, None), (16, None),
     ]  # fmt: skip
     assert (found[1].efficiency, found[1].reference_efficiency) == (
         pytest.approx(700 / 370.24 / 2), pytest.approx(315.26 / 185.12 / 2),
     )  # fmt: skip
-    assert (
-        tables.beside(found, "article").markdown().splitlines()[2] == "| 1 | 370.2 | 185.1 | 2.00 | 100.0% | 100.0% |"
-    )
+    cells = tables.beside(found, article)
+    assert cells.header[:3] == ("GPUs", "images/s", article.name)
+    assert cells.markdown().splitlines()[2] == "| 1 | 370.2 | 185.1 | 2.00 | 100.0% | 100.0% |"
+
+
+def test_a_table_of_another_unit_is_not_compared_with_it() -> None:
+    rows = table([run(1, 100.0), run(1, 9e6, unit="tokens", experiment="gpt")])
+    found = compare_reference(rows, read_reference("dell-c4140-v100-2019"))
+    assert [each.ours for each in found if each.ours is not None] == [100.0]
+    with pytest.raises(InputError, match="dell-c4140-v100-2019: it counts images, and no run does"):
+        compare_reference(rows[1:], read_reference("dell-c4140-v100-2019"))
 
 
 def test_a_users_own_table(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
-    path.write_text("note,gpus,images_per_sec\nx,2,90\ny,1,50\n")
+    path.write_text("note,gpus,throughput\nx,2,90\ny,1,50\n")
     mine = read_reference(str(path))
-    assert (mine.name, list(mine.images_per_sec), mine.efficiency(2)) == ("mine", [1, 2], 0.9)
+    assert (mine.name, list(mine.throughput), mine.efficiency(2), mine.unit) == ("mine", [1, 2], 0.9, "images")
+    path.write_text("gpus,images_per_sec\n1,50\n")  # the column's name up to version 0.1
+    assert (read_reference(str(path)).throughput, read_reference(str(path)).unit) == ({1: 50.0}, "images")
+    path.write_text("gpus,throughput,unit\n1,50,tokens\n")
+    assert read_reference(str(path)).unit == "tokens"
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("gpus,rate\n1,2\n", "line 2: expected numbers in the columns gpus and images_per_sec"),
-        ("gpus,images_per_sec\n1,fast\n", "line 2: expected numbers"),
-        ("gpus,images_per_sec\n1,2\n1,3\n", "line 3: a second row for the size 1"),
-        ("gpus,images_per_sec\n0,3\n", "line 2: gpus and images_per_sec must be above 0"),
-        ("gpus,images_per_sec\n1,nan\n", "line 2"),
+        ("gpus,rate\n1,2\n", "line 2: expected numbers in the columns gpus and throughput"),
+        ("gpus,throughput\n1,fast\n", "line 2: expected numbers"),
+        ("gpus,throughput\n1,2\n1,3\n", "line 3: a second row for the size 1"),
+        ("gpus,throughput\n0,3\n", "line 2: gpus and throughput must be above 0"),
+        ("gpus,throughput\n1,nan\n", "line 2"),
+        ("gpus,throughput,unit\n1,2,tokens\n2,3,samples\n", "line 3: a second unit, samples"),
         ("", "no rows"),
         ("\xff\xfe", "cannot be read"),
         (None, "cannot be read"),
@@ -143,17 +158,17 @@ def test_an_unknown_reference_names_the_nearest() -> None:
 
 
 def test_the_markdown_table_of_a_pull_request() -> None:
-    more = {"input_wait_ms": 0.0, "allreduce_ms": 0.0, "skew_ms": 0.0, "mean_auc": 0.8, "auc_split": "val"}
+    more = {"input_wait_ms": 0.0, "allreduce_ms": 0.0, "skew_ms": 0.0, "score": 0.8, "score_name": "AUC (val)"}
     runs = [run(1, 100.0, 1, **more), run(1, 102.0, 2, **more)]
     slow = {**more, "allreduce_ms": 4.0, "flags": "throttled"}
     text = tables.markdown(table([*runs, run(2, 180.0, 1, **slow), run(2, None, 2), run(4, None)]))
     head, ruler, one, two, four, _, note, _, flag = text.splitlines()
-    assert head == "| GPUs | runs | images/s | speed-up | efficiency | step ms | largest loss | AUC | flags |"
+    assert head == "| GPUs | runs | images/s | speed-up | efficiency | step ms | largest loss | AUC (val) | flags |"
     assert set(ruler) == set("| -:")
-    assert one.startswith("| 1 | 2 of 2 | 101.0 (88.3 to 113.7) | 1.00 | 100.0% | 39.6 |  | 0.800 (val) |")
+    assert one.startswith("| 1 | 2 of 2 | 101.0 (88.3 to 113.7) | 1.00 | 100.0% | 39.6 |  | 0.800 |")
     assert (
         two
-        == "| 2 | 1 of 2 | 180.0 | 1.78 | 89.1% | 44.4 | all-reduce 4.0 ms (9.0 % of the step) | 0.800 (val) | throttled |"
+        == "| 2 | 1 of 2 | 180.0 | 1.78 | 89.1% | 44.4 | all-reduce 4.0 ms (9.0 % of the step) | 0.800 | throttled |"
     )
     assert four.startswith("| 4 | 0 of 1 | - | - | - |")
     assert note == "Intervals are 95 %, over runs."

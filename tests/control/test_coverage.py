@@ -58,7 +58,7 @@ def cover(noise: Noise, repeats: int, sweeps: int) -> Coverage:
         ]
         for row in table(runs):
             truth, speedup = TRUTH[row.gpus], TRUTH[row.gpus] / TRUTH[1]
-            held[0].append(row.images_per_sec_low <= truth <= row.images_per_sec_high)
+            held[0].append(row.throughput_low <= truth <= row.throughput_high)
             if row.gpus > 1:
                 held[1].append(row.speedup_low <= speedup <= row.speedup_high)
                 held[2].append(row.efficiency_low <= speedup / row.gpus <= row.efficiency_high)

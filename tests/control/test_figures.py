@@ -16,9 +16,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.container import BarContainer
 from PIL import Image
 
-from hpcjobs.analysis.compare import Reference
 from hpcjobs.analysis.predict import Interval, Prediction, SeriesModels, predict
 from hpcjobs.analysis.scaling import table
+from hpcjobs.base.records import Reference
 from hpcjobs.report import figures, palette
 from hpcjobs.report.contents import Contents
 from hpcjobs.report.figures_inline import inline
@@ -104,7 +104,7 @@ def test_the_same_table_gives_the_same_files(tmp_path: Path, monkeypatch: pytest
 def test_throughput_has_its_ideal_its_intervals_and_a_tick_for_each_size() -> None:
     drawing = drawn(study())["scaling"]
     assert legend(drawing) == ["measured", "ideal"]
-    rates = {row.gpus: row.images_per_sec for row in table(runs())}
+    rates = {row.gpus: row.throughput for row in table(runs())}
     assert line(drawing, "measured") == [(gpus, pytest.approx(rates[gpus])) for gpus in SIZES]
     assert line(drawing, "ideal") == [(gpus, pytest.approx(rates[1] * gpus)) for gpus in SIZES]  # type: ignore[operator]
     drawing.png()
@@ -156,7 +156,7 @@ def test_series_differ_in_more_than_colour() -> None:
 def test_model_reference_and_another_sweep_are_drawn_too() -> None:
     rows = table(runs())
     fitted: list[SeriesModels] = predict(rows, [32], resamples=20)
-    published = Reference("published", {1: 200.0, 3: 500.0})
+    published = Reference("published", {1: 200.0, 3: 500.0}, "images")
     others = table(runs((1, 2)))
     drawing = drawn(
         study(models=fitted, reference=published, others=others, others_name="sweeps/old")
@@ -173,8 +173,8 @@ def test_a_model_that_is_too_wide_does_not_change_the_axes() -> None:
     fitted: list[SeriesModels] = predict(table(runs()), [32], resamples=20)
 
     def wild(of: Prediction) -> Prediction:
-        rate = Interval(6e12 if of.gpus == 32 else of.images_per_sec.value, 34.1, math.inf)
-        return dataclasses.replace(of, images_per_sec=rate)
+        rate = Interval(6e12 if of.gpus == 32 else of.throughput.value, 34.1, math.inf)
+        return dataclasses.replace(of, throughput=rate)
 
     (series,) = fitted
     model = series.models[0]

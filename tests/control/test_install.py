@@ -34,7 +34,7 @@ CUSTOM = """\
 """
 PROFILE = "name: mine\npartition: gpu\ngpus_per_node: 4\ntemplate: mine.sbatch.j2\n"
 RUNS = """\
-run,gpus,local_batch,global_batch,experiment,images_per_sec
+run,gpus,local_batch,global_batch,experiment,throughput
 a,1,64,64,chexnet,180.5
 b,4,64,256,chexnet,610.0
 """
@@ -180,7 +180,7 @@ def test_a_report_beside_the_reference_of_the_wheel(bare: Path, tmp_path: Path) 
     assert "589.4" in printed  # the reference's images/s on four GPUs
     written = {path.name for path in (tmp_path / "o").iterdir()}
     assert written >= {"scaling-report.csv", "scaling.png", "scaling.svg", "report.html"}
-    assert list(pandas.read_csv(tmp_path / "o" / "scaling-report.csv").images_per_sec) == [180.5, 610.0]
+    assert list(pandas.read_csv(tmp_path / "o" / "scaling-report.csv").throughput) == [180.5, 610.0]
     assert "dell-c4140-v100-2019" in (tmp_path / "o" / "report.html").read_text()
 
 
@@ -225,7 +225,7 @@ def test_both_halves_without_the_right_to_write_beside_the_code(installed: Path,
     assert "speed-up" in run(*user, "hpcjobs", *words, cwd=work, env=env)
     table = pandas.read_csv(work / "o" / "report" / "scaling-report.csv")
     assert (list(table.gpus), list(table.runs)) == ([1, 2], [1, 1])
-    assert (table.images_per_sec > 0).all()
+    assert (table.throughput > 0).all()
     for gpus in (1, 2):
         ran = [path.read_text() for path in (work / "o" / "runs" / f"g{gpus:04d}-r01" / "a001").glob("ran.*")]
         assert len(ran) == gpus

@@ -20,8 +20,8 @@ def test_the_steady_state_leaves_the_warm_up_out(tmp_path: Path) -> None:
     measured = mllog.measure(read(tmp_path, train_log(gpus=2, batch=4, step_ms=(40.0, 60.0), warmup_ms=999.0)))
     assert measured is not None
     assert measured.step_ms == pytest.approx(50.0)
-    assert measured.images_per_sec == pytest.approx(8 / 0.050)
-    assert (measured.windows, measured.mean_auc, measured.eval_s) == (2, 0.75, 3.0)
+    assert measured.throughput == pytest.approx(8 / 0.050)
+    assert (measured.windows, measured.score, measured.eval_s) == (2, 0.75, 3.0)
 
 
 def test_a_run_cut_short_derives_its_time_to_train(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_window_whose_figure_is_not_a_number_is_left_out(tmp_path: Path) -> No
 
 def test_progress_is_the_newest_window(tmp_path: Path) -> None:
     progress = mllog.progress(read(tmp_path, train_log(step_ms=(50.0,), steps=40, status=None)))
-    assert (progress.step, progress.steps, progress.images_per_sec) == (10, 40, pytest.approx(160.0))
+    assert (progress.step, progress.steps, progress.throughput) == (10, 40, pytest.approx(160.0))
     assert progress.epoch is None  # its steps cut it short
 
 

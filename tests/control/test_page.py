@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.analysis.compare import Reference, compare_sweeps
+from hpcjobs.analysis.compare import compare_sweeps
 from hpcjobs.analysis.predict import predict
 from hpcjobs.analysis.scaling import table
+from hpcjobs.base.records import Reference
 from hpcjobs.report import figures, page
 from hpcjobs.report.contents import Contents, clean
 from hpcjobs.report.write import write_report
@@ -90,7 +91,7 @@ def whole() -> Contents:
     """Contents with everything that a page can show."""
     rows, others = table(runs()), table(runs((1, 2, 4)))
     return study(
-        auc=auc(runs()), models=predict(rows, [32], resamples=20), reference=Reference("published", {1: 200.0, 3: 500.0}),
+        auc=auc(runs()), models=predict(rows, [32], resamples=20), reference=Reference("published", {1: 200.0, 3: 500.0}, "images"),
         others=others, others_name="sweeps/old", differences=compare_sweeps(rows, others),
     )  # fmt: skip
 
@@ -133,7 +134,7 @@ def test_the_numbers_of_the_table_are_those_of_the_csv(tmp_path: Path) -> None:
     lines = list(csv.DictReader(io.StringIO((tmp_path / "scaling-report.csv").read_text())))
     found = Page((tmp_path / "report.html").read_text())
     columns = {
-        "GPUs": "gpus", "images/s": "images_per_sec", "per GPU": "images_per_sec_per_gpu", "speed-up": "speedup",
+        "GPUs": "gpus", "images/s": "throughput", "per GPU": "throughput_per_gpu", "speed-up": "speedup",
         "efficiency": "efficiency", "step, ms": "step_ms", "time to train": "time_to_train_s",
     }  # fmt: skip
     for name, column in columns.items():
@@ -155,15 +156,15 @@ def test_the_answer_comes_first() -> None:
 
 
 def test_the_split_of_the_auc_is_named_in_the_table_and_in_the_figure() -> None:
-    some = runs((1, 2), mean_auc=0.7, auc_split="val")
+    some = runs((1, 2), score=0.7, score_name="AUC (val)")
     it = study(some, auc=auc(some, "test"))
     text = rendered(it)
     assert Page(text).column("AUC (val)") == [("0.700", "0.7")] * 2
     assert "Area under the ROC curve, test split" in text
-    assert "The figure shows the test split, the table val." in Page(text).words["main"]
+    assert "The figure shows the test split, the table AUC (val)." in Page(text).words["main"]
     # If sizes have different splits, each cell names its own.
-    both = [*runs((1,), mean_auc=0.7, auc_split="val"), *runs((2,), mean_auc=0.8, auc_split="test")]
-    assert [text for text, _ in Page(rendered(study(both))).column("AUC")] == ["0.700 val", "0.800 test"]
+    both = [*runs((1,), score=0.7, score_name="AUC (val)"), *runs((2,), score=0.8, score_name="AUC (test)")]
+    assert [text for text, _ in Page(rendered(study(both))).column("score")] == ["0.700 AUC (val)", "0.800 AUC (test)"]
 
 
 def test_a_model_of_no_use_says_so_in_the_caption_of_its_table() -> None:

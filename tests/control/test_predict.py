@@ -49,7 +49,7 @@ def models(fitted: list[SeriesModels]) -> dict[str, Model]:
 
 
 def rate(model: Model, gpus: int) -> float:
-    return next(each.images_per_sec.value for each in model.predictions if each.gpus == gpus)
+    return next(each.throughput.value for each in model.predictions if each.gpus == gpus)
 
 
 # --- what is planted is found --------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_the_bootstrap_interval_holds_the_truth() -> None:
         (prediction,) = (
             each for each in models(predict(noisy(random), [32], resamples=300))["ring"].predictions if each.gpus == 32
         )
-        held += prediction.images_per_sec.low <= truth <= prediction.images_per_sec.high
+        held += prediction.throughput.low <= truth <= prediction.throughput.high
     assert held / 150 >= 0.93
 
 
@@ -161,7 +161,7 @@ def test_each_size_left_out_once_shows_the_error_of_the_article() -> None:
 def test_a_size_that_is_predicted_to_take_no_time_has_no_digits() -> None:
     model = models(predict(table(of_steps(dict.fromkeys(SIZES, 346.0)))))["ring"]
     wild = dataclasses.replace(model.left_out[0], predicted=1e16)
-    cells = tables.predictions(dataclasses.replace(model, left_out=(wild, *model.left_out[1:])))
+    cells = tables.predictions(dataclasses.replace(model, left_out=(wild, *model.left_out[1:])), "images")
     column = [row[cells.header.index("left out")] for row in cells.rows]
     assert column[0] == "> +1000%"
     assert column[1] in ("+0.0%", "-0.0%")
@@ -181,10 +181,10 @@ def wild() -> list[Run]:
 
 def test_an_interval_that_is_too_wide_shows_no_high_end() -> None:
     model = models(predict(table(wild()), [32]))["ring"]
-    assert model.predictions[-1].images_per_sec.wide
-    cells = tables.predictions(model)
+    assert model.predictions[-1].throughput.wide
+    cells = tables.predictions(model, "images")
     last = dict(zip(cells.header, cells.rows[-1], strict=True))
-    low = model.predictions[-1].images_per_sec.low
+    low = model.predictions[-1].throughput.low
     assert last["95 % interval"] == f"{low:.1f} to > 10 times"
     assert re.fullmatch(r"[\d.]+ min \(up to [\d.]+\)", last["time to train"])
     assert re.fullmatch(r"[\d.]+ \(up to [\d.]+\)", last["GPU-hours"])
@@ -195,7 +195,7 @@ def test_an_interval_that_is_too_wide_shows_no_high_end() -> None:
     assert "to predict 1, 2, 4, 8 and 16 GPUs" in tables.doubt(models(predict(table(wild())))["ring"])
     calm = models(predict(noisy(np.random.default_rng(1)), [32]))["ring"]
     assert tables.doubt(calm) == ""
-    assert ">" not in dict(zip(cells.header, tables.predictions(calm).rows[-1], strict=True))["95 % interval"]
+    assert ">" not in dict(zip(cells.header, tables.predictions(calm, "images").rows[-1], strict=True))["95 % interval"]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_short_times_have_digits() -> None:
         dataclasses.replace(one, time_to_train_s=20 / one.gpus, time_to_train_kind="derived_fixed_epochs")
         for one in of_steps(dict.fromkeys(SIZES, 346.0))
     ]
-    cells = tables.predictions(models(predict(table(runs), resamples=0))["ring"])
+    cells = tables.predictions(models(predict(table(runs), resamples=0))["ring"], "images")
     first = dict(zip(cells.header, cells.rows[0], strict=True))
     assert first["time to train"] == "20 s (20 to 20)"
     assert first["GPU-hours"] == "0.0056 (0.0056 to 0.0056)"
@@ -219,7 +219,7 @@ def test_short_times_have_digits() -> None:
 
 def test_the_command_says_in_one_line_that_the_model_is_of_no_use(tmp_path: Path) -> None:
     lines = [f"{gpus},64,{64 * gpus},{rate}" for gpus, rates in WILD.items() for rate in rates]
-    (tmp_path / "runs.csv").write_text("\n".join(["gpus,local_batch,global_batch,images_per_sec", *lines]) + "\n")
+    (tmp_path / "runs.csv").write_text("\n".join(["gpus,local_batch,global_batch,throughput", *lines]) + "\n")
     done = hpcjobs("predict", "--runs", "runs.csv", "--gpus", "32", cwd=tmp_path)
     (line,) = done.stderr.splitlines()
     assert line.startswith("these sizes vary too much to predict 32 GPUs")
@@ -233,7 +233,7 @@ def test_time_to_train_and_gpu_hours_follow_from_the_rate() -> None:
     images = 10 * 78468
     steps = {gpus: 346 + ring_ms(gpus, 0.2, 20.0) for gpus in SIZES}
     runs = [
-        dataclasses.replace(one, time_to_train_s=images / one.images_per_sec, time_to_train_kind="derived_fixed_epochs")
+        dataclasses.replace(one, time_to_train_s=images / one.throughput, time_to_train_kind="derived_fixed_epochs")
         for one in of_steps(steps)
     ]
     size = models(predict(table(runs), [64]))["ring"].predictions[-1]
@@ -254,10 +254,8 @@ def test_a_training_that_ends_at_an_auc_gives_no_time() -> None:
 
 def test_the_table_is_filled_failed_sizes_too() -> None:
     rows = table([*of_steps(dict.fromkeys(SIZES, 346.0)), run(32, None, local_batch=64, global_batch=2048)])
-    assert [row.predicted_images_per_sec for row in fill(rows)] == pytest.approx(
-        [64000 * n / 346 for n in (*SIZES, 32)]
-    )
-    assert [row.predicted_images_per_sec for row in fill(rows[:3])] == [None] * 3
+    assert [row.predicted_throughput for row in fill(rows)] == pytest.approx([64000 * n / 346 for n in (*SIZES, 32)])
+    assert [row.predicted_throughput for row in fill(rows[:3])] == [None] * 3
 
 
 def test_each_series_is_fitted_separately() -> None:
@@ -277,7 +275,7 @@ def test_the_json_and_the_table_have_all_of_it() -> None:
     (plain,) = json.loads(json.dumps(as_json(fitted), allow_nan=False))
     assert plain["models"][0]["left_out"][0]["error"] == pytest.approx(fitted[0].models[0].left_out[0].error)
     assert set(plain["models"][1]["parameters"]) == {"lambda", "sigma", "kappa"}
-    text = tables.predictions(fitted[0].models[0]).markdown()
+    text = tables.predictions(fitted[0].models[0], "images").markdown()
     assert text.splitlines()[-1].startswith("| 32 | ")
 
 

@@ -238,7 +238,7 @@ def test_what_is_no_file_is_not_waited_for(kind: str, ended: Path) -> None:
             else:
                 path.mkdir()
     runs = json.loads(hpcjobs("collect", str(ended), "--json", cwd=ended, code=None, timeout=PATIENCE_S).stdout)
-    assert [run["images_per_sec"] is None for run in runs] == [False, True]
+    assert [run["throughput"] is None for run in runs] == [False, True]
 
 
 # --- modes -----------------------------------------------------------------------------------------

@@ -28,13 +28,13 @@ def test_speed_up_and_efficiency_of_the_article() -> None:
     assert rows[0].speedup == rows[0].efficiency == 1.0
     assert rows[4].speedup == pytest.approx(10.333, abs=0.001)
     assert rows[4].efficiency == pytest.approx(0.6458, abs=0.0001)
-    assert rows[4].images_per_sec_per_gpu == pytest.approx(119.55, abs=0.01)
+    assert rows[4].throughput_per_gpu == pytest.approx(119.55, abs=0.01)
 
 
 def test_the_base_is_the_smallest_measured_size_and_a_failed_size_keeps_its_row() -> None:
     rows = table([run(1, None), run(2, 100.0), run(4, 180.0), run(8, None)])
     assert [(row.gpus, row.runs, row.failed_runs) for row in rows] == [(1, 0, 1), (2, 1, 0), (4, 1, 0), (8, 0, 1)]
-    assert rows[0].images_per_sec is None
+    assert rows[0].throughput is None
     assert rows[0].speedup is None
     assert (rows[1].speedup, rows[1].efficiency) == (1.0, 1.0)
     assert (rows[2].speedup, rows[2].efficiency) == (pytest.approx(1.8), pytest.approx(0.9))
@@ -47,11 +47,27 @@ def test_params_are_never_mixed() -> None:
 
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_rates_of_different_units_are_never_averaged_or_compared(gpus: int) -> None:
-    runs = [run(1, 100.0), run(gpus, 9e6, unit="tokens")]
-    with pytest.raises(InputError, match="count images and tokens"):
-        table(runs)
-    runs[1] = run(gpus, 9e6, unit="tokens", params="a=1")
-    assert [(row.unit, row.speedup) for row in table(runs)] == [("images", 1.0), ("tokens", 1.0)]
+    rows = table([run(1, 100.0), run(gpus, 9e6, unit="tokens")])
+    assert [(row.unit, row.throughput, row.speedup) for row in rows] == [("images", 100.0, 1.0), ("tokens", 9e6, 1.0)]
+
+
+def test_a_run_that_failed_before_it_said_its_unit_stays_beside_its_sizes() -> None:
+    rows = table([run(1, 100.0, unit="tokens"), run(2, None, unit=""), run(4, 380.0, unit="tokens")])
+    assert [(row.gpus, row.unit, row.baseline_gpus) for row in rows] == [
+        (1, "tokens", 1), (2, "tokens", 1), (4, "tokens", 1),
+    ]  # fmt: skip
+
+
+def test_without_a_batch_sizes_are_compared_and_have_no_kind_of_scaling() -> None:
+    unknown = {"local_batch": None, "global_batch": None}
+    rows = table(
+        [run(1, 100.0, **unknown), run(2, 180.0, **unknown), run(4, 300.0, **unknown), run(8, None, **unknown)]
+    )
+    assert [(row.scaling, row.step_ms, row.speedup, row.efficiency) for row in rows] == [
+        ("", None, 1.0, 1.0), ("", None, 1.8, 0.9), ("", None, 3.0, 0.75), ("", None, None, None),
+    ]  # fmt: skip
+    assert rows[1].series == rows[0].series
+    assert [row.row()["step_ms"] for row in rows] == [None] * 4
 
 
 def test_students_interval_of_three_repeats() -> None:
@@ -60,7 +76,7 @@ def test_students_interval_of_three_repeats() -> None:
     assert (low, high) == (pytest.approx(10 - 4.3027 / 3**0.5, abs=1e-4), pytest.approx(10 + 4.3027 / 3**0.5, abs=1e-4))
     assert student_interval([10.0]) is None
     (row,) = table([run(1, rate, repeat) for repeat, rate in enumerate([9.0, 10.0, 11.0], 1)])
-    assert (row.runs, row.images_per_sec, row.images_per_sec_low) == (3, 10.0, low)
+    assert (row.runs, row.throughput, row.throughput_low) == (3, 10.0, low)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +118,7 @@ def test_the_csv_is_read_by_pandas_without_options(tmp_path: Path) -> None:
     frame = pandas.read_csv(tmp_path / "scaling-report.csv")
     assert list(frame.columns) == list(REPORT_COLUMNS)
     assert frame.efficiency[4] == pytest.approx(0.645804)
-    assert pandas.isna(frame.images_per_sec[5])
+    assert pandas.isna(frame.throughput[5])
     assert frame.gpus.dtype == "int64"
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
@@ -123,10 +139,10 @@ def test_the_contracts_columns_come_first_and_in_order() -> None:
         "global_batch",
         "runs",
         "failed_runs",
-        "images_per_sec",
-        "images_per_sec_low",
-        "images_per_sec_high",
-        "images_per_sec_per_gpu",
+        "throughput",
+        "throughput_low",
+        "throughput_high",
+        "throughput_per_gpu",
         "speedup",
         "efficiency",
         "step_ms",
@@ -137,8 +153,8 @@ def test_the_contracts_columns_come_first_and_in_order() -> None:
         "time_to_train_kind",
         "startup_s",
         "eval_s",
-        "mean_auc",
-        "predicted_images_per_sec",
+        "score",
+        "predicted_throughput",
         "job_ids",
         "nodelist",
     ]
@@ -255,7 +271,7 @@ def test_weak_and_strong_scaling_in_one_table_are_never_mixed() -> None:
 
 def test_runs_of_other_batches_are_no_repeats_of_each_other() -> None:
     rows = table([of_batch(2, 8, 10.0), of_batch(2, 4, 8.0)])
-    assert [(row.local_batch, row.runs, row.images_per_sec) for row in rows] == [(4, 1, 8.0), (8, 1, 10.0)]
+    assert [(row.local_batch, row.runs, row.throughput) for row in rows] == [(4, 1, 8.0), (8, 1, 10.0)]
 
 
 def test_logs_without_a_batch_are_compared_all_the_same() -> None:
@@ -321,7 +337,7 @@ def test_the_added_columns_follow_the_contracts_in_order_and_all_have_a_meaning(
         "skew_ms",
         "other_ms",
         "queue_s",
-        "auc_split",
+        "score_name",
         "nodes_distinct",
         "flags",
     ]

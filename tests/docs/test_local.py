@@ -27,7 +27,7 @@ def test_quick_start(tmp_path: Path) -> None:
     table = pandas.read_csv(tmp_path / "first" / "report" / "scaling-report.csv")
     assert list(table.gpus) == [1, 2, 4]
     assert list(table.runs) == [1, 1, 1]
-    assert (table.images_per_sec > 0).all()
+    assert (table.throughput > 0).all()
     assert table.software.str.contains("tensorflow").all()  # these were real
     assert "speed-up" in said[1]
     dataset = json.loads((tmp_path / "first" / "data" / "dataset.json").read_text())
@@ -52,7 +52,7 @@ def test_quick_start(tmp_path: Path) -> None:
 
     batches = pandas.read_csv(tmp_path / "batches" / "report" / "scaling-report.csv")
     assert sorted(zip(batches.gpus, batches["param.batch.local"], strict=True)) == [(1, 4), (1, 8), (2, 4), (2, 8)]
-    assert (batches.images_per_sec_low < batches.images_per_sec).all()
+    assert (batches.throughput_low < batches.throughput).all()
 
     own = load(tmp_path / "experiments" / "mine.yaml", Experiment)
     assert (own.name, own.train.steps) == ("mine", 40)

@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "python.md"
 AFTER = """
 assert [(run.run, str(run.state)) for run in runs] == [("g0001-r01", "done"), ("g0002-r01", "done")]
 assert list(table.gpus) == [1, 2]
-assert (table.images_per_sec > 0).all()
+assert (table.throughput > 0).all()
 assert table.efficiency[0] == 1.0
 assert report.unfinished == 0
 assert {"scaling-report.csv", "report.html"} <= {path.name for path in report.files}

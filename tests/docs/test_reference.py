@@ -70,7 +70,7 @@ def test_every_column_flag_and_class_of_failure_is_there() -> None:
     named = spans("columns.md")
     for known in (REPORT_COLUMNS, RUN_COLUMNS, AUC_MEANINGS, FLAGS):
         assert set(known) <= named
-    assert {"images_per_sec", "oversubscribed"} <= named
+    assert {"throughput", "oversubscribed"} <= named
     assert set(failures.FAILURE_CLASSES) <= spans("failures.md")
 
 

@@ -35,7 +35,7 @@ def test_a_sweep_on_real_xrays(tmp_path: Path, nih: Path) -> None:
     assert {path.name for path in report.iterdir()} >= {"scaling-report.csv", "runs.csv", "auc.csv", "scaling.png"}
     table = pandas.read_csv(report / "scaling-report.csv")
     assert list(table.gpus) == list(SIZES)
-    assert (table.images_per_sec > 0).all()
+    assert (table.throughput > 0).all()
     assert list(table.global_batch) == [4, 8, 16]
     assert list(table.runs) == [1, 1, 1]
     assert table.speedup[0] == table.efficiency[0] == 1.0
@@ -63,7 +63,7 @@ def test_the_articles_recipe_trains_on_the_same_shards(tmp_path: Path, nih_shard
     )  # fmt: skip
     (row,) = json.loads(done.stdout)
     assert (row["experiment"], row["gpus"], row["runs"]) == ("chexnet", 1, 1)
-    assert row["images_per_sec"] > 0
+    assert row["throughput"] > 0
     assert "short_warmup" in row["flags"].split()
     # The time of 10 epochs is derived from the rate: three steps are less than an epoch.
     assert row["time_to_train_kind"] == "derived_fixed_epochs"
@@ -81,7 +81,7 @@ def test_a_wrong_data_folder_fails_with_the_line_that_says_why(tmp_path: Path) -
     table = pandas.read_csv(tmp_path / "o" / "report" / "scaling-report.csv")
     assert list(table.gpus) == [1, 2]
     assert list(table.failed_runs) == [1, 1]
-    assert table.images_per_sec.isna().all()
+    assert table.throughput.isna().all()
 
 
 def ranks_of(folder: Path) -> list[int]:

@@ -46,8 +46,8 @@ def test_it_is_read_and_reported(old: Path) -> None:
     assert (runs["g0001-r01"]["step"], runs["g0001-r01"]["gpus"]) == (10, 1)
     one, two = json.loads(hpcjobs("report", "o", "--json", cwd=old.parent).stdout)
     assert (one["gpus"], one["runs"], one["failed_runs"]) == (1, 1, 0)
-    assert one["images_per_sec"] == pytest.approx(RATE, abs=0.05)
-    assert (two["gpus"], two["runs"], two["failed_runs"], two["images_per_sec"]) == (2, 0, 1, None)
+    assert one["throughput"] == pytest.approx(RATE, abs=0.05)
+    assert (two["gpus"], two["runs"], two["failed_runs"], two["throughput"]) == (2, 0, 1, None)
 
 
 def test_it_is_resumed_and_the_cancelled_run_trains(old: Path) -> None:
@@ -60,6 +60,6 @@ def test_it_is_resumed_and_the_cancelled_run_trains(old: Path) -> None:
     # The run that was done is not run again.
     assert not (old / "runs" / "g0001-r01" / "a002").exists()
     one, two = json.loads(hpcjobs("report", "o", "--json", cwd=old.parent).stdout)
-    assert one["images_per_sec"] == pytest.approx(RATE, abs=0.05)
+    assert one["throughput"] == pytest.approx(RATE, abs=0.05)
     assert (two["gpus"], two["runs"], two["global_batch"]) == (2, 1, 4)
-    assert two["speedup"] == pytest.approx(two["images_per_sec"] / one["images_per_sec"])
+    assert two["speedup"] == pytest.approx(two["throughput"] / one["throughput"])

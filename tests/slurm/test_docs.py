@@ -103,7 +103,7 @@ def test_readme(stage: Stage, xrays: int) -> None:
     rows = table(stage.folder / "study")
     assert list(rows.gpus) == list(SIZES)
     assert list(rows.runs) == [3] * 5
-    assert (rows.images_per_sec_low < rows.images_per_sec).all()
+    assert (rows.throughput_low < rows.throughput).all()
 
 
 def hosts_and_ranks(attempt: Path) -> tuple[list[str], int]:
@@ -128,7 +128,7 @@ def test_first_sweep(stage: Stage, cluster: Slurm, xrays: int, browser: Browser)
     rows = table(stage.folder / "study")
     assert list(rows.gpus) == list(NODES)
     assert list(rows.nodes) == list(NODES.values())
-    assert (rows.images_per_sec > 0).all()
+    assert (rows.throughput > 0).all()
     assert list(rows.runs) == [1] * 5
     jobs = [job_id.partition("_")[0] for job_id in rows.job_ids]
     assert len(set(jobs)) == 5
@@ -206,7 +206,7 @@ def test_submitting(stage: Stage, mine: Cluster, cluster: Slurm) -> None:
     rows = table(study)
     assert list(rows.gpus) == list(SIZES)
     assert list(rows.runs) == [3] * 5
-    assert rows.mean_auc.notna().all()
+    assert rows.score.notna().all()
     # The intention comes before the job id in the journal. Slurm knows the job by the name on the page.
     events = [json.loads(line) for line in (study / "journal.jsonl").read_text().splitlines()]
     of_16 = [event for event in events if event.get("group") == "g0016"]

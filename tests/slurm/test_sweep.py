@@ -31,7 +31,7 @@ def test_a_benchmark_under_mpirun(tmp_path: Path, cluster: Slurm, nih_shards: Da
     words += tuple(word for setting in settings for word in ("--set", setting))
     rows = json.loads(hpcjobs(*words, "--json", cwd=tmp_path, env=cluster.env, timeout=550).stdout)
     assert [(row["gpus"], row["nodes"], row["runs"]) for row in rows] == [(1, 1, 1), (2, 1, 1), (8, 2, 1)]
-    assert all(row["images_per_sec"] > 0 for row in rows)
+    assert all(row["throughput"] > 0 for row in rows)
     nodes = rows[2]["nodelist"].split()
     assert len(nodes) == 2
     log = (tmp_path / "o" / "runs" / "g0008-r01" / "a001" / "train.log").read_text().splitlines()

@@ -75,12 +75,12 @@ def test_it_neither_evaluates_nor_saves(planted: Outcome):
 def test_its_log_makes_a_measurement(planted: Outcome):
     found = mllog.measure(mllog.read(planted.attempt / "train.log"))
     assert found is not None
-    assert found.images_per_sec == pytest.approx(8 / found.step_ms * 1000)
+    assert found.throughput == pytest.approx(8 / found.step_ms * 1000)
     assert found.step_ms > 140
     assert found.input_wait_ms == value(planted, "hpcjobs_control")["input_wait_ms"]
     assert found.time_to_train_kind == "derived_fixed_epochs"
     assert ("precision_not_reached" in found.flags) != value(planted, "hpcjobs_precision")["reached"]
-    assert found.mean_auc is None
+    assert found.score is None
 
 
 def test_a_signal_ends_it_with_the_code_of_an_interrupted_run(data: Path, tmp_path: Path):

@@ -127,6 +127,7 @@ class HorovodReader(FormatReader):
                 local_batch=run.batch,
                 sd=sd,
                 steady=steady,
+                unit="images",
                 device=run.device,
                 model=run.model,
             )

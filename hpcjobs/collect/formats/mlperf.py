@@ -196,7 +196,8 @@ class MlperfReader(FormatReader):
             time_to_train_s=took if success else None,
             time_to_train_kind="measured_to_target" if success else "",
             eval_s=run.evals[1] / run.evals[0] if run.evals[0] else None,
-            accuracy=run.accuracy,
+            score=run.accuracy,
+            score_name="accuracy" if run.accuracy is not None else "",
             why="the log has neither a throughput in tracked_stats nor train_samples and the times of epochs",
         )
 

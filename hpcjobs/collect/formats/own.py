@@ -109,21 +109,26 @@ class OwnReader(FormatReader):
         self._reset()
         run, stop, measured = log.last(LogKey.RUN), log.last(LogKey.RUN_STOP), mllog.measure(log)
         about = run.value if run and isinstance(run.value, dict) else {}
-        if measured is not None:
-            step = SteadyStep(measured.step_ms, measured.windows, measured.outlier_windows)
+        found = log.windows.steady_step()
+        if measured is not None and found is not None:
             more = {"hosts": measured.hosts, "flags": measured.flags, "first_step_at": measured.first_step_at}
-            self._run(line, step, about, accuracy=measured.mean_auc, **more, **measured.figures())
+            self._run(line, found, about, **more, **measured.figures())
             return
         status = stop.metadata.get("status") if stop else None
         why = f"the run ended as {status}" if status else "the log ends before run_stop"
-        found = log.windows.steady_step()
         if found is None:
             self.findings.problem(line, f"{why}, without a timed window")
             return
         self.findings.problem(line, f"{why}: its timed windows count")
         hosts = tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else ()
         self._run(
-            line, found, about, hosts=hosts, flags=(FLAG_UNFINISHED,), precision=str(about.get("precision") or "")
+            line,
+            found,
+            about,
+            hosts=hosts,
+            flags=(FLAG_UNFINISHED,),
+            precision=str(about.get("precision") or ""),
+            unit=mllog.UNIT,
         )
 
     def _run(self, line: int, found: SteadyStep, about: dict[str, Any], **more: Any) -> None:

@@ -86,7 +86,7 @@ class FormatReader:
             total = global_batch / step_ms * 1000
         elif step_ms is None and total and global_batch:
             step_ms = global_batch / total * 1000
-        missing = [name for name, value in (("images_per_sec", total), ("gpus", gpus)) if value is None]
+        missing = [name for name, value in (("throughput", total), ("gpus", gpus)) if value is None]
         if total is None:
             found.problem(line, why or "the log does not give a rate over all GPUs")
         if gpus is None:
@@ -99,7 +99,7 @@ class FormatReader:
                 line=line,
                 format=self.name,
                 figure=figure,
-                images_per_sec=total,
+                throughput=total,
                 per_gpu=per_gpu if per_gpu is not None else total / gpus if total and gpus else None,
                 gpus=gpus,
                 gpus_from=gpus_from,

@@ -181,6 +181,7 @@ class TfCnnReader(FormatReader):
             global_batch=run.global_batch,
             sd=steady.sd if steady else None,
             steady=steady,
+            unit="images",
             device="cpu" if devices and "cpu" in devices[0].lower() else "gpu",
             gpu_model=self.gpu_model,
             model=about.get("Model", ""),

@@ -42,7 +42,7 @@ train.ips
 
 def test_pytorch_where_batch_size_is_per_gpu(tmp_path: Path) -> None:
     measured = one(read(tmp_path, PYTORCH))
-    assert (measured.images_per_sec, measured.gpus) == (21259.81, 32)
+    assert (measured.throughput, measured.gpus) == (21259.81, 32)
     assert (measured.local_batch, measured.global_batch) == (256, 8192)  # rates x time stamps say some 8,190
     assert (measured.figure, measured.unit) == ("train.total_ips of the summary", "images")
     assert (measured.model, measured.precision) == ("resnet50", "amp")
@@ -52,7 +52,7 @@ def test_pytorch_where_batch_size_is_per_gpu(tmp_path: Path) -> None:
 
 def test_mxnet_where_batch_size_is_global(tmp_path: Path) -> None:
     measured = one(read(tmp_path, MXNET))
-    assert measured.images_per_sec == pytest.approx(21814.612938)
+    assert measured.throughput == pytest.approx(21814.612938)
     assert (measured.gpus, measured.local_batch, measured.global_batch) == (8, 256, 2048)
     assert measured.precision == "float16"
 
@@ -60,7 +60,7 @@ def test_mxnet_where_batch_size_is_global(tmp_path: Path) -> None:
 def test_without_time_stamps_the_batch_is_left_open(tmp_path: Path) -> None:
     lines = [line for line in PYTORCH.splitlines() if "Iteration" not in line]
     measured = one(read(tmp_path, "\n".join(lines)))
-    assert (measured.images_per_sec, measured.gpus) == (21259.81, 32)
+    assert (measured.throughput, measured.gpus) == (21259.81, 32)
     assert (measured.local_batch, measured.global_batch, measured.missing) == (None, None, ("batch",))
 
 
@@ -68,7 +68,7 @@ def test_without_a_summary_the_steady_state_of_iterations_counts(tmp_path: Path)
     lines = [line for line in PYTORCH.splitlines() if "Summary" not in line and "Epoch: 0  " not in line]
     measured = one(read(tmp_path, "\n".join(lines)))
     assert measured.figure == "train.total_ips of iterations"
-    assert measured.images_per_sec == pytest.approx(3 / (1 / 21193.44 + 1 / 22016.60 + 1 / 22183.30))
+    assert measured.throughput == pytest.approx(3 / (1 / 21193.44 + 1 / 22016.60 + 1 / 22183.30))
 
 
 def test_several_runs_in_one_file(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_several_runs_in_one_file(tmp_path: Path) -> None:
 def test_the_forms(tmp_path: Path, line: str) -> None:
     result = read(tmp_path, f"Num GPUs 2\nPer-GPU Batch Size 64\n{line}\n")
     measured = one(result)
-    assert (result.format, measured.images_per_sec, measured.gpus) == ("dllogger", pytest.approx(416.5), 2)
+    assert (result.format, measured.throughput, measured.gpus) == ("dllogger", pytest.approx(416.5), 2)
     assert (measured.local_batch, measured.global_batch) == (64, 128)
     assert measured.unit == ("sequences" if "sequences" in line else "images" if "images" in line else "samples")
 

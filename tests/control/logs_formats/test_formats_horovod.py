@@ -44,7 +44,7 @@ def tagged(text: str, prefix: str) -> str:
 )
 def test_the_total_behind_any_prefix(tmp_path: Path, prefix: str) -> None:
     measured = one(read(tmp_path, tagged(RUN, prefix)))
-    assert (measured.images_per_sec, measured.per_gpu, measured.gpus) == (4801.4, pytest.approx(600.175), 8)
+    assert (measured.throughput, measured.per_gpu, measured.gpus) == (4801.4, pytest.approx(600.175), 8)
     assert (measured.local_batch, measured.global_batch, measured.model) == (32, 256, "ResNet50")
     assert measured.sd == pytest.approx(42.7 / 1.96)  # +- is 1.96 standard deviations
     assert measured.figure == "Total img/sec"
@@ -54,7 +54,7 @@ def test_a_log_cut_off_gives_its_iterations_and_says_so(tmp_path: Path) -> None:
     result = read(tmp_path, RUN[: RUN.index("Img/sec")])
     measured = one(result)
     # Three windows after the first: a tenth, at least one.
-    assert measured.images_per_sec == pytest.approx(8 * 3 / (1 / 599.6 + 1 / 600.7 + 1 / 600.2))
+    assert measured.throughput == pytest.approx(8 * 3 / (1 / 599.6 + 1 / 600.7 + 1 / 600.2))
     assert measured.figure == "Iter # img/sec per GPU"
     assert measured.steady is not None
     assert (measured.steady.windows, measured.steady.warmup) == (3, 1)
@@ -65,15 +65,15 @@ def test_without_gpus_the_row_names_what_is_missing(tmp_path: Path) -> None:
     text = "Iter #0: 592.3 img/sec per GPU\nImg/sec per GPU: 600.2 +-5.3\n"
     result = read(tmp_path, text)
     measured = one(result)
-    assert (measured.images_per_sec, measured.per_gpu, measured.gpus) == (None, 600.2, None)
-    assert measured.missing == ("images_per_sec", "gpus", "batch")
+    assert (measured.throughput, measured.per_gpu, measured.gpus) == (None, 600.2, None)
+    assert measured.missing == ("throughput", "gpus", "batch")
     assert "how many GPUs" in reasons(result)
     measured = one(read(tmp_path, text, gpus_from="s(o)me"))
     assert measured.gpus is None
     path = tmp_path / "n4-g16"
     path.mkdir()
     measured = one(read(path, text, gpus_from=r"g(\d+)/"))
-    assert (measured.images_per_sec, measured.gpus, measured.gpus_from) == (pytest.approx(9603.2), 16, "option")
+    assert (measured.throughput, measured.gpus, measured.gpus_from) == (pytest.approx(9603.2), 16, "option")
 
 
 def test_the_log_counts_before_the_option(tmp_path: Path) -> None:
@@ -101,27 +101,27 @@ def test_ranks_that_all_print_count_once(tmp_path: Path) -> None:
     lines = []
     for line in RUN.splitlines():
         lines += [f"[1,{rank}]<stdout>:{line.replace('4801.4', total)}\n" for rank, total in own.items()]
-    assert one(read(tmp_path, "".join(lines))).images_per_sec == pytest.approx(4800.4)
+    assert one(read(tmp_path, "".join(lines))).throughput == pytest.approx(4800.4)
     alike = "".join(line + "\n" for line in RUN.splitlines() for _ in range(8))  # without tags
-    assert one(read(tmp_path, alike)).images_per_sec == pytest.approx(4801.4)
+    assert one(read(tmp_path, alike)).throughput == pytest.approx(4801.4)
 
 
 def test_totals_in_a_row_are_separate_runs(tmp_path: Path) -> None:
     text = "Total img/sec on 8 GPU(s): 4801.4 +-42.7\nTotal img/sec on 8 GPU(s): 4790.1 +-2.7\n"
     text += "Total img/sec on 16 GPU(s): 9401.4 +-42.7\n"
     result = read(tmp_path, text)
-    assert [(run.images_per_sec, run.gpus) for run in result.measurements] == [  # type: ignore[union-attr]
+    assert [(run.throughput, run.gpus) for run in result.measurements] == [  # type: ignore[union-attr]
         (4801.4, 8),
         (4790.1, 8),
         (9401.4, 16),
     ]
     result = read(tmp_path, "total images/sec: 100.00\ntotal images/sec: 200.00\n")
-    assert [run.images_per_sec for run in result.measurements] == [100.0, 200.0]  # type: ignore[union-attr]
+    assert [run.throughput for run in result.measurements] == [100.0, 200.0]  # type: ignore[union-attr]
 
 
 def test_on_cpus(tmp_path: Path) -> None:
     measured = one(read(tmp_path, RUN.replace("GPU", "CPU")))
-    assert (measured.device, measured.gpus, measured.images_per_sec) == ("cpu", 8, 4801.4)
+    assert (measured.device, measured.gpus, measured.throughput) == ("cpu", 8, 4801.4)
 
 
 HEADER = """TensorFlow:  1.10
@@ -150,11 +150,11 @@ def test_tf_cnn_under_horovod_prints_everything_twice(tmp_path: Path) -> None:
     lines += [f"[1,{rank}]<stdout>:{line}" for line in body.splitlines() for rank in (0, 1)]
     lines += [f"[1,{rank}]<stdout>:{line}" for rank in (0, 1) for line in tell.format(220.5 + rank).splitlines()]
     measured = one(read(tmp_path, "\n".join(lines) + "\n"))
-    assert (measured.images_per_sec, measured.gpus) == (221.0, 2)  # each rank's estimate of the total: their mean
+    assert (measured.throughput, measured.gpus) == (221.0, 2)  # each rank's estimate of the total: their mean
     assert (measured.local_batch, measured.global_batch) == (32, 64)
     # Without its total, one rank's mean counts twice.
     cut = read(tmp_path, "\n".join(lines[:-6]) + "\n")
-    assert (one(cut).images_per_sec, one(cut).figure) == (220.0, "images/sec of the last step")
+    assert (one(cut).throughput, one(cut).figure) == (220.0, "images/sec of the last step")
     assert "ends before the total" in reasons(cut)
 
 
@@ -171,7 +171,7 @@ def test_tf_cnn_runs_in_one_file_and_modes(tmp_path: Path) -> None:
     text = HEADER + total.format(10.5) + HEADER.replace("training", "forward-only") + total.format(99.5)
     text += HEADER.replace("'horovod/gpu:0', 'horovod/gpu:1'", "'/cpu:0'") + total.format(11.5)
     result = read(tmp_path, text)
-    assert [(run.images_per_sec, run.gpus, run.device) for run in result.measurements] == [  # type: ignore[union-attr]
+    assert [(run.throughput, run.gpus, run.device) for run in result.measurements] == [  # type: ignore[union-attr]
         (10.5, 2, "gpu"),
         (11.5, 1, "cpu"),
     ]

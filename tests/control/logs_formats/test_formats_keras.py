@@ -40,7 +40,7 @@ def test_epochs_of_every_age(tmp_path: Path, age: str, prefix: str) -> None:
     measured = one(read(tmp_path, "".join(prefix + line + "\n" for line in lines.split("\n") if line)))
     assert measured.epoch_s == pytest.approx(749.0, rel=0.003)  # the first is cold
     assert measured.step_ms == pytest.approx(749 / 4.096, rel=0.003)
-    assert measured.images_per_sec == pytest.approx(4096 * 128 / 749, rel=0.003)
+    assert measured.throughput == pytest.approx(4096 * 128 / 749, rel=0.003)
     assert (measured.gpus, measured.local_batch, measured.unit) == (4, 32, "samples")
     assert measured.flags == ("validation_in_epoch",)
 
@@ -48,8 +48,8 @@ def test_epochs_of_every_age(tmp_path: Path, age: str, prefix: str) -> None:
 def test_without_a_batch_there_is_no_rate(tmp_path: Path) -> None:
     result = read(tmp_path, "Epoch 1/1\n4096/4096 - 749s - loss: 0.1983 - val_loss: 0.1414\n")
     measured = one(result)
-    assert (measured.images_per_sec, measured.gpus, measured.step_ms) == (None, None, pytest.approx(182.86, abs=0.01))
-    assert measured.missing == ("images_per_sec", "gpus", "batch")
+    assert (measured.throughput, measured.gpus, measured.step_ms) == (None, None, pytest.approx(182.86, abs=0.01))
+    assert measured.missing == ("throughput", "gpus", "batch")
     assert "gives the time of a step, but not the batch" in reasons(result)
 
 
@@ -80,7 +80,7 @@ def test_what_counts_samples(tmp_path: Path) -> None:
     ):
         text = f"Train on 60000 samples, validate on 10000 samples\nEpoch 1/1\n{line}\n"
         measured = one(read(tmp_path, text))
-        assert measured.images_per_sec == pytest.approx(1e6 / 66)
+        assert measured.throughput == pytest.approx(1e6 / 66)
         assert measured.step_ms is None
 
 
@@ -104,4 +104,4 @@ def test_two_trainings_in_one_file(tmp_path: Path) -> None:
 def test_what_scripts_say_about_gpus_and_batch(tmp_path: Path, says: str, gpus: int | None, whole: int | None) -> None:
     measured = one(read(tmp_path, f"{says}\nEpoch 1/1\n100/100 - 50s - loss: 0.5\n"))
     assert (measured.gpus, measured.global_batch) == (gpus, whole)
-    assert measured.images_per_sec == (pytest.approx(2 * whole) if whole else None)
+    assert measured.throughput == (pytest.approx(2 * whole) if whole else None)

@@ -29,10 +29,10 @@ def test_the_figures_are_those_of_a_sweep(tmp_path: Path, steps: tuple[float, ..
     assert expected is not None
     measured = one(result)
     assert result.format == "hpcjobs"
-    for name in ("images_per_sec", "step_ms", "epoch_s", "time_to_train_s", "time_to_train_kind", "eval_s", "hosts"):
+    for name in ("throughput", "step_ms", "epoch_s", "time_to_train_s", "time_to_train_kind", "eval_s", "hosts"):
         assert getattr(measured, name) == pytest.approx(getattr(expected, name)), name
     assert (measured.gpus, measured.local_batch, measured.global_batch) == (4, 4, 16)
-    assert (measured.accuracy, measured.auc_split) == (expected.mean_auc, expected.auc_split)
+    assert (measured.score, measured.score_name) == (expected.score, expected.score_name)
     assert measured.steady is not None
     assert (measured.steady.windows, measured.steady.outliers) == (expected.windows, expected.outlier_windows)
     assert result.problems == ()
@@ -70,4 +70,4 @@ def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
         "\x00garbage\n" + whole.replace("\n", f"\nchatter\n{bad}\n{infinite}{late}", 5) + ':::MLLOG {"key": "tracked_st'
     )
     measured = one(read(tmp_path, noisy))
-    assert (measured.step_ms, measured.images_per_sec) == (expected.step_ms, expected.images_per_sec)
+    assert (measured.step_ms, measured.throughput) == (expected.step_ms, expected.throughput)

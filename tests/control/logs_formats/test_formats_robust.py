@@ -41,8 +41,8 @@ def sound(result: LogResult) -> LogResult:
     assert result.measurements or result.problems
     for one in result.measurements:
         if isinstance(one, Throughput):
-            figures = (one.images_per_sec, one.per_gpu, one.step_ms, one.gpus, one.local_batch, one.global_batch)
-            assert one.images_per_sec is not None or "images_per_sec" in one.missing
+            figures = (one.throughput, one.per_gpu, one.step_ms, one.gpus, one.local_batch, one.global_batch)
+            assert one.throughput is not None or "throughput" in one.missing
         else:
             assert isinstance(one, Bandwidth)
             figures = (one.time_us, one.algbw, one.busbw, one.ranks)
@@ -108,7 +108,7 @@ def test_two_ranks_interleaved(
     result = of(tmp_path, out, format)
     if lines and tags and format in ("horovod", "tf_cnn_benchmarks"):
         # Whole lines of two ranks that say the same are one run, whatever their order.
-        assert {one.images_per_sec for one in result.measurements if isinstance(one, Throughput)} <= {4801.4, 3744.75}
+        assert {one.throughput for one in result.measurements if isinstance(one, Throughput)} <= {4801.4, 3744.75}
 
 
 @pytest.mark.parametrize("digits", [20, 60, 5000])

@@ -50,7 +50,7 @@ TOTAL = 4801.4
     ],
 )
 def test_the_bytes_of_a_log(tmp_path: Path, data: bytes) -> None:
-    assert one(read(tmp_path, data)).images_per_sec == TOTAL
+    assert one(read(tmp_path, data)).throughput == TOTAL
 
 
 def test_zero_bytes_are_reported(tmp_path: Path) -> None:
@@ -83,13 +83,13 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 def test_a_compressed_log_that_is_cut_off_gives_its_whole_part(tmp_path: Path) -> None:
     text = RUN + "".join(f"chatter {number * 7919 % 104729}\n" for number in range(200_000))
     result = read(tmp_path, gzip.compress(text.encode())[:-2000])
-    assert one(result).images_per_sec == TOTAL
+    assert one(result).throughput == TOTAL
     assert "cut off" in reasons(result)
 
 
 def test_a_line_without_an_end_is_skipped_in_flat_memory(tmp_path: Path) -> None:
     result = read(tmp_path, b"x" * (5 << 20) + b"\n" + RUN.encode())
-    assert one(result).images_per_sec == TOTAL
+    assert one(result).throughput == TOTAL
     assert one(result).line == 7
     assert "longer than 1048576 bytes" in reasons(result)
 
@@ -108,7 +108,7 @@ def test_a_format_that_is_detected_late_reads_the_lines_before(tmp_path: Path) -
 def test_a_given_format_is_used(tmp_path: Path) -> None:
     both = RUN + "Epoch[0] Batch [20]\tSpeed: 100.5 samples/sec\n"
     assert read(tmp_path, both).format == "horovod"
-    assert one(read(tmp_path, both, format="mxnet")).images_per_sec == pytest.approx(100.5)
+    assert one(read(tmp_path, both, format="mxnet")).throughput == pytest.approx(100.5)
     assert reasons(read(tmp_path, RUN, format="osu")) == "no line of the format osu that gives a figure"
     with pytest.raises(InputError, match="did you mean 'horovod'"):
         read(tmp_path, RUN, format="horovodd")

@@ -1,0 +1,39 @@
+"""Lines of a log that look like a rate, for a user whose pattern matches none."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hpcjobs.collect.lines import Line
+from hpcjobs.collect.pattern_log import texts
+from hpcjobs.collect.sources import Source
+
+# A number beside a word of a rate, and beside a word that stands in the same lines.
+_RATE = re.compile(
+    r"(?i)\d ?(?:s/it|it/s|[a-z]*(?:samples|tokens|tok|images|imgs?|sequences|seqs?|steps|examples)(?:/| per )s)"
+    r"|(?:throughput|speed|(?:samples|tokens|tok|images|img|steps|it)[ _]?(?:per|/)[ _]?s\w*|tps"
+    r"|(?:step|iteration|batch)[_ ](?:time|avg)|elapsed time per iteration|ms/step)\b[^\w\n]{0,20}[\d(]"
+)
+_OTHER = re.compile(r"(?i)\b(?:loss|tokens|iteration|iter|step)\b[^\n]{0,40}?\d")
+_NUMBERS = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
+# Lines that are shown, of each kind; lines that differ in their numbers alone are shown once.
+_SHOWN = 4
+_LENGTH = 200
+
+
+def likely_lines(path: Path) -> list[Line]:
+    """Up to four lines with a rate; if there is none, up to four that hold a number beside loss, step and the like."""
+    rates: dict[str, Line] = {}
+    others: dict[str, Line] = {}
+    source = Source(path)
+    for number, block in source.blocks():
+        for each, _ in texts(block, number):
+            text = each.text[:_LENGTH].strip()
+            for kept, words in ((rates, _RATE), (others, _OTHER)):
+                if len(kept) < _SHOWN and words.search(text):
+                    kept.setdefault(_NUMBERS.sub("#", text), each._replace(text=text))
+                    break
+        if len(rates) == _SHOWN:
+            break
+    return list((rates or others).values())

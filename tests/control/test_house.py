@@ -1,0 +1,36 @@
+"""No room but the trainer's own knows what is trained: words of the built-in trainer stay out of the others.
+
+The rooms take any training command. What only one of them counts, scores or is called is a field (`unit`,
+`score_name`), or is in chexnet/, trainers/, collect/ or config/.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import hpcjobs
+
+# `images` alone would also be a container's: reword those, so that the word means one thing.
+_WORDS = re.compile(r"chexnet|densenet|images|auc", re.IGNORECASE)
+# "because" and the like hold none of them; an identifier such as images_per_sec or mean_auc does.
+ROOMS = ("analysis", "base", "schedulers")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_names_no_trainer_and_nothing_that_is_one_trainers_own(room: str) -> None:
+    found = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in sorted((Path(hpcjobs.__file__).parent / room).rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if _WORDS.search(line)
+    ]
+    assert found == []
+
+
+def test_the_search_finds_parts_of_identifiers_and_nothing_else() -> None:
+    words = ("ChexnetExperiment", "DENSENET", "images_per_sec", "mean_auc", "AUC (val)")
+    assert all(_WORDS.search(word) for word in words)
+    assert not any(_WORDS.search(word) for word in ("because", "image", "cause", "launch"))
