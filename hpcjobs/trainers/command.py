@@ -112,7 +112,7 @@ class CommandTrainer:
         progress = tail_progress(log, pattern, known)
         if exit is None or exit.rc != 0:
             return Reading(log=log, progress=progress)
-        command_s = exit.end - exit.start if exit.end > exit.start else None
+        command_s = max(0.0, exit.end - exit.start)
         if how == "none":
             return Reading(log=log, finished=True, progress=progress, command_s=command_s)
         if how == "meter":
