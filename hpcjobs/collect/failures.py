@@ -189,15 +189,18 @@ def classify(
     aborts: Sequence[Mapping[str, Any]],
     line: str,
     ranks: Sequence[RankRecord] = (),
+    *,
+    restarts: bool = True,
 ) -> Failure:
     """Why a run without a measurement failed.
 
     `aborts` are the abort-rNNN.json of its ranks, the earliest first; `line` is the line of its log that says why.
-    `ranks` are the ends of its ranks, the earliest first.
+    `ranks` are the ends of its ranks, the earliest first. `restarts`: EXIT_INTERRUPTED says that it wrote a
+    checkpoint.
     """
     job_nodes = answer.nodes if answer and answer.nodes else expand_hosts(exit_record.nodelist if exit_record else "")
     cause = _first_cause(aborts)
-    kind, evidence = _class_and_evidence(answer, exit_record, cause, line)
+    kind, evidence = _class_and_evidence(answer, exit_record, cause, line, restarts)
     if cause is None and kind not in _OUTSIDE and (first := _first_to_fail(ranks)):
         kind, evidence = _named(kind, evidence, line, first)
     reported = cause.get("nodes") if cause else None
@@ -234,13 +237,17 @@ def cancelled_by_slurm(line: str) -> bool:
 
 
 def _class_and_evidence(
-    answer: JobState | None, exit_record: ExitRecord | None, abort: Mapping[str, Any] | None, line: str
+    answer: JobState | None,
+    exit_record: ExitRecord | None,
+    abort: Mapping[str, Any] | None,
+    line: str,
+    restarts: bool,
 ) -> tuple[str, str]:
     code = str(abort["code"]) if abort else ""
     if abort and code in FAILURE_CLASSES and code != ErrorCode.STALLED:
         return code, _abort_text(abort)
     by_log = causes.class_of(line)
-    interrupted = EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code)
+    interrupted = restarts and EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code)
     by_slurm = next((_WORDS[word] for word in (answer.word, answer.reason) if word in _WORDS), "") if answer else ""
     # A job that wrote its checkpoint at the time limit was interrupted: it can continue from there.
     if answer and by_slurm and not (by_slurm == "timeout" and interrupted):

@@ -60,6 +60,9 @@ class CommandTrainer:
     def start(self, experiment: Experiment) -> Start:
         return _our(experiment).start
 
+    def restarts(self, experiment: Experiment) -> bool:
+        return _our(experiment).stop is not None
+
     def batch(self, experiment: Experiment, gpus: int) -> tuple[int | None, int | None]:
         return _our(experiment).batch.split(gpus)
 
