@@ -28,8 +28,8 @@ class Figures:
     time_to_train_kind: str = field(
         default="",
         metadata=metric(
-            "how time_to_train_s is known: measured_to_target, measured_fixed_epochs, or derived_fixed_epochs "
-            "(epochs x epoch_s)",
+            "how time_to_train_s is known: measured_to_target, measured_fixed_epochs, derived_fixed_epochs "
+            "(epochs x epoch_s), or measured_command (the whole command, its start-up included)",
             combine=Combine.WORDS,
         ),
     )

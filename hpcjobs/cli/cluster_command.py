@@ -7,7 +7,7 @@ import json
 import click
 
 from hpcjobs.cli import names
-from hpcjobs.config import Cluster, Experiment, dump, profiles, to_builtins
+from hpcjobs.config import Cluster, dump, profiles, to_builtins
 
 
 @click.group()

@@ -11,8 +11,10 @@ import click
 if TYPE_CHECKING:
     from hpcjobs.config import Document
 
-# The parameter names of the flags below.
-NAMES = ("start", "pattern", "of", "unit")
+# The keys of the experiment that the flags below set.
+_KEYS = {"start": "start", "pattern": "measure.pattern", "of": "measure.of", "unit": "measure.unit"}
+# Their parameter names.
+NAMES = tuple(_KEYS)
 _META = "hpcjobs.command"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -63,11 +65,11 @@ def options(function: _Function) -> _Function:
     """Adds --start, --pattern, --of and --unit; the function gets them, and the command, as `command`."""
 
     @functools.wraps(function)
-    def called(*args: Any, start: str | None, pattern: str | None, of: str | None, unit: str | None, **more: Any) -> Any:
-        keys = {"start": start, "measure.pattern": pattern, "measure.of": of, "measure.unit": unit}
-        settings = [f"{key}={value}" for key, value in keys.items() if value is not None]
+    def called(*args: Any, **given: Any) -> Any:
+        values = {key: given.pop(name) for name, key in _KEYS.items()}
+        settings = [f"{key}={value}" for key, value in values.items() if value is not None]
         words = given_command(click.get_current_context())
-        return function(*args, command=CommandFlags(words, settings), **more)
+        return function(*args, command=CommandFlags(words, settings), **given)
 
     for option in reversed(_OPTIONS):
         called = option(called)
@@ -81,7 +83,9 @@ _OPTIONS = (
         help="Who starts COMMAND's processes: the launcher one for each GPU (rank) or node (node: torchrun starts the "
         "rest), or the job script (once).  [default: rank]",
     ),
-    click.option("--pattern", metavar="REGEX", help="How COMMAND prints its rate: 'tokens/s: (?P<throughput>[\\d.]+)'."),
+    click.option(
+        "--pattern", metavar="REGEX", help="How COMMAND prints its rate: 'tokens/s: (?P<throughput>[\\d.]+)'."
+    ),
     click.option("--of", type=click.Choice(["all", "rank"]), help="Whose work such a figure counts.  [default: all]"),
     click.option("--unit", metavar="WORD", help="What it counts: images, samples, tokens, ..."),
 )

@@ -90,7 +90,9 @@ def settings(ctx: Context, param: Parameter, incomplete: str) -> list[Completion
     key, equals, values = incomplete.partition("=")
     if not equals:
         done = {setting.partition("=")[0] for setting in ctx.params.get("settings") or ()}
-        return _beginning(incomplete, ((f"{name}=", each.description) for name, each in keys.items() if name not in done))
+        return _beginning(
+            incomplete, ((f"{name}=", each.description) for name, each in keys.items() if name not in done)
+        )
     begun = incomplete[: len(incomplete) - len(values.rpartition(",")[2])]  # of V1,V2 only V2 is completed
     typed = incomplete[len(begun) :]
     about = keys.get(key)

@@ -62,7 +62,17 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
 
     cluster = sweep.plan.cluster
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    words = ("gpus", "nodes", "processes/node", "CPUs/process", "runs", "minutes/run", "GPU-hours", "script", "could start")
+    words = (
+        "gpus",
+        "nodes",
+        "processes/node",
+        "CPUs/process",
+        "runs",
+        "minutes/run",
+        "GPU-hours",
+        "script",
+        "could start",
+    )
     for name in words:
         grid.add_column(name, justify="left" if name in ("script", "could start") else "right")
     for group in sweep.plan.submitted:
@@ -70,7 +80,16 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
         one = group is sweep.plan.allocation
         minutes = cost.minutes if not one or cost.minutes is None else cost.minutes / len(group.runs)
         grid.add_row(
-            *map(str, (size.gpus, size.nodes, size.processes_per_node, size.per_process(cluster.cpus_per_gpu), len(group.runs))),
+            *map(
+                str,
+                (
+                    size.gpus,
+                    size.nodes,
+                    size.processes_per_node,
+                    size.per_process(cluster.cpus_per_gpu),
+                    len(group.runs),
+                ),
+            ),
             *map(_figure, (minutes, cost.gpu_hours)),
             f"{group.name}.sbatch",
             expected.starts.get(group.name, "unknown"),

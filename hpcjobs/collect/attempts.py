@@ -18,6 +18,7 @@ class Reading:
     measurement: of a run that finished; None: no rate was asked for. problem: why a run that ended with success has
     not finished. hosts: those that the log names. timed: begin and end, in seconds since the epoch, of each stretch of
     timed steps. flags: what to know before trusting the figures, besides the measurement's own.
+    command_s: seconds of a whole command that finished, its start-up included.
     """
 
     log: Path
@@ -28,3 +29,4 @@ class Reading:
     hosts: tuple[str, ...] = ()
     timed: Sequence[tuple[float, float]] = ()
     flags: tuple[str, ...] = ()
+    command_s: float | None = None

@@ -44,7 +44,7 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         "fetch the weights on a login node, or set model.weights=none",
     ),
     ErrorCode.DEVICE_MISSING: FailureClass(
-        "TensorFlow finds no GPU, but the profile says device: gpu",
+        "the framework finds no GPU, or not the one that it asks for",
         "check the profile's GPU request and the node's driver",
     ),
     ErrorCode.DEVICE_SHARED: FailureClass(
@@ -127,6 +127,18 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
     "nccl_error": FailureClass(
         "NCCL failed, and no rank gave another reason",
         "see the run's job.log; `env` in the profile can name the network (NCCL_SOCKET_IFNAME, NCCL_IB_HCA)",
+    ),
+    "gloo_error": FailureClass(
+        "PyTorch's gloo lost another rank or found no way to it, and no rank gave another reason",
+        "see the run's job.log; `env` in the profile can name the network (GLOO_SOCKET_IFNAME)",
+    ),
+    "cuda_error": FailureClass(
+        "CUDA or cuDNN reported an error of the program or of a GPU",
+        "see the run's job.log; CUDA_LAUNCH_BLOCKING=1 in `env` makes it name the operation",
+    ),
+    "shared_memory": FailureClass(
+        "the processes that load data ran out of shared memory (/dev/shm)",
+        "give the node or the container a larger /dev/shm, or load data with fewer workers",
     ),
     "mpi_error": FailureClass(
         "MPI failed, and no rank gave another reason",

@@ -174,6 +174,8 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader) 
         if fields["start"] is not None and measured.first_step_at is not None:
             fields["startup_s"] = measured.first_step_at - fields["start"]
         hosts = measured.hosts or hosts
+    if found is not None and found.finished and found.command_s is not None and not fields.get("time_to_train_s"):
+        fields |= {"time_to_train_s": found.command_s, "time_to_train_kind": "measured_command"}
     flags = [
         *sweep.flags,
         *(found.flags if found else ()),

@@ -96,7 +96,10 @@ def schema_by(key: str, kinds: Mapping[str, type[Section]], default: str) -> dic
     schemas = {name: schema(kind) for name, kind in kinds.items()}
     definitions = {name: about for each in schemas.values() for name, about in each["$defs"].items()}
     rules = [
-        {"if": {"properties": {key: {"const": name}}, **_required(key, name != default)}, "then": {"$ref": each["$ref"]}}
+        {
+            "if": {"properties": {key: {"const": name}}, **_required(key, name != default)},
+            "then": {"$ref": each["$ref"]},
+        }
         for name, each in schemas.items()
     ]
     return {"$schema": schemas[default]["$schema"], "allOf": rules, "$defs": definitions}

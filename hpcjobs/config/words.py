@@ -38,8 +38,8 @@ def path_doc(
 ) -> msgspec.Meta:
     """The description of a key whose value is a path, or one of `words`.
 
-    A relative path starts at the folder of the YAML file, or at the working folder if `--set` gives it. `folder`: only a
-    folder makes sense. `here`: an absent path is the working folder.
+    A relative path starts at the folder of the YAML file, or at the working folder if `--set` gives it. `folder`: only
+    a folder makes sense. `here`: an absent path is the working folder.
     """
     extra = {"path": "folder" if folder else "file", "words": words, "here": here}
     return msgspec.Meta(description=description, extra=extra)

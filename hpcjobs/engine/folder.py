@@ -60,6 +60,9 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
         where.run(name).mkdir()
         files[where.run(name) / contract.RUN_YAML] = text
     write_new(files)
+    for name in support:
+        # torchrun executes it in place of its interpreter.
+        (where.scripts / name).chmod(0o755)
     write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
     write_atomic(where.sweep_yaml, dump(to_yaml(sweep.id, sweep.plan)))
     (where.root / UNFINISHED).unlink()

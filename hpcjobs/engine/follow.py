@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from hpcjobs.base import contract, sweepdir
+from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.base.files import read_json
-from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.records import Failure, JobState, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import evidence
@@ -112,7 +112,8 @@ class Watch:
                 found[name] = _failed_before_start(sweep.where, each, task)
         runs = fold(names, submitted, answers, found, time.time())
         return [
-            dataclasses.replace(run, gpus=self._configs[run.run].gpus, failure=self._hinted(run.failure)) for run in runs
+            dataclasses.replace(run, gpus=self._configs[run.run].gpus, failure=self._hinted(run.failure))
+            for run in runs
         ]
 
     def _hinted(self, failure: Failure | None) -> Failure | None:

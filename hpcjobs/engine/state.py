@@ -207,7 +207,9 @@ def _status(
         return dataclasses.replace(status, state=state, reason=reason)
     ended = _ended(submission, answer, mine, answered=answers is not None)
     if ended is RunState.FAILED:
-        return dataclasses.replace(status, state=ended, failure=classify(answer, mine.exit, mine.aborts, mine.line, mine.ranks))
+        return dataclasses.replace(
+            status, state=ended, failure=classify(answer, mine.exit, mine.aborts, mine.line, mine.ranks)
+        )
     if ended is not None:
         return dataclasses.replace(status, state=ended)
     if (

@@ -65,7 +65,9 @@ def word(parts: Word) -> str:
     """
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) < len(parts) and all(_PLAIN.fullmatch(text) for text in texts):
-        return '"' + "".join(part if isinstance(part, str) else _inside(parts, at) for at, part in enumerate(parts)) + '"'
+        return (
+            '"' + "".join(part if isinstance(part, str) else _inside(parts, at) for at, part in enumerate(parts)) + '"'
+        )
     return "".join(quote_any(part) if isinstance(part, str) else f'"${part.name}"' for part in parts)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import posixpath
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -35,8 +34,8 @@ from hpcjobs.trainers.registry import trainer_of
 # The template that every launcher's template extends, and the one that takes its place in a probe job.
 BASE = "base.sbatch.j2"
 _PROBE_BASE = "check.sbatch.j2"
-# What stands beside the scripts of open commands: templates that are taken as they are.
-_SUPPORT = ("rank.sh", "python-rank.sh")
+# Stands beside the scripts of open commands, and around each process that a launcher starts.
+RANK_SCRIPT = "rank.sh"
 # Variables that an open command finds in its environment, besides RANK and its kin.
 OURS = (
     *("MASTER_ADDR", "MASTER_PORT", "HPCJOBS_RUN_DIR", "HPCJOBS_ATTEMPT_DIR", "HPCJOBS_ATTEMPT", "HPCJOBS_GPUS"),
@@ -90,12 +89,12 @@ def support_files(plan_groups: Sequence[Group], cluster: Cluster) -> dict[str, s
     """The texts that stand beside the scripts of these groups, by file name: what runs around each process."""
     if not any(launch_of(group.runs[0], cluster).open for group in plan_groups):
         return {}
-    return {name: support_file(name) for name in _SUPPORT}
+    return {RANK_SCRIPT: support_file(RANK_SCRIPT)}
 
 
 def support_file(name: str) -> str:
-    """A template that is taken as it is."""
-    return (resources.files("hpcjobs.templates") / name).read_text(encoding="utf-8")
+    """A script that has no values of its own to be filled in: `name` is that of its template without .j2."""
+    return _environment(None, BASE).get_template(f"{name}.j2").render()
 
 
 def shown_command(run: PlannedRun, cluster: Cluster) -> str:
@@ -143,8 +142,8 @@ def collector(cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
 def probe_job(group: Group, cluster: Cluster, name: str, folder: Path, command: Sequence[str], minutes: int) -> str:
     """The batch script of a short job of a group's size that belongs to no sweep: a check, the fabric probe.
 
-    Each process, started by the launcher as in a run, runs `command`. The job writes into the absolute `folder`: first the node's clock, then its output `NAME.out`. Raises InputError as
-    `script` does.
+    Each process, started by the launcher as in a run, runs `command`. The job writes into the absolute `folder`: first
+    the node's clock, then its output `NAME.out`. Raises InputError as `script` does.
     """
     dropped = ("comment", "array", "open-mode", "requeue", "no-requeue", "signal")
     changed = {"job-name": name, "output": _percent(folder / f"{name}.out"), "time": f"{minutes}:00"}

@@ -95,6 +95,11 @@ def size_of(gpus: int, cluster: Cluster, start: Start = "rank") -> Size:
             f"1 to {per_node}, or a multiple of {per_node} (next: {whole}, {whole + per_node}), "
             "or set uneven_nodes: true in its profile"
         )
+    if cluster.launcher == "fork" and nodes > 1:
+        raise InputError(
+            f"--gpus: {gpus} GPUs need {nodes} nodes, and launcher fork of cluster '{cluster.name}' starts processes "
+            "on one: give smaller sizes, or launcher srun or mpirun"
+        )
     on_fullest = -(-gpus // nodes)
     return Size(gpus, nodes, on_fullest, *((1, nodes) if start == "node" else (on_fullest, gpus)))
 

@@ -59,7 +59,8 @@ def begin_study(
 ) -> Begun:
     """Write experiments/NAME.yaml with the values of the experiment `base`, and a profile if Slurm answers.
 
-    `origin` says in the file where the values come from; `settings` override some of them, as `--set` does. `partition` and `device` are those of site.detect. All files are written, or none. Raises InputError.
+    `origin` says in the file where the values come from; `settings` override some of them, as `--set` does. `partition`
+    and `device` are those of site.detect. All files are written, or none. Raises InputError.
     """
     experiment = _experiment(name, base, settings)
     own = Path("experiments") / f"{name}.yaml"

@@ -111,7 +111,7 @@ class Trainer(Protocol):
         ...
 
     def data_dir(self, experiment: Experiment, made: Path) -> str:
-        """The folder of the data that a run reads, for its run.yaml; `made`: where `prepare` makes them. May be empty."""
+        """The folder of a run's data, for its run.yaml, or empty. `made` is where `prepare` makes data."""
         ...
 
     def prepare(self, experiments: Sequence[Experiment], folder: Path) -> None:

@@ -16,8 +16,8 @@ from hpcjobs.base.sizes import Size
 from hpcjobs.chexnet.classes import AUC_COLUMNS, AUC_CSV, DATASET_JSON, IMAGENET_FILE
 from hpcjobs.chexnet.data.quiet import quietly
 from hpcjobs.collect import mllog
-from hpcjobs.config import Cluster, Experiment
 from hpcjobs.collect.attempts import Reading
+from hpcjobs.config import Cluster, Experiment
 from hpcjobs.trainers import Launch, NodeCheck, Start, Variable
 from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
 
@@ -38,7 +38,7 @@ class ChexnetTrainer:
     tables: Mapping[str, Sequence[str]] = {AUC_CSV: AUC_COLUMNS}
 
     def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
-        _check_python(cluster)
+        _check_profile(cluster)
         ours = _ours(experiments)
         if len({each.data.synth for each in ours}) > 1:
             raise InputError("--set data.synth: takes one value of each key, because a sweep makes its images once")
@@ -143,7 +143,9 @@ class ChexnetTrainer:
     def findings(self, experiment: Experiment) -> Iterator[Finding]:
         ours = _our(experiment)
         if ours.model.name != "densenet121" and ours.model.weights == "imagenet":
-            yield Finding("weights", FAILURE, f"no ImageNet weights of {ours.model.name} exist", "set model.weights=none")
+            yield Finding(
+                "weights", FAILURE, f"no ImageNet weights of {ours.model.name} exist", "set model.weights=none"
+            )
         if ours.data.dir is None and ours.data.synth is None:
             remedy = "`hpcjobs data prepare --out DIR ...` makes shards; give --set data.dir=DIR"
             yield Finding("data", FAILURE, f"experiment '{ours.name}' names no data.dir", remedy)
@@ -178,7 +180,11 @@ def _ours(experiments: Iterable[Experiment]) -> list[ChexnetExperiment]:
     return [_our(each) for each in experiments]
 
 
-def _check_python(cluster: Cluster) -> None:
+def _check_profile(cluster: Cluster) -> None:
+    if cluster.launcher == "fork":
+        raise InputError(
+            f"cluster '{cluster.name}': launcher fork has no MPI, which Horovod needs: give mpirun or srun"
+        )
     if cluster.container.kind != "none" and cluster.python is None:
         raise InputError(
             f"cluster '{cluster.name}': container.kind {cluster.container.kind} needs python: the one inside the image"

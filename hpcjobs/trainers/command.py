@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from hpcjobs.base.contract import JOB_LOG, Finding, RunConfig
+import msgspec
+
+from hpcjobs.base.contract import JOB_LOG, TRAIN_LOG, Finding, RunConfig
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.base.records import ExitRecord, Tell
 from hpcjobs.base.sizes import Size
 from hpcjobs.collect import command_logs
+from hpcjobs.collect.attempts import Reading
+from hpcjobs.collect.claims import Sizes
+from hpcjobs.collect.log_progress import tail_progress
 from hpcjobs.collect.pattern import Pattern
 from hpcjobs.collect.reading import FORMATS
 from hpcjobs.config import Cluster, Experiment
-from hpcjobs.collect.attempts import Reading
-from hpcjobs.trainers import Launch, NodeCheck, Start, Stop
+from hpcjobs.trainers import Launch, NodeCheck, Start, Stop, Word
 from hpcjobs.trainers.command_keys import CommandExperiment
 from hpcjobs.trainers.placeholders import filled
 
@@ -97,12 +102,37 @@ class CommandTrainer:
         return False
 
     def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None, *, whole: bool = True) -> Reading:
-        return command_logs.read(run, attempt / JOB_LOG, exit, whole=whole)
+        """The whole log is read only of a run that ended with success; of any other, its end."""
+        about, known = run.experiment["measure"], _sizes(run)
+        pattern, log = _pattern(about), attempt / JOB_LOG
+        if about["format"] in ("auto", "meter") and (attempt / TRAIN_LOG).is_file():
+            pattern, log, how = None, attempt / TRAIN_LOG, "hpcjobs"
+        else:
+            how = about["format"]
+        progress = tail_progress(log, pattern, known)
+        if exit is None or exit.rc != 0:
+            return Reading(log=log, progress=progress)
+        command_s = exit.end - exit.start if exit.end > exit.start else None
+        if how == "none":
+            return Reading(log=log, finished=True, progress=progress, command_s=command_s)
+        if how == "meter":
+            return Reading(log=log, problem=f"hpcjobs.meter wrote no {TRAIN_LOG}", progress=progress)
+        if not whole:
+            return Reading(log=log, progress=progress)
+        found = command_logs.read_command_log(log, pattern or how, known, about["unit"] or "")
+        return Reading(
+            log=log,
+            finished=found.measurement is not None,
+            measurement=found.measurement,
+            problem=found.looked_for,
+            progress=progress,
+            command_s=command_s,
+        )
 
     def hints(self) -> Mapping[str, str]:
         return {
             "stalled": "look at the node that is named, and at the end of job.log; stall_s sets how long hpcjobs waits",
-            "timeout": "ask for more time (`time` in the profile), or give `stop` if the command can write a checkpoint",
+            "timeout": "ask for more time (`time` in the profile); give `stop` if the command can write a checkpoint",
             "interrupted": "run it again: it wrote a checkpoint, and continues from there",
             "out_of_memory": "ask for more memory (`mem_per_gpu_mib` in the profile), or use a smaller batch",
             "device_memory": "use a smaller batch",
@@ -141,7 +171,7 @@ def _ours(experiments: Iterable[Experiment]) -> list[CommandExperiment]:
     return [_our(each) for each in experiments]
 
 
-def _words(experiment: CommandExperiment, size: Size) -> list[tuple[object, ...]]:
+def _words(experiment: CommandExperiment, size: Size) -> list[Word]:
     """The command with its placeholders filled in. Raises InputError for a placeholder that cannot be."""
     local, whole = experiment.batch.split(size.gpus)
     values = {
@@ -157,6 +187,18 @@ def _words(experiment: CommandExperiment, size: Size) -> list[tuple[object, ...]
     return [filled(word, known) for word in experiment.command]
 
 
+def _sizes(run: RunConfig) -> Sizes:
+    batch = run.experiment["batch"]
+    return Sizes(run.gpus, run.nodes, batch["local"], batch["global"]).whole()
+
+
+def _pattern(about: Mapping[str, Any]) -> Pattern | None:
+    """The pattern of a `measure` section, if it has one. Raises InputError if it is wrong."""
+    if about["pattern"] is None:
+        return None
+    return Pattern(about["pattern"], about["of"], about["unit"] or "samples", about["warmup"], about["take"])
+
+
 def _check_measure(experiment: CommandExperiment) -> None:
     about = experiment.measure
     if about.format not in (*_NO_FORMATS, *FORMATS):
@@ -167,7 +209,10 @@ def _check_measure(experiment: CommandExperiment) -> None:
     if about.pattern is not None:
         if about.format not in ("auto", "pattern"):
             raise InputError(f"measure.pattern is not used with measure.format {about.format}: give one of them")
-        Pattern(about.pattern, about.of, about.unit or "", about.warmup, about.take)
+        try:
+            _pattern(msgspec.to_builtins(about))
+        except InputError as error:
+            raise InputError(f"measure: {error}") from None
 
 
 def _check_start(experiment: CommandExperiment, cluster: Cluster) -> None:

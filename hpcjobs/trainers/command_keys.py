@@ -8,7 +8,16 @@ import msgspec
 
 from hpcjobs.base.contract import divide_batch
 from hpcjobs.config import Experiment
-from hpcjobs.config.words import NonNegativeInt, OneLine, PositiveFloat, PositiveInt, Section, doc, path_doc, verbatim_doc
+from hpcjobs.config.words import (
+    NonNegativeInt,
+    OneLine,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    doc,
+    path_doc,
+    verbatim_doc,
+)
 
 # A word of a command line: any text but the zero byte, which no process can be given.
 Word = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
@@ -62,7 +71,9 @@ class CommandMeasure(Section, frozen=True, kw_only=True):
     ] = None
     of: Annotated[
         Literal["all", "rank"],
-        doc("What a figure counts. all: the work of all ranks; rank: that of one, so it is multiplied by their number."),
+        doc(
+            "What a figure counts. all: the work of all ranks; rank: that of one, so it is multiplied by their number."
+        ),
     ] = "all"
     unit: Annotated[
         OneLine | None,
@@ -120,7 +131,9 @@ class CommandExperiment(Experiment, frozen=True, kw_only=True):
     ]
     workdir: Annotated[
         OneLine | None,
-        path_doc("Folder in which the command starts; absent: where `hpcjobs sweep` was typed.", folder=True, here=True),
+        path_doc(
+            "Folder in which the command starts; absent: where `hpcjobs sweep` was typed.", folder=True, here=True
+        ),
     ] = None
     inputs: Annotated[
         tuple[OneLine, ...], doc("Files and folders that the command reads: absolute paths, or relative to workdir.")
@@ -128,7 +141,9 @@ class CommandExperiment(Experiment, frozen=True, kw_only=True):
     batch: CommandBatch = CommandBatch()
     params: Annotated[
         dict[ParameterName, Word],
-        verbatim_doc("Values of {params.KEY} in the command, under names of your own; --set params.KEY=V1,V2 sweeps one."),
+        verbatim_doc(
+            "Values of {params.KEY} in the command, under names of your own; --set params.KEY=V1,V2 sweeps one."
+        ),
     ] = msgspec.field(default_factory=dict)
     measure: CommandMeasure = CommandMeasure()
     stop: Stop | None = None

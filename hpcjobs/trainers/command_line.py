@@ -22,7 +22,7 @@ def document_of(words: Sequence[str]) -> Document:
 
 
 def name_of(command: Sequence[str]) -> str:
-    """A name for the experiment of a command: its script's, or else its first word's, in letters that a name may have."""
+    """A name for the experiment of a command, in letters that it may have: its script's, or else its first word's."""
     paths = [PurePath(word) for word in command if not word.startswith("-")]
     script = next((path for path in paths if path.suffix in _SCRIPTS), PurePath(command[0]))
     return re.sub(r"[^A-Za-z0-9_-]+", "-", script.stem).strip("-_")[:40] or "command"

@@ -30,7 +30,9 @@ def trainer_in(document: Document) -> Trainer:
     """The trainer that a document names. Raises InputError if there is no such trainer."""
     name = document.data.get("trainer", DEFAULT)
     if not isinstance(name, str) or name not in TRAINERS:
-        raise InputError(f"{document.where(('trainer',))}: key 'trainer': no trainer {name!r}: {nearest(str(name), TRAINERS)}")
+        raise InputError(
+            f"{document.where(('trainer',))}: key 'trainer': no trainer {name!r}: {nearest(str(name), TRAINERS)}"
+        )
     return TRAINERS[name]
 
 

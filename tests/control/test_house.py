@@ -13,9 +13,8 @@ import pytest
 
 import hpcjobs
 
-# `images` alone would also be a container's: reword those, so that the word means one thing.
+# In any case, and in parts of identifiers too: "images" of a container are reworded, so that a search is enough.
 _WORDS = re.compile(r"chexnet|densenet|images|auc", re.IGNORECASE)
-# "because" and the like hold none of them; an identifier such as images_per_sec or mean_auc does.
 ROOMS = ("analysis", "base", "schedulers")
 
 

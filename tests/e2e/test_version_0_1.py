@@ -50,6 +50,27 @@ def test_it_is_read_and_reported(old: Path) -> None:
     assert (two["gpus"], two["runs"], two["failed_runs"], two["throughput"]) == (2, 0, 1, None)
 
 
+def test_it_is_compared_with_a_sweep_of_this_version(old: Path) -> None:
+    settings = ("train.steps=10", "batch.local=2", "measure.warmup_steps=4", "measure.window_steps=2")
+    quick = ("train.evaluate=false", "train.test=false", "train.checkpoint=false")
+    words = ("sweep", "--gpus", "1", "--experiment", "demo", "--cluster", "local", "--repeats", "1", "--out", "n")
+    more = [word for each in (*settings, *quick) for word in ("--set", each)]
+    hpcjobs(*words, *more, "--wait", cwd=old.parent)
+    for ours, theirs in (("n", "o"), ("o", "n")):
+        printed = hpcjobs("report", ours, "--against", theirs, "--json", cwd=old.parent).stdout
+        one = next(each for each in json.loads(printed)["against"] if each["gpus"] == 1)
+        assert one["unit"] == "images"
+        assert one["theirs" if theirs == "o" else "ours"] == pytest.approx(RATE, abs=0.05)
+        assert one["ratio"] == pytest.approx(one["ours"] / one["theirs"])
+
+
+def test_its_table_gives_the_cost_of_the_next_sweep(old: Path) -> None:
+    (old / "report").mkdir()
+    (old / "report" / "scaling-report.csv").write_text("gpus,images_per_sec,startup_s\n1,529.5,2\n2,,\n")
+    words = ("sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local", "--out", "n", "--dry-run")
+    assert "at measured by o)" in hpcjobs(*words, "--set", "train.steps=10", cwd=old.parent).stdout
+
+
 def test_it_is_resumed_and_the_cancelled_run_trains(old: Path) -> None:
     resumed = json.loads(hpcjobs("resume", "o", "--json", cwd=old.parent).stdout)
     assert resumed["runs"] == ["g0002-r01"]
