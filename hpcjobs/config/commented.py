@@ -40,7 +40,9 @@ def _lines(kind: type[Section], values: dict[str, Any], indent: str) -> Iterator
 
 
 def _comment(text: str, indent: str) -> Iterator[str]:
-    for line in textwrap.wrap(" ".join(text.split()), _WIDTH - len(indent) - 2, break_long_words=False, break_on_hyphens=False):
+    for line in textwrap.wrap(
+        " ".join(text.split()), _WIDTH - len(indent) - 2, break_long_words=False, break_on_hyphens=False
+    ):
         yield f"{indent}# {line}\n"
 
 
