@@ -131,8 +131,8 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
     grid = Table(box=None, header_style="bold", pad_edge=False)
     units = {run.progress.unit for run in runs if run.progress.throughput}
     rate_name = f"{next(iter(units)) or 'units'}/s" if len(units) == 1 else "rate"
-    for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", rate_name, "elapsed", "reason"):
-        figure = name in ("gpus", "steps", "epoch", rate_name, "elapsed")
+    for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", rate_name, "elapsed", "last line", "reason"):
+        figure = name in ("gpus", "steps", "epoch", rate_name, "elapsed", "last line")
         grid.add_column(name, justify="right" if figure else "left", overflow="fold")
     for run in runs:
         done = run.progress
@@ -143,9 +143,8 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
         state = Text(str(run.state), style=_STYLES.get(run.state, ""))
         # Text, not markup: a log line may hold brackets.
         places = " ".join(run.nodes)
-        grid.add_row(
-            run.run, str(run.gpus), state, run.task, places, steps, epoch, rate, elapsed(run), Text(reason(run))
-        )
+        figures = (steps, epoch, rate, elapsed(run), last_line(run))
+        grid.add_row(run.run, str(run.gpus), state, run.task, places, *figures, Text(reason(run)))
     return grid
 
 
@@ -163,6 +162,14 @@ def elapsed(run: RunStatus) -> str:
         return ""
     seconds = int((run.end or time.time()) - run.start)
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def last_line(run: RunStatus) -> str:
+    """How long ago the log of a running command was last written, such as `12 s ago`; empty if it is not known."""
+    ago = run.progress.ago_s
+    if ago is None or run.state is not RunState.RUNNING:
+        return ""
+    return f"{ago:.0f} s ago" if ago < 120 else f"{ago / 60:.0f} min ago"
 
 
 def status_json(runs: Sequence[RunStatus]) -> str:
@@ -183,6 +190,7 @@ def status_json(runs: Sequence[RunStatus]) -> str:
                 "epochs": run.progress.epochs,
                 "throughput": run.progress.throughput,
                 "unit": run.progress.unit,
+                "ago_s": run.progress.ago_s if run.state is RunState.RUNNING else None,
                 "start": run.start,
                 "end": run.end,
                 "failure": run.failure.kind if run.failure else None,

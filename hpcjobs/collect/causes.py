@@ -1,7 +1,7 @@
 """Finds the line of a log that says why a run ended, and its class of failure. Pure.
 
-The patterns match the messages of Slurm 22.05, Open MPI 4.1, NCCL, Horovod 0.28, TensorFlow 2.15, Lmod and Environment
-Modules. The tests hold the lines as these programs printed them.
+The patterns match the messages of Slurm 22.05, Open MPI 4.1, NCCL, Horovod 0.28, TensorFlow 2.15, PyTorch 1.10 to 2.8
+(torchrun, gloo, DataLoader), Lmod and Environment Modules. The tests hold the lines as these programs printed them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,39 @@ from collections.abc import Iterator
 from hpcjobs.base.contract import ERROR_PREFIX
 from hpcjobs.base.hostlist import expand_hosts
 
-# The prefix of a rank's line: `[1,0]<stderr>:` (mpirun --tag-output), `3: ` (srun --label), or that of horovodrun,
-# with or without the time.
-_RANK = r"^[ \t]*(?:(?:[A-Z][\w :]{0,30})?\[[\d,]+\]<std(?:out|err)> ?: ?|\d{1,6}: )?"
+# The prefixes of a rank's line: `[1,0]<stderr>:` (mpirun --tag-output), `3: ` (srun --label), that of horovodrun, with
+# or without the time, `[default0]:` (torchrun) and `[rank0]: ` (PyTorch's own tracebacks).
+_RANK = (
+    r"^[ \t]*(?:(?:[A-Z][\w :]{0,30})?\[[\d,]+\]<std(?:out|err)> ?: ?|\d{1,6}: |\[(?:rank|default)\d{1,6}\]: ?){0,3}"
+)
 
-# What a rank prints because another one ended: Horovod stops all of them.
-_OTHERS = r"(?:Horovod has been shut down|HorovodInternalError|\bnccl[A-Z]|\bNCCL |\bMPI_(?:ERR|ABORT))"
+# What a rank prints because another one ended: Horovod stops all of them, and connections to it break.
+_OTHERS = (
+    r"(?:Horovod has been shut down|HorovodInternalError|\bnccl[A-Z]|\bNCCL |\bMPI_(?:ERR|ABORT)|gloo/transport/"
+    r"|\bConnection (?:was )?(?:closed|reset) by (?:remote )?peer|failed to recv, got 0 bytes"
+    r"|Watchdog caught collective operation timeout|DataLoader worker \(pid\(s\) [^)]*\) exited unexpectedly)"
+)
 _NOT_OF_OTHERS = rf"(?![^\n]*{_OTHERS})"
-_EXCEPTION = r"(?!Exception ignored)(?!ImportError|ModuleNotFoundError)\w[\w.]*(?:Error|Exception|Interrupt)\b"
+# torchrun's own exceptions only say that a process of its node failed, and how NCCL names its errors is no exception.
+_NO_EXCEPTION = r"(?!Exception ignored|ImportError|ModuleNotFoundError|torch\.distributed\.elastic\.|nccl[A-Z])"
+_EXCEPTION = rf"{_NO_EXCEPTION}\w[\w.]*(?:Error|Exception|Interrupt)\b"
 
 # How srun reports the end of a task: `srun: error: n2: task 1: ` or `tasks 0-3,5: `.
 _TASK_END = r"srun: error: \S+: tasks? [\d,-]+: "
 _SIGNALS = r"(?:Killed|Segmentation fault|Bus error|Aborted|Illegal instruction|Floating point exception)"
+
+
+def _first_failed(exitcode: str) -> str:
+    """torchrun's report of the process that failed first on its node: host, rank and exit code, on lines of their own.
+
+    Before PyTorch 1.10 it has no host.
+    """
+    return (
+        r"Root Cause(?: \(first observed failure\))?:[^\n]*\n[^\n]*\[\d+\]:[^\n]*\n[^\n]*time *:[^\n]*\n"
+        r"(?:[^\n]*?(?P<host>\bhost *: \S+)[^\n]*\n)?[^\n]*?(?P<rank>\brank *: \d+) \(local_rank: \d+\)[^\n]*\n"
+        rf"[^\n]*?(?P<exitcode>\bexitcode *: {exitcode}\d+ \(pid: \d+\))"
+        r"(?:[^\n]*\n[^\n]*error_file[^\n]*\n[^\n]*?(?P<signal>\bSignal \d+ \(SIG\w+\)))?"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +94,15 @@ CAUSES: tuple[Cause, ...] = (
     _lines("own", rf"{re.escape(ERROR_PREFIX)} (?=[a-z_]+: )(?!unexpected)"),
     _lines("interrupted", r"^hpcjobs: SIG[A-Z0-9]+: ended after step"),
     _lines(
+        "shared_memory",
+        r"DataLoader worker \(pid \d+\) is killed by signal: Bus error",
+        r"Unexpected bus error encountered in worker",
+        r"insufficient shared memory \(shm\)",
+        r"unable to (?:write to|allocate|open|resize|mmap)[^\n]{1,60}/torch_\d[^\n]*No space left",
+        r"failed to extend /dev/shm/",
+    ),
+    _lines("signal", r"DataLoader worker \(pid \d+\) is killed by signal: (?!Terminated)"),
+    _lines(
         "disk_full",
         r"No space left on device",
         r"[Dd]isk quota exceeded",
@@ -96,6 +126,20 @@ CAUSES: tuple[Cause, ...] = (
         r"Dst tensor is not initialized",
         r"(?:CUDA|Cuda|cuda)\w* (?:error|failure|failed)[^\n]{0,20}out of memory",
         r"CUDA out of memory",
+        r"OutOfMemoryError: \w+ out of memory",
+    ),
+    _lines(
+        "device_missing",
+        r"RuntimeError: No CUDA GPUs are available",
+        r"Found no NVIDIA driver on your system",
+        r"The NVIDIA driver on your system is too old",
+        r"Error: CUDA error: (?:no CUDA-capable device is detected|invalid device ordinal)",
+    ),
+    _lines(
+        "cuda_error",
+        r"\bCUDA error: (?!out of memory)",
+        r"\bcuDNN error: CUDNN_STATUS_",
+        r"\bCUDA_ERROR_(?:ILLEGAL|MISALIGNED|LAUNCH|ASSERT|INVALID_PC|HARDWARE)",
     ),
     _lines(
         "traceback", rf"{re.escape(ERROR_PREFIX)} unexpected: {_NOT_OF_OTHERS}", _RANK + _EXCEPTION + _NOT_OF_OTHERS
@@ -137,12 +181,22 @@ CAUSES: tuple[Cause, ...] = (
         "signal",
         rf"{_TASK_END}{_SIGNALS}",
         r"exited on signal \d+",
+        _first_failed("-(?!15 )"),
+        r"\bexitcode *: -\d+ \(pid: \d+\) Signal \d+ ",  # the same as one line
         rf"line \d+: +\d+ {_SIGNALS}",
     ),
     _lines("signal", r"Signal: [A-Z][a-z ]+ \(\d+\)", r"Segmentation fault", r"Fatal Python error", r"\bKilled$"),
     # TensorFlow tries again with less memory: this line alone need not be the end.
     _lines("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
     _lines("out_of_memory", r"[Oo]ut [Oo]f [Mm]emory", r"\bOOM\b"),
+    # Exit code 1 may be that of a rank whose exception only follows from the end of another.
+    _lines("", _first_failed("(?!1 )")),
+    _lines(
+        "nccl_error",
+        r"(?P<a>NCCL error in: )[^\n]*\n[^\n]*?(?P<b>\bnccl[A-Z]\w+: )[^\n]*\n[^\n]*Last error: *\n"
+        r"(?:\[rank\d+\]: ?)?(?P<c>[^\n]*)",
+        r"Watchdog caught collective operation timeout",
+    ),
     _lines("nccl_error", r"\bNCCL WARN (?![^\n]*[Cc]onnection closed by (?:remote )?peer)"),
     _lines(
         "nccl_error",
@@ -162,8 +216,11 @@ CAUSES: tuple[Cause, ...] = (
         r"Open MPI failed to (?:TCP )?\w+",
         r"\bUCX +ERROR",
     ),
+    _lines("gloo_error", r"gloo/transport/[^\n]*", r"Gloo connectFullMesh failed"),
     _lines("traceback", _RANK + _EXCEPTION, rf"{re.escape(ERROR_PREFIX)} unexpected: "),
     _lines("", re.escape(ERROR_PREFIX)),  # an error of the job script has no class
+    _lines("", _first_failed("-?")),
+    _lines("", r"failed \(exitcode: -?\d+\) local_rank: \d+ \(pid: \d+\) of binary"),
     _lines("", rf"{_TASK_END}Exited with exit code"),
     _lines("", r"(?P<a>exited with non-zero status)[\s\S]{0,120}?(?P<b>Process name: \S+)\s+(?P<c>Exit code: +\d+)"),
     _lines(
@@ -175,8 +232,9 @@ CAUSES: tuple[Cause, ...] = (
     _lines("", r"(?:slurmstepd\S*|srun|mpirun|sbatch): error:"),
     _lines("", r"command not found|No such file or directory|Permission denied"),
 )
-# If one task exits by itself, srun then kills the others: their signals are not the cause.
-_EXITED = re.compile(rf"{_TASK_END}Exited with exit code", re.MULTILINE)
+# If one task exits by itself, srun then kills the others: their signals are not the cause. PyTorch's watchdog aborts
+# its process.
+_EXITED = re.compile(rf"{_TASK_END}Exited with exit code|Watchdog caught collective operation timeout", re.MULTILINE)
 
 _NODE = r"(?P<node>[A-Za-z0-9][\w.-]*(?:\[[\d,-]+\][\w.-]*)?)"
 # Slurm's `JOB 12 ON n2 CANCELLED AT ... DUE TO NODE FAILURE` is not among them: n2, which printed it, is alive.

@@ -51,7 +51,7 @@ def read_command_log(path: Path, how: Pattern | str, known: Sizes, unit: str = "
     known = known.whole()
     contradiction = next(
         (
-            f"the log says {said} {what} (line {one.line}), the run has {right}"
+            f"the log's measurement in line {one.line} says {said} {what}, the run has {right}"
             for what, said, right in (
                 ("GPUs", one.gpus, known.gpus),
                 ("as batch of one GPU", one.local_batch, known.local_batch),

@@ -44,7 +44,7 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         "fetch the weights on a login node, or set model.weights=none",
     ),
     ErrorCode.DEVICE_MISSING: FailureClass(
-        "TensorFlow finds no GPU, but the profile says device: gpu",
+        "the framework finds no GPU, or not the one that it asks for",
         "check the profile's GPU request and the node's driver",
     ),
     ErrorCode.DEVICE_SHARED: FailureClass(
@@ -128,6 +128,18 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         "NCCL failed, and no rank gave another reason",
         "see the run's job.log; `env` in the profile can name the network (NCCL_SOCKET_IFNAME, NCCL_IB_HCA)",
     ),
+    "gloo_error": FailureClass(
+        "PyTorch's gloo lost another rank or found no way to it, and no rank gave another reason",
+        "see the run's job.log; `env` in the profile can name the network (GLOO_SOCKET_IFNAME)",
+    ),
+    "cuda_error": FailureClass(
+        "CUDA or cuDNN reported an error of the program or of a GPU",
+        "see the run's job.log; CUDA_LAUNCH_BLOCKING=1 in `env` makes it name the operation",
+    ),
+    "shared_memory": FailureClass(
+        "the processes that load data ran out of shared memory (/dev/shm)",
+        "give the node or the container a larger /dev/shm, or load data with fewer workers",
+    ),
     "mpi_error": FailureClass(
         "MPI failed, and no rank gave another reason",
         "see the run's job.log; the launcher must belong to the MPI that Horovod was built with",
@@ -177,15 +189,18 @@ def classify(
     aborts: Sequence[Mapping[str, Any]],
     line: str,
     ranks: Sequence[RankRecord] = (),
+    *,
+    restarts: bool = True,
 ) -> Failure:
     """Why a run without a measurement failed.
 
     `aborts` are the abort-rNNN.json of its ranks, the earliest first; `line` is the line of its log that says why.
-    `ranks` are the ends of its ranks, the earliest first.
+    `ranks` are the ends of its ranks, the earliest first. `restarts`: EXIT_INTERRUPTED says that it wrote a
+    checkpoint.
     """
     job_nodes = answer.nodes if answer and answer.nodes else expand_hosts(exit_record.nodelist if exit_record else "")
     cause = _first_cause(aborts)
-    kind, evidence = _class_and_evidence(answer, exit_record, cause, line)
+    kind, evidence = _class_and_evidence(answer, exit_record, cause, line, restarts)
     if cause is None and kind not in _OUTSIDE and (first := _first_to_fail(ranks)):
         kind, evidence = _named(kind, evidence, line, first)
     reported = cause.get("nodes") if cause else None
@@ -222,13 +237,17 @@ def cancelled_by_slurm(line: str) -> bool:
 
 
 def _class_and_evidence(
-    answer: JobState | None, exit_record: ExitRecord | None, abort: Mapping[str, Any] | None, line: str
+    answer: JobState | None,
+    exit_record: ExitRecord | None,
+    abort: Mapping[str, Any] | None,
+    line: str,
+    restarts: bool,
 ) -> tuple[str, str]:
     code = str(abort["code"]) if abort else ""
     if abort and code in FAILURE_CLASSES and code != ErrorCode.STALLED:
         return code, _abort_text(abort)
     by_log = causes.class_of(line)
-    interrupted = EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code)
+    interrupted = restarts and EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code)
     by_slurm = next((_WORDS[word] for word in (answer.word, answer.reason) if word in _WORDS), "") if answer else ""
     # A job that wrote its checkpoint at the time limit was interrupted: it can continue from there.
     if answer and by_slurm and not (by_slurm == "timeout" and interrupted):

@@ -16,7 +16,8 @@ _RANK = re.compile(
     rb"(?:\[(?:[^\s\[\]@]+@)?(\d+(?:,\d+)?)\]<std(?:out|err|diag)>: ?"
     rb"|<std(?:out|err|diag)>: ?"
     rb"|\[([\w.-]+:\d+(?:,\d+)?)\](?:<std(?:out|err)>)?:? ?"
-    rb"|\[(?:rank|default)?(\d+)\]:? "
+    rb"|\[(?:rank|default)(\d+)\]:? ?"
+    rb"|\[(\d+)\]:? "
     rb"|(\d+): )"
 )
 # Open MPI also tags pieces in the middle of a line: every write of a rank.

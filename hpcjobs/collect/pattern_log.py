@@ -274,5 +274,6 @@ def _why_none(matches: Matches, pattern: Pattern) -> str:
     """Why no match counts."""
     lines = f"{matches.total} line{'s match' if matches.total > 1 else ' matches'} the pattern, and none counts: "
     reasons = ", ".join(f"{count} {reason}" for reason, count in matches.left_out.most_common())
-    what = f" (warmup is {pattern.warmup} {'steps' if pattern.has('step') else 'matches'})"
+    of, several = ("step", "s") if pattern.has("step") else ("match", "es")
+    what = f" (warmup is {pattern.warmup} {of}{'' if pattern.warmup == 1 else several})"
     return lines + reasons + (what if "warm-up" in matches.left_out else "")

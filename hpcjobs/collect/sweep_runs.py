@@ -21,7 +21,7 @@ from hpcjobs.base.contract import RunConfig, split_batch
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import make_folder, open_plain, read_json, write_atomic
 from hpcjobs.base.hostlist import expand_hosts
-from hpcjobs.base.metrics import Run
+from hpcjobs.base.metrics import MEASURED_COMMAND, Run
 from hpcjobs.base.records import RunState
 from hpcjobs.base.sizes import Size
 from hpcjobs.base.sweepdir import SweepDir
@@ -175,7 +175,8 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader) 
             fields["startup_s"] = measured.first_step_at - fields["start"]
         hosts = measured.hosts or hosts
     if found is not None and found.finished and found.command_s is not None and not fields.get("time_to_train_s"):
-        fields |= {"time_to_train_s": found.command_s, "time_to_train_kind": "measured_command"}
+        # The job script's clock has whole seconds.
+        fields |= {"time_to_train_s": found.command_s or None, "time_to_train_kind": MEASURED_COMMAND}
     flags = [
         *sweep.flags,
         *(found.flags if found else ()),

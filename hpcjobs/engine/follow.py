@@ -15,6 +15,7 @@ from hpcjobs.base.files import read_json
 from hpcjobs.base.records import Failure, JobState, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import evidence
+from hpcjobs.collect.attempts import Reading
 from hpcjobs.engine.state import Evidence, RunStatus, Submission, fold, submissions
 from hpcjobs.engine.sweep import Sweep, run_configs
 from hpcjobs.trainers.registry import read_attempt, trainer_of
@@ -26,9 +27,28 @@ POLL_GROWTH = 1.5
 POLL_JITTER = 0.2  # a fraction of the interval, either way
 
 _PLANNED = RunState.PLANNED
+# How long, in seconds, this host may see an older log than the one that its node has written.
+_NFS_CACHE_S = 60.0
 
 
-def look(where: SweepDir, run: RunConfig) -> Evidence:
+class Readings:
+    """What attempts said, so that no log of an attempt that has ended is read twice."""
+
+    def __init__(self) -> None:
+        self._ended: dict[Path, Reading] = {}
+
+    def read(self, run: RunConfig, attempt: Path) -> Reading:
+        """What the files of an attempt say. Only the log of one that ended with success is read as a whole."""
+        found = self._ended.get(attempt)
+        if found is None:
+            ended = sweepdir.read_exit(attempt)
+            found = read_attempt(run, attempt, whole=ended is not None and ended.rc == 0)
+            if ended is not None and (found.finished or time.time() - ended.end > _NFS_CACHE_S):
+                self._ended[attempt] = found
+        return found
+
+
+def look(where: SweepDir, run: RunConfig, readings: Readings) -> Evidence:
     """The evidence that a run's files hold."""
     entries = where.entries(run.run)
     attempts = where.attempts(run.run, entries)
@@ -39,9 +59,8 @@ def look(where: SweepDir, run: RunConfig) -> Evidence:
     claim = read_json(newest / contract.CLAIM) or {}
     submission = claim.get("submission")
     exit_record = sweepdir.read_exit(newest)
-    # The log of a run that has not ended well is not read as a whole: its end has the progress.
-    found = read_attempt(run, newest, whole=exit_record is not None and exit_record.rc == 0)
-    measured = found.finished or any(_finished(run, old) for old in attempts[:-1])
+    found = readings.read(run, newest)
+    measured = found.finished or any(readings.read(run, old).finished for old in attempts[:-1])
     task = str(claim.get("job", ""))
     if isinstance(submission, int) and submission < number and claimed:
         # A newer submission has claimed the run and has not begun: failures of older attempts no longer matter.
@@ -60,12 +79,6 @@ def look(where: SweepDir, run: RunConfig) -> Evidence:
         nodes=found.hosts,
         start=claim.get("start"),
     )
-
-
-def _finished(run: RunConfig, attempt: Path) -> bool:
-    """Whether an older attempt finished."""
-    ended = sweepdir.read_exit(attempt)
-    return read_attempt(run, attempt, whole=ended is not None and ended.rc == 0).finished
 
 
 def _failed_before_start(where: SweepDir, submission: Submission, task: str) -> Evidence:
@@ -87,6 +100,8 @@ class Watch:
         self._must_answer = must_answer
         self._configs = run_configs(sweep)
         self._hints = trainer_of(sweep.plan.variants[0].experiment).hints()
+        self._restarts = all(trainer_of(each.experiment).restarts(each.experiment) for each in sweep.plan.variants)
+        self._readings = Readings()
         self._settled: dict[str, Evidence] = {}
         self._answers: Mapping[str, JobState] = {}
         self._answered_at: float | None = None
@@ -97,7 +112,7 @@ class Watch:
         sweep = self._sweep
         names = list(self._configs)
         submitted = submissions(sweepdir.read_journal(sweep.where), sweep.plan.run_names)
-        found = {name: self._settled.get(name) or look(sweep.where, self._configs[name]) for name in names}
+        found = {name: self._settled.get(name) or self._look(name) for name in names}
         self._settled.update({name: evidence for name, evidence in found.items() if evidence.settled})
         tasks = {
             task for name, each in submitted.items() if not found[name].settled and (task := each.task_of(found[name]))
@@ -115,6 +130,10 @@ class Watch:
             dataclasses.replace(run, gpus=self._configs[run.run].gpus, failure=self._hinted(run.failure))
             for run in runs
         ]
+
+    def _look(self, name: str) -> Evidence:
+        found = look(self._sweep.where, self._configs[name], self._readings)
+        return dataclasses.replace(found, restarts=self._restarts)
 
     def _hinted(self, failure: Failure | None) -> Failure | None:
         """The failure with the trainer's own hint, if it has one."""

@@ -22,6 +22,7 @@ class Evidence:
 
     `claimed_by` is the task that made it and `submission` the number of the submission it belongs to.
     `measured`: some attempt finished. `ranks`: how its ranks ended, of those that rank.sh ran.
+    `restarts`: EXIT_INTERRUPTED means that the run wrote a checkpoint.
     """
 
     attempt: str = ""
@@ -35,6 +36,7 @@ class Evidence:
     progress: Progress = dataclasses.field(default_factory=Progress)
     nodes: tuple[str, ...] = ()
     start: float | None = None
+    restarts: bool = True
 
     @property
     def settled(self) -> bool:
@@ -208,7 +210,9 @@ def _status(
     ended = _ended(submission, answer, mine, answered=answers is not None)
     if ended is RunState.FAILED:
         return dataclasses.replace(
-            status, state=ended, failure=classify(answer, mine.exit, mine.aborts, mine.line, mine.ranks)
+            status,
+            state=ended,
+            failure=classify(answer, mine.exit, mine.aborts, mine.line, mine.ranks, restarts=mine.restarts),
         )
     if ended is not None:
         return dataclasses.replace(status, state=ended)
@@ -238,7 +242,7 @@ def _ended(submission: Submission, answer: JobState | None, mine: Evidence, *, a
     """How the task ended without a measurement, or None while it has not ended."""
     if answer is not None and answer.state is None:
         return None  # an unknown word is neither success nor failure
-    if not answered and mine.exit is not None and mine.exit.rc == EXIT_INTERRUPTED:
+    if not answered and mine.restarts and mine.exit is not None and mine.exit.rc == EXIT_INTERRUPTED:
         return None  # it may be requeued
     if answer is not None and answer.state is RunState.CANCELLED:
         # Slurm itself cancels a job that exceeds its memory: a failure of the job, not a user's cancel.

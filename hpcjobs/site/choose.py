@@ -74,7 +74,7 @@ def _detected(partition: str | None, tell: Callable[[str], None]) -> Cluster:
 
 
 def fitted(cluster: Cluster, experiment: Experiment, tell: Callable[[str], None]) -> Cluster:
-    """The profile; or one whose job script starts the ranks, if this machine has no mpirun and the trainer needs no MPI.
+    """The profile; or launcher fork in it, if this machine has no mpirun and the trainer needs no MPI.
 
     `tell` then receives a line about it.
     """

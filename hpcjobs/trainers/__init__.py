@@ -98,6 +98,10 @@ class Trainer(Protocol):
         """Who starts the processes."""
         ...
 
+    def restarts(self, experiment: Experiment) -> bool:
+        """Whether EXIT_INTERRUPTED of a run means that it wrote a checkpoint and can be started again."""
+        ...
+
     def batch(self, experiment: Experiment, gpus: int) -> tuple[int | None, int | None]:
         """(local, global) batch in the experiment's unit; None if there is none. The size was checked."""
         ...

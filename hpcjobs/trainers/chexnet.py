@@ -64,6 +64,9 @@ class ChexnetTrainer:
     def start(self, experiment: Experiment) -> Start:
         return "rank"
 
+    def restarts(self, experiment: Experiment) -> bool:
+        return True
+
     def batch(self, experiment: Experiment, gpus: int) -> tuple[int | None, int | None]:
         return _our(experiment).batch.split(gpus)
 

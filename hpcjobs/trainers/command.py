@@ -60,6 +60,9 @@ class CommandTrainer:
     def start(self, experiment: Experiment) -> Start:
         return _our(experiment).start
 
+    def restarts(self, experiment: Experiment) -> bool:
+        return _our(experiment).stop is not None
+
     def batch(self, experiment: Experiment, gpus: int) -> tuple[int | None, int | None]:
         return _our(experiment).batch.split(gpus)
 
@@ -112,7 +115,7 @@ class CommandTrainer:
         progress = tail_progress(log, pattern, known)
         if exit is None or exit.rc != 0:
             return Reading(log=log, progress=progress)
-        command_s = exit.end - exit.start if exit.end > exit.start else None
+        command_s = max(0.0, exit.end - exit.start)
         if how == "none":
             return Reading(log=log, finished=True, progress=progress, command_s=command_s)
         if how == "meter":

@@ -68,6 +68,60 @@ MPIRUN_SEGV = """\
 [c4140-2:16553] *** End of error message ***
 """
 
+# The next ones are from PyTorch 2.13 on two ranks with gloo, started by torchrun; shortened.
+GLOO_CLOSED = """\
+[rank0]: Traceback (most recent call last):
+[rank0]:   File "/tmp/t.py", line 8, in main
+[rank0]:     t=torch.ones(4); dist.all_reduce(t)
+[rank0]:                      ^^^^^^^^^^^^^^^^^^
+[rank0]: RuntimeError: [/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:28591. This is typically caused by a remote worker crashing. Check the logs of the remote worker before reporting an error.
+"""
+TORCHRUN = """\
+W1129 23:10:20.340000 875 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 882 closing signal SIGTERM
+E1129 23:10:20.353000 875 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: {code}) local_rank: 1 (pid: 883) of binary: /usr/bin/python
+Traceback (most recent call last):
+  File "/usr/lib/python3/site-packages/torch/distributed/launcher/api.py", line 317, in launch_agent
+    raise ChildFailedError(
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError: 
+=====================================================
+t.py FAILED
+-----------------------------------------------------
+Failures:
+[1]:
+  time      : 2026-11-29_23:10:20
+  host      : n1
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 882)  (SIGTERM)
+  error_file: <N/A>
+  traceback : Signal 15 (SIGTERM) received by PID 882
+-----------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-29_23:10:20
+  host      : n1
+  rank      : 1 (local_rank: 1)
+  exitcode  : {code} (pid: 883) {name}
+  error_file: <N/A>
+  traceback : {why}
+=====================================================
+"""
+TORCHRUN_KILLED = TORCHRUN.format(code=-9, name=" (SIGKILL)", why="Signal 9 (SIGKILL) received by PID 883")
+_SEE = "To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html"
+TORCHRUN_FAILED = TORCHRUN.format(code=1, name="", why=_SEE)
+TORCHRUN_EXITED = TORCHRUN.format(code=3, name="", why=_SEE)
+WATCHDOG = """\
+[rank1]:[E626 06:24:44.903881913 ProcessGroupNCCL.cpp:616] [Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=808, OpType=ALLREDUCE, NumelIn=9801523, NumelOut=9801523, Timeout(ms)=600000) ran for 600020 milliseconds before timing out.
+[rank1]:[E626 06:24:44.906457629 ProcessGroupNCCL.cpp:1785] [PG ID 0 PG GUID 0(default_pg) Rank 1] Exception (either an error or timeout) detected by watchdog at work: 808, last enqueued NCCL work: 811, last completed NCCL work: 807.
+[rank1]:[E626 06:24:45.1 ProcessGroupNCCL.cpp:636] [Rank 1] To avoid data inconsistency, we are taking the entire process down.
+"""
+NCCL_REMOTE = """\
+[rank3]: Traceback (most recent call last):
+[rank3]: torch.distributed.DistBackendError: NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.hpp:268, remote process exited or there was a network error, NCCL version 2.21.5
+[rank3]: ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.
+[rank3]: Last error:
+[rank3]: socketProgressOpt: Call to recv from 172.16.0.2<33759> failed : Connection reset by peer
+"""
+
 LINES: list[tuple[str, str, str]] = [
     ("timeout", "JOB 6 ON c4140-1 CANCELLED AT 2026-11-25T14:23:21 DUE TO TIME LIMIT", TIME_LIMIT),
     # the texts of slurmstepd 22.05; a node that fails prints nothing
@@ -161,6 +215,36 @@ LINES: list[tuple[str, str, str]] = [
     ("traceback", "KeyError: 'x'", "Fri Sep 25 16:52:57 2020[1]<stderr>:KeyError: 'x'\n"),
     ("exit_code", "task 1: Exited with exit code 3", PEER_GONE + "srun: error: c4140-3: task 1: Exited with exit code 3\nsrun: launch/slurm: _step_signal: Terminating StepId=16.9\nsrun: error: c4140-2: task 0: Terminated\n"),
     ("exit_code", "Process name: [[65513,1],1] Exit code: 3", PEER_GONE + PRIMARY_JOB + "mpirun detected that one or more processes exited with non-zero status, thus causing\nthe job to be terminated. The first process to do so was:\n\n  Process name: [[65513,1],1]\n  Exit code:    3\n"),
+    # PyTorch: open issues of One-2-3-45 (25), echomimic_v2 (115); gfm-rag (25), evo (136); STCN (132), facebookresearch/mmf (441)
+    ("device_memory", "Tried to allocate 1.69 GiB", "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.69 GiB (GPU 0; 14.56 GiB total capacity; 649.97 MiB already allocated; 1.31 GiB free; 1.01 GiB reserved in total by PyTorch) If reserved memory is >> allocated memory try setting max_split_size_mb to avoid fragmentation.\n"),
+    ("device_memory", "Tried to allocate 4.22 GiB", "[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 4.22 GiB. GPU 0 has a total capacity of 15.69 GiB of which 3.71 GiB is free.\n" + GLOO_CLOSED + TORCHRUN_FAILED),
+    ("device_memory", "HIP out of memory", "torch.OutOfMemoryError: HIP out of memory. Tried to allocate 4.22 GiB. GPU 0 has a total capacity of 15.69 GiB of which 3.71 GiB is free.\n"),
+    ("cuda_error", "an illegal memory access was encountered", "[rank2]: torch.AcceleratorError: CUDA error: an illegal memory access was encountered\n[rank2]: CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.\n" + TORCHRUN_FAILED),
+    ("cuda_error", "device-side assert triggered", "RuntimeError: CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.\n"),
+    ("device_missing", "No CUDA GPUs are available", "[rank0]: RuntimeError: No CUDA GPUs are available\n" + TORCHRUN_FAILED),
+    ("shared_memory", "is killed by signal: Bus error", "RuntimeError: DataLoader worker (pid 46794) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared memory. Please try to raise your shared memory limit.\n"),
+    ("shared_memory", "insufficient shared memory (shm)", "ERROR: Unexpected bus error encountered in worker. This might be caused by insufficient shared memory (shm).\nRuntimeError: it is over\n"),
+    ("signal", "is killed by signal: Killed", "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed. \n"),
+    # XPixelGroup/BasicSR issue 737, sgl-project/sglang issue 1693
+    ("nccl_error", "Watchdog caught collective operation timeout: WorkNCCL(SeqNum=808", WATCHDOG),
+    ("nccl_error", "Watchdog caught collective operation timeout", WATCHDOG + "srun: error: n1: task 1: Aborted (core dumped)\nsrun: error: n2: task 0: Killed\n"),
+    ("nccl_error", "OpType=_ALLGATHER_BASE", "terminate called after throwing an instance of 'c10::DistBackendError'\n  what():  [PG 3 Rank 5] Process group watchdog thread terminated with exception: [Rank 5] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9141, OpType=_ALLGATHER_BASE, NumelIn=19008, NumelOut=152064, Timeout(ms)=600000) ran for 600020 milliseconds before timing out.\nframe #4: <unknown function> + 0xd6df4 (0x7f3bca9d5df4 in /usr/lib/x86_64-linux-gnu/libstdc++.so.6)\n"),
+    ("signal", "srun: error: n2: task 1: Killed", "srun: error: n2: task 1: Killed\n" + WATCHDOG),
+    ("traceback", "[rank2]: KeyError: 'x'", WATCHDOG + "[rank2]: KeyError: 'x'\n"),
+    # NVIDIA/nccl issues 2076 and 1928
+    ("nccl_error", "ncclRemoteError: socketProgressOpt: Call to recv from 172.16.0.2<33759> failed : Connection reset by peer", NCCL_REMOTE),
+    ("traceback", "[rank1]: ValueError: boom", NCCL_REMOTE + "[rank1]: ValueError: boom\n"),
+    # torchrun and gloo
+    ("traceback", "[rank1]: ValueError: boom", GLOO_CLOSED + "[rank1]: ValueError: boom\n" + TORCHRUN_FAILED),
+    ("traceback", "ValueError: boom", "1: [default1]:[rank1]: ValueError: boom\n"),
+    ("traceback", "ValueError: boom", TORCHRUN.format(code=1, name="", why='Traceback (most recent call last):\n    File "/tmp/t.py", line 11, in main\n      raise ValueError("boom")\n  ValueError: boom\n  ')),
+    ("signal", "host : n1 rank : 1 exitcode : -9 (pid: 883) Signal 9 (SIGKILL)", GLOO_CLOSED + TORCHRUN_KILLED + "srun: error: n1: task 0: Exited with exit code 1\n"),
+    ("exit_code", "host : n1 rank : 1 exitcode : 3 (pid: 883)", GLOO_CLOSED + TORCHRUN_EXITED),
+    ("gloo_error", "Connection closed by peer [127.0.0.1]:28591", GLOO_CLOSED + TORCHRUN_FAILED),
+    ("exit_code", "host : n1 rank : 1 exitcode : 1 (pid: 883)", TORCHRUN_FAILED),
+    # before PyTorch 1.10: its pull request 64036
+    ("traceback", "ValueError: Test", "Root Cause:\n[0]:\n  time: 2021-08-26_17:12:07\n  rank: 0 (local_rank: 0)\n  exitcode: 1 (pid: 8045)\n  error_file: /tmp/torchelastic_6cj9eppm/attempt_0/0/error.json\n  msg: \"ValueError: Test\"\nValueError: Test\n"),
+    ("exit_code", "rank: 0 exitcode: 1 (pid: 8045)", "Root Cause:\n[0]:\n  time: 2021-08-26_17:12:07\n  rank: 0 (local_rank: 0)\n  exitcode: 1 (pid: 8045)\n  error_file: <N/A>\n"),
     # an error of the job script
     ("disk_full", "cannot write /x/a001/claim: No space left", "hpcjobs: error: disk_full: cannot write /x/a001/claim: No space left on device\n"),
     ("exit_code", "no run with index 3", "hpcjobs: error: no run with index 3 in g0001.runs\nstep: last words\n"),

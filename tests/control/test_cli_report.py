@@ -76,9 +76,59 @@ def test_a_log_that_does_not_say_its_gpus_is_told_how_to(tmp_path: Path) -> None
     assert (run["gpus"], run["throughput"]) == (4, 1250.5)
 
 
+PATTERN = r"tokens/s: (?P<throughput>[\d.]+)"
+
+
+def command_log(path: Path, figure: str = "1,024.5") -> None:
+    path.write_text("loading\ntokens/s: 10\n" + f"step done, tokens/s: {figure}\n" * 4 + "tokens/s: nan\n")
+
+
+def test_a_pattern_is_tried_on_a_log_and_shows_what_counts(tmp_path: Path) -> None:
+    command_log(tmp_path / "job.log")
+    words = ("collect", "--logs", "job.log", "--pattern", r"tokens/s: (?P<throughput>\S+)", "--unit", "tokens", "--of", "rank", "--warmup", "1")  # fmt: skip
+    found = hpcjobs(*words, "--gpus", "8", "--json", cwd=tmp_path)
+    (row,) = json.loads(found.stdout)
+    assert (row["gpus"], row["throughput"], row["unit"], row["windows"]) == (8, pytest.approx(8196.0), "tokens", 4)
+    told = found.stderr.splitlines()
+    assert told[0] == "job.log: 6 matches, 4 of them count; left out: 1 warm-up, 1 not a number"
+    assert told[1] == "  2: throughput=10  left out: warm-up  | tokens/s: 10"
+    assert told[2] == "  3: throughput=1024.5  | step done, tokens/s: 1,024.5"
+    assert told[6] == "  7:   left out: throughput 'nan' is not a number  | tokens/s: nan"
+    assert told[7] == "8196 tokens/s (mean of 4 matches)"
+    text = hpcjobs(*words, "--gpus", "8", cwd=tmp_path).stdout
+    assert list(pandas.read_csv(io.StringIO(text)).throughput) == [8196.0]
+    # Without the number of GPUs there is no row, but the rate of one rank is told.
+    lost = hpcjobs(*words, "--json", cwd=tmp_path, code=1)
+    assert json.loads(lost.stdout) == []
+    assert (
+        "1024.5 tokens/s of one rank (mean of 4 matches); a row needs the number of GPUs: give --gpus N" in lost.stderr
+    )
+    (tmp_path / "job.log").rename(tmp_path / "run-4gpu.log")
+    named = hpcjobs(*(word.replace("job.log", "run-4gpu.log") for word in words), "--gpus-from", r"(\d+)gpu", "--json", cwd=tmp_path)  # fmt: skip
+    assert json.loads(named.stdout)[0]["throughput"] == pytest.approx(4098.0)
+
+
+def test_a_pattern_that_matches_nothing_shows_lines_that_it_could_match(tmp_path: Path) -> None:
+    (tmp_path / "job.log").write_text(
+        "loading 3 shards\nepoch 1: 87.04 samples/sec, loss 2.1\nepoch 2: 88.1 samples/sec\n"
+    )
+    lost = hpcjobs("collect", "--logs", "job.log", "--pattern", PATTERN, cwd=tmp_path, code=1)
+    assert lost.stderr.splitlines() == [
+        "job.log: no line matches the pattern",
+        "lines that hold a number beside words of a rate or of a step:",
+        "  2: epoch 1: 87.04 samples/sec, loss 2.1",
+        "  3: epoch 2: 88.1 samples/sec",
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["collect", "--logs", ".", "--pattern", PATTERN, "--format", "horovod"], "--pattern needs --logs and excludes --format"),
+        (["collect", ".", "--pattern", PATTERN], "--pattern needs --logs"),
+        (["collect", "--logs", ".", "--of", "rank"], "need --pattern"),
+        (["collect", "--logs", ".", "--pattern", "(?P<speed>.)"], "no such group as 'speed'; known: throughput, step_ms"),
+        (["collect", "--logs", ".", "--pattern", PATTERN, "--gpus", "2", "--gpus-from", "(.)"], "--gpus and --gpus-from exclude each other"),
         (["collect", "--logs"], "--logs: give the paths of logs"),
         (["collect", "--logs", "nowhere"], "--logs nowhere: no such file"),
         (["collect", "--logs", ".", "--format", "horovd"], "--format horovd: known: hpcjobs"),

@@ -1,0 +1,354 @@
+"""A pattern reads the rate of any program: its groups, its numbers, its warm-up, and the ranks that print it."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from hpcjobs.base.errors import InputError
+from hpcjobs.collect import pattern as patterns
+from hpcjobs.collect.claims import Sizes
+from hpcjobs.collect.pattern import Pattern, figures
+from hpcjobs.collect.pattern_hints import likely_lines
+from hpcjobs.collect.pattern_log import PatternRead, read_pattern
+
+RATE = r"tokens/s: (?P<throughput>[\d.]+)"
+STEP = r"step (?P<step>\d+) .*ms: (?P<step_ms>[\d.]+)"
+
+
+def read(path: Path, text: str, pattern: Pattern, known: Sizes | None = None) -> PatternRead:
+    path = path / "job.log"
+    path.write_text(text)
+    return read_pattern(path, pattern, known)
+
+
+def rate(path: Path, text: str, known: Sizes | None = None, **how: object) -> float | None:
+    """The throughput that a log's `tokens/s: N` lines have, without a warm-up unless it is given."""
+    one = read(path, text, Pattern(RATE, **{"warmup": 0, "unit": "tokens", **how}), known).throughput
+    return one.throughput if one else None
+
+
+def lines(*figures: object, prefix: str = "") -> str:
+    return "".join(f"{prefix}tokens/s: {figure}\n" for figure in figures)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("", "expected a regular expression"),
+        ("(?P<throughput>", "pattern '(?P<throughput>': not a regular expression: missing ) at position 15"),
+        (r"(?P<speed>\d+)", "no such group as 'speed'; known: throughput, step_ms, samples, step, score"),
+        (r"tokens/s: (\d+)", "no group gives a rate: name one of throughput, step_ms, or samples with step_ms"),
+        (r"step (?P<step>\d+): (?P<score>\d+)", "no group gives a rate"),
+        (r"(?P<samples>\d+) samples", "samples alone is no rate: a log's lines have no time"),
+        (r"(?P<throughput>\d+) (?P<samples>\d+)", "throughput and samples exclude each other"),
+    ],
+)
+def test_a_wrong_pattern_says_what_would_be_right(pattern: str, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        Pattern(pattern)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"of": "ranks"}, "of 'ranks': did you mean 'rank'?"),
+        ({"take": "average"}, "take 'average': known: last, mean, median"),
+        ({"warmup": -1}, "warmup -1: expected a number of matches or steps, 0 or more"),
+        ({"warmup": True}, "warmup True"),
+        ({"unit": "tokens per s"}, "unit 'tokens per s': expected one word"),
+    ],
+)
+def test_a_wrong_key_of_a_pattern_is_named(keys: dict, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        Pattern(RATE, **keys)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("812", 812.0), ("812.5", 812.5), ("1,234.5", 1234.5), ("1,234,567", 1234567.0), ("1.2e3", 1200.0), (".5", 0.5),
+        ("12.3k", 12300.0), ("1.5M", 1.5e6), ("2G", 2e9), ("+7", 7.0),
+        ("nan", None), ("inf", None), ("1e999", None), ("-4", None), ("0", None), ("1,23", None), ("12:30", None), ("N/A", None),
+    ],
+)  # fmt: skip
+def test_a_figure_is_what_a_number_is(text: str, value: float | None) -> None:
+    found = figures(Pattern(r"rate=(?P<throughput>\S+)").search(f"rate={text} ok"))
+    assert found.throughput == value
+    assert bool(found.wrong) == (value is None)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "value"),
+    [
+        # The group ends inside the number, as in the documentation's own example.
+        (RATE, "tokens/s: 1,234.5 (8 GPUs)", 1234.5),
+        (r"at (?P<throughput>\d+)", "at 812.75 tokens/s", 812.75),
+        (r"at (?P<throughput>[\d.]+)", "at 12.3k tokens/s", 12300.0),
+        (r"at (?P<throughput>[\d.]+)k tok", "at 12.3k tokens/s", 12300.0),
+        # A table with commas has no numbers with commas.
+        (r"^(?P<step>\d+),(?P<throughput>[\d.]+)", "100,200.5,3", 200.5),
+        (r"^\d+,(?P<throughput>\d+)", "100,812,300", 812.0),
+        # A unit that begins with a letter of the powers is none.
+        (r"at (?P<throughput>[\d.]+)", "at 12.3kilotokens", 12.3),
+        # A greedy .* leaves only the last digit.
+        (r".*(?P<throughput>[\d.]+)", "rate 1234.5", None),
+    ],
+)
+def test_a_group_that_cuts_a_number_gets_all_of_it_or_is_refused(pattern: str, line: str, value: float | None) -> None:
+    found = figures(Pattern(pattern).search(line))
+    assert found.throughput == value
+    if value is None:
+        assert "begins inside a number" in found.wrong
+
+
+@given(st.floats(min_value=1e-3, max_value=1e12), st.sampled_from(["{:.3f}", "{:,.3f}", "{:.6e}", "{:g}"]))
+@example(1234.5, "{:,.3f}")
+def test_any_number_that_python_prints_is_read_back(value: float, form: str) -> None:
+    text = form.format(value)
+    found = figures(Pattern(RATE).search(f"loss 2.1 tokens/s: {text} lr 1e-4"))
+    assert found.throughput == float(text.replace(",", ""))
+
+
+@given(st.text(max_size=60))
+@example("step 5 ms: 1" + "0" * 30)
+def test_no_line_makes_a_pattern_fail(text: str) -> None:
+    match = Pattern(r"(?P<throughput>\S+)\s*(?P<step>\S*)").search(text)
+    if match is not None:
+        found = figures(match)
+        assert found.wrong or (found.throughput and 0 < found.throughput < math.inf)
+
+
+def test_a_loss_that_is_not_a_number_does_not_cost_the_rate() -> None:
+    found = figures(Pattern(r"loss (?P<score>\S+) at (?P<throughput>\d+)").search("loss nan at 5"))
+    assert (found.throughput, found.score, found.wrong) == (5.0, None, "")
+
+
+def test_a_catastrophic_pattern_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "LINE_S", 0.05)
+    with pytest.raises(InputError) as refused:
+        read(tmp_path, "a" * 1000 + "!\n", Pattern(r"(a+)+$|(?P<throughput>\d+)"))
+    assert "pattern '(a+)+$|(?P<throughput>\\d+)': takes more than 0.05 s on one line" in str(refused.value)
+
+
+def test_a_long_line_is_cut_before_it_is_searched(tmp_path: Path) -> None:
+    text = lines(5) + "x" * 1990 + "tokens/s: 7000\n" + lines(5)
+    assert rate(tmp_path, text) == 5.0
+
+
+def test_the_mean_is_work_over_time_and_an_outlier_is_counted(tmp_path: Path) -> None:
+    # 100, 100, 100 and 50 tokens/s over equal work: the slow one takes twice as long.
+    figures = [100.0] * 9 + [50.0]
+    one = read(tmp_path, lines(*figures), Pattern(RATE, unit="tokens", warmup=0), Sizes(gpus=4)).throughput
+    assert one.throughput == pytest.approx(10 / (9 / 100 + 1 / 50))
+    assert (one.per_gpu, one.unit, one.gpus) == (one.throughput / 4, "tokens", 4)
+    assert (one.steady.windows, one.steady.outliers, one.steady.rate) == (10, 1, one.throughput)
+    assert rate(tmp_path, lines(*figures), take="median") == 100.0
+    assert rate(tmp_path, lines(*figures), take="last") == 50.0
+
+
+def test_the_warm_up_is_left_out_by_matches_or_by_steps(tmp_path: Path) -> None:
+    assert rate(tmp_path, lines(1, 1, 100, 100), warmup=2) == 100.0
+    # Steps of 50 begin at 50: its window holds the warm-up. A second epoch begins again at 50, and has none.
+    text = "".join(f"step {step} of 100 ms: {ms}\n" for step, ms in [(50, 900), (100, 10), (50, 10), (100, 10)])
+    found = read(tmp_path, text, Pattern(STEP, unit="steps"))
+    assert (found.throughput.throughput, found.throughput.step_ms) == (100.0, 10.0)
+    assert [match.left_out for match in found.matches.first] == ["warm-up", "", "", ""]
+    # Steps from 0 to 9 are ten.
+    text = "".join(f"step {step} of 100 ms: {100 if step < 10 else 10}\n" for step in range(20))
+    assert read(tmp_path, text, Pattern(STEP, unit="steps")).matches.counted == 10
+
+
+def test_a_log_that_is_all_warm_up_has_no_rate_and_says_so(tmp_path: Path) -> None:
+    found = read(tmp_path, lines(5, 5, 5), Pattern(RATE))
+    assert found.throughput is None
+    assert [problem.reason for problem in found.result.problems] == [
+        "3 lines match the pattern, and none counts: 3 warm-up (warmup is 10 matches)"
+    ]
+
+
+def test_matches_are_told_with_their_line_and_why_they_do_not_count(tmp_path: Path) -> None:
+    found = read(tmp_path, "begin\n" + lines(1, "1.2.3", 5), Pattern(RATE, warmup=1))
+    told = [(match.line, match.text, match.found.throughput, match.left_out) for match in found.matches.first]
+    assert told == [
+        (2, "tokens/s: 1", 1.0, "warm-up"),
+        (3, "tokens/s: 1.2.3", None, "throughput '1.2.3' is not a number"),
+        (4, "tokens/s: 5", 5.0, ""),
+    ]
+    assert found.matches.left_out == {"warm-up": 1, "not a number": 1}
+
+
+def test_a_long_log_keeps_its_first_and_last_matches_alone(tmp_path: Path) -> None:
+    found = read(tmp_path, lines(*range(1, 50_001)), Pattern(RATE))
+    matches = found.matches
+    assert (len(matches.first), len(matches.last), matches.total, matches.hidden) == (20, 20, 50_000, 49_960)
+    assert (matches.first[0].line, matches.last[-1].line) == (1, 50_000)
+    assert found.throughput.throughput == pytest.approx(49_990 / sum(1 / n for n in range(11, 50_001)))
+
+
+RANKS = {
+    "mpirun": "[1,{}]<stdout>:",
+    "mpirun 5": "[prterun-n1-42@1,{}]<stdout>: ",
+    "srun": "{}: ",
+    "PyTorch": "[rank{}]: ",
+    "torchrun": "[default{}]:",
+}
+
+
+@pytest.mark.parametrize("prefix", RANKS.values(), ids=RANKS)
+def test_a_figure_of_one_rank_is_multiplied_and_one_of_all_counts_once(prefix: str, tmp_path: Path) -> None:
+    known = Sizes(gpus=4)
+    each = "".join(lines(10, prefix=prefix.format(rank)) for _ in range(5) for rank in range(4))
+    assert rate(tmp_path, each, known, of="rank", warmup=2) == pytest.approx(40.0)
+    # Only rank 0 prints.
+    assert rate(tmp_path, lines(10, 10, 10, prefix=prefix.format(0)), known, of="rank", warmup=2) == pytest.approx(40.0)
+    found = read(tmp_path, each, Pattern(RATE, unit="tokens", warmup=2), known)
+    assert found.throughput.throughput == pytest.approx(10.0)
+    assert found.matches.left_out == {"the line of another rank": 15, "warm-up": 2}
+    assert found.result.problems == ()
+
+
+def test_ranks_that_differ_are_averaged_and_not_summed(tmp_path: Path) -> None:
+    text = lines(10, 10, prefix="0: ") + lines(30, 30, prefix="1: ")
+    assert rate(tmp_path, text, Sizes(gpus=8), of="rank") == 160.0
+    found = read(tmp_path, text, Pattern(RATE, unit="tokens", warmup=0), Sizes(gpus=8))
+    assert found.throughput.throughput == 10.0
+    (problem,) = found.result.problems
+    assert problem.reason.startswith("2 ranks print figures that differ; of all counts those of the first.")
+
+
+def test_a_figure_of_one_rank_needs_the_number_of_ranks(tmp_path: Path) -> None:
+    found = read(tmp_path, lines(10), Pattern(RATE, of="rank", warmup=0))
+    assert (found.throughput.throughput, found.throughput.per_gpu) == (None, 10.0)
+    assert found.throughput.missing == ("throughput", "gpus", "batch")
+    assert [problem.reason for problem in found.result.problems] == [
+        "the figure is of one rank, and the number of ranks is not known"
+    ]
+
+
+@pytest.mark.parametrize("known", [None, Sizes(gpus=4)])
+def test_a_count_of_steps_is_not_taken_for_a_rank(known: Sizes | None, tmp_path: Path) -> None:
+    text = "".join(lines(100 if step < 3 else 10, prefix=f"{step}: ") for step in range(30))
+    assert rate(tmp_path, text, known, warmup=3) == 10.0
+    pattern = Pattern(r"^(?P<step>\d+): tokens/s: (?P<throughput>[\d.]+)", unit="tokens", warmup=3)
+    found = read(tmp_path, text, pattern, known)
+    assert (found.throughput.throughput, found.matches.first[5].found.step) == (10.0, 5)
+
+
+def test_a_pattern_may_name_the_prefix_itself(tmp_path: Path) -> None:
+    text = lines(10, prefix="[rank0]: ") + lines(10, prefix="[rank1]: ")
+    found = read(tmp_path, text, Pattern(r"\[rank\d\]: tokens/s: (?P<throughput>\d+)", warmup=0), Sizes(gpus=2))
+    assert (found.throughput.throughput, [match.rank for match in found.matches.first]) == (10.0, ["0", "1"])
+
+
+def test_a_step_time_needs_the_batch_and_the_batch_must_count_the_unit(tmp_path: Path) -> None:
+    text = "step 1 of 2 ms: 500\n"
+    steps = Pattern(STEP, warmup=0)
+    assert read(tmp_path, text, steps, Sizes(gpus=2, local_batch=8)).throughput.throughput == 32.0
+    lost = read(tmp_path, text, steps, Sizes(gpus=2))
+    assert (lost.throughput.throughput, lost.throughput.step_ms) == (None, 500.0)
+    assert lost.result.problems[0].reason == "step_ms is a rate only with the batch, which is missing"
+    tokens = read(tmp_path, text, Pattern(STEP, warmup=0, unit="tokens"), Sizes(gpus=2, local_batch=8))
+    assert tokens.throughput.throughput is None
+    assert "a batch counts samples" in tokens.result.problems[0].reason
+    assert read(tmp_path, text, Pattern(STEP, warmup=0, unit="steps")).throughput.throughput == 2.0
+
+
+def test_a_batch_of_sequences_says_nothing_of_the_step_time_of_tokens(tmp_path: Path) -> None:
+    known = Sizes(gpus=2, local_batch=8)
+    one = read(tmp_path, lines(4096), Pattern(RATE, unit="tokens", warmup=0), known).throughput
+    assert (one.throughput, one.step_ms, one.global_batch) == (4096.0, None, 16)
+    one = read(tmp_path, lines(64), Pattern(RATE, unit="samples", warmup=0), known).throughput
+    assert one.step_ms == 250.0
+
+
+def test_samples_over_the_time_of_their_step_are_a_rate(tmp_path: Path) -> None:
+    pattern = Pattern(r"(?P<samples>\d+) sequences in (?P<step_ms>[\d.]+) ms", unit="sequences", warmup=0)
+    text = "8 sequences in 100 ms\n24 sequences in 100 ms\n"
+    one = read(tmp_path, text, pattern, Sizes(gpus=2)).throughput
+    assert (one.throughput, one.step_ms, one.figure) == (160.0, 100.0, "samples / step_ms")
+
+
+def test_the_last_score_counts(tmp_path: Path) -> None:
+    pattern = Pattern(rf"{RATE}|accuracy (?P<score>[\d.]+)", warmup=0)
+    one = read(tmp_path, "accuracy 0.3\n" + lines(5) + "accuracy 0.7\n", pattern).throughput
+    assert (one.throughput, one.score) == (5.0, 0.7)
+
+
+def test_a_progress_bar_a_compressed_log_and_colours_are_read_as_other_formats_are(tmp_path: Path) -> None:
+    bar = b"\x1b[32m" + b"\r".join(b"%d%%|## | tokens/s: %d" % (n, n) for n in (1, 10, 10)) + b"\x1b[0m\n"
+    (tmp_path / "job.log.gz").write_bytes(gzip.compress(bar))
+    one = read_pattern(tmp_path / "job.log.gz", Pattern(RATE, warmup=1)).throughput
+    assert (one.throughput, one.steady.windows) == (10.0, 2)
+
+
+def test_figures_that_cannot_all_be_right_are_told(tmp_path: Path) -> None:
+    pattern = Pattern(r"(?P<throughput>[\d.]+) samples/s, (?P<step_ms>\d+) ms", warmup=0)
+    known = Sizes(gpus=4, local_batch=8)
+    right = read(tmp_path, "320 samples/s, 100 ms\n", pattern, known)
+    wrong = read(tmp_path, "80 samples/s, 100 ms\n", pattern, known)
+    assert right.contradiction == ""
+    assert wrong.contradiction == (
+        "throughput x step_ms is 8 samples a step, but the global batch is 32: is the figure of one rank, or of all?"
+    )
+
+
+# bigscience-workshop/bigscience, experiments/gpt2-meg: Megatron-LM on 32 GPUs.
+MEGATRON = """\
+using world size: 32, data-parallel-size: 1, tensor-model-parallel size: 4, pipeline-model-parallel size: 8 
+  world_size ...................................... 32
+setting number of micro-batches to constant 4
+ iteration       10/    1000 | consumed samples:           40 | elapsed time per iteration (ms): 3171.3 | learning rate: 0.000E+00 | global batch size:     4 | loss scale: 8388608.0 |
+time (ms) | forward-compute: 1212.41 | backward-compute: 355.19
+ iteration       20/    1000 | consumed samples:           80 | elapsed time per iteration (ms): 1572.7 | learning rate: 3.750E-05 | global batch size:     4 | lm loss: 1.210588E+01 | loss scale: 32768.0 |
+ iteration       30/    1000 | consumed samples:          120 | elapsed time per iteration (ms): 1613.7 | learning rate: 9.375E-05 | global batch size:     4 | lm loss: 1.069671E+01 | loss scale: 32768.0 |
+"""
+
+
+def test_a_real_log_gives_its_ranks_and_its_rate(tmp_path: Path) -> None:
+    pattern = Pattern(
+        r"iteration +(?P<step>\d+)/.* per iteration \(ms\): (?P<step_ms>[\d.]+)(?:.* lm loss: (?P<score>\S+))?",
+        unit="sequences",
+    )
+    found = read(tmp_path, MEGATRON, pattern, Sizes(global_batch=4))
+    one = found.throughput
+    assert (one.gpus, one.gpus_from, one.steady.windows, one.score) == (32, "log", 2, 10.69671)
+    assert one.throughput == pytest.approx(4 / 1.5932)
+    assert found.contradiction == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "said"),
+    [
+        ("world size: 4\n", Sizes(gpus=8), "the log says 4 GPUs (line 1), the run has 8"),
+        ("using world size: 8, data-parallel-size: 4\n", Sizes(gpus=8), ""),
+        ("data parallel world size: 4\n", Sizes(gpus=8), ""),
+        ("Namespace(world_size=1, lr=0.1)\n", Sizes(gpus=8), ""),
+        ("Number of GPUs: 4\n", Sizes(gpus=8, nodes=2), ""),
+        ("Number of GPUs: 4\n", Sizes(gpus=8, nodes=1), "the log says 4 GPUs (line 1), the run has 8"),
+        ("world size: 1\nworld size: 8\n", Sizes(gpus=8), ""),
+        ("global batch size: 256\n", Sizes(gpus=8, local_batch=8), "the log says 256 as global batch (line 1), the run has 64"),
+        ("Instantaneous batch size per device = 8\n", Sizes(gpus=8, local_batch=8), ""),
+        ("per_device_batch_size: 16\n", Sizes(gpus=8, local_batch=8), "the log says 16 as batch of one GPU (line 1), the run has 8"),
+    ],
+)  # fmt: skip
+def test_a_log_that_contradicts_the_run_is_told(text: str, known: Sizes, said: str, tmp_path: Path) -> None:
+    assert read(tmp_path, text + lines(5), Pattern(RATE, warmup=0), known).contradiction == said
+
+
+def test_lines_that_look_like_a_rate_are_hints(tmp_path: Path) -> None:
+    (tmp_path / "job.log").write_text(
+        "loading 3 shards\n45%|####5     | 45/100 [00:12<00:15, 3.61it/s]\n46%|####6     | 46/100 [00:12<00:15, 3.60it/s]\n"
+        "epoch 1 avg 87.04 samples/sec\n" + MEGATRON
+    )
+    assert [each.number for each in likely_lines(tmp_path / "job.log")] == [2, 4, 8, 10]
+    (tmp_path / "job.log").write_text("nothing 5\nstep 3 loss 2.5\n")
+    assert [each.text for each in likely_lines(tmp_path / "job.log")] == ["step 3 loss 2.5"]
