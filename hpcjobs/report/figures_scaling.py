@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _KINDS = {
     "measured_to_target": "measured until the target was reached",
     "measured_fixed_epochs": "measured over a fixed number of epochs",
+    "measured_command": "measured over the whole command, its start-up included",
     "derived_fixed_epochs": "derived from the steady rate, for a fixed number of epochs",
 }
 # A value with the ends of its interval, if it has one.
