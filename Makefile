@@ -9,7 +9,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
-.PHONY: help setup setup-test demo test soak lint format docs bench cluster-up cluster-down clean
+.PHONY: help setup setup-test setup-torch demo test test-torch soak lint format docs bench cluster-up cluster-down clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -20,6 +20,9 @@ setup: ## install uv, Open MPI and the Python packages if they are missing
 setup-test: ## also install what the tests need (Slurm, chromium, shellcheck)
 	@scripts/setup.sh --test
 
+setup-torch: setup-test ## also install PyTorch in .venv-torch (1.2 GB as a CPU build)
+	@scripts/setup-torch.sh
+
 demo: setup ## scaling study of a tiny network on 1, 2 and 4 ranks of this machine
 	@if [ -e "$(OUT)/sweep.yaml" ]; then $(PYTHON) -m hpcjobs cancel "$(OUT)"; fi
 	rm -rf "$(OUT)"
@@ -27,6 +30,9 @@ demo: setup ## scaling study of a tiny network on 1, 2 and 4 ranks of this machi
 
 test: ## all tests; as root also those on a virtual Slurm cluster
 	@scripts/test.sh
+
+test-torch: setup-torch ## PyTorch's part of examples/ on a virtual Slurm cluster (root)
+	$(PYTHON) -m pytest -s tests/torch
 
 soak: setup-test ## the full counts: 200 kills, 1,000 runs on the virtual cluster (root, about an hour)
 	$(PYTHON) -m pytest --soak -s tests/slurm/test_submission.py -k "killed_anywhere or many_quick"
@@ -53,4 +59,4 @@ cluster-down: ## stop that cluster and delete its files
 	@python3 tests/slurm/cluster.py down
 
 clean:
-	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache sweeps build dist *.egg-info uv.lock
+	rm -rf .venv .venv-torch .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache sweeps build dist *.egg-info uv.lock

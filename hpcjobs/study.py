@@ -17,11 +17,12 @@ from hpcjobs.base.files import shown
 from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import Limits, Tell
 from hpcjobs.base.sweepdir import SweepDir
-from hpcjobs.config import Cluster, Experiment, profiles
+from hpcjobs.config import Cluster, Document, Experiment, profiles
 from hpcjobs.engine import cancel, folder, follow, resume, submit
 from hpcjobs.engine.resume import Resumed
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep, load, plan_of, writing
+from hpcjobs.jobs import render
 from hpcjobs.plan import planning
 from hpcjobs.plan.estimate import Estimate, UserLimit, estimate, site_limits
 from hpcjobs.plan.planning import Plan, Terms
@@ -29,8 +30,9 @@ from hpcjobs.report import build
 from hpcjobs.report.build import Report, ReportRequest
 from hpcjobs.schedulers.factory import capabilities
 from hpcjobs.site import preflight
-from hpcjobs.site.choose import chosen_cluster, overridden
-from hpcjobs.trainers import chexnet
+from hpcjobs.site.choose import chosen_cluster, fitted, overridden
+from hpcjobs.trainers.command_line import document_of
+from hpcjobs.trainers.registry import DEFAULT, trainer_of
 
 if TYPE_CHECKING:
     import pandas
@@ -68,7 +70,7 @@ class Study:
         return follow.wait(self.sweep, show, self._tell)
 
     def collect(self) -> list[Run]:
-        """Read the logs of all runs, and write report/runs.csv and report/auc.csv. Raises InputError."""
+        """Read the logs of all runs, and write report/runs.csv. Raises InputError."""
         with writing(self.sweep.where, self._advice()):
             return build.collect_sweep(self.sweep, self.status())
 
@@ -153,8 +155,10 @@ class Preparation:
                 "run": run.name,
                 "gpus": run.size.gpus,
                 "nodes": run.size.nodes,
-                "tasks_per_node": run.size.tasks_per_node,
+                "gpus_per_node": run.size.gpus_per_node,
+                "processes_per_node": run.size.processes_per_node,
                 "params": run.variant.params,
+                "command": render.shown_command(run, self.sweep.plan.cluster),
             }
             for run in self.sweep.plan.runs
         ]
@@ -193,8 +197,8 @@ class Preparation:
 
 def prepare(
     gpus: Sequence[int],
+    document: Document,
     *,
-    experiment: str = "chexnet",
     cluster: Cluster | None = None,
     settings: Sequence[str] = (),
     repeats: int | None = None,
@@ -204,9 +208,9 @@ def prepare(
     out: Path | None = None,
     tell: Tell = log_line,
 ) -> Preparation:
-    """Plan a sweep and render its scripts. The parameters are those of `sweep`, but `cluster` is a profile.
+    """Plan a sweep of the experiment in `document`, and render its scripts.
 
-    Raises InputError.
+    The other parameters are those of `sweep`, but `cluster` is a profile. Raises InputError.
     """
     for name, number in (("repeats", repeats), ("throttle", throttle)):
         if number is not None and (not isinstance(number, int) or number < 1):
@@ -217,7 +221,7 @@ def prepare(
     user_limit = UserLimit(profile)
     limits, unknown = site_limits(profile)
     terms = Terms(throttle, limits.max_array, one_allocation)
-    plan = make_plan(gpus, experiment, profile, repeats, settings, terms)
+    plan = make_plan(gpus, document, profile, repeats, settings, terms, tell)
     return _prepared(plan, out, check_node, limits, unknown, user_limit, tell)
 
 
@@ -233,14 +237,16 @@ def prepare_again(
 
 def make_plan(
     gpus: Sequence[int],
-    experiment: str,
+    document: Document,
     cluster: Cluster,
     repeats: int | None,
     settings: Sequence[str],
     terms: Terms,
+    tell: Tell = log_line,
 ) -> Plan:
-    """The plan of an experiment (a name or a file) with `--set` settings. Raises InputError."""
-    variants = planning.parameter_grid(profiles.read(Experiment, experiment), settings)
+    """The plan of an experiment with `--set` settings. Raises InputError."""
+    variants = planning.parameter_grid(document, settings)
+    cluster = fitted(cluster, variants[0].experiment, tell)
     return planning.make_plan(gpus, variants, cluster, repeats or variants[0].experiment.repeats, terms)
 
 
@@ -250,7 +256,8 @@ def _prepared(
     name = plan.variants[0].experiment.name
     root = (out or Path("sweeps") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
     sweep = Sweep(sweepdir.new_sweep_id(), SweepDir(root), plan)
-    chexnet.check_data([variant.experiment for variant in plan.variants], tell)
+    experiments = [variant.experiment for variant in plan.variants]
+    trainer_of(experiments[0]).check(experiments, plan.cluster, tell)
     folder.check_free(root)
     scripts = folder.scripts(sweep)
     ahead = {preflight.FOLDER: preflight.script_text(plan, root / preflight.FOLDER)} if check_node else {}
@@ -258,7 +265,8 @@ def _prepared(
 
 
 def _make_data(sweep: Sweep) -> None:
-    chexnet.make_data([variant.experiment for variant in sweep.plan.variants], sweep.where.data)
+    experiments = [variant.experiment for variant in sweep.plan.variants]
+    trainer_of(experiments[0]).prepare(experiments, sweep.where.data)
 
 
 def _submit(sweep: Sweep, check_node: bool, tell: Tell) -> dict[str, str]:
@@ -291,7 +299,8 @@ def _submit(sweep: Sweep, check_node: bool, tell: Tell) -> dict[str, str]:
 def sweep(
     gpus: Iterable[int] | int | str,
     *,
-    experiment: str | Path = "chexnet",
+    experiment: str | Path | None = None,
+    command: Sequence[str] | None = None,
     cluster: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     override: Mapping[str, str] | None = None,
@@ -306,9 +315,11 @@ def sweep(
     """Submit one training per GPU count, point of the parameter grid and repeat.
 
     gpus: GPU counts, such as [1, 2, 4] or "1,2,4".
-    experiment: a name of `experiments/`, or a file.
+    experiment: a name of `experiments/`, or a file; absent, and without a command: CheXNet.
+    command: the words of a training command to run instead, such as ["python", "train.py", "--lr", "{params.lr}"].
     cluster: a name of `hpcjobs cluster list`, or a file; absent: `hpcjobs sweep`'s choice without --cluster.
     settings: experiment keys to override; a list is swept: {"batch.local": [32, 64], "model.weights": "none"}.
+        Those of a command have keys such as start, measure.pattern and params.lr.
     override: keys of the profile, such as {"partition": "v100", "time": "01:00:00"}; see site.choose.OVERRIDABLE.
     sbatch: any other options of sbatch, such as ["mail-type=FAIL"].
     repeats: runs of each point; absent: the experiment's.
@@ -324,9 +335,12 @@ def sweep(
     listed = gpus if isinstance(gpus, Iterable) and not isinstance(gpus, (str, bytes)) else [gpus]
     counts = planning.parse_gpus(",".join(map(str, listed)))
     chosen = chosen_cluster(None if cluster is None else str(cluster), override.get("partition"), tell)
+    if experiment is not None and command is not None:
+        raise InputError("experiment and command exclude each other: give one of them")
+    document = profiles.read(Experiment, str(experiment or DEFAULT)) if command is None else document_of(command)
     ready = prepare(
         counts,
-        experiment=str(experiment),
+        document,
         cluster=overridden(chosen, override, options),
         settings=written,
         repeats=repeats,
@@ -345,7 +359,8 @@ def sweep(
     words += [word for setting in written for word in ("--set", setting)]
     words += [word for option in options for word in ("--sbatch", option)]
     words += [flag for flag, is_set in (("--one-allocation", one_allocation), ("--preflight", preflight)) if is_set]
-    study, _ = ready.submit(["hpcjobs", "sweep", *words, "--out", str(ready.sweep.where.root)], tell)
+    words += ["--out", str(ready.sweep.where.root), *(["--", *command] if command is not None else ())]
+    study, _ = ready.submit(["hpcjobs", "sweep", *words], tell)
     return study
 
 

@@ -25,7 +25,7 @@ run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two 
 COMPUTE=(tests/docs tests/browser tests/e2e tests/data tests/train)
 control_and_slurm() {
     local rc=0
-    run control tests "${COMPUTE[@]/#/--ignore=}" --ignore=tests/slurm || rc=1
+    run control tests "${COMPUTE[@]/#/--ignore=}" --ignore=tests/slurm --ignore=tests/torch || rc=1
     # Last, and in it the tests of Slurm's time limits last: by then the other lane has ended.
     if [ "$(id -u)" = 0 ]; then run slurm tests/slurm || rc=1; fi
     return "$rc"
@@ -53,6 +53,8 @@ if [ "$failed" = 0 ]; then
         echo "not root: the tests on a virtual Slurm cluster are LEFT OUT (run make test as root for them)"
         marks=(-m "not slurm")
     fi
+    # `make test-torch` runs these, because they need PyTorch.
+    if [ $# = 0 ]; then marks+=(--ignore=tests/torch); fi
     if [ $# -gt 0 ] || [ "$(nproc)" -lt 2 ]; then
         stage "pytest" run all "${marks[@]}" "$@"
     else

@@ -73,7 +73,7 @@ def _with_units(runs: Sequence[Run]) -> list[Run]:
 
 
 def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
-    measured = [run for run in runs if run.throughput is not None]
+    measured = [run for run in runs if run.measured]
     rates = tuple(run.throughput for run in measured if run.throughput is not None)
     interval = student_interval(rates)
     combined: dict[str, Any] = {

@@ -162,7 +162,8 @@ class RunConfig:
 
     `params` lists the swept keys only, as `k=v;k=v`, sorted. `seed` is the experiment's seed plus
     repeat - 1. `device` is `cpu` or `gpu`, as the profile says; it is never guessed. `experiment` is
-    the resolved experiment as plain nested mappings; its keys are those of `hpcjobs.config.Experiment`.
+    the resolved experiment as plain nested mappings; its keys are those of its trainer. `tasks_per_node` are processes
+    that the launcher starts on the fullest node, `gpus_per_node` the GPUs there; None: as many.
     """
 
     sweep: str
@@ -177,6 +178,7 @@ class RunConfig:
     device: str
     data_dir: str
     experiment: Mapping[str, Any]
+    gpus_per_node: int | None = None
     version: int = RUN_YAML_VERSION
 
     @property

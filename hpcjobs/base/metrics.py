@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 from hpcjobs.base.records import RunState
 from hpcjobs.base.tabular import Combine, Derived, Metric, derived, metric, metrics_of, swept, with_params
 
+# The time_to_train_kind of a command, which is timed whole.
+MEASURED_COMMAND = "measured_command"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figures:
@@ -28,8 +31,8 @@ class Figures:
     time_to_train_kind: str = field(
         default="",
         metadata=metric(
-            "how time_to_train_s is known: measured_to_target, measured_fixed_epochs, or derived_fixed_epochs "
-            "(epochs x epoch_s)",
+            "how time_to_train_s is known: measured_to_target, measured_fixed_epochs, derived_fixed_epochs "
+            "(epochs x epoch_s), or measured_command (the whole command, its start-up included)",
             combine=Combine.WORDS,
         ),
     )
@@ -259,6 +262,12 @@ class Run(_Point):
         ),
     )
 
+    @property
+    def measured(self) -> bool:
+        """Whether it has a rate, or ended well and none was asked for."""
+        unasked = self.state is RunState.DONE and self.time_to_train_kind == MEASURED_COMMAND
+        return self.throughput is not None or unasked
+
 
 def _share_of(part: str) -> Callable[[ScalingRow], float | None]:
     return lambda row: row.share(part)
@@ -289,7 +298,9 @@ class ScalingRow(_Point):
     """
 
     rates: tuple[float, ...] = ()
-    runs: int = field(metadata=metric("runs with a measurement", heading="runs", form="d"))
+    runs: int = field(
+        metadata=metric("runs with a measurement, or of which none was asked for", heading="runs", form="d")
+    )
     failed_runs: int = field(metadata=metric("runs without a measurement", heading="failed", form="d"))
     throughput_low: float | None = field(
         default=None,

@@ -105,6 +105,17 @@ class ExitRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class RankRecord:
+    """`rank-rNNN.json`, as rank.sh leaves it: how a rank's command ended. `end` is in seconds since the epoch."""
+
+    rank: int
+    host: str
+    rc: int
+    signal: int
+    end: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Failure:
     """Why a run failed: its class, the line that shows it, what to do, and the nodes to avoid next time."""
 

@@ -18,7 +18,10 @@ import yaml
 from hpcjobs.base import contract
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import claim_link, open_plain, read_json
-from hpcjobs.base.records import ExitRecord
+from hpcjobs.base.records import ExitRecord, RankRecord
+
+# 2: an experiment names its trainer. 1, of version 0.1: it does not.
+SWEEP_YAML_VERSION = 2
 
 _ATTEMPT = re.compile(r"^a(\d{3,})$")
 _CLAIM = re.compile(r"^claim-s(\d{3,})$")
@@ -140,7 +143,7 @@ def read_sweep_yaml(path: Path) -> dict[str, Any]:
         data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict) or data.get("version") != 1 or not isinstance(data.get("sweep"), str):
+    if not isinstance(data, dict) or data.get("version") not in (1, 2) or not isinstance(data.get("sweep"), str):
         raise InputError(f"{path}: not a sweep.yaml of this hpcjobs")
     return data
 
@@ -182,3 +185,14 @@ def read_aborts(attempt: Path) -> list[dict[str, Any]]:
     """The abort-rNNN.json of each rank that gave up, the earliest first."""
     found = [read_json(path) for path in sorted(attempt.glob("abort-r*.json"))]
     return sorted((abort for abort in found if abort), key=lambda abort: float(abort.get("time", 0)))
+
+
+def read_ranks(attempt: Path) -> list[RankRecord]:
+    """The rank-rNNN.json of each rank that ended, the earliest first; damaged ones are left out."""
+    found = []
+    for path in attempt.glob("rank-r*.json"):
+        data = read_json(path) or {}
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            numbers = (int(data["rank"]), str(data["host"]), int(data["rc"]), int(data["signal"]), float(data["end"]))
+            found.append(RankRecord(*numbers))
+    return sorted(found, key=lambda record: record.end)

@@ -10,21 +10,23 @@ import click
 
 from hpcjobs.base.contract import FAILURE, OK, WARNING, Finding
 from hpcjobs.base.errors import SchedulerUnreachable
-from hpcjobs.cli import profile_flags, show
+from hpcjobs.cli import command_flags, profile_flags, show
 from hpcjobs.cli.sweep_command import cluster_option, experiment_option, settings_option
 from hpcjobs.plan.planning import Terms, parse_gpus
 from hpcjobs.site.choose import chosen_cluster
 from hpcjobs.site.fitness import check_fitness
 from hpcjobs.study import make_plan
+from hpcjobs.trainers.registry import DEFAULT
 
 _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "red"}
 
 
-@click.command()
+@click.command(cls=command_flags.TakesCommand)
 @click.option("--gpus", metavar="LIST", help="GPU counts of the study.  [default: 1, and all GPUs of a node]")
 @experiment_option
 @cluster_option
 @settings_option("Override a key, as in `hpcjobs sweep`.")
+@command_flags.options
 @profile_flags.options
 @click.option(
     "--out",
@@ -50,9 +52,10 @@ _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "red"}
 def check(
     ctx: click.Context,
     gpus: str | None,
-    experiment: str,
+    experiment: str | None,
     cluster: str | None,
     settings: tuple[str, ...],
+    command: command_flags.CommandFlags,
     flags: profile_flags.Flags,
     out: Path,
     probe: bool,
@@ -65,12 +68,14 @@ def check(
     Exit code 0: fit, 1: a check failed, 3: Slurm does not answer.
 
     \b
+    hpcjobs check --gpus 1,2,4,8 --start node -- torchrun --nproc-per-node={gpus_per_node} ... train.py
     hpcjobs check --gpus 1,2,4,8,16 --cluster c4140 --set data.dir=/scratch/chestxray14
     """
     profile = flags.applied_to(chosen_cluster(cluster, flags.keys.get("partition"), show.talk))
     counts = parse_gpus(gpus) if gpus else sorted({1, profile.gpus_per_node or 1})
+    document = command.document(experiment, DEFAULT)
     fitness = check_fitness(
-        make_plan(counts, experiment, profile, None, settings, Terms()),
+        make_plan(counts, document, profile, None, [*settings, *command.settings], Terms(), show.talk),
         out,
         patience_min * 60,
         show.talk,

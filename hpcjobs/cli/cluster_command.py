@@ -7,7 +7,7 @@ import json
 import click
 
 from hpcjobs.cli import names
-from hpcjobs.config import Cluster, Experiment, dump, profiles, to_builtins
+from hpcjobs.config import Cluster, dump, profiles, to_builtins
 
 
 @click.group()
@@ -75,5 +75,8 @@ def schema(kind: str) -> None:
     `# yaml-language-server: $schema=FILE`.
     """
     from hpcjobs.config import keys
+    from hpcjobs.trainers.registry import DEFAULT, TRAINERS
 
-    click.echo(json.dumps(keys.schema(Cluster if kind == "cluster" else Experiment), indent=2))
+    kinds = {name: trainer.keys for name, trainer in TRAINERS.items()}
+    found = keys.schema(Cluster) if kind == "cluster" else keys.schema_by("trainer", kinds, DEFAULT)
+    click.echo(json.dumps(found, indent=2))

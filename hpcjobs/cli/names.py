@@ -19,9 +19,7 @@ from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from hpcjobs.config import Cluster, Experiment
-
-# Keys of an experiment whose value is a path; True if it is that of a folder.
-_PATHS = {"data.dir": True, "model.weights": False}
+    from hpcjobs.config.keys import Key
 
 
 def experiments(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
@@ -88,21 +86,38 @@ def runs(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem
 
 def settings(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """KEY= for each key of an experiment that is not set yet; after the =, a key's few possible values, or paths."""
-    from hpcjobs.config import Experiment
-    from hpcjobs.config.keys import leaves
-
+    keys = _keys(ctx)
     key, equals, values = incomplete.partition("=")
     if not equals:
         done = {setting.partition("=")[0] for setting in ctx.params.get("settings") or ()}
-        known = ((each.name, each.description) for each in leaves(Experiment))
-        return _beginning(incomplete, ((f"{name}=", text) for name, text in known if name not in done))
+        return _beginning(
+            incomplete, ((f"{name}=", each.description) for name, each in keys.items() if name not in done)
+        )
     begun = incomplete[: len(incomplete) - len(values.rpartition(",")[2])]  # of V1,V2 only V2 is completed
     typed = incomplete[len(begun) :]
-    kind = next((each.type for each in leaves(Experiment) if each.name == key), None)
-    found = _beginning(typed, ((word, "") for word in _choices(kind)))
-    if not found and key in _PATHS:
-        found = paths(typed, folders=_PATHS[key])
+    about = keys.get(key)
+    found = _beginning(typed, ((word, "") for word in _choices(about.type if about else None)))
+    if not found and about and about.path:
+        found = paths(typed, folders=about.path == "folder")
     return [CompletionItem(begun + item.value, help=item.help) for item in found]
+
+
+def _keys(ctx: Context) -> dict[str, Key]:
+    """The keys that the experiment may have: those of its trainer, which a command after -- or a file names."""
+    from hpcjobs.base.errors import InputError
+    from hpcjobs.cli.command_flags import given_command
+    from hpcjobs.config import Experiment, profiles
+    from hpcjobs.config.keys import leaves
+    from hpcjobs.trainers.registry import DEFAULT, TRAINERS, trainer_in
+
+    trainer = TRAINERS["command" if given_command(ctx) is not None else DEFAULT]
+    name = ctx.params.get("experiment")
+    if name is not None:
+        try:
+            trainer = trainer_in(profiles.read(Experiment, name))
+        except (InputError, OSError):
+            return {}
+    return {each.name: each for each in leaves(trainer.keys)}
 
 
 def _choices(kind: Any) -> list[str]:

@@ -99,7 +99,7 @@ def collect(
     if runs is None:
         return
     _print_runs(runs, as_json)
-    ctx.exit(_nothing_measured(any(run.throughput is not None for run in runs)))
+    ctx.exit(_nothing_measured(any(run.measured for run in runs)))
 
 
 def _print_runs(runs: Sequence[Run], as_json: bool) -> None:
@@ -191,7 +191,7 @@ def report(
             build.read_runs(runs_file), out, ReportRequest(baseline, against, reference), show.talk
         )
     print_report(done, as_json=as_json, markdown=markdown)
-    ctx.exit(_nothing_measured(any(row.throughput is not None for row in done.rows)))
+    ctx.exit(_nothing_measured(any(row.runs for row in done.rows)))
 
 
 def _nothing_measured(measured: bool) -> int:

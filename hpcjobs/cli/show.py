@@ -62,7 +62,17 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
 
     cluster = sweep.plan.cluster
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    words = ("gpus", "nodes", "tasks/node", "CPUs/task", "runs", "minutes/run", "GPU-hours", "script", "could start")
+    words = (
+        "gpus",
+        "nodes",
+        "processes/node",
+        "CPUs/process",
+        "runs",
+        "minutes/run",
+        "GPU-hours",
+        "script",
+        "could start",
+    )
     for name in words:
         grid.add_column(name, justify="left" if name in ("script", "could start") else "right")
     for group in sweep.plan.submitted:
@@ -70,7 +80,16 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
         one = group is sweep.plan.allocation
         minutes = cost.minutes if not one or cost.minutes is None else cost.minutes / len(group.runs)
         grid.add_row(
-            *map(str, (size.gpus, size.nodes, size.tasks_per_node, cluster.cpus_per_gpu, len(group.runs))),
+            *map(
+                str,
+                (
+                    size.gpus,
+                    size.nodes,
+                    size.processes_per_node,
+                    size.per_process(cluster.cpus_per_gpu),
+                    len(group.runs),
+                ),
+            ),
             *map(_figure, (minutes, cost.gpu_hours)),
             f"{group.name}.sbatch",
             expected.starts.get(group.name, "unknown"),
@@ -93,17 +112,10 @@ def _whole_cost(sweep: Sweep, expected: Estimate) -> str:
     costs = [expected.costs[group.name] for group in sweep.plan.submitted]
     hours = [cost.gpu_hours for cost in costs if cost.gpu_hours is not None]
     if len(hours) < len(costs):
-        why = "no earlier sweep beside this one, and no measure.images_per_sec_per_gpu"
-        if expected.source:
-            why = "dataset.json, which has the number of images, cannot be read from here"
-        elif sweep.plan.cluster.device == "cpu":
-            why = "no earlier sweep beside this one; measure.images_per_sec_per_gpu is for GPUs only"
-        return f"GPU-hours: unknown ({why})"
-    experiments = [variant.experiment for variant in sweep.plan.variants]
-    early = any(each.mode == "benchmark" or each.train.target_auc is not None for each in experiments)
+        return f"GPU-hours: unknown ({expected.unknown})"
     idle = sum(cost.idle_gpu_hours or 0 for cost in costs)
     kept = f", {_figure(idle)} of them on idle GPUs" if idle else ""
-    most = "at most " if early else ""
+    most = "at most " if expected.at_most else ""
     return f"GPU-hours: {most}{_figure(sum(hours))}{kept} (without evaluations, at {expected.source})"
 
 
@@ -119,8 +131,8 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
     grid = Table(box=None, header_style="bold", pad_edge=False)
     units = {run.progress.unit for run in runs if run.progress.throughput}
     rate_name = f"{next(iter(units)) or 'units'}/s" if len(units) == 1 else "rate"
-    for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", rate_name, "elapsed", "reason"):
-        figure = name in ("gpus", "steps", "epoch", rate_name, "elapsed")
+    for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", rate_name, "elapsed", "last line", "reason"):
+        figure = name in ("gpus", "steps", "epoch", rate_name, "elapsed", "last line")
         grid.add_column(name, justify="right" if figure else "left", overflow="fold")
     for run in runs:
         done = run.progress
@@ -131,9 +143,8 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
         state = Text(str(run.state), style=_STYLES.get(run.state, ""))
         # Text, not markup: a log line may hold brackets.
         places = " ".join(run.nodes)
-        grid.add_row(
-            run.run, str(run.gpus), state, run.task, places, steps, epoch, rate, elapsed(run), Text(reason(run))
-        )
+        figures = (steps, epoch, rate, elapsed(run), last_line(run))
+        grid.add_row(run.run, str(run.gpus), state, run.task, places, *figures, Text(reason(run)))
     return grid
 
 
@@ -151,6 +162,14 @@ def elapsed(run: RunStatus) -> str:
         return ""
     seconds = int((run.end or time.time()) - run.start)
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def last_line(run: RunStatus) -> str:
+    """How long ago the log of a running command was last written, such as `12 s ago`; empty if it is not known."""
+    ago = run.progress.ago_s
+    if ago is None or run.state is not RunState.RUNNING:
+        return ""
+    return f"{ago:.0f} s ago" if ago < 120 else f"{ago / 60:.0f} min ago"
 
 
 def status_json(runs: Sequence[RunStatus]) -> str:
@@ -171,6 +190,7 @@ def status_json(runs: Sequence[RunStatus]) -> str:
                 "epochs": run.progress.epochs,
                 "throughput": run.progress.throughput,
                 "unit": run.progress.unit,
+                "ago_s": run.progress.ago_s if run.state is RunState.RUNNING else None,
                 "start": run.start,
                 "end": run.end,
                 "failure": run.failure.kind if run.failure else None,

@@ -12,20 +12,19 @@ import click
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import shown
-from hpcjobs.cli import names, profile_flags, show
+from hpcjobs.cli import command_flags, names, profile_flags, show
 from hpcjobs.cli.show_report import wait_and_report
 from hpcjobs.plan.planning import parse_gpus
 from hpcjobs.site.choose import chosen_cluster
 from hpcjobs.study import Preparation, prepare, prepare_again
+from hpcjobs.trainers.registry import DEFAULT
 
 # Options that `hpcjobs check` shares.
 experiment_option = click.option(
     "--experiment",
-    default="chexnet",
-    show_default=True,
     metavar="NAME|FILE",
     shell_complete=names.experiments,
-    help="What to train.",
+    help="What to train, if not COMMAND.  [default: chexnet]",
 )
 cluster_option = click.option(
     "--cluster",
@@ -42,7 +41,7 @@ def settings_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., A
     )
 
 
-@click.command()
+@click.command(cls=command_flags.TakesCommand)
 @click.option("--gpus", metavar="LIST", help="GPU counts, such as 1,2,4,8,16.")
 @experiment_option
 @cluster_option
@@ -75,13 +74,15 @@ def settings_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., A
 @click.option("--dry-run", is_flag=True, help="Print plan and scripts; write and submit nothing.")
 @click.option("--wait", is_flag=True, help="Follow the runs and end with the table.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@command_flags.options
 @profile_flags.options
 @click.pass_context
 def sweep(
     ctx: click.Context,
     flags: profile_flags.Flags,
+    command: command_flags.CommandFlags,
     gpus: str | None,
-    experiment: str,
+    experiment: str | None,
     cluster: str | None,
     repeats: int | None,
     settings: tuple[str, ...],
@@ -96,21 +97,24 @@ def sweep(
 ) -> None:
     """Submit one training per GPU count and repeat, and print the folder of the sweep.
 
+    All words after -- are the training command; without one, --experiment says what is trained.
+
     \b
+    hpcjobs sweep --gpus 1,2,4,8 --start node -- torchrun --nproc-per-node={gpus_per_node} ... train.py
     hpcjobs sweep --gpus 1,2,4 --experiment demo --cluster local --wait
     hpcjobs sweep --gpus 1,2,4,8,16 --cluster c4140 --set data.dir=/scratch/chestxray14
     """
     if source is not None:
-        _refuse_with_from(ctx)
+        _refuse_with_from(ctx, command)
         ready = prepare_again(source, check_node=check_node, out=out, tell=show.talk)
     else:
         if gpus is None:
             raise InputError("--gpus is missing: give GPU counts such as --gpus 1,2,4,8,16")
         ready = prepare(
             parse_gpus(gpus),
-            experiment=experiment,
+            command.document(experiment, DEFAULT),
             cluster=flags.applied_to(chosen_cluster(cluster, flags.keys.get("partition"), show.talk)),
-            settings=settings,
+            settings=[*settings, *command.settings],
             repeats=repeats,
             throttle=throttle,
             one_allocation=one_allocation,
@@ -132,10 +136,12 @@ def sweep(
         click.echo(shown(study.folder))
 
 
-def _refuse_with_from(ctx: click.Context) -> None:
-    """Raises InputError if a flag given with --from would change the sweep that is repeated."""
+def _refuse_with_from(ctx: click.Context, command: command_flags.CommandFlags) -> None:
+    """Raises InputError if a flag or command given with --from would change the sweep that is repeated."""
+    if command.words is not None:
+        raise InputError("--from repeats a sweep unchanged: leave out the command after --")
     own = ("gpus", "experiment", "cluster", "repeats", "settings", "throttle", "one_allocation")
-    for name in (*own, *profile_flags.NAMES):
+    for name in (*own, *profile_flags.NAMES, *command_flags.NAMES):
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             flag = {"settings": "set"}.get(name, name).replace("_", "-")
             raise InputError(f"--from repeats a sweep unchanged: leave out --{flag}")

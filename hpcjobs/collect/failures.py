@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED, ErrorCode
 from hpcjobs.base.hostlist import expand_hosts
-from hpcjobs.base.records import ExitRecord, Failure, JobState
+from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord
 from hpcjobs.collect import causes
 
 
@@ -183,19 +184,46 @@ _OUTSIDE = {"timeout", "out_of_memory", "node_failure", "preempted"}
 
 
 def classify(
-    answer: JobState | None, exit_record: ExitRecord | None, aborts: Sequence[Mapping[str, Any]], line: str
+    answer: JobState | None,
+    exit_record: ExitRecord | None,
+    aborts: Sequence[Mapping[str, Any]],
+    line: str,
+    ranks: Sequence[RankRecord] = (),
+    *,
+    restarts: bool = True,
 ) -> Failure:
     """Why a run without a measurement failed.
 
     `aborts` are the abort-rNNN.json of its ranks, the earliest first; `line` is the line of its log that says why.
+    `ranks` are the ends of its ranks, the earliest first. `restarts`: EXIT_INTERRUPTED says that it wrote a
+    checkpoint.
     """
     job_nodes = answer.nodes if answer and answer.nodes else expand_hosts(exit_record.nodelist if exit_record else "")
     cause = _first_cause(aborts)
-    kind, evidence = _class_and_evidence(answer, exit_record, cause, line)
+    kind, evidence = _class_and_evidence(answer, exit_record, cause, line, restarts)
+    if cause is None and kind not in _OUTSIDE and (first := _first_to_fail(ranks)):
+        kind, evidence = _named(kind, evidence, line, first)
     reported = cause.get("nodes") if cause else None
     # Version 0.1 wrote the nodes into the message alone, and a log line is all that Slurm or MPI leave.
     named = reported if isinstance(reported, list) and reported else causes.nodes(evidence)
     return failure(kind, evidence, _bad_nodes(kind, map(str, named), job_nodes))
+
+
+def _first_to_fail(ranks: Iterable[RankRecord]) -> RankRecord | None:
+    """The first rank that failed. SIGTERM is how launchers end the others, so such an end comes last."""
+    failed = sorted((rank for rank in ranks if rank.rc), key=lambda rank: (rank.signal == signal.SIGTERM, rank.end))
+    return failed[0] if failed else None
+
+
+def _named(kind: str, evidence: str, line: str, first: RankRecord) -> tuple[str, str]:
+    """The class and evidence of a failure with the rank that failed first, its node, and how it ended."""
+    who = f"rank {first.rank} on {first.host}"
+    if kind in ("exit_code", "signal"):
+        # The launcher's own code says how it ended the other ranks.
+        how = f"signal {first.signal}" if first.signal else f"exit code {first.rc}"
+        text = f"{who} ended with {how}"
+        return "signal" if first.signal else "exit_code", f"{text}: {line}" if line else text
+    return kind, f"{evidence} ({who})" if evidence else who
 
 
 def failure(kind: str, evidence: str, nodes: Iterable[str] = ()) -> Failure:
@@ -209,13 +237,17 @@ def cancelled_by_slurm(line: str) -> bool:
 
 
 def _class_and_evidence(
-    answer: JobState | None, exit_record: ExitRecord | None, abort: Mapping[str, Any] | None, line: str
+    answer: JobState | None,
+    exit_record: ExitRecord | None,
+    abort: Mapping[str, Any] | None,
+    line: str,
+    restarts: bool,
 ) -> tuple[str, str]:
     code = str(abort["code"]) if abort else ""
     if abort and code in FAILURE_CLASSES and code != ErrorCode.STALLED:
         return code, _abort_text(abort)
     by_log = causes.class_of(line)
-    interrupted = EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code)
+    interrupted = restarts and EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code)
     by_slurm = next((_WORDS[word] for word in (answer.word, answer.reason) if word in _WORDS), "") if answer else ""
     # A job that wrote its checkpoint at the time limit was interrupted: it can continue from there.
     if answer and by_slurm and not (by_slurm == "timeout" and interrupted):

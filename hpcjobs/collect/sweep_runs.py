@@ -1,13 +1,13 @@
-"""A sweep's files become runs: one per planned run, measured or not; and its runs.csv and auc.csv are written."""
+"""A sweep's files become runs: one per planned run, measured or not; and its runs.csv is written."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hpcjobs.base import contract, sweepdir
 from hpcjobs.base.columns import (
@@ -15,42 +15,53 @@ from hpcjobs.base.columns import (
     FLAG_HARDWARE,
     FLAG_OVERSUBSCRIBED,
     FLAG_SHARED,
-    FLAG_SHORT_WARMUP,
     FLAG_SOFTWARE,
 )
-from hpcjobs.base.contract import RunConfig, split_batch, warmup_steps
+from hpcjobs.base.contract import RunConfig, split_batch
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import make_folder, open_plain, read_json, write_atomic
 from hpcjobs.base.hostlist import expand_hosts
-from hpcjobs.base.metrics import Measurement, Run
+from hpcjobs.base.metrics import MEASURED_COMMAND, Run
 from hpcjobs.base.records import RunState
 from hpcjobs.base.sizes import Size
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.base.tabular import to_csv
-from hpcjobs.chexnet.classes import AUC_COLUMNS, AUC_CSV
-from hpcjobs.collect import mllog, nvml, runs_csv
-from hpcjobs.collect.mllog import TrainLog
+from hpcjobs.collect import nvml, runs_csv
+from hpcjobs.collect.attempts import Reading
 
 # The keys of node-HOST.json that make `software`, in this order.
 _SOFTWARE = ("python", "tensorflow", "horovod", "mpi", "nccl", "cuda", "cudnn", "driver", "kernel")
 
 
-def collect(where: SweepDir, planned: Mapping[str, RunConfig], states: Mapping[str, tuple[RunState, str]]) -> list[Run]:
+class Reader(Protocol):
+    """Reads attempts, whatever trainer they are of (`hpcjobs.trainers.registry.read_attempt`)."""
+
+    def __call__(self, run: RunConfig, attempt: Path, *, whole: bool = True) -> Reading: ...
+
+
+def collect(
+    where: SweepDir,
+    planned: Mapping[str, RunConfig],
+    states: Mapping[str, tuple[RunState, str]],
+    read: Reader,
+    check: Callable[[RunConfig], None],
+) -> list[Run]:
     """Every run of a sweep, in the order of `states`.
 
     `planned` is each run as the sweep's plan has it: it stands in for a run.yaml that is damaged. `states` gives each
-    run its state and, if it failed, why. The newest attempt with a measurement counts; a run that has none keeps its
-    row. Each log is read once. Raises InputError if sweep.yaml is damaged, or a run.yaml whose run is not planned.
+    run its state and, if it failed, why. The newest attempt that finished counts; a run that has none keeps its row.
+    Each log is read once. `check` raises InputError for a damaged run.yaml. Raises InputError if sweep.yaml is damaged,
+    or a run.yaml whose run is not planned.
     """
-    sweep = _Sweep(where, planned)
-    return [_run(sweep, name, *states[name]) for name in states]
+    sweep = _Sweep(where, planned, check)
+    return [_run(sweep, name, *states[name], read) for name in states]
 
 
 class _Sweep:
     """What is known of a sweep before any of its runs is looked at."""
 
-    def __init__(self, where: SweepDir, planned: Mapping[str, RunConfig]):
-        self.where, self.planned = where, planned
+    def __init__(self, where: SweepDir, planned: Mapping[str, RunConfig], check: Callable[[RunConfig], None]):
+        self.where, self.planned, self.check = where, planned, check
         data = sweepdir.read_sweep_yaml(where.sweep_yaml)
         cluster, repeats = data.get("cluster"), data.get("repeats")
         self.cluster: Mapping[str, Any] = cluster if isinstance(cluster, dict) else {}
@@ -101,7 +112,8 @@ class _Sweep:
         # One job that runs everything has the largest size.
         whole = max(self.planned.values(), key=lambda each: each.gpus, default=config) if self.is_one_job else config
         per_node = self.cluster.get("gpus_per_node")
-        held = Size(whole.gpus, whole.nodes, whole.tasks_per_node).gpus_held(
+        on_fullest = whole.gpus_per_node or whole.tasks_per_node
+        held = Size(whole.gpus, whole.nodes, on_fullest, on_fullest, whole.gpus).gpus_held(
             per_node if isinstance(per_node, int) else None, self.cluster.get("sharing") == "exclusive"
         )
         return held * sum(known) / 3600
@@ -116,11 +128,12 @@ class _Sweep:
             config = contract.load_run(path)
             if config.run != name:
                 raise ValueError(f"it is that of the run {config.run!r}")
-            _batches(config), _short_warmup(config), str(config.experiment["name"])
+            self.check(config)
+            _batches(config)
             return config, ""
         except OSError as error:
             wrong = error.strerror or str(error)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
             wrong = " ".join(str(error).removeprefix(f"{path}: ").split())
         if name not in self.planned:
             raise InputError(f"{path}: {wrong}; and {self.where.sweep_yaml} does not plan the run")
@@ -135,41 +148,52 @@ def _wall_s(attempt: Path) -> float | None:
     return found.end - found.start if found.end >= found.start else None
 
 
-def _batches(config: RunConfig) -> tuple[int, int]:
-    return split_batch(config.experiment["batch"], config.gpus)
+def _batches(config: RunConfig) -> tuple[int | None, int | None]:
+    batch = config.experiment["batch"]
+    if batch.get("local") is None and batch.get("global") is None:
+        return None, None
+    return split_batch(batch, config.gpus)
 
 
-def _short_warmup(config: RunConfig) -> bool:
-    return bool(warmup_steps(config.experiment) < config.experiment["measure"]["warmup_steps"])
-
-
-def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
+def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader) -> Run:
     config, wrong = sweep.config(name)
-    attempt, log, measured = _newest(sweep.where, name)
+    attempt, found = _newest(sweep.where, config, read)
+    measured = found.measurement if found else None
     claim = (read_json(attempt / contract.CLAIM) or {}) if attempt else {}
     nodes = [read_json(path) or {} for path in sorted(attempt.glob(contract.node_json("*")))] if attempt else []
     local_batch, global_batch = _batches(config)
     start = claim.get("start")
-    fields: dict[str, Any] = {"unit": mllog.UNIT, "start": start if isinstance(start, (int, float)) else None}
+    fields: dict[str, Any] = {"start": start if isinstance(start, (int, float)) else None}
     hosts: Sequence[str] = expand_hosts(str(claim.get("nodelist", "")))
+    if found is not None:
+        fields["unit"] = found.progress.unit
+        hosts = found.hosts or hosts
     if measured is not None:
         fields |= measured.figures()
         fields |= {name: getattr(measured, name) for name in ("throughput", "step_ms", "windows", "outlier_windows")}
         if fields["start"] is not None and measured.first_step_at is not None:
             fields["startup_s"] = measured.first_step_at - fields["start"]
         hosts = measured.hosts or hosts
-    flags = [*sweep.flags, *_flags(config, attempt, log, nodes), *(measured.flags if measured else ())]
+    if found is not None and found.finished and found.command_s is not None and not fields.get("time_to_train_s"):
+        # The job script's clock has whole seconds.
+        fields |= {"time_to_train_s": found.command_s or None, "time_to_train_kind": MEASURED_COMMAND}
+    flags = [
+        *sweep.flags,
+        *(found.flags if found else ()),
+        *_flags(config, attempt, found, nodes),
+        *(measured.flags if measured else ()),
+    ]
     return Run(
         run=name,
         attempt=attempt.name if attempt else "",
         state=state,
         failure="; ".join(text for text in (failure, wrong) if text),
-        source=str(attempt.relative_to(sweep.where.root) / contract.TRAIN_LOG) if attempt else "",
+        source=str(found.log.relative_to(sweep.where.root)) if found else "",
         experiment=config.experiment["name"],
         params=config.params,
         gpus=config.gpus,
         nodes=config.nodes,
-        gpus_per_node=config.tasks_per_node,
+        gpus_per_node=config.gpus_per_node or config.tasks_per_node,
         local_batch=local_batch,
         global_batch=global_batch,
         job_ids=str(claim.get("job", "")),
@@ -184,25 +208,24 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str) -> Run:
     )
 
 
-def _newest(where: SweepDir, name: str) -> tuple[Path | None, TrainLog, Measurement | None]:
-    """The newest attempt with a measurement, its log and that measurement; without one, the last attempt."""
-    last: tuple[Path | None, TrainLog] = None, TrainLog()
-    for attempt in reversed(where.attempts(name)):
-        log = mllog.read(attempt / contract.TRAIN_LOG)
-        measured = mllog.measure(log)
-        if measured is not None:
-            return attempt, log, measured
-        last = last if last[0] else (attempt, log)
-    return *last, None
+def _newest(where: SweepDir, config: RunConfig, read: Reader) -> tuple[Path | None, Reading | None]:
+    """The newest attempt that finished, and what its files say; if none did, the last attempt."""
+    last: tuple[Path | None, Reading | None] = None, None
+    for attempt in reversed(where.attempts(config.run)):
+        found = read(config, attempt)
+        if found.finished:
+            return attempt, found
+        last = last if last[0] else (attempt, found)
+    return last
 
 
 # --- flags, GPUs, software -----------------------------------------------------------------------
 
 
-def _flags(config: RunConfig, attempt: Path | None, log: TrainLog, nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if _short_warmup(config):
-        yield FLAG_SHORT_WARMUP
-    yield from _gpu_flags(attempt, log) if attempt else ()
+def _flags(
+    config: RunConfig, attempt: Path | None, found: Reading | None, nodes: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    yield from _gpu_flags(attempt, found) if attempt and found else ()
     wanted = config.tasks_per_node * config.cpus_per_task
     if any(isinstance(node.get("cpus"), int) and node["cpus"] < wanted for node in nodes):
         yield FLAG_OVERSUBSCRIBED
@@ -212,9 +235,9 @@ def _flags(config: RunConfig, attempt: Path | None, log: TrainLog, nodes: Sequen
         yield FLAG_HARDWARE
 
 
-def _gpu_flags(attempt: Path, log: TrainLog) -> list[str]:
+def _gpu_flags(attempt: Path, found: Reading) -> list[str]:
     paths = sorted(attempt.glob(contract.nvml_csv("*")))
-    return nvml.flags(map(_lines, paths), mllog.window_times(log)) if paths else []
+    return nvml.flags(map(_lines, paths), found.timed) if paths else []
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -241,29 +264,30 @@ def _software(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def auc_csv(where: SweepDir, runs: Iterable[Run]) -> str:
-    """All runs' auc.csv in one table: run, experiment, params and gpus before each run's own columns."""
+def joined(where: SweepDir, runs: Iterable[Run], name: str, columns: Sequence[str]) -> str:
+    """A table that every run leaves, in one: run, experiment, params and gpus before each run's own `columns`."""
     rows = []
     for run in runs:
         if run.source and run.throughput is not None:
-            path = where.root / Path(run.source).parent / AUC_CSV
+            path = where.root / Path(run.source).parent / name
             try:
                 with io.TextIOWrapper(open_plain(path), "utf-8", "replace", newline="") as file:
                     found = list(csv.DictReader(file))
             except (OSError, csv.Error):
                 continue
             for line in found:
-                own = {column: line.get(column, "") for column in AUC_COLUMNS}
+                own = {column: line.get(column, "") for column in columns}
                 rows.append(
                     {"run": run.run, "experiment": run.experiment, "params": run.params, "gpus": run.gpus, **own}
                 )
-    return to_csv(["run", "experiment", "params", "gpus", *AUC_COLUMNS], rows)
+    return to_csv(["run", "experiment", "params", "gpus", *columns], rows)
 
 
-def write(where: SweepDir, runs: Sequence[Run]) -> list[Path]:
-    """Write report/runs.csv and report/auc.csv; returns their paths."""
+def write(where: SweepDir, runs: Sequence[Run], tables: Mapping[str, Sequence[str]]) -> list[Path]:
+    """Write report/runs.csv, and in report/ the `tables` that the runs leave, joined; returns their paths."""
     make_folder(where.report)
-    paths = [where.report / "runs.csv", where.report / "auc.csv"]
-    write_atomic(paths[0], runs_csv.to_text(runs))
-    write_atomic(paths[1], auc_csv(where, runs))
-    return paths
+    texts = {"runs.csv": runs_csv.to_text(runs)}
+    texts |= {name: joined(where, runs, name, columns) for name, columns in tables.items()}
+    for name, text in texts.items():
+        write_atomic(where.report / name, text)
+    return [where.report / name for name in texts]

@@ -86,10 +86,11 @@ class Cluster(Section, frozen=True, kw_only=True):
         Literal["slurm", "local"], doc("slurm: jobs are submitted with sbatch; local: they run on this machine.")
     ] = "slurm"
     launcher: Annotated[
-        Literal["srun", "mpirun", "horovodrun"],
+        Literal["srun", "mpirun", "horovodrun", "fork"],
         doc(
             "srun: `srun --mpi=MPI_PLUGIN`; mpirun: Open MPI's; horovodrun: `horovodrun --gloo`, which needs ssh "
-            "between the nodes and no MPI. Under horovodrun, jobs are not warned before their time limit."
+            "between the nodes and no MPI; fork: the job script itself, on one node, without MPI. Under horovodrun, "
+            "jobs are not warned before their time limit."
         ),
     ] = "srun"
     mpi_plugin: Annotated[OneLine, doc("The plugin for `srun --mpi`; `srun --mpi=list` prints those that exist.")] = (
@@ -201,16 +202,14 @@ class Cluster(Section, frozen=True, kw_only=True):
                 raise ValueError(f"retry.{kind}: {_why_not(kind)}; these may be retried: {', '.join(RETRYABLE)}")
         if self.gpu_request != "none" and self.gpus_per_node is None:
             raise ValueError(f"gpu_request {self.gpu_request} needs gpus_per_node")
+        if self.launcher in ("horovodrun", "fork") and self.bind != "none":
+            raise ValueError(f"launcher {self.launcher} cannot bind ranks, but bind is {self.bind}: set bind: none")
         if self.launcher == "horovodrun":
             self._check_horovodrun()
         if self.container.kind == "pyxis" and self.launcher != "srun":
             raise ValueError(f"container.kind pyxis needs launcher srun, but the launcher is {self.launcher}")
-        if self.container.kind != "none" and self.python is None:
-            raise ValueError(f"container.kind {self.container.kind} needs python: the one inside the image")
 
     def _check_horovodrun(self) -> None:
-        if self.bind != "none":
-            raise ValueError(f"launcher horovodrun cannot bind ranks, but bind is {self.bind}: set bind: none")
         if "NCCL_SOCKET_IFNAME" in self.env:
             # horovodrun exports this variable itself, after those of the profile (horovod/runner/gloo_run.py).
             raise ValueError(

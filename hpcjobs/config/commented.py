@@ -20,7 +20,7 @@ def commented(experiment: Experiment, title: str) -> str:
     A key that is absent is written as `#key: null`, which is also valid without its `#`.
     """
     head = f"{title} A key behind # is absent: to set it, remove the # and give a value."
-    return "".join([*_comment(head, ""), "\n", *_lines(Experiment, to_builtins(experiment), "")])
+    return "".join([*_comment(head, ""), "\n", *_lines(type(experiment), to_builtins(experiment), "")])
 
 
 def _lines(kind: type[Section], values: dict[str, Any], indent: str) -> Iterator[str]:

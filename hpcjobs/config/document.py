@@ -15,12 +15,10 @@ import yaml
 
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.base.files import open_plain
-from hpcjobs.config.cluster import Cluster
-from hpcjobs.config.experiment import Experiment
-from hpcjobs.config.keys import keys_of
+from hpcjobs.config.keys import Key, exclusive, keys_of, leaves
 from hpcjobs.config.words import Section
 
-Spec = TypeVar("Spec", Experiment, Cluster)
+Spec = TypeVar("Spec", bound=Section)
 
 
 def load(path: Path, kind: type[Spec]) -> Spec:
@@ -45,22 +43,24 @@ for _each in (_Loader, _Dumper):
     )
 
 
-# A key and the one of the same section that it excludes.
-_EXCLUDES: Mapping[tuple[str, ...], str] = {
-    ("batch", "local"): "global",
-    ("batch", "global"): "local",
-    ("data", "dir"): "synth",
-    ("data", "synth"): "dir",
-}
-
-
 class Document:
-    """A YAML mapping, the file it came from, and the line of each of its keys: 0 where `--set` gave it."""
+    """A YAML mapping, and the file it came from.
 
-    def __init__(self, source: str, data: dict[str, Any], lines: Mapping[tuple[str, ...], int]):
+    `lines` is the line of each key, 0 where `--set` gave it. `texts` is the text of each plain value as it was written;
+    an item of a list has its index, from 0, as the last part of its path.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        data: dict[str, Any],
+        lines: Mapping[tuple[str, ...], int],
+        texts: Mapping[tuple[str, ...], str] | None = None,
+    ):
         self.source = source
         self.data = data
         self.lines = lines
+        self.texts = texts or {}
 
     def where(self, path: tuple[str, ...]) -> str:
         """`FILE:LINE` of a key, or of the nearest section around it that the file has."""
@@ -70,20 +70,24 @@ class Document:
                 return f"{self.source}:{place}" if place else "--set"
         return self.source
 
-    def set(self, key: str, value: Any) -> None:
-        """Override one dotted key, as `--set` does. Raises InputError where a parent is not a mapping."""
-        path = tuple(key.split("."))
+    def set(self, key: str, text: str, kind: type[Section]) -> None:
+        """Override one dotted key of a `kind`, as `--set` does. Raises InputError where a parent is not a mapping.
+
+        Of two keys that exclude each other, the one that is set replaces the other.
+        """
+        path, value = tuple(key.split(".")), parse_scalar(text)
         target = self.data
         for part in path[:-1]:
             inner = target.setdefault(part, {})
             if not isinstance(inner, dict):
                 raise InputError(f"--set {key}: '{part}' is not a section")
             target = inner
-        # Of two keys that exclude each other, the one that is set replaces the other.
-        if value is not None and path[:2] in _EXCLUDES:
-            self.data[path[0]].pop(_EXCLUDES[path[:2]], None)
+        other = exclusive(kind).get(path[:2])
+        if value is not None and other is not None:
+            self.data[path[0]].pop(other[-1], None)
         target[path[-1]] = value
         self.lines = {**self.lines, path: 0}
+        self.texts = {**self.texts, path: text}
 
 
 def read_yaml(path: Path) -> Document:
@@ -106,11 +110,24 @@ def read_yaml(path: Path) -> Document:
     if not isinstance(data, dict):
         raise InputError(f"{path}: {'is empty: ' if data is None else ''}expected 'key: value' lines")
     lines: dict[tuple[str, ...], int] = {}
-    _collect_lines(path, node, (), lines)
-    return Document(str(path), data, lines)
+    texts: dict[tuple[str, ...], str] = {}
+    _collect(path, node, (), lines, texts)
+    return Document(str(path), data, lines, texts)
 
 
-def _collect_lines(path: Path, node: Any, above: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
+def _collect(
+    path: Path,
+    node: Any,
+    above: tuple[str, ...],
+    lines: dict[tuple[str, ...], int],
+    texts: dict[tuple[str, ...], str],
+) -> None:
+    """Fill in the lines and texts of a node. Raises InputError for a key that is given twice or is no text."""
+    if isinstance(node, yaml.ScalarNode):
+        texts[above] = node.value
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _collect(path, item, (*above, str(index)), lines, texts)
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
@@ -121,15 +138,33 @@ def _collect_lines(path: Path, node: Any, above: tuple[str, ...], lines: dict[tu
         if inner in lines:
             raise InputError(f"{path}:{line}: key '{'.'.join(inner)}' is given twice (first in line {lines[inner]})")
         lines[inner] = line
-        _collect_lines(path, value, inner, lines)
+        _collect(path, value, inner, lines, texts)
 
 
 def convert(document: Document, kind: type[Spec]) -> Spec:
     """Check a document against its type. Raises InputError for the first mistake."""
+    for key in leaves(kind):
+        if key.verbatim:
+            _restore(document, key)
     try:
         return msgspec.convert(document.data, kind)
     except msgspec.ValidationError as error:
         raise InputError(_explain(document, kind, str(error))) from None
+
+
+def _restore(document: Document, key: Key) -> None:
+    """Put the texts of a key back in place of what YAML read them as."""
+    path = tuple(key.name.split("."))
+    holder: Any = document.data
+    for name in path[:-1]:
+        holder = holder.get(name) if isinstance(holder, dict) else None
+    value = holder.get(path[-1]) if isinstance(holder, dict) else None
+    if isinstance(value, list):
+        holder[path[-1]] = [document.texts.get((*path, str(index)), item) for index, item in enumerate(value)]
+    elif isinstance(value, dict):
+        holder[path[-1]] = {name: document.texts.get((*path, str(name)), item) for name, item in value.items()}
+    elif path in document.texts and value is not None:
+        holder[path[-1]] = document.texts[path]
 
 
 _PLACE = re.compile(r" - at `(?P<path>(?:key in )?\$[^`]*)`$")
@@ -186,7 +221,7 @@ def dump(value: Any, **how: Any) -> str:
     return str(yaml.dump(value, Dumper=_Dumper, **{"sort_keys": False, "allow_unicode": True, **how}))
 
 
-def to_builtins(spec: Experiment | Cluster) -> dict[str, Any]:
+def to_builtins(spec: Section) -> dict[str, Any]:
     """The spec as plain mappings with every default, ready for YAML."""
     result: dict[str, Any] = msgspec.to_builtins(spec)
     return result

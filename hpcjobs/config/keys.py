@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Union
 
 import msgspec
@@ -20,7 +20,8 @@ class Key:
 
     `name` is the key as YAML spells it; `leaves` puts its sections in front (`train.steps`). `type` is the type without
     its `Annotated`. `section` is the class of the keys below this one, or None where the key holds a plain value; an
-    `optional` section may be absent.
+    `optional` section may be absent. `path` is folder or file if the value is a path or one of `words`, else empty;
+    `here`: an absent path is the working folder. `verbatim`: the texts in the value are taken as they are written.
     """
 
     name: str
@@ -28,6 +29,10 @@ class Key:
     description: str
     section: type[Section] | None
     optional: bool = False
+    path: str = ""
+    words: tuple[str, ...] = ()
+    here: bool = False
+    verbatim: bool = False
 
 
 def keys_of(kind: type[Section]) -> Iterator[Key]:
@@ -38,7 +43,8 @@ def keys_of(kind: type[Section]) -> Iterator[Key]:
         described = next((each.description for each in metadata if each.description), None)
         if described is None and inner is not None:
             described = inspect.getdoc(inner)
-        yield Key(field.encode_name, bare, described or "", inner, optional)
+        extra = {name: value for each in metadata for name, value in (each.extra or {}).items()}
+        yield Key(field.encode_name, bare, described or "", inner, optional, **extra)
 
 
 def leaves(kind: type[Section]) -> Iterator[Key]:
@@ -49,6 +55,16 @@ def leaves(kind: type[Section]) -> Iterator[Key]:
         else:
             for leaf in leaves(key.section):
                 yield dataclasses.replace(leaf, name=f"{key.name}.{leaf.name}")
+
+
+def exclusive(kind: type[Section]) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """The path of each key that excludes another one of its section, and the path of that other one."""
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for key in keys_of(kind):
+        if key.section is not None and key.section.EXCLUSIVE is not None:
+            first, second = ((key.name, name) for name in key.section.EXCLUSIVE)
+            found |= {first: second, second: first}
+    return found
 
 
 def _unwrapped(annotation: Any) -> tuple[Any, list[msgspec.Meta]]:
@@ -73,6 +89,24 @@ def schema(kind: type[Section]) -> dict[str, Any]:
     result: dict[str, Any] = msgspec.json.schema(kind)
     _describe_sections(kind, result["$defs"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_of_ecma(result)}
+
+
+def schema_by(key: str, kinds: Mapping[str, type[Section]], default: str) -> dict[str, Any]:
+    """JSON Schema of a YAML file whose `key` names its kind; without the key, it is of the kind `default`."""
+    schemas = {name: schema(kind) for name, kind in kinds.items()}
+    definitions = {name: about for each in schemas.values() for name, about in each["$defs"].items()}
+    rules = [
+        {
+            "if": {"properties": {key: {"const": name}}, **_required(key, name != default)},
+            "then": {"$ref": each["$ref"]},
+        }
+        for name, each in schemas.items()
+    ]
+    return {"$schema": schemas[default]["$schema"], "allOf": rules, "$defs": definitions}
+
+
+def _required(key: str, is_required: bool) -> dict[str, list[str]]:
+    return {"required": [key]} if is_required else {}
 
 
 def _describe_sections(kind: type[Section], definitions: dict[str, Any]) -> None:

@@ -11,14 +11,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import platformdirs
 
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.config import Cluster, Document, Experiment, convert, read_yaml, to_builtins
-
-Spec = TypeVar("Spec", Experiment, Cluster)
 
 
 @dataclasses.dataclass(frozen=True)

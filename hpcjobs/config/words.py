@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -21,10 +21,30 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A YAML mapping that refuses unknown keys.
 
     Each key's type carries its description: `steps: Annotated[PositiveInt, doc("Steps per window.")] = 5`. A key that
-    is itself a section is described by the docstring of that section. `hpcjobs.config.keys` reads both.
+    is itself a section is described by the docstring of that section. `hpcjobs.config.keys` reads both. EXCLUSIVE names
+    two keys of which a file gives one at most.
     """
+
+    EXCLUSIVE: ClassVar[tuple[str, str] | None] = None
 
 
 def doc(description: str) -> msgspec.Meta:
     """The description of a key, for `Annotated`: shown by `hpcjobs init`, the JSON schema, completion and the docs."""
     return msgspec.Meta(description=description)
+
+
+def path_doc(
+    description: str, *, folder: bool = False, words: tuple[str, ...] = (), here: bool = False
+) -> msgspec.Meta:
+    """The description of a key whose value is a path, or one of `words`.
+
+    A relative path starts at the folder of the YAML file, or at the working folder if `--set` gives it. `folder`: only
+    a folder makes sense. `here`: an absent path is the working folder.
+    """
+    extra = {"path": "folder" if folder else "file", "words": words, "here": here}
+    return msgspec.Meta(description=description, extra=extra)
+
+
+def verbatim_doc(description: str) -> msgspec.Meta:
+    """The description of a key whose texts are taken as they are written: 3e-4 stays 3e-4, and yes stays yes."""
+    return msgspec.Meta(description=description, extra={"verbatim": True})

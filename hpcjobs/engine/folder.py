@@ -7,19 +7,18 @@ import shutil
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hpcjobs.base import contract
-from hpcjobs.base.contract import RunConfig, dump_runs
+from hpcjobs.base.contract import dump_runs
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import read_json, shown, write_atomic, write_json, write_new
 from hpcjobs.base.lock import alive, process
 from hpcjobs.base.provenance import provenance
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import dump, to_builtins
-from hpcjobs.engine.sweep import Sweep, to_yaml
+from hpcjobs.engine.sweep import Sweep, run_configs, to_yaml
 from hpcjobs.jobs import render
-from hpcjobs.jobs.group import COLLECTOR, PlannedRun
+from hpcjobs.jobs.group import COLLECTOR
 
 # The mark of a folder whose sweep.yaml is not written yet. It holds the process() that writes the folder.
 UNFINISHED = ".unfinished"
@@ -38,30 +37,6 @@ def scripts(sweep: Sweep) -> dict[str, str]:
     return texts
 
 
-def _run_config(sweep: Sweep, run: PlannedRun, builtins: Mapping[str, Any]) -> RunConfig:
-    experiment = run.variant.experiment
-    return RunConfig(
-        sweep=sweep.id,
-        run=run.name,
-        params=run.variant.params,
-        repeat=run.repeat,
-        seed=experiment.seed + run.repeat - 1,
-        gpus=run.size.gpus,
-        nodes=run.size.nodes,
-        tasks_per_node=run.size.tasks_per_node,
-        cpus_per_task=sweep.plan.cluster.cpus_per_gpu,
-        device=sweep.plan.cluster.device,
-        data_dir=experiment.data.dir or str(sweep.where.data),
-        experiment=builtins,
-    )
-
-
-def run_configs(sweep: Sweep) -> dict[str, RunConfig]:
-    """What run.yaml of each planned run holds, by the run's name, in the order of the plan."""
-    builtins = {variant.params: to_builtins(variant.experiment) for variant in sweep.plan.variants}
-    return {run.name: _run_config(sweep, run, builtins[run.variant.params]) for run in sweep.plan.runs}
-
-
 def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) -> None:
     """Write everything but the journal. sweep.yaml comes last: a folder that has one is complete.
 
@@ -72,6 +47,8 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
     for folder in (where.scripts, where.slurm, where.runs):
         folder.mkdir()
     files = {where.script(name): text for name, text in rendered.items()}
+    support = render.support_files(sweep.plan.groups, sweep.plan.cluster)
+    files |= {where.scripts / name: text for name, text in support.items()}
     for group in sweep.plan.groups:
         files[where.script(group.name).with_suffix(".runs")] = "".join(f"{run.name}\n" for run in group.runs)
     if sweep.plan.allocation is not None:
@@ -83,6 +60,9 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
         where.run(name).mkdir()
         files[where.run(name) / contract.RUN_YAML] = text
     write_new(files)
+    for name in support:
+        # torchrun executes it in place of its interpreter.
+        (where.scripts / name).chmod(0o755)
     write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
     write_atomic(where.sweep_yaml, dump(to_yaml(sweep.id, sweep.plan)))
     (where.root / UNFINISHED).unlink()

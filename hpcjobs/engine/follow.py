@@ -6,15 +6,19 @@ import dataclasses
 import random
 import time
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 from hpcjobs.base import contract, sweepdir
+from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.base.files import read_json
-from hpcjobs.base.records import JobState, RunState
+from hpcjobs.base.records import Failure, JobState, RunState
 from hpcjobs.base.sweepdir import SweepDir
-from hpcjobs.collect import evidence, mllog
+from hpcjobs.collect import evidence
+from hpcjobs.collect.attempts import Reading
 from hpcjobs.engine.state import Evidence, RunStatus, Submission, fold, submissions
-from hpcjobs.engine.sweep import Sweep
+from hpcjobs.engine.sweep import Sweep, run_configs
+from hpcjobs.trainers.registry import read_attempt, trainer_of
 
 # The polling interval starts at the first of these and grows to the second, in seconds. The end of a run resets it.
 POLL_FIRST_S = 1.0
@@ -23,23 +27,40 @@ POLL_GROWTH = 1.5
 POLL_JITTER = 0.2  # a fraction of the interval, either way
 
 _PLANNED = RunState.PLANNED
+# How long, in seconds, this host may see an older log than the one that its node has written.
+_NFS_CACHE_S = 60.0
 
 
-def look(where: SweepDir, run: str) -> Evidence:
+class Readings:
+    """What attempts said, so that no log of an attempt that has ended is read twice."""
+
+    def __init__(self) -> None:
+        self._ended: dict[Path, Reading] = {}
+
+    def read(self, run: RunConfig, attempt: Path) -> Reading:
+        """What the files of an attempt say. Only the log of one that ended with success is read as a whole."""
+        found = self._ended.get(attempt)
+        if found is None:
+            ended = sweepdir.read_exit(attempt)
+            found = read_attempt(run, attempt, whole=ended is not None and ended.rc == 0)
+            if ended is not None and (found.finished or time.time() - ended.end > _NFS_CACHE_S):
+                self._ended[attempt] = found
+        return found
+
+
+def look(where: SweepDir, run: RunConfig, readings: Readings) -> Evidence:
     """The evidence that a run's files hold."""
-    entries = where.entries(run)
-    attempts = where.attempts(run, entries)
-    claimed, number = sweepdir.newest_claim(where, run, entries)
+    entries = where.entries(run.run)
+    attempts = where.attempts(run.run, entries)
+    claimed, number = sweepdir.newest_claim(where, run.run, entries)
     if not attempts:
         return Evidence(claimed_by=claimed, submission=number)
     newest = attempts[-1]
     claim = read_json(newest / contract.CLAIM) or {}
     submission = claim.get("submission")
     exit_record = sweepdir.read_exit(newest)
-    log = mllog.read(newest / contract.TRAIN_LOG)
-    measured = mllog.measure(log) is not None
-    if not measured:
-        measured = any(mllog.measure(mllog.read(old / contract.TRAIN_LOG)) is not None for old in attempts[:-1])
+    found = readings.read(run, newest)
+    measured = found.finished or any(readings.read(run, old).finished for old in attempts[:-1])
     task = str(claim.get("job", ""))
     if isinstance(submission, int) and submission < number and claimed:
         # A newer submission has claimed the run and has not begun: failures of older attempts no longer matter.
@@ -52,9 +73,10 @@ def look(where: SweepDir, run: str) -> Evidence:
         measured=measured,
         exit=exit_record,
         aborts=tuple(sweepdir.read_aborts(newest)),
-        line=evidence.why(newest / contract.JOB_LOG, where.slurm / f"{task}.out") if failed else "",
-        progress=mllog.progress(log),
-        nodes=_hosts(log),
+        ranks=tuple(sweepdir.read_ranks(newest)) if failed else (),
+        line=evidence.why(newest / contract.JOB_LOG, where.slurm / f"{task}.out") if failed else found.problem,
+        progress=found.progress,
+        nodes=found.hosts,
         start=claim.get("start"),
     )
 
@@ -62,11 +84,6 @@ def look(where: SweepDir, run: str) -> Evidence:
 def _failed_before_start(where: SweepDir, submission: Submission, task: str) -> Evidence:
     """The evidence of a task that failed before it made an attempt folder: its output file in slurm/."""
     return Evidence(claimed_by=task, submission=submission.number, line=evidence.why(where.slurm / f"{task}.out"))
-
-
-def _hosts(log: mllog.TrainLog) -> tuple[str, ...]:
-    about = log.last(contract.LogKey.RUN)
-    return tuple(about.value.get("hosts", ())) if about and isinstance(about.value, dict) else ()
 
 
 class Watch:
@@ -81,6 +98,10 @@ class Watch:
         self._sweep = sweep
         self._tell = tell
         self._must_answer = must_answer
+        self._configs = run_configs(sweep)
+        self._hints = trainer_of(sweep.plan.variants[0].experiment).hints()
+        self._restarts = all(trainer_of(each.experiment).restarts(each.experiment) for each in sweep.plan.variants)
+        self._readings = Readings()
         self._settled: dict[str, Evidence] = {}
         self._answers: Mapping[str, JobState] = {}
         self._answered_at: float | None = None
@@ -89,9 +110,9 @@ class Watch:
     def look(self) -> list[RunStatus]:
         """The state of every run. Raises SchedulerUnreachable only with `must_answer`."""
         sweep = self._sweep
-        names = [run.name for run in sweep.plan.runs]
+        names = list(self._configs)
         submitted = submissions(sweepdir.read_journal(sweep.where), sweep.plan.run_names)
-        found = {name: self._settled.get(name) or look(sweep.where, name) for name in names}
+        found = {name: self._settled.get(name) or self._look(name) for name in names}
         self._settled.update({name: evidence for name, evidence in found.items() if evidence.settled})
         tasks = {
             task for name, each in submitted.items() if not found[name].settled and (task := each.task_of(found[name]))
@@ -104,9 +125,21 @@ class Watch:
             begun = found[name].measured or (mine and found[name].start is not None)
             if answer is not None and answer.state is RunState.FAILED and not begun:
                 found[name] = _failed_before_start(sweep.where, each, task)
-        sizes = {run.name: run.size.gpus for run in sweep.plan.runs}
         runs = fold(names, submitted, answers, found, time.time())
-        return [dataclasses.replace(run, gpus=sizes[run.run]) for run in runs]
+        return [
+            dataclasses.replace(run, gpus=self._configs[run.run].gpus, failure=self._hinted(run.failure))
+            for run in runs
+        ]
+
+    def _look(self, name: str) -> Evidence:
+        found = look(self._sweep.where, self._configs[name], self._readings)
+        return dataclasses.replace(found, restarts=self._restarts)
+
+    def _hinted(self, failure: Failure | None) -> Failure | None:
+        """The failure with the trainer's own hint, if it has one."""
+        if failure is None or failure.kind not in self._hints:
+            return failure
+        return dataclasses.replace(failure, hint=self._hints[failure.kind])
 
     def _ask(self, tasks: Collection[str]) -> Mapping[str, JobState] | None:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED
-from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RunState
+from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RankRecord, RunState
 from hpcjobs.collect.failures import cancelled_by_slurm, classify, failure
 from hpcjobs.jobs.group import ALLOCATION
 
@@ -21,7 +21,8 @@ class Evidence:
     """The files that the newest attempt of a run left.
 
     `claimed_by` is the task that made it and `submission` the number of the submission it belongs to.
-    `measured`: some attempt has a measurement.
+    `measured`: some attempt finished. `ranks`: how its ranks ended, of those that rank.sh ran.
+    `restarts`: EXIT_INTERRUPTED means that the run wrote a checkpoint.
     """
 
     attempt: str = ""
@@ -30,10 +31,12 @@ class Evidence:
     measured: bool = False
     exit: ExitRecord | None = None
     aborts: tuple[Mapping[str, Any], ...] = ()
+    ranks: tuple[RankRecord, ...] = ()
     line: str = ""
     progress: Progress = dataclasses.field(default_factory=Progress)
     nodes: tuple[str, ...] = ()
     start: float | None = None
+    restarts: bool = True
 
     @property
     def settled(self) -> bool:
@@ -206,7 +209,11 @@ def _status(
         return dataclasses.replace(status, state=state, reason=reason)
     ended = _ended(submission, answer, mine, answered=answers is not None)
     if ended is RunState.FAILED:
-        return dataclasses.replace(status, state=ended, failure=classify(answer, mine.exit, mine.aborts, mine.line))
+        return dataclasses.replace(
+            status,
+            state=ended,
+            failure=classify(answer, mine.exit, mine.aborts, mine.line, mine.ranks, restarts=mine.restarts),
+        )
     if ended is not None:
         return dataclasses.replace(status, state=ended)
     if (
@@ -235,7 +242,7 @@ def _ended(submission: Submission, answer: JobState | None, mine: Evidence, *, a
     """How the task ended without a measurement, or None while it has not ended."""
     if answer is not None and answer.state is None:
         return None  # an unknown word is neither success nor failure
-    if not answered and mine.exit is not None and mine.exit.rc == EXIT_INTERRUPTED:
+    if not answered and mine.restarts and mine.exit is not None and mine.exit.rc == EXIT_INTERRUPTED:
         return None  # it may be requeued
     if answer is not None and answer.state is RunState.CANCELLED:
         # Slurm itself cancels a job that exceeds its memory: a failure of the job, not a user's cancel.

@@ -6,18 +6,20 @@ import contextlib
 import dataclasses
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hpcjobs.base import sweepdir
+from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import shown
 from hpcjobs.base.sweepdir import SweepDir
-from hpcjobs.config import Cluster, Document, Experiment, convert, to_builtins
-from hpcjobs.jobs.group import Variant
+from hpcjobs.config import Cluster, Document, convert, to_builtins
+from hpcjobs.jobs.group import PlannedRun, Variant
 from hpcjobs.plan.planning import Plan, Terms, make_plan
 from hpcjobs.schedulers import Scheduler, factory
+from hpcjobs.trainers.registry import experiment_in, trainer_of, upgraded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Sweep:
 def to_yaml(sweep_id: str, plan: Plan) -> dict[str, Any]:
     """`sweep.yaml`: everything from which the plan is rebuilt. No other file is needed."""
     return {
-        "version": 1,
+        "version": sweepdir.SWEEP_YAML_VERSION,
         "sweep": sweep_id,
         "gpus": sorted({group.size.gpus for group in plan.groups}),
         "repeats": plan.repeats,
@@ -56,6 +58,31 @@ def to_yaml(sweep_id: str, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _run_config(sweep: Sweep, run: PlannedRun, builtins: Mapping[str, Any]) -> RunConfig:
+    experiment = run.variant.experiment
+    return RunConfig(
+        sweep=sweep.id,
+        run=run.name,
+        params=run.variant.params,
+        repeat=run.repeat,
+        seed=experiment.seed + run.repeat - 1,
+        gpus=run.size.gpus,
+        nodes=run.size.nodes,
+        tasks_per_node=run.size.processes_per_node,
+        cpus_per_task=run.size.per_process(sweep.plan.cluster.cpus_per_gpu),
+        device=sweep.plan.cluster.device,
+        data_dir=trainer_of(experiment).data_dir(experiment, sweep.where.data),
+        experiment=builtins,
+        gpus_per_node=run.size.gpus_per_node,
+    )
+
+
+def run_configs(sweep: Sweep) -> dict[str, RunConfig]:
+    """What run.yaml of each planned run holds, by the run's name, in the order of the plan."""
+    builtins = {variant.params: to_builtins(variant.experiment) for variant in sweep.plan.variants}
+    return {run.name: _run_config(sweep, run, builtins[run.variant.params]) for run in sweep.plan.runs}
+
+
 def plan_of(path: Path) -> tuple[str, Plan]:
     """(sweep id, plan) of a sweep.yaml, or of the one in a folder. Raises InputError if it does not hold one."""
     if path.is_dir():
@@ -64,11 +91,8 @@ def plan_of(path: Path) -> tuple[str, Plan]:
     try:
         variants = []
         for entry in data["variants"]:
-            about = entry["experiment"]
-            # Version 0.1 had no data.synth: the experiment called demo made up these images if it had no data.dir.
-            if about["name"] == "demo" and about["data"]["dir"] is None:
-                about["data"].setdefault("synth", {"images": 512, "size": 64})
-            variants.append(Variant(entry["params"], convert(Document(str(path), about, {}), Experiment)))
+            document = Document(str(path), upgraded(entry["experiment"], data["version"]), {})
+            variants.append(Variant(entry["params"], experiment_in(document)))
         cluster = convert(Document(str(path), data["cluster"], {}), Cluster)
         return data["sweep"], make_plan(data["gpus"], variants, cluster, data["repeats"], Terms(**data["terms"]))
     except (KeyError, TypeError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import posixpath
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -22,17 +21,28 @@ import msgspec
 from hpcjobs.base.contract import EXIT_INTERRUPTED
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.hostlist import expand_hosts
+from hpcjobs.base.times import seconds
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import EARLY_S, SbatchOptions
-from hpcjobs.jobs.group import COLLECTOR, Group
+from hpcjobs.jobs.arms import arms, counters, launch_of, word
+from hpcjobs.jobs.group import COLLECTOR, Group, PlannedRun
+from hpcjobs.jobs.quoting import quote
 from hpcjobs.schedulers.factory import capabilities
-from hpcjobs.trainers import chexnet
+from hpcjobs.trainers import Launch
+from hpcjobs.trainers.registry import trainer_of
 
 # The template that every launcher's template extends, and the one that takes its place in a probe job.
 BASE = "base.sbatch.j2"
 _PROBE_BASE = "check.sbatch.j2"
-# Options of Open MPI's mpirun that Horovod asks for (horovod.readthedocs.io/en/stable/mpi.html).
-_TRANSPORT = ("-mca", "pml", "ob1", "-mca", "btl", "^openib")
+# Stands beside the scripts of open commands, and around each process that a launcher starts.
+RANK_SCRIPT = "rank.sh"
+# Variables that an open command finds in its environment, besides RANK and its kin.
+OURS = (
+    *("MASTER_ADDR", "MASTER_PORT", "HPCJOBS_RUN_DIR", "HPCJOBS_ATTEMPT_DIR", "HPCJOBS_ATTEMPT", "HPCJOBS_GPUS"),
+    *("HPCJOBS_NODES", "HPCJOBS_GPUS_PER_NODE", "HPCJOBS_REPEAT", "HPCJOBS_SEED", "HPCJOBS_METRICS"),
+    *("HPCJOBS_LOCAL_BATCH", "HPCJOBS_DEADLINE", "HPCJOBS_START", "HPCJOBS_PROCESSES_PER_NODE"),
+    *("HPCJOBS_RANK_WRAPPER", "HPCJOBS_STOP_SIGNAL", "HPCJOBS_FORWARD", "PYTHONUNBUFFERED"),
+)
 
 # Variables that bash sets itself, or that change how it reads the rest of a script.
 _BASH_VARIABLES = frozenset(
@@ -44,21 +54,6 @@ _BASH_VARIABLES = frozenset(
         "_",
     )
 )
-
-
-def quote(value: object) -> str:
-    """One shell word that bash reads back as exactly `value`. sbatch reads a directive in the same way, except that
-    backslashes have another meaning.
-
-    Raises InputError for characters that a line of a script cannot hold.
-    """
-    text = str(value)
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise InputError(f"{text!r} holds a control character and cannot stand in a job script")
-    if any(0xD800 <= ord(character) < 0xE000 for character in text):
-        raise InputError(f"{text!r} is not UTF-8 and cannot stand in a job script")
-    # Unquoted, shellcheck would warn about a word that begins with = after the = of an assignment.
-    return f"'{text}'" if text.startswith("=") and shlex.quote(text) == text else shlex.quote(text)
 
 
 def job_name(sweep: str, group: str, submission: int) -> str:
@@ -75,14 +70,41 @@ def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
     `sweep_dir` is the absolute sweep folder. Raises InputError for a template that does not render or
     a value that no script can hold.
     """
+    found = arms(group, cluster)
+    launch = found[0].launch
     return _render(
         cluster.template or f"{cluster.launcher}.sbatch.j2",
         cluster,
         sweep_dir,
         directives=directives(group, cluster, sweep, sweep_dir),
-        transport=_TRANSPORT,
-        **_rank_variables(group, cluster, sweep_dir),
+        arms=found,
+        counters=counters(group),
+        near_s=warned_s(launch, cluster) + 2 * EARLY_S,
+        warned_s=warned_s(launch, cluster),
+        **_process_variables(group, cluster, sweep_dir, launch),
     )
+
+
+def support_files(plan_groups: Sequence[Group], cluster: Cluster) -> dict[str, str]:
+    """The texts that stand beside the scripts of these groups, by file name: what runs around each process."""
+    if not any(launch_of(group.runs[0], cluster).open for group in plan_groups):
+        return {}
+    return {RANK_SCRIPT: support_file(RANK_SCRIPT)}
+
+
+def support_file(name: str) -> str:
+    """A script that has no values of its own to be filled in: `name` is that of its template without .j2."""
+    return _environment(None, BASE).get_template(f"{name}.j2").render()
+
+
+def shown_command(run: PlannedRun, cluster: Cluster) -> str:
+    """The command of a run as it stands in its script, quoted; variables of the script hold what the node knows."""
+    return " ".join(map(word, launch_of(run, cluster).words))
+
+
+def warned_s(launch: Launch, cluster: Cluster) -> int:
+    """Seconds before its time limit at which a job is signalled; 0: it is not, or the command would not know why."""
+    return 0 if launch.open and launch.stop is None else cluster.warned_s
 
 
 def allocation(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
@@ -91,12 +113,15 @@ def allocation(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> s
     Raises InputError as `script` does.
     """
     one = dataclasses.replace(group, runs=group.runs[:1])
+    warned = warned_s(launch_of(group.runs[0], cluster), cluster)
     return _render(
         "allocation.sbatch.j2",
         cluster,
         sweep_dir,
         directives=directives(one, cluster, sweep, sweep_dir),
         group=group.name,
+        near_s=warned + 2 * EARLY_S,
+        warned_s=warned,
         last_line=len(group.runs) - 1,
         size=group.size,
     )
@@ -117,13 +142,13 @@ def collector(cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
 def probe_job(group: Group, cluster: Cluster, name: str, folder: Path, command: Sequence[str], minutes: int) -> str:
     """The batch script of a short job of a group's size that belongs to no sweep: a check, the fabric probe.
 
-    Each rank, started by the launcher as in a run, runs `command` (`-m MODULE ...`, for the profile's Python). The job
-    writes into the absolute `folder`: first the node's clock, then its output `NAME.out`. Raises InputError as
-    `script` does.
+    Each process, started by the launcher as in a run, runs `command`. The job writes into the absolute `folder`: first
+    the node's clock, then its output `NAME.out`. Raises InputError as `script` does.
     """
     dropped = ("comment", "array", "open-mode", "requeue", "no-requeue", "signal")
     changed = {"job-name": name, "output": _percent(folder / f"{name}.out"), "time": f"{minutes}:00"}
     lines = {option: value for option, value in directives(group, cluster, "", folder) if option not in dropped}
+    launch = launch_of(group.runs[0], cluster)
     # The user's template counts only if it extends the base. A template that is a whole script, or a base itself,
     # would start a run; then the launcher's own template is used.
     theirs = cluster.template if cluster.template and Path(cluster.template).name != BASE else None
@@ -138,21 +163,24 @@ def probe_job(group: Group, cluster: Cluster, name: str, folder: Path, command: 
             reached=reached,
             directives=list({**lines, **changed, "no-requeue": None}.items()),
             command=command,
-            transport=[],  # the probe measures the fastest transport that MPI finds
-            **_rank_variables(group, cluster, folder),
+            # The probe measures the fastest transport that MPI finds: no option of the trainer limits it.
+            **_process_variables(group, cluster, folder, dataclasses.replace(launch, open=False, mpirun=())),
         )
         if reached.probe_base:  # check.sbatch.j2 sets it
             break
     return text
 
 
-def _rank_variables(group: Group, cluster: Cluster, folder: Path) -> dict[str, Any]:
-    """The variables of a template that starts ranks. `folder` is the one that the ranks write to."""
+def _process_variables(group: Group, cluster: Cluster, folder: Path, launch: Launch) -> dict[str, Any]:
+    """The variables of a template that starts processes. `folder` is the one that they write to."""
     return {
-        "container": _container(group, cluster, folder),
+        "container": _container(group, cluster, folder, launch),
         "environment": cluster.env,
         "gpu_request": _gpu_request(group, cluster),
         "group": group.name,
+        "launch": launch,
+        "limit_s": seconds(cluster.time) if cluster.time else None,
+        "ours": OURS,
         "python": [cluster.python or sys.executable],
         "size": group.size,
     }
@@ -187,7 +215,6 @@ def _render(
                 cluster=cluster,
                 directives=directives,
                 interrupted=EXIT_INTERRUPTED,
-                near_s=cluster.warned_s + 2 * EARLY_S,
                 sweep_dir=str(sweep_dir),
                 **values,
             )
@@ -228,6 +255,7 @@ def _environment(template: str | None, base: str) -> jinja2.Environment:
         autoescape=False,  # shell, not HTML: `q` is the filter that quotes
     )
     environment.filters["q"] = quote
+    environment.filters["word"] = word
     return environment
 
 
@@ -247,26 +275,28 @@ class _BaseReplacingLoader(jinja2.FileSystemLoader):
 
 def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> list[tuple[str, object]]:
     """(option, value) of each #SBATCH line, in order; value None is a bare flag."""
-    size = group.size
+    size, launch = group.size, launch_of(group.runs[0], cluster)
+    warned = warned_s(launch, cluster)
     lines: list[tuple[str, object]] = [
         ("job-name", job_name(sweep, group.name, 1)),  # for later submissions sbatch's command line replaces it
         ("comment", f"hpcjobs sweep {sweep}"),
         ("array", f"0-{len(group.runs) - 1}"),
         ("output", _output(sweep_dir, "%A_%a.out")),
         ("open-mode", "append"),
-        ("requeue" if cluster.requeues else "no-requeue", None),
+        # A command that writes no checkpoint must not begin again by itself, when a node fails or a job is preempted.
+        ("requeue" if cluster.requeues and (launch.stop or not launch.open) else "no-requeue", None),
     ]
-    if cluster.warned_s:
-        lines.append(("signal", f"B:USR1@{cluster.warned_s}"))
+    if warned:
+        lines.append(("signal", f"B:USR1@{warned}"))
     lines += [
         ("nodes", size.nodes),
-        ("ntasks", size.gpus),
-        ("ntasks-per-node", size.tasks_per_node),
-        ("cpus-per-task", cluster.cpus_per_gpu),
+        ("ntasks", size.processes),
+        ("ntasks-per-node", size.processes_per_node),
+        ("cpus-per-task", size.per_process(cluster.cpus_per_gpu)),
     ]
     lines += _gpu_request(group, cluster)
     if cluster.mem_per_gpu_mib is not None:
-        lines.append(("mem", f"{cluster.mem_per_gpu_mib * size.tasks_per_node}M"))
+        lines.append(("mem", f"{cluster.mem_per_gpu_mib * size.gpus_per_node}M"))
     if cluster.sharing == "exclusive":
         lines.append(("exclusive", None))
     for option in ("partition", "account", "qos", "reservation", "constraint", "nodelist", "exclude", "time"):
@@ -281,12 +311,12 @@ def directives(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> l
 
 def _gpu_request(group: Group, cluster: Cluster) -> list[tuple[str, object]]:
     kind = f"{cluster.gpu_type}:" if cluster.gpu_type else ""
-    values = {"gres": f"gpu:{kind}{group.size.tasks_per_node}", "gpus-per-node": f"{kind}{group.size.tasks_per_node}"}
+    values = {"gres": f"gpu:{kind}{group.size.gpus_per_node}", "gpus-per-node": f"{kind}{group.size.gpus_per_node}"}
     return [(option, value) for option, value in values.items() if option == cluster.gpu_request]
 
 
-def _container(group: Group, cluster: Cluster, sweep_dir: Path) -> list[str]:
-    """The words that put a rank's command into a container: a command of apptainer, or options of srun for pyxis."""
+def _container(group: Group, cluster: Cluster, sweep_dir: Path, launch: Launch) -> list[str]:
+    """The words that put a process' command into a container: a command of apptainer, or options of srun for pyxis."""
     about = cluster.container
     if about.kind == "none":
         return []
@@ -294,17 +324,20 @@ def _container(group: Group, cluster: Cluster, sweep_dir: Path) -> list[str]:
     if about.kind == "apptainer":
         binds = [word for mount in mounts for word in ("--bind", mount)]
         gpus = ["--nv"] if cluster.device == "gpu" else []
-        return ["apptainer", "exec", *gpus, *binds, *about.options, str(about.image)]
+        inside = ["--pwd", launch.workdir] if launch.workdir else []
+        return ["apptainer", "exec", *gpus, *binds, *inside, *about.options, str(about.image)]
     pairs = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in mounts)
     words = [f"--container-image={about.image}", f"--container-mounts={pairs}"]
     # Without this option the image's own value of a variable would win.
-    kept = [f"--container-env={','.join(cluster.env)}"] if cluster.env else []
+    names = [*cluster.env, *(OURS if launch.open else ())]
+    kept = [f"--container-env={','.join(names)}"] if names else []
     return [*words, *kept, *about.options]
 
 
 def _folders(group: Group, sweep_dir: Path) -> list[str]:
-    """The paths that a rank reads and writes, which have the same name inside and outside. Raises InputError."""
-    wanted = [str(sweep_dir), *chexnet.inputs(run.variant.experiment for run in group.runs)]
+    """The paths that a process reads and writes, which have the same name inside and outside. Raises InputError."""
+    experiments = [run.variant.experiment for run in group.runs]
+    wanted = [str(sweep_dir), *(path for each in experiments for path in trainer_of(each).inputs(each))]
     for path in wanted:
         if set(path) & set(",:"):
             raise InputError(f"{path}: a comma or a colon in a name cannot be mounted into a container")

@@ -9,43 +9,32 @@ from collections.abc import Iterator, Mapping
 from hpcjobs.base.records import Limits
 from hpcjobs.jobs.group import Group, PlannedRun
 from hpcjobs.plan.planning import Plan
+from hpcjobs.trainers.registry import trainer_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """The expected speed of a run: images/s by number of GPUs, seconds before the first step, and their source."""
+    """The expected speed of a run: units per second by number of GPUs, seconds before the first step, their source."""
 
     throughput: Mapping[int, float]
     startup_s: float
     source: str
 
     def of(self, gpus: int) -> float:
-        """images/s of this many GPUs; for an unknown size, the nearest known size scaled per GPU."""
+        """Units per second of this many GPUs; for an unknown size, the nearest known size scaled per GPU."""
         if gpus in self.throughput:
             return self.throughput[gpus]
         nearest = min(self.throughput, key=lambda known: abs(known - gpus))
         return self.throughput[nearest] * gpus / nearest
 
 
-def images(run: PlannedRun, train_images: int | None) -> int | None:
-    """The most images that a run trains on; None if this depends on the size of the data, which is unknown."""
-    experiment = run.variant.experiment
-    _, global_batch = experiment.batch.split(run.size.gpus)
-    if experiment.mode == "benchmark":
-        measure = experiment.measure
-        control = 3 * measure.control_passes * measure.control_steps if run.repeat <= measure.control_repeats else 0
-        return (measure.warmup_steps + measure.max_steps + control) * global_batch
-    if experiment.train.steps is not None:
-        return experiment.train.steps * global_batch
-    return None if train_images is None else experiment.train.epochs * train_images
-
-
-def run_minutes(run: PlannedRun, rate: Rate | None, train_images: int | None) -> float | None:
+def run_minutes(run: PlannedRun, rate: Rate | None) -> float | None:
     """Minutes from a run's start to its last step, without evaluations; None if unknown."""
-    count = images(run, train_images)
-    if rate is None or count is None:
+    experiment = run.variant.experiment
+    work = trainer_of(experiment).work(experiment, run.size, run.repeat)
+    if rate is None or work is None:
         return None
-    return (rate.startup_s + count / rate.of(run.size.gpus)) / 60
+    return (rate.startup_s + work / rate.of(run.size.gpus)) / 60
 
 
 def gpus_held(group: Group, plan: Plan) -> int:
@@ -66,9 +55,9 @@ class Cost:
     idle_gpu_hours: float | None
 
 
-def cost(group: Group, plan: Plan, rate: Rate | None, train_images: int | None) -> Cost:
+def cost(group: Group, plan: Plan, rate: Rate | None) -> Cost:
     """The cost of the group's runs at this rate."""
-    minutes = [run_minutes(run, rate, train_images) for run in group.runs]
+    minutes = [run_minutes(run, rate) for run in group.runs]
     known = [each for each in minutes if each is not None]
     if len(known) < len(minutes):
         return Cost(None, None, None)

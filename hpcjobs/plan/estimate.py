@@ -12,7 +12,6 @@ from pathlib import Path
 
 from hpcjobs.base import sweepdir
 from hpcjobs.base.errors import HpcjobsError, InputError, SchedulerUnreachable, SubmitRefused
-from hpcjobs.base.files import read_json
 from hpcjobs.base.records import Limits
 from hpcjobs.base.times import seconds
 from hpcjobs.collect.runs_csv import renamed
@@ -23,16 +22,22 @@ from hpcjobs.plan.cost import Cost, Rate
 from hpcjobs.plan.planning import Plan
 from hpcjobs.schedulers import Scheduler
 from hpcjobs.schedulers.factory import capabilities, make
+from hpcjobs.trainers.registry import DEFAULT, trainer_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """By group: its cost, and what the scheduler says of its script. `source` names where the speed comes from;
-    `warnings` are lines for the user."""
+    """By group: its cost, and what the scheduler says of its script.
+
+    `source` names where the speed comes from; without one, `unknown` says what is missing. `at_most`: the runs may end
+    before they have done their work. `warnings` are lines for the user.
+    """
 
     costs: Mapping[str, Cost]
     starts: Mapping[str, str]
     source: str
+    unknown: str
+    at_most: bool
     warnings: tuple[str, ...]
 
 
@@ -43,8 +48,7 @@ def estimate(plan: Plan, scheduler: Scheduler, scripts: Mapping[str, str], limit
     scheduler does not answer, that is a warning: the plan can be shown without its answer.
     """
     rate = _measured(plan, beside) or _stated(plan)
-    images = _train_images(plan)
-    costs = {group.name: cost.cost(group, plan, rate, images) for group in plan.submitted}
+    costs = {group.name: cost.cost(group, plan, rate) for group in plan.submitted}
     starts, warnings = {}, []
     # The scripts of single sizes are not submitted if one allocation runs them all.
     submitted = [name for name in scripts if name in plan.run_names or name == COLLECTOR]
@@ -61,24 +65,36 @@ def estimate(plan: Plan, scheduler: Scheduler, scripts: Mapping[str, str], limit
         warnings.append(str(error))
     time = plan.cluster.time
     warnings += [each.text for each in cost.objections(plan, limits, seconds(time) if time else None)]
-    return Estimate(costs, starts, rate.source if rate else "", tuple(warnings))
+    experiments = [variant.experiment for variant in plan.variants]
+    trainer = trainer_of(experiments[0])
+    return Estimate(
+        costs=costs,
+        starts=starts,
+        source=rate.source if rate else "",
+        unknown=trainer.unknown_cost(plan.cluster),
+        at_most=any(map(trainer.may_end_early, experiments)),
+        warnings=tuple(warnings),
+    )
 
 
 def _stated(plan: Plan) -> Rate | None:
     """The rate that the experiment states, which is that of a GPU."""
-    each = plan.variants[0].experiment.measure.images_per_sec_per_gpu
+    experiment = plan.variants[0].experiment
+    each = trainer_of(experiment).stated_rate(experiment)
     if each is None or plan.cluster.device != "gpu":
         return None
-    return Rate({1: each}, 0.0, f"the experiment's {each:g} images/s of one GPU")
+    return Rate({1: each}, 0.0, f"the {each:g} units/s of one GPU that the experiment states")
 
 
 def _measured(plan: Plan, beside: Path) -> Rate | None:
     """The rate that the newest sweep in `beside`, of the same experiment on the same cluster, measured."""
-    name, cluster = plan.variants[0].experiment.name, plan.cluster.name
+    experiment, cluster = plan.variants[0].experiment, plan.cluster.name
     for folder in _newest_first(beside):
         with contextlib.suppress(InputError, OSError, KeyError, TypeError, ValueError, IndexError):
             data = sweepdir.read_sweep_yaml(folder / "sweep.yaml")
-            if (data["variants"][0]["experiment"]["name"], data["cluster"]["name"]) != (name, cluster):
+            theirs = data["variants"][0]["experiment"]
+            same = theirs["name"] == experiment.name and theirs.get("trainer", DEFAULT) == experiment.trainer
+            if not same or data["cluster"]["name"] != cluster:
                 continue
             with (folder / "report" / "scaling-report.csv").open(newline="", encoding="utf-8") as file:
                 rows = [row for each in csv.DictReader(file) if (row := renamed(each))["throughput"]]
@@ -94,16 +110,6 @@ def _newest_first(parent: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             found.append((path.stat().st_mtime, path.parent.parent))
     return (folder for _, folder in sorted(found, reverse=True))
-
-
-def _train_images(plan: Plan) -> int | None:
-    """Images of an epoch; None if the data set cannot be read from this host."""
-    folder = plan.variants[0].experiment.data.dir
-    about = read_json(Path(folder) / "dataset.json") if folder else None
-    try:
-        return int((about or {})["splits"]["train"]["images"])
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def site_limits(cluster: Cluster) -> tuple[Limits, str]:

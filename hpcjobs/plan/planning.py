@@ -1,4 +1,4 @@
-"""The plan of a sweep: nodes and tasks of each size, the grid of swept keys, the names of all runs. Pure."""
+"""The plan of a sweep: nodes and processes of each size, the grid of swept keys, the names of all runs. Pure."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import copy
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.sizes import Size
-from hpcjobs.config import Cluster, Document, Experiment, convert, parse_scalar
+from hpcjobs.config import Cluster, Document
+from hpcjobs.config.keys import Key, exclusive, leaves
 from hpcjobs.jobs.group import ALLOCATION, Group, PlannedRun, Variant
-
-# Values of model.weights that are not paths.
-_NO_PATHS = ("none", "imagenet")
+from hpcjobs.trainers import Start
+from hpcjobs.trainers.registry import experiment_in, trainer_in, trainer_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +76,11 @@ def parse_gpus(text: str) -> list[int]:
     return sorted(counts)
 
 
-def size_of(gpus: int, cluster: Cluster) -> Size:
-    """Nodes and tasks for a GPU count. Raises InputError if the profile has no such size."""
+def size_of(gpus: int, cluster: Cluster, start: Start = "rank") -> Size:
+    """Nodes and processes for a GPU count. Raises InputError if the profile has no such size.
+
+    With `start` once, the job has as many tasks as with rank, so that the command may use them.
+    """
     per_node = cluster.gpus_per_node
     nodes = 1 if per_node is None else -(-gpus // per_node)
     if cluster.nodes is not None and nodes > cluster.nodes:
@@ -92,16 +95,23 @@ def size_of(gpus: int, cluster: Cluster) -> Size:
             f"1 to {per_node}, or a multiple of {per_node} (next: {whole}, {whole + per_node}), "
             "or set uneven_nodes: true in its profile"
         )
-    return Size(gpus, nodes, -(-gpus // nodes))
+    if cluster.launcher == "fork" and nodes > 1:
+        raise InputError(
+            f"--gpus: {gpus} GPUs need {nodes} nodes, and launcher fork of cluster '{cluster.name}' starts processes "
+            "on one: give smaller sizes, or launcher srun or mpirun"
+        )
+    on_fullest = -(-gpus // nodes)
+    return Size(gpus, nodes, on_fullest, *((1, nodes) if start == "node" else (on_fullest, gpus)))
 
 
 def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]:
     """The experiment with every combination of the values of `--set KEY=V1,V2`.
 
-    `data.dir` and a path in `model.weights` are made absolute: relative to the working folder if a setting gave
-    them, else to the folder of the experiment's file. Raises InputError for a malformed setting or a value that the key
-    does not accept.
+    A path is made absolute: relative to the working folder if a setting gave it, else to the folder of the experiment's
+    file. Raises InputError for a malformed setting or a value that the key does not accept.
     """
+    kind = trainer_in(document).keys
+    known = {key.name: key for key in leaves(kind)}
     choices: dict[str, list[str]] = {}
     for setting in settings:
         key, equals, values = setting.partition("=")
@@ -110,38 +120,51 @@ def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]
             raise InputError(f"--set {setting}: expected KEY=VALUE or KEY=V1,V2")
         if key in choices:
             raise InputError(f"--set {setting}: '{key}' is set twice; give its values in one --set {key}=V1,V2")
-        words = [value.strip() for value in values.split(",")]
+        # A text that is taken as it is written may hold commas.
+        whole = key in known and known[key].verbatim
+        words = [values] if whole else [value.strip() for value in values.split(",")]
         if "" in words or len(set(words)) < len(words):
             raise InputError(f"--set {setting}: an empty or a repeated value")
         choices[key] = words
-    if {"batch.local", "batch.global"} <= choices.keys():
-        raise InputError("--set: give one of batch.local (weak scaling) and batch.global (strong scaling), not both")
-    synth = next((key for key in choices if key.startswith("data.synth.")), None)
-    if synth and "data.dir" in choices:
-        raise InputError(f"--set: give one of data.dir (existing images) and {synth} (images to make up), not both")
-    if synth and len(choices[synth]) > 1:
-        raise InputError(f"--set {synth}: takes one value, because a sweep makes its images once")
+    _refuse_exclusive(choices, exclusive(kind))
     swept = sorted(key for key, values in choices.items() if len(values) > 1)
     variants = []
     for combination in itertools.product(*choices.values()):
         chosen = dict(zip(choices, combination, strict=True))
         point = copy.deepcopy(document)
         for key, word in chosen.items():
-            point.set(key, parse_scalar(word))
-        _locate(point, "data", "dir", "data.dir" in chosen)
-        _locate(point, "model", "weights", "model.weights" in chosen)
+            point.set(key, word, kind)
+        for about in known.values():
+            if about.path:
+                _locate(point, about, about.name in chosen)
         params = ";".join(f"{key}={chosen[key]}" for key in swept)
-        variants.append(Variant(params, convert(point, Experiment)))
+        variants.append(Variant(params, experiment_in(point)))
     return variants
 
 
-def _locate(document: Document, section: str, key: str, by_setting: bool) -> None:
+def _refuse_exclusive(keys: Iterable[str], others: Mapping[tuple[str, ...], tuple[str, ...]]) -> None:
+    """Raises InputError if two of the keys exclude each other."""
+    set_ = {tuple(key.split("."))[:2]: key for key in sorted(keys)}
+    for path, key in set_.items():
+        other = set_.get(others.get(path, ()))
+        if other is not None:
+            raise InputError(f"--set: give one of {key} and {other}, not both")
+
+
+def _locate(document: Document, key: Key, by_setting: bool) -> None:
     """Make a path absolute, because the runs have another working folder."""
-    inside: Any = document.data.get(section)
-    path = inside.get(key) if isinstance(inside, dict) else None
-    if isinstance(path, str) and path and path not in _NO_PATHS:
+    inside: Any = document.data
+    *sections, name = key.name.split(".")
+    for section in sections:
+        inside = inside.get(section) if isinstance(inside, dict) else None
+    if not isinstance(inside, dict):
+        return
+    path = inside.get(name)
+    if path is None and key.here:
+        inside[name] = str(Path.cwd())
+    elif isinstance(path, str) and path and path not in key.words:
         base = Path.cwd() if by_setting else Path(document.source).parent
-        inside[key] = str((base / Path(path).expanduser()).resolve())
+        inside[name] = str((base / Path(path).expanduser()).resolve())
 
 
 def make_plan(
@@ -155,12 +178,10 @@ def make_plan(
     """
     terms = terms or Terms()
     groups = []
-    for size in (size_of(count, cluster) for count in gpus):
+    trainer, first = trainer_of(variants[0].experiment), variants[0].experiment
+    for size in (size_of(count, cluster, trainer.start(first)) for count in gpus):
         for variant in variants:
-            try:
-                variant.experiment.batch.split(size.gpus)
-            except ValueError as error:
-                raise InputError(str(error)) from None
+            trainer.check_size(variant.experiment, size)
         name = f"g{size.gpus:04d}"
         runs = []
         for repeat in range(1, repeats + 1):

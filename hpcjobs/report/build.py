@@ -18,13 +18,15 @@ from hpcjobs.base.files import read_json
 from hpcjobs.base.metrics import Run, ScalingRow
 from hpcjobs.base.records import Reference, Tell
 from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.chexnet.classes import AUC_CSV
 from hpcjobs.collect import runs_csv, sweep_runs
 from hpcjobs.collect.evidence import tail
 from hpcjobs.collect.reference_tables import read_reference
 from hpcjobs.engine import follow
 from hpcjobs.engine.state import RunStatus
-from hpcjobs.engine.sweep import Sweep, load
+from hpcjobs.engine.sweep import Sweep, load, run_configs
 from hpcjobs.report.write import write_report
+from hpcjobs.trainers.registry import check_run, read_attempt, trainer_of
 
 # The page shows the end of each run's log: at most this many lines and bytes.
 TAIL_LINES = 20
@@ -56,17 +58,15 @@ class Report:
 
 
 def collect_sweep(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
-    """Collect a sweep, and write its runs.csv and auc.csv."""
+    """Collect a sweep, and write its runs.csv and the tables that its trainer's runs leave."""
     found = _collect(sweep, statuses)
-    sweep_runs.write(sweep.where, found)
+    sweep_runs.write(sweep.where, found, trainer_of(sweep.plan.variants[0].experiment).tables)
     return found
 
 
 def _collect(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
-    from hpcjobs.engine.folder import run_configs  # it imports jinja2
-
     states = {run.run: (run.state, str(run.failure or "")) for run in statuses}
-    return sweep_runs.collect(sweep.where, run_configs(sweep), states)
+    return sweep_runs.collect(sweep.where, run_configs(sweep), states, read_attempt, check_run)
 
 
 def scaling_rows(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[ScalingRow]:
@@ -87,7 +87,7 @@ def report_sweep(sweep: Sweep, statuses: Sequence[RunStatus], request: ReportReq
         request,
         tell,
         title=f"{experiment} on {sweep.plan.cluster.name}",
-        auc=list(csv.DictReader(io.StringIO((where.report / "auc.csv").read_text(encoding="utf-8")))),
+        auc=_rows(where.report / AUC_CSV) if AUC_CSV in trainer_of(sweep.plan.variants[0].experiment).tables else [],
         provenance=read_json(where.provenance),
         tails={run.run: _tail(where, run) for run in runs},
     )
@@ -118,6 +118,10 @@ def _write(runs: Sequence[Run], out: Path, request: ReportRequest, tell: Tell, *
         **compared, **more,
     )  # fmt: skip
     return Report(rows, sum(not run.state.final for run in runs), differences, reference, files)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
 
 def _tail(where: SweepDir, run: Run) -> str:

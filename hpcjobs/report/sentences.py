@@ -271,7 +271,7 @@ def failed(each: Series, runs: Sequence[Run] = ()) -> tuple[str, ...]:
 def _failed_of(rows: Sequence[ScalingRow], runs: Sequence[Run]) -> str:
     where = sizes([row.gpus for row in rows])
     lost, count = sum(row.failed_runs for row in rows), sum(row.runs + row.failed_runs for row in rows)
-    why = _why([run for run in runs if run.throughput is None and any(_is_of(run, row) for row in rows)])
+    why = _why([run for run in runs if not run.measured and any(_is_of(run, row) for row in rows)])
     if count == 1:
         return f"The run on {where} has no measurement{why}."
     if lost == count:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hpcjobs.base.errors import InputError, SchedulerUnreachable
 from hpcjobs.base.new_files import write_all
-from hpcjobs.config import Cluster, Experiment, profiles
+from hpcjobs.config import Cluster, Document, Experiment, profiles
 from hpcjobs.config.commented import commented
 from hpcjobs.config.words import Name
 from hpcjobs.plan import planning
@@ -18,7 +18,7 @@ from hpcjobs.schedulers import factory
 from hpcjobs.schedulers.slurm.commands import Refused
 from hpcjobs.site import facts
 from hpcjobs.site.detect import Detected, profile_of
-from hpcjobs.trainers import chexnet
+from hpcjobs.trainers.registry import trainer_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Begun:
     """A study that was begun in the working folder.
 
     `written` and `unchanged` are its files; `shadowed` are (file, the file of the same name that it hides). `profile`
-    is the cluster's file, or None: then `no_profile` says why. `cluster` is the one to compute on. `needs_data`: the
-    experiment names no data yet.
+    is the cluster's file, or None: then `no_profile` says why. `cluster` is the one to compute on. `missing`: what
+    the experiment still lacks, a line each.
     """
 
     experiment: Path
@@ -37,7 +37,7 @@ class Begun:
     profile: Path | None
     no_profile: str
     cluster: Cluster
-    needs_data: bool
+    missing: list[str]
 
     @property
     def sizes(self) -> list[int]:
@@ -47,14 +47,24 @@ class Begun:
         return sorted({1, node, 2 * node if several else node})
 
 
-def begin_study(name: str, base: str, partition: str | None, device: str | None, *, force: bool = False) -> Begun:
+def begin_study(
+    name: str,
+    base: Document,
+    origin: str,
+    partition: str | None,
+    device: str | None,
+    *,
+    settings: Sequence[str] = (),
+    force: bool = False,
+) -> Begun:
     """Write experiments/NAME.yaml with the values of the experiment `base`, and a profile if Slurm answers.
 
-    `partition` and `device` are those of site.detect. All files are written, or none. Raises InputError.
+    `origin` says in the file where the values come from; `settings` override some of them, as `--set` does. `partition`
+    and `device` are those of site.detect. All files are written, or none. Raises InputError.
     """
-    experiment = _experiment(name, base)
+    experiment = _experiment(name, base, settings)
     own = Path("experiments") / f"{name}.yaml"
-    origin = base if base.isprintable() else ascii(base)
+    origin = origin if origin.isprintable() else ascii(origin)
     files = {own: commented(experiment, f"By `hpcjobs init`, with the values of {origin}.")}
     found, why = _detected(partition, device)
     profile = None
@@ -70,7 +80,7 @@ def begin_study(name: str, base: str, partition: str | None, device: str | None,
         profile=profile,
         no_profile=why,
         cluster=found.cluster if found is not None else profiles.cluster("local"),
-        needs_data=experiment.data.dir is None and not chexnet.makes_up_data(experiment),
+        missing=[finding.remedy for finding in trainer_of(experiment).findings(experiment)],
     )
 
 
@@ -78,7 +88,7 @@ def _shadowed(path: Path, kind: type[Experiment] | type[Cluster]) -> Iterator[Pa
     return (other for each in profiles.available(kind) if each.name == path.stem for other in each.shadows)
 
 
-def _experiment(name: str, base: str) -> Experiment:
+def _experiment(name: str, base: Document, settings: Sequence[str]) -> Experiment:
     """The base under its new name, its paths absolute. Raises InputError."""
     try:
         msgspec.convert(name, Name)
@@ -93,7 +103,7 @@ def _experiment(name: str, base: str) -> Experiment:
         raise InputError(
             f"the working folder cannot be used: {error.strerror}; change to a folder that exists"
         ) from None
-    (variant,) = planning.parameter_grid(profiles.read(Experiment, base), [])
+    (variant,) = planning.parameter_grid(base, settings)
     return msgspec.structs.replace(variant.experiment, name=name)
 
 

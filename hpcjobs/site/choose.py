@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from hpcjobs.base.errors import InputError, nearest
-from hpcjobs.config import Cluster, profiles
+from hpcjobs.config import Cluster, Experiment, profiles
 from hpcjobs.schedulers import factory
 from hpcjobs.schedulers.slurm.commands import Refused
+from hpcjobs.trainers.registry import trainer_of
 
 # Keys of a profile that a sweep may override, which change from day to day, and what --help says of each.
 OVERRIDABLE = {
@@ -67,3 +71,17 @@ def _detected(partition: str | None, tell: Callable[[str], None]) -> Cluster:
         f"compute on {found.device} (`hpcjobs cluster detect` prints the profile; --cluster local: on this machine)"
     )
     return found.cluster
+
+
+def fitted(cluster: Cluster, experiment: Experiment, tell: Callable[[str], None]) -> Cluster:
+    """The profile; or launcher fork in it, if this machine has no mpirun and the trainer needs no MPI.
+
+    `tell` then receives a line about it.
+    """
+    trainer = trainer_of(experiment)
+    here = not factory.capabilities(cluster).compute_nodes and not cluster.modules and not cluster.prologue
+    if not here or cluster.launcher != "mpirun" or trainer.needs_mpi or shutil.which("mpirun"):
+        return cluster
+    if trainer.start(experiment) == "rank":
+        tell("this machine has no mpirun: the job script starts the ranks itself (launcher fork), without MPI")
+    return msgspec.structs.replace(cluster, launcher="fork", launcher_options=())

@@ -15,6 +15,7 @@ from hpcjobs.base.files import read_json, write_atomic
 from hpcjobs.base.records import Tell
 from hpcjobs.base.times import seconds
 from hpcjobs.jobs import render
+from hpcjobs.jobs.group import PlannedRun
 from hpcjobs.plan import cost
 from hpcjobs.plan.estimate import UserLimit, site_limits
 from hpcjobs.plan.planning import Plan
@@ -22,7 +23,7 @@ from hpcjobs.schedulers import factory
 from hpcjobs.site import check, check_job, preflight
 from hpcjobs.site.check_job import CLOCK, last_line
 from hpcjobs.site.fabric import fabric_finding
-from hpcjobs.trainers import chexnet
+from hpcjobs.trainers.registry import trainer_of
 
 _PROBE = "hpcjobs-probe"
 _OBJECTED = "change the key of the profile that Slurm objects to"
@@ -93,7 +94,7 @@ def _from_here(plan: Plan, out: Path) -> Iterator[Finding]:
     template = cluster.template or f"{cluster.launcher}.sbatch.j2"
     yield Finding("template", OK, f"{template} renders {', '.join(texts)}")
     for variant in plan.variants:
-        yield from chexnet.findings(variant.experiment)
+        yield from trainer_of(variant.experiment).findings(variant.experiment)
     if factory.capabilities(cluster).limits:
         limits, unknown = site_limits(cluster)
         limits = UserLimit(cluster).added_to(limits)
@@ -118,7 +119,7 @@ def _make_folder(out: Path) -> Path:
 
 def _ask_node(plan: Plan, folder: Path, patience_s: float, tell: Tell) -> Iterator[Finding]:
     """What a compute node has."""
-    yield check.disk(folder.parent, sum(chexnet.bytes_on_disk(run.variant.experiment) for run in plan.runs))
+    yield check.disk(folder.parent, sum(_bytes_on_disk(run) for run in plan.runs))
     script = preflight.write_script(plan, folder)
     try:
         job = check_job.run(plan.cluster, folder, script, preflight.NAME, patience_s, tell)
@@ -126,6 +127,11 @@ def _ask_node(plan: Plan, folder: Path, patience_s: float, tell: Tell) -> Iterat
         yield Finding("node", FAILURE, str(error), _OBJECTED)
         return
     yield from preflight.answers(job, folder)
+
+
+def _bytes_on_disk(run: PlannedRun) -> int:
+    experiment = run.variant.experiment
+    return trainer_of(experiment).bytes_on_disk(experiment)
 
 
 def _probe(plan: Plan, folder: Path, patience_s: float, tell: Tell, probe_s: int) -> tuple[Path | None, Finding]:

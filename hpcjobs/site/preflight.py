@@ -18,7 +18,8 @@ from hpcjobs.plan.planning import Plan, size_of
 from hpcjobs.schedulers import Scheduler
 from hpcjobs.site import check, check_job
 from hpcjobs.site.check_job import CheckJob
-from hpcjobs.trainers import chexnet
+from hpcjobs.trainers import NodeCheck
+from hpcjobs.trainers.registry import trainer_of
 
 NAME = "hpcjobs-check"
 # The folder of a preflight in a sweep's folder.
@@ -32,14 +33,10 @@ class PreflightFailed(HpcjobsError):
 
 def write_script(plan: Plan, folder: Path) -> Path:
     """Write the job's script and its request into the absolute `folder`; returns the script's path."""
-    request = {
-        "token": uuid.uuid4().hex,
-        "device": plan.cluster.device,
-        "launcher": plan.cluster.launcher,
-        "gpus": plan.groups[-1].size.gpus,
-        **chexnet.node_request(variant.experiment for variant in plan.variants),
-    }
-    write_json(folder / contract.CHECK_REQUEST, request)
+    check_of = _node_check(plan, folder)
+    write_json(folder / contract.CHECK_REQUEST, {"token": uuid.uuid4().hex, **check_of.request})
+    for name in check_of.files:
+        write_atomic(folder / name, render.support_file(name))
     script = script_path(folder)
     write_atomic(script, script_text(plan, folder))
     return script
@@ -53,7 +50,13 @@ def script_path(folder: Path) -> Path:
 def script_text(plan: Plan, folder: Path) -> str:
     """The text of the script. Raises InputError if it cannot be rendered."""
     one = Group("check", size_of(1, plan.cluster), tuple(plan.runs))
-    return render.probe_job(one, plan.cluster, NAME, folder, ["-m", chexnet.NODE_CHECK, str(folder)], _MINUTES)
+    return render.probe_job(one, plan.cluster, NAME, folder, _node_check(plan, folder).command, _MINUTES)
+
+
+def _node_check(plan: Plan, folder: Path) -> NodeCheck:
+    experiments = [variant.experiment for variant in plan.variants]
+    trainer = trainer_of(experiments[0])
+    return trainer.node_check(experiments, plan.cluster, plan.groups[-1].size.gpus, folder)
 
 
 def answers(job: CheckJob, folder: Path) -> Iterator[Finding]:

@@ -67,12 +67,12 @@ def test_without_a_batch_sizes_are_compared_and_have_no_kind_of_scaling() -> Non
         ("", None, 1.0, 1.0), ("", None, 1.8, 0.9), ("", None, 3.0, 0.75), ("", None, None, None),
     ]  # fmt: skip
     assert rows[1].series == rows[0].series
+    assert [row.row()["step_ms"] for row in rows] == [None] * 4
     # A size whose batch is known is compared with the others of known batch alone.
     rows = table([run(1, 100.0), run(2, 180.0), run(4, 300.0, **unknown), run(8, 500.0, **unknown)])
     assert [(row.scaling, row.baseline_gpus) for row in rows] == [("weak", 1), ("weak", 1), ("", 4), ("", 4)]
     rows = table([run(1, 100.0), run(4, 300.0, **unknown)])
     assert [(row.scaling, row.baseline_gpus) for row in rows] == [("", 1), ("", 1)]
-    assert [row.row()["step_ms"] for row in rows] == [None] * 4
 
 
 def test_students_interval_of_three_repeats() -> None:

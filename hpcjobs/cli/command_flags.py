@@ -1,0 +1,91 @@
+"""`-- COMMAND...` and the flags that belong to it, for `hpcjobs sweep`, `check` and `init`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from hpcjobs.config import Document
+
+# The keys of the experiment that the flags below set.
+_KEYS = {"start": "start", "pattern": "measure.pattern", "of": "measure.of", "unit": "measure.unit"}
+# Their parameter names.
+NAMES = tuple(_KEYS)
+_META = "hpcjobs.command"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class TakesCommand(click.Command):
+    """A command of hpcjobs for which all words after the first `--` are the user's training command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the training command off the arguments."""
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[_META] = tuple(args[at + 1 :])
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """The words of the usage line."""
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
+
+
+def given_command(ctx: click.Context) -> tuple[str, ...] | None:
+    """The training command after `--`; None without one."""
+    words: tuple[str, ...] | None = ctx.meta.get(_META)
+    return words
+
+
+class CommandFlags:
+    """The training command after `--`, None without one, and the settings that its flags stand for."""
+
+    def __init__(self, words: Sequence[str] | None, settings: Sequence[str]):
+        self.words = words
+        self.settings = tuple(settings)
+
+    def document(self, experiment: str | None, default: str) -> Document:
+        """The experiment to run: that of the command, or else the one of that name. Raises InputError."""
+        from hpcjobs.base.errors import InputError
+        from hpcjobs.config import Experiment, profiles
+        from hpcjobs.trainers.command_line import document_of
+
+        if self.words is None:
+            return profiles.read(Experiment, experiment or default)
+        if experiment is not None:
+            raise InputError("--experiment and a command after -- exclude each other: give one of them")
+        return document_of(self.words)
+
+
+def options(function: _Function) -> _Function:
+    """Adds --start, --pattern, --of and --unit; the function gets them, and the command, as `command`."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **given: Any) -> Any:
+        values = {key: given.pop(name) for name, key in _KEYS.items()}
+        settings = [f"{key}={value}" for key, value in values.items() if value is not None]
+        words = given_command(click.get_current_context())
+        return function(*args, command=CommandFlags(words, settings), **given)
+
+    for option in reversed(_OPTIONS):
+        called = option(called)
+    return called  # type: ignore[return-value]
+
+
+_OPTIONS = (
+    click.option(
+        "--start",
+        type=click.Choice(["rank", "node", "once"]),
+        help="Who starts COMMAND's processes: the launcher one for each GPU (rank) or node (node: torchrun starts the "
+        "rest), or the job script (once).  [default: rank]",
+    ),
+    click.option(
+        "--pattern", metavar="REGEX", help="How COMMAND prints its rate: 'tokens/s: (?P<throughput>[\\d.]+)'."
+    ),
+    click.option("--of", type=click.Choice(["all", "rank"]), help="Whose work such a figure counts.  [default: all]"),
+    click.option("--unit", metavar="WORD", help="What it counts: images, samples, tokens, ..."),
+)

@@ -1,0 +1,32 @@
+"""What the files of one attempt say, in the words that all trainers share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpcjobs.base.metrics import Measurement
+from hpcjobs.base.records import Progress
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the files of one attempt say.
+
+    log: the file that was read. finished: the run did what it should, and its rate is known if one was asked for.
+    measurement: of a run that finished; None: no rate was asked for. problem: why a run that ended with success has
+    not finished. hosts: those that the log names. timed: begin and end, in seconds since the epoch, of each stretch of
+    timed steps. flags: what to know before trusting the figures, besides the measurement's own.
+    command_s: seconds of a whole command that finished, its start-up included.
+    """
+
+    log: Path
+    finished: bool = False
+    measurement: Measurement | None = None
+    problem: str = ""
+    progress: Progress = dataclasses.field(default_factory=Progress)
+    hosts: tuple[str, ...] = ()
+    timed: Sequence[tuple[float, float]] = ()
+    flags: tuple[str, ...] = ()
+    command_s: float | None = None

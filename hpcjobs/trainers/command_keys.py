@@ -1,0 +1,157 @@
+"""The keys of an experiment whose runs execute a command of the user, each with its description."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+
+from hpcjobs.base.contract import divide_batch
+from hpcjobs.config import Experiment
+from hpcjobs.config.words import (
+    NonNegativeInt,
+    OneLine,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    doc,
+    path_doc,
+    verbatim_doc,
+)
+
+# A word of a command line: any text but the zero byte, which no process can be given.
+Word = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
+ParameterName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,39}\Z")]
+
+
+class CommandBatch(Section, frozen=True, kw_only=True):
+    """Units per step, such as images or tokens. Give local (fixed per GPU: weak scaling), global (strong), or neither.
+
+    Without a batch, the table knows no time of a step and no kind of scaling.
+    """
+
+    EXCLUSIVE: ClassVar = ("local", "global")
+
+    local: Annotated[PositiveInt | None, doc("Units per GPU and step.")] = None
+    global_: Annotated[PositiveInt | None, doc("Units per step over all GPUs.")] = msgspec.field(
+        name="global", default=None
+    )
+
+    def __post_init__(self) -> None:
+        if self.local is not None and self.global_ is not None:
+            raise ValueError("give one of batch.local (weak scaling) and batch.global (strong scaling), or neither")
+
+    def split(self, gpus: int) -> tuple[int | None, int | None]:
+        """(local, global) batch of `gpus` GPUs, in units; None if there is no batch.
+
+        Raises ValueError where the global batch does not divide over the GPUs.
+        """
+        if self.local is None and self.global_ is None:
+            return None, None
+        return divide_batch(self.local, self.global_, 1, gpus)
+
+
+class CommandMeasure(Section, frozen=True, kw_only=True):
+    """How the rate of a run is read from its log."""
+
+    format: Annotated[
+        str,
+        doc(
+            "auto: what hpcjobs.meter wrote, or else the pattern if there is one, or else the first format that is "
+            "recognised; pattern: the pattern alone; none: nothing is measured, and the table has times only; or the "
+            "name of a format, as `hpcjobs collect --format` takes it."
+        ),
+    ] = "auto"
+    pattern: Annotated[
+        str | None,
+        verbatim_doc(
+            "A regular expression of Python, with named groups: throughput (units per second), step_ms, samples, step, "
+            "score. `hpcjobs collect --logs FILE --pattern ...` tries it."
+        ),
+    ] = None
+    of: Annotated[
+        Literal["all", "rank"],
+        doc(
+            "What a figure counts. all: the work of all ranks; rank: that of one, so it is multiplied by their number."
+        ),
+    ] = "all"
+    unit: Annotated[
+        OneLine | None,
+        doc(
+            "What batch and throughput count: images, samples, sequences, tokens, steps, ... Absent: as the log's "
+            "format says it, or else samples."
+        ),
+    ] = None
+    warmup: Annotated[
+        NonNegativeInt,
+        doc("Matches of the pattern that are left out at the beginning; steps, if the pattern has the group step."),
+    ] = 10
+    take: Annotated[
+        Literal["mean", "median", "last"], doc("Which of the matches after the warm-up is the run's rate.")
+    ] = "mean"
+
+
+class Stop(Section, frozen=True, kw_only=True):
+    """How the command is asked to write a checkpoint and end, before the time limit or when the job is preempted.
+
+    Absent: it is not asked, and a run that reaches its time limit is not started again.
+    """
+
+    signal: Annotated[Literal["USR1", "USR2", "TERM"], doc("The signal, which every process of the command gets.")] = (
+        "USR1"
+    )
+    exit_code: Annotated[
+        int,
+        msgspec.Meta(ge=1, le=125),
+        doc("The exit code that means: a checkpoint is written, start me again. 75 is EX_TEMPFAIL of sysexits.h."),
+    ] = 75
+
+
+class CommandExperiment(Experiment, frozen=True, kw_only=True):
+    """A training command, run at any number of GPUs."""
+
+    trainer: Annotated[
+        Literal["command"], doc("command: any training command; chexnet: the trainer that comes with hpcjobs.")
+    ] = "command"
+    start: Annotated[
+        Literal["rank", "node", "once"],
+        doc(
+            "Who starts the processes. rank: the profile's launcher, one for each GPU; node: the launcher, one on each "
+            "node, and torchrun or the like starts the rest; once: the job script, one on the first node."
+        ),
+    ] = "rank"
+    command: Annotated[
+        tuple[Word, ...],
+        msgspec.Meta(min_length=1),
+        verbatim_doc(
+            "The command and its arguments. Placeholders in braces are filled in: {gpus} {nodes} {gpus_per_node} "
+            "{processes_per_node} {head} {port} {batch.local} {batch.global} {repeat} {seed} {run_dir} {attempt_dir} "
+            "{params.KEY}; {{ and }} are braces."
+        ),
+    ]
+    workdir: Annotated[
+        OneLine | None,
+        path_doc(
+            "Folder in which the command starts; absent: where `hpcjobs sweep` was typed.", folder=True, here=True
+        ),
+    ] = None
+    inputs: Annotated[
+        tuple[OneLine, ...], doc("Files and folders that the command reads: absolute paths, or relative to workdir.")
+    ] = ()
+    batch: CommandBatch = CommandBatch()
+    params: Annotated[
+        dict[ParameterName, Word],
+        verbatim_doc(
+            "Values of {params.KEY} in the command, under names of your own; --set params.KEY=V1,V2 sweeps one."
+        ),
+    ] = msgspec.field(default_factory=dict)
+    measure: CommandMeasure = CommandMeasure()
+    stop: Stop | None = None
+    stall_s: Annotated[
+        NonNegativeInt,
+        doc("The run is ended after this many seconds without a line of output or of a meter; 0: never."),
+    ] = 1800
+    work: Annotated[
+        PositiveFloat | None,
+        doc("Units that a whole run works off, such as samples x epochs: from it the plan computes GPU-hours."),
+    ] = None
