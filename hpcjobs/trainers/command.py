@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from hpcjobs.base.contract import JOB_LOG, TRAIN_LOG, Finding, RunConfig
+from hpcjobs.base.contract import FAILURE, JOB_LOG, TRAIN_LOG, Finding, RunConfig
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.base.records import ExitRecord, Tell
 from hpcjobs.base.sizes import Size
@@ -151,7 +151,11 @@ class CommandTrainer:
         }
 
     def findings(self, experiment: Experiment) -> Iterator[Finding]:
-        yield from ()
+        ours = _our(experiment)
+        try:
+            _words(ours, Size(1, 1, 1, 1, 1))
+        except InputError as error:
+            yield Finding("command", FAILURE, str(error), str(error))
 
     def node_check(self, experiments: Sequence[Experiment], cluster: Cluster, gpus: int, folder: Path) -> NodeCheck:
         """It looks for the command's first word, for workdir and inputs, for a free port, and for names of nodes."""
