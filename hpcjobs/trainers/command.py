@@ -106,7 +106,7 @@ class CommandTrainer:
     def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None, *, whole: bool = True) -> Reading:
         """The whole log is read only of a run that ended with success; of any other, its end."""
         # Imported here: other commands of hpcjobs need no reader of logs.
-        from hpcjobs.collect import command_logs
+        from hpcjobs.collect import command_logs, torch_errors
         from hpcjobs.collect.log_progress import tail_progress
 
         about, known = run.experiment["measure"], _sizes(run)
@@ -117,7 +117,7 @@ class CommandTrainer:
             how = about["format"]
         progress = tail_progress(log, pattern, known)
         if exit is None or exit.rc != 0:
-            return Reading(log=log, progress=progress)
+            return Reading(log=log, progress=progress, errors=tuple(torch_errors.read_errors(attempt)))
         command_s = max(0.0, exit.end - exit.start)
         if how == "none":
             return Reading(log=log, finished=True, progress=progress, command_s=command_s)
