@@ -1,7 +1,7 @@
 """A training's rank for tests of launchers: it waits for all ranks, does what DEEDS says, or waits for its end.
 
-`rank_program.py FOLDER`: it writes into the folder `place-RANK` (its environment, as JSON), then `ready-RANK`, and into
-`heard-RANK` the name of each signal that it gets. DEEDS is `RANK:DEED,...`, with DEED `kill` (SIGKILL to itself), `segv`,
+`rank_program.py FOLDER`: it writes into the folder `place-RANK` (its environment, as JSON), then `ready-RANK`, and
+into `heard-RANK` the name of each signal that it gets. DEEDS is `RANK:DEED,...`, with DEED `kill` (SIGKILL to itself), `segv`,
 `exitN`; another rank, when it hears SIGUSR1, exits with 75, and SIGTERM ends it.
 """
 

@@ -16,7 +16,7 @@ TEMPLATES = HERE.parent / "templates"
 FAKE_TORCHRUN = (sys.executable, str(HERE / "fake_torchrun.py"))
 RANK_PROGRAM = str(HERE / "rank_program.py")
 PARTS = ("functions", "tree", "meet", "watch", "outcome", "fork")
-# `attempt_dir` and `host` as the job script sets them; the other variables are those of a claim, which is not used here.
+# `attempt_dir` and `host` as the job script sets them; the other variables are those of a claim, which nobody makes.
 _HEAD = """#!/bin/bash
 set -uo pipefail
 attempt_dir={attempt} host='"n1"'

@@ -1,4 +1,4 @@
-"""How a rank's end comes through real launchers: two nodes with two ranks each, under srun, mpirun and torchrun's stand-in.
+"""How a rank's end comes through real launchers: two nodes with two ranks each, by srun, mpirun and a stand-in for torchrun.
 
 Jobs of one test run at the same time: they wait for Slurm, not for each other.
 """
@@ -23,13 +23,14 @@ MPIRUN = (
 )
 LINES = """
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 DEEDS={deeds} SAVE_S={save_s} HANDLE_TERM={handle_term}
-export HPCJOBS_START={start} HPCJOBS_PROCESSES_PER_NODE={per_node} HPCJOBS_STOP_SIGNAL={signal} HPCJOBS_STOP_CODE=75 {forward}
+export HPCJOBS_START={start} HPCJOBS_PROCESSES_PER_NODE={per_node} HPCJOBS_STOP_SIGNAL={signal} HPCJOBS_STOP_CODE=75
+export {forward}
 date +%s.%N >"$attempt_dir/began"
 {launcher} bash "$HPCJOBS_RANK_WRAPPER" {command} &
 launcher=$!
 until [ "$(find {ranks} -name 'ready-*' | wc -l)" -eq 4 ]; do sleep 0.2; done
 date +%s.%N >"$attempt_dir/ready"
-if [ -n "{stops}" ]; then kill -s "{signal}" "$launcher"; fi
+if [ -n "{stops}" ]; then kill -USR1 "$launcher"; fi
 await "$launcher"
 code=$?
 outcome "$code"
@@ -56,7 +57,7 @@ def submit(
         | {"launcher": form.format(**values), "start": start, "deeds": deeds, "ranks": ranks, "signal": signal},
         **{"command": " ".join(words), "stops": "" if deeds else "1", "save_s": save_s},
         handle_term="1" if signal == "TERM" else "",
-        forward="HPCJOBS_FORWARD=1" if launcher == "mpirun" else "",
+        forward=f"HPCJOBS_FORWARD={int(launcher == 'mpirun') or ''}",
     )
     size = ["--nodes=2", f"--ntasks={2 * per_node}", f"--ntasks-per-node={per_node}", "--cpus-per-task=1"]
     return cluster.sbatch(
@@ -98,11 +99,16 @@ def test_the_records_say_who_failed_first_and_with_what(cluster: Slurm, tmp_path
 
 
 def test_the_stop_signal_reaches_every_rank_and_the_run_is_interrupted(cluster: Slurm, tmp_path: Path) -> None:
-    names = {f"{launcher}-{start}": (launcher, start) for launcher in ("srun", "mpirun") for start in ("rank", "node")}
+    names = {
+        f"{launcher}-{start}-{signal}": (launcher, start, "", signal)
+        for launcher in ("srun", "mpirun")
+        for start in ("rank", "node")
+        for signal in ("USR1", "TERM")
+    }
     jobs = {name: submit(cluster, tmp_path / name, *words) for name, words in names.items()}
     codes = ended(cluster, jobs, tmp_path)
-    for name in names:
+    for name, (*_, signal) in names.items():
         heard = tmp_path / name / "ranks"
-        assert {(heard / f"heard-{rank}").read_text().split("\n")[0] for rank in range(4)} == {"SIGUSR1"}, name
+        assert all(f"SIG{signal}\n" in (heard / f"heard-{rank}").read_text() for rank in range(4)), name
         assert codes[name][1] == EXIT_INTERRUPTED, name
         assert 75 in {record["rc"] for record in records(tmp_path / name / "attempt").values()}
