@@ -125,9 +125,14 @@ def test_ranks_that_all_succeed(tmp_path: Path) -> None:
     assert forked(tmp_path, 2, "true").communicate(timeout=PATIENCE_S)[0] == "0 0\n"
 
 
+@pytest.mark.parametrize("name", ["USR1", "TERM"])
 @pytest.mark.parametrize("torchrun", [False, True], ids=["rank", "node"])
-def test_the_stop_signal_reaches_every_rank_and_the_run_is_interrupted(tmp_path: Path, torchrun: bool) -> None:
-    stop = {"HPCJOBS_STOP_SIGNAL": "USR1", "HPCJOBS_STOP_CODE": "75", "SAVE_S": "1"}
+def test_the_stop_signal_reaches_every_rank_and_the_run_is_interrupted(
+    tmp_path: Path, torchrun: bool, name: str
+) -> None:
+    stop = {"HPCJOBS_STOP_SIGNAL": name, "HPCJOBS_STOP_CODE": "75", "SAVE_S": "1"}
+    if name == "TERM":
+        stop["HANDLE_TERM"] = "1"
     ranks = tmp_path / "ranks"
     if torchrun:
         words = [*FAKE_TORCHRUN, "--nproc-per-node=2", RANK_PROGRAM, str(ranks)]
@@ -138,7 +143,7 @@ def test_the_stop_signal_reaches_every_rank_and_the_run_is_interrupted(tmp_path:
     job.send_signal(signal.SIGUSR1)
     output, _ = job.communicate(timeout=PATIENCE_S)
     assert output.endswith("1 75\n" if torchrun else "75 75\n")
-    assert [(ranks / f"heard-{rank}").read_text() for rank in "01"] == ["SIGUSR1\n"] * 2
+    assert all(f"SIG{name}\n" in (ranks / f"heard-{rank}").read_text() for rank in "01")
 
 
 def test_a_launcher_that_is_ended_ends_all_and_leaves_no_process(tmp_path: Path) -> None:

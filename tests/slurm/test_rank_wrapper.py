@@ -1,4 +1,4 @@
-"""How a rank's end comes through real launchers: two nodes with two ranks each, by srun, mpirun and a stand-in for torchrun.
+"""How a rank's end comes through real launchers: two nodes with two ranks each, by srun, mpirun and fake_torchrun.py.
 
 Jobs of one test run at the same time: they wait for Slurm, not for each other.
 """
