@@ -85,17 +85,19 @@ def test_the_records_say_who_failed_first_and_with_what(cluster: Slurm, tmp_path
     }
     jobs = {name: submit(cluster, tmp_path / name, *words) for name, words in names.items()}
     codes = ended(cluster, jobs, tmp_path)
-    for name, (_, start, deed) in names.items():
+    for name, (launcher, start, deed) in names.items():
         attempt = tmp_path / name / "attempt"
         assert first(attempt) == deeds[deed], name
         assert codes[name][1] == deeds[deed][1], name
         found = records(attempt)
-        # Rank and host agree: blocks of two ranks.
-        assert {found[rank]["host"] for rank in found if rank < 2} != {
-            found[rank]["host"] for rank in found if rank >= 2
-        }
-        assert set(found) == {0, 1, 2, 3}, name
-        assert len(records(attempt, "node-process-*.json")) == (2 if start == "node" else 0)
+        # Blocks of two ranks: the first two have one host, the others another.
+        hosts = {record["host"] for rank, record in found.items() if rank < 2}
+        assert len(hosts) == 1
+        assert hosts.isdisjoint(record["host"] for rank, record in found.items() if rank >= 2)
+        # mpirun kills the other processes a second after SIGTERM: on a busy machine their records may be missing.
+        if launcher == "srun":
+            assert set(found) == {0, 1, 2, 3}, name
+            assert len(records(attempt, "node-process-*.json")) == (2 if start == "node" else 0)
 
 
 def test_the_stop_signal_reaches_every_rank_and_the_run_is_interrupted(cluster: Slurm, tmp_path: Path) -> None:
