@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hpcjobs.base.metrics import Measurement
 from hpcjobs.base.records import Progress
@@ -19,6 +20,7 @@ class Reading:
     not finished. hosts: those that the log names. timed: begin and end, in seconds since the epoch, of each stretch of
     timed steps. flags: what to know before trusting the figures, besides the measurement's own.
     command_s: seconds of a whole command that finished, its start-up included.
+    errors: what its ranks wrote about their end in files of their own framework, as abort-rNNN.json has it.
     """
 
     log: Path
@@ -30,3 +32,4 @@ class Reading:
     timed: Sequence[tuple[float, float]] = ()
     flags: tuple[str, ...] = ()
     command_s: float | None = None
+    errors: tuple[Mapping[str, Any], ...] = ()

@@ -201,7 +201,7 @@ def classify(
     job_nodes = answer.nodes if answer and answer.nodes else expand_hosts(exit_record.nodelist if exit_record else "")
     cause = _first_cause(aborts)
     kind, evidence = _class_and_evidence(answer, exit_record, cause, line, restarts)
-    if cause is None and kind not in _OUTSIDE and (first := _first_to_fail(ranks)):
+    if "rank" not in (cause or {}) and kind not in _OUTSIDE and (first := _first_to_fail(ranks)):
         kind, evidence = _named(kind, evidence, line, first)
     reported = cause.get("nodes") if cause else None
     # Version 0.1 wrote the nodes into the message alone, and a log line is all that Slurm or MPI leave.

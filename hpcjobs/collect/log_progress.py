@@ -17,6 +17,8 @@ from hpcjobs.collect.reading import read_tail
 from hpcjobs.collect.sources import cleaned
 
 TAIL_BYTES = 256 * 1024
+# CPU seconds that the search for the newest match may take.
+_MOST_S = 2.0
 
 
 def tail_progress(path: Path, pattern: Pattern | None, known: Sizes) -> Progress:
@@ -52,13 +54,16 @@ def tail_progress(path: Path, pattern: Pattern | None, known: Sizes) -> Progress
 
 def _newest(block: bytes, pattern: Pattern) -> Found | None:
     """The figures of the newest match that has a rate."""
+    begun = time.process_time()
     try:
         # From the last line on: one match is enough.
         for raw in reversed(block.split(b"\n")):
-            for each, whole in reversed(list(texts(raw, 0))):
+            for each, whole in reversed(list(texts(raw, 0, needle=pattern.needle))):
                 matched = match(pattern, each, whole)
                 if matched is not None and matched[0].is_rate:
                     return matched[0]
+                if time.process_time() - begun > _MOST_S:
+                    return None
     except InputError:
         return None
     return None

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.collect.pattern_needle import needle
 
 if TYPE_CHECKING:
     import regex
@@ -91,6 +92,11 @@ class Pattern:
             raise self._error(f"not a regular expression: {error}") from None
         except (RecursionError, OverflowError, MemoryError):
             raise self._error("too large a regular expression") from None
+
+    @functools.cached_property
+    def needle(self) -> bytes:
+        """A text that every match contains, or b""."""
+        return needle(self.pattern)
 
     @property
     def shown(self) -> str:

@@ -9,6 +9,9 @@ the last of its matches. Then:
 - `of: all`: each rank that prints the figure prints the same one, so the rank whose line matches first counts, and the
   other ranks' lines are left out.
 
+Ranks without a prefix are told apart where the pattern has the group `step`: a line that says the same of the same step
+is a copy, and left out.
+
 A bare number before a colon may be srun's label or the program's own count of steps. It is not the rank if it is not
 below the number of GPUs; where that is not known, not if each number comes once.
 """
@@ -22,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpcjobs.collect.claims import Claims, Sizes
-from hpcjobs.collect.lines import Line, line, lines, parts
+from hpcjobs.collect.lines import Line, Numbers, line, lines, parts, spots
 from hpcjobs.collect.measurements import LogResult, Problem, SteadyRate, Throughput
 from hpcjobs.collect.pattern import BLOCK_S, Found, Pattern, figures
 from hpcjobs.collect.pattern_series import Matches, Series
@@ -72,9 +75,12 @@ def read_pattern(path: Path, pattern: Pattern, known: Sizes | None = None) -> Pa
     return _result(source, reader, pattern, known)
 
 
-def texts(block: bytes, first: int, labels: bool = True) -> Iterator[tuple[Line, str]]:
-    """Each line of a block without prefixes, and as it is if a prefix with a rank was removed, else ""."""
-    for number, raw in enumerate(block.split(b"\n"), first):
+def texts(block: bytes, first: int, labels: bool = True, needle: bytes = b"") -> Iterator[tuple[Line, str]]:
+    """Each line of a block without prefixes, and as it is if a prefix with a rank was removed, else "".
+
+    `first` is the number of the block's first line. Only lines that contain `needle` are given, and perhaps others.
+    """
+    for number, raw in _raw_lines(block, first, needle):
         if SPLIT in raw:
             yield from ((each if labels else each._replace(rank=""), "") for each in parts(raw, number))
         elif raw:
@@ -83,6 +89,16 @@ def texts(block: bytes, first: int, labels: bool = True) -> Iterator[tuple[Line,
                 yield each, ""
             else:
                 yield each if labels else each._replace(rank=""), raw.decode("utf-8", "replace")
+
+
+def _raw_lines(block: bytes, first: int, needle: bytes) -> Iterator[tuple[int, bytes]]:
+    # Open MPI's tags inside a line may break the needle up.
+    if not needle or b"]<std" in block:
+        yield from enumerate(block.split(b"\n"), first)
+        return
+    numbers = Numbers(block, first)
+    for begin, end in spots(block, (needle,)):
+        yield numbers.at(begin), block[begin:end]
 
 
 def match(pattern: Pattern, each: Line, raw: str) -> tuple[Found, str] | None:
@@ -104,12 +120,14 @@ class _Reader:
         self.score: float | None = None
         self.differ = 0  # lines of other ranks that are no copies
         self._copies: dict[int, str] = {}
+        self._step: int | None = None
+        self._same_step: set[str] = set()
 
     def feed(self, first: int, block: bytes) -> None:
         for each in lines(block, first, Claims.needles):
             self.claims.take(each)
         begun = time.process_time()
-        for each, raw in texts(block, first, self.labels):
+        for each, raw in texts(block, first, self.labels, self.pattern.needle):
             matched = match(self.pattern, each, raw)
             if matched is not None:
                 self._take(each, *matched)
@@ -124,6 +142,8 @@ class _Reader:
             left_out, detail = "not a number", found.wrong
         elif not found.is_rate:
             left_out = "no rate" if found.score is None else "the score alone"
+        elif not rank and found.step is not None and self._is_copy(found.step, each.text):
+            left_out = "a copy of a line before"
         elif self.series and self.pattern.of == "all" and rank != next(iter(self.series)):
             left_out = "the line of another rank"
             detail = f"{left_out} than {next(iter(self.series)) or 'that without a prefix'}: of all counts once"
@@ -140,6 +160,16 @@ class _Reader:
             else:
                 series.add(found)
         self.matches.add(each.number, rank, each.text.strip(), found, left_out, detail)
+
+    def _is_copy(self, step: int, text: str) -> bool:
+        """Whether a line without a rank repeats one of the same step, as ranks do that print the same."""
+        if step != self._step:
+            self._step, self._same_step = step, set()
+        if text in self._same_step:
+            return True
+        if len(self._same_step) < _MOST_RANKS:
+            self._same_step.add(text)
+        return False
 
     def mislabelled(self, ended: bool = False) -> bool:
         """Whether the numbers that look like ranks are none."""

@@ -3,8 +3,8 @@
     {"message": {"message": "ValueError: boom",
                  "extraInfo": {"py_callstack": "Traceback ...", "timestamp": "1795993846"}}}
 
-torchrun gives each process one, `attempt_N/LOCAL_RANK/error.json` below its --log-dir, and copies that of the first
-failure to TORCHELASTIC_ERROR_FILE, if this is set. A process that was killed writes none.
+torchrun gives each process one, and copies that of the first failure to TORCHELASTIC_ERROR_FILE, which rank.sh sets to
+`torch-error-HOST.json` in the attempt folder. A process that was killed writes none.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def read_error(path: Path) -> Mapping[str, Any] | None:
     return {"code": "unexpected", "message": " ".join(told["message"].split()), "time": _seconds(stamp)}
 
 
-def read_errors(folder: Path) -> list[Mapping[str, Any]]:
-    """Those of all error files below torchrun's --log-dir, the earliest first."""
-    found = [error for path in sorted(folder.rglob("error.json")) if (error := read_error(path))]
+def read_errors(attempt: Path) -> list[Mapping[str, Any]]:
+    """Those of all nodes' error files in an attempt folder, the earliest first."""
+    found = [error for path in sorted(attempt.glob("torch-error-*.json")) if (error := read_error(path))]
     return sorted(found, key=lambda error: float(error["time"]))
 
 

@@ -40,12 +40,15 @@ def _lines(kind: type[Section], values: dict[str, Any], indent: str) -> Iterator
 
 
 def _comment(text: str, indent: str) -> Iterator[str]:
-    for line in textwrap.wrap(text, _WIDTH - len(indent) - 2, break_long_words=False, break_on_hyphens=False):
+    for line in textwrap.wrap(
+        " ".join(text.split()), _WIDTH - len(indent) - 2, break_long_words=False, break_on_hyphens=False
+    ):
         yield f"{indent}# {line}\n"
 
 
 def _scalar(value: Any) -> str:
     # A text of several lines is written as one line in double quotes.
     style = '"' if isinstance(value, str) and not value.isprintable() else None
-    text = dump(value, width=float("inf"), default_style=style)
+    # A list or a mapping stands on one line, too.
+    text = dump(value, width=float("inf"), default_style=style, default_flow_style=True)
     return text.removesuffix("...\n").strip()

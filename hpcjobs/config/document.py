@@ -143,6 +143,7 @@ def _collect(
 
 def convert(document: Document, kind: type[Spec]) -> Spec:
     """Check a document against its type. Raises InputError for the first mistake."""
+    _drop_empty(document.data, kind)
     for key in leaves(kind):
         if key.verbatim:
             _restore(document, key)
@@ -150,6 +151,16 @@ def convert(document: Document, kind: type[Spec]) -> Spec:
         return msgspec.convert(document.data, kind)
     except msgspec.ValidationError as error:
         raise InputError(_explain(document, kind, str(error))) from None
+
+
+def _drop_empty(data: dict[str, Any], kind: type[Section]) -> None:
+    """Remove sections that hold no key, such as a `batch:` all of whose keys are behind a #."""
+    for key in keys_of(kind):
+        if key.section is not None and key.name in data:
+            if data[key.name] is None and not key.optional:
+                del data[key.name]
+            elif isinstance(data[key.name], dict):
+                _drop_empty(data[key.name], key.section)
 
 
 def _restore(document: Document, key: Key) -> None:

@@ -72,7 +72,7 @@ def look(where: SweepDir, run: RunConfig, readings: Readings) -> Evidence:
         submission=submission if isinstance(submission, int) else 0,
         measured=measured,
         exit=exit_record,
-        aborts=tuple(sweepdir.read_aborts(newest)),
+        aborts=(*sweepdir.read_aborts(newest), *found.errors),
         ranks=tuple(sweepdir.read_ranks(newest)) if failed else (),
         line=evidence.why(newest / contract.JOB_LOG, where.slurm / f"{task}.out") if failed else found.problem,
         progress=found.progress,

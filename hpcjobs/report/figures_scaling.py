@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _KINDS = {
     "measured_to_target": "measured until the target was reached",
     "measured_fixed_epochs": "measured over a fixed number of epochs",
+    "measured_command": "measured over the whole command, its start-up included",
     "derived_fixed_epochs": "derived from the steady rate, for a fixed number of epochs",
 }
 # A value with the ends of its interval, if it has one.
@@ -236,9 +237,14 @@ def _draw_series(axes: Axes, each: Series, plot: _Plot, style: dict[str, Any], d
 
 def _words(plot: _Plot, point: _Point) -> str:
     value, low, high = (
-        None if each is None else f"{100 * each:.1f} %" if plot.is_share else f"{each:,.4g}" for each in point
+        None if each is None else f"{100 * each:.1f} %" if plot.is_share else _plain(each) for each in point
     )
     return f"{value}" if low is None or high is None else f"{value} ({low} to {high})"
+
+
+def _plain(value: float) -> str:
+    """Four significant digits without an exponent: a rate of tokens has five digits or more."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _predictions(contents: Contents, plot: _Plot) -> list[tuple[str, int, Interval]]:

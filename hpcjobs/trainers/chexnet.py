@@ -135,7 +135,7 @@ class ChexnetTrainer:
             finished=measured is not None,
             measurement=measured,
             progress=mllog.progress(log),
-            hosts=tuple(hosts),
+            hosts=tuple(map(str, hosts)) if isinstance(hosts, list) else (),
             timed=mllog.window_times(log),
             flags=(FLAG_SHORT_WARMUP,) if is_short else (),
         )

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hpcjobs.base.contract import JOB_LOG, TRAIN_LOG, Finding, RunConfig
+from hpcjobs.base.contract import FAILURE, JOB_LOG, TRAIN_LOG, Finding, RunConfig
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.base.records import ExitRecord, Tell
 from hpcjobs.base.sizes import Size
-from hpcjobs.collect import command_logs
 from hpcjobs.collect.attempts import Reading
-from hpcjobs.collect.claims import Sizes
-from hpcjobs.collect.log_progress import tail_progress
-from hpcjobs.collect.pattern import Pattern
-from hpcjobs.collect.reading import FORMATS
 from hpcjobs.config import Cluster, Experiment
 from hpcjobs.trainers import Launch, NodeCheck, Start, Stop, Word
 from hpcjobs.trainers.command_keys import CommandExperiment
 from hpcjobs.trainers.placeholders import filled
+
+if TYPE_CHECKING:
+    from hpcjobs.collect.claims import Sizes
+    from hpcjobs.collect.pattern import Pattern
 
 # Values of measure.format that are not formats of logs.
 _NO_FORMATS = ("auto", "meter", "pattern", "none")
@@ -106,6 +105,10 @@ class CommandTrainer:
 
     def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None, *, whole: bool = True) -> Reading:
         """The whole log is read only of a run that ended with success; of any other, its end."""
+        # Imported here: other commands of hpcjobs need no reader of logs.
+        from hpcjobs.collect import command_logs, torch_errors
+        from hpcjobs.collect.log_progress import tail_progress
+
         about, known = run.experiment["measure"], _sizes(run)
         pattern, log = _pattern(about), attempt / JOB_LOG
         if about["format"] in ("auto", "meter") and (attempt / TRAIN_LOG).is_file():
@@ -114,7 +117,7 @@ class CommandTrainer:
             how = about["format"]
         progress = tail_progress(log, pattern, known)
         if exit is None or exit.rc != 0:
-            return Reading(log=log, progress=progress)
+            return Reading(log=log, progress=progress, errors=tuple(torch_errors.read_errors(attempt)))
         command_s = max(0.0, exit.end - exit.start)
         if how == "none":
             return Reading(log=log, finished=True, progress=progress, command_s=command_s)
@@ -151,7 +154,11 @@ class CommandTrainer:
         }
 
     def findings(self, experiment: Experiment) -> Iterator[Finding]:
-        yield from ()
+        ours = _our(experiment)
+        try:
+            _words(ours, Size(1, 1, 1, 1, 1))
+        except InputError as error:
+            yield Finding("command", FAILURE, str(error), str(error))
 
     def node_check(self, experiments: Sequence[Experiment], cluster: Cluster, gpus: int, folder: Path) -> NodeCheck:
         """It looks for the command's first word, for workdir and inputs, for a free port, and for names of nodes."""
@@ -194,6 +201,8 @@ def _words(experiment: CommandExperiment, size: Size) -> list[Word]:
 
 
 def _sizes(run: RunConfig) -> Sizes:
+    from hpcjobs.collect.claims import Sizes
+
     batch = run.experiment["batch"]
     return Sizes(run.gpus, run.nodes, batch["local"], batch["global"]).whole()
 
@@ -202,10 +211,14 @@ def _pattern(about: Mapping[str, Any]) -> Pattern | None:
     """The pattern of a `measure` section, if it has one. Raises InputError if it is wrong."""
     if about["pattern"] is None:
         return None
+    from hpcjobs.collect.pattern import Pattern
+
     return Pattern(about["pattern"], about["of"], about["unit"] or "samples", about["warmup"], about["take"])
 
 
 def _check_measure(experiment: CommandExperiment) -> None:
+    from hpcjobs.collect.reading import FORMATS
+
     about = experiment.measure
     if about.format not in (*_NO_FORMATS, *FORMATS):
         known = nearest(about.format, [*_NO_FORMATS, *FORMATS])

@@ -25,15 +25,15 @@ ParameterName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,
 
 
 class CommandBatch(Section, frozen=True, kw_only=True):
-    """Units per step, such as images or tokens. Give local (fixed per GPU: weak scaling), global (strong), or neither.
+    """Samples (images, sequences) per step. Give local (fixed per GPU: weak scaling), global (strong), or neither.
 
-    Without a batch, the table knows no time of a step and no kind of scaling.
+    Without a batch, the table knows no kind of scaling, and a step's time only if the log gives it.
     """
 
     EXCLUSIVE: ClassVar = ("local", "global")
 
-    local: Annotated[PositiveInt | None, doc("Units per GPU and step.")] = None
-    global_: Annotated[PositiveInt | None, doc("Units per step over all GPUs.")] = msgspec.field(
+    local: Annotated[PositiveInt | None, doc("Samples per GPU and step.")] = None
+    global_: Annotated[PositiveInt | None, doc("Samples per step over all GPUs.")] = msgspec.field(
         name="global", default=None
     )
 
@@ -78,8 +78,8 @@ class CommandMeasure(Section, frozen=True, kw_only=True):
     unit: Annotated[
         OneLine | None,
         doc(
-            "What batch and throughput count: images, samples, sequences, tokens, steps, ... Absent: as the log's "
-            "format says it, or else samples."
+            "What throughput counts: images, samples, sequences, tokens, steps, ... Absent: as the log's format says "
+            "it, or else samples."
         ),
     ] = None
     warmup: Annotated[

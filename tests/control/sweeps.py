@@ -13,11 +13,13 @@ from hpcjobs.base import contract
 from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import RunState
 from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.collect import sweep_runs
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.engine.folder import scripts, write_folder
 from hpcjobs.engine.journal import locked
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan.planning import make_plan, parameter_grid
+from hpcjobs.trainers.registry import check_run, read_attempt
 from tests.control.logs import attempt, train_log
 
 EXPERIMENT = {
@@ -102,6 +104,13 @@ def _config(name: str) -> contract.RunConfig:
 def planned(where: SweepDir) -> Mapping[str, contract.RunConfig]:
     """All runs of the sweep, as its plan has them."""
     return {path.name: _config(path.name) for path in sorted(where.runs.iterdir())}
+
+
+def collect(
+    where: SweepDir, planned: Mapping[str, contract.RunConfig], states: Mapping[str, tuple[RunState, str]]
+) -> list[Run]:
+    """The runs of the sweep, each attempt read by the trainer of its run, as a report does."""
+    return sweep_runs.collect(where, planned, states, read_attempt, check_run)
 
 
 def done(where: SweepDir, name: str, *, log: str | None = None, **more: Any) -> Path:

@@ -14,9 +14,8 @@ from hpcjobs.analysis.scaling import table
 from hpcjobs.base.contract import LogKey
 from hpcjobs.base.metrics import LOSSES, ScalingRow
 from hpcjobs.chexnet.train.attribution import attribute
-from hpcjobs.collect.sweep_runs import collect
 from tests.control.logs import line, train_log
-from tests.control.sweeps import done, planned, run, states, sweep
+from tests.control.sweeps import collect, done, planned, run, states, sweep
 
 COMPUTE_MS = 350.0
 PLANTED_MS = 60.0

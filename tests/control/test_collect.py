@@ -15,11 +15,12 @@ from hpcjobs.base.columns import RUN_COLUMNS
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import RunState
+from hpcjobs.chexnet.classes import AUC_COLUMNS, AUC_CSV
 from hpcjobs.collect import mllog
 from hpcjobs.collect.runs_csv import read_runs, to_text
-from hpcjobs.collect.sweep_runs import collect, write
+from hpcjobs.collect.sweep_runs import write
 from tests.control.logs import attempt, train_log
-from tests.control.sweeps import done, node, planned, run, states, sweep
+from tests.control.sweeps import collect, done, node, planned, run, states, sweep
 
 
 def collected(folder: Path, **facts: object) -> Run:
@@ -253,7 +254,7 @@ def two_runs(folder: Path) -> list[Run]:
         planned(where),
         {"g0001-r01": (RunState.DONE, ""), "g0004-r01": (RunState.FAILED, 'timeout: "late", he said')},
     )
-    write(where, found)
+    write(where, found, {AUC_CSV: AUC_COLUMNS})
     assert to_text(found) == (where.report / "runs.csv").read_text()
     return found
 

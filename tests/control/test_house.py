@@ -15,7 +15,7 @@ import hpcjobs
 
 # In any case, and in parts of identifiers too: "images" of a container are reworded, so that a search is enough.
 _WORDS = re.compile(r"chexnet|densenet|images|auc", re.IGNORECASE)
-ROOMS = ("analysis", "base", "schedulers")
+ROOMS = ("analysis", "base", "engine", "jobs", "plan", "schedulers")
 
 
 @pytest.mark.parametrize("room", ROOMS)

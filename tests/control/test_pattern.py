@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hpcjobs.collect.claims import Sizes
 from hpcjobs.collect.pattern import Pattern, figures
 from hpcjobs.collect.pattern_hints import likely_lines
 from hpcjobs.collect.pattern_log import PatternRead, read_pattern
+from hpcjobs.collect.pattern_needle import needle
 
 RATE = r"tokens/s: (?P<throughput>[\d.]+)"
 STEP = r"step (?P<step>\d+) .*ms: (?P<step_ms>[\d.]+)"
@@ -125,6 +127,49 @@ def test_no_line_makes_a_pattern_fail(text: str) -> None:
     if match is not None:
         found = figures(match)
         assert found.wrong or (found.throughput and 0 < found.throughput < math.inf)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("ab/: .(", min_size=1, max_size=4), st.sampled_from(["", "+", "?", "*", "{0,2}", "|", "(?:", "i"])
+        )
+    ),
+    st.data(),
+)
+def test_every_match_contains_the_needle(pieces: list[tuple[str, str]], data: st.DataObject) -> None:
+    expression, opened, flags = "", 0, ""
+    for text, after in pieces:
+        expression += re.escape(text) + (after if after != "i" else "")
+        opened += after == "(?:"
+        flags = "(?i)" if after == "i" else flags
+    expression = flags + expression + ")" * opened
+    match = data.draw(st.from_regex(re.compile(expression), fullmatch=True))
+    assert needle(expression) in match.encode()
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        (RATE, "tokens/s: "),
+        (STEP, "step "),
+        (r"(?:iteration +(?P<step>\d+)/).* per iteration \(ms\): (?P<step_ms>\d+)", " per iteration (ms): "),
+        (r"speed (?P<throughput>\d+)|rate (?P<throughput2>\d+)", ""),
+        (r"(?i)Speed (?P<throughput>\d+)", ""),
+        (r"(?i:Speed) at (?P<throughput>\d+)", " at "),
+        (r"(?:speed )?(?P<throughput>\d+)", ""),
+        (r"größe: (?P<samples>\d+)", "größe: "),
+        (r"(?P<throughput>\d+(?|a|b))", ""),
+        (r"(?:tokens){e<=1} (?P<throughput>\d+)", ""),
+        (r"\{\"tps\": (?P<throughput>\d+)\}", '{"tps": '),
+    ],
+)
+def test_the_needle_is_the_longest_text_that_a_match_must_have(expression: str, text: str) -> None:
+    assert needle(expression).decode() == text
+
+
+def test_a_line_that_open_mpi_tags_in_the_middle_is_found(tmp_path: Path) -> None:
+    assert rate(tmp_path, "[1,0]<stdout>:tok[1,0]<stdout>:ens/s: 5\n") == 5.0
 
 
 def test_a_loss_that_is_not_a_number_does_not_cost_the_rate() -> None:
@@ -241,6 +286,16 @@ def test_a_count_of_steps_is_not_taken_for_a_rank(known: Sizes | None, tmp_path:
     pattern = Pattern(r"^(?P<step>\d+): tokens/s: (?P<throughput>[\d.]+)", unit="tokens", warmup=3)
     found = read(tmp_path, text, pattern, known)
     assert (found.throughput.throughput, found.matches.first[5].found.step) == (10.0, 5)
+
+
+def test_ranks_without_a_prefix_that_print_the_same_of_a_step_count_once(tmp_path: Path) -> None:
+    text = "".join(f"step {step} of 9 ms: {100 if step == 1 else 10}\n" * 4 for step in (1, 2, 3, 1, 2))
+    found = read(tmp_path, text, Pattern(STEP, unit="steps", warmup=1))
+    assert (found.matches.total, found.matches.left_out) == (20, {"a copy of a line before": 15, "warm-up": 1})
+    assert found.throughput.steady.windows == 4
+    # The ranks of another rate are no copies.
+    text = "".join(f"step {step} of 9 ms: {ms}\n" for step in (1, 2) for ms in (10, 30))
+    assert read(tmp_path, text, Pattern(STEP, unit="steps", warmup=0)).throughput.step_ms == 20.0
 
 
 def test_a_pattern_may_name_the_prefix_itself(tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_figures_and_tables_of_the_page_keep_to_one_unit() -> None:
     ]  # fmt: skip
     labels = [each.figure.axes[0].get_ylabel() for each in drawings if each.name.startswith("scaling")]
     assert labels == ["tokens/s over all GPUs", "samples/s over all GPUs"]
+    assert "2 GPUs: 16,795;" in next(each.description for each in drawings if each.name == "scaling")
     found = Page(page.render(it, drawings))
     assert len(found.ids) == len(set(found.ids))
     assert next(text for text, _ in found.column("tokens/s", "scaling")) == "9,000"
