@@ -78,7 +78,9 @@ class Document:
         path, value = tuple(key.split(".")), parse_scalar(text)
         target = self.data
         for part in path[:-1]:
-            inner = target.setdefault(part, {})
+            if target.get(part) is None:
+                target[part] = {}  # `hpcjobs init` writes a section without values as a heading alone
+            inner = target[part]
             if not isinstance(inner, dict):
                 raise InputError(f"--set {key}: '{part}' is not a section")
             target = inner

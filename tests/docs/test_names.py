@@ -15,7 +15,7 @@ from hpcjobs.config.document import known_keys
 from hpcjobs.trainers.registry import TRAINERS
 from tests.docs.pages import PAGES, ROOT, code
 
-# Of sbatch, pip, uv, horovodrun, pytest, torchrun, PyTorch and DeepSpeed: the texts name them, hpcjobs never writes them.
+# Of sbatch, pip, uv, horovodrun, pytest, torchrun, PyTorch and DeepSpeed: hpcjobs never writes them.
 OTHERS = {
     *("--part", "send_user_signal"),
     *("--no-cache-dir", "--force-reinstall", "--no-deps", "--reinstall-package", "--refresh-package"),
