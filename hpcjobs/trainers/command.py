@@ -244,5 +244,3 @@ def _check_start(experiment: CommandExperiment, cluster: Cluster) -> None:
         )
     if start == "once" and cluster.container.kind == "pyxis":
         raise InputError("start: once runs without srun, which container.kind pyxis needs: give start rank or node")
-    if experiment.stop is not None and experiment.stop.signal == "TERM" and launcher == "mpirun" and start != "once":
-        raise InputError("stop.signal TERM: mpirun ends its processes when it gets SIGTERM: give USR1 or USR2")
