@@ -5,6 +5,7 @@ The pages are kept in git, so that they can be read beside the code. A test fail
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from hpcjobs.base.tabular import Metric, metrics_of
 from hpcjobs.chexnet.classes import AUC_MEANINGS
 from hpcjobs.cli import hpcjobs
 from hpcjobs.collect import failures
-from hpcjobs.config import Cluster, Experiment
+from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import OWNED_SBATCH, RETRYABLE
 from hpcjobs.config.keys import keys_of
 from hpcjobs.config.words import Section
+from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
+from hpcjobs.trainers.command_keys import CommandExperiment
 
 REFERENCE = Path(__file__).parent / "reference"
 MADE = "<!-- Written by docs/generate.py (`make docs`) from {source}: change it there. -->\n"
@@ -41,13 +44,19 @@ def pages() -> dict[str, str]:
 
 def _experiment() -> str:
     return (
-        f"{MADE.format(source='hpcjobs/config/experiment.py')}# Keys of an experiment\n\n"
+        f"{MADE.format(source='hpcjobs/trainers/')}# Keys of an experiment\n\n"
         "A YAML file in `experiments/`, or any path given to `--experiment`. `hpcjobs init` writes one with all keys;\n"
         "`--set KEY=VALUE` overrides a key, two or more values make it a parameter of the study. A key whose default\n"
         "is `absent` may be left out or be `null`. An unknown key is an error that names the nearest known one.\n"
-        "[chexnet.yaml](../../experiments/chexnet.yaml) has the article's values, with their sources.\n\n"
-        f"{_sections(Experiment)}"
+        "[chexnet.yaml](../../experiments/chexnet.yaml) has the article's values, with their sources.\n"
+        "The key `trainer` says what a run executes, and so which other keys there are. Without it, it is `chexnet`.\n\n"
+        f"{_trainer('command', CommandExperiment)}\n{_trainer('chexnet', ChexnetExperiment)}"
     )
+
+
+def _trainer(name: str, kind: type[Section]) -> str:
+    """A chapter: the keys of one trainer's experiments."""
+    return f"## trainer: {name}\n\n{inspect.getdoc(kind)}\n\n{_sections(kind, level=3)}"
 
 
 def _profile() -> str:
@@ -70,7 +79,7 @@ def _profile() -> str:
     )
 
 
-def _sections(kind: type[Section], above: str = "") -> str:
+def _sections(kind: type[Section], above: str = "", level: int = 2) -> str:
     """A table of the keys with plain values, then a chapter for each section."""
     fields = {field.encode_name: field for field in msgspec.inspect.type_info(kind).fields}
     rows: list[tuple[str, ...]] = []
@@ -80,7 +89,8 @@ def _sections(kind: type[Section], above: str = "") -> str:
         if key.section is None or key.optional:
             rows.append((f"`{name}`", _type(fields[key.name].type), _default(fields[key.name]), key.description))
         if key.section is not None:
-            chapters.append(f"## {name}\n\n{key.description}\n\n{_sections(key.section, f'{name}.')}")
+            below = _sections(key.section, f"{name}.", level)
+            chapters.append(f"{'#' * level} {name}\n\n{key.description}\n\n{below}")
     return "\n".join([_table(("key", "value", "default", "meaning"), rows), *chapters])
 
 
@@ -206,8 +216,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         yield " | ".join(head)
         yield " | ".join("---" for _ in head)
         for row in rows:
-            # A bar would end the cell.
-            yield " | ".join(cell.replace("|", "\\|") for cell in row)
+            # A bar would end the cell, a line break the table.
+            yield " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row)
 
     return "".join(f"| {line} |\n" for line in lines())
 

@@ -40,7 +40,7 @@ class ChexnetTrainer:
     def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
         _check_profile(cluster)
         ours = _ours(experiments)
-        if len({each.data.synth for each in ours}) > 1:
+        if len({each.data.synth for each in ours} - {None}) > 1:
             raise InputError("--set data.synth: takes one value of each key, because a sweep makes its images once")
         for each in ours:
             if each.data.dir is None and each.data.synth is None:

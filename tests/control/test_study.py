@@ -78,7 +78,9 @@ def test_a_folder_without_a_sweep_is_named(tmp_path: Path) -> None:
 
 def test_a_preparation_writes_and_submits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ready = prepare([1, 2], profiles.read(Experiment, "demo"), cluster=profiles.cluster("local"), check_node=True, out=Path("o"))
+    ready = prepare(
+        [1, 2], profiles.read(Experiment, "demo"), cluster=profiles.cluster("local"), check_node=True, out=Path("o")
+    )
     files = ready.script_files()
     assert [path.relative_to(tmp_path / "o").as_posix() for path in files] == [
         "preflight/hpcjobs-check.sbatch",

@@ -10,8 +10,9 @@ import click
 import pytest
 
 from hpcjobs.cli import hpcjobs
-from hpcjobs.config import Cluster, Experiment
+from hpcjobs.config import Cluster
 from hpcjobs.config.document import known_keys
+from hpcjobs.trainers.registry import TRAINERS
 from tests.docs.pages import PAGES, ROOT, code
 
 # Of sbatch, pip, uv, horovodrun and pytest: the texts name them, and hpcjobs never writes them.
@@ -20,6 +21,7 @@ OTHERS = {
     *("--no-cache-dir", "--force-reinstall", "--no-deps", "--reinstall-package", "--refresh-package"),
     *("--check-build", "--update-golden"),
 }
+KINDS = (Cluster, *(trainer.keys for trainer in TRAINERS.values()))
 # A file and two Python names that look like keys.
 NO_KEYS = {"train.log", "model.fit", "horovod.tensorflow"}
 # What lies in a sweep's folder, and so in none of ours.
@@ -63,10 +65,10 @@ def is_an_option(word: str) -> bool:
 
 def is_a_key(word: str) -> bool:
     section, _, name = word.partition(".")
-    return any(name in known_keys(kind, (section,)) for kind in (Cluster, Experiment))
+    return any(name in known_keys(kind, (section,)) for kind in KINDS)
 
 
-SECTIONS = sorted(key for kind in (Cluster, Experiment) for key in known_keys(kind) if known_keys(kind, (key,)))
+SECTIONS = sorted({key for kind in KINDS for key in known_keys(kind) if known_keys(kind, (key,))})
 FOLDERS = ("hpcjobs", "tests", "templates", "benchmarks", "experiments", "docs", "scripts")
 
 

@@ -10,7 +10,9 @@ import yaml
 from markdown_it import MarkdownIt
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.config import Cluster, Document, Experiment, convert
+from hpcjobs.config import Cluster, Document, convert
+from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
+from hpcjobs.trainers.command_keys import CommandExperiment
 from tests.docs.pages import PAGES, ROOT, SHELL, UNRUN, Code, blocks, code, commands, refusal
 
 KINDS = {SHELL, UNRUN, "yaml", "python", "text", "jinja", "{toctree}", "{eval-rst}"}
@@ -58,7 +60,8 @@ def misfit(text: str) -> str | None:
     said = []
     for kind, required in (
         (Cluster, {"name": "mine", "gpus_per_node": 4}),
-        (Experiment, {"name": "mine", "batch": {"local": 1}}),
+        (ChexnetExperiment, {"name": "mine", "batch": {"local": 1}}),
+        (CommandExperiment, {"name": "mine", "command": ["train"]}),
     ):
         try:
             convert(Document("YAML", {**required, **keys}, {}), kind)
