@@ -173,7 +173,7 @@ def test_chexnet_needs_the_python_inside_the_image_of_a_container() -> None:
     image = Container(kind="apptainer", image="i.sif")
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), container=image, python=None)
     (variant,) = parameter_grid(profiles.read(Experiment, "demo"), [])
-    with pytest.raises(InputError, match="container.kind apptainer needs python: the one inside the image"):
+    with pytest.raises(InputError, match=r"container\.kind apptainer needs python: the one inside the image"):
         trainer_of(variant.experiment).check([variant.experiment], cluster, print)
 
 

@@ -174,9 +174,7 @@ def test_golden_scripts_pass_bash_and_shellcheck() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(
-    "path", sorted(GOLDEN.glob("*.sbatch")), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.sbatch")), ids=lambda path: path.name)
 def test_every_directive_stands_before_the_first_command(path: Path) -> None:
     """sbatch stops reading directives at the first command: the study of 2019 lost all of its directives that way."""
     lines = path.read_text().splitlines()
