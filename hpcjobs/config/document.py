@@ -180,7 +180,7 @@ def _restore(document: Document, key: Key) -> None:
         holder[path[-1]] = document.texts[path]
 
 
-_PLACE = re.compile(r" - at `(?P<path>(?:key in )?\$[^`]*)`$")
+_PLACE = re.compile(r" - at (?:`key` in )?`(?P<path>(?:key in )?\$[^`]*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`")
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 

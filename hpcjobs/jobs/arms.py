@@ -39,6 +39,11 @@ def launch_of(run: PlannedRun, cluster: Cluster) -> Launch:
     return trainer_of(experiment).launch(experiment, run.size, cluster)
 
 
+def shown_command(run: PlannedRun, cluster: Cluster) -> str:
+    """The command of a run as it stands in its script, quoted; variables of the script hold what the node knows."""
+    return " ".join(map(word, launch_of(run, cluster).words))
+
+
 def arms(group: Group, cluster: Cluster) -> list[Arm]:
     """The commands of the group's runs, each once, in the order of its first run."""
     launches = {run.variant.params: launch_of(run, cluster) for run in group.runs}

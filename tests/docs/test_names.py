@@ -27,10 +27,6 @@ NO_KEYS = {"train.log", "model.fit", "horovod.tensorflow"}
 OF_A_SWEEP = {"scripts/g0004.sbatch", "experiments/mine.yaml"}
 
 
-# Whose keys are named.
-KINDS = (Cluster, *(trainer.keys for trainer in TRAINERS.values()))
-
-
 def spans() -> Iterator[tuple[str, str]]:
     """Where, and what stands in code within a text."""
     for page in PAGES:
