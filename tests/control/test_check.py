@@ -213,21 +213,21 @@ def test_the_figures_of_the_probe_are_one_line() -> None:
 def test_the_script_of_a_check_starts_its_command_like_a_run() -> None:
     demo = planning.parameter_grid(profiles.read(Experiment, "demo"), [])
     group = planning.make_plan([8], demo, profiles.cluster("c4140"), 3).groups[0]
-    text = render.probe_job(group, profiles.cluster("c4140"), "n", Path("/s/50%"), ["-m", "m", "/s/50%"], 7)
+    text = render.probe_job(group, profiles.cluster("c4140"), "n", Path("/s/50%"), ["python", "-m", "m", "/s/50%"], 7)
     assert "#SBATCH --time=7:00\n" in text
     assert "#SBATCH --output=/s/50%%/n.out\n" in text
     assert not {"--array", "--requeue", "--signal"} & {
         line.split()[1].split("=")[0] for line in text.splitlines() if line.startswith("#SBATCH")
     }
     assert "--mpi=pmix --nodes=2 --relative=0 --ntasks=8 --ntasks-per-node=4" in text
-    assert "-m m /s/50%)\n" in text
+    assert "python -m m /s/50%)\n" in text
 
 
 def probe_job_by(own: Path, text: str, **changes: object) -> str:
     """The check's script if the profile has its own template."""
     own.write_text(text)
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), template=str(own), **changes)
-    return render.probe_job(group_of(cluster), cluster, "n", Path("/s"), ["-m", "m"], 7)
+    return render.probe_job(group_of(cluster), cluster, "n", Path("/s"), ["python", "-m", "m"], 7)
 
 
 def test_a_users_template_prepares_the_node_for_a_check_as_for_a_run(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ source /etc/{{ group }}.sh
     assert "\nnice srun --export=ALL --mpi=pmix --nodes=1 " in text
     # The block `container` holds the command of a run.
     assert 'rm "$sweep"' not in text
-    assert " -m m)\n" in text
+    assert "(python -m m)\n" in text
 
 
 @pytest.mark.parametrize("name", ["own.sbatch.j2", "srun.sbatch.j2", "base.sbatch.j2"])
@@ -270,7 +270,7 @@ def test_the_probe_may_use_transports_that_horovod_must_not() -> None:
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), launcher="mpirun")
     group = group_of(cluster)
     assert "-mca btl ^openib" in render.script(group, cluster, "s", Path("/s"))
-    assert "-mca" not in render.probe_job(group, cluster, "n", Path("/s"), ["-m", "hpcjobs.nodes.probe"], 7)
+    assert "-mca" not in render.probe_job(group, cluster, "n", Path("/s"), ["python", "-m", "hpcjobs.nodes.probe"], 7)
 
 
 def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: Path) -> None:
@@ -278,7 +278,9 @@ def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: P
     texts = set()
     for keys in combinations():
         if keys["bind"] == "none" and not impossible(keys):
-            text = render.probe_job(group, Cluster(**keys), "n", Path("/scratch/a study"), ["-m", "m", "/x y"], 7)
+            text = render.probe_job(
+                group, Cluster(**keys), "n", Path("/scratch/a study"), ["python", "-m", "m", "/x y"], 7
+            )
             texts.add("\n".join(line for line in text.splitlines() if not line.startswith("#SBATCH")))
     assert len(texts) > 10
     paths = []

@@ -24,7 +24,9 @@ def error(path: Path, message: str, at: int) -> Path:
 def test_the_first_rank_that_failed_by_itself_is_the_cause(tmp_path: Path) -> None:
     closed = "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1420"
     error(tmp_path / "torch-error-n1.json", closed, 1795993845)
-    error(tmp_path / "torch-error-n2.json", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", 1795993846)
+    error(
+        tmp_path / "torch-error-n2.json", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", 1795993846
+    )
     errors = read_errors(tmp_path)
     assert [each["time"] for each in errors] == [1795993845.0, 1795993846.0]
     ended = ExitRecord("g0002-r01", "a001", "7_0", 1, 0, "n1", 1.0, 2.0)
