@@ -4,8 +4,8 @@
                  "extraInfo": {"py_callstack": "Traceback ...", "timestamp": "1795993846"}}}
 
 torchrun gives each process one, and copies that of the first failure to TORCHELASTIC_ERROR_FILE, which rank.sh sets to
-`torch-error-HOST.json` in the attempt folder. A process that was killed writes none. A torchrun that is ended by a signal,
-such as those of the other nodes are after a failure, writes a SignalException there: that is no cause.
+`torch-error-HOST.json` in the attempt folder. A process that was killed writes none. A torchrun that is ended by a
+signal, as those of the other nodes are after a failure, writes a SignalException there: that is no cause.
 """
 
 from __future__ import annotations
