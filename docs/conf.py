@@ -11,7 +11,10 @@ html_theme = "furo"
 html_title = f"hpcjobs {release}"
 # The repository is the source, so that links between its documents are checked wherever they stand.
 root_doc = "docs/index"
-include_patterns = ["docs/**", "*.md", "experiments/reference/*.md", "tests/slurm/*.md", "tests/data/nih/*.md"]
+include_patterns = [
+    *("docs/**", "*.md", "examples/**/*.md", "examples/*.md"),
+    *("experiments/reference/*.md", "tests/slurm/*.md", "tests/data/nih/*.md"),
+]
 exclude_patterns = ["docs/generate.py"]
 # Every heading is a target, so that a link to one that is gone is an error.
 myst_heading_anchors = 4

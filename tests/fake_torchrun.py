@@ -2,8 +2,8 @@
 """A stand-in for torchrun: `fake_torchrun.py --nproc-per-node=2 --nnodes=2 [--max-restarts=N] SCRIPT WORDS...`.
 
 It starts ranks as torch.distributed.run does: by the executable in PYTHON_EXEC, else by its own interpreter, each in a
-session of its own, with RANK and kin in their environment. At the first rank that fails it ends the others (SIGTERM, after
-30 s SIGKILL to their groups) and exits with 1. It passes SIGTERM, SIGINT, SIGHUP and SIGQUIT on, and no other signal.
+session of its own, with RANK and kin in their environment. At the first rank that fails it ends the others (SIGTERM,
+after 30 s SIGKILL to their groups) and exits with 1. It passes SIGTERM, SIGINT, SIGHUP and SIGQUIT on, and no other.
 """
 
 from __future__ import annotations

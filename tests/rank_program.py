@@ -1,8 +1,8 @@
 """A training's rank for tests of launchers: it waits for all ranks, does what DEEDS says, or waits for its end.
 
-`rank_program.py FOLDER`: it writes into the folder `place-RANK` (its environment, as JSON), then `ready-RANK`, and into
-`heard-RANK` the name of each signal that it gets. DEEDS is `RANK:DEED,...`, with DEED `kill` (SIGKILL to itself), `segv`,
-`exitN`; another rank, when it hears SIGUSR1, exits with 75, and SIGTERM ends it.
+`rank_program.py FOLDER` writes into the folder `place-RANK` (its environment, as JSON), then `ready-RANK`, and into
+`heard-RANK` the name of each signal that it gets. DEEDS is `RANK:DEED,...`, with DEED `kill` (SIGKILL to itself),
+`segv` or `exitN`. Another rank exits with 75 SAVE_S seconds after SIGUSR1, or after SIGTERM if HANDLE_TERM is set.
 """
 
 from __future__ import annotations

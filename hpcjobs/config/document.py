@@ -78,10 +78,9 @@ class Document:
         path, value = tuple(key.split(".")), parse_scalar(text)
         target = self.data
         for part in path[:-1]:
-            inner = target.get(part)
-            if inner is None:
-                # Absent, or a section whose keys are all comments.
-                inner = target[part] = {}
+            if target.get(part) is None:
+                target[part] = {}  # `hpcjobs init` writes a section without values as a heading alone
+            inner = target[part]
             if not isinstance(inner, dict):
                 raise InputError(f"--set {key}: '{part}' is not a section")
             target = inner
@@ -147,10 +146,6 @@ def _collect(
 def convert(document: Document, kind: type[Spec]) -> Spec:
     """Check a document against its type. Raises InputError for the first mistake."""
     _drop_empty(document.data, kind)
-    for section in keys_of(kind):
-        # A section whose keys are all comments is an empty one.
-        if section.section is not None and not section.optional and document.data.get(section.name, "") is None:
-            document.data[section.name] = {}
     for key in leaves(kind):
         if key.verbatim:
             _restore(document, key)

@@ -28,7 +28,7 @@ from hpcjobs.jobs.arms import arms, counters, launch_of, word
 from hpcjobs.jobs.group import COLLECTOR, Group
 from hpcjobs.jobs.quoting import quote
 from hpcjobs.schedulers.factory import capabilities
-from hpcjobs.trainers import Launch
+from hpcjobs.trainers import Launch, Start
 from hpcjobs.trainers.registry import trainer_of
 
 # The template that every launcher's template extends, and the one that takes its place in a probe job.
@@ -134,16 +134,27 @@ def collector(cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
     )
 
 
-def probe_job(group: Group, cluster: Cluster, name: str, folder: Path, command: Sequence[str], minutes: int) -> str:
+def probe_job(
+    group: Group,
+    cluster: Cluster,
+    name: str,
+    folder: Path,
+    command: Sequence[str],
+    minutes: int,
+    *,
+    start: Start | None = None,
+) -> str:
     """The batch script of a short job of a group's size that belongs to no sweep: a check, the fabric probe.
 
-    Each process, started by the launcher as in a run, runs `command`. The job writes into the absolute `folder`: first
-    the node's clock, then its output `NAME.out`. Raises InputError as `script` does.
+    Each process, started by the launcher as in a run, runs `command`. `start` takes the place of the runs' own. The job
+    writes into the absolute `folder`: first the node's clock, then its output `NAME.out`. Raises InputError as `script`
+    does.
     """
     dropped = ("comment", "array", "open-mode", "requeue", "no-requeue", "signal")
     changed = {"job-name": name, "output": _percent(folder / f"{name}.out"), "time": f"{minutes}:00"}
     lines = {option: value for option, value in directives(group, cluster, "", folder) if option not in dropped}
     launch = launch_of(group.runs[0], cluster)
+    launch = dataclasses.replace(launch, start=start or launch.start, open=False, mpirun=())
     # The user's template counts only if it extends the base. A template that is a whole script, or a base itself,
     # would start a run; then the launcher's own template is used.
     theirs = cluster.template if cluster.template and Path(cluster.template).name != BASE else None
@@ -159,7 +170,7 @@ def probe_job(group: Group, cluster: Cluster, name: str, folder: Path, command: 
             directives=list({**lines, **changed, "no-requeue": None}.items()),
             command=command,
             # The probe measures the fastest transport that MPI finds: no option of the trainer limits it.
-            **_process_variables(group, cluster, folder, dataclasses.replace(launch, open=False, mpirun=())),
+            **_process_variables(group, cluster, folder, launch),
         )
         if reached.probe_base:  # check.sbatch.j2 sets it
             break

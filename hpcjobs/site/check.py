@@ -37,7 +37,7 @@ def disk(folder: Path, needed: int) -> Finding:
     )
     if free > needed:
         return Finding("disk", OK, message)
-    remedy = "give --out on a larger file system, fewer repeats, or train.checkpoint=false"
+    remedy = "give --out on a larger file system, fewer repeats, or keep no checkpoints"
     return Finding("disk", FAILURE, message, remedy)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from hpcjobs.jobs import render
 from hpcjobs.jobs.group import PlannedRun
 from hpcjobs.plan import cost
 from hpcjobs.plan.estimate import UserLimit, site_limits
-from hpcjobs.plan.planning import Plan
+from hpcjobs.plan.planning import Plan, size_of
 from hpcjobs.schedulers import factory
 from hpcjobs.site import check, check_job, preflight
 from hpcjobs.site.check_job import CLOCK, last_line
@@ -135,23 +136,27 @@ def _bytes_on_disk(run: PlannedRun) -> int:
 
 
 def _probe(plan: Plan, folder: Path, patience_s: float, tell: Tell, probe_s: int) -> tuple[Path | None, Finding]:
-    """(file of the fabric probe, the finding of it)."""
+    """(file of the fabric probe, the finding of it). The probe is an MPI program with a rank for each GPU."""
     cluster, largest = plan.cluster, plan.groups[-1]
-    if largest.size.gpus < 2 or cluster.launcher == "horovodrun":
-        why = "needs two ranks or more" if largest.size.gpus < 2 else "needs MPI, which horovodrun does not use"
+    needs_mpi = trainer_of(largest.runs[0].variant.experiment).needs_mpi
+    if largest.size.gpus < 2 or cluster.launcher in ("horovodrun", "fork"):
+        why = "two ranks or more" if largest.size.gpus < 2 else f"MPI, which launcher {cluster.launcher} does not use"
         remedy = "give more --gpus, or launcher srun or mpirun"
-        return None, Finding("fabric", WARNING, f"not probed: the probe {why}", remedy)
+        return None, Finding("fabric", WARNING, f"not probed: the probe needs {why}", remedy)
     path = folder / "fabric.json"
-    words = ["-m", "hpcjobs.nodes.probe", "--out", str(path), "--seconds", str(probe_s)]
-    if cluster.device == "gpu":
-        # Not run by us: needs GPUs.
+    python = cluster.python or sys.executable
+    words = [python, "-m", "hpcjobs.nodes.probe", "--out", str(path), "--seconds", str(probe_s)]
+    if cluster.device == "gpu" and needs_mpi:
+        # Horovod comes with the trainer that needs MPI. Not run by us: needs GPUs.
         words.append("--horovod")
     if cluster.mem_per_gpu_mib is not None:
         # Each rank holds two buffers, and MPI needs memory too.
         words += ["--largest", str(min(2**28, cluster.mem_per_gpu_mib * 2**20 // 8))]
     (folder / CLOCK).unlink(missing_ok=True)
     script = folder / f"{_PROBE}.sbatch"
-    write_atomic(script, render.probe_job(largest, cluster, _PROBE, folder, words, 5 + probe_s // 30))
+    ranks = dataclasses.replace(largest, size=size_of(largest.size.gpus, cluster))
+    text = render.probe_job(ranks, cluster, _PROBE, folder, words, 5 + probe_s // 30, start="rank")
+    write_atomic(script, text)
     try:
         job = check_job.run(cluster, folder, script, _PROBE, patience_s, tell)
     except SubmitRefused as error:
@@ -161,7 +166,9 @@ def _probe(plan: Plan, folder: Path, patience_s: float, tell: Tell, probe_s: int
     if job.ended is None:
         return None, Finding("fabric", WARNING, f"job {job.id} did not end in time", "try again when nodes are free")
     if about is None:
-        return None, Finding("fabric", FAILURE, f"the probe failed: {last_line(folder, _PROBE)}", see)
+        # A command brings its own Python, so the profile's may lack what the probe needs.
+        remedy = see if needs_mpi else f"{see}; the profile's `python` needs hpcjobs with mpi4py and numpy"
+        return None, Finding("fabric", FAILURE, f"the probe failed: {last_line(folder, _PROBE)}", remedy)
     if "--horovod" in words and "horovod" not in about["together"]:
         message = f"measured between hosts, but not through Horovod, which failed: {last_line(folder, _PROBE)}"
         return path, Finding("fabric", WARNING, message, see)

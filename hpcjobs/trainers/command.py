@@ -167,9 +167,12 @@ class CommandTrainer:
         """It looks for the command's first word, for workdir and inputs, for a free port, and for names of nodes."""
         ours = _ours(experiments)[0]
         first = _words(ours, Size(1, 1, 1, 1, 1))[0]
-        word = "".join(part for part in first if isinstance(part, str))
+        # Empty if it is known only on the node of a run.
+        texts = [part for part in first if isinstance(part, str)]
+        word = "".join(texts) if len(texts) == len(first) else ""
         script = folder / "command_check.sh"
-        return NodeCheck(("bash", str(script), str(folder), word, *self.inputs(ours)), {}, ("command_check.sh",))
+        request = {"nodes": -(-gpus // (cluster.gpus_per_node or gpus))}
+        return NodeCheck(("bash", str(script), str(folder), word, *self.inputs(ours)), request, ("command_check.sh",))
 
     def bytes_on_disk(self, experiment: Experiment) -> int:
         return _LOG_BYTES
@@ -244,5 +247,3 @@ def _check_start(experiment: CommandExperiment, cluster: Cluster) -> None:
         )
     if start == "once" and cluster.container.kind == "pyxis":
         raise InputError("start: once runs without srun, which container.kind pyxis needs: give start rank or node")
-    if experiment.stop is not None and experiment.stop.signal == "TERM" and launcher == "mpirun" and start != "once":
-        raise InputError("stop.signal TERM: mpirun ends its processes when it gets SIGTERM: give USR1 or USR2")

@@ -14,7 +14,9 @@ _SCRIPTS = (".py", ".sh", ".jl", ".lua", ".R", ".pl")
 
 
 def document_of(words: Sequence[str]) -> Document:
-    """The experiment that runs this command. Raises InputError for an empty command."""
+    """The experiment that runs this command. Raises InputError for an empty command, or one that is not a list."""
+    if isinstance(words, str):
+        raise InputError(f"command: expected a list of words, got the text {words!r}; shlex.split makes a list of it")
     if not words or not words[0]:
         raise InputError("no command after --: give one, such as `-- python train.py --batch {batch.local}`")
     data = {"name": name_of(words), "trainer": "command", "command": list(words)}

@@ -245,7 +245,7 @@ source /etc/{{ group }}.sh
     assert "\nnice srun --export=ALL --mpi=pmix --nodes=1 " in text
     # The block `container` holds the command of a run.
     assert 'rm "$sweep"' not in text
-    assert "python -m m)\n" in text
+    assert "(python -m m)\n" in text
 
 
 @pytest.mark.parametrize("name", ["own.sbatch.j2", "srun.sbatch.j2", "base.sbatch.j2"])
@@ -270,7 +270,7 @@ def test_the_probe_may_use_transports_that_horovod_must_not() -> None:
     cluster = msgspec.structs.replace(profiles.cluster("c4140"), launcher="mpirun")
     group = group_of(cluster)
     assert "-mca btl ^openib" in render.script(group, cluster, "s", Path("/s"))
-    assert "-mca" not in render.probe_job(group, cluster, "n", Path("/s"), ["-m", "hpcjobs.nodes.probe"], 7)
+    assert "-mca" not in render.probe_job(group, cluster, "n", Path("/s"), ["python", "-m", "hpcjobs.nodes.probe"], 7)
 
 
 def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: Path) -> None:
@@ -278,7 +278,9 @@ def test_the_scripts_of_all_launchers_and_containers_pass_shellcheck(tmp_path: P
     texts = set()
     for keys in combinations():
         if keys["bind"] == "none" and not impossible(keys):
-            text = render.probe_job(group, Cluster(**keys), "n", Path("/scratch/a study"), ["-m", "m", "/x y"], 7)
+            text = render.probe_job(
+                group, Cluster(**keys), "n", Path("/scratch/a study"), ["python", "-m", "m", "/x y"], 7
+            )
             texts.add("\n".join(line for line in text.splitlines() if not line.startswith("#SBATCH")))
     assert len(texts) > 10
     paths = []

@@ -390,3 +390,11 @@ def test_a_working_folder_that_is_gone_is_a_mistake(tmp_path: Path) -> None:
         "hpcjobs: error: the working folder cannot be used: No such file or directory; change to a folder that exists\n"
     )
     assert done.returncode == 2
+
+
+def test_a_section_that_init_leaves_empty_can_be_set(tmp_path: Path) -> None:
+    """Of a command neither batch is given: the file has the heading alone."""
+    hpcjobs("init", "mine", "--", "python3", "train.py", "--batch={batch.local}", cwd=tmp_path)
+    assert "\nbatch:\n" in (tmp_path / "experiments" / "mine.yaml").read_text()
+    words = ("sweep", "--gpus", "1", "--experiment", "mine", "--cluster", "local", "--dry-run")
+    assert "train.py --batch=32)" in hpcjobs(*words, "--set", "batch.local=32", cwd=tmp_path).stdout

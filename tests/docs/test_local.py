@@ -1,8 +1,9 @@
-"""The page that takes no cluster, word by word on this machine."""
+"""The pages that take no cluster, word by word on this machine."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas
@@ -58,3 +59,33 @@ def test_quick_start(tmp_path: Path) -> None:
     own = load(tmp_path / "experiments" / "mine.yaml", ChexnetExperiment)
     assert (own.name, own.train.steps) == ("mine", 40)
     assert "sweep of mine on local" in said[-1]
+
+
+@pytest.mark.timeout(900)
+def test_a_training_of_ones_own(tmp_path: Path) -> None:
+    """A real training, in Python's standard library alone."""
+    stage = Stage(tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    begun, tried, checked = stage.follow("docs/own-training.md", timeout=800)
+    place = tmp_path / "examples" / "plain_sockets"
+    assert "experiments/mine.yaml" in begun
+    rates = pandas.read_csv(place / "rates" / "report" / "scaling-report.csv")
+    assert sorted(zip(rates.gpus, rates["param.params.lr"], strict=True)) == [
+        (1, 0.01),
+        (1, 0.02),
+        (2, 0.01),
+        (2, 0.02),
+    ]
+    assert set(rates.unit) == {"samples"}
+    assert (rates.throughput > 0).all()
+    assert (rates.global_batch == 32 * rates.gpus).all()
+    assert tried.splitlines()[1].startswith("train.log,")
+    assert {"workdir", "command", "port"} <= {line.split()[1] for line in checked.splitlines()}
+    assert {line.split()[0] for line in checked.splitlines()} == {"ok"}
+    # Each variable that the page names is one that a run finds.
+    script = (place / "rates" / "scripts" / "g0002.sbatch").read_text() + (place / "rates/scripts/rank.sh").read_text()
+    spans = {each.text for each in code(ROOT / "docs/own-training.md") if each.kind == "span"}
+    names = {text for text in spans if text.startswith("HPCJOBS_")}
+    # Of a profile with a time limit, and of an experiment with `stop`.
+    assert {name for name in names if name not in script} <= {"HPCJOBS_STOP_SIGNAL"}
+    assert len(names) > 12

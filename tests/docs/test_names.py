@@ -15,17 +15,16 @@ from hpcjobs.config.document import known_keys
 from hpcjobs.trainers.registry import TRAINERS
 from tests.docs.pages import PAGES, ROOT, code
 
-# Of sbatch, pip, uv, horovodrun and pytest: the texts name them, and hpcjobs never writes them.
+# Of sbatch, pip, uv, horovodrun, pytest, torchrun, PyTorch and DeepSpeed: hpcjobs never writes them.
 OTHERS = {
     *("--part", "send_user_signal"),
     *("--no-cache-dir", "--force-reinstall", "--no-deps", "--reinstall-package", "--refresh-package"),
-    *("--check-build", "--update-golden"),
+    *("--check-build", "--update-golden", "--local-addr", "init_process_group", "init_distributed"),
 }
-KINDS = (Cluster, *(trainer.keys for trainer in TRAINERS.values()))
 # A file and two Python names that look like keys.
 NO_KEYS = {"train.log", "model.fit", "horovod.tensorflow"}
-# What lies in a sweep's folder, and so in none of ours.
-OF_A_SWEEP = {"scripts/g0004.sbatch"}
+# What lies in a sweep's folder or in a user's, and so in none of ours.
+OF_A_SWEEP = {"scripts/g0004.sbatch", "experiments/mine.yaml"}
 
 
 def spans() -> Iterator[tuple[str, str]]:
@@ -68,8 +67,8 @@ def is_a_key(word: str) -> bool:
     return any(name in known_keys(kind, (section,)) for kind in KINDS)
 
 
-SECTIONS = sorted({key for kind in KINDS for key in known_keys(kind) if known_keys(kind, (key,))})
-FOLDERS = ("hpcjobs", "tests", "templates", "benchmarks", "experiments", "docs", "scripts")
+SECTIONS = sorted(key for kind in KINDS for key in known_keys(kind) if known_keys(kind, (key,)))
+FOLDERS = ("hpcjobs", "tests", "templates", "benchmarks", "experiments", "examples", "docs", "scripts")
 
 
 def test_every_option_is_one() -> None:

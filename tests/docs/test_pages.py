@@ -11,8 +11,7 @@ from markdown_it import MarkdownIt
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster, Document, convert
-from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
-from hpcjobs.trainers.command_keys import CommandExperiment
+from hpcjobs.trainers.registry import experiment_in
 from tests.docs.pages import PAGES, ROOT, SHELL, UNRUN, Code, blocks, code, commands, refusal
 
 KINDS = {SHELL, UNRUN, "yaml", "python", "text", "jinja", "{toctree}", "{eval-rst}"}
@@ -57,19 +56,17 @@ def test_every_yaml_is_of_a_profile_or_of_an_experiment(page: Path) -> None:
 def misfit(text: str) -> str | None:
     """Why it is a part of neither, or None."""
     keys = yaml.safe_load(text) or {}
-    said = []
-    for kind, required in (
-        (Cluster, {"name": "mine", "gpus_per_node": 4}),
-        (ChexnetExperiment, {"name": "mine", "batch": {"local": 1}}),
-        (CommandExperiment, {"name": "mine", "command": ["train"]}),
-    ):
-        try:
-            convert(Document("YAML", {**required, **keys}, {}), kind)
-        except InputError as error:
-            said.append(str(error))
-        else:
-            return None
-    return "; ".join(said)
+    try:
+        convert(Document("YAML", {"name": "mine", "gpus_per_node": 4, **keys}, {}), Cluster)
+        return None
+    except InputError as error:
+        said = str(error)
+    required = {"command": ["true"]} if keys.get("trainer") == "command" else {"batch": {"local": 1}}
+    try:
+        experiment_in(Document("YAML", {"name": "mine", **required, **keys}, {}))
+        return None
+    except InputError as error:
+        return f"{said}; {error}"
 
 
 def test_commands_are_found_as_a_shell_would_find_them(tmp_path: Path) -> None:
@@ -110,6 +107,8 @@ def test_a_line_that_hpcjobs_would_refuse_is_noticed(line: str, says: str | None
     [
         ("partition: gpu\ntime: '1:00'", None),
         ("measure: {precision: 0.01}", None),
+        ("trainer: command\nmeasure: {unit: tokens}", None),
+        ("trainer: command\nmeasure: {precision: 0.01}", "unknown key"),
         ("partitions: gpu", "unknown key 'partitions'"),
         ("requeues: often", "key 'requeues': expected a whole number"),
         ("partition: gpu\nmeasure: {precision: 0.01}", "unknown key"),

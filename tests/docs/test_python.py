@@ -23,6 +23,8 @@ assert report.rows[0].baseline_gpus == 1
 assert repr(study) == "hpcjobs.open('study')"
 assert study.resume().runs == ()
 assert study.cancel() == []
+assert list(own.table().throughput) == [512.5, 512.5]
+assert list(own.table().unit) == ["samples", "samples"]
 import json, pathlib
 command = json.loads(pathlib.Path("study/provenance.json").read_text())["command"]
 assert command[:8] == ["hpcjobs", "sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local"]
@@ -33,7 +35,7 @@ assert command[8:12] == ["--set", "train.steps=20", "--set", "data.synth.images=
 @pytest.mark.timeout(1200)
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path) -> None:
     texts = [block.text for block in blocks(PAGE, "python")]
-    assert len(texts) == 6
+    assert len(texts) == 7
     program = tmp_path / "notebook.py"
     program.write_text("\n".join([*texts, AFTER]))
     done = subprocess.run([sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=1100)

@@ -87,3 +87,29 @@ def test_runs_start_after_a_preflight_that_succeeds(cluster: Slurm, tmp_path: Pa
     assert {finding[1] for finding in ended["findings"]} == {"ok"}
     (claim,) = (tmp_path / "o" / "runs").glob("*/a001/claim")
     assert json.loads(claim.read_text())["start"] >= int((tmp_path / "o" / "preflight" / "node.json").stat().st_mtime)
+
+
+@pytest.mark.slurm
+def test_a_command_is_looked_for_on_a_node_and_names_that_do_not_resolve_are_told(
+    cluster: Slurm, tmp_path: Path
+) -> None:
+    """The nodes' names do not resolve here: two nodes need an interface in env. The probe has eight ranks, not two."""
+    about = {"name": "mine", "trainer": "command", "start": "node", "command": ["./train.sh"], "inputs": ["owt"]}
+    (tmp_path / "mine.yaml").write_text(json.dumps(about))
+    (tmp_path / "train.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "owt").mkdir()
+    env = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+    mine = profile(tmp_path, **{**SMALL, "env": env})
+    line = ("check", "--cluster", mine, "--experiment", "./mine.yaml", "--gpus", "1,8", "--json")
+    failed = json.loads(hpcjobs(*line, cwd=tmp_path, env=cluster.env, code=1).stdout)["findings"]
+    found = {each["check"]: each for each in failed}
+    assert "./train.sh is not executable on c4140-" in found["command"]["said"]
+    assert [found[name]["state"] for name in ("workdir", "inputs", "port", "names")] == ["ok", "ok", "ok", "warning"]
+    assert found["names"]["said"].count("does not resolve") == 2
+    (tmp_path / "train.sh").chmod(0o755)
+    mine = profile(tmp_path, **{**SMALL, "env": {**env, "GLOO_SOCKET_IFNAME": "eth0"}})
+    passed = hpcjobs(*line, "--probe", "--probe-seconds", "5", cwd=tmp_path, env=cluster.env, timeout=180)
+    answer = json.loads(passed.stdout)
+    # A busy machine may have slow links.
+    assert {each["state"] for each in answer["findings"] if each["check"] != "fabric"} == {"ok"}
+    assert read_fabric(Path(answer["fabric"])).across_bytes_per_s is not None

@@ -91,14 +91,25 @@ def images_in(shards: Path) -> int:
     return sum(split["images"] for split in json.loads((shards / "dataset.json").read_text())["splits"].values())
 
 
+@pytest.mark.timeout(900)
 def test_readme(stage: Stage, xrays: int) -> None:
-    """From an empty folder to a report. The trainer is fake."""
+    """From a checkout to a report. The training of one's own is real, the built-in trainer is fake."""
     stage.write("experiments/chexnet.yaml", UNWEIGHTED)
+    shutil.copytree(ROOT / "examples", stage.folder / "examples")
     # The report that `make demo` leaves has the columns of any report.
     (stage.folder / "sweeps" / "demo").mkdir(parents=True)
     (stage.folder / "sweeps" / "demo" / "report").symlink_to(stage.folder / "study" / "report")
-    edit = f"{MEND}echo 'python: {fake_trainer(stage)}' >>{PROFILE}"
-    stage.follow("README.md", between={"data prepare": edit})
+    fake = f"echo 'python: {fake_trainer(stage)}' >>{PROFILE}"
+    between = {"hpcjobs check --gpus 1,2,4,8 --cluster mine -- python3": MEND, "data prepare": fake}
+    stage.follow("README.md", between=between, timeout=850)
+    place = stage.folder / "examples" / "plain_sockets"
+    for name, sizes in (("own", (1, 2)), ("ours", (1, 2, 4, 8))):
+        rows = table(place / name)
+        assert list(rows.gpus) == list(sizes)
+        assert set(rows.unit) == {"samples"}
+        assert (rows.global_batch == 64 * rows.gpus).all()
+        assert (rows.throughput > 0).all()
+    assert list(rows.nodes) == [1, 1, 1, 2]
     assert images_in(stage.shards) == xrays
     rows = table(stage.folder / "study")
     assert list(rows.gpus) == list(SIZES)
