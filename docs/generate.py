@@ -5,7 +5,6 @@ The pages are kept in git, so that they can be read beside the code. A test fail
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

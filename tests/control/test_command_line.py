@@ -146,8 +146,9 @@ def test_a_check_takes_a_command(tmp_path: Path) -> None:
     done = hpcjobs(
         "check", "--gpus", "1", "--cluster", "local", "--json", "--", "no-such-program", cwd=tmp_path, code=1
     )
-    said = [line["said"] for line in json.loads(done.stdout)["findings"] if line["state"] == "failed"]
-    assert any("no-such-program" in line for line in said)
+    said = [line["said"] for line in json.loads(done.stdout)["findings"] if line["state"] == "failure"]
+    assert len(said) == 1
+    assert said[0].startswith("no-such-program is not found on PATH on ")
 
 
 def test_python_takes_a_command_or_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ OTHERS = {
     *("--no-cache-dir", "--force-reinstall", "--no-deps", "--reinstall-package", "--refresh-package"),
     *("--check-build", "--update-golden", "--local-addr", "init_process_group", "init_distributed"),
 }
+# Whose keys are named.
+KINDS = (Cluster, *(trainer.keys for trainer in TRAINERS.values()))
 # A file and two Python names that look like keys.
 NO_KEYS = {"train.log", "model.fit", "horovod.tensorflow"}
 # What lies in a sweep's folder or in a user's, and so in none of ours.
