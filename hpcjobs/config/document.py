@@ -37,6 +37,13 @@ class _Dumper(yaml.SafeDumper):
     """Quotes a text that `_Loader` would read as a number."""
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """In quotes, PyYAML writes these line breaks of Unicode as they are, with spaces that it then reads."""
+    style = '"' if {"\x85", "\u2028", "\u2029"} & set(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
 for _each in (_Loader, _Dumper):
     _each.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
