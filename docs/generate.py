@@ -19,10 +19,11 @@ from hpcjobs.base.tabular import Metric, metrics_of
 from hpcjobs.chexnet.classes import AUC_MEANINGS
 from hpcjobs.cli import hpcjobs
 from hpcjobs.collect import failures
-from hpcjobs.config import Cluster, Experiment
+from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import OWNED_SBATCH, RETRYABLE
 from hpcjobs.config.keys import keys_of
 from hpcjobs.config.words import Section
+from hpcjobs.trainers.registry import TRAINERS
 
 REFERENCE = Path(__file__).parent / "reference"
 MADE = "<!-- Written by docs/generate.py (`make docs`) from {source}: change it there. -->\n"
@@ -40,13 +41,20 @@ def pages() -> dict[str, str]:
 
 
 def _experiment() -> str:
+    keys = {name: _sections(trainer.keys, level=3) for name, trainer in TRAINERS.items()}
     return (
-        f"{MADE.format(source='hpcjobs/config/experiment.py')}# Keys of an experiment\n\n"
+        f"{MADE.format(source='hpcjobs/trainers')}# Keys of an experiment\n\n"
         "A YAML file in `experiments/`, or any path given to `--experiment`. `hpcjobs init` writes one with all keys;\n"
         "`--set KEY=VALUE` overrides a key, two or more values make it a parameter of the study. A key whose default\n"
         "is `absent` may be left out or be `null`. An unknown key is an error that names the nearest known one.\n"
-        "[chexnet.yaml](../../experiments/chexnet.yaml) has the article's values, with their sources.\n\n"
-        f"{_sections(Experiment)}"
+        "The key `trainer` says which keys there are.\n\n"
+        "## A training command: `trainer: command`\n\n"
+        "What the keys are for: [A training of your own](../own-training.md). The key `trainer` must be given.\n\n"
+        f"{keys['command']}\n"
+        "## The trainer that comes with hpcjobs: `trainer: chexnet`\n\n"
+        "A file without `trainer` has these keys. [chexnet.yaml](../../experiments/chexnet.yaml) has the article's\n"
+        "values, with their sources.\n\n"
+        f"{keys['chexnet']}"
     )
 
 
@@ -70,8 +78,8 @@ def _profile() -> str:
     )
 
 
-def _sections(kind: type[Section], above: str = "") -> str:
-    """A table of the keys with plain values, then a chapter for each section."""
+def _sections(kind: type[Section], above: str = "", level: int = 2) -> str:
+    """A table of the keys with plain values, then a chapter, with a heading of that level, for each section."""
     fields = {field.encode_name: field for field in msgspec.inspect.type_info(kind).fields}
     rows: list[tuple[str, ...]] = []
     chapters = []
@@ -80,7 +88,8 @@ def _sections(kind: type[Section], above: str = "") -> str:
         if key.section is None or key.optional:
             rows.append((f"`{name}`", _type(fields[key.name].type), _default(fields[key.name]), key.description))
         if key.section is not None:
-            chapters.append(f"## {name}\n\n{key.description}\n\n{_sections(key.section, f'{name}.')}")
+            inner = _sections(key.section, f"{name}.", level)
+            chapters.append(f"{'#' * level} {name}\n\n{key.description}\n\n{inner}")
     return "\n".join([_table(("key", "value", "default", "meaning"), rows), *chapters])
 
 
@@ -206,8 +215,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         yield " | ".join(head)
         yield " | ".join("---" for _ in head)
         for row in rows:
-            # A bar would end the cell.
-            yield " | ".join(cell.replace("|", "\\|") for cell in row)
+            # A bar would end the cell, an empty line the table.
+            yield " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row)
 
     return "".join(f"| {line} |\n" for line in lines())
 

@@ -22,7 +22,7 @@ from hpcjobs.engine import cancel, folder, follow, resume, submit
 from hpcjobs.engine.resume import Resumed
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep, load, plan_of, writing
-from hpcjobs.jobs import render
+from hpcjobs.jobs.arms import shown_command
 from hpcjobs.plan import planning
 from hpcjobs.plan.estimate import Estimate, UserLimit, estimate, site_limits
 from hpcjobs.plan.planning import Plan, Terms
@@ -158,7 +158,7 @@ class Preparation:
                 "gpus_per_node": run.size.gpus_per_node,
                 "processes_per_node": run.size.processes_per_node,
                 "params": run.variant.params,
-                "command": render.shown_command(run, self.sweep.plan.cluster),
+                "command": shown_command(run, self.sweep.plan.cluster),
             }
             for run in self.sweep.plan.runs
         ]

@@ -41,8 +41,9 @@ def init(
     hpcjobs init
     hpcjobs init trial --base demo
     """
-    from hpcjobs.site.begin import begin_study
+    from hpcjobs.site.begin import begin_study, check_working_folder
 
+    check_working_folder()
     origin = "the command that was given" if command.words is not None else base or DEFAULT
     begun = begin_study(
         name, command.document(base, DEFAULT), origin, partition, device, settings=command.settings, force=force
@@ -63,6 +64,6 @@ def init(
             "`hpcjobs cluster detect` prints a profile"
         )
     for text in begun.missing:
-        show.talk(f"before it runs, in {begun.experiment}: {text}")
+        show.talk(f"{begun.experiment} is not complete: {text}")
     words = f"--gpus {','.join(map(str, begun.sizes))} --experiment {name} --cluster {begun.cluster.name}"
     show.talk(f"then:\n  hpcjobs check {words}\n  hpcjobs sweep {words} --dry-run\n  hpcjobs sweep {words}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,9 +99,30 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
     title = f"sweep of {name} on {cluster.name} ({cluster.sharing} nodes): {_count(len(sweep.plan.runs), 'run')}"
     console.print(f"{title} in {_count(len(sweep.plan.submitted), 'job')}", soft_wrap=True)
     console.print(grid)
+    for line in _commands(sweep):
+        console.print(Text(line), soft_wrap=True)
     console.print(_whole_cost(sweep, expected), soft_wrap=True)
     for warning in expected.warnings:
         console.print(Text(f"warning: {warning}"), soft_wrap=True)
+
+
+def _commands(sweep: Sweep) -> Iterator[str]:
+    """What the runs of each variant execute, quoted: a line, or one for each size if the sizes differ.
+
+    Nothing, if it is no command of the user's.
+    """
+    from hpcjobs.jobs.arms import launch_of, shown_command
+
+    plan = sweep.plan
+    for variant in plan.variants:
+        sizes: dict[str, list[int]] = {}
+        for run in plan.runs:
+            if run.variant is variant and run.repeat == 1 and launch_of(run, plan.cluster).open:
+                sizes.setdefault(shown_command(run, plan.cluster), []).append(run.size.gpus)
+        for command, gpus in sizes.items():
+            places = [f"gpus {','.join(map(str, gpus))}"] if len(sizes) > 1 else []
+            label = "; ".join([*places, *([variant.params] if variant.params else [])])
+            yield f"{label or 'command'}: {command}"
 
 
 def _count(number: int, what: str) -> str:

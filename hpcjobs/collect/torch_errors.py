@@ -4,7 +4,8 @@
                  "extraInfo": {"py_callstack": "Traceback ...", "timestamp": "1795993846"}}}
 
 torchrun gives each process one, and copies that of the first failure to TORCHELASTIC_ERROR_FILE, which rank.sh sets to
-`torch-error-HOST.json` in the attempt folder. A process that was killed writes none.
+`torch-error-HOST.json` in the attempt folder. A process that was killed writes none. A torchrun that is ended by a
+signal, as those of the other nodes are after a failure, writes a SignalException there: that is no cause.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def read_error(path: Path) -> Mapping[str, Any] | None:
     if isinstance(told, str) and data is not None:  # the form of PyTorch 1.9
         told = {"message": told, "extraInfo": {"timestamp": data.get("timestamp")}}
     if not isinstance(told, dict) or not isinstance(told.get("message"), str):
+        return None
+    if told["message"].startswith("SignalException: "):
         return None
     extra = told.get("extraInfo")
     stamp = extra.get("timestamp") if isinstance(extra, dict) else None

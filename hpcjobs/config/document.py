@@ -37,6 +37,13 @@ class _Dumper(yaml.SafeDumper):
     """Quotes a text that `_Loader` would read as a number."""
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """In quotes, PyYAML writes these line breaks of Unicode as they are, with spaces that it then reads."""
+    style = '"' if {"\x85", "\u2028", "\u2029"} & set(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
 for _each in (_Loader, _Dumper):
     _each.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
@@ -78,7 +85,9 @@ class Document:
         path, value = tuple(key.split(".")), parse_scalar(text)
         target = self.data
         for part in path[:-1]:
-            inner = target.setdefault(part, {})
+            if target.get(part) is None:
+                target[part] = {}  # `hpcjobs init` writes a section without values as a heading alone
+            inner = target[part]
             if not isinstance(inner, dict):
                 raise InputError(f"--set {key}: '{part}' is not a section")
             target = inner
@@ -178,7 +187,7 @@ def _restore(document: Document, key: Key) -> None:
         holder[path[-1]] = document.texts[path]
 
 
-_PLACE = re.compile(r" - at `(?P<path>(?:key in )?\$[^`]*)`$")
+_PLACE = re.compile(r" - at (?:`key` in )?`(?P<path>(?:key in )?\$[^`]*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`")
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 

@@ -121,6 +121,7 @@ def _of_ecma(schema: Any) -> Any:
     """The same schema with patterns in JavaScript's dialect, as JSON Schema asks: `$` for `\\Z`, which it lacks."""
     if isinstance(schema, dict):
         return {
-            key: value.replace(r"\Z", "$") if key == "pattern" else _of_ecma(value) for key, value in schema.items()
+            key: value.replace(r"\Z", "$") if key == "pattern" and isinstance(value, str) else _of_ecma(value)
+            for key, value in schema.items()
         }
     return [_of_ecma(each) for each in schema] if isinstance(schema, list) else schema

@@ -25,7 +25,7 @@ from hpcjobs.base.times import seconds
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import EARLY_S, SbatchOptions
 from hpcjobs.jobs.arms import arms, counters, launch_of, word
-from hpcjobs.jobs.group import COLLECTOR, Group, PlannedRun
+from hpcjobs.jobs.group import COLLECTOR, Group
 from hpcjobs.jobs.quoting import quote
 from hpcjobs.schedulers.factory import capabilities
 from hpcjobs.trainers import Launch, Start
@@ -95,11 +95,6 @@ def support_files(plan_groups: Sequence[Group], cluster: Cluster) -> dict[str, s
 def support_file(name: str) -> str:
     """A script that has no values of its own to be filled in: `name` is that of its template without .j2."""
     return _environment(None, BASE).get_template(f"{name}.j2").render()
-
-
-def shown_command(run: PlannedRun, cluster: Cluster) -> str:
-    """The command of a run as it stands in its script, quoted; variables of the script hold what the node knows."""
-    return " ".join(map(word, launch_of(run, cluster).words))
 
 
 def warned_s(launch: Launch, cluster: Cluster) -> int:

@@ -71,7 +71,7 @@ def estimate(plan: Plan, scheduler: Scheduler, scripts: Mapping[str, str], limit
         costs=costs,
         starts=starts,
         source=rate.source if rate else "",
-        unknown=trainer.unknown_cost(plan.cluster),
+        unknown=trainer.unknown_cost(experiments[0], plan.cluster, rate_known=rate is not None),
         at_most=any(map(trainer.may_end_early, experiments)),
         warnings=tuple(warnings),
     )

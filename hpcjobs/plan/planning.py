@@ -12,6 +12,7 @@ from typing import Any
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.sizes import Size
+from hpcjobs.base.tabular import param_column
 from hpcjobs.config import Cluster, Document
 from hpcjobs.config.keys import Key, exclusive, leaves
 from hpcjobs.jobs.group import ALLOCATION, Group, PlannedRun, Variant
@@ -128,6 +129,7 @@ def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]
         choices[key] = words
     _refuse_exclusive(choices, exclusive(kind))
     swept = sorted(key for key, values in choices.items() if len(values) > 1)
+    _refuse_shared_columns(swept)
     variants = []
     for combination in itertools.product(*choices.values()):
         chosen = dict(zip(choices, combination, strict=True))
@@ -140,6 +142,16 @@ def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]
         params = ";".join(f"{key}={chosen[key]}" for key in swept)
         variants.append(Variant(params, experiment_in(point)))
     return variants
+
+
+def _refuse_shared_columns(swept: Iterable[str]) -> None:
+    """Raises InputError if the table would have one column for two of the keys."""
+    keys: dict[str, str] = {}
+    for key in swept:
+        column = param_column(key)
+        if column in keys:
+            raise InputError(f"--set: {keys[column]} and {key} cannot both be swept, because both are column {column}")
+        keys[column] = key
 
 
 def _refuse_exclusive(keys: Iterable[str], others: Mapping[tuple[str, ...], tuple[str, ...]]) -> None:

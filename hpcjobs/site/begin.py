@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from hpcjobs.base.contract import Finding
 from hpcjobs.base.errors import InputError, SchedulerUnreachable
 from hpcjobs.base.new_files import write_all
 from hpcjobs.config import Cluster, Document, Experiment, profiles
@@ -47,6 +48,16 @@ class Begun:
         return sorted({1, node, 2 * node if several else node})
 
 
+def check_working_folder() -> None:
+    """Raises InputError if the folder in which a study would begin cannot be used."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(
+            f"the working folder cannot be used: {error.strerror}; change to a folder that exists"
+        ) from None
+
+
 def begin_study(
     name: str,
     base: Document,
@@ -80,8 +91,12 @@ def begin_study(
         profile=profile,
         no_profile=why,
         cluster=found.cluster if found is not None else profiles.cluster("local"),
-        missing=[finding.remedy for finding in trainer_of(experiment).findings(experiment)],
+        missing=[_told(finding) for finding in trainer_of(experiment).findings(experiment)],
     )
+
+
+def _told(finding: Finding) -> str:
+    return f"{finding.message}: {finding.remedy}" if finding.remedy else finding.message
 
 
 def _shadowed(path: Path, kind: type[Experiment] | type[Cluster]) -> Iterator[Path]:
@@ -96,12 +111,6 @@ def _experiment(name: str, base: Document, settings: Sequence[str]) -> Experimen
         raise InputError(
             f"NAME {name}: cannot name an experiment: give up to 40 letters (A to z), digits, - and _, the first a "
             "letter or a digit"
-        ) from None
-    try:
-        Path.cwd()
-    except OSError as error:
-        raise InputError(
-            f"the working folder cannot be used: {error.strerror}; change to a folder that exists"
         ) from None
     (variant,) = planning.parameter_grid(base, settings)
     return msgspec.structs.replace(variant.experiment, name=name)

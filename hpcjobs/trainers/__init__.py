@@ -130,8 +130,11 @@ class Trainer(Protocol):
         """Units per second of one GPU, as the experiment states it; None if it does not."""
         ...
 
-    def unknown_cost(self, cluster: Cluster) -> str:
-        """What is missing if the cost of a plan is unknown: an ending of a message."""
+    def unknown_cost(self, experiment: Experiment, cluster: Cluster, *, rate_known: bool) -> str:
+        """What is missing if the cost of a plan is unknown: an ending of a message.
+
+        rate_known: an earlier sweep, or the experiment, says how fast its runs are.
+        """
         ...
 
     def may_end_early(self, experiment: Experiment) -> bool:

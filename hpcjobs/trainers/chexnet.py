@@ -40,7 +40,7 @@ class ChexnetTrainer:
     def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
         _check_profile(cluster)
         ours = _ours(experiments)
-        if len({each.data.synth for each in ours}) > 1:
+        if len({each.data.synth for each in ours} - {None}) > 1:
             raise InputError("--set data.synth: takes one value of each key, because a sweep makes its images once")
         for each in ours:
             if each.data.dir is None and each.data.synth is None:
@@ -112,13 +112,12 @@ class ChexnetTrainer:
     def stated_rate(self, experiment: Experiment) -> float | None:
         return _our(experiment).measure.images_per_sec_per_gpu
 
-    def unknown_cost(self, cluster: Cluster) -> str:
-        if cluster.device == "cpu":
+    def unknown_cost(self, experiment: Experiment, cluster: Cluster, *, rate_known: bool) -> str:
+        if rate_known:
+            return f"{DATASET_JSON}, which has the number of images, cannot be read from here"
+        if cluster.device == "cpu" and self.stated_rate(experiment) is not None:
             return "no earlier sweep beside this one; measure.images_per_sec_per_gpu is for GPUs only"
-        return (
-            "no earlier sweep beside this one and no measure.images_per_sec_per_gpu, or dataset.json, which has the "
-            "number of images, cannot be read from here"
-        )
+        return "no earlier sweep beside this one, and no measure.images_per_sec_per_gpu"
 
     def may_end_early(self, experiment: Experiment) -> bool:
         ours = _our(experiment)

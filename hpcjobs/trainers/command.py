@@ -97,8 +97,11 @@ class CommandTrainer:
     def stated_rate(self, experiment: Experiment) -> float | None:
         return None
 
-    def unknown_cost(self, cluster: Cluster) -> str:
-        return "it takes `work` in the experiment, and an earlier sweep of it beside this one"
+    def unknown_cost(self, experiment: Experiment, cluster: Cluster, *, rate_known: bool) -> str:
+        missing = [] if rate_known else ["no earlier sweep of it beside this one"]
+        if _our(experiment).work is None:
+            missing.append("no `work`, the units of a whole run, in the experiment")
+        return ", and ".join(missing)
 
     def may_end_early(self, experiment: Experiment) -> bool:
         return False
@@ -158,7 +161,7 @@ class CommandTrainer:
         try:
             _words(ours, Size(1, 1, 1, 1, 1))
         except InputError as error:
-            yield Finding("command", FAILURE, str(error), str(error))
+            yield Finding("command", FAILURE, str(error), "")
 
     def node_check(self, experiments: Sequence[Experiment], cluster: Cluster, gpus: int, folder: Path) -> NodeCheck:
         """It looks for the command's first word, for workdir and inputs, for a free port, and for names of nodes."""

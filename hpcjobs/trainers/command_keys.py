@@ -59,14 +59,14 @@ class CommandMeasure(Section, frozen=True, kw_only=True):
         doc(
             "auto: what hpcjobs.meter wrote, or else the pattern if there is one, or else the first format that is "
             "recognised; pattern: the pattern alone; none: nothing is measured, and the table has times only; or the "
-            "name of a format, as `hpcjobs collect --format` takes it."
+            "name of a format, as `hpcjobs collect --format NAME` takes it."
         ),
     ] = "auto"
     pattern: Annotated[
         str | None,
         verbatim_doc(
             "A regular expression of Python, with named groups: throughput (units per second), step_ms, samples, step, "
-            "score. `hpcjobs collect --logs FILE --pattern ...` tries it."
+            "score. `hpcjobs collect --logs FILE --pattern REGEX` tries it."
         ),
     ] = None
     of: Annotated[

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcjobs.config import Cluster, Experiment, profiles
 from hpcjobs.config.cluster import Container
+from hpcjobs.jobs.group import Group
 from hpcjobs.jobs.render import script
-from hpcjobs.plan.planning import Group, make_plan, parameter_grid
+from hpcjobs.plan.planning import make_plan, parameter_grid
+from hpcjobs.trainers.command_line import document_of
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "launcher": ("srun", "mpirun", "horovodrun"),
@@ -32,6 +34,15 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "sharing": ("exclusive", "shared"),
     "mem_per_gpu_mib": (None, 8000),
 }
+# What changes the script of a command, besides.
+OF_A_COMMAND: dict[str, tuple[Any, ...]] = {
+    "launcher": ("srun", "mpirun", "horovodrun", "fork"),
+    "container": CHOICES["container"],
+    "bind": CHOICES["bind"],
+    "site": ({}, {"signal_s": 0}, {"requeues": 0}, {"scheduler": "local"}),
+    "start": ("rank", "node", "once"),
+    "stop": ((), ("stop.signal=USR1",), ("stop.signal=TERM", "stop.exit_code=3")),
+}
 # Keys that every combination has.
 ALWAYS: dict[str, Any] = {
     "name": "any",
@@ -49,7 +60,7 @@ ALWAYS: dict[str, Any] = {
 def impossible(keys: dict[str, Any]) -> list[tuple[str, str]]:
     """The pairs of keys that exclude each other."""
     pyxis = keys["container"].kind == "pyxis" and keys["launcher"] != "srun"
-    binds = keys["launcher"] == "horovodrun" and keys["bind"] != "none"
+    binds = keys["launcher"] in ("horovodrun", "fork") and keys["bind"] != "none"
     unbounded = keys["gpu_request"] != "none" and keys["gpus_per_node"] is None
     return [
         pair
@@ -67,6 +78,21 @@ def combinations() -> Iterator[dict[str, Any]]:
     for values in itertools.product(*CHOICES.values()):
         keys = dict(zip(CHOICES, values, strict=True))
         yield {**ALWAYS, **keys.pop("warned"), **keys.pop("asked"), **keys}
+
+
+def command_combinations() -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    """(the profile's keys, the experiment's settings) of each combination of a command, possible or not."""
+    for values in itertools.product(*OF_A_COMMAND.values()):
+        keys = dict(zip(OF_A_COMMAND, values, strict=True))
+        settings = (f"start={keys.pop('start')}", *keys.pop("stop"))
+        yield {**ALWAYS, "gpu_request": "gres", "gpus_per_node": 4, **keys.pop("site"), **keys}, settings
+
+
+def command_group(cluster: Cluster, settings: Sequence[str], gpus: int = 4) -> Group:
+    """The group of two runs of two variants of a command on `gpus` GPUs."""
+    command = document_of(["python", "train.py", "--lr={params.lr}", "--at={head}:{port}", "it's"])
+    variants = parameter_grid(command, [*settings, "params.lr=1e-4,3e-4", "workdir=/scratch/my code"])
+    return make_plan([gpus], variants, cluster, 2).groups[0]
 
 
 def group_of(cluster: Cluster, gpus: int = 4) -> Group:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from hpcjobs.base.records import Limits
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.plan.cost import ObjectionKind, Rate, cost, objections
 from hpcjobs.plan.planning import Plan, Terms, make_plan, parameter_grid
+from hpcjobs.trainers.command_line import document_of
 
 # The rate of the article's one GPU, and a minute before the first step.
 RATE = Rate({1: 185.0, 4: 600.0}, 60.0, "a test")
@@ -20,7 +24,7 @@ def planned(*gpus: int, repeats: int = 3, sets: tuple[str, ...] = ("train.steps=
 
 def test_minutes_and_gpu_hours_count_the_whole_nodes_that_a_job_holds() -> None:
     plan = planned(1)
-    found = cost(plan.groups[0], plan, RATE, None)
+    found = cost(plan.groups[0], plan, RATE)
     seconds = 60 + 1000 * 64 / 185
     assert found.minutes == pytest.approx(seconds / 60)
     assert found.gpu_hours == pytest.approx(3 * 4 * seconds / 3600)
@@ -29,21 +33,30 @@ def test_minutes_and_gpu_hours_count_the_whole_nodes_that_a_job_holds() -> None:
 
 def test_a_size_without_a_rate_takes_the_rate_per_gpu_of_the_nearest_size() -> None:
     plan = planned(8)
-    assert cost(plan.groups[0], plan, RATE, None).minutes == pytest.approx((60 + 1000 * 512 / 1200) / 60)
+    assert cost(plan.groups[0], plan, RATE).minutes == pytest.approx((60 + 1000 * 512 / 1200) / 60)
 
 
-def test_whole_epochs_need_the_size_of_the_data() -> None:
-    plan = planned(4, sets=())
-    assert cost(plan.groups[0], plan, RATE, None).minutes is None
-    assert cost(plan.groups[0], plan, RATE, 78_000).minutes == pytest.approx((60 + 10 * 78_000 / 600) / 60)
-    assert cost(plan.groups[0], plan, None, 78_000).gpu_hours is None
+def test_whole_epochs_need_the_size_of_the_data(tmp_path: Path) -> None:
+    plan = planned(4, sets=(f"data.dir={tmp_path}",))
+    assert cost(plan.groups[0], plan, RATE).minutes is None
+    (tmp_path / "dataset.json").write_text(json.dumps({"splits": {"train": {"images": 78_000}}}))
+    assert cost(plan.groups[0], plan, RATE).minutes == pytest.approx((60 + 10 * 78_000 / 600) / 60)
+    assert cost(plan.groups[0], plan, None).gpu_hours is None
+
+
+def test_a_command_says_its_work_itself() -> None:
+    command = document_of(["train"])
+    known = make_plan([2], parameter_grid(command, ["work=40000"]), profiles.cluster("c4140"), 1)
+    assert cost(known.groups[0], known, RATE).minutes == pytest.approx((60 + 40_000 / 370) / 60)
+    unknown = make_plan([2], parameter_grid(document_of(["train"]), []), profiles.cluster("c4140"), 1)
+    assert cost(unknown.groups[0], unknown, RATE).minutes is None
 
 
 def test_one_allocation_holds_its_largest_size_during_every_run() -> None:
     apart, together = planned(1, 16), planned(1, 16, one_allocation=True)
     assert together.allocation is not None
-    found = cost(together.allocation, together, RATE, None)
-    alone = sum((cost(group, apart, RATE, None).minutes or 0) * 3 for group in apart.groups)
+    found = cost(together.allocation, together, RATE)
+    alone = sum((cost(group, apart, RATE).minutes or 0) * 3 for group in apart.groups)
     assert found.minutes == pytest.approx(alone)
     assert found.gpu_hours == pytest.approx(alone * 16 / 60)
     assert found.idle_gpu_hours == pytest.approx(3 * 15 * (60 + 1000 * 64 / 185) / 3600)

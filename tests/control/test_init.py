@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,10 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.base.new_files import write_all
 from hpcjobs.config import Experiment, load, profiles
 from hpcjobs.config.keys import leaves
+from hpcjobs.jobs.group import Variant
 from hpcjobs.plan import planning
-from hpcjobs.trainers import chexnet
+from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
+from hpcjobs.trainers.registry import trainer_of
 from tests.control.test_cli import SLURM, on_a_login_node
 from tests.running import hpcjobs
 
@@ -38,6 +41,12 @@ def meant(name: str) -> Experiment:
     return planning.parameter_grid(profiles.read(Experiment, name), [])[0].experiment
 
 
+def checked(variants: Sequence[Variant], tell: Callable[[str], object]) -> None:
+    """As `hpcjobs sweep` checks the experiments of its variants."""
+    experiments = [variant.experiment for variant in variants]
+    trainer_of(experiments[0]).check(experiments, profiles.cluster("local"), tell)
+
+
 @pytest.mark.parametrize("base", ["chexnet", "demo", "elsewhere/odd.yaml"])
 def test_what_is_written_means_what_the_base_means(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -54,7 +63,7 @@ def test_every_key_is_there_below_its_description(tmp_path: Path) -> None:
     hpcjobs("init", "--base", "demo", cwd=tmp_path)
     lines = (tmp_path / "experiments" / "mine.yaml").read_text().splitlines()
     assert max(map(len, lines)) <= 110
-    keys = list(leaves(Experiment))
+    keys = list(leaves(ChexnetExperiment))
     assert {"name", "train.clip_norm", "batch.global", "data.synth.size", "lr.warmup_epochs"} <= {
         leaf.name for leaf in keys
     }
@@ -71,14 +80,14 @@ def test_every_key_is_there_below_its_description(tmp_path: Path) -> None:
 def test_a_key_that_is_absent_is_valid_without_its_sign(tmp_path: Path) -> None:
     hpcjobs("init", cwd=tmp_path)
     path = tmp_path / "experiments" / "mine.yaml"
-    text, before = path.read_text(), load(path, Experiment)
+    text, before = path.read_text(), load(path, ChexnetExperiment)
     absent = re.findall(r"^ *#(\w+): null$", text, re.MULTILINE)
     assert absent == ["dir", "synth", "global", "steps", "target_auc", "clip_norm", "fusion_mib", "cycle_ms"]
     for key in absent:
         path.write_text(re.sub(rf"#{key}: null", f"{key}: null", text))
-        assert load(path, Experiment) == before
+        assert load(path, ChexnetExperiment) == before
     path.write_text(text.replace("#clip_norm: null", "clip_norm: 2.5"))
-    assert load(path, Experiment).train.clip_norm == 2.5
+    assert load(path, ChexnetExperiment).train.clip_norm == 2.5
 
 
 def test_where_slurm_answers_a_profile_is_written_too(tmp_path: Path) -> None:
@@ -122,7 +131,7 @@ def test_without_slurm_only_an_experiment_is_written_and_a_message_says_why(
     assert done.stdout == "experiments/mine.yaml\n"
     assert says in done.stderr
     assert "or --cluster local to compute on this machine; on a login node `hpcjobs cluster detect`" in done.stderr
-    assert "name the data in experiments/mine.yaml: data.dir" in done.stderr
+    assert "experiments/mine.yaml is not complete: experiment 'mine' names no data.dir: `hpcjobs data" in done.stderr
     assert not (tmp_path / "clusters").exists()
 
 
@@ -205,7 +214,7 @@ SWEEP_MINE = ("sweep", "--gpus", "1", "--experiment", "mine", "--cluster", "loca
 
 
 def test_an_experiment_with_synth_makes_up_its_data_whatever_its_name(tmp_path: Path) -> None:
-    assert "name the data" not in hpcjobs("init", "--base", "demo", cwd=tmp_path).stderr
+    assert "is not complete" not in hpcjobs("init", "--base", "demo", cwd=tmp_path).stderr
     text = (tmp_path / "experiments" / "mine.yaml").read_text()
     assert re.search(r"^  synth:\n( *#.*\n)+    images: 512\n( *#.*\n)+    size: 64\n", text, re.MULTILINE)
     assert "g0001.sbatch" in hpcjobs(*SWEEP_MINE, cwd=tmp_path).stdout
@@ -217,7 +226,10 @@ def test_an_experiment_with_synth_makes_up_its_data_whatever_its_name(tmp_path: 
 
 
 def test_an_experiment_called_demo_makes_up_no_data_by_its_name(tmp_path: Path) -> None:
-    assert "name the data in experiments/demo.yaml" in hpcjobs("init", "demo", cwd=tmp_path).stderr
+    assert (
+        "experiments/demo.yaml is not complete: experiment 'demo' names no data.dir"
+        in hpcjobs("init", "demo", cwd=tmp_path).stderr
+    )
     words = ("sweep", "--gpus", "1", "--experiment", "demo", "--cluster", "local", "--dry-run")
     assert "experiment 'demo' needs data" in hpcjobs(*words, cwd=tmp_path, code=2).stderr
     hpcjobs("init", "demo", "--base", "./experiments/demo.yaml", "--force", cwd=tmp_path)
@@ -231,17 +243,17 @@ def test_an_experiment_called_demo_makes_up_no_data_by_its_name(tmp_path: Path) 
         (("data.synth.images=64",), "key 'data.synth.size' is missing"),
         (
             ("data.synth.images=64,128", "data.synth.size=32"),
-            "--set data.synth.images: takes one value, because a sweep",
+            "--set data.synth: takes one value of each key, because a sweep",
         ),
         (
             ("data.dir=x", "data.synth.size=32"),
-            "--set: give one of data.dir (existing images) and data.synth.size",
+            "--set: give one of data.dir and data.synth.size, not both",
         ),
     ],
 )
 def test_data_to_make_up_are_set_once_and_whole(settings: tuple[str, ...], says: str) -> None:
     with pytest.raises(InputError) as caught:
-        planning.parameter_grid(profiles.read(Experiment, "chexnet"), settings)
+        checked(planning.parameter_grid(profiles.read(Experiment, "chexnet"), settings), print)
     assert says in str(caught.value)
 
 
@@ -249,7 +261,7 @@ def test_images_that_are_made_up_and_a_folder_may_be_compared() -> None:
     """Only one data set is made up then."""
     variants = planning.parameter_grid(profiles.read(Experiment, "demo"), ["data.dir=null,/shards"])
     lines: list[str] = []
-    chexnet.check_data([variant.experiment for variant in variants], lines.append)
+    checked(variants, lines.append)
     assert lines == ["warning: this host sees no dataset.json in /shards; the nodes of the runs need it"]
 
 
@@ -261,7 +273,7 @@ def test_a_base_of_any_name_gives_a_file_that_loads(name: bytes, tmp_path: Path)
     (tmp_path / base).write_text(ODD.replace("../shards", "shards"))
     hpcjobs("init", "own", "--base", f"./{base}", cwd=tmp_path)
     path = tmp_path / "experiments" / "own.yaml"
-    assert load(path, Experiment).data.dir == f"{tmp_path}/shards"
+    assert load(path, ChexnetExperiment).data.dir == f"{tmp_path}/shards"
     shown = f"./{base}" if base == "größe.yaml" else ascii(f"./{base}")
     assert f"with the values of {shown}." in path.read_text().replace("\n# ", " ")
 
@@ -378,3 +390,11 @@ def test_a_working_folder_that_is_gone_is_a_mistake(tmp_path: Path) -> None:
         "hpcjobs: error: the working folder cannot be used: No such file or directory; change to a folder that exists\n"
     )
     assert done.returncode == 2
+
+
+def test_a_section_that_init_leaves_empty_can_be_set(tmp_path: Path) -> None:
+    """Of a command neither batch is given: the file has the heading alone."""
+    hpcjobs("init", "mine", "--", "python3", "train.py", "--batch={batch.local}", cwd=tmp_path)
+    assert "\nbatch:\n" in (tmp_path / "experiments" / "mine.yaml").read_text()
+    words = ("sweep", "--gpus", "1", "--experiment", "mine", "--cluster", "local", "--dry-run")
+    assert "train.py --batch=32)" in hpcjobs(*words, "--set", "batch.local=32", cwd=tmp_path).stdout

@@ -125,6 +125,12 @@ def test_ranks_that_all_succeed(tmp_path: Path) -> None:
     assert forked(tmp_path, 2, "true").communicate(timeout=PATIENCE_S)[0] == "0 0\n"
 
 
+def test_output_and_errors_of_all_ranks_are_the_jobs_and_no_words_of_bash(tmp_path: Path) -> None:
+    command = ("bash", "-c", 'echo "out $RANK"; echo "error $RANK" >&2; if [ "$RANK" = 1 ]; then kill -9 $$; fi')
+    output, _ = forked(tmp_path, 2, *command).communicate(timeout=PATIENCE_S)
+    assert sorted(output.splitlines()) == ["137 137", "error 0", "error 1", "out 0", "out 1"]
+
+
 @pytest.mark.parametrize("name", ["USR1", "TERM"])
 @pytest.mark.parametrize("torchrun", [False, True], ids=["rank", "node"])
 def test_the_stop_signal_reaches_every_rank_and_the_run_is_interrupted(

@@ -8,8 +8,10 @@ import pytest
 
 from hpcjobs.base.contract import warmup_steps
 from hpcjobs.base.errors import InputError
+from hpcjobs.base.sizes import Size
 from hpcjobs.config import Document, Experiment, load, profiles
-from hpcjobs.plan.planning import Size, Terms, make_plan, parameter_grid, parse_gpus, size_of
+from hpcjobs.plan.planning import Terms, make_plan, parameter_grid, parse_gpus, size_of
+from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
 
 
 def c4140(**changes: object):
@@ -24,7 +26,9 @@ def demo() -> Document:
 
 def test_1_to_16_gpus_on_four_gpu_nodes() -> None:
     sizes = [size_of(gpus, c4140()) for gpus in (1, 2, 4, 8, 16)]
-    assert sizes == [Size(1, 1, 1), Size(2, 1, 2), Size(4, 1, 4), Size(8, 2, 4), Size(16, 4, 4)]
+    assert sizes == [
+        Size(1, 1, 1, 1, 1), Size(2, 1, 2, 2, 2), Size(4, 1, 4, 4, 4), Size(8, 2, 4, 4, 8), Size(16, 4, 4, 4, 16),
+    ]  # fmt: skip
 
 
 def test_the_error_about_a_count_that_does_not_fill_its_nodes_names_counts_that_do() -> None:
@@ -32,9 +36,9 @@ def test_the_error_about_a_count_that_does_not_fill_its_nodes_names_counts_that_
         InputError, match=r"6 GPUs do not fill nodes of 4 evenly.*1 to 4, or a multiple of 4 \(next: 4, 8\)"
     ):
         size_of(6, c4140())
-    assert size_of(3, c4140()) == Size(3, 1, 3)
-    assert size_of(6, c4140(uneven_nodes=True)) == Size(6, 2, 3)
-    assert size_of(7, c4140(uneven_nodes=True)) == Size(7, 2, 4)
+    assert size_of(3, c4140()) == Size(3, 1, 3, 3, 3)
+    assert size_of(6, c4140(uneven_nodes=True)) == Size(6, 2, 3, 3, 6)
+    assert size_of(7, c4140(uneven_nodes=True)) == Size(7, 2, 4, 4, 7)
 
 
 def test_more_nodes_than_the_cluster_has_is_an_error() -> None:
@@ -95,7 +99,7 @@ def test_data_dir_is_relative_to_its_file_or_to_the_working_folder(
     monkeypatch.chdir(tmp_path)
     assert parameter_grid(read_yaml(path), [])[0].experiment.data.dir == str(tmp_path / "sub" / "shards")
     assert parameter_grid(read_yaml(path), ["data.dir=shards"])[0].experiment.data.dir == str(tmp_path / "shards")
-    assert load(path, Experiment).data.dir == "shards"
+    assert load(path, ChexnetExperiment).data.dir == "shards"
 
 
 def test_names_and_order_of_runs() -> None:
@@ -119,7 +123,7 @@ def test_a_short_run_warms_up_for_half_of_its_steps() -> None:
 
 
 def test_both_batches_at_once_are_refused() -> None:
-    with pytest.raises(InputError, match=r"one of batch\.local"):
+    with pytest.raises(InputError, match=r"--set: give one of batch\.global and batch\.local, not both"):
         parameter_grid(demo(), ["batch.local=4,8", "batch.global=8"])
 
 
@@ -138,7 +142,7 @@ def test_a_size_with_more_runs_than_an_array_has_tasks_gets_more_scripts() -> No
 def test_one_allocation_holds_all_runs_repeat_by_repeat() -> None:
     plan = make_plan([1, 4, 8], parameter_grid(demo(), ["lr.base=0.1,0.2"]), c4140(), 2, Terms(one_allocation=True))
     (group,) = plan.submitted
-    assert (group.name, group.size) == ("all", Size(8, 2, 4))
+    assert (group.name, group.size) == ("all", Size(8, 2, 4, 4, 8))
     assert [run.name for run in group.runs] == [
         *("g0001-p01-r01", "g0001-p02-r01", "g0004-p01-r01", "g0004-p02-r01", "g0008-p01-r01", "g0008-p02-r01"),
         *("g0008-p01-r02", "g0008-p02-r02", "g0004-p01-r02", "g0004-p02-r02", "g0001-p01-r02", "g0001-p02-r02"),

@@ -109,6 +109,24 @@ def test_torchrun_is_told_its_node_alone(wrapper: Wrapper) -> None:
     assert "PYTHON_EXEC" not in wrapper.tells(**mine)
 
 
+def test_torchrun_is_told_how_to_meet_only_where_the_nodes_name_does_not_resolve(wrapper: Wrapper) -> None:
+    fakes = wrapper.folder / "fakes"
+    fakes.mkdir()
+    for name, does in {"getent": "exit ${FOUND:-2}", "ip": 'echo "$5 via 10.0.0.9 dev ib0 src 10.0.0.3 uid 0"'}.items():
+        (fakes / name).write_text(f"#!/bin/bash\n{does}\n")
+        (fakes / name).chmod(0o755)
+    mine = {"PATH": f"{fakes}:{os.environ['PATH']}", "HPCJOBS_START": "node", "MASTER_ADDR": "10.0.0.1"}
+
+    def met(**more: str) -> list[str | None]:
+        told = wrapper.tells(**mine, **more)
+        return [told.get("PET_RDZV_CONF"), told.get("PET_LOCAL_ADDR")]
+
+    assert met(**STEP) == ["is_host=0", "10.0.0.3"]
+    assert met(**{**STEP, "SLURM_NODEID": "0"}) == ["is_host=1", "10.0.0.3"]
+    assert met(PET_RDZV_CONF="timeout=60", PET_LOCAL_ADDR="10.0.0.4", **STEP) == ["timeout=60", "10.0.0.4"]
+    assert met(FOUND="0", **STEP) == [None, None]
+
+
 @pytest.mark.parametrize(
     ("command", "code", "rc", "number"),
     [

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster, Experiment, profiles
 from hpcjobs.config.cluster import Collect, Container
-from hpcjobs.jobs.render import allocation, collector, quote, script
+from hpcjobs.jobs.quoting import quote
+from hpcjobs.jobs.render import allocation, collector, script, support_file
 from hpcjobs.plan.planning import Plan, Terms, make_plan, parameter_grid
+from hpcjobs.trainers.command_line import document_of
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = (1, 2, 4, 8, 16)
@@ -68,9 +70,51 @@ NOT_RUN: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
+# Of a command, on two nodes of the profile `c4140`: keys of the experiment, and changes of the profile.
+_STOP = ("stop.signal=USR1", "stop.exit_code=75")
+_APPTAINER = {"container": Container(kind="apptainer", image="/images/train.sif", **_IMAGE)}
+COMMANDS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
+    "srun-rank": (("start=rank", *_STOP), {}),
+    "srun-node": (("start=node", *_STOP), {}),
+    "srun-once": (("start=once",), {}),
+    "srun-once-stop": (("start=once", *_STOP), {}),
+    "srun-node-unwarned": (("start=node", "stall_s=0", "batch.local=8"), {}),
+    "mpirun-rank": (("start=rank", *_STOP), {"launcher": "mpirun"}),
+    "mpirun-node": (("start=node", *_STOP), {"launcher": "mpirun"}),
+    "apptainer-srun-rank": (("start=rank", *_STOP), _APPTAINER),
+    "apptainer-srun-once": (("start=once",), _APPTAINER),
+    "apptainer-mpirun-node": (("start=node",), {"launcher": "mpirun", **_APPTAINER}),
+    "pyxis-rank": (("start=rank",), NOT_RUN["pyxis"]),
+    "pyxis-node": (("start=node", *_STOP), NOT_RUN["pyxis"]),
+}
+# The same on this machine, without Slurm and without MPI.
+FORKED: dict[str, tuple[str, ...]] = {
+    "fork-rank": ("start=rank", *_STOP),
+    "fork-node": ("start=node",),
+    "fork-once": ("start=once", "stall_s=0"),
+}
+
+
+def of_a_command(cluster: Cluster, gpus: int, settings: Sequence[str]) -> str:
+    """The script of two variants of a command, two runs of each."""
+    words = [
+        "python",
+        "train.py",
+        "--lr={params.lr}",
+        "--gpus",
+        "{gpus}",
+        "--at={head}:{port}",
+        "--out",
+        "{run_dir}/my model",
+    ]
+    given = [*settings, "params.lr=1e-4,3e-4", "workdir=/home/me/gpt 2", "work=1e6"]
+    variants = parameter_grid(document_of(words), given)
+    return script(make_plan([gpus], variants, cluster, 2).groups[0], cluster, ID, Path("/scratch/study"))
+
+
 def compare(text: str, name: str, request: pytest.FixtureRequest) -> None:
     """`pytest tests/control/test_render.py --update-golden` rewrites the golden files; read their difference."""
-    path = GOLDEN / f"{name}.sbatch"
+    path = GOLDEN / (name if "." in name else f"{name}.sbatch")
     if request.config.getoption("--update-golden"):
         path.write_text(text)
     assert text == path.read_text()
@@ -86,6 +130,23 @@ def test_golden(cluster: str, launcher: str, gpus: int, request: pytest.FixtureR
 @pytest.mark.parametrize("name", NOT_RUN)
 def test_golden_of_launchers_and_containers_that_we_have_not_run(name: str, request: pytest.FixtureRequest) -> None:
     compare(rendered(profiles.cluster("c4140"), 8, **NOT_RUN[name]), f"c4140-{name}", request)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_golden_of_a_command(name: str, request: pytest.FixtureRequest) -> None:
+    settings, changes = COMMANDS[name]
+    text = of_a_command(fixed(profiles.cluster("c4140"), python=None, **changes), 8, settings)
+    compare(text, f"command-{name}", request)
+
+
+@pytest.mark.parametrize("name", FORKED)
+def test_golden_of_a_command_on_this_machine(name: str, request: pytest.FixtureRequest) -> None:
+    cluster = msgspec.structs.replace(profiles.cluster("local"), launcher="fork", launcher_options=())
+    compare(of_a_command(cluster, 2, FORKED[name]), f"command-{name}", request)
+
+
+def test_golden_of_the_script_around_each_process(request: pytest.FixtureRequest) -> None:
+    compare(support_file("rank.sh"), "rank.sh", request)
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
@@ -104,7 +165,9 @@ def test_golden_of_the_last_job(name: str, request: pytest.FixtureRequest) -> No
 
 def test_golden_scripts_pass_bash_and_shellcheck() -> None:
     scripts = sorted(map(str, GOLDEN.glob("*.sbatch")))
-    assert len(scripts) == len(CASES) * len(SIZES) + len(NOT_RUN) + 2 * len(CLUSTERS)
+    of_chexnet = len(CASES) * len(SIZES) + len(NOT_RUN) + 2 * len(CLUSTERS)
+    assert len(scripts) == of_chexnet + len(COMMANDS) + len(FORKED)
+    scripts.append(str(GOLDEN / "rank.sh"))
     for path in scripts:
         subprocess.run(["bash", "-n", path], check=True)
     done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from hpcjobs.base.errors import InputError
-from hpcjobs.config import Cluster, Experiment, dump, load, parse_scalar, profiles, to_builtins
+from hpcjobs.config import Cluster, Experiment, dump, load, parse_scalar, profiles, read_yaml, to_builtins
 from hpcjobs.config.cluster import seconds
-from hpcjobs.config.experiment import Batch, Synth
 from hpcjobs.engine import sweep
 from hpcjobs.plan import planning
+from hpcjobs.trainers.chexnet_keys import Batch, ChexnetExperiment, Synth
+from hpcjobs.trainers.registry import experiment_in
 
 GOOD = "name: mine\nbatch:\n  local: 8\n"
 
@@ -56,7 +57,7 @@ def write(folder: Path, text: str) -> Path:
 def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path, text: str, line: int | None, says: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(InputError) as caught:
-        load(path, Experiment)
+        load(path, ChexnetExperiment)
     message = str(caught.value)
     assert says in message
     assert message.startswith(f"{path}:{line}: " if line else f"{path}: ")
@@ -65,9 +66,9 @@ def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path, text: str, l
 
 def test_a_missing_key_and_a_missing_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="key 'batch' is missing"):
-        load(write(tmp_path, "name: mine\n"), Experiment)
+        load(write(tmp_path, "name: mine\n"), ChexnetExperiment)
     with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
-        load(tmp_path / "nowhere.yaml", Experiment)
+        load(tmp_path / "nowhere.yaml", ChexnetExperiment)
 
 
 @pytest.mark.parametrize(
@@ -124,10 +125,8 @@ def test_a_job_is_warned_of_its_time_limit_if_it_runs_long_enough(tmp_path: Path
 
 @pytest.mark.parametrize("found", profiles.available(Experiment), ids=lambda found: found.name)
 def test_every_shipped_experiment_loads_and_survives_a_round_trip(found: profiles.Found, tmp_path: Path) -> None:
-    import yaml
-
-    experiment = load(found.path, Experiment)
-    again = load(write(tmp_path, yaml.safe_dump(to_builtins(experiment))), Experiment)
+    experiment = experiment_in(read_yaml(found.path))
+    again = experiment_in(read_yaml(write(tmp_path, dump(to_builtins(experiment)))))
     assert again == experiment
     assert experiment.name == found.name
 
@@ -143,7 +142,8 @@ def test_a_sweep_of_version_0_1_makes_up_the_images_of_its_demo(
     variants = planning.parameter_grid(profiles.read(Experiment, "demo"), settings)
     plan = planning.make_plan([1], variants, profiles.cluster("local"), 1)
     about = sweep.to_yaml("id", plan)
-    del about["variants"][0]["experiment"]["data"]["synth"]
+    about["version"] = 1
+    del about["variants"][0]["experiment"]["trainer"], about["variants"][0]["experiment"]["data"]["synth"]
     path = write(tmp_path, dump(about))
     assert sweep.plan_of(path)[1].variants[0].experiment.data.synth == synth
 
@@ -182,7 +182,7 @@ def test_no_line_ends_in_a_value_that_becomes_one_word(key: str, tmp_path: Path)
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "e.yaml")
     with pytest.raises(InputError, match="not a file"):
-        load(tmp_path / "e.yaml", Experiment)
+        load(tmp_path / "e.yaml", ChexnetExperiment)
 
 
 @pytest.mark.parametrize("found", profiles.available(Cluster), ids=lambda found: found.name)
@@ -191,7 +191,8 @@ def test_every_shipped_profile_loads_under_its_own_name(found: profiles.Found) -
 
 
 def test_chexnet_is_the_articles_recipe() -> None:
-    chexnet = load(next(found.path for found in profiles.available(Experiment) if found.name == "chexnet"), Experiment)
+    path = next(found.path for found in profiles.available(Experiment) if found.name == "chexnet")
+    chexnet = load(path, ChexnetExperiment)
     assert (chexnet.model.name, chexnet.model.weights) == ("densenet121", "imagenet")
     assert (chexnet.batch.local, chexnet.train.epochs) == (64, 10)
     assert (chexnet.lr.base, chexnet.lr.plateau_factor, chexnet.lr.plateau_patience) == (0.001, 0.1, 1)

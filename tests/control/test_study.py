@@ -8,6 +8,7 @@ import pytest
 
 import hpcjobs
 from hpcjobs.base.errors import InputError
+from hpcjobs.config import Experiment, profiles
 from hpcjobs.study import _settings, prepare
 from tests.control.scenario import SweepScenario
 
@@ -16,7 +17,7 @@ def test_settings_are_written_as_the_command_line_writes_them(tmp_path: Path, mo
     """A value, a list of values, true and null."""
     given: list[str] = []
 
-    def stop(gpus: object, *, settings: list[str], **more: object) -> None:
+    def stop(gpus: object, document: object, *, settings: list[str], **more: object) -> None:
         given.extend(settings)
         raise InputError("that is enough")
 
@@ -77,9 +78,9 @@ def test_a_folder_without_a_sweep_is_named(tmp_path: Path) -> None:
 
 def test_a_preparation_writes_and_submits_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    from hpcjobs.config import profiles
-
-    ready = prepare([1, 2], experiment="demo", cluster=profiles.cluster("local"), check_node=True, out=Path("o"))
+    ready = prepare(
+        [1, 2], profiles.read(Experiment, "demo"), cluster=profiles.cluster("local"), check_node=True, out=Path("o")
+    )
     files = ready.script_files()
     assert [path.relative_to(tmp_path / "o").as_posix() for path in files] == [
         "preflight/hpcjobs-check.sbatch",

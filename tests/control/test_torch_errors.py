@@ -35,6 +35,14 @@ def test_the_first_rank_that_failed_by_itself_is_the_cause(tmp_path: Path) -> No
     assert failure.evidence == "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
+def test_a_torchrun_that_was_ended_after_another_nodes_failure_is_no_cause(tmp_path: Path) -> None:
+    """As PyTorch 2.13 left it on the first node, after a rank of the second was killed."""
+    error(tmp_path / "torch-error-n1.json", "SignalException: Process 15723 got signal: 15", 1795993846)
+    assert read_errors(tmp_path) == []
+    killed = ExitRecord("g0004-r01", "a001", "7_0", 137, 9, "n[1-2]", 1.0, 2.0)
+    assert classify(None, killed, read_errors(tmp_path), "last words").kind == "signal"
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"message": {"extraInfo": {}}}', '{"message": 3}', '{"message": {"message": 3}}']
 )

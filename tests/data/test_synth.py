@@ -16,8 +16,8 @@ from hpcjobs.chexnet.classes import CLASSES, DATASET_JSON, SPLITS
 from hpcjobs.chexnet.data import nih as reader
 from hpcjobs.chexnet.data.dataset import Dataset
 from hpcjobs.chexnet.data.synth import NIH_IMAGES, NIH_POSITIVES, draw
-from hpcjobs.config import Experiment
-from hpcjobs.trainers import chexnet
+from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
+from hpcjobs.trainers.registry import trainer_of
 from tests.fixtures_data import synth
 
 
@@ -48,9 +48,9 @@ def test_data_of_a_sweep_leave_the_environment_of_its_jobs_alone(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     experiment = msgspec.convert(
-        {"name": "x", "batch": {"local": 1}, "data": {"synth": {"images": 8, "size": 32}}}, Experiment
+        {"name": "x", "batch": {"local": 1}, "data": {"synth": {"images": 8, "size": 32}}}, ChexnetExperiment
     )
-    chexnet.make_data([experiment], tmp_path / "data")
+    trainer_of(experiment).prepare([experiment], tmp_path / "data")
     assert (tmp_path / "data" / DATASET_JSON).is_file()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert "TF_CPP_MIN_LOG_LEVEL" not in os.environ

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas
 import pytest
 
-from hpcjobs.config import Experiment, load
+from hpcjobs.config import load
+from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
 from tests.docs.pages import ROOT, code
 from tests.docs.stage import Stage
 from tests.docs.trainer import fake_trainer
@@ -55,7 +56,7 @@ def test_quick_start(tmp_path: Path) -> None:
     assert sorted(zip(batches.gpus, batches["param.batch.local"], strict=True)) == [(1, 4), (1, 8), (2, 4), (2, 8)]
     assert (batches.throughput_low < batches.throughput).all()
 
-    own = load(tmp_path / "experiments" / "mine.yaml", Experiment)
+    own = load(tmp_path / "experiments" / "mine.yaml", ChexnetExperiment)
     assert (own.name, own.train.steps) == ("mine", 40)
     assert "sweep of mine on local" in said[-1]
 

@@ -15,20 +15,18 @@ from hpcjobs.config.document import known_keys
 from hpcjobs.trainers.registry import TRAINERS
 from tests.docs.pages import PAGES, ROOT, code
 
-# Of sbatch, pip, uv, horovodrun, pytest, torchrun, PyTorch and DeepSpeed: the texts name them, hpcjobs never writes them.
+# Of sbatch, pip, uv, horovodrun, pytest, torchrun, PyTorch and DeepSpeed: hpcjobs never writes them.
 OTHERS = {
     *("--part", "send_user_signal"),
     *("--no-cache-dir", "--force-reinstall", "--no-deps", "--reinstall-package", "--refresh-package"),
     *("--check-build", "--update-golden", "--local-addr", "init_process_group", "init_distributed"),
 }
+# Whose keys are named.
+KINDS = (Cluster, *(trainer.keys for trainer in TRAINERS.values()))
 # A file and two Python names that look like keys.
 NO_KEYS = {"train.log", "model.fit", "horovod.tensorflow"}
 # What lies in a sweep's folder or in a user's, and so in none of ours.
 OF_A_SWEEP = {"scripts/g0004.sbatch", "experiments/mine.yaml"}
-
-
-# Whose keys are named.
-KINDS = (Cluster, *(trainer.keys for trainer in TRAINERS.values()))
 
 
 def spans() -> Iterator[tuple[str, str]]:

@@ -19,9 +19,8 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / "examples" / "torch_ddp"
 VENV = ROOT / ".venv-torch"
 
-# How the two starts run the example's script. The nodes' names do not resolve on the virtual cluster, so torchrun's
-# rendezvous is the static one.
-EXPERIMENTS = {"rank": "ddp.yaml", "node": "ddp-torchrun-static.yaml"}
+# How the two starts run the example's script.
+EXPERIMENTS = {"rank": "ddp.yaml", "node": "ddp-torchrun.yaml"}
 
 
 @dataclasses.dataclass(frozen=True)

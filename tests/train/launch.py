@@ -15,7 +15,8 @@ import msgspec
 
 from hpcjobs.base import contract
 from hpcjobs.base.contract import RunConfig
-from hpcjobs.config import Experiment, to_builtins
+from hpcjobs.config import to_builtins
+from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
 
 # Longer than any of these runs takes on a machine that is busy with other work: it ends a test that hangs.
 HANGS_S = 550  # Less than a watchdog's 10 minutes: a run that only the watchdog ends counts as one that hangs.
@@ -41,7 +42,7 @@ def make_run(folder: Path, data: Path, /, *, gpus: int, mode: str = "train", **c
     }
     for section, values in changes.items():
         sections[section] = sections.get(section, {}) | dict(values)
-    experiment = to_builtins(msgspec.convert({"name": "test", "mode": mode, **sections}, Experiment))
+    experiment = to_builtins(msgspec.convert({"name": "test", "mode": mode, **sections}, ChexnetExperiment))
     (folder / "a001").mkdir(parents=True)
     config = run_config(run=folder.name, gpus=gpus, tasks_per_node=gpus, data_dir=str(data), experiment=experiment)
     (folder / "run.yaml").write_text(contract.dump_run(config))
