@@ -14,7 +14,7 @@ from dataclasses import field
 from typing import Any, NamedTuple
 
 from hpcjobs.base.records import RunState
-from hpcjobs.base.tabular import Combine, Derived, Metric, derived, metric, metrics_of, param_columns, with_params
+from hpcjobs.base.tabular import Combine, Derived, Metric, derived, metric, metrics_of, param_column, swept, with_params
 
 # The time_to_train_kind of a command, which is timed whole.
 MEASURED_COMMAND = "measured_command"
@@ -234,7 +234,7 @@ class _Point(Figures):
         """The values as CSV and JSON have them, in the order of the columns, with one param.KEY per swept key."""
         columns = metrics_of(type(self))
         found = {name: about.written(getattr(self, name)) for name, about in columns.items()}
-        found |= param_columns(self.params)
+        found |= {param_column(key): value for key, value in swept(self.params).items()}
         return {name: found[name] for name in with_params(columns, [self.params])}
 
 

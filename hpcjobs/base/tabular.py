@@ -130,20 +130,18 @@ def _place(name: str, about: Metric) -> tuple[tuple[int, ...], int]:
 # --- swept keys ----------------------------------------------------------------------------------
 
 
+def param_column(key: str) -> str:
+    """The column of a swept key: param.KEY, also for a key params.KEY, which is a name of the user's own."""
+    return f"param.{key.removeprefix('params.')}"
+
+
 def with_params(columns: Iterable[str], params: Iterable[str]) -> list[str]:
-    """The columns of a table, with one param.KEY after `flags` for each swept key of any row's `params`."""
-    keys = {column for text in params for column in param_columns(text)}
+    """The columns of a table, with a `param_column` after `flags` for each swept key of any row's `params`."""
+    keys = {param_column(key) for text in params for key in swept(text)}
     found: list[str] = []
     for column in columns:
         found += [column, *sorted(keys)] if column == "flags" else [column]
     return found
-
-
-def param_columns(params: str) -> dict[str, str]:
-    """The values of the swept keys by column: param.KEY; param.NAME for a key params.NAME, if no key NAME is swept."""
-    found = swept(params)
-    short = {key: key.removeprefix("params.") for key in found}
-    return {f"param.{key if short[key] in found else short[key]}": value for key, value in found.items()}
 
 
 def swept(params: str) -> dict[str, str]:
