@@ -169,7 +169,7 @@ def test_a_command_with_a_stop_signal_continues_after_its_time_limit_and_one_wit
 
 @pytest.mark.timeout(400)
 def test_a_rank_that_ends_badly_ends_its_job_and_is_named_with_its_node(site: Site) -> None:
-    """One of four ranks on two nodes. A job ends about 5 s after the rank: then srun has ended the others."""
+    """One of four ranks on two nodes. A job ends within about 5 s of the rank, if its ranks heed SIGTERM of srun."""
     deeds = {
         "kill": ("signal", "ended with signal 9"),
         "exit": ("exit_code", "ended with exit code 3"),
