@@ -120,6 +120,10 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         "an environment module of the profile cannot be loaded",
         "compare `modules` in the profile with `module avail` on a node",
     ),
+    "workdir_missing": FailureClass(
+        "a node of the run cannot enter the command's workdir",
+        "give a workdir that compute nodes see, and mount it into the container if there is one",
+    ),
     "import_error": FailureClass(
         "Python cannot find a module or a shared library",
         "check `python` and `modules` in the profile: a library is missing on the nodes",

@@ -39,7 +39,7 @@ class CommandTrainer:
         ours = _ours(experiments)
         first = ours[0]
         for each in ours:
-            for key in ("start", "stop", "workdir"):
+            for key in ("start", "stop", "stall_s", "workdir"):
                 if getattr(each, key) != getattr(first, key):
                     raise InputError(f"--set {key}: takes one value, because the runs of a size share a job script")
             _check_measure(each)
