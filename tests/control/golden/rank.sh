@@ -26,13 +26,13 @@ json() {
 }
 
 # Writes the line $2 into file $1, whole or not at all. On failure sets `why`. A full disk may show when the file is
-# opened, written, or read back.
+# opened, written, or read back. `return 0`, because in a trap a bare `return` returns the code from before the trap.
 put() {
     local part="${1%/*}/.${1##*/}.part"
     why="$({
         rm -f "$part"
         (set -C && printf '%s\n' "$2" >"$part") && [ "$(cat "$part")" = "$2" ] && mv -f "$part" "$1"
-    } 2>&1)" && return
+    } 2>&1)" && return 0
     why="${why##*: }"
     why="${why:-the file does not read back as written}"
     rm -f "$part"
