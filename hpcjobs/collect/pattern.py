@@ -72,18 +72,19 @@ class Pattern:
         if "samples" in groups and not groups & {*TIMES}:
             raise self._error("samples alone is no rate: a log's lines have no time, so name the group step_ms, too")
         if self.of not in OF:
-            raise InputError(f"of {self.of!r}: {nearest(str(self.of), OF)}")
+            raise InputError(f"of {self.of!r}: {nearest(str(self.of), OF)}", ("of",))
         if self.take not in TAKE:
-            raise InputError(f"take {self.take!r}: {nearest(str(self.take), TAKE)}")
+            raise InputError(f"take {self.take!r}: {nearest(str(self.take), TAKE)}", ("take",))
         if isinstance(self.warmup, bool) or not isinstance(self.warmup, int) or self.warmup < 0:
-            raise InputError(f"warmup {self.warmup!r}: expected a number of matches or steps, 0 or more")
+            raise InputError(f"warmup {self.warmup!r}: expected a number of matches or steps, 0 or more", ("warmup",))
         if not isinstance(self.unit, str) or not re.fullmatch(r"[^\W\d][\w.-]*", self.unit):
-            raise InputError(f"unit {self.unit!r}: expected one word, such as images, samples, sequences or tokens")
+            why = f"unit {self.unit!r}: expected one word, such as images, samples, sequences or tokens"
+            raise InputError(why, ("unit",))
 
     @functools.cached_property
     def compiled(self) -> regex.Pattern[str]:
         if not isinstance(self.pattern, str) or not self.pattern:
-            raise InputError(f"pattern {self.pattern!r}: expected a regular expression")
+            raise InputError(f"pattern {self.pattern!r}: expected a regular expression", ("pattern",))
         import regex  # takes 8 ms: only where there is a pattern
 
         try:
@@ -129,4 +130,4 @@ class Pattern:
         )
 
     def _error(self, what: str) -> InputError:
-        return InputError(f"pattern {self.shown}: {what}")
+        return InputError(f"pattern {self.shown}: {what}", ("pattern",))

@@ -34,6 +34,11 @@ class Key:
     here: bool = False
     verbatim: bool = False
 
+    @property
+    def is_list(self) -> bool:
+        """Whether the value is a list."""
+        return typing.get_origin(self.type) in (tuple, list)
+
 
 def keys_of(kind: type[Section]) -> Iterator[Key]:
     """The keys of one section, in the order of the source; those of sections within it are not included."""

@@ -37,11 +37,15 @@ class ChexnetTrainer:
     needs_mpi = True
     tables: Mapping[str, Sequence[str]] = {AUC_CSV: AUC_COLUMNS}
 
-    def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
-        _check_profile(cluster)
-        ours = _ours(experiments)
-        if len({each.data.synth for each in ours} - {None}) > 1:
+    def check_keys(self, experiments: Sequence[Experiment], cluster: Cluster | None) -> None:
+        if cluster is not None:
+            _check_profile(cluster)
+        if len({each.data.synth for each in _ours(experiments)} - {None}) > 1:
             raise InputError("--set data.synth: takes one value of each key, because a sweep makes its images once")
+
+    def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
+        self.check_keys(experiments, cluster)
+        ours = _ours(experiments)
         for each in ours:
             if each.data.dir is None and each.data.synth is None:
                 raise InputError(

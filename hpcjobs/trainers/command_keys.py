@@ -15,13 +15,20 @@ from hpcjobs.config.words import (
     PositiveInt,
     Section,
     doc,
+    matching,
     path_doc,
     verbatim_doc,
 )
 
 # A word of a command line: any text but the zero byte, which no process can be given.
-Word = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
-ParameterName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,39}\Z")]
+Word = Annotated[str, matching(r"^[^\x00]*\Z", "text without zero bytes")]
+ParameterName = Annotated[
+    str,
+    matching(
+        r"^[A-Za-z_][A-Za-z0-9_-]{0,39}\Z",
+        "a name of up to 40 letters (A to z), digits, - and _, the first a letter or _",
+    ),
+]
 
 
 class CommandBatch(Section, frozen=True, kw_only=True):
