@@ -137,7 +137,7 @@ def param_column(key: str) -> str:
 
 def with_params(columns: Iterable[str], params: Iterable[str]) -> list[str]:
     """The columns of a table, with a `param_column` after `flags` for each swept key of any row's `params`."""
-    keys = dict.fromkeys(param_column(key) for text in params for key in swept(text))
+    keys = {param_column(key) for text in params for key in swept(text)}
     found: list[str] = []
     for column in columns:
         found += [column, *sorted(keys)] if column == "flags" else [column]

@@ -25,6 +25,8 @@ _OTHERS = (
     r"|\bConnection (?:was )?(?:closed|reset) by (?:remote )?peer|failed to recv, got 0 bytes"
     r"|Watchdog caught collective operation timeout|DataLoader worker \(pid\(s\) [^)]*\) exited unexpectedly)"
 )
+# The same, as Python's own exceptions. (requests.exceptions.ConnectionError is about another connection.)
+_LOST = r"(?:BrokenPipe|Connection)Error: "
 _NOT_OF_OTHERS = rf"(?![^\n]*{_OTHERS})"
 # torchrun's own exceptions only say that a process of its node failed, and how NCCL names its errors is no exception.
 _NO_EXCEPTION = r"(?!Exception ignored|ImportError|ModuleNotFoundError|torch\.distributed\.elastic\.|nccl[A-Z])"
@@ -142,7 +144,9 @@ CAUSES: tuple[Cause, ...] = (
         r"\bCUDA_ERROR_(?:ILLEGAL|MISALIGNED|LAUNCH|ASSERT|INVALID_PC|HARDWARE)",
     ),
     _lines(
-        "traceback", rf"{re.escape(ERROR_PREFIX)} unexpected: {_NOT_OF_OTHERS}", _RANK + _EXCEPTION + _NOT_OF_OTHERS
+        "traceback",
+        rf"{re.escape(ERROR_PREFIX)} unexpected: {_NOT_OF_OTHERS}",
+        rf"{_RANK}(?!{_LOST}){_EXCEPTION}{_NOT_OF_OTHERS}",
     ),
     _lines(
         "module_missing",
@@ -273,6 +277,12 @@ def class_of(line: str) -> str:
 def is_consequence(line: str) -> bool:
     """Whether a rank's error only follows from the end of another rank."""
     return re.search(_OTHERS, line) is not None
+
+
+def rank(line: str) -> int | None:
+    """The rank that a line of PyTorch names as its own, such as `[rank3]: ValueError: ...`; None if it names none."""
+    match = re.match(r"\[rank(\d{1,6})\]:", line)
+    return int(match[1]) if match else None
 
 
 def nodes(text: str) -> Iterator[str]:

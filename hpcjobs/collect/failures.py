@@ -181,6 +181,10 @@ _WORDS = {
 }
 # Causes outside the run: what its ranks report then is only a consequence.
 _OUTSIDE = {"timeout", "out_of_memory", "node_failure", "preempted"}
+# What a rank may report because it lost another.
+_OF_OTHERS = {"traceback", "gloo_error", "nccl_error", "mpi_error"}
+# A rank that loses another one notices at once. Ends that lie this close, in seconds, do not say which was first.
+_TOGETHER_S = 0.5
 
 
 def classify(
@@ -201,29 +205,63 @@ def classify(
     job_nodes = answer.nodes if answer and answer.nodes else expand_hosts(exit_record.nodelist if exit_record else "")
     cause = _first_cause(aborts)
     kind, evidence = _class_and_evidence(answer, exit_record, cause, line, restarts)
-    if "rank" not in (cause or {}) and kind not in _OUTSIDE and (first := _first_to_fail(ranks)):
-        kind, evidence = _named(kind, evidence, line, first)
+    # Who stalls is not known: all ranks of a stalled run are ended.
+    if "rank" not in (cause or {}) and kind not in {*_OUTSIDE, ErrorCode.STALLED} and (first := _first_to_fail(ranks)):
+        kind, evidence = _named(kind, evidence, line, first, ranks)
     reported = cause.get("nodes") if cause else None
     # Version 0.1 wrote the nodes into the message alone, and a log line is all that Slurm or MPI leave.
     named = reported if isinstance(reported, list) and reported else causes.nodes(evidence)
     return failure(kind, evidence, _bad_nodes(kind, map(str, named), job_nodes))
 
 
-def _first_to_fail(ranks: Iterable[RankRecord]) -> RankRecord | None:
-    """The first rank that failed. SIGTERM is how launchers end the others, so such an end comes last."""
-    failed = sorted((rank for rank in ranks if rank.rc), key=lambda rank: (rank.signal == signal.SIGTERM, rank.end))
-    return failed[0] if failed else None
+def _first_to_fail(ranks: Iterable[RankRecord]) -> list[RankRecord]:
+    """The rank that failed first, or those that failed together in the same way; empty if none failed.
+
+    SIGTERM is how launchers end the others, so such an end comes last. Of ranks that ended together, those whose end
+    may follow from another's come last, too.
+    """
+    failed = [rank for rank in ranks if rank.rc]
+    failed = [rank for rank in failed if rank.signal != signal.SIGTERM] or failed
+    together = [rank for rank in failed if rank.end <= min(each.end for each in failed) + _TOGETHER_S]
+    together = [rank for rank in together if not _may_follow(rank)] or together
+    if not together:
+        return []
+    first = min(together, key=lambda rank: rank.end)
+    return [rank for rank in together if (rank.rc, rank.signal) == (first.rc, first.signal)]
 
 
-def _named(kind: str, evidence: str, line: str, first: RankRecord) -> tuple[str, str]:
+def _may_follow(rank: RankRecord) -> bool:
+    """Whether a rank may have ended because it lost another: by an exception, or aborted by PyTorch's watchdog."""
+    return rank.rc == 1 or rank.signal == signal.SIGABRT
+
+
+def _named(
+    kind: str, evidence: str, line: str, first: Sequence[RankRecord], ranks: Iterable[RankRecord]
+) -> tuple[str, str]:
     """The class and evidence of a failure with the rank that failed first, its node, and how it ended."""
-    who = f"rank {first.rank} on {first.host}"
-    if kind in ("exit_code", "signal"):
+    said = causes.rank(line)
+    first = [rank for rank in first if rank.rank == said] or first
+    one = first[0]
+    # An exception is not that of a rank that a signal or an exit code of its own ended, if others may have raised it.
+    others = not _may_follow(one) and any(_may_follow(rank) for rank in ranks)
+    if kind in ("exit_code", "signal") or (others and kind in _OF_OTHERS):
         # The launcher's own code says how it ended the other ranks.
-        how = f"signal {first.signal}" if first.signal else f"exit code {first.rc}"
-        text = f"{who} ended with {how}"
-        return "signal" if first.signal else "exit_code", f"{text}: {line}" if line else text
+        how = f"signal {one.signal}" if one.signal else f"exit code {one.rc}"
+        text = f"{_who(first)} ended with {how}"
+        return "signal" if one.signal else "exit_code", f"{text}: {line}" if line else text
+    who = f"{_who(first)} ended together" if len(first) > 1 else _who(first)
     return kind, f"{evidence} ({who})" if evidence else who
+
+
+def _who(ranks: Sequence[RankRecord]) -> str:
+    """`rank 3 on n2`, or `ranks 0, 1, 3 on n1, n2`; long lists are cut."""
+    numbers = sorted(rank.rank for rank in ranks)
+    hosts = list(dict.fromkeys(rank.host for rank in sorted(ranks, key=lambda rank: rank.rank)))
+    return f"rank{'s' * (len(numbers) > 1)} {_cut(numbers)} on {_cut(hosts)}"
+
+
+def _cut(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
 
 
 def failure(kind: str, evidence: str, nodes: Iterable[str] = ()) -> Failure:

@@ -40,6 +40,13 @@ class _Dumper(yaml.SafeDumper):
     """Quotes a text that `_Loader` would read as a number."""
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """In quotes, PyYAML writes these line breaks of Unicode as they are, with spaces that it then reads."""
+    style = '"' if {"\x85", "\u2028", "\u2029"} & set(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
 for _each in (_Loader, _Dumper):
     _each.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
@@ -237,7 +244,7 @@ def _explain(document: Document, kind: type[Section], message: str) -> str:
     if isinstance(value, dict) and value and key is not None and typing.get_origin(key.type) is dict:
         # msgspec does not say which of a mapping's free keys it means.
         name = _wrong_item(value, key.type)
-        path, value = (*path, name), name if match and match["path"].startswith("key in ") else value[name]
+        path, value = (*path, name), name if match and "key" in match[0].partition("$")[0] else value[name]
     elif isinstance(value, list) and (index := re.search(r"\[(\d+)\]$", place)):
         value = value[int(index[1])]
     where = document.where(path)

@@ -12,6 +12,7 @@ from hpcjobs.base import contract, sweepdir
 from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.base.files import read_json
+from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.records import Failure, JobState, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import evidence
@@ -76,7 +77,8 @@ def look(where: SweepDir, run: RunConfig, readings: Readings) -> Evidence:
         ranks=tuple(sweepdir.read_ranks(newest)) if failed else (),
         line=evidence.why(newest / contract.JOB_LOG, where.slurm / f"{task}.out") if failed else found.problem,
         progress=found.progress,
-        nodes=found.hosts,
+        # Of most commands, the job script alone says where it ran.
+        nodes=found.hosts or tuple(expand_hosts(str(claim.get("nodelist", "")))),
         start=claim.get("start"),
     )
 

@@ -6,12 +6,15 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster
 from hpcjobs.jobs.group import Group, PlannedRun
 from hpcjobs.jobs.quoting import quote_any
 from hpcjobs.trainers import Launch, Variable, Word
 from hpcjobs.trainers.registry import trainer_of
 
+# The most bytes of one argument of a process (MAX_ARG_STRLEN of Linux, less the zero byte at its end).
+LONGEST_WORD = 131_071
 # Characters that need no quoting, also within double quotes.
 _PLAIN = re.compile(r"[\w./:=@%+,-]*", re.ASCII)
 
@@ -69,6 +72,9 @@ def word(parts: Word) -> str:
     Raises InputError for a text that no script can hold.
     """
     texts = [part for part in parts if isinstance(part, str)]
+    length = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    if length > LONGEST_WORD:
+        raise InputError(f"a word of {length} bytes: Linux gives a process at most {LONGEST_WORD} bytes in one")
     if len(texts) < len(parts) and all(_PLAIN.fullmatch(text) for text in texts):
         return (
             '"' + "".join(part if isinstance(part, str) else _inside(parts, at) for at, part in enumerate(parts)) + '"'

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from hpcjobs.base.contract import Finding
 from hpcjobs.base.errors import InputError, SchedulerUnreachable
 from hpcjobs.base.new_files import write_all
 from hpcjobs.config import Cluster, Document, Experiment, profiles
@@ -90,8 +91,12 @@ def begin_study(
         profile=profile,
         no_profile=why,
         cluster=found.cluster if found is not None else profiles.cluster("local"),
-        missing=[f"{finding.message}: {finding.remedy}" for finding in trainer_of(experiment).findings(experiment)],
+        missing=[_told(finding) for finding in trainer_of(experiment).findings(experiment)],
     )
+
+
+def _told(finding: Finding) -> str:
+    return f"{finding.message}: {finding.remedy}" if finding.remedy else finding.message
 
 
 def _shadowed(path: Path, kind: type[Experiment] | type[Cluster]) -> Iterator[Path]:

@@ -167,7 +167,7 @@ class CommandTrainer:
         try:
             _words(ours, Size(1, 1, 1, 1, 1))
         except InputError as error:
-            yield Finding("command", FAILURE, str(error), str(error))
+            yield Finding("command", FAILURE, str(error), "")
 
     def node_check(self, experiments: Sequence[Experiment], cluster: Cluster, gpus: int, folder: Path) -> NodeCheck:
         """It looks for the command's first word, for workdir and inputs, for a free port, and for names of nodes."""

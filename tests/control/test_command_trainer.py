@@ -13,6 +13,7 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.base.sizes import Size
 from hpcjobs.base.tabular import with_params
 from hpcjobs.config import Cluster, profiles, read_yaml
+from hpcjobs.config.cluster import Container
 from hpcjobs.jobs.arms import shown_command
 from hpcjobs.jobs.group import Group, Variant
 from hpcjobs.plan.planning import make_plan, parameter_grid, size_of
@@ -21,6 +22,7 @@ from hpcjobs.trainers.command_line import document_of
 from hpcjobs.trainers.registry import experiment_in, trainer_of
 from tests.control.combinations import command_combinations, command_group, impossible, text_of
 
+_PYXIS = Container(kind="pyxis", image="registry#image:1")
 GOOD = "name: mine\ntrainer: command\ncommand: [python, train.py]\n"
 
 
@@ -234,7 +236,7 @@ def test_a_global_batch_must_divide_over_the_gpus() -> None:
         (("stop.signal=USR1,USR2",), {}, "--set stop: takes one value"),
         (("start=rank",), {"launcher": "horovodrun", "bind": "none"}, "start: rank needs launcher srun or mpirun"),
         (("start=node",), {"launcher": "horovodrun", "bind": "none"}, "start: node needs launcher srun or mpirun"),
-        (("stop.signal=TERM",), {"launcher": "mpirun"}, "stop.signal TERM: mpirun ends its processes"),
+        (("start=once",), {"container": _PYXIS}, "start: once runs without srun, which container.kind pyxis needs"),
         (("measure.format=mlprf",), {}, "no format 'mlprf': did you mean 'mlperf'?"),
         (("measure.format=pattern",), {}, "measure.format is pattern, but measure.pattern is missing"),
         (
@@ -293,11 +295,11 @@ def test_every_combination_renders_a_sound_script_or_is_refused_by_its_name(
         group = command_group(cluster, settings)
         if why := refusal(cluster, group):
             refused += 1
-            assert why.startswith(("start: ", "stop.signal TERM: "))
+            assert why.startswith("start: ")
             continue
         text = text_of(cluster, group)
         bodies.add("\n".join(line for line in text.splitlines() if not line.startswith("#SBATCH")))
-    assert refused > 100
+    assert refused > 50
     assert len(bodies) > 100
     seen: set[str] = set()
     paths = []

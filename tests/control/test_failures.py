@@ -10,7 +10,7 @@ import pytest
 
 from hpcjobs.base import sweepdir
 from hpcjobs.base.contract import ErrorCode
-from hpcjobs.base.records import ExitRecord, Failure, JobState, RunState
+from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunState
 from hpcjobs.cli.show import reason
 from hpcjobs.collect import causes, evidence
 from hpcjobs.collect.failures import FAILURE_CLASSES, cancelled_by_slurm, classify
@@ -225,6 +225,43 @@ def test_ranks_that_fail_because_another_ended_are_skipped(tmp_path: Path) -> No
         "OSError: [Errno 28] No space left on device (rank 1 on n2)",
     )
     assert classify(None, ended(137), [consequence], "srun: error: n2: task 1: Killed").kind == "signal"
+
+
+def rank(number: int, rc: int, end: float, number_of_signal: int = 0) -> RankRecord:
+    return RankRecord(number, f"n{number // 2 + 1}", rc, number_of_signal, end)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "line", "kind", "evidence"),
+    [
+        # The others lose their connection at once, and their records may be the earlier ones.
+        ([rank(0, 1, 7.0), rank(3, 137, 7.2, 9)], "ConnectionError: lost", "signal", "rank 3 on n2 ended with signal 9: ConnectionError: lost"),
+        ([rank(0, 1, 7.0), rank(3, 3, 7.2)], "ConnectionError: lost", "exit_code", "rank 3 on n2 ended with exit code 3: ConnectionError: lost"),
+        # Seconds later, it is the launcher that ends the others.
+        ([rank(0, 1, 7.0), rank(3, 137, 9.0, 9)], "ValueError: boom", "traceback", "ValueError: boom (rank 0 on n1)"),
+        # Who raised it is not known, unless the line says so.
+        ([rank(0, 1, 7.0), rank(3, 1, 7.2)], "ValueError: boom", "traceback", "ValueError: boom (ranks 0, 3 on n1, n2 ended together)"),
+        ([rank(0, 1, 7.0), rank(3, 1, 7.2)], "[rank3]: ValueError: boom", "traceback", "[rank3]: ValueError: boom (rank 3 on n2)"),
+        ([rank(0, 2, 7.0), rank(1, 2, 7.2)], "error: no such option", "exit_code", "ranks 0, 1 on n1 ended with exit code 2: error: no such option"),
+    ],
+)  # fmt: skip
+def test_of_the_ranks_that_failed_the_one_that_did_not_follow_another_is_named(
+    ranks: list[RankRecord], line: str, kind: str, evidence: str
+) -> None:
+    found = classify(None, ended(143), (), line, ranks)
+    assert (found.kind, found.evidence) == (kind, evidence)
+
+
+def test_a_lost_connection_explains_no_failure_if_another_rank_raised_something_else(tmp_path: Path) -> None:
+    lines = "ConnectionError: another rank has ended\nBrokenPipeError: [Errno 32] Broken pipe\n"
+    assert why(tmp_path, 1, lines + "ValueError: boom\n").evidence == "ValueError: boom"
+    assert why(tmp_path, 1, lines).evidence == "ConnectionError: another rank has ended"
+
+
+def test_no_rank_of_a_stalled_run_is_named_because_all_are_ended() -> None:
+    stalled = {"code": "stalled", "message": "no output for 9 s", "nodes": [], "time": 5}
+    found = classify(None, ended(137), [stalled], "", [rank(0, 137, 7.0, 9)])
+    assert (found.kind, found.evidence) == ("stalled", "no output for 9 s")
 
 
 def test_bashs_codes_for_a_command_that_it_cannot_run() -> None:

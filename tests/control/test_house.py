@@ -7,6 +7,8 @@ The rooms take any training command. What only one of them counts, scores or is 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,25 @@ def test_the_search_finds_parts_of_identifiers_and_nothing_else() -> None:
     words = ("ChexnetExperiment", "DENSENET", "images_per_sec", "mean_auc", "AUC (val)")
     assert all(_WORDS.search(word) for word in words)
     assert not any(_WORDS.search(word) for word in ("because", "image", "cause", "launch"))
+
+
+@pytest.mark.parametrize(
+    ("words", "unloaded"),
+    [
+        (["--help"], {"msgspec", "yaml", "jinja2", "hpcjobs.trainers", "hpcjobs.config"}),
+        (["status", "--help"], {"regex", "rich", "pandas", "numpy", "matplotlib", "tensorflow", "horovod"}),
+        (["sweep", "--help"], {"regex", "rich", "pandas", "numpy", "matplotlib", "tensorflow", "horovod"}),
+    ],
+)
+def test_a_start_loads_only_what_it_needs(words: list[str], unloaded: set[str]) -> None:
+    """Help comes at once; benchmarks/startup.py has the times."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['hpcjobs', *{words!r}]\n"
+        "try:\n    runpy.run_module('hpcjobs', run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', *sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.rpartition("LOADED ")[2].split())
+    assert "click" in loaded
+    assert loaded & unloaded == set()

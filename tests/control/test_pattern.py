@@ -15,10 +15,10 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.collect import pattern as patterns
 from hpcjobs.collect.claims import Sizes
 from hpcjobs.collect.pattern import Pattern
-from hpcjobs.collect.pattern_numbers import figures
 from hpcjobs.collect.pattern_hints import likely_lines
 from hpcjobs.collect.pattern_log import PatternRead, read_pattern
 from hpcjobs.collect.pattern_needle import needle
+from hpcjobs.collect.pattern_numbers import figures
 
 RATE = r"tokens/s: (?P<throughput>[\d.]+)"
 STEP = r"step (?P<step>\d+) .*ms: (?P<step_ms>[\d.]+)"

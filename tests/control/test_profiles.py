@@ -65,7 +65,7 @@ def test_a_small_size_has_the_first_of_the_named_nodes(gpus: int, nodes: str) ->
         ),
         # sbatch accepts the first letters of an option.
         ({}, ["part=x"], "sbatch.part is set by hpcjobs itself (it is short for partition); use the profile's own key"),
-        ({}, ["Nice=1"], "--sbatch Nice=1: expected an option of sbatch, in small letters"),
+        ({}, ["Nice=1"], "--sbatch Nice=1: key 'sbatch.Nice': expected an option of sbatch, in small letters"),
         ({"time": "soon"}, [], "--time: key 'time': expected a time of Slurm"),
         ({"nodelist": "/home/me/nodes"}, [], "--nodelist: key 'nodelist': expected names of hosts"),
         ({"qos": "a\nb"}, [], "--qos: key 'qos': expected text without line breaks"),

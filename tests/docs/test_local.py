@@ -70,7 +70,7 @@ def test_a_training_of_ones_own(tmp_path: Path) -> None:
     place = tmp_path / "examples" / "plain_sockets"
     assert "experiments/mine.yaml" in begun
     rates = pandas.read_csv(place / "rates" / "report" / "scaling-report.csv")
-    assert sorted(zip(rates.gpus, rates["param.params.lr"], strict=True)) == [
+    assert sorted(zip(rates.gpus, rates["param.lr"], strict=True)) == [
         (1, 0.01),
         (1, 0.02),
         (2, 0.01),

@@ -4,6 +4,9 @@
 # exit code is seldom that of the rank that failed. HPCJOBS_START is `rank` (one process a GPU), `node` (one a node, and
 # torchrun starts the ranks) or `python` (torchrun starts a rank through PYTHON_EXEC). The end of this script is that of
 # its command: the same exit code, or death by the same signal.
+#
+# The job script stops a run by SIGUSR1 to its launcher, because launchers pass that on and nothing else alike: after SIGTERM
+# mpirun kills its processes within seconds. If HPCJOBS_STOP_SIGNAL is another signal, this script turns SIGUSR1 into it.
 
 set -u
 kind="$HPCJOBS_START"
@@ -114,6 +117,14 @@ interpreter() {
     printf '%s' "${word:-python3}"
 } 2>/dev/null
 
+# Prints the address from which this node reaches the first one, or else its first address.
+own_address() {
+    local address
+    address="$(ip -oneline route get "${MASTER_ADDR:-}" | sed -n 's/.* src \([^ ]*\).*/\1/p')"
+    if [ -z "$address" ]; then read -r address _ < <(hostname -I); fi
+    printf '%s' "$address"
+} 2>/dev/null
+
 # Where this process stands. mpirun's variables come before Slurm's: inside a batch script SLURM_PROCID is that of
 # mpirun's own daemon. Only the last node may have fewer processes than the others.
 per_node="${HPCJOBS_PROCESSES_PER_NODE:-1}"
@@ -147,6 +158,13 @@ rank)
     ;;
 node)
     export NODE_RANK="${NODE_RANK-$node}"
+    # torchrun's rendezvous by c10d looks up the node's own name, to know who holds the store and how others reach this
+    # node. Where the name does not resolve, it would fail. It takes from PET_* what its command line leaves out.
+    if ! getent ahosts "$host" >/dev/null 2>&1; then
+        export PET_RDZV_CONF="${PET_RDZV_CONF-is_host=$((node == 0))}"
+        address="$(own_address)"
+        if [ -n "$address" ]; then export PET_LOCAL_ADDR="${PET_LOCAL_ADDR-$address}"; fi
+    fi
     # torchrun copies into it what the rank that failed first wrote about its end.
     export TORCHELASTIC_ERROR_FILE="${TORCHELASTIC_ERROR_FILE-$HPCJOBS_ATTEMPT_DIR/torch-error-$safe_host.json}"
     # torch.distributed.run starts its ranks by this executable in place of its own interpreter.
@@ -181,17 +199,22 @@ if [ -n "$path" ]; then rm -f "$path" 2>/dev/null; fi
 become() {
     trap - "${signals[@]}"
     if [ "$kind" = node ] && [ -n "$ignored" ]; then trap '' "$ignored"; fi
+    if [ -n "$turns" ]; then trap '' USR1; fi
     exec -- "$@"
 }
 
+# Whether this script turns SIGUSR1 into another signal, for all processes below it.
+turns=
+if [ "$kind" != python ] && [ -n "$stop" ] && [ "$stop" != USR1 ]; then turns=1; fi
 start="$(now)"
-if [ "$kind" = node ] && [ -n "${HPCJOBS_FORWARD:-}" ] && [ -n "$stop" ]; then
-    # The launcher's signals reach its child's process group alone, and torchrun's ranks have groups of their own. A trap
-    # runs at once only while bash waits for a command in its background.
-    read -r _ _ _ _ group _ <"/proc/$$/stat"
+if [ -n "$turns" ] || { [ "$kind" = node ] && [ -n "${HPCJOBS_FORWARD:-}" ] && [ -n "$stop" ]; }; then
+    # mpirun signals its child's process group alone, and torchrun's ranks have groups of their own. A trap runs at once
+    # only while bash waits for a command in its background.
+    group=
+    if [ -z "$turns" ]; then read -r _ _ _ _ group _ <"/proc/$$/stat"; fi
     trap 'signalled=1' "${signals[@]}"
     # shellcheck disable=SC2064 # expands now
-    trap "signalled=1; signal_descendants $stop $$ $group" "$stop"
+    trap "signalled=1; signal_descendants $stop $$ $group" USR1
     become "$@" <&0 &
     pid=$!
     await "$pid"
