@@ -50,8 +50,10 @@ class CommandFlags:
         self.words = words
         self.settings = tuple(settings)
 
-    def document(self, experiment: str | None, default: str, settings: Sequence[str] = ()) -> Document:
-        """The experiment to run: that of the command, or else the one of that name.
+    def document(
+        self, experiment: str | None, default: str, settings: Sequence[str] = (), option: str = "--experiment"
+    ) -> Document:
+        """The experiment to run: that of the command, or else the one of that name, which `option` gave.
 
         Raises InputError, also if its trainer has no use for the flags, or `settings` of --set give the same key.
         """
@@ -70,13 +72,16 @@ class CommandFlags:
             known = {each.name for each in leaves(trainer_in(document).keys)}
             if unused := [flags[key] for key in given if key not in known]:
                 raise InputError(
-                    f"{unused[0]} is for a training command: give one after --, or an --experiment with "
+                    f"{unused[0]} is for a training command: give one after --, or {option} NAME with "
                     "`trainer: command`"
                 )
+            document.flags = flags
             return document
         if experiment is not None:
-            raise InputError("--experiment and a command after -- exclude each other: give one of them")
-        return document_of(self.words)
+            raise InputError(f"{option} and a command after -- exclude each other: give one of them")
+        document = document_of(self.words)
+        document.flags = flags
+        return document
 
 
 def options(function: _Function) -> _Function:

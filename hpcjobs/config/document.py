@@ -71,13 +71,15 @@ class Document:
         self.data = data
         self.lines = lines
         self.texts = texts or {}
+        # Flags that stand for --set of a key.
+        self.flags: dict[str, str] = {}
 
     def where(self, path: tuple[str, ...]) -> str:
         """`FILE:LINE` of a key, or of the nearest section around it that the file has."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
                 place = self.lines[path[:end]]
-                return f"{self.source}:{place}" if place else "--set"
+                return f"{self.source}:{place}" if place else self.flags.get(".".join(path[:end]), "--set")
         return self.source
 
     def placed(self, error: InputError, settings: Iterable[str] = ()) -> InputError:
@@ -86,10 +88,11 @@ class Document:
             return error
         label = ".".join(error.key)
         given = {setting.partition("=")[0].strip() for setting in settings}
-        where = "--set" if label in given or error.key[0] in given else self.where(error.key)
+        is_given = label in given or error.key[0] in given
+        where = self.flags.get(label, "--set") if is_given else self.where(error.key)
         text = str(error) if label in str(error) else f"key '{label}': {error}"
         # The command line has no lines to point to.
-        return InputError(f"{where}: {text}" if where == "--set" or self.lines else text)
+        return InputError(f"{where}: {text}" if is_given or self.lines else text)
 
     def set(self, key: str, text: str, kind: type[Section]) -> None:
         """Override one dotted key of a `kind`, as `--set` does. Raises InputError where a parent is not a mapping.
