@@ -72,8 +72,8 @@ class CommandMeasure(Section, frozen=True, kw_only=True):
     pattern: Annotated[
         str | None,
         verbatim_doc(
-            "A regular expression of Python, with named groups: throughput (units per second), step_ms, samples, step, "
-            "score. `hpcjobs collect --logs FILE --pattern REGEX` tries it."
+            "A regular expression of Python, with named groups: throughput (units per second), step_ms or step_s (a "
+            "step's time), samples (per step), step, score. `hpcjobs collect --logs FILE --pattern REGEX` tries it."
         ),
     ] = None
     of: Annotated[
@@ -143,7 +143,11 @@ class CommandExperiment(Experiment, frozen=True, kw_only=True):
         ),
     ] = None
     inputs: Annotated[
-        tuple[OneLine, ...], doc("Files and folders that the command reads: absolute paths, or relative to workdir.")
+        tuple[OneLine, ...],
+        doc(
+            "Files and folders that the command reads: absolute paths, or relative to workdir. --set inputs=A,B gives "
+            "two of them."
+        ),
     ] = ()
     batch: CommandBatch = CommandBatch()
     params: Annotated[
