@@ -133,6 +133,10 @@ class Trainer(Protocol):
         """The most units that a run works off; None if unknown."""
         ...
 
+    def unit(self, experiment: Experiment) -> str:
+        """What its rates and `work` count; "" if only the log says it."""
+        ...
+
     def stated_rate(self, experiment: Experiment) -> float | None:
         """Units per second of one GPU, as the experiment states it; None if it does not."""
         ...

@@ -113,6 +113,9 @@ class ChexnetTrainer:
         images = _train_images(ours)
         return None if images is None else ours.train.epochs * images
 
+    def unit(self, experiment: Experiment) -> str:
+        return "images"
+
     def stated_rate(self, experiment: Experiment) -> float | None:
         return _our(experiment).measure.images_per_sec_per_gpu
 

@@ -100,11 +100,17 @@ class CommandTrainer:
     def work(self, experiment: Experiment, size: Size, repeat: int) -> float | None:
         return _our(experiment).work
 
+    def unit(self, experiment: Experiment) -> str:
+        about = _our(experiment).measure
+        return about.unit or ("samples" if about.pattern is not None else "")
+
     def stated_rate(self, experiment: Experiment) -> float | None:
         return None
 
     def unknown_cost(self, experiment: Experiment, cluster: Cluster, *, rate_known: bool) -> str:
-        missing = [] if rate_known else ["no earlier sweep of it beside this one"]
+        unit = self.unit(experiment)
+        counts = f" that counts {unit}" if unit else ""
+        missing = [] if rate_known else [f"no earlier sweep of it beside this one{counts}"]
         if _our(experiment).work is None:
             missing.append("no `work`, the units of a whole run, in the experiment")
         return ", and ".join(missing)
