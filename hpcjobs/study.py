@@ -7,7 +7,7 @@ import logging
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import Limits, Tell
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Cluster, Document, Experiment, profiles
+from hpcjobs.config.keys import leaves
 from hpcjobs.engine import cancel, folder, follow, resume, submit
 from hpcjobs.engine.resume import Resumed
 from hpcjobs.engine.state import RunStatus
@@ -32,7 +33,7 @@ from hpcjobs.schedulers.factory import capabilities
 from hpcjobs.site import preflight
 from hpcjobs.site.choose import chosen_cluster, fitted, overridden
 from hpcjobs.trainers.command_line import document_of
-from hpcjobs.trainers.registry import DEFAULT, trainer_of
+from hpcjobs.trainers.registry import DEFAULT, trainer_in, trainer_of
 
 if TYPE_CHECKING:
     import pandas
@@ -246,8 +247,13 @@ def make_plan(
 ) -> Plan:
     """The plan of an experiment with `--set` settings. Raises InputError."""
     variants = planning.parameter_grid(document, settings)
-    cluster = fitted(cluster, variants[0].experiment, tell)
-    return planning.make_plan(gpus, variants, cluster, repeats or variants[0].experiment.repeats, terms)
+    experiments = [variant.experiment for variant in variants]
+    cluster = fitted(cluster, experiments[0], tell)
+    try:
+        trainer_of(experiments[0]).check_keys(experiments, cluster)
+        return planning.make_plan(gpus, variants, cluster, repeats or experiments[0].repeats, terms)
+    except InputError as error:
+        raise document.placed(error, settings) from None
 
 
 def _prepared(
@@ -330,7 +336,7 @@ def sweep(
 
     Raises InputError, SubmitRefused, SchedulerUnreachable.
     """
-    override, written = override or {}, list(_settings(settings or {}))
+    override = override or {}
     options = [sbatch] if isinstance(sbatch, str) else list(sbatch)
     listed = gpus if isinstance(gpus, Iterable) and not isinstance(gpus, (str, bytes)) else [gpus]
     counts = planning.parse_gpus(",".join(map(str, listed)))
@@ -338,6 +344,8 @@ def sweep(
     if experiment is not None and command is not None:
         raise InputError("experiment and command exclude each other: give one of them")
     document = profiles.read(Experiment, str(experiment or DEFAULT)) if command is None else document_of(command)
+    verbatim = [key.name for key in leaves(trainer_in(document).keys) if key.verbatim]
+    written = list(_settings(settings or {}, verbatim))
     ready = prepare(
         counts,
         document,
@@ -364,9 +372,14 @@ def sweep(
     return study
 
 
-def _settings(settings: Mapping[str, object]) -> Iterator[str]:
-    """The settings as the values of --set."""
+def _settings(settings: Mapping[str, object], verbatim: Collection[str] = ()) -> Iterator[str]:
+    """The settings as the values of --set. Keys in `verbatim` take one text as it is written, with its commas."""
     for key, value in settings.items():
+        if key in verbatim:
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"settings: {key}: expected one text, got {value!r}")
+            yield f"{key}={_word(value)}"
+            continue
         # An array of numpy is an iterable, too.
         is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
         words = [_word(each) for each in value] if is_list else [_word(value)]  # type: ignore[attr-defined]

@@ -16,9 +16,17 @@ class HpcjobsError(Exception):
 
 
 class InputError(HpcjobsError):
-    """The user's input is wrong. The text says what, where (file, key, line), and what would be right."""
+    """The user's input is wrong. The text says what, where (file, key, line), and what would be right.
+
+    `key`: the path of the key of an experiment that is wrong, if the text does not say yet where it stands; see
+    Document.placed.
+    """
 
     exit_code = 2
+
+    def __init__(self, text: str, key: tuple[str, ...] = ()):
+        super().__init__(text)
+        self.key = key
 
 
 class SchedulerUnreachable(HpcjobsError):

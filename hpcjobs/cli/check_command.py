@@ -73,7 +73,7 @@ def check(
     """
     profile = flags.applied_to(chosen_cluster(cluster, flags.keys.get("partition"), show.talk))
     counts = parse_gpus(gpus) if gpus else sorted({1, profile.gpus_per_node or 1})
-    document = command.document(experiment, DEFAULT)
+    document = command.document(experiment, DEFAULT, settings)
     fitness = check_fitness(
         make_plan(counts, document, profile, None, [*settings, *command.settings], Terms(), show.talk),
         out,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hpcjobs.base.errors import InputError
+
 if TYPE_CHECKING:
     from hpcjobs.config import Document
 
@@ -48,17 +50,38 @@ class CommandFlags:
         self.words = words
         self.settings = tuple(settings)
 
-    def document(self, experiment: str | None, default: str) -> Document:
-        """The experiment to run: that of the command, or else the one of that name. Raises InputError."""
-        from hpcjobs.base.errors import InputError
-        from hpcjobs.config import Experiment, profiles
-        from hpcjobs.trainers.command_line import document_of
+    def document(
+        self, experiment: str | None, default: str, settings: Sequence[str] = (), option: str = "--experiment"
+    ) -> Document:
+        """The experiment to run: that of the command, or else the one of that name, which `option` gave.
 
+        Raises InputError, also if its trainer has no use for the flags, or `settings` of --set give the same key.
+        """
+        from hpcjobs.config import Experiment, profiles
+        from hpcjobs.config.keys import leaves
+        from hpcjobs.trainers.command_line import document_of
+        from hpcjobs.trainers.registry import trainer_in
+
+        flags = {key: f"--{name}" for name, key in _KEYS.items()}
+        given = [setting.partition("=")[0] for setting in self.settings]
+        for key in given:
+            if key in {setting.partition("=")[0].strip() for setting in settings}:
+                raise InputError(f"{flags[key]} and --set {key} are the same: give one of them")
         if self.words is None:
-            return profiles.read(Experiment, experiment or default)
+            document = profiles.read(Experiment, experiment or default)
+            known = {each.name for each in leaves(trainer_in(document).keys)}
+            if unused := [flags[key] for key in given if key not in known]:
+                raise InputError(
+                    f"{unused[0]} is for a training command: give one after --, or {option} NAME with "
+                    "`trainer: command`"
+                )
+            document.flags = flags
+            return document
         if experiment is not None:
-            raise InputError("--experiment and a command after -- exclude each other: give one of them")
-        return document_of(self.words)
+            raise InputError(f"{option} and a command after -- exclude each other: give one of them")
+        document = document_of(self.words)
+        document.flags = flags
+        return document
 
 
 def options(function: _Function) -> _Function:
@@ -67,6 +90,11 @@ def options(function: _Function) -> _Function:
     @functools.wraps(function)
     def called(*args: Any, **given: Any) -> Any:
         values = {key: given.pop(name) for name, key in _KEYS.items()}
+        for name, key in _KEYS.items():
+            value = values[key]
+            # A setting with a comma would be two values.
+            if value is not None and (not value or (name == "unit" and "," in value)):
+                raise InputError(f"--{name} {value!r}: expected {'one word' if name == 'unit' else 'a text'}")
         settings = [f"{key}={value}" for key, value in values.items() if value is not None]
         words = given_command(click.get_current_context())
         return function(*args, command=CommandFlags(words, settings), **given)

@@ -46,7 +46,13 @@ def init(
     check_working_folder()
     origin = "the command that was given" if command.words is not None else base or DEFAULT
     begun = begin_study(
-        name, command.document(base, DEFAULT), origin, partition, device, settings=command.settings, force=force
+        name,
+        command.document(base, DEFAULT, option="--base"),
+        origin,
+        partition,
+        device,
+        settings=command.settings,
+        force=force,
     )
     for path in begun.written:
         click.echo(shown(path))

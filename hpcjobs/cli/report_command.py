@@ -46,7 +46,7 @@ from hpcjobs.study import open_study
 @click.option(
     "--pattern",
     metavar="REGEX",
-    help="Try the pattern of an experiment: groups throughput, step_ms, samples, step, score.",
+    help="Try the pattern of an experiment: groups throughput, step_ms, step_s, samples, step, score.",
 )
 @click.option("--of", type=click.Choice(OF), help="With --pattern: what its figure counts.  [default: all]")
 @click.option("--unit", metavar="WORD", help="With --pattern: what is counted, such as tokens.  [default: samples]")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from hpcjobs.cli.show import talk
 from hpcjobs.collect.measurements import Throughput
-from hpcjobs.collect.pattern import Found, Pattern
+from hpcjobs.collect.pattern import Pattern
 from hpcjobs.collect.pattern_hints import likely_lines
 from hpcjobs.collect.pattern_log import PatternRead
+from hpcjobs.collect.pattern_numbers import Found
 from hpcjobs.collect.pattern_series import Matched
 
 

@@ -112,7 +112,7 @@ def sweep(
             raise InputError("--gpus is missing: give GPU counts such as --gpus 1,2,4,8,16")
         ready = prepare(
             parse_gpus(gpus),
-            command.document(experiment, DEFAULT),
+            command.document(experiment, DEFAULT, settings),
             cluster=flags.applied_to(chosen_cluster(cluster, flags.keys.get("partition"), show.talk)),
             settings=[*settings, *command.settings],
             repeats=repeats,

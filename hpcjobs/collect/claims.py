@@ -9,7 +9,11 @@ from hpcjobs.collect.formats.context import Context
 from hpcjobs.collect.lines import Line
 
 # Sizes of groups of ranks, as of data or tensor parallelism: not the number of GPUs.
-_PARTS = re.compile(r"[\w-]*parallel[\w -]*size\W{0,3}\d+|[\w-]*parallel world[ _]size\W{0,3}\d+", re.I)
+_PARTS = re.compile(
+    r"[\w-]*parallel[\w -]*size\W{0,3}\d+|[\w-]*parallel world[ _]size\W{0,3}\d+"
+    r"|\b(?:local|node|group|[dtpe]p|model|pipeline|tensor|data|expert)[ _-]world[ _-]size\W{0,3}\d+",
+    re.I,
+)
 # Configurations, which are printed before the ranks know of each other.
 _DUMPS = ("Namespace(", "{'", '{"')
 _SIZE = re.compile(r"\bsize\b|_size\b|nproc|in_sync")
@@ -42,7 +46,7 @@ class Claims:
     "Number of GPUs" may be that of one node; a world size may not.
     """
 
-    needles = Context.needles
+    needles = (*Context.needles, b"WORLD_SIZE")
 
     def __init__(self) -> None:
         self.ranks: dict[int, int] = {}

@@ -11,8 +11,9 @@ from hpcjobs.base.files import open_plain
 from hpcjobs.base.records import Progress
 from hpcjobs.collect.claims import Sizes
 from hpcjobs.collect.measurements import Throughput
-from hpcjobs.collect.pattern import Found, Pattern
+from hpcjobs.collect.pattern import Pattern
 from hpcjobs.collect.pattern_log import counts_batch, match, texts
+from hpcjobs.collect.pattern_numbers import Found
 from hpcjobs.collect.reading import read_tail
 from hpcjobs.collect.sources import cleaned
 

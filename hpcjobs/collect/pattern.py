@@ -11,12 +11,11 @@ for years. The package `regex` can: a pattern that takes longer than `LINE_S` of
 from __future__ import annotations
 
 import functools
-import math
 import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.collect.pattern_needle import needle
@@ -28,10 +27,13 @@ if TYPE_CHECKING:
 GROUPS: Mapping[str, str] = {
     "throughput": "a rate, in units a second",
     "step_ms": "the time of one step in ms",
-    "samples": "units that are processed in one step; it needs step_ms in the same line",
+    "step_s": "the time of one step in s",
+    "samples": "units that are processed in one step; it needs step_ms or step_s in the same line",
     "step": "the number of the step",
     "score": "the figure that says how good the model is; the last one counts",
 }
+# The groups of a step's time, and ms of one of their units.
+TIMES: Mapping[str, float] = {"step_ms": 1.0, "step_s": 1000.0}
 OF = ("all", "rank")
 TAKE = ("mean", "median", "last")
 
@@ -63,25 +65,26 @@ class Pattern:
         groups = set(self.compiled.groupindex)
         if unknown := sorted(groups - GROUPS.keys()):
             raise self._error(f"no such group as {unknown[0]!r}; known: {', '.join(GROUPS)}")
-        if not groups & {"throughput", "step_ms", "samples"}:
-            raise self._error("no group gives a rate: name one of throughput, step_ms, or samples with step_ms")
+        if not groups & {"throughput", "samples", *TIMES}:
+            raise self._error("no group gives a rate: name one of throughput, step_ms, step_s, or samples with step_ms")
         if "samples" in groups and "throughput" in groups:
             raise self._error("throughput and samples exclude each other: samples / step_ms is a throughput, too")
-        if "samples" in groups and "step_ms" not in groups:
+        if "samples" in groups and not groups & {*TIMES}:
             raise self._error("samples alone is no rate: a log's lines have no time, so name the group step_ms, too")
         if self.of not in OF:
-            raise InputError(f"of {self.of!r}: {nearest(str(self.of), OF)}")
+            raise InputError(f"of {self.of!r}: {nearest(str(self.of), OF)}", ("of",))
         if self.take not in TAKE:
-            raise InputError(f"take {self.take!r}: {nearest(str(self.take), TAKE)}")
+            raise InputError(f"take {self.take!r}: {nearest(str(self.take), TAKE)}", ("take",))
         if isinstance(self.warmup, bool) or not isinstance(self.warmup, int) or self.warmup < 0:
-            raise InputError(f"warmup {self.warmup!r}: expected a number of matches or steps, 0 or more")
+            raise InputError(f"warmup {self.warmup!r}: expected a number of matches or steps, 0 or more", ("warmup",))
         if not isinstance(self.unit, str) or not re.fullmatch(r"[^\W\d][\w.-]*", self.unit):
-            raise InputError(f"unit {self.unit!r}: expected one word, such as images, samples, sequences or tokens")
+            why = f"unit {self.unit!r}: expected one word, such as images, samples, sequences or tokens"
+            raise InputError(why, ("unit",))
 
     @functools.cached_property
     def compiled(self) -> regex.Pattern[str]:
         if not isinstance(self.pattern, str) or not self.pattern:
-            raise InputError(f"pattern {self.pattern!r}: expected a regular expression")
+            raise InputError(f"pattern {self.pattern!r}: expected a regular expression", ("pattern",))
         import regex  # takes 8 ms: only where there is a pattern
 
         try:
@@ -107,6 +110,11 @@ class Pattern:
         """Whether the pattern has one of these groups."""
         return any(group in self.compiled.groupindex for group in groups)
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the time of a step is a rate, as the group throughput has it."""
+        return self.unit == "steps" and self.of == "all" and self.has("throughput")
+
     def search(self, text: str) -> regex.Match[str] | None:
         """The first match in a line. Raises InputError if it takes longer than LINE_S."""
         try:
@@ -122,87 +130,4 @@ class Pattern:
         )
 
     def _error(self, what: str) -> InputError:
-        return InputError(f"pattern {self.shown}: {what}")
-
-
-@dataclass(frozen=True)
-class Found:
-    """The figures of one match; None where a group took no part. `wrong` says which one cannot be read, and why."""
-
-    throughput: float | None = None
-    step_ms: float | None = None
-    samples: float | None = None
-    step: int | None = None
-    score: float | None = None
-    wrong: str = ""
-
-    @property
-    def is_rate(self) -> bool:
-        """Whether a figure of a rate could be read."""
-        return not self.wrong and any(each is not None for each in (self.throughput, self.step_ms))
-
-
-_PLAIN = r"[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.\d*)?(?:[eE][+-]?\d{1,4})?"
-_NUMBER = re.compile(_PLAIN, re.ASCII)
-_LARGE = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
-
-
-def figures(match: regex.Match[str]) -> Found:
-    """The figures of a match. A rate must be above 0 and finite, a step whole, a score finite."""
-    values: dict[str, Any] = {}
-    for group in match.re.groupindex:
-        begin, end = match.span(group)
-        if begin < 0:
-            continue
-        value = _value(match, group, begin, end)
-        if isinstance(value, str):
-            if group == "score":  # A loss of nan does not make the line's rate wrong.
-                continue
-            return Found(wrong=f"{group} {value}")
-        values[group] = value
-    if "samples" in values and "step_ms" not in values:
-        return Found(wrong="samples stands in a line without step_ms")
-    if "step" in values:
-        values["step"] = int(values["step"])
-    return Found(**values)
-
-
-def _value(match: regex.Match[str], group: str, begin: int, end: int) -> float | str:
-    """The number of a group, or why there is none.
-
-    A group that ends inside a number, as `[\\d.]+` does in 1,234.5 and `\\d+` in 1.5e3, gets all of it, unless another
-    group or a comma stands beside it, as in a table with commas. k, M and G after a number multiply it.
-    """
-    text = match.string
-    while begin < end and text[begin].isspace():
-        begin += 1
-    while begin < end and text[end - 1].isspace():
-        end -= 1
-    if begin == end:
-        return "is empty"
-    whole = _NUMBER.match(text, begin)
-    if whole and whole.end() > end and text[begin - 1 : begin] != "," and not _another(match, end, whole.end()):
-        end = whole.end()
-    shown = repr(text[begin:end])
-    before = text[:begin]
-    if text[begin].isdigit() and re.search(r"\d\.?$", before, re.ASCII):
-        return f"begins inside a number, at {shown}: a greedy .* stands before it? .*? is not greedy"
-    factor = 1.0
-    if group in ("throughput", "samples"):
-        if text[end - 1] in _LARGE:
-            factor, end = _LARGE[text[end - 1]], end - 1
-        elif re.match(r"[kKMG](?!\w)", text[end:]):
-            factor = _LARGE[text[end]]
-    if not _NUMBER.fullmatch(text, begin, end):
-        return f"{shown} is not a number"
-    number = float(text[begin:end].replace(",", "")) * factor
-    if not math.isfinite(number):
-        return f"{shown} is not a finite number"
-    if group == "step":
-        return number if number >= 0 and number.is_integer() else f"{shown} is not the number of a step"
-    return number if number > 0 or group == "score" else f"{shown} is not above 0"
-
-
-def _another(match: regex.Match[str], begin: int, end: int) -> bool:
-    """Whether another named group begins between two positions."""
-    return any(begin <= match.start(group) < end for group in match.re.groupindex)
+        return InputError(f"pattern {self.shown}: {what}", ("pattern",))

@@ -27,7 +27,8 @@ from pathlib import Path
 from hpcjobs.collect.claims import Claims, Sizes
 from hpcjobs.collect.lines import Line, Numbers, line, lines, parts, spots
 from hpcjobs.collect.measurements import LogResult, Problem, SteadyRate, Throughput
-from hpcjobs.collect.pattern import BLOCK_S, Found, Pattern, figures
+from hpcjobs.collect.pattern import BLOCK_S, Pattern
+from hpcjobs.collect.pattern_numbers import Found, figures
 from hpcjobs.collect.pattern_series import Matches, Series
 from hpcjobs.collect.sources import SPLIT, Source
 from hpcjobs.collect.steady import scaled
@@ -36,6 +37,8 @@ from hpcjobs.collect.steady import scaled
 FORMAT = "pattern"
 # More ranks than this are no ranks.
 _MOST_RANKS = 1 << 14
+# Why a match is left out that has no figure.
+_WRONG = "not a number"
 # Units that a batch does not count: it counts samples.
 _NO_BATCH = ("token", "step", "iteration", "it")
 # A rate, a step and a batch that differ by more do not belong together.
@@ -119,6 +122,7 @@ class _Reader:
         self.matches, self.claims = Matches(), Claims()
         self.score: float | None = None
         self.differ = 0  # lines of other ranks that are no copies
+        self.timed = 0  # lines that count and have the time of a step, but no rate
         self._copies: dict[int, str] = {}
         self._step: int | None = None
         self._same_step: set[str] = set()
@@ -136,10 +140,13 @@ class _Reader:
 
     def _take(self, each: Line, found: Found, rank: str) -> None:
         left_out = detail = ""
+        if found.step_ms and found.throughput is None and self.pattern.counts_steps:
+            # A progress bar says it/s, or s/it if a step takes longer than a second.
+            found = dataclasses.replace(found, throughput=1000 / found.step_ms)
         if found.score is not None:
             self.score = found.score
         if found.wrong:
-            left_out, detail = "not a number", found.wrong
+            left_out, detail = _WRONG, found.wrong
         elif not found.is_rate:
             left_out = "no rate" if found.score is None else "the score alone"
         elif not rank and found.step is not None and self._is_copy(found.step, each.text):
@@ -159,6 +166,7 @@ class _Reader:
                 left_out = "warm-up"
             else:
                 series.add(found)
+                self.timed += found.throughput is None and found.samples is None
         self.matches.add(each.number, rank, each.text.strip(), found, left_out, detail)
 
     def _is_copy(self, step: int, text: str) -> bool:
@@ -191,6 +199,11 @@ def _result(source: Source, reader: _Reader, pattern: Pattern, known: Sizes) -> 
             reason = "binary: not a text file" if source.binary() else "no line matches the pattern"
             problems.append(Problem(path, 0, reason))
         return PatternRead(LogResult(path, FORMAT, (), tuple(problems)), matches, reader.claims)
+    if reader.timed and any(one.rate("units", "last") for one in counted):
+        # A mean of the rates alone would leave the steps of the other lines out.
+        reason = f"{reader.timed} lines have the time of a step and no rate, and others have a rate: match one kind"
+        problems.append(Problem(path, first.line if first else 0, reason))
+        return PatternRead(LogResult(path, FORMAT, (), tuple(problems)), matches, reader.claims)
     if first is None or not counted:
         problems.append(Problem(path, first.line if first else 0, _why_none(matches, pattern)))
         return PatternRead(LogResult(path, FORMAT, (), tuple(problems)), matches, reader.claims)
@@ -200,15 +213,19 @@ def _result(source: Source, reader: _Reader, pattern: Pattern, known: Sizes) -> 
             "its own work alone, of rank is right"
         )
         problems.append(Problem(path, first.line, reason))
-    if pattern.has("score") and reader.score is None:
-        problems.append(Problem(path, 0, "no match has a finite score"))
+    if wrong := matches.details.get(_WRONG):
+        count = matches.left_out[_WRONG]
+        problems.append(Problem(path, first.line, f"{count} match{'es' * (count > 1)} left out: {wrong}"))
+    if pattern.has("score") and (reader.score is None or not math.isfinite(reader.score)):
+        reason = "no match has a score" if reader.score is None else f"the last score is {reader.score}"
+        problems.append(Problem(path, 0, reason))
     sizes = reader.claims.filled(known).whole()
     one, why = _throughput(path, first.line, counted, pattern, sizes)
     if why:
         problems.append(Problem(path, first.line, why))
     if one.gpus and not known.gpus:
         one = dataclasses.replace(one, gpus_from="log")
-    if reader.score is not None:
+    if reader.score is not None and math.isfinite(reader.score):
         one = dataclasses.replace(one, score=reader.score, score_name="score")
     contradiction = _apart(one)
     if contradiction:
@@ -304,6 +321,8 @@ def _why_none(matches: Matches, pattern: Pattern) -> str:
     """Why no match counts."""
     lines = f"{matches.total} line{'s match' if matches.total > 1 else ' matches'} the pattern, and none counts: "
     reasons = ", ".join(f"{count} {reason}" for reason, count in matches.left_out.most_common())
+    if wrong := matches.details.get(_WRONG):
+        reasons += f" ({wrong})"
     of, several = ("step", "s") if pattern.has("step") else ("match", "es")
     what = f" (warmup is {pattern.warmup} {of}{'' if pattern.warmup == 1 else several})"
     return lines + reasons + (what if "warm-up" in matches.left_out else "")

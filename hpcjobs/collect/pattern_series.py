@@ -7,7 +7,8 @@ import statistics
 from collections import Counter, deque
 from operator import truediv
 
-from hpcjobs.collect.pattern import Found, Pattern
+from hpcjobs.collect.pattern import Pattern
+from hpcjobs.collect.pattern_numbers import Found
 from hpcjobs.collect.steady import Windows
 
 # Matches that are shown, from the begin and from the end, and the length of their texts.
@@ -40,12 +41,16 @@ class Matches:
         self.total = 0
         self.counted = 0
         self.left_out: Counter[str] = Counter()
+        # The first match that is left out for each reason, in its own words.
+        self.details: dict[str, str] = {}
 
     def add(self, line: int, rank: str, text: str, found: Found, left_out: str, detail: str = "") -> None:
         """Take a match. `left_out` is the reason as it is counted, `detail` the same of this match."""
         self.total += 1
         if left_out:
             self.left_out[left_out] += 1
+            if detail:
+                self.details.setdefault(left_out, f"{detail}, line {line}")
         else:
             self.counted += 1
         if len(text) > _TEXT_LENGTH:

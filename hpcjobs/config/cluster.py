@@ -9,14 +9,17 @@ from typing import Annotated, Literal
 import msgspec
 
 from hpcjobs.base.times import seconds
-from hpcjobs.config.words import Name, NonNegativeInt, OneLine, PositiveInt, Section, VariableName, doc
+from hpcjobs.config.words import Name, NonNegativeInt, OneLine, PositiveInt, Section, VariableName, doc, matching
 
 # Slurm's forms: MINUTES, MINUTES:SECONDS, HH:MM:SS, DAYS-HH, DAYS-HH:MM, DAYS-HH:MM:SS.
-TimeLimit = Annotated[str, msgspec.Meta(pattern=r"^(\d+-)?\d+(:\d+){0,2}\Z")]
+TimeLimit = Annotated[str, matching(r"^(\d+-)?\d+(:\d+){0,2}\Z", "a time of Slurm, such as 02:00:00 or 1-00:00:00")]
 # Names of nodes in Slurm's short form. Slurm would read a path as a file of names.
-HostList = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*\Z")]
+HostList = Annotated[str, matching(r"^[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*\Z", "names of hosts, such as node[1-4],login")]
 # #SBATCH options without their dashes, such as {mail-type: FAIL}. true: a flag; false: the option is left out.
-SbatchOptions = dict[Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z-]*\Z")], OneLine | int | bool]
+SbatchOptions = dict[
+    Annotated[str, matching(r"^[a-z][a-z-]*\Z", "an option of sbatch, in small letters without --")],
+    OneLine | int | bool,
+]
 
 
 class Collect(Section, frozen=True, kw_only=True):

@@ -5,10 +5,13 @@ An unknown key is an error that names the nearest known key. A value of the wron
 
 from __future__ import annotations
 
+import ast
+import math
 import re
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -16,7 +19,7 @@ import yaml
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.base.files import open_plain
 from hpcjobs.config.keys import Key, exclusive, keys_of, leaves
-from hpcjobs.config.words import Section
+from hpcjobs.config.words import PLAINLY, Section
 
 Spec = TypeVar("Spec", bound=Section)
 
@@ -68,21 +71,39 @@ class Document:
         self.data = data
         self.lines = lines
         self.texts = texts or {}
+        # Flags that stand for --set of a key.
+        self.flags: dict[str, str] = {}
 
     def where(self, path: tuple[str, ...]) -> str:
         """`FILE:LINE` of a key, or of the nearest section around it that the file has."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
                 place = self.lines[path[:end]]
-                return f"{self.source}:{place}" if place else "--set"
+                return f"{self.source}:{place}" if place else self.flags.get(".".join(path[:end]), "--set")
         return self.source
+
+    def placed(self, error: InputError, settings: Iterable[str] = ()) -> InputError:
+        """The error of a key with the place of the key: that of `--set` if one of the settings gave it."""
+        if not error.key:
+            return error
+        label = ".".join(error.key)
+        given = {setting.partition("=")[0].strip() for setting in settings}
+        is_given = label in given or error.key[0] in given
+        where = self.flags.get(label, "--set") if is_given else self.where(error.key)
+        text = str(error) if label in str(error) else f"key '{label}': {error}"
+        # The command line has no lines to point to.
+        return InputError(f"{where}: {text}" if is_given or self.lines else text)
 
     def set(self, key: str, text: str, kind: type[Section]) -> None:
         """Override one dotted key of a `kind`, as `--set` does. Raises InputError where a parent is not a mapping.
 
+        A key that is a list gets the values between commas.
+
         Of two keys that exclude each other, the one that is set replaces the other.
         """
         path, value = tuple(key.split(".")), parse_scalar(text)
+        if next((each.is_list for each in leaves(kind) if each.name == key), False) and value is not None:
+            value = [word.strip() for word in text.split(",")]
         target = self.data
         for part in path[:-1]:
             if target.get(part) is None:
@@ -108,6 +129,8 @@ def read_yaml(path: Path) -> Document:
         raise InputError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
+    lines: dict[tuple[str, ...], int] = {}
+    texts: dict[tuple[str, ...], str] = {}
     try:
         node = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)  # a SafeLoader
@@ -116,11 +139,14 @@ def read_yaml(path: Path) -> Document:
         raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InputError(f"{path}: lists or sections lie too deep in each other") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: {'is empty: ' if data is None else ''}expected 'key: value' lines")
-    lines: dict[tuple[str, ...], int] = {}
-    texts: dict[tuple[str, ...], str] = {}
-    _collect(path, node, (), lines, texts)
+    try:
+        _collect(path, node, (), lines, texts)
+    except RecursionError:
+        raise InputError(f"{path}: an alias (*NAME) stands inside what it repeats") from None
     return Document(str(path), data, lines, texts)
 
 
@@ -157,9 +183,22 @@ def convert(document: Document, kind: type[Spec]) -> Spec:
         if key.verbatim:
             _restore(document, key)
     try:
-        return msgspec.convert(document.data, kind)
+        spec = msgspec.convert(document.data, kind)
     except msgspec.ValidationError as error:
         raise InputError(_explain(document, kind, str(error))) from None
+    for key in leaves(kind):
+        path = tuple(key.name.split("."))
+        value = _value_at(document.data, path)
+        if isinstance(value, float) and math.isinf(value):
+            raise InputError(f"{document.where(path)}: key '{key.name}': expected a finite number, got {value}")
+    return spec
+
+
+def _value_at(data: Any, path: tuple[str, ...]) -> Any:
+    """The value of a key, or None."""
+    for name in path:
+        data = data.get(name) if isinstance(data, dict) else None
+    return data
 
 
 def _drop_empty(data: dict[str, Any], kind: type[Section]) -> None:
@@ -203,15 +242,46 @@ def _explain(document: Document, kind: type[Section], message: str) -> str:
     if missing := _MISSING.search(text):
         full = (*path, missing[1])
         return f"{document.where(path)}: key '{'.'.join(full)}' is missing"
+    value = _value_at(document.data, path)
+    key = next((each for each in leaves(kind) if each.name == ".".join(path)), None)
+    if isinstance(value, dict) and value and key is not None and typing.get_origin(key.type) is dict:
+        # msgspec does not say which of a mapping's free keys it means.
+        name = _wrong_item(value, key.type)
+        path, value = (*path, name), name if match and "key" in match[0].partition("$")[0] else value[name]
+    elif isinstance(value, list) and (index := re.search(r"\[(\d+)\]$", place)):
+        value = value[int(index[1])]
     where = document.where(path)
     label = f"key '{'.'.join(path)}': " if path else ""
-    value: Any = document.data
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
     text = _plainly(text)
+    if key is not None and text.startswith("invalid enum value"):
+        text = f"expected one of {', '.join(choices(key.type))}"
     # The value helps more than its type, which msgspec names.
-    found = f", got {value!r}" if path and text.startswith("expected") and not isinstance(value, dict) else ""
+    is_shown = path and text.startswith("expected") and not isinstance(value, dict)
+    found = f", got {_shown(value)}" if is_shown else ""
+    if text == "expected a list" and isinstance(value, str) and value.split():
+        found += f": write [{', '.join(value.split())}]"
     return f"{where}: {label}{text}{found}"
+
+
+def _wrong_item(items: Mapping[str, Any], kind: Any) -> str:
+    """The first key whose item alone is not of a mapping's type, or the first key."""
+    for name, item in items.items():
+        try:
+            msgspec.convert({name: item}, kind)
+        except msgspec.ValidationError:
+            return name
+    return next(iter(items))
+
+
+def _shown(value: Any) -> str:
+    return "nothing (null)" if value is None else repr(value)
+
+
+def choices(kind: Any) -> list[str]:
+    """All values of a type that names them, or of an optional one; else []."""
+    if typing.get_origin(kind) is Literal:
+        return list(map(str, typing.get_args(kind)))
+    return [word for inner in typing.get_args(kind) for word in choices(inner)]
 
 
 _PLAIN_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "array": "a list"}
@@ -221,6 +291,10 @@ def _plainly(text: str) -> str:
     """msgspec's message with the words of YAML."""
     text = re.sub(r", got `[^`]*`$", "", text[0].lower() + text[1:])
     text = text.replace(" | null`", "`")
+    if asked := re.search(r"`str` matching regex (.*)$", text):
+        pattern = ast.literal_eval(asked[1])
+        return f"expected {PLAINLY[pattern]}" if pattern in PLAINLY else text
+    text = text.replace("`array` of length >= 1", "a list of one or more")
     return re.sub(
         r"`(\w+)`", lambda match: _PLAIN_TYPES.get(match[1], "a section" if match[1] == "object" else match[0]), text
     )

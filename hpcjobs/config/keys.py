@@ -34,6 +34,11 @@ class Key:
     here: bool = False
     verbatim: bool = False
 
+    @property
+    def is_list(self) -> bool:
+        """Whether the value is a list."""
+        return typing.get_origin(self.type) in (tuple, list)
+
 
 def keys_of(kind: type[Section]) -> Iterator[Key]:
     """The keys of one section, in the order of the source; those of sections within it are not included."""
@@ -102,7 +107,8 @@ def schema_by(key: str, kinds: Mapping[str, type[Section]], default: str) -> dic
         }
         for name, each in schemas.items()
     ]
-    return {"$schema": schemas[default]["$schema"], "allOf": rules, "$defs": definitions}
+    names = {"properties": {key: {"enum": list(kinds)}}}
+    return {"$schema": schemas[default]["$schema"], **names, "allOf": rules, "$defs": definitions}
 
 
 def _required(key: str, is_required: bool) -> dict[str, list[str]]:
@@ -113,8 +119,17 @@ def _describe_sections(kind: type[Section], definitions: dict[str, Any]) -> None
     # msgspec puts a section's docstring where the section is defined, not at the key that refers to it.
     for key in keys_of(kind):
         if key.section is not None:
-            definitions[kind.__name__]["properties"][key.name].setdefault("description", key.description)
+            about = definitions[kind.__name__]["properties"][key.name]
+            about.setdefault("description", key.description)
+            if "$ref" in about:  # a heading whose keys are all comments holds null
+                about["anyOf"] = [{"$ref": about.pop("$ref")}, {"type": "null"}]
             _describe_sections(key.section, definitions)
+        elif key.verbatim:
+            # 3e-4 and yes are taken as texts.
+            about = definitions[kind.__name__]["properties"][key.name]
+            for place in ("items", "additionalProperties"):
+                if place in about:
+                    about[place]["type"] = ["string", "number", "boolean", "null"]
 
 
 def _of_ecma(schema: Any) -> Any:

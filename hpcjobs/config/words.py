@@ -6,15 +6,33 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+# What a regular expression of a type asks for, in words for messages.
+PLAINLY: dict[str, str] = {}
+
+
+def matching(pattern: str, plainly: str) -> msgspec.Meta:
+    """Texts that match a regular expression; `plainly` says in messages what it asks for."""
+    PLAINLY[pattern] = plainly
+    return msgspec.Meta(pattern=pattern)
+
+
 # In these patterns \Z is the end of the text: $ would allow a line break after it.
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 NonNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}\Z")]
-OneLine = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+Name = Annotated[
+    str,
+    matching(
+        r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}\Z",
+        "a name of up to 40 letters (A to z), digits, - and _, the first a letter or a digit",
+    ),
+]
+OneLine = Annotated[str, matching(r"^[^\x00-\x1f\x7f]*\Z", "text without line breaks and control characters")]
 """A string that may reach a script as one word: no control characters."""
-VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")]
+VariableName = Annotated[
+    str, matching(r"^[A-Za-z_][A-Za-z0-9_]*\Z", "the name of a variable: letters (A to z), digits and _")
+]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

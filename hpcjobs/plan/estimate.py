@@ -87,8 +87,10 @@ def _stated(plan: Plan) -> Rate | None:
 
 
 def _measured(plan: Plan, beside: Path) -> Rate | None:
-    """The rate that the newest sweep in `beside`, of the same experiment on the same cluster, measured."""
+    """The rate that the newest sweep in `beside` measured, of the same experiment, unit and cluster."""
     experiment, cluster = plan.variants[0].experiment, plan.cluster.name
+    # All runs of a plan have one rate, so what they count must be the same.
+    units = {trainer_of(each.experiment).unit(each.experiment) for each in plan.variants}
     for folder in _newest_first(beside):
         with contextlib.suppress(InputError, OSError, KeyError, TypeError, ValueError, IndexError):
             data = sweepdir.read_sweep_yaml(folder / "sweep.yaml")
@@ -98,9 +100,11 @@ def _measured(plan: Plan, beside: Path) -> Rate | None:
                 continue
             with (folder / "report" / "scaling-report.csv").open(newline="", encoding="utf-8") as file:
                 rows = [row for each in csv.DictReader(file) if (row := renamed(each))["throughput"]]
+            if len({row["unit"] for row in rows} | (units - {""})) != 1:
+                continue
             rates = {int(row["gpus"]): float(row["throughput"]) for row in rows}
             startup = max(float(row["startup_s"] or 0) for row in rows)
-            return Rate(rates, startup, f"measured by {folder.name}")
+            return Rate(rates, startup, f"the rate that {folder.name} measured")
     return None
 
 

@@ -64,6 +64,13 @@ class Plan:
         return {group.name: [run.name for run in group.runs] for group in self.submitted}
 
 
+# Keys that --set does not take, and what is right instead.
+_NEVER_SET = {
+    "trainer": "the trainer decides which other keys there are: give another experiment",
+    "command": "give the command after --, or in the experiment's file",
+}
+
+
 def parse_gpus(text: str) -> list[int]:
     """GPU counts of a text such as `1,2,4`, sorted. Raises InputError for anything else, and for repeated counts."""
     counts: list[int] = []
@@ -119,13 +126,18 @@ def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]
         key = key.strip()
         if not equals or not key:
             raise InputError(f"--set {setting}: expected KEY=VALUE or KEY=V1,V2")
+        if key in _NEVER_SET:
+            raise InputError(f"--set {setting}: {_NEVER_SET[key]}")
         if key in choices:
             raise InputError(f"--set {setting}: '{key}' is set twice; give its values in one --set {key}=V1,V2")
-        # A text that is taken as it is written may hold commas.
-        whole = key in known and known[key].verbatim
+        # A text that is taken as it is written may hold commas, and a list is written with them.
+        is_list = key in known and known[key].is_list
+        whole = key in known and (known[key].verbatim or is_list)
         words = [values] if whole else [value.strip() for value in values.split(",")]
-        if "" in words or len(set(words)) < len(words):
+        if "" in words or len(set(words)) < len(words) or (is_list and "" in map(str.strip, values.split(","))):
             raise InputError(f"--set {setting}: an empty or a repeated value")
+        if key in ("name", "repeats") and len(words) > 1:
+            raise InputError(f"--set {setting}: takes one value, which is that of the whole sweep")
         choices[key] = words
     _refuse_exclusive(choices, exclusive(kind))
     swept = sorted(key for key, values in choices.items() if len(values) > 1)

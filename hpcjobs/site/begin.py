@@ -113,6 +113,10 @@ def _experiment(name: str, base: Document, settings: Sequence[str]) -> Experimen
             "letter or a digit"
         ) from None
     (variant,) = planning.parameter_grid(base, settings)
+    try:
+        trainer_of(variant.experiment).check_keys([variant.experiment], None)
+    except InputError as error:
+        raise base.placed(error, settings) from None
     return msgspec.structs.replace(variant.experiment, name=name)
 
 

@@ -86,6 +86,13 @@ class Trainer(Protocol):
     # Tables that its runs leave in their attempt folders, by file name, with their columns: collected into one.
     tables: Mapping[str, Sequence[str]]
 
+    def check_keys(self, experiments: Sequence[Experiment], cluster: Cluster | None) -> None:
+        """Whether the keys of a sweep's variants go together, and with the profile if there is one.
+
+        It looks at nothing else. Raises InputError, with its `key` if one key is wrong.
+        """
+        ...
+
     def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
         """Whether a sweep of these variants can run at all. `tell` receives warnings. Raises InputError."""
         ...
@@ -124,6 +131,10 @@ class Trainer(Protocol):
 
     def work(self, experiment: Experiment, size: Size, repeat: int) -> float | None:
         """The most units that a run works off; None if unknown."""
+        ...
+
+    def unit(self, experiment: Experiment) -> str:
+        """What its rates and `work` count; "" if only the log says it."""
         ...
 
     def stated_rate(self, experiment: Experiment) -> float | None:

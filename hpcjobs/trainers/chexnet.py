@@ -37,11 +37,15 @@ class ChexnetTrainer:
     needs_mpi = True
     tables: Mapping[str, Sequence[str]] = {AUC_CSV: AUC_COLUMNS}
 
-    def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
-        _check_profile(cluster)
-        ours = _ours(experiments)
-        if len({each.data.synth for each in ours} - {None}) > 1:
+    def check_keys(self, experiments: Sequence[Experiment], cluster: Cluster | None) -> None:
+        if cluster is not None:
+            _check_profile(cluster)
+        if len({each.data.synth for each in _ours(experiments)} - {None}) > 1:
             raise InputError("--set data.synth: takes one value of each key, because a sweep makes its images once")
+
+    def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
+        self.check_keys(experiments, cluster)
+        ours = _ours(experiments)
         for each in ours:
             if each.data.dir is None and each.data.synth is None:
                 raise InputError(
@@ -108,6 +112,9 @@ class ChexnetTrainer:
             return ours.train.steps * global_batch
         images = _train_images(ours)
         return None if images is None else ours.train.epochs * images
+
+    def unit(self, experiment: Experiment) -> str:
+        return "images"
 
     def stated_rate(self, experiment: Experiment) -> float | None:
         return _our(experiment).measure.images_per_sec_per_gpu

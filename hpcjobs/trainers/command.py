@@ -35,15 +35,21 @@ class CommandTrainer:
     needs_mpi = False
     tables: Mapping[str, Sequence[str]] = {}
 
-    def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
+    def check_keys(self, experiments: Sequence[Experiment], cluster: Cluster | None) -> None:
         ours = _ours(experiments)
         first = ours[0]
         for each in ours:
             for key in ("start", "stop", "stall_s", "workdir"):
                 if getattr(each, key) != getattr(first, key):
                     raise InputError(f"--set {key}: takes one value, because the runs of a size share a job script")
+            _check_command(each)
             _check_measure(each)
-        _check_start(first, cluster)
+        if cluster is not None:
+            _check_start(first, cluster)
+
+    def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
+        self.check_keys(experiments, cluster)
+        first = _ours(experiments)[0]
         if first.workdir is not None and not Path(first.workdir).is_dir():
             # Only compute nodes may see the folder: a warning, not an error.
             tell(f"warning: this host sees no folder {first.workdir} (workdir); the nodes of the runs need it")
@@ -53,7 +59,7 @@ class CommandTrainer:
         try:
             ours.batch.split(size.gpus)
         except ValueError as error:
-            raise InputError(str(error)) from None
+            raise InputError(str(error), ("batch", "global")) from None
         _words(ours, size)
 
     def start(self, experiment: Experiment) -> Start:
@@ -94,11 +100,17 @@ class CommandTrainer:
     def work(self, experiment: Experiment, size: Size, repeat: int) -> float | None:
         return _our(experiment).work
 
+    def unit(self, experiment: Experiment) -> str:
+        about = _our(experiment).measure
+        return about.unit or ("samples" if about.pattern is not None else "")
+
     def stated_rate(self, experiment: Experiment) -> float | None:
         return None
 
     def unknown_cost(self, experiment: Experiment, cluster: Cluster, *, rate_known: bool) -> str:
-        missing = [] if rate_known else ["no earlier sweep of it beside this one"]
+        unit = self.unit(experiment)
+        counts = f" that counts {unit}" if unit else ""
+        missing = [] if rate_known else [f"no earlier sweep of it beside this one{counts}"]
         if _our(experiment).work is None:
             missing.append("no `work`, the units of a whole run, in the experiment")
         return ", and ".join(missing)
@@ -216,7 +228,26 @@ def _pattern(about: Mapping[str, Any]) -> Pattern | None:
         return None
     from hpcjobs.collect.pattern import Pattern
 
-    return Pattern(about["pattern"], about["of"], about["unit"] or "samples", about["warmup"], about["take"])
+    return Pattern(
+        about["pattern"],
+        about["of"],
+        "samples" if about["unit"] is None else about["unit"],
+        about["warmup"],
+        about["take"],
+    )
+
+
+def _check_command(experiment: CommandExperiment) -> None:
+    first = experiment.command[0]
+    if not first:
+        raise InputError("the first word is empty: give a program", ("command",))
+    if first.startswith("-"):
+        raise InputError(
+            f"command: the first word {first!r} is an option: give a program first; options of hpcjobs stand before --",
+            ("command",),
+        )
+    if experiment.workdir == "":
+        raise InputError("expected a folder, got '': leave the key out for the working folder", ("workdir",))
 
 
 def _check_measure(experiment: CommandExperiment) -> None:
@@ -225,16 +256,18 @@ def _check_measure(experiment: CommandExperiment) -> None:
     about = experiment.measure
     if about.format not in (*_NO_FORMATS, *FORMATS):
         known = nearest(about.format, [*_NO_FORMATS, *FORMATS])
-        raise InputError(f"measure.format: no format {about.format!r}: {known}")
+        raise InputError(f"no format {about.format!r}: {known}", ("measure", "format"))
     if about.format == "pattern" and about.pattern is None:
-        raise InputError("measure.format is pattern, but measure.pattern is missing")
-    if about.pattern is not None:
-        if about.format not in ("auto", "pattern"):
-            raise InputError(f"measure.pattern is not used with measure.format {about.format}: give one of them")
-        try:
-            _pattern(msgspec.to_builtins(about))
-        except InputError as error:
-            raise InputError(f"measure: {error}") from None
+        raise InputError("measure.format is pattern, but measure.pattern is missing", ("measure", "format"))
+    if about.pattern is not None and about.format not in ("auto", "pattern"):
+        why = f"measure.pattern is not used with measure.format {about.format}: give one of them"
+        raise InputError(why, ("measure", "pattern"))
+    # The other keys are those of a pattern, too, and are checked with one that is right.
+    as_pattern = {**msgspec.to_builtins(about), "pattern": about.pattern or "(?P<throughput>1)"}
+    try:
+        _pattern(as_pattern)
+    except InputError as error:
+        raise InputError(str(error), ("measure", *error.key)) from None
 
 
 def _check_start(experiment: CommandExperiment, cluster: Cluster) -> None:

@@ -15,13 +15,20 @@ from hpcjobs.config.words import (
     PositiveInt,
     Section,
     doc,
+    matching,
     path_doc,
     verbatim_doc,
 )
 
 # A word of a command line: any text but the zero byte, which no process can be given.
-Word = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
-ParameterName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,39}\Z")]
+Word = Annotated[str, matching(r"^[^\x00]*\Z", "text without zero bytes")]
+ParameterName = Annotated[
+    str,
+    matching(
+        r"^[A-Za-z_][A-Za-z0-9_-]{0,39}\Z",
+        "a name of up to 40 letters (A to z), digits, - and _, the first a letter or _",
+    ),
+]
 
 
 class CommandBatch(Section, frozen=True, kw_only=True):
@@ -65,8 +72,8 @@ class CommandMeasure(Section, frozen=True, kw_only=True):
     pattern: Annotated[
         str | None,
         verbatim_doc(
-            "A regular expression of Python, with named groups: throughput (units per second), step_ms, samples, step, "
-            "score. `hpcjobs collect --logs FILE --pattern REGEX` tries it."
+            "A regular expression of Python, with named groups: throughput (units per second), step_ms or step_s (a "
+            "step's time), samples (per step), step, score. `hpcjobs collect --logs FILE --pattern REGEX` tries it."
         ),
     ] = None
     of: Annotated[
@@ -136,7 +143,11 @@ class CommandExperiment(Experiment, frozen=True, kw_only=True):
         ),
     ] = None
     inputs: Annotated[
-        tuple[OneLine, ...], doc("Files and folders that the command reads: absolute paths, or relative to workdir.")
+        tuple[OneLine, ...],
+        doc(
+            "Files and folders that the command reads: absolute paths, or relative to workdir. --set inputs=A,B gives "
+            "two of them."
+        ),
     ] = ()
     batch: CommandBatch = CommandBatch()
     params: Annotated[

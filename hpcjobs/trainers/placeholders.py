@@ -38,13 +38,13 @@ def filled(text: str, values: Mapping[str, str]) -> Word:
         if part in ("{{", "}}"):
             found.append(part[0])
         elif len(part) == 1:
-            raise InputError(f"command: {text!r} has a single {part}: write {part * 2} for a brace")
+            raise InputError(f"command: {text!r} has a single {part}: write {part * 2} for a brace", ("command",))
         elif (name := part[1:-1]) in ON_THE_NODE:
             found.append(Variable(ON_THE_NODE[name]))
         elif name in values:
             found.append(values[name])
         else:
-            raise InputError(f"command: {text!r}: {_why_not(name, values)}")
+            raise InputError(f"command: {text!r}: {_why_not(name, values)}", ("command",))
     return _joined((*found, text[end:]))
 
 
@@ -54,7 +54,12 @@ def _why_not(name: str, values: Mapping[str, str]) -> str:
     known = [*OF_THE_PLAN, *ON_THE_NODE, *(key for key in values if key.startswith("params."))]
     if name.startswith("params."):
         return f"no parameter '{name.removeprefix('params.')}': give it under params, or --set {name}=VALUE"
-    return f"no placeholder {{{name}}}: {nearest(name, sorted(known))}; write {{{{ and }}}} for braces"
+    return f"no placeholder {{{name}}}: {_nearest(name, known)}; write {{{{ and }}}} for braces"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    # { gpus } has spaces, which no placeholder has.
+    return f"write {{{name.strip()}}}" if name.strip() in known else nearest(name.strip(), sorted(known))
 
 
 def _joined(parts: Iterable[str | Variable]) -> Word:

@@ -12,6 +12,7 @@ from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.collect.attempts import Reading
 from hpcjobs.config import Document, Experiment, convert
+from hpcjobs.config.document import known_keys
 from hpcjobs.trainers import Trainer
 from hpcjobs.trainers.chexnet import ChexnetTrainer
 from hpcjobs.trainers.command import CommandTrainer
@@ -38,7 +39,14 @@ def trainer_in(document: Document) -> Trainer:
 
 def experiment_in(document: Document) -> Experiment:
     """The experiment in a document. Raises InputError for the first mistake."""
-    return convert(document, trainer_in(document).keys)
+    trainer = trainer_in(document)
+    known = known_keys(trainer.keys)
+    for key in document.data:
+        others = [name for name, each in TRAINERS.items() if key in known_keys(each.keys)]
+        if key not in known and others and "trainer" not in document.data:
+            where = document.where((str(key),))
+            raise InputError(f"{where}: key '{key}' is one of trainer {others[0]}: give `trainer: {others[0]}`, too")
+    return convert(document, trainer.keys)
 
 
 def upgraded(experiment: dict[str, Any], version: int) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_a_key_of_a_section_of_comments_may_be_set(tmp_path: Path) -> None:
         (("--", "train", "{gpu}"), "no placeholder {gpu}: did you mean 'gpus'?"),
         (("--set", "lr=1", "--", "train"), "--set: unknown key 'lr': "),
         (("--set", "params.lr=", "--", "train"), "--set params.lr=: an empty or a repeated value"),
-        (("--start", "node"), "--set: unknown key 'start'"),
+        (("--start", "node"), "--start is for a training command"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(words: tuple[str, ...], says: str, tmp_path: Path) -> None:

@@ -62,16 +62,16 @@ def check(*settings: str, **changes: object) -> list[str]:
     [
         (GOOD + "mesure: {unit: tokens}\n", 4, "unknown key 'mesure': did you mean 'measure'?"),
         (GOOD + "measure:\n  patern: x\n", 5, "unknown key 'measure.patern': did you mean 'pattern'?"),
-        (GOOD + "stop:\n  signal: KILL\n", 5, "key 'stop.signal': invalid enum value 'KILL'"),
-        (GOOD + "start: ranks\n", 4, "key 'start': invalid enum value 'ranks'"),
+        (GOOD + "stop:\n  signal: KILL\n", 5, "key 'stop.signal': expected one of USR1, USR2, TERM, got 'KILL'"),
+        (GOOD + "start: ranks\n", 4, "key 'start': expected one of rank, node, once, got 'ranks'"),
         (GOOD + "batch: {local: 1, global: 2}\n", 4, "give one of batch.local (weak scaling) and batch.global"),
         (GOOD + "model: {name: densenet121}\n", 4, "unknown key 'model'"),
-        ("name: x\ntrainer: command\ncommand: []\n", 3, "key 'command': expected a list of length >= 1"),
+        ("name: x\ntrainer: command\ncommand: []\n", 3, "key 'command': expected a list of one or more"),
         ("name: x\ntrainer: command\ncommand: python train.py\n", 3, "key 'command': expected a list"),
         ("name: x\ntrainer: command\n", None, "key 'command' is missing"),
         ("name: x\ntrainer: comand\ncommand: [a]\n", 2, "key 'trainer': no trainer 'comand': did you mean 'command'?"),
         ("name: x\ntrainer: 3\ncommand: [a]\n", 2, "key 'trainer': no trainer 3: known: chexnet, command"),
-        (GOOD + "params: {a b: 1}\n", 4, "key 'params': expected text matching"),
+        (GOOD + "params: {a b: 1}\n", 4, "key 'params.a b': expected a name of up to 40 letters"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_place(tmp_path: Path, text: str, line: int | None, says: str) -> None:
@@ -172,7 +172,7 @@ def test_a_placeholder_is_filled_in(word: str, says: str) -> None:
     [
         ("{gpu}", "command: '{gpu}': no placeholder {gpu}: did you mean 'gpus'?"),
         ("{}", "no placeholder {}: "),
-        ("{ gpus }", "no placeholder { gpus }: did you mean 'gpus'?"),
+        ("{ gpus }", "no placeholder { gpus }: write {gpus}"),
         ("{what}", "attempt_dir, batch.global, batch.local, gpus, gpus_per_node, head, nodes, params.lr, port,"),
         ("{batch.local}", "{batch.local} needs a batch: give batch.local or batch.global"),
         ("{params.momentum}", "no parameter 'momentum': give it under params, or --set params.momentum=VALUE"),
@@ -238,15 +238,15 @@ def test_a_global_batch_must_divide_over_the_gpus() -> None:
         (("start=rank",), {"launcher": "horovodrun", "bind": "none"}, "start: rank needs launcher srun or mpirun"),
         (("start=node",), {"launcher": "horovodrun", "bind": "none"}, "start: node needs launcher srun or mpirun"),
         (("start=once",), {"container": _PYXIS}, "start: once runs without srun, which container.kind pyxis needs"),
-        (("measure.format=mlprf",), {}, "measure.format: no format 'mlprf': did you mean 'mlperf'?"),
+        (("measure.format=mlprf",), {}, "no format 'mlprf': did you mean 'mlperf'?"),
         (("measure.format=pattern",), {}, "measure.format is pattern, but measure.pattern is missing"),
         (
             ("measure.format=none", "measure.pattern=(?P<step_ms>.)"),
             {},
             "measure.pattern is not used with measure.format none: give one of them",
         ),
-        (("measure.pattern=(?P<speed>.)",), {}, "measure: "),
-        (("measure.pattern=(",), {}, "measure: "),
+        (("measure.pattern=(?P<speed>.)",), {}, "pattern "),
+        (("measure.pattern=(",), {}, "pattern "),
     ],
 )
 def test_what_cannot_be_combined_is_refused(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcjobs.collect.pattern import Pattern, figures
+from hpcjobs.collect.pattern import Pattern
+from hpcjobs.collect.pattern_numbers import figures
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.trainers.command_keys import CommandExperiment
 from hpcjobs.trainers.registry import experiment_in

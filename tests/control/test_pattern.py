@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hpcjobs.base.errors import InputError
 from hpcjobs.collect import pattern as patterns
 from hpcjobs.collect.claims import Sizes
-from hpcjobs.collect.pattern import Pattern, figures
+from hpcjobs.collect.pattern import Pattern
 from hpcjobs.collect.pattern_hints import likely_lines
 from hpcjobs.collect.pattern_log import PatternRead, read_pattern
 from hpcjobs.collect.pattern_needle import needle
+from hpcjobs.collect.pattern_numbers import figures
 
 RATE = r"tokens/s: (?P<throughput>[\d.]+)"
 STEP = r"step (?P<step>\d+) .*ms: (?P<step_ms>[\d.]+)"
@@ -44,8 +45,8 @@ def lines(*figures: object, prefix: str = "") -> str:
     [
         ("", "expected a regular expression"),
         ("(?P<throughput>", "pattern '(?P<throughput>': not a regular expression: missing ) at position 15"),
-        (r"(?P<speed>\d+)", "no such group as 'speed'; known: throughput, step_ms, samples, step, score"),
-        (r"tokens/s: (\d+)", "no group gives a rate: name one of throughput, step_ms, or samples with step_ms"),
+        (r"(?P<speed>\d+)", "no such group as 'speed'; known: throughput, step_ms, step_s, samples, step, score"),
+        (r"tokens/s: (\d+)", "no group gives a rate: name one of throughput, step_ms, step_s, or samples with step_ms"),
         (r"step (?P<step>\d+): (?P<score>\d+)", "no group gives a rate"),
         (r"(?P<samples>\d+) samples", "samples alone is no rate: a log's lines have no time"),
         (r"(?P<throughput>\d+) (?P<samples>\d+)", "throughput and samples exclude each other"),
@@ -174,7 +175,7 @@ def test_a_line_that_open_mpi_tags_in_the_middle_is_found(tmp_path: Path) -> Non
 
 def test_a_loss_that_is_not_a_number_does_not_cost_the_rate() -> None:
     found = figures(Pattern(r"loss (?P<score>\S+) at (?P<throughput>\d+)").search("loss nan at 5"))
-    assert (found.throughput, found.score, found.wrong) == (5.0, None, "")
+    assert (found.throughput, str(found.score), found.wrong) == (5.0, "nan", "")
 
 
 def test_a_catastrophic_pattern_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,10 +65,10 @@ def test_a_small_size_has_the_first_of_the_named_nodes(gpus: int, nodes: str) ->
         ),
         # sbatch accepts the first letters of an option.
         ({}, ["part=x"], "sbatch.part is set by hpcjobs itself (it is short for partition); use the profile's own key"),
-        ({}, ["Nice=1"], "--sbatch Nice=1: key 'sbatch': expected text matching"),
-        ({"time": "soon"}, [], "--time: key 'time': expected text matching"),
-        ({"nodelist": "/home/me/nodes"}, [], "--nodelist: key 'nodelist': expected text matching"),
-        ({"qos": "a\nb"}, [], "--qos: key 'qos': expected text matching"),
+        ({}, ["Nice=1"], "--sbatch Nice=1: key 'sbatch.Nice': expected an option of sbatch, in small letters"),
+        ({"time": "soon"}, [], "--time: key 'time': expected a time of Slurm"),
+        ({"nodelist": "/home/me/nodes"}, [], "--nodelist: key 'nodelist': expected names of hosts"),
+        ({"qos": "a\nb"}, [], "--qos: key 'qos': expected text without line breaks"),
     ],
 )
 def test_a_flag_is_refused_as_the_profiles_key_would_be(keys: dict[str, str], sbatch: list[str], says: str) -> None:

@@ -68,7 +68,7 @@ def test_its_table_gives_the_cost_of_the_next_sweep(old: Path) -> None:
     (old / "report").mkdir()
     (old / "report" / "scaling-report.csv").write_text("gpus,images_per_sec,startup_s\n1,529.5,2\n2,,\n")
     words = ("sweep", "--gpus", "1,2", "--experiment", "demo", "--cluster", "local", "--out", "n", "--dry-run")
-    assert "at measured by o)" in hpcjobs(*words, "--set", "train.steps=10", cwd=old.parent).stdout
+    assert "at the rate that o measured)" in hpcjobs(*words, "--set", "train.steps=10", cwd=old.parent).stdout
 
 
 def test_it_is_resumed_and_the_cancelled_run_trains(old: Path) -> None:
