@@ -11,6 +11,8 @@ import click
 from hpcjobs.base.errors import InputError
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from hpcjobs.config import Document
 
 # The keys of the experiment that the flags below set.
@@ -31,6 +33,12 @@ class TakesCommand(click.Command):
             ctx.meta[_META] = tuple(args[at + 1 :])
             args = args[:at]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Files, in the words of the training command."""
+        from hpcjobs.cli import names
+
+        return super().shell_complete(ctx, incomplete) if given_command(ctx) is None else names.paths(incomplete)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """The words of the usage line."""

@@ -105,19 +105,30 @@ def settings(ctx: Context, param: Parameter, incomplete: str) -> list[Completion
 def _keys(ctx: Context) -> dict[str, Key]:
     """The keys that the experiment may have: those of its trainer, which a command after -- or a file names."""
     from hpcjobs.base.errors import InputError
+    from hpcjobs.cli import command_flags
     from hpcjobs.cli.command_flags import given_command
     from hpcjobs.config import Experiment, profiles
     from hpcjobs.config.keys import leaves
+    from hpcjobs.plan.planning import NEVER_SET
     from hpcjobs.trainers.registry import DEFAULT, TRAINERS, trainer_in
 
-    trainer = TRAINERS["command" if given_command(ctx) is not None else DEFAULT]
+    is_command = given_command(ctx) is not None or any(ctx.params.get(flag) for flag in command_flags.NAMES)
+    trainer, data = TRAINERS["command" if is_command else DEFAULT], {}
     name = ctx.params.get("experiment")
     if name is not None:
         try:
-            trainer = trainer_in(profiles.read(Experiment, name))
+            document = profiles.read(Experiment, name)
+            trainer, data = trainer_in(document), document.data
         except (InputError, OSError):
             return {}
-    return {each.name: each for each in leaves(trainer.keys)}
+    found: dict[str, Key] = {}
+    for each in leaves(trainer.keys):
+        given = data.get(each.name)
+        if each.is_mapping and isinstance(given, dict):
+            found |= {f"{each.name}.{key}": each for key in given}
+        elif not each.is_mapping and each.name not in NEVER_SET:
+            found[each.name] = each
+    return found
 
 
 def _choices(kind: Any) -> list[str]:

@@ -35,6 +35,11 @@ class Key:
     verbatim: bool = False
 
     @property
+    def is_mapping(self) -> bool:
+        """Whether the value holds keys of the user's own."""
+        return typing.get_origin(self.type) is dict
+
+    @property
     def is_list(self) -> bool:
         """Whether the value is a list."""
         return typing.get_origin(self.type) in (tuple, list)

@@ -65,7 +65,7 @@ class Plan:
 
 
 # Keys that --set does not take, and what is right instead.
-_NEVER_SET = {
+NEVER_SET = {
     "trainer": "the trainer decides which other keys there are: give another experiment",
     "command": "give the command after --, or in the experiment's file",
 }
@@ -126,8 +126,8 @@ def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]
         key = key.strip()
         if not equals or not key:
             raise InputError(f"--set {setting}: expected KEY=VALUE or KEY=V1,V2")
-        if key in _NEVER_SET:
-            raise InputError(f"--set {setting}: {_NEVER_SET[key]}")
+        if key in NEVER_SET:
+            raise InputError(f"--set {setting}: {NEVER_SET[key]}")
         if key in choices:
             raise InputError(f"--set {setting}: '{key}' is set twice; give its values in one --set {key}=V1,V2")
         # A text that is taken as it is written may hold commas, and a list is written with them.
