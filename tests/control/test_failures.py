@@ -252,6 +252,11 @@ def test_of_the_ranks_that_failed_the_one_that_did_not_follow_another_is_named(
     assert (found.kind, found.evidence) == (kind, evidence)
 
 
+def test_a_rank_that_wrote_its_checkpoint_and_left_is_not_the_one_that_failed() -> None:
+    ranks = [rank(0, 143, 7.0, 15), rank(1, 3, 6.0), rank(2, 75, 5.0)]
+    assert classify(None, ended(3), [], "", ranks).evidence == "rank 1 on n1 ended with exit code 3"
+
+
 def test_a_lost_connection_explains_no_failure_if_another_rank_raised_something_else(tmp_path: Path) -> None:
     lines = "ConnectionError: another rank has ended\nBrokenPipeError: [Errno 32] Broken pipe\n"
     assert why(tmp_path, 1, lines + "ValueError: boom\n").evidence == "ValueError: boom"
