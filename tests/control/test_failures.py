@@ -269,6 +269,11 @@ def test_no_rank_of_a_stalled_run_is_named_because_all_are_ended() -> None:
     assert (found.kind, found.evidence) == ("stalled", "no output for 9 s")
 
 
+def test_a_workdir_that_the_node_lacks_has_a_class_of_its_own() -> None:
+    line = "hpcjobs: error: workdir_missing: cannot enter /w: No such file or directory"
+    assert classify(None, ended(1), [], line).kind == "workdir_missing"
+
+
 def test_bashs_codes_for_a_command_that_it_cannot_run() -> None:
     assert classify(None, ended(127), [], "").kind == "launch"
     assert classify(None, ended(126), [], "").evidence == "exit code 126"
