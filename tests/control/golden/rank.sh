@@ -52,9 +52,8 @@ await() {
     done
 }
 
-# Sends signal $1 to every descendant of process $2, once. With $3, descendants in process group $3 get none,
-# and a descendant that calls this gets none. Reads
-# /proc alone: a container may lack ps.
+# Sends signal $1 to every descendant of process $2, once, but not to the one that calls this and, with $3, to none in
+# process group $3. Reads /proc alone: a container may lack ps.
 # shellcheck disable=SC2317 # called by a trap
 signal_descendants() {
     local entry line pid grown=1
