@@ -121,7 +121,7 @@ class CommandTrainer:
     def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None, *, whole: bool = True) -> Reading:
         """The whole log is read only of a run that ended with success; of any other, its end."""
         # Imported here: other commands of hpcjobs need no reader of logs.
-        from hpcjobs.collect import command_logs, torch_errors
+        from hpcjobs.collect import command_logs, kept_readings, torch_errors
         from hpcjobs.collect.log_progress import tail_progress
 
         about, known = run.experiment["measure"], _sizes(run)
@@ -140,7 +140,8 @@ class CommandTrainer:
             return Reading(log=log, problem=f"hpcjobs.meter wrote no {TRAIN_LOG}", progress=progress)
         if not whole:
             return Reading(log=log, progress=progress)
-        found = command_logs.read_command_log(log, pattern or how, known, about["unit"] or "")
+        ways = pattern or how, known, about["unit"] or ""
+        found = kept_readings.kept(log, ways, lambda: command_logs.read_command_log(log, *ways))
         return Reading(
             log=log,
             finished=found.measurement is not None,
