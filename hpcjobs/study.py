@@ -324,8 +324,8 @@ def sweep(
     experiment: a name of `experiments/`, or a file; absent, and without a command: CheXNet.
     command: the words of a training command to run instead, such as ["python", "train.py", "--lr", "{params.lr}"].
     cluster: a name of `hpcjobs cluster list`, or a file; absent: `hpcjobs sweep`'s choice without --cluster.
-    settings: experiment keys to override; a list is swept: {"batch.local": [32, 64], "model.weights": "none"}. A mapping
-        sets keys of a section: {"params": {"lr": [0.1, 0.2]}}; a list for a key that is a list itself is its value.
+    settings: experiment keys to override; a list is swept: {"batch.local": [32, 64], "model.weights": "none"}.
+        A mapping sets keys of a section: {"params": {"lr": [0.1, 0.2]}}. A key that is a list takes one whole.
         Those of a command have keys such as start, measure.pattern and params.lr.
     override: keys of the profile, such as {"partition": "v100", "time": "01:00:00"}; see site.choose.OVERRIDABLE.
     sbatch: any other options of sbatch, such as ["mail-type=FAIL"].
