@@ -120,6 +120,10 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         "an environment module of the profile cannot be loaded",
         "compare `modules` in the profile with `module avail` on a node",
     ),
+    "workdir_missing": FailureClass(
+        "a node of the run cannot enter the command's workdir",
+        "give a workdir that compute nodes see, and mount it into the container if there is one",
+    ),
     "import_error": FailureClass(
         "Python cannot find a module or a shared library",
         "check `python` and `modules` in the profile: a library is missing on the nodes",
@@ -206,7 +210,8 @@ def classify(
     cause = _first_cause(aborts)
     kind, evidence = _class_and_evidence(answer, exit_record, cause, line, restarts)
     # Who stalls is not known: all ranks of a stalled run are ended.
-    if "rank" not in (cause or {}) and kind not in {*_OUTSIDE, ErrorCode.STALLED} and (first := _first_to_fail(ranks)):
+    first = _first_to_fail(ranks, exit_record.rc if exit_record else 0)
+    if first and "rank" not in (cause or {}) and kind not in {*_OUTSIDE, ErrorCode.STALLED}:
         kind, evidence = _named(kind, evidence, line, first, ranks)
     reported = cause.get("nodes") if cause else None
     # Version 0.1 wrote the nodes into the message alone, and a log line is all that Slurm or MPI leave.
@@ -214,13 +219,16 @@ def classify(
     return failure(kind, evidence, _bad_nodes(kind, map(str, named), job_nodes))
 
 
-def _first_to_fail(ranks: Iterable[RankRecord]) -> list[RankRecord]:
+def _first_to_fail(ranks: Iterable[RankRecord], code: int) -> list[RankRecord]:
     """The rank that failed first, or those that failed together in the same way; empty if none failed.
 
+    `code` is that of the run, which its job script has from the rank that failed: an earlier rank with another code may
+    have written its checkpoint.
     SIGTERM is how launchers end the others, so such an end comes last. Of ranks that ended together, those whose end
     may follow from another's come last, too.
     """
     failed = [rank for rank in ranks if rank.rc]
+    failed = [rank for rank in failed if rank.rc == code] or failed
     failed = [rank for rank in failed if rank.signal != signal.SIGTERM] or failed
     together = [rank for rank in failed if rank.end <= min(each.end for each in failed) + _TOGETHER_S]
     together = [rank for rank in together if not _may_follow(rank)] or together

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,8 @@ def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]
     _refuse_exclusive(choices, exclusive(kind))
     swept = sorted(key for key, values in choices.items() if len(values) > 1)
     _refuse_shared_columns(swept)
+    for key in swept:
+        _refuse_ambiguous(key, choices[key])
     variants = []
     for combination in itertools.product(*choices.values()):
         chosen = dict(zip(choices, combination, strict=True))
@@ -154,6 +157,20 @@ def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]
         params = ";".join(f"{key}={chosen[key]}" for key in swept)
         variants.append(Variant(params, experiment_in(point)))
     return variants
+
+
+# What would end a value in `k=v;k=v`, or a line of a table.
+_AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f]|;.*=", re.DOTALL)
+
+
+def _refuse_ambiguous(key: str, values: Iterable[str]) -> None:
+    """Raises InputError for a value with which `params` would not tell the variants, or their columns, apart."""
+    for value in values:
+        if _AMBIGUOUS.search(value):
+            raise InputError(
+                f"--set {key}: {value!r} holds a line break, another control character, or an equals sign after a "
+                "semicolon: tables name runs by their swept values: sweep short names that the command looks up"
+            )
 
 
 def _refuse_shared_columns(swept: Iterable[str]) -> None:

@@ -39,7 +39,7 @@ class CommandTrainer:
         ours = _ours(experiments)
         first = ours[0]
         for each in ours:
-            for key in ("start", "stop", "workdir"):
+            for key in ("start", "stop", "stall_s", "workdir"):
                 if getattr(each, key) != getattr(first, key):
                     raise InputError(f"--set {key}: takes one value, because the runs of a size share a job script")
             _check_command(each)
@@ -152,7 +152,7 @@ class CommandTrainer:
 
     def hints(self) -> Mapping[str, str]:
         return {
-            "stalled": "look at the node that is named, and at the end of job.log; stall_s sets how long hpcjobs waits",
+            "stalled": "look at the end of job.log; stall_s sets how long hpcjobs waits for a line",
             "timeout": "ask for more time (`time` in the profile); give `stop` if the command can write a checkpoint",
             "interrupted": "run it again: it wrote a checkpoint, and continues from there",
             "out_of_memory": "ask for more memory (`mem_per_gpu_mib` in the profile), or use a smaller batch",

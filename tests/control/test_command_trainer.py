@@ -234,6 +234,7 @@ def test_a_global_batch_must_divide_over_the_gpus() -> None:
     [
         (("start=rank,node",), {}, "--set start: takes one value, because the runs of a size share a job script"),
         (("stop.signal=USR1,USR2",), {}, "--set stop: takes one value"),
+        (("stall_s=10,20",), {}, "--set stall_s: takes one value"),
         (("start=rank",), {"launcher": "horovodrun", "bind": "none"}, "start: rank needs launcher srun or mpirun"),
         (("start=node",), {"launcher": "horovodrun", "bind": "none"}, "start: node needs launcher srun or mpirun"),
         (("start=once",), {"container": _PYXIS}, "start: once runs without srun, which container.kind pyxis needs"),

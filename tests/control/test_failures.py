@@ -252,6 +252,11 @@ def test_of_the_ranks_that_failed_the_one_that_did_not_follow_another_is_named(
     assert (found.kind, found.evidence) == (kind, evidence)
 
 
+def test_a_rank_that_wrote_its_checkpoint_and_left_is_not_the_one_that_failed() -> None:
+    ranks = [rank(0, 143, 7.0, 15), rank(1, 3, 6.0), rank(2, 75, 5.0)]
+    assert classify(None, ended(3), [], "", ranks).evidence == "rank 1 on n1 ended with exit code 3"
+
+
 def test_a_lost_connection_explains_no_failure_if_another_rank_raised_something_else(tmp_path: Path) -> None:
     lines = "ConnectionError: another rank has ended\nBrokenPipeError: [Errno 32] Broken pipe\n"
     assert why(tmp_path, 1, lines + "ValueError: boom\n").evidence == "ValueError: boom"
@@ -262,6 +267,11 @@ def test_no_rank_of_a_stalled_run_is_named_because_all_are_ended() -> None:
     stalled = {"code": "stalled", "message": "no output for 9 s", "nodes": [], "time": 5}
     found = classify(None, ended(137), [stalled], "", [rank(0, 137, 7.0, 9)])
     assert (found.kind, found.evidence) == ("stalled", "no output for 9 s")
+
+
+def test_a_workdir_that_the_node_lacks_has_a_class_of_its_own() -> None:
+    line = "hpcjobs: error: workdir_missing: cannot enter /w: No such file or directory"
+    assert classify(None, ended(1), [], line).kind == "workdir_missing"
 
 
 def test_bashs_codes_for_a_command_that_it_cannot_run() -> None:

@@ -131,6 +131,13 @@ def test_output_and_errors_of_all_ranks_are_the_jobs_and_no_words_of_bash(tmp_pa
     assert sorted(output.splitlines()) == ["137 137", "error 0", "error 1", "out 0", "out 1"]
 
 
+def test_the_end_of_a_ranks_shell_by_a_signal_is_not_reported_as_code_of_the_script(tmp_path: Path) -> None:
+    # Whoever runs out of memory, or ignores SIGTERM for 30 s, is killed: bash would print the whole subshell.
+    kill_shell = 'if [ "$RANK" = 1 ]; then kill -9 "$(ps -o ppid= "$PPID")"; fi'
+    output, _ = forked(tmp_path, 2, "bash", "-c", kill_shell.replace("'", "")).communicate(timeout=PATIENCE_S)
+    assert output == "137 137\n"
+
+
 @pytest.mark.parametrize("name", ["USR1", "TERM"])
 @pytest.mark.parametrize("torchrun", [False, True], ids=["rank", "node"])
 def test_the_stop_signal_reaches_every_rank_and_the_run_is_interrupted(
@@ -186,11 +193,14 @@ NOTHING: dict[int, tuple[int, int, float]] = {}
         (0, "85", {0: (85, 0, 1.0)}, EXIT_INTERRUPTED),
         (85, "85", NOTHING, EXIT_INTERRUPTED),
         # One did not, or died before the others were told to end.
-        (85, "85", {0: (85, 0, 1.0), 1: (1, 0, 2.0)}, 85),
+        (85, "85", {0: (85, 0, 1.0), 1: (4, 0, 2.0)}, 4),
+        (75, "75", {0: (75, 0, 1.0), 1: (4, 0, 2.0), 2: (75, 0, 3.0)}, 4),
         (143, "85", {0: (85, 0, 2.0), 1: (139, 11, 1.0)}, 139),
         (143, "85", {0: (143, 15, 1.0)}, 143),
         # Without `stop` nothing is an interruption; only `stop` with this very code makes it one.
         (75, "", {0: (75, 0, 1.0)}, 75),
+        (75, "85", {0: (75, 0, 1.0)}, 1),
+        (75, "85", NOTHING, 1),
     ],
 )
 def test_the_code_of_a_run_comes_from_its_ranks(
@@ -207,6 +217,13 @@ def test_a_stalled_run_is_no_interrupted_one(tmp_path: Path) -> None:
     (tmp_path / "attempt").mkdir()
     (tmp_path / "attempt" / "abort-r000.json").write_text('{"code": "stalled", "message": ""}\n')
     assert run(tmp_path, "outcome 75", HPCJOBS_STOP_CODE="75")[0] == 1
+
+
+def test_a_file_that_is_written_in_a_trap_is_no_failure_to_write(tmp_path: Path) -> None:
+    # In a trap a bare `return` returns the code from before the trap.
+    lines = """trap 'put "$attempt_dir/exit.json" "{}" || echo "cannot be written: $why"' EXIT; exit 3"""
+    assert run(tmp_path, lines) == (3, "")
+    assert (tmp_path / "attempt" / "exit.json").read_text() == "{}\n"
 
 
 # Stalled

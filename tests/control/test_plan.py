@@ -12,6 +12,7 @@ from hpcjobs.base.sizes import Size
 from hpcjobs.config import Document, Experiment, load, profiles
 from hpcjobs.plan.planning import Terms, make_plan, parameter_grid, parse_gpus, size_of
 from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
+from hpcjobs.trainers.command_line import document_of
 
 
 def c4140(**changes: object):
@@ -78,6 +79,19 @@ def test_a_wrong_setting_is_named(setting: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         parameter_grid(demo(), [setting])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("values", ["a;b=c,d", "two\nlines,d"])
+def test_a_swept_value_that_a_table_would_take_for_two_columns_or_lines_is_refused(values: str) -> None:
+    command = document_of(["train", "{params.t}"])
+    with pytest.raises(InputError, match=r"^--set params\.t: .* holds a line break"):
+        parameter_grid(command, [f"params.t={values}"])
+    # Nothing names a run by a value that is not swept, or by a semicolon alone.
+    parameter_grid(command, [f"params.t={values.partition(',')[0]}"])
+    assert [variant.params for variant in parameter_grid(command, ["params.t=a;b,c=d"])] == [
+        "params.t=a;b",
+        "params.t=c=d",
+    ]
 
 
 def test_a_global_batch_replaces_the_local_one_and_must_divide_over_the_gpus() -> None:

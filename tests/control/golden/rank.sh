@@ -26,13 +26,13 @@ json() {
 }
 
 # Writes the line $2 into file $1, whole or not at all. On failure sets `why`. A full disk may show when the file is
-# opened, written, or read back.
+# opened, written, or read back. `return 0`, because in a trap a bare `return` returns the code from before the trap.
 put() {
     local part="${1%/*}/.${1##*/}.part"
     why="$({
         rm -f "$part"
         (set -C && printf '%s\n' "$2" >"$part") && [ "$(cat "$part")" = "$2" ] && mv -f "$part" "$1"
-    } 2>&1)" && return
+    } 2>&1)" && return 0
     why="${why##*: }"
     why="${why:-the file does not read back as written}"
     rm -f "$part"
@@ -52,9 +52,8 @@ await() {
     done
 }
 
-# Sends signal $1 to every descendant of process $2, once. With $3, descendants in process group $3 get none,
-# and a descendant that calls this gets none. Reads
-# /proc alone: a container may lack ps.
+# Sends signal $1 to every descendant of process $2, once, but not to the one that calls this and, with $3, to none in
+# process group $3. Reads /proc alone: a container may lack ps.
 # shellcheck disable=SC2317 # called by a trap
 signal_descendants() {
     local entry line pid grown=1
