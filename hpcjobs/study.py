@@ -8,7 +8,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from hpcjobs.base import sweepdir
@@ -306,7 +306,7 @@ def sweep(
     gpus: Iterable[int] | int | str,
     *,
     experiment: str | Path | None = None,
-    command: Sequence[str] | None = None,
+    command: Sequence[str | PurePath | float] | None = None,
     cluster: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     override: Mapping[str, str] | None = None,
@@ -325,6 +325,7 @@ def sweep(
     command: the words of a training command to run instead, such as ["python", "train.py", "--lr", "{params.lr}"].
     cluster: a name of `hpcjobs cluster list`, or a file; absent: `hpcjobs sweep`'s choice without --cluster.
     settings: experiment keys to override; a list is swept: {"batch.local": [32, 64], "model.weights": "none"}.
+        A mapping sets keys of a section: {"params": {"lr": [0.1, 0.2]}}. A key that is a list takes one whole.
         Those of a command have keys such as start, measure.pattern and params.lr.
     override: keys of the profile, such as {"partition": "v100", "time": "01:00:00"}; see site.choose.OVERRIDABLE.
     sbatch: any other options of sbatch, such as ["mail-type=FAIL"].
@@ -367,7 +368,7 @@ def sweep(
     words += [word for setting in written for word in ("--set", setting)]
     words += [word for option in options for word in ("--sbatch", option)]
     words += [flag for flag, is_set in (("--one-allocation", one_allocation), ("--preflight", preflight)) if is_set]
-    words += ["--out", str(ready.sweep.where.root), *(["--", *command] if command is not None else ())]
+    words += ["--out", str(ready.sweep.where.root), *(["--", *map(str, command)] if command is not None else ())]
     study, _ = ready.submit(["hpcjobs", "sweep", *words], tell)
     return study
 
@@ -375,6 +376,9 @@ def sweep(
 def _settings(settings: Mapping[str, object], verbatim: Collection[str] = ()) -> Iterator[str]:
     """The settings as the values of --set. Keys in `verbatim` take one text as it is written, with its commas."""
     for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _settings({f"{key}.{name}": each for name, each in value.items()}, verbatim)
+            continue
         if key in verbatim:
             if value is not None and not isinstance(value, str):
                 raise InputError(f"settings: {key}: expected one text, got {value!r}")

@@ -51,8 +51,10 @@ _PREFIX = re.compile(rf"([kKMG])(?![\w=:])|([kKMGT])(?={_COUNTED})| ([kKM])(?![\
 # A number that goes on: 1.234,5 and 1.5Ki. A second number with a point behind a comma is the next one of a list.
 _GOES_ON = re.compile(r",\d+(?![.\d])|[_'\u2019]\d|[KMG]i(?!\w)")
 _TIME = r"\s?(?:{})(?!\w)"
-_NOT_MS = re.compile(_TIME.format(r"s|secs?|seconds?|us|\u00b5s|\u03bcs|ns|min|minutes?|h|hours?") + r"|:\d\d")
-_NOT_S = re.compile(_TIME.format(r"ms|msecs?|milliseconds?|us|\u00b5s|\u03bcs|ns|min|minutes?|h|hours?") + r"|:\d\d")
+_NOT_MS = re.compile(_TIME.format(r"s|secs?|seconds?|us|\u00b5s|\u03bcs|ns|min|minutes?|hours?") + r"|h(?!\w)|:\d\d")
+_NOT_S = re.compile(
+    _TIME.format(r"ms|msecs?|milliseconds?|us|\u00b5s|\u03bcs|ns|min|minutes?|hours?") + r"|h(?!\w)|:\d\d"
+)
 _NAMES_MS, _NAMES_S = (re.compile(rf"(?:\(|\[|_|\b){unit}[\)\]]?\"?'?\s?[:=]?\s*$") for unit in ("ms", "(?:s|sec)"))
 _NO_RATE = re.compile(r"\s?(?:ms|s|sec)/[a-z]")
 # No training is faster or slower: sums of these figures stay finite.
@@ -143,7 +145,8 @@ def _ends_wrong(match: regex.Match[str], group: str, begin: int, end: int) -> st
     # The first column of a table, or one between commas, ends at a comma.
     column = after.startswith(",") and (not text[:begin].strip() or before.endswith(",") or match.end() > end)
     if goes_on and not column and not _another(match, end, end + goes_on.end()):
-        return f"is followed by {goes_on[0]!r}: hpcjobs reads 1234.5 and 1,234.5, and no decimal comma"
+        why = "1,234.5 is a number, 1.234,5 is none; in a list, let the pattern go on to the comma"
+        return f"is followed by {goes_on[0]!r}: {why}"
     if group == "throughput" and _NO_RATE.match(after):
         return "is the time of a step and no rate: name the group step_ms or step_s"
     names_ms, names_s = _NAMES_MS.search(before), _NAMES_S.search(before)

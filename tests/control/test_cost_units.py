@@ -12,7 +12,7 @@ from hpcjobs.plan.planning import Plan, Terms
 from hpcjobs.study import make_plan
 from hpcjobs.trainers.command_line import document_of
 
-SWEEP = "version: 2\nvariants:\n- experiment: {name: train, trainer: command}\ncluster: {name: local}\n"
+SWEEP = "version: 2\nsweep: one\nvariants:\n- experiment: {name: train, trainer: command}\ncluster: {name: local}\n"
 
 
 def plan(*settings: str) -> Plan:

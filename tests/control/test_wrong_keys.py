@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +131,22 @@ def test_the_schema_takes_what_a_file_may_hold() -> None:
     assert "number" in keys["command"]["items"]["type"]
     assert {"type": "null"} in keys["batch"]["anyOf"]
     json.dumps(about, allow_nan=False)
+
+
+def test_python_may_give_numbers_and_paths_as_words_and_a_section_as_a_mapping() -> None:
+    assert document_of(["python", Path("train.py"), "--lr", 0.1]).data["command"] == [
+        "python",
+        "train.py",
+        "--lr",
+        "0.1",
+    ]
+    assert list(_settings({"params": {"lr": [1, 2]}, "stop": {"signal": "TERM"}})) == [
+        "params.lr=1,2",
+        "stop.signal=TERM",
+    ]
+
+
+@pytest.mark.parametrize("words", ["python train.py", {"train": 1}, 3, b"train", ["train", None], ["train", ["a"]], []])
+def test_what_is_no_list_of_words_is_refused(words: Any) -> None:
+    with pytest.raises(InputError, match="command"):
+        document_of(words)
