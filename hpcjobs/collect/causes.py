@@ -15,7 +15,7 @@ from hpcjobs.base.hostlist import expand_hosts
 
 # The prefixes of a rank's line: `[1,0]<stderr>:` (mpirun --tag-output), `3: ` (srun --label), that of horovodrun, with
 # or without the time, `[default0]:` (torchrun) and `[rank0]: ` (PyTorch's own tracebacks).
-_RANK = (
+RANK = (
     r"^[ \t]*(?:(?:[A-Z][\w :]{0,30})?\[[\d,]+\]<std(?:out|err)> ?: ?|\d{1,6}: |\[(?:rank|default)\d{1,6}\]: ?){0,3}"
 )
 
@@ -50,9 +50,15 @@ def _first_failed(exitcode: str) -> str:
     )
 
 
+# The kind of a launcher's summary.
+LAUNCHER = "launcher"
+
+
 @dataclasses.dataclass(frozen=True)
 class Cause:
     """The lines of one class. Lines of `kind` "" report a failure without its class; those of "own" name it.
+
+    Those of LAUNCHER have no class either: they say that a process failed, and never why.
 
     A message shows what the named groups of `pattern` match, or the whole line if it has none.
     """
@@ -146,7 +152,7 @@ CAUSES: tuple[Cause, ...] = (
     _lines(
         "traceback",
         rf"{re.escape(ERROR_PREFIX)} unexpected: {_NOT_OF_OTHERS}",
-        rf"{_RANK}(?!{_LOST}){_EXCEPTION}{_NOT_OF_OTHERS}",
+        rf"{RANK}(?!{_LOST}){_EXCEPTION}{_NOT_OF_OTHERS}",
     ),
     _lines(
         "module_missing",
@@ -158,11 +164,12 @@ CAUSES: tuple[Cause, ...] = (
     ),
     _lines(
         "import_error",
-        _RANK + r"(?:ImportError|ModuleNotFoundError)\b",
+        RANK + r"(?:ImportError|ModuleNotFoundError)\b",
         r"error while loading shared libraries:",
         r"symbol lookup error:",
         r"No module named ",
     ),
+    _lines("run_as_root", r"(?:mpirun|orterun|mpiexec|prterun) has detected an attempt to run as root"),
     _lines(
         "launch",
         r"srun: error: Unable to (?:confirm allocation|create step|allocate resources)",
@@ -176,7 +183,6 @@ CAUSES: tuple[Cause, ...] = (
         r"ORTE was unable to reliably start one or more daemons",
         r"ORTE daemon has unexpectedly failed",
         r"unable to locate a\s+usable \"srun\" command",
-        r"mpirun has detected an attempt to run as root",
         r"slurmstepd\S*: error: (?:execve\(\)|Failed to invoke)",
         r"\b(?:srun|mpirun|mpiexec|horovodrun|orted|orterun|apptainer|singularity): (?:command )?not found",
         r"slurm_script: line \d+: [^\n]{1,200}: (?:command not found|No such file or directory|Permission denied)",
@@ -194,7 +200,7 @@ CAUSES: tuple[Cause, ...] = (
     _lines("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
     _lines("out_of_memory", r"[Oo]ut [Oo]f [Mm]emory", r"\bOOM\b"),
     # Exit code 1 may be that of a rank whose exception only follows from the end of another.
-    _lines("", _first_failed("(?!1 )")),
+    _lines(LAUNCHER, _first_failed("(?!1 )")),
     _lines(
         "nccl_error",
         r"(?P<a>NCCL error in: )[^\n]*\n[^\n]*?(?P<b>\bnccl[A-Z]\w+: )[^\n]*\n[^\n]*Last error: *\n"
@@ -221,18 +227,20 @@ CAUSES: tuple[Cause, ...] = (
         r"\bUCX +ERROR",
     ),
     _lines("gloo_error", r"gloo/transport/[^\n]*", r"Gloo connectFullMesh failed"),
-    _lines("traceback", _RANK + _EXCEPTION, rf"{re.escape(ERROR_PREFIX)} unexpected: "),
+    _lines("traceback", RANK + _EXCEPTION, rf"{re.escape(ERROR_PREFIX)} unexpected: "),
     _lines("", re.escape(ERROR_PREFIX)),  # an error of the job script has no class
-    _lines("", _first_failed("-?")),
-    _lines("", r"failed \(exitcode: -?\d+\) local_rank: \d+ \(pid: \d+\) of binary"),
-    _lines("", rf"{_TASK_END}Exited with exit code"),
-    _lines("", r"(?P<a>exited with non-zero status)[\s\S]{0,120}?(?P<b>Process name: \S+)\s+(?P<c>Exit code: +\d+)"),
+    _lines(LAUNCHER, _first_failed("-?")),
+    _lines(LAUNCHER, r"failed \(exitcode: -?\d+\) local_rank: \d+ \(pid: \d+\) of binary"),
+    _lines(LAUNCHER, rf"{_TASK_END}Exited with exit code"),
+    _lines(
+        LAUNCHER, r"(?P<a>exited with non-zero status)[\s\S]{0,120}?(?P<b>Process name: \S+)\s+(?P<c>Exit code: +\d+)"
+    ),
     _lines(
         "mpi_error",
         r"(?P<a>An MPI communication peer process has unexpectedly disconnected)[\s\S]{0,800}?(?P<b>Peer host: +\S+)",
         r"peer process has unexpectedly disconnected",
     ),
-    _lines("", r"Primary job +terminated"),
+    _lines(LAUNCHER, r"Primary job +terminated"),
     _lines("", r"(?:slurmstepd\S*|srun|mpirun|sbatch): error:"),
     _lines("", r"command not found|No such file or directory|Permission denied"),
 )
@@ -271,12 +279,19 @@ def class_of(line: str) -> str:
     if found is None:
         return ""
     kind, match = found
-    return line[match.end() :].partition(":")[0].strip() if kind == "own" else kind
+    if kind == "own":
+        return line[match.end() :].partition(":")[0].strip()
+    return "" if kind == LAUNCHER else kind
 
 
 def is_consequence(line: str) -> bool:
     """Whether a rank's error only follows from the end of another rank."""
     return re.search(_OTHERS, line) is not None
+
+
+def is_lost_connection(line: str) -> bool:
+    """Whether a rank's error says that a connection broke, as it does when another rank ends."""
+    return is_consequence(line) or re.search(rf"\b{_LOST}", line) is not None
 
 
 def rank(line: str) -> int | None:

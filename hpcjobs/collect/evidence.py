@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpcjobs.base.contract import ERROR_PREFIX
 from hpcjobs.base.files import open_plain
-from hpcjobs.collect import causes
+from hpcjobs.collect import causes, own_lines
 
 _TAIL_BYTES = 256 * 1024
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
@@ -31,17 +31,28 @@ def tail(path: Path, size: int = _TAIL_BYTES) -> list[str]:
     return [clean for line in lines if (clean := _ESCAPES.sub("", line[:_LINE_LENGTH]).strip())]
 
 
-def why(*logs: Path) -> str:
-    """The line that says why, searched in the logs in their order; else the last line of the first that has one.
+def why(*logs: Path, ends_known: bool = False) -> str:
+    """The line that says why, searched in the logs in their order; else the last words of the command itself.
 
-    A message of several lines becomes one line with the parts that matter.
+    A message of several lines becomes one line with the parts that matter. Where only the launcher says that a process
+    failed, the command's own last words come first. `ends_known`: the launcher's line would say nothing more, because
+    the ends of the processes are known.
     """
     read = [tail(path) for path in logs]
     text = "\n".join(line for lines in read for line in lines)
     found = causes.find(text)
+    if found is not None and found[0] != causes.LAUNCHER:
+        return _shown(text, found[1])
+    words = next(filter(None, map(own_lines.last_words, read)), "")[:_SHOWN_LENGTH]
     if found is None:
-        return next((lines[-1][:_SHOWN_LENGTH] for lines in read if lines), "")
-    _, match = found
+        return words or next((lines[-1][:_SHOWN_LENGTH] for lines in read if lines), "")
+    if words and ends_known:
+        return words
+    return "; ".join(filter(None, (words, _shown(text, found[1]))))[:_SHOWN_LENGTH]
+
+
+def _shown(text: str, match: re.Match[str]) -> str:
+    """The matched line of a text, or the parts of it that matter."""
     parts = [part for part in match.groupdict().values() if part]
     if parts:
         return " ".join(" ".join(part.split()) for part in parts)[:_SHOWN_LENGTH]

@@ -113,8 +113,12 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
     ),
     "launch": FailureClass(
         "the launcher or its plugin failed before Python started",
-        "no rank started: check `launcher`, `mpi_plugin`, `launcher_options`, `modules` and `python` in the profile; "
-        "as root, Open MPI needs OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+        "no rank started: check `launcher`, `mpi_plugin`, `launcher_options`, `modules` and `python` in the profile",
+    ),
+    "run_as_root": FailureClass(
+        "Open MPI starts nothing as root",
+        "submit as another user, or set OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 in `env` of the "
+        "profile",
     ),
     "module_missing": FailureClass(
         "an environment module of the profile cannot be loaded",
@@ -212,7 +216,8 @@ def classify(
     # Who stalls is not known: all ranks of a stalled run are ended.
     first = _first_to_fail(ranks, exit_record.rc if exit_record else 0)
     if first and "rank" not in (cause or {}) and kind not in {*_OUTSIDE, ErrorCode.STALLED}:
-        kind, evidence = _named(kind, evidence, line, first, ranks)
+        told = cause is not None and not causes.is_lost_connection(cause["message"])
+        kind, evidence = _named(kind, evidence, line, first, ranks, told=told)
     reported = cause.get("nodes") if cause else None
     # Version 0.1 wrote the nodes into the message alone, and a log line is all that Slurm or MPI leave.
     named = reported if isinstance(reported, list) and reported else causes.nodes(evidence)
@@ -244,15 +249,21 @@ def _may_follow(rank: RankRecord) -> bool:
 
 
 def _named(
-    kind: str, evidence: str, line: str, first: Sequence[RankRecord], ranks: Iterable[RankRecord]
+    kind: str, evidence: str, line: str, first: Sequence[RankRecord], ranks: Iterable[RankRecord], *, told: bool
 ) -> tuple[str, str]:
-    """The class and evidence of a failure with the rank that failed first, its node, and how it ended."""
+    """The class and evidence of a failure with the rank that failed first, its node, and how it ended.
+
+    `told`: a rank's own framework wrote down why it ended, and that is no lost connection.
+    """
     said = causes.rank(line)
     first = [rank for rank in first if rank.rank == said] or first
     one = first[0]
     # An exception is not that of a rank that a signal or an exit code of its own ended, if others may have raised it.
-    others = not _may_follow(one) and any(_may_follow(rank) for rank in ranks)
-    if kind in ("exit_code", "signal") or (others and kind in _OF_OTHERS):
+    # A rank that lost its connection need not have a record: its launcher may end it before it has written one.
+    others = not _may_follow(one) and (
+        one.signal == signal.SIGKILL or causes.is_lost_connection(line) or any(_may_follow(rank) for rank in ranks)
+    )
+    if kind in ("exit_code", "signal") or (others and not told and kind in _OF_OTHERS):
         # The launcher's own code says how it ended the other ranks.
         how = f"signal {one.signal}" if one.signal else f"exit code {one.rc}"
         text = f"{_who(first)} ended with {how}"

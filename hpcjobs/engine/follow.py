@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from hpcjobs.base import contract, sweepdir
@@ -13,13 +13,13 @@ from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.base.files import read_json
 from hpcjobs.base.hostlist import expand_hosts
-from hpcjobs.base.records import Failure, JobState, RunState
+from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import evidence
 from hpcjobs.collect.attempts import Reading
-from hpcjobs.engine.state import Evidence, RunStatus, Submission, fold, submissions
+from hpcjobs.engine.state import NFS_CACHE_S, Evidence, RunStatus, Submission, fold, submissions
 from hpcjobs.engine.sweep import Sweep, run_configs
-from hpcjobs.trainers.registry import read_attempt, trainer_of
+from hpcjobs.trainers.registry import read_ended, trainer_of
 
 # The polling interval starts at the first of these and grows to the second, in seconds. The end of a run resets it.
 POLL_FIRST_S = 1.0
@@ -28,8 +28,7 @@ POLL_GROWTH = 1.5
 POLL_JITTER = 0.2  # a fraction of the interval, either way
 
 _PLANNED = RunState.PLANNED
-# How long, in seconds, this host may see an older log than the one that its node has written.
-_NFS_CACHE_S = 60.0
+_OVER = (RunState.DONE, RunState.FAILED)
 
 
 class Readings:
@@ -38,13 +37,15 @@ class Readings:
     def __init__(self) -> None:
         self._ended: dict[Path, Reading] = {}
 
-    def read(self, run: RunConfig, attempt: Path) -> Reading:
-        """What the files of an attempt say. Only the log of one that ended with success is read as a whole."""
+    def read(self, run: RunConfig, attempt: Path, ended: ExitRecord | None) -> Reading:
+        """What the files of an attempt say. Only the log of one that ended with success is read as a whole.
+
+        `ended` is its exit.json as the caller read it: read twice, it may have appeared in between.
+        """
         found = self._ended.get(attempt)
         if found is None:
-            ended = sweepdir.read_exit(attempt)
-            found = read_attempt(run, attempt, whole=ended is not None and ended.rc == 0)
-            if ended is not None and (found.finished or time.time() - ended.end > _NFS_CACHE_S):
+            found = read_ended(run, attempt, ended, whole=ended is not None and ended.rc == 0)
+            if ended is not None and (found.finished or time.time() - ended.end > NFS_CACHE_S):
                 self._ended[attempt] = found
         return found
 
@@ -60,13 +61,16 @@ def look(where: SweepDir, run: RunConfig, readings: Readings) -> Evidence:
     claim = read_json(newest / contract.CLAIM) or {}
     submission = claim.get("submission")
     exit_record = sweepdir.read_exit(newest)
-    found = readings.read(run, newest)
-    measured = found.finished or any(readings.read(run, old).finished for old in attempts[:-1])
+    found = readings.read(run, newest, exit_record)
+    measured = found.finished or any(
+        readings.read(run, old, sweepdir.read_exit(old)).finished for old in attempts[:-1]
+    )
     task = str(claim.get("job", ""))
     if isinstance(submission, int) and submission < number and claimed:
         # A newer submission has claimed the run and has not begun: failures of older attempts no longer matter.
         return Evidence(attempt=newest.name, claimed_by=claimed, submission=number, measured=measured)
     failed = not measured and (exit_record is None or exit_record.rc != 0)
+    ranks = tuple(sweepdir.read_ranks(newest)) if failed else ()
     return Evidence(
         attempt=newest.name,
         claimed_by=task,
@@ -74,13 +78,17 @@ def look(where: SweepDir, run: RunConfig, readings: Readings) -> Evidence:
         measured=measured,
         exit=exit_record,
         aborts=(*sweepdir.read_aborts(newest), *found.errors),
-        ranks=tuple(sweepdir.read_ranks(newest)) if failed else (),
-        line=evidence.why(newest / contract.JOB_LOG, where.slurm / f"{task}.out") if failed else found.problem,
+        ranks=ranks,
+        line=_why(newest / contract.JOB_LOG, where.slurm / f"{task}.out", ranks) if failed else found.problem,
         progress=found.progress,
         # Of most commands, the job script alone says where it ran.
         nodes=found.hosts or tuple(expand_hosts(str(claim.get("nodelist", "")))),
         start=claim.get("start"),
     )
+
+
+def _why(log: Path, output: Path, ranks: Sequence[RankRecord]) -> str:
+    return evidence.why(log, output, ends_known=any(rank.rc for rank in ranks))
 
 
 def _failed_before_start(where: SweepDir, submission: Submission, task: str) -> Evidence:
@@ -123,6 +131,9 @@ class Watch:
         for name, each in submitted.items():
             task = each.task_of(found[name]) or ""
             answer = (answers or {}).get(task)
+            if answer is not None and answer.state in _OVER and found[name].exit is None:
+                # It ended after its files were read: they say more now.
+                found[name] = self._look(name)
             mine = found[name].submission == each.number
             begun = found[name].measured or (mine and found[name].start is not None)
             if answer is not None and answer.state is RunState.FAILED and not begun:

@@ -14,6 +14,8 @@ from hpcjobs.jobs.group import ALLOCATION
 
 # A job that was submitted less than this ago, in seconds, may not be in the accounting yet.
 GRACE_S = 60.0
+# How long, in seconds, this host may see older files than the node of a run has written.
+NFS_CACHE_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +210,8 @@ def _status(
         reason = "" if submission.cancelled else "no answer of the scheduler is recorded; `hpcjobs resume` finds out"
         return dataclasses.replace(status, state=state, reason=reason)
     ended = _ended(submission, answer, mine, answered=answers is not None)
+    if ended is RunState.FAILED and _may_be_unseen(answer, mine, now):
+        return dataclasses.replace(status, state=RunState.RUNNING)
     if ended is RunState.FAILED:
         return dataclasses.replace(
             status,
@@ -231,6 +235,13 @@ def _status(
         # The cancel took effect, and the scheduler has forgotten the task.
         return dataclasses.replace(status, state=RunState.CANCELLED)
     return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", mine.line or status.reason))
+
+
+def _may_be_unseen(answer: JobState | None, mine: Evidence, now: float) -> bool:
+    """Whether an attempt ended so lately, with success, that this host need not see its exit.json yet."""
+    if answer is None or answer.state is not RunState.DONE or answer.end is None:
+        return False
+    return bool(mine.attempt) and mine.exit is None and now < answer.end + NFS_CACHE_S
 
 
 def alive(answer: JobState | None) -> bool:

@@ -9,6 +9,8 @@ from pathlib import Path
 from hpcjobs.base.contract import CHECK_NODE, FAILURE, OK, WARNING, Finding
 from hpcjobs.base.errors import SubmitRefused
 from hpcjobs.base.files import open_plain, read_json
+from hpcjobs.collect import causes
+from hpcjobs.collect.failures import FAILURE_CLASSES
 from hpcjobs.plan.cost import Objection
 from hpcjobs.site.check_job import CLOCK, CheckJob, last_line
 
@@ -57,8 +59,11 @@ def answers(job: CheckJob, folder: Path, name: str, token: str, here: str) -> It
         return
     about = read_json(folder / CHECK_NODE) or {}
     if about.get("token") != token:
-        message = f"job {job.id} ended ({job.ended.word}) before it described its node: {last_line(folder, name)}"
-        remedy = f"see {folder / name}.out; check python, modules and prologue of the profile"
+        why = last_line(folder, name)
+        message = f"job {job.id} ended ({job.ended.word}) before it described its node: {why}"
+        known = FAILURE_CLASSES.get(causes.class_of(why))
+        advice = known.hint if known else "check python, modules and prologue of the profile"
+        remedy = f"see {folder / name}.out; {advice}"
         yield Finding("node", FAILURE, message, remedy)
         return
     host = about["host"]

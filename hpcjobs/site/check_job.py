@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
-from hpcjobs.base.files import open_plain
 from hpcjobs.base.records import JobState, Order, RunState, Tell
+from hpcjobs.collect import evidence
 from hpcjobs.config import Cluster
 from hpcjobs.schedulers import factory
 
@@ -23,10 +22,6 @@ _LONGEST_S = 1800.0
 _POLL_S = 2.0
 # The first file that the job's script writes: the node's clock.
 CLOCK = "clock"
-# Lines that srun and mpirun print after any failure, whatever its cause.
-_LAUNCHER_ENDS = re.compile(
-    r"Exited with exit code|Terminating StepId|srun: Job step aborted|STEP \S+ ON|^MPI_ABORT was"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +103,8 @@ def run_here(folder: Path, script: Path, name: str, patience_s: float) -> CheckJ
 
 
 def last_line(folder: Path, name: str) -> str:
-    """The last line of a job's output that has letters and is not one of the launcher's lines about the end."""
-    try:
-        with open_plain(folder / f"{name}.out") as file:
-            lines = file.read()[-4000:].decode("utf-8", "replace").split("\n")
-    except OSError:
+    """The line of a job's output that says why it ended, as of a run; without one, its own last words."""
+    output = folder / f"{name}.out"
+    if not output.exists():
         return "it wrote no output"
-    worded = [line.strip() for line in lines if any(map(str.isalpha, line))]
-    own = [line for line in worded if not _LAUNCHER_ENDS.search(line)]
-    return (own or worded or ["its output is empty"])[-1]
+    return evidence.why(output, ends_known=True) or "its output is empty"

@@ -163,8 +163,7 @@ class CommandTrainer:
             "if the command prints no rate",
             "mpi_error": "see the run's job.log; the launcher must belong to the MPI that the command was built with",
             "launch": "no process started: check the command's first word, `launcher`, `mpi_plugin`, "
-            "`launcher_options` and `modules`; as root, Open MPI needs OMPI_ALLOW_RUN_AS_ROOT=1 and "
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+            "`launcher_options` and `modules`",
             "import_error": "a library is missing on the nodes: check the command's Python, and `modules` and "
             "`prologue` in the profile",
         }

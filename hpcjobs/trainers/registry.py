@@ -10,6 +10,7 @@ from typing import Any
 from hpcjobs.base import sweepdir
 from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.base.records import ExitRecord
 from hpcjobs.collect.attempts import Reading
 from hpcjobs.config import Document, Experiment, convert
 from hpcjobs.config.document import known_keys
@@ -66,5 +67,10 @@ def check_run(run: RunConfig) -> None:
 
 def read_attempt(run: RunConfig, attempt: Path, *, whole: bool = True) -> Reading:
     """What the files of an attempt say; see Trainer.read."""
+    return read_ended(run, attempt, sweepdir.read_exit(attempt), whole=whole)
+
+
+def read_ended(run: RunConfig, attempt: Path, exit: ExitRecord | None, *, whole: bool) -> Reading:
+    """The same for one whose exit.json the caller has read, or has not found."""
     trainer = TRAINERS[run.experiment.get("trainer", DEFAULT)]
-    return trainer.read(run, attempt, sweepdir.read_exit(attempt), whole=whole)
+    return trainer.read(run, attempt, exit, whole=whole)
