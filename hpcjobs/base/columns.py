@@ -26,6 +26,7 @@ FLAG_SAME_NODES = "same_nodes"
 FLAG_CONFOUNDED = "time_size_confounded"
 FLAG_SLOW_NODE = "slow_node"
 FLAG_NO_BASELINE = "no_baseline"
+FLAG_RATE_OF_RANK = "rate_of_rank"
 
 # What each flag says of a row. Some are raised for a single run and stand in runs.csv too.
 FLAGS: Mapping[str, str] = {
@@ -40,6 +41,8 @@ FLAGS: Mapping[str, str] = {
     FLAG_FOREIGN: "another job used one of the GPUs",
     FLAG_UNFINISHED: "the log ends before the run does: only the windows in it are counted",
     FLAG_VALIDATION: "the log gives only times of whole epochs, which include the validation",
+    FLAG_RATE_OF_RANK: "the pattern's figure seems to be the rate of one rank, and `of` is all: several ranks print "
+    "figures that differ, or throughput x step_ms x ranks is the batch",
     FLAG_DIRTY: "the code had uncommitted changes",
     FLAG_SOFTWARE: "the software differs between runs that are compared, or between the nodes of a run",
     FLAG_HARDWARE: "the GPUs differ between runs that are compared, or between the nodes of a run",

@@ -19,10 +19,10 @@ def show_matches(read: PatternRead, pattern: Pattern) -> None:
     if not matches.total:
         for problem in read.result.problems:
             talk(str(problem))
-        _hint(Path(path))
+        hint(Path(path))
         return
     reasons = ", ".join(f"{count} {reason}" for reason, count in matches.left_out.most_common())
-    counts = f"{path}: {matches.total} matches, {matches.counted} of them count"
+    counts = f"{path}: {_matches(matches.total)}, {matches.counted} of them count{'s' * (matches.counted == 1)}"
     talk(f"{counts}; left out: {reasons}" if reasons else counts)
     for match in matches.first:
         talk(_line(match))
@@ -56,7 +56,7 @@ def _figures(found: Found) -> str:
 
 def _result(one: Throughput, counted: int, pattern: Pattern) -> str:
     """The figure that the matches make, such as `812.3 tokens/s of one rank (mean of 40 matches)`."""
-    how = f"({pattern.take} of {counted} match{'' if counted == 1 else 'es'})"
+    how = f"({pattern.take} of {_matches(counted)})"
     step = f", {one.step_ms:.6g} ms a step" if one.step_ms else ""
     missing = "" if one.gpus else "; a row needs the number of GPUs: give --gpus N, or --gpus-from REGEX for its path"
     if one.throughput is not None:
@@ -67,9 +67,14 @@ def _result(one: Throughput, counted: int, pattern: Pattern) -> str:
     return f"no rate{step} {how}{batch}{missing}"
 
 
-def _hint(path: Path) -> None:
+def _matches(count: int) -> str:
+    return f"{count} match{'' if count == 1 else 'es'}"
+
+
+def hint(path: Path, remedy: str = "") -> None:
+    """The lines of a log that look like a rate. `remedy` ends the sentence before them."""
     lines = likely_lines(path)
     if lines:
-        talk("lines that hold a number beside words of a rate or of a step:")
+        talk(f"lines that hold a number beside words of a rate or of a step{remedy}:")
         for each in lines:
             talk(f"  {each.number}: {each.text}")

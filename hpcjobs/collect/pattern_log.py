@@ -7,10 +7,10 @@ the last of its matches. Then:
 - `of: rank`: the mean of the ranks' figures, times the number of ranks. The figures are not summed, because not every
   rank need print one.
 - `of: all`: each rank that prints the figure prints the same one, so the rank whose line matches first counts, and the
-  other ranks' lines are left out.
+  other ranks' lines are left out. That several ranks print it is told; if their figures differ, the run has a flag.
 
 Ranks without a prefix are told apart where the pattern has the group `step`: a line that says the same of the same step
-is a copy, and left out.
+is a copy, and left out. pattern_ranks.py tells of lines that say something else of the same step.
 
 A bare number before a colon may be srun's label or the program's own count of steps. It is not the rank if it is not
 below the number of GPUs; where that is not known, not if each number comes once.
@@ -24,11 +24,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from hpcjobs.base.columns import FLAG_RATE_OF_RANK
 from hpcjobs.collect.claims import Claims, Sizes
 from hpcjobs.collect.lines import Line, Numbers, line, lines, parts, spots
 from hpcjobs.collect.measurements import LogResult, Problem, SteadyRate, Throughput
 from hpcjobs.collect.pattern import BLOCK_S, Pattern
 from hpcjobs.collect.pattern_numbers import Found, figures
+from hpcjobs.collect.pattern_ranks import RankLines
 from hpcjobs.collect.pattern_series import Matches, Series
 from hpcjobs.collect.sources import SPLIT, Source
 from hpcjobs.collect.steady import scaled
@@ -121,9 +123,8 @@ class _Reader:
         self.series: dict[str, Series] = {}
         self.matches, self.claims = Matches(), Claims()
         self.score: float | None = None
-        self.differ = 0  # lines of other ranks that are no copies
+        self.ranks = RankLines()
         self.timed = 0  # lines that count and have the time of a step, but no rate
-        self._copies: dict[int, str] = {}
         self._step: int | None = None
         self._same_step: set[str] = set()
 
@@ -155,13 +156,12 @@ class _Reader:
             left_out = "the line of another rank"
             detail = f"{left_out} than {next(iter(self.series)) or 'that without a prefix'}: of all counts once"
             series = self.series.setdefault(rank, Series(each.number))
-            self.differ += self._copies.get(series.matches, each.text) != each.text
+            self.ranks.compare(series.matches, found)
             series.matches += 1
         else:
             series = self.series.setdefault(rank, Series(each.number))
             if self.pattern.of == "all":
-                self._copies[series.matches] = each.text
-                self._copies.pop(series.matches - 1000, None)
+                self.ranks.keep(series.matches, rank, found)
             if series.is_warmup(found, self.pattern):
                 left_out = "warm-up"
             else:
@@ -207,19 +207,16 @@ def _result(source: Source, reader: _Reader, pattern: Pattern, known: Sizes) -> 
     if first is None or not counted:
         problems.append(Problem(path, first.line if first else 0, _why_none(matches, pattern)))
         return PatternRead(LogResult(path, FORMAT, (), tuple(problems)), matches, reader.claims)
-    if reader.differ:
-        reason = (
-            f"{len(reader.series)} ranks print figures that differ; of all counts those of the first. If each counts "
-            "its own work alone, of rank is right"
-        )
-        problems.append(Problem(path, first.line, reason))
+    sizes = reader.claims.filled(known).whole()
+    told = reader.ranks.told(len(reader.series), sizes.gpus) if pattern.of == "all" else ""
+    if told:
+        problems.append(Problem(path, first.line, told))
     if wrong := matches.details.get(_WRONG):
         count = matches.left_out[_WRONG]
         problems.append(Problem(path, first.line, f"{count} match{'es' * (count > 1)} left out: {wrong}"))
     if pattern.has("score") and (reader.score is None or not math.isfinite(reader.score)):
         reason = "no match has a score" if reader.score is None else f"the last score is {reader.score}"
         problems.append(Problem(path, 0, reason))
-    sizes = reader.claims.filled(known).whole()
     one, why = _throughput(path, first.line, counted, pattern, sizes)
     if why:
         problems.append(Problem(path, first.line, why))
@@ -227,9 +224,15 @@ def _result(source: Source, reader: _Reader, pattern: Pattern, known: Sizes) -> 
         one = dataclasses.replace(one, gpus_from="log")
     if reader.score is not None and math.isfinite(reader.score):
         one = dataclasses.replace(one, score=reader.score, score_name="score")
-    contradiction = _apart(one)
+    of_rank = reader.ranks.differ and bool(told)
+    contradiction, wrong_of = _apart(one, pattern.of)
     if contradiction:
         problems.append(Problem(path, first.line, contradiction))
+        # A batch that is wrong makes rows of weak scaling out of those of strong, and the other way round.
+        missing = (*one.missing, "batch")
+        one = dataclasses.replace(one, local_batch=None, global_batch=None, missing=missing)
+    if of_rank or (wrong_of and pattern.of == "all"):
+        one = dataclasses.replace(one, flags=(*one.flags, FLAG_RATE_OF_RANK))
     result = LogResult(path, FORMAT, (one,), tuple(problems))
     return PatternRead(result, matches, reader.claims, reader.claims.contradiction(known.whole()) or contradiction)
 
@@ -304,17 +307,19 @@ def _steady(counted: list[Series], what: str, pattern: Pattern) -> SteadyRate | 
     return None if found is None else dataclasses.replace(found, warmup=most.warmup)
 
 
-def _apart(one: Throughput) -> str:
-    """Why throughput, step and batch cannot all be right, or ""."""
+def _apart(one: Throughput, of: str) -> tuple[str, bool]:
+    """Why throughput, step and batch cannot all be right, or "", and whether another `of` makes them right."""
     if not (one.throughput and one.step_ms and one.global_batch and counts_batch(one.unit)):
-        return ""
-    each = one.throughput * one.step_ms / 1000
+        return "", False
+    each, gpus = one.throughput * one.step_ms / 1000, one.gpus or 1
     if abs(each / one.global_batch - 1) <= _AGREE:
-        return ""
-    return (
-        f"throughput x step_ms is {each:.6g} {one.unit} a step, but the global batch is {one.global_batch}: is the "
-        "figure of one rank, or of all?"
-    )
+        return "", False
+    said = f"throughput x step_ms is {each:.6g} {one.unit} a step, but the global batch is {one.global_batch}: "
+    by_other = each * gpus if of == "all" else each / gpus
+    if abs(by_other / one.global_batch - 1) <= _AGREE:
+        right = "one rank? (--of rank" if of == "all" else "all ranks? (--of all"
+        return f"{said}is the figure that of {right}; in an experiment: measure.of)", True
+    return f"{said}if the figures are right, so is --batch {max(1, round(each))} (in an experiment: batch)", False
 
 
 def _why_none(matches: Matches, pattern: Pattern) -> str:
@@ -325,4 +330,6 @@ def _why_none(matches: Matches, pattern: Pattern) -> str:
         reasons += f" ({wrong})"
     of, several = ("step", "s") if pattern.has("step") else ("match", "es")
     what = f" (warmup is {pattern.warmup} {of}{'' if pattern.warmup == 1 else several})"
-    return lines + reasons + (what if "warm-up" in matches.left_out else "")
+    step_helps = "" if pattern.has("step") else ", or the pattern a group step"
+    remedy = f": give `--warmup N` (in an experiment: measure.warmup){step_helps}"
+    return lines + reasons + (what + remedy if "warm-up" in matches.left_out else "")

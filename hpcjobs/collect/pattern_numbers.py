@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpcjobs.collect.pattern import TIMES
+from hpcjobs.collect.pattern_cuts import BLANKS, cut
 
 if TYPE_CHECKING:
     import regex
@@ -38,7 +39,7 @@ class Found:
 
 
 # Thousands are told apart by one kind of sign: 1,234,567 or 1_234 or 1'234 or 1 234 with a space that does not break.
-_SIGNS = ",_'\u2019\u00a0\u202f"
+_SIGNS = f",_'\u2019{BLANKS}"
 _NUMBER = re.compile(
     rf"[+-]?(?:[1-9]\d{{0,2}}(?:([{_SIGNS}])\d{{3}}(?:\1\d{{3}})*)(?!\d)|\d+|(?=\.\d))(?:\.\d*)?(?:[eE][+-]?\d{{1,4}})?",
     re.ASCII,
@@ -57,6 +58,11 @@ _NOT_S = re.compile(
 )
 _NAMES_MS, _NAMES_S = (re.compile(rf"(?:\(|\[|_|\b){unit}[\)\]]?\"?'?\s?[:=]?\s*$") for unit in ("ms", "(?:s|sec)"))
 _NO_RATE = re.compile(r"\s?(?:ms|s|sec)/[a-z]")
+# A rate of another time than a second: `512 img/min`, `512 images per hour`, `img/min: 512`, `img_per_min=512`.
+_SLOW = r"(?:/|(?:\b|_)per[ _])\s?(?:mins?|minutes?|h|hrs?|hours?|days?|ms)"
+_NOT_PER_S = re.compile(rf"\s?[A-Za-z]{{0,20}}\s?{_SLOW}(?!\w)", re.I)
+_NAMES_NOT_PER_S = re.compile(rf"{_SLOW}[)\]]?[\"']?\s?[:=]?\s*$", re.I)
+_MINUS = re.compile(r"(?:^|[^\w)\]%-])[-\u2212]$")
 # No training is faster or slower: sums of these figures stay finite.
 _LEAST, _MOST = 1e-12, 1e18
 
@@ -104,7 +110,7 @@ def _value(match: regex.Match[str], group: str, begin: int, end: int) -> float |
     if whole and whole.end() > end and text[begin - 1 : begin] != "," and not _another(match, end, whole.end()):
         end = whole.end()
     shown = repr(text[begin:end])
-    if wrong := _begins_wrong(text[:begin], text[begin], shown):
+    if wrong := _begins_wrong(text[:begin], text[begin], shown) or cut(match, group, begin, end):
         return wrong
     factor = 1.0
     if group in ("throughput", "samples"):
@@ -132,7 +138,7 @@ def _value(match: regex.Match[str], group: str, begin: int, end: int) -> float |
 def _begins_wrong(before: str, first: str, shown: str) -> str:
     if first.isdigit() and re.search(r"\d\.?$", before, re.ASCII):
         return f"begins inside a number, at {shown}: a greedy .* stands before it? .*? is not greedy"
-    if first not in "+-" and re.search(r"(?:^|[\s:=(|])-$", before):
+    if first not in "+-" and _MINUS.search(before):
         return f"begins after the minus of a number, at {shown}: take the minus into the group, as in -?[\\d.]+"
     return ""
 
@@ -149,6 +155,8 @@ def _ends_wrong(match: regex.Match[str], group: str, begin: int, end: int) -> st
         return f"is followed by {goes_on[0]!r}: {why}"
     if group == "throughput" and _NO_RATE.match(after):
         return "is the time of a step and no rate: name the group step_ms or step_s"
+    if group == "throughput" and (_NOT_PER_S.match(after) or _NAMES_NOT_PER_S.search(before)):
+        return "is not in units a second: hpcjobs does not convert a rate of another time"
     names_ms, names_s = _NAMES_MS.search(before), _NAMES_S.search(before)
     if group == "step_ms" and (_NOT_MS.match(after) or (names_s and not names_ms)):
         return "is not in ms: name the group step_s if it is in s"

@@ -27,6 +27,9 @@ FORMATS: dict[str, str] = {
     "osu": "OSU micro-benchmarks: tables of latency or bandwidth",
 }
 
+# What begins the problem of a log that none of them is.
+UNKNOWN = "no line of a known format"
+
 _READERS = {
     "hpcjobs": ("own", "OwnReader"),
     "mlperf": ("mlperf", "MlperfReader"),
@@ -160,7 +163,7 @@ def _nothing(source: Source, format: str | None) -> str:
         return "binary: not a text file"
     if format:
         return f"no line of the format {format} that gives a figure"
-    return "no line of a known format: " + ", ".join(FORMATS)
+    return f"{UNKNOWN}: " + ", ".join(FORMATS)
 
 
 @functools.cache

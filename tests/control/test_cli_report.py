@@ -94,7 +94,8 @@ def test_a_pattern_is_tried_on_a_log_and_shows_what_counts(tmp_path: Path) -> No
     assert told[1] == "  2: throughput=10  left out: warm-up  | tokens/s: 10"
     assert told[2] == "  3: throughput=1024.5  | step done, tokens/s: 1,024.5"
     assert told[6] == "  7:   left out: throughput 'nan' is not a number  | tokens/s: nan"
-    assert told[7] == "8196 tokens/s (mean of 4 matches)"
+    assert told[7] == "job.log:2: 1 match left out: throughput 'nan' is not a number, line 7"
+    assert told[8] == "8196 tokens/s (mean of 4 matches)"
     text = hpcjobs(*words, "--gpus", "8", cwd=tmp_path).stdout
     assert list(pandas.read_csv(io.StringIO(text)).throughput) == [8196.0]
     # Without the number of GPUs there is no row, but the rate of one rank is told.
@@ -119,6 +120,18 @@ def test_a_pattern_that_matches_nothing_shows_lines_that_it_could_match(tmp_path
         "  2: epoch 1: 87.04 samples/sec, loss 2.1",
         "  3: epoch 2: 88.1 samples/sec",
     ]
+    # Without a pattern, too.
+    lost = hpcjobs("collect", "--logs", "job.log", cwd=tmp_path, code=1)
+    told = lost.stderr.splitlines()
+    assert told[0].startswith("job.log: no line of a known format: ")
+    assert told[1] == "lines that hold a number beside words of a rate or of a step; --pattern reads them:"
+    assert told[2] == "  2: epoch 1: 87.04 samples/sec, loss 2.1"
+
+
+def test_one_match_is_one(tmp_path: Path) -> None:
+    (tmp_path / "job.log").write_text("tokens/s: 10\n")
+    told = hpcjobs("collect", "--logs", "job.log", "--pattern", PATTERN, "--warmup", "0", "--gpus", "2", cwd=tmp_path)
+    assert told.stderr.splitlines()[0] == "job.log: 1 match, 1 of them counts"
 
 
 @pytest.mark.parametrize(

@@ -217,8 +217,12 @@ def test_a_log_that_is_all_warm_up_has_no_rate_and_says_so(tmp_path: Path) -> No
     found = read(tmp_path, lines(5, 5, 5), Pattern(RATE))
     assert found.throughput is None
     assert [problem.reason for problem in found.result.problems] == [
-        "3 lines match the pattern, and none counts: 3 warm-up (warmup is 10 matches)"
+        "3 lines match the pattern, and none counts: 3 warm-up (warmup is 10 matches): give "
+        "`--warmup N` (in an experiment: measure.warmup), or the pattern a group step"
     ]
+    pattern = Pattern(STEP, unit="steps")
+    (problem,) = read(tmp_path, "step 1 of 9 ms: 5\n", pattern).result.problems
+    assert problem.reason.endswith("(warmup is 10 steps): give `--warmup N` (in an experiment: measure.warmup)")
 
 
 def test_matches_are_told_with_their_line_and_why_they_do_not_count(tmp_path: Path) -> None:
@@ -259,7 +263,10 @@ def test_a_figure_of_one_rank_is_multiplied_and_one_of_all_counts_once(prefix: s
     found = read(tmp_path, each, Pattern(RATE, unit="tokens", warmup=2), known)
     assert found.throughput.throughput == pytest.approx(10.0)
     assert found.matches.left_out == {"the line of another rank": 15, "warm-up": 2}
-    assert found.result.problems == ()
+    assert [problem.reason for problem in found.result.problems] == [
+        "4 ranks print it, and each the same: is it the rate of one? (--of rank; in an experiment measure.of: rank)"
+    ]
+    assert found.throughput.flags == ()
 
 
 def test_ranks_that_differ_are_averaged_and_not_summed(tmp_path: Path) -> None:
@@ -269,6 +276,35 @@ def test_ranks_that_differ_are_averaged_and_not_summed(tmp_path: Path) -> None:
     assert found.throughput.throughput == 10.0
     (problem,) = found.result.problems
     assert problem.reason.startswith("2 ranks print figures that differ; of all counts those of the first.")
+    assert found.throughput.flags == ("rate_of_rank",)
+    # The loss is that of each rank, but the rate is the same.
+    text = "0: loss 1 tokens/s: 10\n1: loss 2 tokens/s: 10\n" * 2
+    same = read(tmp_path, text, Pattern(RATE, unit="tokens", warmup=0), Sizes(gpus=8))
+    assert same.throughput.flags == ()
+
+
+STEPS = Pattern(r"step (?P<step>\d+): (?P<throughput>[\d.]+)", warmup=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "flags"),
+    [
+        ("".join(f"step {step}: {rate}\n" for step in range(5) for rate in (100, 101)), 2, ("rate_of_rank",)),
+        # One rank has no others.
+        ("".join(f"step {step}: {rate}\n" for step in range(5) for rate in (100, 101)), 1, ()),
+        # Each step once, in two epochs.
+        ("".join(f"step {step}: {rate}\n" for rate in (100, 101) for step in range(5)), 2, ()),
+        # A step that is printed again after a restart.
+        ("step 1: 5\nstep 2: 6\nstep 2: 7\nstep 3: 8\n", 2, ()),
+    ],
+)
+def test_a_step_that_has_several_figures_is_printed_by_several_ranks(
+    text: str, gpus: int, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = read(tmp_path, text, STEPS, Sizes(gpus=gpus))
+    assert found.throughput.flags == flags
+    assert ["so 2 ranks print it: is it the rate of one?" in each.reason for each in found.result.problems] == [True] * len(flags)  # fmt: skip
+    assert read(tmp_path, text, Pattern(STEPS.pattern, of="rank", warmup=0), Sizes(gpus=gpus)).throughput.flags == ()
 
 
 def test_a_figure_of_one_rank_needs_the_number_of_ranks(tmp_path: Path) -> None:
@@ -353,8 +389,22 @@ def test_figures_that_cannot_all_be_right_are_told(tmp_path: Path) -> None:
     wrong = read(tmp_path, "80 samples/s, 100 ms\n", pattern, known)
     assert right.contradiction == ""
     assert wrong.contradiction == (
-        "throughput x step_ms is 8 samples a step, but the global batch is 32: is the figure of one rank, or of all?"
+        "throughput x step_ms is 8 samples a step, but the global batch is 32: is the figure that of one rank? "
+        "(--of rank; in an experiment: measure.of)"
     )
+    assert wrong.throughput.flags == ("rate_of_rank",)
+
+
+def test_a_batch_that_the_figures_contradict_is_not_the_row_s(tmp_path: Path) -> None:
+    pattern = Pattern(r"(?P<throughput>[\d.]+) samples/s, (?P<step_ms>\d+) ms", warmup=0)
+    found = read(tmp_path, "10240 samples/s, 100 ms\n", pattern, Sizes(gpus=4, global_batch=16))
+    one = found.throughput
+    assert (one.throughput, one.local_batch, one.global_batch, one.step_ms) == (10240.0, None, None, 100.0)
+    assert (one.missing, one.flags) == (("batch",), ())
+    assert [problem.reason for problem in found.result.problems] == [
+        "throughput x step_ms is 1024 samples a step, but the global batch is 16: if the figures are right, so is "
+        "--batch 1024 (in an experiment: batch)"
+    ]
 
 
 # bigscience-workshop/bigscience, experiments/gpt2-meg: Megatron-LM on 32 GPUs.

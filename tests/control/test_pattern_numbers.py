@@ -65,6 +65,67 @@ def test_a_number_that_its_text_contradicts_is_no_figure(pattern: str, text: str
     assert not one.is_rate
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text", "why"),
+    [
+        (r"(?P<throughput>[\d.]+) ex/sec", "iter 10/200 | 36,386.2 ex/sec", "all of '36,386.2'"),
+        (r"(?P<throughput>[\d.]+) ex/sec", "iter 10/200 | 1,036,386 ex/sec", "all of '1,036,386'"),
+        (r"(?P<throughput>[\d.]+) ex/sec", "iter 10 36,386.2 ex/sec", "all of '36,386.2'"),
+        (r"(?P<throughput>[\d.]+) ex/sec", "36'386.2 ex/sec", 'all of "36\'386.2"'),
+        (r"(?P<throughput>[\d.]+) ex/sec", "36_386.2 ex/sec", "all of '36_386.2'"),
+        (r"(?P<throughput>[\d.]+) ex/sec", "36\u202f386.2 ex/sec", "begins inside a number"),
+        (r"(?P<throughput>[\d.]+) ex/sec", "36\u2009386.2 ex/sec", "begins inside a number"),
+        (r"(?P<throughput>[\d.]+) ex/sec", "speed: 36 386.2 ex/sec", "all of '36 386.2', without the blank"),
+        (r"(?P<throughput>[\d.]+) ex/sec", "36,3 ex/sec", "all of '36,3'"),
+        # A wildcard says nothing of the sign behind it.
+        (r"speed.*,(?P<throughput>[\d.]+)", "speed: 36,386.2 ex/sec", "all of '36,386.2'"),
+        (r"speed.* (?P<throughput>[\d.]+)", "speed: 36 386.2 ex/sec", "all of '36 386.2'"),
+        (r"speed: (?P<throughput>[\d.]+)", "speed: 36 386.2 ex/sec", "ends inside a number"),
+        (r"speed: (?P<throughput>[\d.]+)", "speed: 1 036 386", "all of '1 036 386'"),
+        (r"(?P<step_ms>[\d.]+) ms", "1,234.5 ms", "all of '1,234.5'"),
+        (r"(?P<throughput>[\d.]+) img", "rate [-512 img/s]", "begins after the minus"),
+        (r"(?P<throughput>[\d.]+) img", "rate \u2212512 img/s", "begins after the minus"),
+        (r"rate (?P<throughput>[\d.]+)", "rate 512 img/min", "is not in units a second"),
+        (r"rate (?P<throughput>[\d.]+)", "rate 512/min", "is not in units a second"),
+        (r"rate (?P<throughput>[\d.]+)", "rate 1.5 kimages per minute", "is not in units a second"),
+        (r"rate (?P<throughput>[\d.]+)", "rate 512 img/h", "is not in units a second"),
+        (r": (?P<throughput>[\d.]+)", "img/min: 512", "is not in units a second"),
+        (r"=(?P<throughput>[\d.]+)", "images_per_hour=512", "is not in units a second"),
+    ],
+)
+def test_a_part_of_a_number_and_a_rate_of_another_time_are_no_rate(pattern: str, text: str, why: str) -> None:
+    one = found(pattern, text)
+    assert why in one.wrong
+    assert not one.is_rate
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "rate"),
+    [
+        (r"speed: (?P<throughput>[\d.]+)", "speed: 36_386.2 ex/sec", 36386.2),
+        (r"(?P<throughput>[\d.,]+) ex/sec", "iter 10/200 | 36,386.2 ex/sec", 36386.2),
+        # The pattern names the number before the sign, or skips columns, or a word counts.
+        (r"\d+ (?P<throughput>[\d.]+) ex/sec", "10 200.5 ex/sec", 200.5),
+        (r"^\d+,(?P<throughput>[\d.]+)", "36,386.2,0.5", 386.2),
+        (r"^[^,]*,(?P<throughput>[\d.]+)", "36,386,0.5", 386),
+        (r"(?P<throughput>[\d.]+) ex/sec", "step 10 200.5 ex/sec", 200.5),
+        (r"(?P<step>\d+) (?P<throughput>[\d.]+)", "10 200.5", 200.5),
+        (r"(?P<throughput>[\d.]+) \d+", "36 386 0.5", 36),
+        (r"(?P<throughput>[\d.]+) (?P<score>[\d.]+)", "36 386.5", 36),
+        # No number has such thousands.
+        (r"(?P<throughput>[\d.]+) ex/sec", "1234,386.2 ex/sec", 386.2),
+        (r"(?P<throughput>[\d.]+) ex/sec", "10 20 386.2 ex/sec", 386.2),
+        (r"(?P<throughput>[\d.]+) ex/sec", "loss 0.5 386.2 ex/sec", 386.2),
+        (r"speed: (?P<throughput>[\d.]+)", "speed: 36 100/200", 36),
+        (r"gpu-(?P<throughput>[\d.]+)", "gpu-512", 512),
+        (r"(?P<throughput>[\d.]+) img", "512 img/s min 3", 512),
+    ],
+)
+def test_two_numbers_beside_each_other_are_two(pattern: str, text: str, rate: float) -> None:
+    one = found(pattern, text)
+    assert (one.throughput, one.wrong) == (rate, "")
+
+
 def test_rows_of_a_table_with_commas_are_read() -> None:
     first = found(r"^(?P<throughput>[\d.]+)", "1234.5,10,0.3")
     middle = found(r"^(?P<step>\d+),(?P<throughput>[\d.]+)", "10,1234.5,3")
