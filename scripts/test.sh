@@ -23,9 +23,18 @@ run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two 
 # half run one short process after another, and those on the virtual cluster mostly wait for Slurm. The lanes share no
 # files. tests/e2e comes before tests/train, which initialises MPI in pytest's own process.
 COMPUTE=(tests/docs tests/browser tests/e2e tests/data tests/train)
+# The tests of the control half are divided by their first letters, so that both lanes take about as long.
+SLURM_LANE=(tests/control/test_[a-i]*.py)
+COMPUTE_LANE=(tests/control/test_[j-z]*.py)
+compute_and_control() {
+    local rc=0
+    run compute "${COMPUTE[@]}" || rc=1
+    run control-2 "${COMPUTE_LANE[@]}" || rc=1
+    return "$rc"
+}
 control_and_slurm() {
     local rc=0
-    run control tests "${COMPUTE[@]/#/--ignore=}" --ignore=tests/slurm --ignore=tests/torch || rc=1
+    run control-1 "${SLURM_LANE[@]}" || rc=1
     # Last, and in it the tests of Slurm's time limits last: by then the other lane has ended.
     if [ "$(id -u)" = 0 ]; then run slurm tests/slurm || rc=1; fi
     return "$rc"
@@ -33,7 +42,7 @@ control_and_slurm() {
 side_by_side() {
     local output rc=0 other
     output="$(mktemp)"
-    run compute "${COMPUTE[@]}" >"$output" 2>&1 &
+    compute_and_control >"$output" 2>&1 &
     other=$!
     # shellcheck disable=SC2064 # the pid and the name of now
     trap "kill -INT $other 2>/dev/null; rm -f '$output'" EXIT
