@@ -41,9 +41,10 @@ _NEAR_THE_END = 50
 def last_words(lines: Sequence[str]) -> str:
     """The last line of the command's own that says what is wrong, else its last line; "" if it printed none.
 
-    Lines that only follow from the end of another rank do not count.
+    Lines that only follow from the end of another rank do not count. What ranks print mixes: of the lines that several
+    print, the last is the one whose first stands last.
     """
-    own = list(_own(lines))
+    own = list(dict.fromkeys(_own(lines)))
     errors = [line for line in own[-_NEAR_THE_END:] if _ERROR.search(line)]
     return (errors or own or [""])[-1]
 
