@@ -73,6 +73,13 @@ def test_what_follows_from_the_end_of_another_rank_is_nobodys_last_word(tmp_path
     assert evidence.why(tmp_path / "job.log", ends_known=True) == "no key lr"
 
 
+@pytest.mark.timeout(60)  # a search that looks ahead from each line would take minutes
+def test_a_huge_log_without_a_cause_is_searched_quickly(tmp_path: Path) -> None:
+    block = f'Traceback (most recent call last):\n  File "x.py", line 3\n{"-" * 74}\n'
+    (tmp_path / "job.log").write_text(block * 5000 + "no key lr\n" + SRUN_SAYS)
+    assert evidence.why(tmp_path / "job.log", ends_known=True) == "no key lr"
+
+
 @pytest.mark.parametrize("hints", [{}, CommandTrainer().hints()], ids=["chexnet", "command"])
 def test_only_a_line_about_root_has_the_hint_about_root(hints: dict[str, str], tmp_path: Path) -> None:
     root = f"{'-' * 74}\nmpirun has detected an attempt to run as root.\n\nWe reiterate our advice against doing so\n"
