@@ -15,9 +15,7 @@ from hpcjobs.base.hostlist import expand_hosts
 
 # The prefixes of a rank's line: `[1,0]<stderr>:` (mpirun --tag-output), `3: ` (srun --label), that of horovodrun, with
 # or without the time, `[default0]:` (torchrun) and `[rank0]: ` (PyTorch's own tracebacks).
-RANK = (
-    r"^[ \t]*(?:(?:[A-Z][\w :]{0,30})?\[[\d,]+\]<std(?:out|err)> ?: ?|\d{1,6}: |\[(?:rank|default)\d{1,6}\]: ?){0,3}"
-)
+RANK = r"^[ \t]*(?:(?:[A-Z][\w :]{0,30})?\[[\d,]+\]<std(?:out|err)> ?: ?|\d{1,6}: |\[(?:rank|default)\d{1,6}\]: ?){0,3}"
 
 # What a rank prints because another one ended: Horovod stops all of them, and connections to it break.
 _OTHERS = (

@@ -41,9 +41,10 @@ _NEAR_THE_END = 50
 def last_words(lines: Sequence[str]) -> str:
     """The last line of the command's own that says what is wrong, else its last line; "" if it printed none.
 
-    Lines that only follow from the end of another rank do not count.
+    Lines that only follow from the end of another rank do not count. What ranks print mixes: of the lines that several
+    print, the last is the one whose first stands last.
     """
-    own = list(_own(lines))
+    own = list(dict.fromkeys(_own(lines)))
     errors = [line for line in own[-_NEAR_THE_END:] if _ERROR.search(line)]
     return (errors or own or [""])[-1]
 
@@ -51,6 +52,7 @@ def last_words(lines: Sequence[str]) -> str:
 def _own(lines: Sequence[str]) -> Iterator[str]:
     bare = [_PREFIX.sub("", line, count=1) for line in lines]
     skipped = _messages(bare)
+    raised = max((number for number, line in enumerate(bare) if _RAISED.match(line)), default=-1)
     raising = False
     for number, line in enumerate(bare):
         if _TORCHRUN_REPORTS.search(line):
@@ -58,7 +60,7 @@ def _own(lines: Sequence[str]) -> Iterator[str]:
         if number in skipped or _OF_LAUNCHERS.match(line) or not any(map(str.isalpha, line)):
             continue
         if _TRACEBACK.match(line):
-            raising = any(map(_RAISED.match, bare[number + 1 :]))
+            raising = number < raised
         elif raising and not _RAISED.match(line):
             pass  # a line of the program's source
         elif not _FRAME.match(line):

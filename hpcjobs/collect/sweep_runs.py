@@ -26,7 +26,7 @@ from hpcjobs.base.records import RunState
 from hpcjobs.base.sizes import Size
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.base.tabular import to_csv
-from hpcjobs.collect import nvml, runs_csv
+from hpcjobs.collect import cpus, nvml, runs_csv
 from hpcjobs.collect.attempts import Reading
 
 # The keys of node-HOST.json that make `software`, in this order.
@@ -227,7 +227,8 @@ def _flags(
 ) -> Iterator[str]:
     yield from _gpu_flags(attempt, found) if attempt and found else ()
     wanted = config.tasks_per_node * config.cpus_per_task
-    if any(isinstance(node.get("cpus"), int) and node["cpus"] < wanted for node in nodes):
+    few = any(isinstance(node.get("cpus"), int) and node["cpus"] < wanted for node in nodes)
+    if few or (attempt and cpus.too_few(attempt, config.cpus_per_task)):
         yield FLAG_OVERSUBSCRIBED
     if len(_software(nodes)) > 1:
         yield FLAG_SOFTWARE

@@ -62,9 +62,7 @@ def look(where: SweepDir, run: RunConfig, readings: Readings) -> Evidence:
     submission = claim.get("submission")
     exit_record = sweepdir.read_exit(newest)
     found = readings.read(run, newest, exit_record)
-    measured = found.finished or any(
-        readings.read(run, old, sweepdir.read_exit(old)).finished for old in attempts[:-1]
-    )
+    measured = found.finished or any(readings.read(run, old, sweepdir.read_exit(old)).finished for old in attempts[:-1])
     task = str(claim.get("job", ""))
     if isinstance(submission, int) and submission < number and claimed:
         # A newer submission has claimed the run and has not begun: failures of older attempts no longer matter.

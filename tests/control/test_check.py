@@ -177,6 +177,34 @@ def test_the_answer_to_another_check_does_not_count(tmp_path: Path) -> None:
     assert "(FAILED) before it described its node: bash: python: not found" in found.message
 
 
+ROOT = f"""\
+{"-" * 74}
+mpirun has detected an attempt to run as root.
+
+Running as root is *strongly* discouraged as any mistake (e.g., in defining TMPDIR) can damage your system.
+You can override this protection by adding the --allow-run-as-root option to the cmd line or by setting variables.
+We reiterate our advice against doing so - please proceed at your own risk.
+{"-" * 74}
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "said", "cure"),
+    [
+        (ROOT, "mpirun has detected an attempt to run as root.", "OMPI_ALLOW_RUN_AS_ROOT=1"),
+        ("ModuleNotFoundError: No module named 'x'\nsrun: error: n1: task 0: Exited with exit code 1\n",
+         "ModuleNotFoundError: No module named 'x'", "a library is missing on the nodes"),
+        ("no licence\nsrun: error: n1: task 0: Exited with exit code 1\n", "no licence", "check python, modules and prologue"),
+        ("", "its output is empty", "check python, modules and prologue"),
+    ],
+)  # fmt: skip
+def test_a_check_that_ends_early_says_why_as_a_run_does(tmp_path: Path, output: str, said: str, cure: str) -> None:
+    (tmp_path / "hpcjobs-check.out").write_text(output)
+    (found,) = answers(tmp_path, CheckJob("7", dataclasses.replace(ENDED, word="FAILED"), 1.0, 2.0))
+    assert found.message.endswith(f"before it described its node: {said}")
+    assert cure in found.remedy
+
+
 def test_a_job_that_does_not_start_is_a_warning(tmp_path: Path) -> None:
     (found,) = answers(tmp_path, CheckJob("7", None, 1.0, None, "Priority"))
     assert (found.state, "(Priority)" in found.message) == (WARNING, True)

@@ -127,7 +127,7 @@ def test_real_lines_name_their_class(kind: str, part: str, log: str, tmp_path: P
 
 
 def test_every_class_that_a_line_can_name_has_a_hint() -> None:
-    assert {cause.kind for cause in causes.CAUSES} - {"", "own"} <= FAILURE_CLASSES.keys()
+    assert {cause.kind for cause in causes.CAUSES} - {"", "own", causes.LAUNCHER} <= FAILURE_CLASSES.keys()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -239,6 +239,11 @@ def rank(number: int, rc: int, end: float, number_of_signal: int = 0) -> RankRec
         ([rank(0, 1, 7.0), rank(3, 3, 7.2)], "ConnectionError: lost", "exit_code", "rank 3 on n2 ended with exit code 3: ConnectionError: lost"),
         # Seconds later, it is the launcher that ends the others.
         ([rank(0, 1, 7.0), rank(3, 137, 9.0, 9)], "ValueError: boom", "traceback", "ValueError: boom (rank 0 on n1)"),
+        # The launcher ended the others before they left a record: a lost connection is not that of a killed rank.
+        ([rank(5, 137, 7.0, 9), rank(6, 143, 7.1, 15)], "ConnectionError: rank 4: peer went away", "signal", "rank 5 on n3 ended with signal 9: ConnectionError: rank 4: peer went away"),
+        ([rank(5, 139, 7.0, 11)], "BrokenPipeError: [Errno 32] Broken pipe", "signal", "rank 5 on n3 ended with signal 11: BrokenPipeError: [Errno 32] Broken pipe"),
+        # A crash at the end of Python follows from its exception.
+        ([rank(5, 139, 7.0, 11)], "ValueError: boom", "traceback", "ValueError: boom (rank 5 on n3)"),
         # Who raised it is not known, unless the line says so.
         ([rank(0, 1, 7.0), rank(3, 1, 7.2)], "ValueError: boom", "traceback", "ValueError: boom (ranks 0, 3 on n1, n2 ended together)"),
         ([rank(0, 1, 7.0), rank(3, 1, 7.2)], "[rank3]: ValueError: boom", "traceback", "[rank3]: ValueError: boom (rank 3 on n2)"),
@@ -255,6 +260,16 @@ def test_of_the_ranks_that_failed_the_one_that_did_not_follow_another_is_named(
 def test_a_rank_that_wrote_its_checkpoint_and_left_is_not_the_one_that_failed() -> None:
     ranks = [rank(0, 143, 7.0, 15), rank(1, 3, 6.0), rank(2, 75, 5.0)]
     assert classify(None, ended(3), [], "", ranks).evidence == "rank 1 on n1 ended with exit code 3"
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [("ValueError: boom", "traceback"), ("ConnectionError: rank 4: peer went away", "signal")],
+)
+def test_what_a_ranks_framework_wrote_down_stands_unless_it_is_a_lost_connection(message: str, kind: str) -> None:
+    told = {"code": "unexpected", "message": message, "time": 6.9}
+    ranks = [rank(5, 137, 7.0, 9), rank(4, 1, 7.1)]
+    assert classify(None, ended(137), [told], message, ranks).kind == kind
 
 
 def test_a_lost_connection_explains_no_failure_if_another_rank_raised_something_else(tmp_path: Path) -> None:

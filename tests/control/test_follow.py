@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
 
+from hpcjobs.base import sweepdir
+from hpcjobs.base.contract import CLAIM, EXIT_JSON, JOB_LOG, RunConfig
+from hpcjobs.base.files import write_json
+from hpcjobs.base.records import ExitRecord, JobState
+from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.config import to_builtins
+from hpcjobs.engine import follow
+
 from .fake_scheduler import REFUSED, TAKEN
 from .scenario import SweepScenario
+from .test_command_trainer import variants_of
 
 # --- one look --------------------------------------------------------------------------------------
 
@@ -31,6 +41,53 @@ def test_a_job_that_claimed_and_has_not_begun_is_not_given_up(tmp_path: Path) ->
     scenario = SweepScenario(tmp_path).repeats(1).claimed("g0001-r01", by="77_0").submitted()
     found = scenario.status("g0001-r01")
     assert (found.state, found.task) == ("pending", "77_0")
+
+
+def test_a_run_that_ends_after_its_files_were_read_and_before_the_scheduler_answers_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = SweepScenario(tmp_path).repeats(1).working().submitted()
+    poll = scenario.scheduler.poll
+
+    def ends_first(tasks: Collection[str]) -> Mapping[str, JobState]:
+        scenario.ends(*scenario.runs)
+        return poll(tasks)
+
+    monkeypatch.setattr(scenario.scheduler, "poll", ends_first)
+    assert {run.state for run in scenario.watch()()} == {"done"}
+
+
+@pytest.mark.parametrize("reads", [1, 2, 3])
+def test_an_exit_json_that_appears_during_a_look_counts_wholly_or_not_at_all(
+    reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It appears after so many reads of it."""
+    (variant,) = variants_of(["python", "x.py"], "measure.pattern=rate (?P<throughput>.*)")
+    config = RunConfig(
+        sweep="s", run="g0001-r01", params="", repeat=1, seed=1, gpus=1, nodes=1, tasks_per_node=1, cpus_per_task=1,
+        device="cpu", data_dir="", experiment=to_builtins(variant.experiment),
+    )  # fmt: skip
+    where = SweepDir(tmp_path)
+    attempt = where.run(config.run) / "a001"
+    attempt.mkdir(parents=True)
+    write_json(attempt / CLAIM, {"job": "1_0", "submission": 1, "start": 1.0})
+    (attempt / JOB_LOG).write_text("rate 10\n" * 20)
+    found: list[ExitRecord | None] = []
+    read_exit = sweepdir.read_exit
+
+    def ends_meanwhile(attempt: Path) -> ExitRecord | None:
+        found.append(read_exit(attempt))
+        if len(found) == reads:
+            record = {"run": config.run, "attempt": "a001", "job": "1_0", "rc": 0, "signal": 0}
+            write_json(attempt / EXIT_JSON, {**record, "nodelist": "n1", "start": 1.0, "end": 2.0})
+        return found[-1]
+
+    monkeypatch.setattr(sweepdir, "read_exit", ends_meanwhile)
+    readings = follow.Readings()
+    for _ in range(4):
+        seen = follow.look(where, config, readings)
+        assert seen.measured == (seen.exit is not None)
+    assert seen.measured
 
 
 # --- a watch ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from hpcjobs.collect import cpus
 from tests.rank_scripts import FAKE_TORCHRUN, RANK_PROGRAM, job_script, records, write_wrapper
 from tests.running import PATIENCE_S, until
 
@@ -145,7 +146,8 @@ def test_the_end_of_the_command_is_passed_on_and_recorded(
     began = time.time()
     assert wrapper.run("bash", "-c", f"echo $$; {command}", **STEP)[0] == code
     record = records(wrapper.attempt)[9]
-    assert list(record) == ["rank", "local_rank", "host", "pid", "rc", "signal", "start", "end"]
+    assert list(record) == ["rank", "local_rank", "host", "pid", "cpus", "rc", "signal", "start", "end"]
+    assert cpus.numbers(record["cpus"]) == os.sched_getaffinity(0)
     assert (record["local_rank"], record["host"], record["rc"], record["signal"]) == (
         1,
         os.uname().nodename,

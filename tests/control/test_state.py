@@ -79,6 +79,15 @@ def test_completed_without_a_measurement_is_failed() -> None:
     assert status.failure.kind == "no_measurement"
 
 
+def test_a_success_whose_exit_json_this_host_need_not_see_yet_is_no_failure() -> None:
+    """NFS shows a new file up to a minute late."""
+    over = answer(RunState.DONE, "COMPLETED", exit_code=0, end=990.0)
+    assert state(SENT, over, Evidence("a001", "7_0", 1), now=1000.0).state is RunState.RUNNING
+    assert state(SENT, over, Evidence("a001", "7_0", 1), now=1100.0).state is RunState.FAILED
+    # A task that found its run claimed made no attempt.
+    assert state(SENT, over, Evidence(), now=1000.0).state is RunState.FAILED
+
+
 def test_an_exit_record_speaks_where_the_scheduler_does_not() -> None:
     found = Evidence("a001", "7_0", 1, exit=ended(137, 9), line="mpirun noticed ... exited on signal 9")
     status = state(SENT, None, found)

@@ -116,6 +116,17 @@ interpreter() {
     printf '%s' "${word:-python3}"
 } 2>/dev/null
 
+# Prints the numbers of the CPUs that this process may use, such as 0-3,8; nothing where the kernel does not say.
+may_use() {
+    local key value
+    while read -r key value; do
+        if [ "$key" = Cpus_allowed_list: ]; then
+            printf '%s' "$value"
+            return
+        fi
+    done </proc/self/status
+} 2>/dev/null
+
 # Prints the address from which this node reaches the first one, or else its first address.
 own_address() {
     local address
@@ -231,7 +242,7 @@ trap '' "${signals[@]}"
 signal=0
 if [ "$rc" -gt 128 ] && [ "$rc" -le 192 ]; then signal=$((rc - 128)); fi
 if [ -n "$path" ]; then
-    put "$path" "{\"rank\": $((10#$rank)), \"local_rank\": $((10#$local_rank)), \"host\": $(json "$host"), \"pid\": ${pid:-0}, \"rc\": $rc, \"signal\": $signal, \"start\": $start, \"end\": $(now)}"
+    put "$path" "{\"rank\": $((10#$rank)), \"local_rank\": $((10#$local_rank)), \"host\": $(json "$host"), \"pid\": ${pid:-0}, \"cpus\": \"$(may_use)\", \"rc\": $rc, \"signal\": $signal, \"start\": $start, \"end\": $(now)}"
 fi
 if [ "$signal" -ne 0 ]; then
     # So that launchers name the signal in their messages. A core of this shell would hide the command's own.
