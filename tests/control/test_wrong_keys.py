@@ -12,7 +12,8 @@ from hpcjobs.cli.command_flags import CommandFlags
 from hpcjobs.config import Document, profiles, read_yaml
 from hpcjobs.config.keys import schema_by
 from hpcjobs.plan.planning import Plan, Terms, parameter_grid
-from hpcjobs.study import _settings, make_plan
+from hpcjobs.plan.settings import written
+from hpcjobs.study import make_plan
 from hpcjobs.trainers.command_keys import CommandExperiment
 from hpcjobs.trainers.command_line import document_of
 from hpcjobs.trainers.registry import DEFAULT, TRAINERS
@@ -103,10 +104,10 @@ def test_one_key_of_an_absent_section_brings_the_others_defaults() -> None:
 
 def test_python_takes_a_pattern_with_commas_as_it_is() -> None:
     pattern = r"in \d{1,3} s, (?P<throughput>[\d.]+)"
-    assert list(_settings({"measure.pattern": pattern}, ["measure.pattern"])) == [f"measure.pattern={pattern}"]
-    assert list(_settings({"inputs": ["a", "b"]})) == ["inputs=a,b"]
+    assert list(written({"measure.pattern": pattern}, ["measure.pattern"])) == [f"measure.pattern={pattern}"]
+    assert list(written({"inputs": ["a", "b"]})) == ["inputs=a,b"]
     with pytest.raises(InputError, match=r"settings: measure\.pattern: expected one text, got"):
-        list(_settings({"measure.pattern": [pattern]}, ["measure.pattern"]))
+        list(written({"measure.pattern": [pattern]}, ["measure.pattern"]))
 
 
 def test_a_flag_without_a_command_says_what_it_is_for() -> None:
