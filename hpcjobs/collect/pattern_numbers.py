@@ -92,7 +92,7 @@ def _value(match: regex.Match[str], group: str, begin: int, end: int) -> float |
     text = match.string
     while begin < end and text[begin].isspace():
         begin += 1
-    # `[\\d.,]+` takes the comma after a number, too.
+    # `[\d.,]+` takes the comma after a number, too.
     while begin < end and (text[end - 1].isspace() or text[end - 1] == ","):
         end -= 1
     if begin == end:

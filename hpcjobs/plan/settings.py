@@ -19,9 +19,7 @@ def texts(command: Sequence[object]) -> list[str]:
         raise InputError(f"command: expected a list of words, got {command!r}; shlex.split makes a list of a text")
     for index, word in enumerate(command):
         if isinstance(word, bool) or not isinstance(word, (str, int, float, PurePath)):
-            raise InputError(
-                f"command: word {index} (the first is 0): expected a text, a number or a path, got {word!r}"
-            )
+            raise InputError(f"command[{index}]: expected a text, a number or a path, got {word!r}")
     return [str(word) for word in command]
 
 
