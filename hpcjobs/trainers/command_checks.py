@@ -86,14 +86,21 @@ def check_start(experiment: CommandExperiment, cluster: Cluster) -> None:
 
 
 def check_rate(experiment: CommandExperiment) -> None:
-    """Raises InputError if the log will give the time of a step, which without a batch is no rate."""
+    """Raises InputError if the log will give the time of a step alone, and it is no rate of the unit."""
     from hpcjobs.collect.pattern import TIMES
+    from hpcjobs.collect.pattern_log import counts_batch
 
     pattern, batch = pattern_of(msgspec.to_builtins(experiment.measure)), experiment.batch
     if pattern is None or pattern.has("throughput", "samples") or pattern.unit == "steps":
         return
+    time = next(group for group in TIMES if pattern.has(group))
+    if not counts_batch(pattern.unit):
+        raise InputError(
+            f"measure.pattern: {time} is no rate of {pattern.unit}, because a batch counts samples: name a group "
+            "throughput or samples",
+            ("measure", "pattern"),
+        )
     if batch.local is None and batch.global_ is None:
-        time = next(group for group in TIMES if pattern.has(group))
         raise InputError(
             f"measure.pattern: {time} is a rate only with the batch: give batch.local or batch.global, or unit steps",
             ("measure", "pattern"),

@@ -113,6 +113,10 @@ def test_a_key_of_a_section_of_comments_may_be_set(tmp_path: Path) -> None:
         (("--set", "stop=USR2", "--", "train"), "did you mean stop.signal=USR2?"),
         (("--set", "optimizer.lr=1", "--", "train"), "; a value of the command's own is params.NAME"),
         (("--set", "params.wd=1,2", "--", "train", "{{params.wd}}"), "the command does not use {params.wd}"),
+        (
+            ("--pattern", "(?P<step_ms>.*)m", "--unit", "tokens", "--set", "batch.local=4", "--", "train"),
+            "step_ms is no rate of tokens, because a batch counts samples: name a group throughput or samples",
+        ),
         (("--pattern", "(?P<step_s>.*)s", "--", "train"), "--pattern: measure.pattern: step_s is a rate only with the"),
         (("--", "train", "{gpu}"), "no placeholder {gpu}: did you mean 'gpus'?"),
         (("--set", "lr=1", "--", "train"), "--set: unknown key 'lr': "),
