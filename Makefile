@@ -52,7 +52,7 @@ docs: setup ## docs/reference/ from the code, and all of docs/ as pages in build
 bench: setup-test ## run the benchmarks and print their ratios (the one of Slurm needs root)
 	@failed=0; for file in benchmarks/*.py; do echo "== $$file"; $(PYTHON) "$$file" || failed=1; done; exit $$failed
 
-cluster-up: setup-test ## start the virtual four-node Slurm cluster of tests/slurm (root)
+cluster-up: setup-test ## start the virtual four-node Slurm cluster of tests/slurm (root); installs TensorFlow first
 	@$(PYTHON) tests/slurm/cluster.py up
 
 cluster-down: ## stop that cluster and delete its files

@@ -175,8 +175,9 @@ def _meanings(what: str, known: Mapping[str, str]) -> str:
 
 
 def _failures() -> str:
+    own = TRAINERS["command"].hints()
     rows = [
-        (f"`{kind}`", about.meaning, about.hint, "yes" if kind in RETRYABLE else "")
+        (f"`{kind}`", about.meaning, about.hint, own.get(kind, ""), "yes" if kind in RETRYABLE else "")
         for kind, about in sorted(failures.FAILURE_CLASSES.items())
     ]
     return (
@@ -185,8 +186,9 @@ def _failures() -> str:
         "and what to do. If several lines report a failure, Slurm's come first, then those of the rank that gave up, then\n"
         "other causes, and last what only follows from the end of another rank. `may be retried`: the profile's `retry`\n"
         "can name the class, see [Submitting](../submitting.md). `hpcjobs resume` runs all other failed runs again, once\n"
-        "you have removed the cause.\n\n"
-        f"{_table(('class', 'means', 'what to do', 'may be retried'), rows)}"
+        "you have removed the cause. Some remedies name keys of the built-in trainer, such as data.cache; a command of your\n"
+        "own has another remedy there.\n\n"
+        f"{_table(('class', 'means', 'what to do', 'what to do with a command of your own', 'may be retried'), rows)}"
     )
 
 

@@ -7,8 +7,8 @@ import logging
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcjobs.base import sweepdir
@@ -18,7 +18,6 @@ from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import Limits, Tell
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Cluster, Document, Experiment, profiles
-from hpcjobs.config.keys import leaves
 from hpcjobs.engine import cancel, folder, follow, resume, submit
 from hpcjobs.engine.resume import Resumed
 from hpcjobs.engine.state import RunStatus
@@ -27,6 +26,7 @@ from hpcjobs.jobs.arms import shown_command
 from hpcjobs.plan import planning
 from hpcjobs.plan.estimate import Estimate, UserLimit, estimate, site_limits
 from hpcjobs.plan.planning import Plan, Terms
+from hpcjobs.plan.settings import settings_of, texts
 from hpcjobs.report import build
 from hpcjobs.report.build import Report, ReportRequest
 from hpcjobs.schedulers.factory import capabilities
@@ -306,12 +306,16 @@ def sweep(
     gpus: Iterable[int] | int | str,
     *,
     experiment: str | Path | None = None,
-    command: Sequence[str | PurePath | float] | None = None,
+    command: Sequence[str | int | float | Path] | None = None,
     cluster: str | Path | None = None,
     settings: Mapping[str, object] | None = None,
     override: Mapping[str, str] | None = None,
     sbatch: Sequence[str] | str = (),
     repeats: int | None = None,
+    start: str | None = None,
+    pattern: str | None = None,
+    of: str | None = None,
+    unit: str | None = None,
     throttle: int | None = None,
     one_allocation: bool = False,
     preflight: bool = False,
@@ -325,11 +329,11 @@ def sweep(
     command: the words of a training command to run instead, such as ["python", "train.py", "--lr", "{params.lr}"].
     cluster: a name of `hpcjobs cluster list`, or a file; absent: `hpcjobs sweep`'s choice without --cluster.
     settings: experiment keys to override; a list is swept: {"batch.local": [32, 64], "model.weights": "none"}.
-        A mapping sets keys of a section: {"params": {"lr": [0.1, 0.2]}}. A key that is a list takes one whole.
-        Those of a command have keys such as start, measure.pattern and params.lr.
+        Those of a command have keys such as params.lr. A section may be a mapping: {"batch": {"local": 32}}.
     override: keys of the profile, such as {"partition": "v100", "time": "01:00:00"}; see site.choose.OVERRIDABLE.
     sbatch: any other options of sbatch, such as ["mail-type=FAIL"].
     repeats: runs of each point; absent: the experiment's.
+    start, pattern, of, unit: the keys start, measure.pattern, measure.of and measure.unit of a command.
     throttle: the most runs of a size at a time.
     one_allocation: run everything in one job of the largest size.
     preflight: the runs wait for a job that checks a node.
@@ -344,9 +348,10 @@ def sweep(
     chosen = chosen_cluster(None if cluster is None else str(cluster), override.get("partition"), tell)
     if experiment is not None and command is not None:
         raise InputError("experiment and command exclude each other: give one of them")
-    document = profiles.read(Experiment, str(experiment or DEFAULT)) if command is None else document_of(command)
-    verbatim = [key.name for key in leaves(trainer_in(document).keys) if key.verbatim]
-    written = list(_settings(settings or {}, verbatim))
+    words = None if command is None else texts(command)
+    document = profiles.read(Experiment, str(experiment or DEFAULT)) if words is None else document_of(words)
+    about = {"start": start, "measure": {"pattern": pattern, "of": of, "unit": unit}}
+    written = settings_of(settings or {}, about, trainer_in(document).keys)
     ready = prepare(
         counts,
         document,
@@ -364,37 +369,13 @@ def sweep(
         **{"gpus": ",".join(map(str, counts)), "experiment": experiment, "cluster": cluster, **override},
         **{"repeats": repeats, "throttle": throttle},
     }
-    words = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
-    words += [word for setting in written for word in ("--set", setting)]
-    words += [word for option in options for word in ("--sbatch", option)]
-    words += [flag for flag, is_set in (("--one-allocation", one_allocation), ("--preflight", preflight)) if is_set]
-    words += ["--out", str(ready.sweep.where.root), *(["--", *map(str, command)] if command is not None else ())]
-    study, _ = ready.submit(["hpcjobs", "sweep", *words], tell)
+    line = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
+    line += [word for setting in written for word in ("--set", setting)]
+    line += [word for option in options for word in ("--sbatch", option)]
+    line += [flag for flag, is_set in (("--one-allocation", one_allocation), ("--preflight", preflight)) if is_set]
+    line += ["--out", str(ready.sweep.where.root), *(["--", *words] if words is not None else ())]
+    study, _ = ready.submit(["hpcjobs", "sweep", *line], tell)
     return study
-
-
-def _settings(settings: Mapping[str, object], verbatim: Collection[str] = ()) -> Iterator[str]:
-    """The settings as the values of --set. Keys in `verbatim` take one text as it is written, with its commas."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _settings({f"{key}.{name}": each for name, each in value.items()}, verbatim)
-            continue
-        if key in verbatim:
-            if value is not None and not isinstance(value, str):
-                raise InputError(f"settings: {key}: expected one text, got {value!r}")
-            yield f"{key}={_word(value)}"
-            continue
-        # An array of numpy is an iterable, too.
-        is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
-        words = [_word(each) for each in value] if is_list else [_word(value)]  # type: ignore[attr-defined]
-        if any("," in word for word in words):
-            raise InputError(f"settings: {key}: a value cannot contain a comma; to sweep a key, give a list")
-        yield f"{key}={','.join(words)}"
-
-
-def _word(value: object) -> str:
-    """A value as YAML writes it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def open_study(folder: str | Path, *, tell: Tell = log_line) -> Study:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +22,10 @@ _KEYS = {"start": "start", "pattern": "measure.pattern", "of": "measure.of", "un
 # Their parameter names.
 NAMES = tuple(_KEYS)
 _META = "hpcjobs.command"
+# Flags that are easily put after the training command, where they do nothing.
+_MISPLACED = ("--dry-run", "--wait", "--json", "--preflight", "--one-allocation")
+# What a program's name or path looks like; KEY=VALUE and 2 are none.
+_PROGRAM = re.compile(r"[A-Za-z_./~][^=,]*\Z")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -31,8 +37,47 @@ class TakesCommand(click.Command):
         if "--" in args:
             at = args.index("--")
             ctx.meta[_META] = tuple(args[at + 1 :])
-            args = args[:at]
-        return super().parse_args(ctx, args)
+            self._tell_misplaced(args[at + 1 :])
+            return super().parse_args(ctx, args[:at])
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            words = self._left_over(given, ctx)
+            if words and _PROGRAM.match(words[0]):
+                shown = shlex.join(words[:2]) + (" ..." if len(words) > 2 else "")
+                raise click.UsageError(f"{shown!r} looks like a command: write -- before it", ctx) from error
+            raise
+
+    def _tell_misplaced(self, words: Sequence[str]) -> None:
+        """Tell of flags of this command that stand after `--`. Raises InputError for --dry-run.
+
+        A command may have flags of the same names, but a preview that submits is worse than a refusal.
+        """
+        flags = {flag for option in self.params if getattr(option, "is_flag", False) for flag in option.opts}
+        for flag in _MISPLACED:
+            if flag not in words or flag not in flags:
+                continue
+            if flag == "--dry-run":
+                raise InputError(
+                    "--dry-run stands after --, where it is an argument of the command: for a preview give it before "
+                    "--; if the command has such an option of its own, write the command into a file with `hpcjobs "
+                    "init NAME -- COMMAND`, and give --experiment NAME"
+                )
+            click.echo(f"warning: {flag} stands after --: it is an argument of the command", err=True)
+
+    def _left_over(self, args: list[str], ctx: click.Context) -> list[str]:
+        """The words from the first one that is neither an option, nor its value, nor an argument of this command."""
+        arguments = sum(isinstance(each, click.Argument) for each in self.params)
+        ctx.allow_interspersed_args = False
+        try:
+            _, rest, _ = self.make_parser(ctx).parse_args(list(args))
+            while rest and arguments:
+                arguments -= 1
+                _, rest, _ = self.make_parser(ctx).parse_args(rest[1:])
+        except click.UsageError:
+            return []
+        return rest
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Files, in the words of the training command."""

@@ -19,6 +19,7 @@ from hpcjobs.base.records import RunState
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan.estimate import Estimate
+from hpcjobs.schedulers.factory import capabilities
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,7 +97,9 @@ def plan(sweep: Sweep, expected: Estimate, to_stdout: bool = False) -> None:
         )
     console = terminal(stderr=not to_stdout)
     name = sweep.plan.variants[0].experiment.name
-    title = f"sweep of {name} on {cluster.name} ({cluster.sharing} nodes): {_count(len(sweep.plan.runs), 'run')}"
+    # Nobody shares this machine by a profile's key.
+    sharing = f" ({cluster.sharing} nodes)" if capabilities(cluster).compute_nodes else ""
+    title = f"sweep of {name} on {cluster.name}{sharing}: {_count(len(sweep.plan.runs), 'run')}"
     console.print(f"{title} in {_count(len(sweep.plan.submitted), 'job')}", soft_wrap=True)
     console.print(grid)
     for line in _commands(sweep):

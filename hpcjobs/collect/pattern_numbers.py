@@ -100,7 +100,8 @@ def _value(match: regex.Match[str], group: str, begin: int, end: int) -> float |
     text = match.string
     while begin < end and text[begin].isspace():
         begin += 1
-    while begin < end and text[end - 1].isspace():
+    # `[\d.,]+` takes the comma after a number, too.
+    while begin < end and (text[end - 1].isspace() or text[end - 1] == ","):
         end -= 1
     if begin == end:
         return "is empty"

@@ -238,7 +238,9 @@ def _explain(document: Document, kind: type[Section], message: str) -> str:
     path = tuple(re.findall(r"\.([A-Za-z_][\w-]*)", place))
     if unknown := _UNKNOWN.search(text):
         full = (*path, unknown[1])
-        return f"{document.where(full)}: unknown key '{'.'.join(full)}': {nearest(unknown[1], known_keys(kind, path))}"
+        near = nearest(unknown[1], known_keys(kind, path))
+        advice = "" if path or not kind.ADVICE or near.startswith("did you mean") else f"; {kind.ADVICE}"
+        return f"{document.where(full)}: unknown key '{'.'.join(full)}': {near}{advice}"
     if missing := _MISSING.search(text):
         full = (*path, missing[1])
         return f"{document.where(path)}: key '{'.'.join(full)}' is missing"

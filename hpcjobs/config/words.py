@@ -40,10 +40,11 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Each key's type carries its description: `steps: Annotated[PositiveInt, doc("Steps per window.")] = 5`. A key that
     is itself a section is described by the docstring of that section. `hpcjobs.config.keys` reads both. EXCLUSIVE names
-    two keys of which a file gives one at most.
+    two keys of which a file gives one at most. ADVICE ends the error of a key that is unknown and like no known one.
     """
 
     EXCLUSIVE: ClassVar[tuple[str, str] | None] = None
+    ADVICE: ClassVar[str] = ""
 
 
 def doc(description: str) -> msgspec.Meta:

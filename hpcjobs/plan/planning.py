@@ -15,7 +15,7 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.base.sizes import Size
 from hpcjobs.base.tabular import param_column
 from hpcjobs.config import Cluster, Document
-from hpcjobs.config.keys import Key, exclusive, leaves
+from hpcjobs.config.keys import Key, exclusive, keys_of, leaves
 from hpcjobs.jobs.group import ALLOCATION, Group, PlannedRun, Variant
 from hpcjobs.trainers import Start
 from hpcjobs.trainers.registry import experiment_in, trainer_in, trainer_of
@@ -121,6 +121,7 @@ def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]
     """
     kind = trainer_in(document).keys
     known = {key.name: key for key in leaves(kind)}
+    sections = {key.name: key.section for key in keys_of(kind)}
     choices: dict[str, list[str]] = {}
     for setting in settings:
         key, equals, values = setting.partition("=")
@@ -129,6 +130,12 @@ def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]
             raise InputError(f"--set {setting}: expected KEY=VALUE or KEY=V1,V2")
         if key in NEVER_SET:
             raise InputError(f"--set {setting}: {NEVER_SET[key]}")
+        if (section := sections.get(key)) is not None and values.strip() != "null":
+            inner = [each.name for each in keys_of(section)]
+            raise InputError(
+                f"--set {setting}: {key} is a section with the keys {', '.join(inner)}: did you mean "
+                f"{key}.{inner[0]}={values}?"
+            )
         if key in choices:
             raise InputError(f"--set {setting}: '{key}' is set twice; give its values in one --set {key}=V1,V2")
         # A text that is taken as it is written may hold commas, and a list is written with them.
@@ -140,7 +147,8 @@ def parameter_grid(document: Document, settings: Sequence[str]) -> list[Variant]
         if key in ("name", "repeats") and len(words) > 1:
             raise InputError(f"--set {setting}: takes one value, which is that of the whole sweep")
         choices[key] = words
-    _refuse_exclusive(choices, exclusive(kind))
+    # null is no value: it makes room for the other key.
+    _refuse_exclusive((key for key, values in choices.items() if values != ["null"]), exclusive(kind))
     swept = sorted(key for key, values in choices.items() if len(values) > 1)
     _refuse_shared_columns(swept)
     for key in swept:

@@ -242,7 +242,7 @@ def holds_back(each: Series) -> tuple[str, ...]:
         found.append(f"{_capital(once)} does not show how much of that is chance.")
     parts = {part: getattr(row, f"lost_{part}_ms") for part in LOSSES}
     if all(ms is None for part, ms in parts.items() if part != "other"):
-        found.append("The cause is not known: no run measured the parts of a step. A sweep with mode=benchmark does.")
+        found.append("The cause is not known: no log takes the step apart.")
         return tuple(found)
     in_order = sorted((part for part in LOSSES if (parts[part] or 0.0) > 0), key=lambda part: -(parts[part] or 0.0))
     if in_order:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from hpcjobs.base.contract import FAILURE, JOB_LOG, TRAIN_LOG, Finding, RunConfig
-from hpcjobs.base.errors import InputError, nearest
+from hpcjobs.base.errors import InputError
 from hpcjobs.base.records import ExitRecord, Tell
 from hpcjobs.base.sizes import Size
 from hpcjobs.collect.attempts import Reading
 from hpcjobs.config import Cluster, Experiment
-from hpcjobs.trainers import Launch, NodeCheck, Start, Stop, Word
+from hpcjobs.trainers import Launch, NodeCheck, Start, Stop, Word, command_checks
 from hpcjobs.trainers.command_keys import CommandExperiment
+from hpcjobs.trainers.command_line import script_of
 from hpcjobs.trainers.placeholders import filled
 
 if TYPE_CHECKING:
     from hpcjobs.collect.claims import Sizes
-    from hpcjobs.collect.pattern import Pattern
 
-# Values of measure.format that are not formats of logs.
-_NO_FORMATS = ("auto", "meter", "pattern", "none")
 # More than the logs of most runs. What the command itself writes is not known.
 _LOG_BYTES = 50_000_000
 
@@ -42,17 +38,22 @@ class CommandTrainer:
             for key in ("start", "stop", "stall_s", "workdir"):
                 if getattr(each, key) != getattr(first, key):
                     raise InputError(f"--set {key}: takes one value, because the runs of a size share a job script")
-            _check_command(each)
-            _check_measure(each)
+            command_checks.check_command(each)
+            command_checks.check_measure(each)
+        command_checks.check_swept(ours)
         if cluster is not None:
-            _check_start(first, cluster)
+            command_checks.check_start(first, cluster)
 
     def check(self, experiments: Sequence[Experiment], cluster: Cluster, tell: Tell) -> None:
         self.check_keys(experiments, cluster)
-        first = _ours(experiments)[0]
+        ours = _ours(experiments)
+        first = ours[0]
         if first.workdir is not None and not Path(first.workdir).is_dir():
             # Only compute nodes may see the folder: a warning, not an error.
             tell(f"warning: this host sees no folder {first.workdir} (workdir); the nodes of the runs need it")
+        for warning in command_checks.unused(ours):
+            tell(f"warning: {warning}")
+        command_checks.check_program(first, _first_word(first), cluster)
 
     def check_size(self, experiment: Experiment, size: Size) -> None:
         ours = _our(experiment)
@@ -61,6 +62,7 @@ class CommandTrainer:
         except ValueError as error:
             raise InputError(str(error), ("batch", "global")) from None
         _words(ours, size)
+        command_checks.check_rate(ours)
 
     def start(self, experiment: Experiment) -> Start:
         return _our(experiment).start
@@ -125,7 +127,7 @@ class CommandTrainer:
         from hpcjobs.collect.log_progress import tail_progress
 
         about, known = run.experiment["measure"], _sizes(run)
-        pattern, log = _pattern(about), attempt / JOB_LOG
+        pattern, log = command_checks.pattern_of(about), attempt / JOB_LOG
         if about["format"] in ("auto", "meter") and (attempt / TRAIN_LOG).is_file():
             pattern, log, how = None, attempt / TRAIN_LOG, "hpcjobs"
         else:
@@ -159,7 +161,7 @@ class CommandTrainer:
             "out_of_memory": "ask for more memory (`mem_per_gpu_mib` in the profile), or use a smaller batch",
             "device_memory": "use a smaller batch",
             "host_memory": "ask for more memory (`mem_per_gpu_mib` in the profile), or use fewer loader workers",
-            "no_measurement": "`hpcjobs collect --logs JOB.LOG --pattern ...` tries a pattern; measure.format=none "
+            "no_measurement": "`hpcjobs collect --logs JOB.LOG --pattern REGEX` tries a pattern; measure.format=none "
             "if the command prints no rate",
             "mpi_error": "see the run's job.log; the launcher must belong to the MPI that the command was built with",
             "launch": "no process started: check the command's first word, `launcher`, `mpi_plugin`, "
@@ -176,15 +178,12 @@ class CommandTrainer:
             yield Finding("command", FAILURE, str(error), "")
 
     def node_check(self, experiments: Sequence[Experiment], cluster: Cluster, gpus: int, folder: Path) -> NodeCheck:
-        """It looks for the command's first word, for workdir and inputs, for a free port, and for names of nodes."""
+        """It looks for the command's first word and script, workdir, inputs, a free port, and names of nodes."""
         ours = _ours(experiments)[0]
-        first = _words(ours, Size(1, 1, 1, 1, 1))[0]
-        # Empty if it is known only on the node of a run.
-        texts = [part for part in first if isinstance(part, str)]
-        word = "".join(texts) if len(texts) == len(first) else ""
+        told = (_first_word(ours), script_of(ours.command), *self.inputs(ours))
         script = folder / "command_check.sh"
         request = {"nodes": -(-gpus // (cluster.gpus_per_node or gpus))}
-        return NodeCheck(("bash", str(script), str(folder), word, *self.inputs(ours)), request, ("command_check.sh",))
+        return NodeCheck(("bash", str(script), str(folder), *told), request, ("command_check.sh",))
 
     def bytes_on_disk(self, experiment: Experiment) -> int:
         return _LOG_BYTES
@@ -215,68 +214,15 @@ def _words(experiment: CommandExperiment, size: Size) -> list[Word]:
     return [filled(word, known) for word in experiment.command]
 
 
+def _first_word(experiment: CommandExperiment) -> str:
+    """The command's first word; empty if it is known only on the node of a run."""
+    first = _words(experiment, Size(1, 1, 1, 1, 1))[0]
+    texts = [part for part in first if isinstance(part, str)]
+    return "".join(texts) if len(texts) == len(first) else ""
+
+
 def _sizes(run: RunConfig) -> Sizes:
     from hpcjobs.collect.claims import Sizes
 
     batch = run.experiment["batch"]
     return Sizes(run.gpus, run.nodes, batch["local"], batch["global"]).whole()
-
-
-def _pattern(about: Mapping[str, Any]) -> Pattern | None:
-    """The pattern of a `measure` section, if it has one. Raises InputError if it is wrong."""
-    if about["pattern"] is None:
-        return None
-    from hpcjobs.collect.pattern import Pattern
-
-    return Pattern(
-        about["pattern"],
-        about["of"],
-        "samples" if about["unit"] is None else about["unit"],
-        about["warmup"],
-        about["take"],
-    )
-
-
-def _check_command(experiment: CommandExperiment) -> None:
-    first = experiment.command[0]
-    if not first:
-        raise InputError("the first word is empty: give a program", ("command",))
-    if first.startswith("-"):
-        raise InputError(
-            f"command: the first word {first!r} is an option: give a program first; options of hpcjobs stand before --",
-            ("command",),
-        )
-    if experiment.workdir == "":
-        raise InputError("expected a folder, got '': leave the key out for the working folder", ("workdir",))
-
-
-def _check_measure(experiment: CommandExperiment) -> None:
-    from hpcjobs.collect.reading import FORMATS
-
-    about = experiment.measure
-    if about.format not in (*_NO_FORMATS, *FORMATS):
-        known = nearest(about.format, [*_NO_FORMATS, *FORMATS])
-        raise InputError(f"no format {about.format!r}: {known}", ("measure", "format"))
-    if about.format == "pattern" and about.pattern is None:
-        raise InputError("measure.format is pattern, but measure.pattern is missing", ("measure", "format"))
-    if about.pattern is not None and about.format not in ("auto", "pattern"):
-        why = f"measure.pattern is not used with measure.format {about.format}: give one of them"
-        raise InputError(why, ("measure", "pattern"))
-    # The other keys are those of a pattern, too, and are checked with one that is right.
-    as_pattern = {**msgspec.to_builtins(about), "pattern": about.pattern or "(?P<throughput>1)"}
-    try:
-        _pattern(as_pattern)
-    except InputError as error:
-        raise InputError(str(error), ("measure", *error.key)) from None
-
-
-def _check_start(experiment: CommandExperiment, cluster: Cluster) -> None:
-    """Raises InputError where the profile's launcher cannot do what the experiment asks for."""
-    start, launcher = experiment.start, cluster.launcher
-    if launcher == "horovodrun" and start != "once":
-        raise InputError(
-            f"start: {start} needs launcher srun or mpirun, but cluster '{cluster.name}' has launcher horovodrun; with "
-            "start: once, the command may begin with horovodrun itself"
-        )
-    if start == "once" and cluster.container.kind == "pyxis":
-        raise InputError("start: once runs without srun, which container.kind pyxis needs: give start rank or node")

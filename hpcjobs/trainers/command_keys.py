@@ -64,9 +64,10 @@ class CommandMeasure(Section, frozen=True, kw_only=True):
     format: Annotated[
         str,
         doc(
-            "auto: what hpcjobs.meter wrote, or else the pattern if there is one, or else the first format that is "
-            "recognised; pattern: the pattern alone; none: nothing is measured, and the table has times only; or the "
-            "name of a format, as `hpcjobs collect --format NAME` takes it."
+            "auto: a train.log in hpcjobs' own format that the command wrote into HPCJOBS_METRICS, or else the pattern "
+            "if there is one, or else the first format that is recognised; pattern: the pattern alone; none: nothing "
+            "is measured, and the table has times only; or the name of a format, as `hpcjobs collect --format NAME` "
+            "takes it."
         ),
     ] = "auto"
     pattern: Annotated[
@@ -116,6 +117,8 @@ class Stop(Section, frozen=True, kw_only=True):
 
 class CommandExperiment(Experiment, frozen=True, kw_only=True):
     """A training command, run at any number of GPUs."""
+
+    ADVICE: ClassVar = "a value of the command's own is params.NAME"
 
     trainer: Annotated[
         Literal["command"], doc("command: any training command; chexnet: the trainer that comes with hpcjobs.")

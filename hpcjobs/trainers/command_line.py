@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Document
@@ -13,24 +14,14 @@ from hpcjobs.config import Document
 _SCRIPTS = (".py", ".sh", ".jl", ".lua", ".R", ".pl")
 
 
-def document_of(words: Sequence[str | PurePath | float]) -> Document:
-    """The experiment that runs this command. Raises InputError for an empty command, or one that is not a list."""
-    if isinstance(words, str):
-        raise InputError(f"command: expected a list of words, got the text {words!r}; shlex.split makes a list of it")
-    if not isinstance(words, Iterable) or isinstance(words, (bytes, Mapping)):
-        raise InputError(f"command: expected a list of words, got {words!r}")
-    command = [_text(word) for word in words]
-    if not command or not command[0]:
+def document_of(words: Sequence[str]) -> Document:
+    """The experiment that runs this command. Raises InputError for an empty command."""
+    if not words or not words[0]:
         raise InputError("no command after --: give one, such as `-- python train.py --batch {batch.local}`")
-    data = {"name": name_of(command), "trainer": "command", "command": command}
+    if len(words[0].split()) > 1 and not Path(words[0]).exists():
+        raise InputError(f"command: {words[0]!r} is one word, and no file: leave out the quotes around it")
+    data = {"name": name_of(words), "trainer": "command", "command": list(words)}
     return Document("command", data, {})
-
-
-def _text(word: object) -> str:
-    """A word as text. Python may give numbers and paths, too."""
-    if isinstance(word, (str, PurePath)) or (isinstance(word, (int, float)) and not isinstance(word, bool)):
-        return str(word)
-    raise InputError(f"command: expected words, got {word!r}")
 
 
 def name_of(command: Sequence[str]) -> str:
@@ -38,3 +29,15 @@ def name_of(command: Sequence[str]) -> str:
     paths = [PurePath(word) for word in command if not word.startswith("-")]
     script = next((path for path in paths if path.suffix in _SCRIPTS), PurePath(command[0]))
     return re.sub(r"[^A-Za-z0-9_-]+", "-", script.stem).strip("-_")[:40] or "command"
+
+
+def script_of(command: Sequence[str]) -> str:
+    """The script that the command's first word runs, as it is written; empty if none can be told.
+
+    A word after an option may be the option's value, such as a file that the command is to write.
+    """
+    for before, word in itertools.pairwise(command):
+        if word.endswith(_SCRIPTS) and not word.startswith("-"):
+            is_value = before.startswith("-") and "=" not in before
+            return "" if is_value or set("{}") & set(word) else word
+    return ""

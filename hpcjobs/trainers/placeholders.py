@@ -23,6 +23,12 @@ OF_THE_PLAN = ("gpus", "nodes", "gpus_per_node", "processes_per_node", "batch.lo
 _PART = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 
 
+def names(text: str) -> set[str]:
+    """The names of the placeholders in a word of a command, such as batch.local."""
+    parts = (match[0] for match in _PART.finditer(text))
+    return {part[1:-1] for part in parts if len(part) > 2}
+
+
 def filled(text: str, values: Mapping[str, str]) -> Word:
     """A word of a command with its placeholders filled in.
 

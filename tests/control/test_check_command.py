@@ -33,12 +33,13 @@ def findings(*words: str, folder: Path, code: int = 0) -> dict[str, dict[str, st
 
 @pytest.mark.parametrize("start", ["rank", "node", "once"])
 def test_a_command_that_can_run_passes_every_check_and_leaves_no_files(tmp_path: Path, start: str) -> None:
+    (tmp_path / "train.py").touch()
     found = findings(*LOCAL, "--start", start, "--", sys.executable, "train.py", folder=tmp_path)
     assert [(name, each["state"]) for name, each in found.items()] == [
         (name, OK) for name in ("template", "disk", "folder", "workdir", "command", "port")
     ]
     assert found["command"]["said"] == f"{sys.executable} on {socket.gethostname()}"
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,23 @@ def test_a_first_word_that_no_shell_would_run_is_a_failure(tmp_path: Path, word:
     (tmp_path / "train.sh").write_text("#!/bin/sh\n")
     found = findings(*LOCAL, "--", word, folder=tmp_path, code=1)["command"]
     assert (found["state"], said in found["said"], cure in found["cure"]) == (FAILURE, True, True), found
+
+
+def test_a_script_that_the_node_does_not_see_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "sgd.py").touch()
+    (tmp_path / "run.sh").touch()
+    for good in (
+        ["sgd.py"],
+        ["-u", "sgd.py", "new.py"],
+        ["--nodes={nodes}", "sgd.py"],
+        ["--out", "new.py"],
+        ["{gpus}.py"],
+    ):
+        assert findings(*LOCAL, "--", sys.executable, *good, folder=tmp_path)["command"]["state"] == OK, good
+    for wrong in (["sdg.py"], ["--nodes={nodes}", "sdg.py"]):
+        found = findings(*LOCAL, "--", sys.executable, *wrong, folder=tmp_path, code=1)["command"]
+        assert (found["state"], found["said"].startswith("sdg.py: no such file")) == (FAILURE, True), found
+        assert f"relative to workdir ({tmp_path})" in found["cure"]
 
 
 def test_a_relative_first_word_is_looked_for_in_workdir(tmp_path: Path) -> None:
@@ -101,9 +119,9 @@ def test_a_machine_without_mpi_checks_a_command_itself(tmp_path: Path) -> None:
 
 
 def test_a_preflight_that_fails_here_leaves_no_sweep(tmp_path: Path) -> None:
-    words = ("sweep", "--preflight", "--gpus", "1", "--cluster", "local", "--out", "o", "--", "no-such-program")
+    words = ("sweep", "--preflight", "--gpus", "1", "--cluster", "local", "--out", "o", "--", sys.executable, "gone.py")
     done = hpcjobs(*words, cwd=tmp_path, code=1)
-    assert "command: no-such-program is not found on PATH on " in done.stderr
+    assert "command: gone.py: no such file, or it cannot be read on " in done.stderr
     assert not (tmp_path / "o").exists()
 
 
@@ -136,7 +154,7 @@ def names(folder: Path, known: str, **env: str) -> list[str]:
     """The finding about names, if these resolve."""
     slurm = {"SLURM_JOB_PARTITION": "gpu", "SLURMD_NODENAME": "n1", "SLURM_JOB_ID": "7"}
     path = f"{folder / 'bin'}:{os.environ['PATH']}"
-    words = ("bash", str(folder / "command_check.sh"), str(folder), "true", str(folder))
+    words = ("bash", str(folder / "command_check.sh"), str(folder), "true", "", str(folder))
     done = subprocess.run(words, env={**slurm, "PATH": path, "NAMES": known, **env}, cwd="/", check=False)
     about = json.loads((folder / CHECK_NODE).read_text())
     assert about["token"] == json.loads((folder / CHECK_REQUEST).read_text())["token"]
@@ -170,14 +188,14 @@ def test_a_profile_that_names_the_interface_needs_no_names(node: Path) -> None:
 
 def test_runs_on_one_node_need_no_names(tmp_path: Path) -> None:
     preflight.write_script(plan_of(profiles.cluster("c4140"), f"workdir={tmp_path}", gpus=4), tmp_path)
-    subprocess.run(["bash", tmp_path / "command_check.sh", tmp_path, "true", tmp_path], check=True)
+    subprocess.run(["bash", tmp_path / "command_check.sh", tmp_path, "true", "", tmp_path], check=True)
     found = json.loads((tmp_path / CHECK_NODE).read_text())["findings"]
     assert [each[0] for each in found] == ["workdir", "command", "port"]
 
 
 def test_words_with_quotes_and_backslashes_are_told_as_they_are(node: Path) -> None:
     odd = 'a "b" \\c'
-    words = ("bash", str(node / "command_check.sh"), str(node), odd, str(node), f"/nowhere/{odd}")
+    words = ("bash", str(node / "command_check.sh"), str(node), odd, "", str(node), f"/nowhere/{odd}")
     assert subprocess.run(words, check=False).returncode == 1
     said = [each[2] for each in json.loads((node / CHECK_NODE).read_text())["findings"]]
     assert f"{odd} is not found on PATH" in said
@@ -186,7 +204,7 @@ def test_words_with_quotes_and_backslashes_are_told_as_they_are(node: Path) -> N
 
 def test_a_folder_that_the_node_does_not_see_is_told(node: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     empty = tmp_path_factory.mktemp("empty")
-    words = ("bash", str(node / "command_check.sh"), str(empty), "true", "/")
+    words = ("bash", str(node / "command_check.sh"), str(empty), "true", "", "/")
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, f"{empty}: this node sees no request.json there" in done.stderr) == (1, True)
     assert list(empty.iterdir()) == []
@@ -231,4 +249,4 @@ def test_the_probe_has_a_rank_for_each_gpu_whatever_starts_the_runs(
 def test_a_first_word_that_only_a_run_knows_is_not_looked_for(tmp_path: Path) -> None:
     plan = make_plan([1], parameter_grid(document_of(["{run_dir}/start"]), []), profiles.cluster("local"), 1)
     preflight.write_script(plan, tmp_path)
-    assert f"command_check.sh {tmp_path} '' " in preflight.script_path(tmp_path).read_text()
+    assert f"command_check.sh {tmp_path} '' '' " in preflight.script_path(tmp_path).read_text()

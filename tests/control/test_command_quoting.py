@@ -190,7 +190,7 @@ def test_words_arrive_from_the_command_line(start: str, tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_not_utf8_are_refused_on_the_command_line(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "hpcjobs", "sweep", "--gpus", "1", "--cluster", "local", "--out", "o", "--", "train"]
+    line = [sys.executable, "-m", "hpcjobs", "sweep", "--gpus", "1", "--cluster", "local", "--out", "o", "--", "true"]
     done = subprocess.run([*map(os.fsencode, line), b"a\xffb"], cwd=tmp_path, capture_output=True, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert b"is not UTF-8 and cannot stand in a job script" in done.stderr

@@ -42,6 +42,11 @@ def test_a_rate_is_all_of_its_number(text: str, rate: float) -> None:
     assert (one.throughput, one.wrong) == (rate, "")
 
 
+def test_a_comma_after_a_number_is_no_part_of_it() -> None:
+    assert found(r"speed (?P<throughput>[\d.,]+)", "speed 1,234.5, loss 2").throughput == 1234.5
+    assert found(r"speed (?P<throughput>[\d.,]+)", "speed 1.234,5").wrong != ""
+
+
 @pytest.mark.parametrize(
     ("pattern", "text", "why"),
     [

@@ -9,7 +9,8 @@ import pytest
 import hpcjobs
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Experiment, profiles
-from hpcjobs.study import _settings, prepare
+from hpcjobs.plan.settings import written
+from hpcjobs.study import prepare
 from tests.control.scenario import SweepScenario
 
 
@@ -35,7 +36,7 @@ def test_whatever_can_be_iterated_over_is_swept() -> None:
     import numpy
 
     given = {"batch.local": numpy.array([4, 8]), "seed": range(1, 3), "lr.base": numpy.float64(0.5)}
-    assert list(_settings(given)) == ["batch.local=4,8", "seed=1,2", "lr.base=0.5"]
+    assert list(written(given)) == ["batch.local=4,8", "seed=1,2", "lr.base=0.5"]
 
 
 @pytest.mark.parametrize(

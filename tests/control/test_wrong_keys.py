@@ -13,7 +13,8 @@ from hpcjobs.cli.command_flags import CommandFlags
 from hpcjobs.config import Document, profiles, read_yaml
 from hpcjobs.config.keys import schema_by
 from hpcjobs.plan.planning import Plan, Terms, parameter_grid
-from hpcjobs.study import _settings, make_plan
+from hpcjobs.plan.settings import settings_of, texts, written
+from hpcjobs.study import make_plan
 from hpcjobs.trainers.command_keys import CommandExperiment
 from hpcjobs.trainers.command_line import document_of
 from hpcjobs.trainers.registry import DEFAULT, TRAINERS
@@ -104,10 +105,10 @@ def test_one_key_of_an_absent_section_brings_the_others_defaults() -> None:
 
 def test_python_takes_a_pattern_with_commas_as_it_is() -> None:
     pattern = r"in \d{1,3} s, (?P<throughput>[\d.]+)"
-    assert list(_settings({"measure.pattern": pattern}, ["measure.pattern"])) == [f"measure.pattern={pattern}"]
-    assert list(_settings({"inputs": ["a", "b"]})) == ["inputs=a,b"]
+    assert list(written({"measure.pattern": pattern}, ["measure.pattern"])) == [f"measure.pattern={pattern}"]
+    assert list(written({"inputs": ["a", "b"]})) == ["inputs=a,b"]
     with pytest.raises(InputError, match=r"settings: measure\.pattern: expected one text, got"):
-        list(_settings({"measure.pattern": [pattern]}, ["measure.pattern"]))
+        list(written({"measure.pattern": [pattern]}, ["measure.pattern"]))
 
 
 def test_a_flag_without_a_command_says_what_it_is_for() -> None:
@@ -134,19 +135,12 @@ def test_the_schema_takes_what_a_file_may_hold() -> None:
 
 
 def test_python_may_give_numbers_and_paths_as_words_and_a_section_as_a_mapping() -> None:
-    assert document_of(["python", Path("train.py"), "--lr", 0.1]).data["command"] == [
-        "python",
-        "train.py",
-        "--lr",
-        "0.1",
-    ]
-    assert list(_settings({"params": {"lr": [1, 2]}, "stop": {"signal": "TERM"}})) == [
-        "params.lr=1,2",
-        "stop.signal=TERM",
-    ]
+    assert texts(["python", Path("train.py"), "--lr", 0.1]) == ["python", "train.py", "--lr", "0.1"]
+    given = settings_of({"params": {"lr": [1, 2]}, "stop": {"signal": "TERM"}}, {}, CommandExperiment)
+    assert given == ["params.lr=1,2", "stop.signal=TERM"]
 
 
 @pytest.mark.parametrize("words", ["python train.py", {"train": 1}, 3, b"train", ["train", None], ["train", ["a"]], []])
 def test_what_is_no_list_of_words_is_refused(words: Any) -> None:
     with pytest.raises(InputError, match="command"):
-        document_of(words)
+        document_of(texts(words))

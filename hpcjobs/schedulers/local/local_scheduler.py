@@ -207,4 +207,4 @@ class LocalScheduler:
         done = subprocess.run(["bash", "-n"], input=os.fsencode(text), capture_output=True, timeout=30)
         if done.returncode:
             raise SubmitRefused(f"bash cannot parse the script: {os.fsdecode(done.stderr).strip()}")
-        return "bash can parse the script"
+        return "at once, in turn"
