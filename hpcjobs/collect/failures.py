@@ -227,14 +227,13 @@ def classify(
 def _first_to_fail(ranks: Iterable[RankRecord], code: int) -> list[RankRecord]:
     """The rank that failed first, or those that failed together in the same way; empty if none failed.
 
-    `code` is that of the run, which its job script has from the rank that failed: an earlier rank with another code may
-    have written its checkpoint.
-    SIGTERM is how launchers end the others, so such an end comes last. Of ranks that ended together, those whose end
-    may follow from another's come last, too.
+    SIGTERM is how launchers end the others, so such an end comes last. `code` is that of the run, which its job script
+    has from the rank that failed: an earlier rank with another code may have written its checkpoint. Of ranks that
+    ended together, those whose end may follow from another's come last, too.
     """
     failed = [rank for rank in ranks if rank.rc]
-    failed = [rank for rank in failed if rank.rc == code] or failed
     failed = [rank for rank in failed if rank.signal != signal.SIGTERM] or failed
+    failed = [rank for rank in failed if rank.rc == code] or failed
     together = [rank for rank in failed if rank.end <= min(each.end for each in failed) + _TOGETHER_S]
     together = [rank for rank in together if not _may_follow(rank)] or together
     if not together:
