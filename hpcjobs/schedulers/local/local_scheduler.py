@@ -202,7 +202,10 @@ class LocalScheduler:
         return None
 
     def test(self, text: str) -> str:
-        """Check that bash can parse the script, and that its `#SBATCH` lines are valid. Raises SubmitRefused."""
+        """Check that bash can parse the script, and that its `#SBATCH` lines are valid. Raises SubmitRefused.
+
+        Returns when it would start: at once if no other task runs.
+        """
         localscript.read(text)
         done = subprocess.run(["bash", "-n"], input=os.fsencode(text), capture_output=True, timeout=30)
         if done.returncode:
