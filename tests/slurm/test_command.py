@@ -168,6 +168,26 @@ def test_a_command_with_a_stop_signal_continues_after_its_time_limit_and_one_wit
 
 
 @pytest.mark.timeout(400)
+def test_the_evidence_is_what_the_command_said_not_what_srun_says_of_its_end(site: Site) -> None:
+    ends = "import sys; sys.exit('config key lr is missing')"
+    fails = "echo 'ERROR: dataset /data/x not found'; exit 3"
+    said = {
+        "file": (("python3", "sdg.py"), "exit_code", r"python3: can't open file .*sdg\.py"),
+        "words": (("python3", "-c", ends), "exit_code", "config key lr is missing"),
+        "error": (("bash", "-c", fails), "exit_code", "ERROR: dataset /data/x not found"),
+        "typo": (("pyton3", "x.py"), "launch", "exec: pyton3: not found"),
+    }
+    for name, (words, _, _) in said.items():
+        site.sweep(name, "4", "--", *words, gpus_per_node=2)
+    for name, runs in site.ended(*said).items():
+        (about,) = runs.values()
+        _, kind, words = said[name]
+        assert about["failure"] == kind, about
+        assert re.search(words, about["reason"]), about
+        assert "srun: error" not in about["reason"]
+
+
+@pytest.mark.timeout(400)
 def test_a_rank_that_ends_badly_ends_its_job_and_is_named_with_its_node(site: Site) -> None:
     """One of four ranks on two nodes. A job ends within about 5 s of the rank, if its ranks heed SIGTERM of srun."""
     deeds = {
