@@ -1,9 +1,8 @@
 """The one metric table: what is known of a run, and of a row of the scaling table. Each column is one field.
 
-A field's metadata give its unit, its meaning, how the runs of a row combine in it, and where it is shown. From them
-come runs.csv, scaling-report.csv, their reader, the rows of the scaling table, and docs/reference/columns.md.
-To add a metric, add a field here: to Figures if a log gives it, else to _Point, Run or ScalingRow. Then write the
-code that measures it, and a test.
+A field's metadata give its unit, its meaning, how the runs of a row combine in it, and where it is shown. runs.csv,
+scaling-report.csv, their reader, the scaling table and docs/reference/columns.md come from them. A new metric is a
+field here (in Figures if a log gives it, else in _Point, Run or ScalingRow), the code that measures it, and a test.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from typing import Any, NamedTuple
 from hpcjobs.base.records import RunState
 from hpcjobs.base.tabular import Combine, Derived, Metric, derived, metric, metrics_of, param_column, swept, with_params
 
-# The time_to_train_kind of a command, which is timed whole.
-MEASURED_COMMAND = "measured_command"
+MEASURED_COMMAND = "measured_command"  # the time_to_train_kind of a command, which is timed whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
