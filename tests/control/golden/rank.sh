@@ -41,11 +41,17 @@ put() {
 
 # Waits until child $1 ends, and returns its exit code. A trap that interrupts the wait sets `signalled`.
 await() {
-    local code rc=127
+    local code again rc=127
     while true; do
         signalled=
         wait "$1"
         code=$?
+        # bash may answer 255 for a child that ends while a trap runs. Its code is the next answer.
+        if [ "$code" -eq 255 ]; then
+            wait "$1"
+            again=$?
+            if [ "$again" -ne 127 ]; then code="$again"; fi
+        fi
         # If a signal comes just after the child's end, the second wait finds no child.
         if [ "$code" -ne 127 ]; then rc="$code"; fi
         if [ -z "$signalled" ]; then return "$rc"; fi
