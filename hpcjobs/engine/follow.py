@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -50,14 +51,14 @@ class Readings:
         return found
 
 
-def look(where: SweepDir, run: RunConfig, readings: Readings) -> Evidence:
-    """The evidence that a run's files hold."""
-    entries = where.entries(run.run)
-    attempts = where.attempts(run.run, entries)
-    claimed, number = sweepdir.newest_claim(where, run.run, entries)
+def look(where: SweepDir, name: str, config: Callable[[], RunConfig], readings: Readings) -> Evidence:
+    """The evidence that a run's files hold. `config` gives what the run is; it is called if the run has begun."""
+    entries = where.entries(name)
+    attempts = where.attempts(name, entries)
+    claimed, number = sweepdir.newest_claim(where, name, entries)
     if not attempts:
         return Evidence(claimed_by=claimed, submission=number)
-    newest = attempts[-1]
+    run, newest = config(), attempts[-1]
     claim = read_json(newest / contract.CLAIM) or {}
     submission = claim.get("submission")
     exit_record = sweepdir.read_exit(newest)
@@ -106,7 +107,7 @@ class Watch:
         self._sweep = sweep
         self._tell = tell
         self._must_answer = must_answer
-        self._configs = run_configs(sweep)
+        self._sizes = {run.name: run.size.gpus for run in sweep.plan.runs}
         self._hints = trainer_of(sweep.plan.variants[0].experiment).hints()
         self._restarts = all(trainer_of(each.experiment).restarts(each.experiment) for each in sweep.plan.variants)
         self._readings = Readings()
@@ -118,7 +119,7 @@ class Watch:
     def look(self) -> list[RunStatus]:
         """The state of every run. Raises SchedulerUnreachable only with `must_answer`."""
         sweep = self._sweep
-        names = list(self._configs)
+        names = list(self._sizes)
         submitted = submissions(sweepdir.read_journal(sweep.where), sweep.plan.run_names)
         found = {name: self._settled.get(name) or self._look(name) for name in names}
         self._settled.update({name: evidence for name, evidence in found.items() if evidence.settled})
@@ -137,14 +138,15 @@ class Watch:
             if answer is not None and answer.state is RunState.FAILED and not begun:
                 found[name] = _failed_before_start(sweep.where, each, task)
         runs = fold(names, submitted, answers, found, time.time())
-        return [
-            dataclasses.replace(run, gpus=self._configs[run.run].gpus, failure=self._hinted(run.failure))
-            for run in runs
-        ]
+        return [dataclasses.replace(run, gpus=self._sizes[run.run], failure=self._hinted(run.failure)) for run in runs]
 
     def _look(self, name: str) -> Evidence:
-        found = look(self._sweep.where, self._configs[name], self._readings)
-        return dataclasses.replace(found, restarts=self._restarts)
+        found = look(self._sweep.where, name, lambda: self._configs[name], self._readings)
+        return found if self._restarts else dataclasses.replace(found, restarts=False)
+
+    @functools.cached_property
+    def _configs(self) -> dict[str, RunConfig]:
+        return run_configs(self._sweep)
 
     def _hinted(self, failure: Failure | None) -> Failure | None:
         """The failure with the trainer's own hint, if it has one."""

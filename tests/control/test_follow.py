@@ -85,7 +85,7 @@ def test_an_exit_json_that_appears_during_a_look_counts_wholly_or_not_at_all(
     monkeypatch.setattr(sweepdir, "read_exit", ends_meanwhile)
     readings = follow.Readings()
     for _ in range(4):
-        seen = follow.look(where, config, readings)
+        seen = follow.look(where, config.run, lambda: config, readings)
         assert seen.measured == (seen.exit is not None)
     assert seen.measured
 
