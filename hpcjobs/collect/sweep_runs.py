@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hpcjobs.base import contract, sweepdir
 from hpcjobs.base.columns import (
@@ -33,10 +33,8 @@ from hpcjobs.collect.attempts import Reading
 _SOFTWARE = ("python", "tensorflow", "horovod", "mpi", "nccl", "cuda", "cudnn", "driver", "kernel")
 
 
-class Reader(Protocol):
-    """Reads attempts, whatever trainer they are of (`hpcjobs.trainers.registry.read_attempt`)."""
-
-    def __call__(self, run: RunConfig, attempt: Path, *, whole: bool = True) -> Reading: ...
+# Reads attempts, whatever trainer they are of (`hpcjobs.trainers.registry.read_attempt`).
+Reader = Callable[[RunConfig, Path], Reading]
 
 
 def collect(

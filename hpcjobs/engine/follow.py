@@ -39,13 +39,13 @@ class Readings:
         self._ended: dict[Path, Reading] = {}
 
     def read(self, run: RunConfig, attempt: Path, ended: ExitRecord | None) -> Reading:
-        """What the files of an attempt say. Only the log of one that ended with success is read as a whole.
+        """What the files of an attempt say.
 
         `ended` is its exit.json as the caller read it: read twice, it may have appeared in between.
         """
         found = self._ended.get(attempt)
         if found is None:
-            found = read_ended(run, attempt, ended, whole=ended is not None and ended.rc == 0)
+            found = read_ended(run, attempt, ended)
             if ended is not None and (found.finished or time.time() - ended.end > NFS_CACHE_S):
                 self._ended[attempt] = found
         return found

@@ -109,10 +109,6 @@ class Trainer(Protocol):
         """Whether EXIT_INTERRUPTED of a run means that it wrote a checkpoint and can be started again."""
         ...
 
-    def batch(self, experiment: Experiment, gpus: int) -> tuple[int | None, int | None]:
-        """(local, global) batch in the experiment's unit; None if there is none. The size was checked."""
-        ...
-
     def launch(self, experiment: Experiment, size: Size, cluster: Cluster) -> Launch:
         """What a run of that size executes."""
         ...
@@ -152,8 +148,8 @@ class Trainer(Protocol):
         """Whether a run may do less than `work`."""
         ...
 
-    def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None, *, whole: bool = True) -> Reading:
-        """What the files in an attempt's folder say. Without `whole`, progress may come from the log's end alone."""
+    def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None) -> Reading:
+        """What the files in an attempt's folder say. `exit` is its exit.json; None: it has not ended."""
         ...
 
     def hints(self) -> Mapping[str, str]:

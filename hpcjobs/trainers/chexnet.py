@@ -71,9 +71,6 @@ class ChexnetTrainer:
     def restarts(self, experiment: Experiment) -> bool:
         return True
 
-    def batch(self, experiment: Experiment, gpus: int) -> tuple[int | None, int | None]:
-        return _our(experiment).batch.split(gpus)
-
     def launch(self, experiment: Experiment, size: Size, cluster: Cluster) -> Launch:
         python, module = cluster.python or sys.executable, "hpcjobs.chexnet.train"
         run_yaml = (Variable("sweep"), "/runs/", Variable("run"), "/run.yaml")
@@ -130,7 +127,7 @@ class ChexnetTrainer:
         ours = _our(experiment)
         return ours.mode == "benchmark" or ours.train.target_auc is not None
 
-    def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None, *, whole: bool = True) -> Reading:
+    def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None) -> Reading:
         log = mllog.read(attempt / TRAIN_LOG)
         about = log.last(LogKey.RUN)
         hosts = about.value.get("hosts", ()) if about and isinstance(about.value, dict) else ()

@@ -70,9 +70,6 @@ class CommandTrainer:
     def restarts(self, experiment: Experiment) -> bool:
         return _our(experiment).stop is not None
 
-    def batch(self, experiment: Experiment, gpus: int) -> tuple[int | None, int | None]:
-        return _our(experiment).batch.split(gpus)
-
     def launch(self, experiment: Experiment, size: Size, cluster: Cluster) -> Launch:
         ours = _our(experiment)
         local, _ = ours.batch.split(size.gpus)
@@ -120,7 +117,7 @@ class CommandTrainer:
     def may_end_early(self, experiment: Experiment) -> bool:
         return False
 
-    def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None, *, whole: bool = True) -> Reading:
+    def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None) -> Reading:
         """The whole log is read only of a run that ended with success; of any other, its end."""
         # Imported here: other commands of hpcjobs need no reader of logs.
         from hpcjobs.collect import command_logs, kept_readings, torch_errors
@@ -140,8 +137,6 @@ class CommandTrainer:
             return Reading(log=log, finished=True, progress=progress, command_s=command_s)
         if how == "meter":
             return Reading(log=log, problem=f"hpcjobs.meter wrote no {TRAIN_LOG}", progress=progress)
-        if not whole:
-            return Reading(log=log, progress=progress)
         ways = pattern or how, known, about["unit"] or ""
         found = kept_readings.kept(log, ways, lambda: command_logs.read_command_log(log, *ways))
         return Reading(

@@ -65,12 +65,12 @@ def check_run(run: RunConfig) -> None:
     experiment_in(Document("experiment", copy.deepcopy(dict(run.experiment)), {}))
 
 
-def read_attempt(run: RunConfig, attempt: Path, *, whole: bool = True) -> Reading:
+def read_attempt(run: RunConfig, attempt: Path) -> Reading:
     """What the files of an attempt say; see Trainer.read."""
-    return read_ended(run, attempt, sweepdir.read_exit(attempt), whole=whole)
+    return read_ended(run, attempt, sweepdir.read_exit(attempt))
 
 
-def read_ended(run: RunConfig, attempt: Path, exit: ExitRecord | None, *, whole: bool) -> Reading:
+def read_ended(run: RunConfig, attempt: Path, exit: ExitRecord | None) -> Reading:
     """The same for one whose exit.json the caller has read, or has not found."""
     trainer = TRAINERS[run.experiment.get("trainer", DEFAULT)]
-    return trainer.read(run, attempt, exit, whole=whole)
+    return trainer.read(run, attempt, exit)

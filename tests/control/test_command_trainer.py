@@ -109,10 +109,10 @@ def test_values_of_set_are_the_texts_that_were_typed() -> None:
 def test_a_global_batch_that_is_set_takes_the_place_of_a_local_one(tmp_path: Path) -> None:
     document = read_yaml(written(tmp_path, GOOD + "batch: {local: 8}\n"))
     (variant,) = parameter_grid(document, ["batch.global=64"])
-    assert trainer_of(variant.experiment).batch(variant.experiment, 4) == (16, 64)
+    assert variant.experiment.batch.split(4) == (16, 64)
     for nothing in (["batch.local=null", "batch.global=64"], ["batch.global=64", "batch.local=null"]):
         (variant,) = parameter_grid(document, nothing)
-        assert trainer_of(variant.experiment).batch(variant.experiment, 4) == (16, 64)
+        assert variant.experiment.batch.split(4) == (16, 64)
     with pytest.raises(InputError, match=r"--set: give one of batch\.global and batch\.local, not both"):
         parameter_grid(document, ["batch.global=64", "batch.local=8"])
 
