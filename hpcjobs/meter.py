@@ -62,6 +62,8 @@ _UNTIMED = {"a": 2, "b": 1, "c": 1}
 _PASSES = (6, 8, 11, 14, 18, 23, 30, 39, 50, 64)
 # Bodies of a loop without an optimizer step of PyTorch, after which each body counts as a step.
 _BODIES = 64
+# Different local batches that are counted apart; tokens of a step may take any number.
+_SIZES_KEPT = 1000
 # Seconds: until all ranks are connected; of a meeting; between two writings of meter-rNNN.json.
 _JOIN_S, _MEET_S, _NOTE_S = 120.0, 300.0, 30.0
 _EXCHANGE = "meter-exchange.json"
@@ -164,6 +166,7 @@ class Meter:
         self._window: _Window | None = None
         self._windows_of_loop = 0
         self._buffered = 0
+        self._tokens = False  # tokens are what was measured
         self._lengths: collections.Counter[int] = collections.Counter()
         self._step_units: collections.Counter[float] = collections.Counter()
         self._step_fetches: collections.Counter[int] = collections.Counter()
@@ -361,12 +364,14 @@ class Meter:
         if not self._begun:
             self._begin()
         end = _now()
-        self.step += 1
         if self._spoilt:
             if self._window and self._async():
                 self._window.steps = 0  # nobody waited for the device at their end
             self._shut()
             self._window = _Window(end)
+        self.step += 1
+        if self._spoilt:
+            pass
         elif slot.phase in ("warm", "time"):
             self._count_step(slot, began, end, full)
         elif slot.timed and self._control:
@@ -374,7 +379,8 @@ class Meter:
         self._trained.update(self._taken)
         self._all_loader_s += self._loader_s
         if self.step > 1:  # some loaders take a batch more before the first step
-            self._step_units[self._units] += 1
+            if self._units in self._step_units or len(self._step_units) < _SIZES_KEPT:
+                self._step_units[self._units] += 1
             self._step_fetches[sum(self._taken.values())] += 1
         self._forget()
         self._first = False
@@ -516,10 +522,11 @@ class Meter:
         told = self.told.count
         if callable(told):
             return float(told(batch))
-        unit = self.told.unit or self.measure.unit
-        found = _units(batch, unit)
         if told is None:
-            return float(found or os.environ.get("HPCJOBS_LOCAL_BATCH") or 0)
+            found = _tokens(batch) if self.measure.unit == "tokens" else None
+            self._tokens = found is not None
+            return float(found or _samples(batch) or os.environ.get("HPCJOBS_LOCAL_BATCH") or 0)
+        found = _samples(batch)
         # A last batch that is smaller than the others counts as what it is.
         if found:
             self._lengths[found] += 1
@@ -640,7 +647,10 @@ class Meter:
             known["collectives"] += new["collectives"]
         if question == "known":
             return parts_known(_with_foreign(self._others), self.measure.parts_precision)
-        self._tell_control(self._others)
+        try:
+            self._tell_control(self._others)
+        except Exception as error:  # all is measured: the script ends, with or without its parts
+            _warn(f"the parts of a step are not told: {_words(error)}")
         return True
 
     def _tell_precision(self, reached: bool) -> None:
@@ -710,7 +720,7 @@ class Meter:
             if len(found) < self.size:
                 time.sleep(0.5)
         if len(found) == self.size:
-            self._tell_control([found[rank] for rank in range(self.size)])
+            self._answer("end", [found[rank] for rank in range(self.size)])
 
     # --- the log -----------------------------------------------------------------------------------------------
 
@@ -764,7 +774,7 @@ class Meter:
         if self._fd is None:
             return
         m = self.measure
-        local = self._step_units.most_common(1)[0][0] if self._step_units else self._units
+        local = self._local_batch()
         local = int(local) if local == int(local) else local
         about: dict[str, Any] = {"run": m.run, "sweep": m.sweep, "params": m.params, "mode": m.mode, "gpus": self.size}
         if os.environ.get("HPCJOBS_NODES", "").isdigit():
@@ -784,14 +794,22 @@ class Meter:
             self._facts = about
             self.tell("hpcjobs_run", about)
 
+    def _local_batch(self) -> float:
+        """Units of a step on this rank: what at least half of the steps have, else their mean."""
+        if not self._step_units:
+            return self._units
+        usual, times = self._step_units.most_common(1)[0]
+        steps = sum(self._step_units.values())
+        return usual if 2 * times >= steps else sum(units * n for units, n in self._step_units.items()) / steps
+
     def _unit(self) -> str:
         """`tokens` and `sequences` only where such were counted; another word of the experiment names samples."""
         asked = self.measure.unit
         if self.told.unit in ("tokens", "sequences"):
             return str(self.told.unit)
-        if self.told.count is None and asked:
-            return asked
-        return asked if asked and asked not in ("tokens", "sequences", "steps") else "samples"
+        if asked == "tokens":
+            return "tokens" if self._tokens else "samples"
+        return asked if asked and asked != "steps" else "samples"
 
     def _note(self, rank: int) -> str:
         return os.path.join(self.folder, f"meter-r{rank:03d}.json")
@@ -803,6 +821,8 @@ class Meter:
         self._noted = _now()
         note: dict[str, Any] = {"rank": self.rank, "host": self.host, "pid": self.pid, "began_ms": self._started_ms}
         note.update(way=self.way, steps=self.step, phase=self.phase, off=self.why_off)
+        if self._control:
+            note.update(switches=self._control.switches, restored=self._control.restored)
         note["loader_ms"] = 1000 * self._all_loader_s / self.step if self.step else None
         note["units_of_steps"] = {f"{units:g}": times for units, times in self._step_units.most_common(20)}
         if blocks is not None:
@@ -895,6 +915,7 @@ class _Control:
         self._sent = 0
         self._ways: list[Callable[[bool], Any]] = []
         self._silent = False
+        self.switches = 0  # ways to switch an all-reduce off that were found
         self._phase = ""
         self._load: tuple[float, ...] | None = None
         self._sequence = -1
@@ -909,6 +930,7 @@ class _Control:
             way = _horovod_switch(optimizer)
             if way:
                 self._ways.append(way)
+        self.switches = len(self._ways)
         return "abc" if self._ways or self.meter.size == 1 else "ab"
 
     def keep(self) -> None:
@@ -970,9 +992,8 @@ class _Control:
 
     def leave(self) -> None:
         """The loop is as it was."""
-        if self._phase:
-            self.close_block()
         self._silence(False)
+        self.close_block()
 
     def _silence(self, silent: bool) -> None:
         if silent != self._silent:
@@ -983,8 +1004,16 @@ class _Control:
 
 def _switch(model: Any) -> Callable[[bool], Any] | None:
     """What switches the all-reduce of a model off (False) and on (True), if there is such a thing."""
-    if hasattr(model, "require_backward_grad_sync"):  # DistributedDataParallel
-        return lambda on: setattr(model, "require_backward_grad_sync", on)
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    inner = list(model.modules()) if hasattr(model, "modules") else [model]
+    parallel = [module for module in inner if hasattr(module, "require_backward_grad_sync")]
+    if parallel:  # DistributedDataParallel
+
+        def set_all(on: bool) -> None:
+            for module in parallel:
+                module.require_backward_grad_sync = on
+
+        return set_all
     if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
         return lambda on: model.set_requires_gradient_sync(on)
     if hasattr(model, "no_sync"):  # FSDP
@@ -1102,7 +1131,7 @@ def _sequence() -> int:
 
 
 def _load_now() -> tuple[float, ...]:
-    """Seconds: wall; CPU time in use on the node, stolen, in all; CPU pressure; this rank's CPU time and run-queue wait.
+    """Seconds: wall; CPU time in use, stolen, in all of the node; CPU pressure; this rank's CPU time, run-queue wait.
 
     NaN where the kernel does not say. A rank is this process with its children, such as the workers of a loader.
     """
@@ -1245,8 +1274,9 @@ class _Exchange:
                     raise ValueError(f"rank {rank} is at {said['question']!r}, rank 0 at {question!r}")
                 everyone.append(said["said"])
             found = answer(question, everyone)
-        except Exception:
-            self._tell_all({"off": True})
+        except Exception as error:
+            alone = not self.met and isinstance(error, (OSError, ValueError, KeyError))
+            self._tell_all({"alone": True} if alone else {"off": True})
             raise
         self._tell_all({"answer": found})
         return found
@@ -1295,8 +1325,10 @@ class _Exchange:
         peer = self._peers[0]
         peer.send({"question": question, "said": mine}, until)
         message = peer.receive(until)
+        if "off" in message:
+            raise RuntimeError("rank 0 has turned its meter off")
         if "answer" not in message:
-            raise OSError("rank 0 gave up")
+            raise OSError("rank 0 says so")
         return message["answer"]
 
     def _connect(self, timeout: float) -> bool:
@@ -1393,8 +1425,9 @@ def _place() -> tuple[int, int]:
             if sys.modules[name].is_initialized():
                 return int(sys.modules[name].rank()), int(sys.modules[name].size())
     with contextlib.suppress(Exception):
-        if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
-            return int(sys.modules["jax"].process_index()), int(sys.modules["jax"].process_count())
+        jax = _jax()
+        if jax is not None and jax.process_count() > 1:
+            return int(jax.process_index()), int(jax.process_count())
     ranks = [os.environ[name] for name in _RANKS if os.environ.get(name, "").isdigit()]
     sizes = [os.environ[name] for name in _SIZES if os.environ.get(name, "").isdigit()]
     rank, size = int((ranks or ["0"])[0]), int((sizes or ["1"])[0])
@@ -1412,10 +1445,16 @@ def _devices() -> Callable[[], Any] | None:
         kind = getattr(torch, name, None)
         if kind is not None and getattr(kind, "is_initialized", bool)():
             return kind.synchronize  # type: ignore[no-any-return]
-    jax = sys.modules.get("jax")
+    jax = _jax()
     if jax is not None and hasattr(jax, "live_arrays"):
         return lambda: jax.block_until_ready(jax.live_arrays())
     return None
+
+
+def _jax() -> Any:
+    """JAX, if it is at work. A question to one that is only imported would make it take the GPUs' memory."""
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return sys.modules.get("jax") if getattr(bridge, "_backends", None) else None
 
 
 def _gradient_bytes(models: Sequence[Any]) -> int | None:
@@ -1428,23 +1467,21 @@ def _gradient_bytes(models: Sequence[Any]) -> int | None:
 
 def _shape(value: Any) -> tuple[int, ...] | None:
     """The shape of an array or tensor with at least one dimension."""
-    try:
-        shape = tuple(int(length) for length in value.shape)
-    except Exception:
+    shape = getattr(value, "shape", None)
+    if shape is None:
         return None
-    return shape or None
+    try:
+        return tuple(map(int, shape)) or None
+    except (TypeError, ValueError):
+        return None
 
 
-def _units(batch: Any, unit: str | None) -> int | None:
-    """Samples of a batch; tokens, padding included, where `unit` says so and it has integers [B, T]. None: not known.
+def _samples(batch: Any) -> int | None:
+    """Samples of a batch; None if that is not known.
 
     The first tensor's first dimension. Of fields at the top (x, y) the tensors count first; a list below the top is
     a list of samples, as detection has it.
     """
-    if unit == "tokens":
-        found = _tokens(batch)
-        if found:
-            return found
     shape = _shape(batch)
     if shape:
         return shape[0]
@@ -1463,7 +1500,7 @@ def _units(batch: Any, unit: str | None) -> int | None:
     for field in fields:
         if isinstance(field, (list, tuple)) and field:
             return len(field)
-        found = _units(field, None)
+        found = _samples(field)
         if found:
             return found
     return None
@@ -1480,6 +1517,7 @@ def _fields(batch: Any) -> list[Any] | None:
 
 
 def _tokens(batch: Any) -> int | None:
+    """Tokens of a batch, padding included: the size of its first array of integers [B, T]. None: it has none."""
     shape = _shape(batch)
     if shape:
         kind = str(getattr(batch, "dtype", ""))
@@ -1674,6 +1712,8 @@ def _window_told(count: int, seconds: float | None, *units: float | None) -> Non
 def keras_callback(samples: int | None = None, tokens: int | None = None) -> Any:
     """A Keras callback that tells steps of `samples` or `tokens` on this rank: throughput, nothing taken apart."""
     module = _first_of("keras", "tensorflow.keras")
+    sync = getattr(getattr(sys.modules.get("tensorflow"), "test", None), "experimental", None)
+    METER.waiting = METER.waiting or getattr(sync, "sync_devices", None)
     return _callback_of(module.callbacks.Callback, _KerasSide, samples, tokens)
 
 
