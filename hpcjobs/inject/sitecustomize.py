@@ -113,29 +113,15 @@ def _load(name: str, path: str) -> Any:
     return module
 
 
-def _is_here(folder: str) -> bool:
-    return os.path.abspath(folder or os.curdir) == _HERE
-
-
 def _run_hidden() -> None:
-    """Run the next sitecustomize of sys.path in the place of this one; without any, Python finds none, either.
+    """Import the sitecustomize that this one hides, as if this folder were not on sys.path; from here on it is not.
 
-    What it raises is Python's to report, as if this file were not there.
+    What that one raises is Python's to report. So is the ImportError where there is none: Python takes it for that.
     """
-    folders = [folder for folder in sys.path if not _is_here(folder)]
-    for finder in sys.meta_path:
-        if isinstance(finder, _Watcher) or not hasattr(finder, "find_spec"):
-            continue
-        spec = finder.find_spec("sitecustomize", folders)
-        # An editable install's finder does not look at the folders, and need not know this one.
-        if spec is None or spec.loader is None or (spec.origin and _is_here(os.path.dirname(spec.origin))):
-            continue
-        from importlib.util import module_from_spec
-
-        module = module_from_spec(spec)
-        sys.modules["sitecustomize"] = module
-        spec.loader.exec_module(module)
-        return
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder or os.curdir) != _HERE]
+    sys.path_importer_cache.pop(_HERE, None)
+    del sys.modules["sitecustomize"]
+    import sitecustomize  # noqa: F401
 
 
 def _begin() -> None:
