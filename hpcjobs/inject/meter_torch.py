@@ -58,22 +58,33 @@ METER: Any = _meter()
 
 
 class _Driver:
-    """What the patched places call. `here` is whether this process and thread are the training's own."""
+    """What the patched places call."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
         self.watching = False  # whether the excepthook is in place
         self.child = False  # of a fork: a worker of a DataLoader, or something of the user's
         self.grad: Callable[[], bool] | None = None
-        self.seen: set[int] = set()  # ids of the optimizers
+        self.known: dict[int, Any] = {}  # the live optimizers, as METER has them
+        self.leader = 0  # id of the optimizer whose steps are counted where no DataLoader hands out batches
+        self.unfed = 0  # its steps since the last batch of the training
         os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
         self.child = True
 
     def here(self) -> bool:
-        """Whether to tell METER something now."""
-        return not self.child and threading.get_ident() == self.thread and bool(METER.drives(_WAY))
+        """Whether this is the training's own process and thread, and the meter is on."""
+        return bool(METER.on) and not self.child and threading.get_ident() == self.thread
+
+    def drives(self) -> bool:
+        """Whether what this file sees is what METER is told now. Claims it, if nobody has a better claim."""
+        return self.here() and bool(METER.drives(_WAY))
+
+    def pause(self) -> None:
+        """What happens until the next batch is no part of a step."""
+        if METER.way == _WAY and self.here():
+            METER.pause()
 
     def trains(self) -> bool:
         """Whether gradients are wanted: an evaluation takes its batches without."""
@@ -100,7 +111,7 @@ def _patch_loader(module: Any) -> None:
     @functools.wraps(original)
     def following(self: Any) -> Any:
         try:
-            told = DRIVER.here() and _before_batch(self)
+            told = DRIVER.drives() and _before_batch(self)
         except Exception as error:
             DRIVER.surprise("a batch", error)
             told = False
@@ -110,7 +121,6 @@ def _patch_loader(module: Any) -> None:
             return METER.fetch(lambda: original(self), id(self._dataset), _buffered(self))
         except StopIteration:
             self._hpcjobs_began = False
-            METER.pause()
             raise
 
     kind.__next__ = following
@@ -123,8 +133,7 @@ def _patch_loader(module: Any) -> None:
     def beginning(self: Any) -> Any:
         # Workers start here.
         try:
-            if DRIVER.here():
-                METER.pause()
+            DRIVER.pause()
         except Exception as error:
             DRIVER.surprise("a loader's begin", error)
         return begin(self)
@@ -137,6 +146,7 @@ def _before_batch(iterator: Any) -> bool:
     if not DRIVER.trains():
         METER.pause()
         return False
+    DRIVER.unfed = 0
     if not getattr(iterator, "_hpcjobs_began", False):
         iterator._hpcjobs_began = True
         METER.loop_began()
@@ -157,27 +167,45 @@ def _patch_optimizer(module: Any) -> None:
 
     def stepped(optimizer: Any, *_: Any) -> None:
         try:
-            if not DRIVER.here():
-                return
-            if id(optimizer) not in DRIVER.seen:
-                DRIVER.seen.add(id(optimizer))
-                _remember(METER.optimizers, optimizer)
-            METER.step_ended(optimizer)
+            if DRIVER.drives():
+                _after_step(optimizer)
         except Exception as error:
             DRIVER.surprise("an optimizer's step", error)
+        if METER.over and DRIVER.here():
+            raise SystemExit(0)
 
     module.register_optimizer_step_post_hook(stepped)
 
 
-def _remember(items: list[Any], one: Any) -> None:
-    """Put an object into a list of METER's without keeping it alive."""
+# So many steps of an optimizer without a batch of a DataLoader say that the batches come from elsewhere.
+_UNFED = 3
 
-    def forget(gone: Any) -> None:
-        DRIVER.seen.discard(key)
-        items[:] = [item for item in items if item is not gone]
 
-    key = id(one)
-    items.append(weakref.proxy(one, forget))
+def _after_step(optimizer: Any) -> None:
+    key = id(optimizer)
+    if key not in DRIVER.known:
+        DRIVER.known[key] = _remember(METER.optimizers, optimizer, lambda: DRIVER.known.pop(key, None))
+        # Of several optimizers the first is the one that counts, as long as it lives.
+        if DRIVER.leader not in DRIVER.known:
+            DRIVER.leader = key
+    METER.step_ended()
+    if key == DRIVER.leader:
+        DRIVER.unfed += 1
+        if DRIVER.unfed >= _UNFED:
+            local = os.environ.get("HPCJOBS_LOCAL_BATCH", "")
+            METER.beat(float(local) if local.isdigit() else 0.0)
+
+
+def _remember(items: list[Any], one: Any, gone: Callable[[], object] = bool) -> Any:
+    """Put an object into a list of METER's without keeping it alive. Returns what stands there for it."""
+
+    def forget(proxy: Any) -> None:
+        gone()
+        items[:] = [item for item in items if item is not proxy]
+
+    proxy = weakref.proxy(one, forget)
+    items.append(proxy)
+    return proxy
 
 
 # --- models ------------------------------------------------------------------------------------------------------
@@ -205,7 +233,7 @@ def _patch_ddp(module: Any) -> None:
 
 
 class _Fsdp:
-    """The outermost FSDP modules, whose gradients' reduce-scatter `no_sync` leaves out. Parameters are gathered still."""
+    """The outermost FSDP modules. `no_sync` leaves out the reduce-scatter; parameters are gathered still."""
 
     def __init__(self) -> None:
         self.made: list[Any] = []
@@ -269,13 +297,40 @@ def _patch_save(module: Any) -> None:
     @functools.wraps(original)
     def save(*args: Any, **keywords: Any) -> Any:
         try:
-            if DRIVER.here():
-                METER.pause()
+            DRIVER.pause()
         except Exception as error:
             DRIVER.surprise("torch.save", error)
         return original(*args, **keywords)
 
     module.save = save
+
+
+def _patch_eval(module: Any) -> None:
+    """Each model whose eval() is called between steps: an evaluation, whatever its batches come from."""
+    original = module.Module.eval
+
+    @functools.wraps(original)
+    def evaluating(self: Any) -> Any:
+        try:
+            if METER.way == _WAY and DRIVER.here() and _is_trained(self):
+                METER.pause()
+        except Exception as error:
+            DRIVER.surprise("Module.eval", error)
+        return original(self)
+
+    module.Module.eval = evaluating
+
+
+def _is_trained(model: Any) -> bool:
+    """Whether a module holds the first and the last parameter of an optimizer: it is no part and no teacher."""
+    if not DRIVER.known:
+        return False
+    own = {id(parameter) for parameter in model.parameters()}
+    for optimizer in DRIVER.known.values():
+        groups = [group["params"] for group in optimizer.param_groups if group["params"]]
+        if groups and id(groups[0][0]) in own and id(groups[-1][-1]) in own:
+            return True
+    return False
 
 
 # --- the end of a rank -------------------------------------------------------------------------------------------
@@ -339,13 +394,14 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "torch.distributed.fsdp.fully_sharded_data_parallel": _patch_fsdp,
     "torch.distributed.fsdp._fully_shard._fully_shard": _patch_fully_shard,
     "torch.distributed._composable.fsdp.fully_shard": _patch_fully_shard,
+    "torch.nn.modules.module": _patch_eval,
     "torch.serialization": _patch_save,
 }
 
 
 def patch(name: str, module: Any) -> None:
     """Patch one of PATCHES' modules, which has just been loaded. Raises what is surprising in it."""
-    if not METER.drives(_WAY):
+    if not METER.on:
         return
     try:
         if not DRIVER.watching:

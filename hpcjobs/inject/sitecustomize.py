@@ -1,6 +1,6 @@
 """Python runs this at its start, because the job script puts this folder first on PYTHONPATH.
 
-It watches the imports of four of PyTorch's modules and hands each, once loaded, to meter_torch.py, which stands beside
+It watches the imports of a few of PyTorch's modules and hands each, once loaded, to meter_torch.py, which stands beside
 it. A Python that imports no PyTorch pays for one `in` per import. Then the sitecustomize that this file hides is run,
 exactly as Python would have run it. Whatever goes wrong in here is told in one line, and the program goes on.
 """
@@ -27,6 +27,7 @@ _WATCHED = frozenset(
         "torch.distributed.fsdp.fully_sharded_data_parallel",
         "torch.distributed.fsdp._fully_shard._fully_shard",  # FSDP2, PyTorch 2.6 on
         "torch.distributed._composable.fsdp.fully_shard",  # the same before
+        "torch.nn.modules.module",
         "torch.serialization",
     )
 )
@@ -121,13 +122,13 @@ def _run_hidden() -> None:
     sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder or os.curdir) != _HERE]
     sys.path_importer_cache.pop(_HERE, None)
     del sys.modules["sitecustomize"]
-    import sitecustomize  # noqa: F401
+    __import__("sitecustomize")
 
 
 def _begin() -> None:
     try:
         if os.environ.get("HPCJOBS_METRICS") and not any(type(one).__name__ == "_Watcher" for one in sys.meta_path):
-            sys.meta_path.insert(0, _Watcher())  # type: ignore[arg-type]
+            sys.meta_path.insert(0, _Watcher())
     except Exception as error:
         _warn(error)
     _run_hidden()
