@@ -66,6 +66,7 @@ class _Driver:
         self.child = False  # of a fork: a worker of a DataLoader, or something of the user's
         self.grad: Callable[[], bool] | None = None
         self.known: dict[int, Any] = {}  # the live optimizers, as METER has them
+        self.sharded: dict[int, Any] = {}  # the live FSDP modules, likewise
         self.leader = 0  # id of the optimizer whose steps are counted where no DataLoader hands out batches
         self.unfed = 0  # its steps since the last batch of the training
         os.register_at_fork(after_in_child=self._forked)
@@ -232,41 +233,18 @@ def _patch_ddp(module: Any) -> None:
     _patch_init(module.DistributedDataParallel, lambda model: _remember(METER.models, model))
 
 
-class _Fsdp:
-    """The outermost FSDP modules. `no_sync` leaves out the reduce-scatter; parameters are gathered still."""
-
-    def __init__(self) -> None:
-        self.made: list[Any] = []
-        self.open: contextlib.ExitStack | None = None
-
-    def add(self, model: Any) -> None:
-        if not self.made:
-            METER.switches.append(self.switch)
-        inner = set(map(id, model.modules()))
-        self.made = [one for one in self.made if one() is not None and id(one()) not in inner]
-        self.made.append(weakref.ref(model))
-
-    def switch(self, on: bool) -> None:
-        """The reduction of gradients on, or off until the next call."""
-        if self.open is not None:
-            self.open.close()
-            self.open = None
-        if not on:
-            self.open = contextlib.ExitStack()
-            for model in filter(None, (one() for one in self.made)):
-                if hasattr(model, "no_sync"):
-                    self.open.enter_context(model.no_sync())
-                else:  # FSDP2
-                    model.set_requires_gradient_sync(False)
-                    self.open.callback(model.set_requires_gradient_sync, True)
-
-
-FSDP = _Fsdp()
+def _sharded(model: Any) -> None:
+    """An FSDP module. Of those that lie in each other the outermost counts: its `no_sync` holds for all."""
+    inner = {id(module) for module in model.modules()}
+    for proxy in [proxy for key, proxy in DRIVER.sharded.items() if key in inner]:
+        METER.models[:] = [item for item in METER.models if item is not proxy]
+    key = id(model)
+    DRIVER.sharded[key] = _remember(METER.models, model, lambda: DRIVER.sharded.pop(key, None))
 
 
 def _patch_fsdp(module: Any) -> None:
     """Each FullyShardedDataParallel."""
-    _patch_init(module.FullyShardedDataParallel, FSDP.add)
+    _patch_init(module.FullyShardedDataParallel, _sharded)
 
 
 def _patch_fully_shard(module: Any) -> None:
@@ -279,7 +257,7 @@ def _patch_fully_shard(module: Any) -> None:
         try:
             if DRIVER.here():
                 for model in target if isinstance(target, (list, tuple)) else (target,):
-                    FSDP.add(model)
+                    _sharded(model)
         except Exception as error:
             DRIVER.surprise("fully_shard", error)
         return result
