@@ -122,6 +122,7 @@ def _patch_loader(module: Any) -> None:
             return METER.fetch(lambda: original(self), id(self._dataset), _buffered(self))
         except StopIteration:
             self._hpcjobs_began = False
+            METER.loop_ended()
             raise
 
     kind.__next__ = following
@@ -172,8 +173,6 @@ def _patch_optimizer(module: Any) -> None:
                 _after_step(optimizer)
         except Exception as error:
             DRIVER.surprise("an optimizer's step", error)
-        if METER.over and DRIVER.here():
-            raise SystemExit(0)
 
     module.register_optimizer_step_post_hook(stepped)
 
@@ -311,6 +310,29 @@ def _is_trained(model: Any) -> bool:
     return False
 
 
+# --- Lightning ---------------------------------------------------------------------------------------------------
+
+
+def _patch_lightning(module: Any) -> None:
+    """Lightning (2.6) broadcasts in each step whether rank 0 has heard SIGTERM. In (c) the ranks must not wait for it.
+
+    All ranks are in the same phase there, so none waits for a broadcast that another leaves out. SIGTERM is heard some
+    steps later. Without this the skew of a late rank looks like computing.
+    """
+    kind = module._TrainingEpochLoop
+    original = getattr(kind, "_broadcast_sigterm_tensor", None)
+    if original is None:
+        return
+
+    @functools.wraps(original)
+    def broadcast(self: Any) -> Any:
+        if METER.phase == "c" and DRIVER.here() and METER.way == _WAY:
+            return None
+        return original(self)
+
+    kind._broadcast_sigterm_tensor = broadcast
+
+
 # --- the end of a rank -------------------------------------------------------------------------------------------
 
 
@@ -374,6 +396,8 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "torch.distributed._composable.fsdp.fully_shard": _patch_fully_shard,
     "torch.nn.modules.module": _patch_eval,
     "torch.serialization": _patch_save,
+    "lightning.pytorch.loops.training_epoch_loop": _patch_lightning,
+    "pytorch_lightning.loops.training_epoch_loop": _patch_lightning,
 }
 
 

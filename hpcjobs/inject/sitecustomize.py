@@ -29,6 +29,8 @@ _WATCHED = frozenset(
         "torch.distributed._composable.fsdp.fully_shard",  # the same before
         "torch.nn.modules.module",
         "torch.serialization",
+        "lightning.pytorch.loops.training_epoch_loop",
+        "pytorch_lightning.loops.training_epoch_loop",
     )
 )
 
