@@ -162,6 +162,7 @@ class Meter:
         self._due = False
         self._first = True  # of a loop: its fetch starts the loader, it is no part of a window
         self._spoilt = False
+        self._fed = False  # whether batches are seen
         self._began: float | None = None
         self._window: _Window | None = None
         self._windows_of_loop = 0
@@ -237,6 +238,7 @@ class Meter:
             self.pause()
             raise
         self._loader_s += _now() - began
+        self._fed = True
         self._guard(self._took, batch, source)
         return batch
 
@@ -433,10 +435,10 @@ class Meter:
         if window and window.steps:
             seconds = window.ended - window.opened
             value = {
-                "throughput": window.units * self.size / seconds,
+                "throughput": window.units * self.size / seconds or None,  # units that nobody knows
                 "step_ms": 1000 * seconds / window.steps,
                 "loss": self.loss if self.loss is None or math.isfinite(self.loss) else None,
-                "input_wait_ms": 1000 * window.loader_s / window.steps,
+                "input_wait_ms": 1000 * window.loader_s / window.steps if self._fed else None,
             }
             where: dict[str, Any] = {"step": self.step, "steps": window.steps, "epoch_num": max(self.epoch, 1)}
             self.tell("tracked_stats", value, **where, warmup=self.phase == "warm" if warm is None else warm)
@@ -482,7 +484,10 @@ class Meter:
     def _beat(self, units: float | None) -> None:
         if self._began is None:
             self.beat_began()
-            return
+            if not self.step:
+                return
+            # Its begin was not seen, for a pause lay there. It counts, as on ranks without the pause, but is not timed.
+            self._spoilt = True
         self._taken[None] += 1
         self._units += self._count(None) if units is None else units
         self._due = True
@@ -774,12 +779,12 @@ class Meter:
         if self._fd is None:
             return
         m = self.measure
-        local = self._local_batch()
-        local = int(local) if local == int(local) else local
+        whole = self._local_batch()
+        local = (int(whole) if whole == int(whole) else whole) or None
         about: dict[str, Any] = {"run": m.run, "sweep": m.sweep, "params": m.params, "mode": m.mode, "gpus": self.size}
         if os.environ.get("HPCJOBS_NODES", "").isdigit():
             about["nodes"] = int(os.environ["HPCJOBS_NODES"])
-        about.update(local_batch=local, global_batch=local * self.size, unit=self._unit(), device=m.device)
+        about.update(local_batch=local, global_batch=local and local * self.size, unit=self._unit(), device=m.device)
         if self._hosts:
             about["hosts"] = self._hosts
         about.update(gradient_bytes=_gradient_bytes(self.models), optimizers=len(self.optimizers) or None)
@@ -923,7 +928,7 @@ class _Control:
 
     def phases(self) -> str:
         """The phases that this loop lets be: (b) and (c) need its batches, (c) a way to switch the all-reduce off."""
-        if self.meter.way == "callback":
+        if not self.meter._fed:  # it sees no batches: a callback, or a training that makes its own
             return ""
         self._ways = [way for way in map(_switch, self.meter.models) if way] + list(self.meter.switches)
         for optimizer in self.meter.optimizers:
