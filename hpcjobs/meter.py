@@ -1,0 +1,1 @@
+"""Placeholder: what a training imports comes with another change."""
