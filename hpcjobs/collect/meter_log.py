@@ -28,11 +28,11 @@ def read_meter_log(path: Path, known: Sizes, unit: str = "") -> CommandLog:
     """Read the whole log of a run that ended with success, in flat memory.
 
     `known` is the run's own size: a log that contradicts it gives no measurement. `unit` is what the run counts if the
-    log does not say it. Where a training begins anew in the log, as torchrun starts its ranks again, so does the log.
+    log does not say it. Of several trainings in the log, the last counts if the others did not end.
     """
     log, ended = mllog.TrainLog(), 0
     for event in mllog.events(path):
-        if event.key == LogKey.RUN:
+        if log.begins_another(event):
             ended += log.ended
             log = mllog.TrainLog()
         log.add(event)
@@ -47,6 +47,9 @@ def read_meter_log(path: Path, known: Sizes, unit: str = "") -> CommandLog:
         return CommandLog(None, (), f"{path.name}: {why}", contradicted=True)
     if unit and not log.about.get("unit"):
         one = dataclasses.replace(one, unit=unit)
+    if log.about.get("local_batch_varies") and not counts_batch(one.unit):
+        # Such as tokens of texts of any length: no number stands for a step.
+        one = dataclasses.replace(one, local_batch=None, global_batch=None)
     return CommandLog(one, (), "", timed=tuple(log.timed))
 
 

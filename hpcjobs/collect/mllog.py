@@ -37,6 +37,7 @@ class TrainLog:
     def __init__(self, events: Iterable[Event] = ()):
         self._last: dict[str, Event] = {}
         self._begun: dict[str, float] = {}
+        self._opened = 0
         # Steps, and the ms that they took, of each timed window after the warm-up.
         self.windows = Windows(_WINDOWS_KEPT)
         # Units of the timed windows that say their throughput, their ms, and their ms in the loader with its steps.
@@ -71,9 +72,20 @@ class TrainLog:
         """The last event of that key, or None. Of eval_accuracy it is the last one before run_stop."""
         return self._last.get(key)
 
+    def begins_another(self, event: Event) -> bool:
+        """Whether the event of the log's next line is the first of another run.
+
+        A meter writes hpcjobs_run anew when it knows more of the same run.
+        """
+        if event.key != LogKey.RUN or LogKey.RUN not in self._last:
+            return False
+        restates = isinstance(event.value, dict) and "meter" in event.value and self._opened < 2
+        return not restates or LogKey.RUN_STOP in self._last
+
     def add(self, event: Event) -> None:
         """Take the event of the log's next line."""
         stopped = LogKey.RUN_STOP in self._last
+        self._opened += event.key == LogKey.BENCHMARK
         if event.key == LogKey.WINDOW:
             self._window(event)
         elif event.key in (LogKey.EPOCH_START, LogKey.EVAL_START):

@@ -22,19 +22,15 @@ from hpcjobs.trainers.command_checks import pattern_of
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a run that ended with success says of itself, in the file `log`; `flags` are for its row."""
+    """What a run that ended with success says of itself, in the file `log`; `flags` are for its row.
+
+    batch: (local, global) batch of a step as the meter counted it; None where the experiment's is to be shown.
+    """
 
     log: Path
     said: CommandLog
     flags: tuple[str, ...] = ()
-
-    @property
-    def batch(self) -> tuple[int, int] | None:
-        """(local, global) batch of a step as the meter counted it; None where it did not, or a rate counts others."""
-        one = self.said.measurement
-        if one is None or self.log.name != TRAIN_LOG or not counts_batch(one.unit):
-            return None
-        return (one.local_batch, one.global_batch) if one.local_batch and one.global_batch else None
+    batch: tuple[int, int] | None = None
 
 
 class CommandFiles:
@@ -73,13 +69,22 @@ class CommandFiles:
         ways = "meter", self._known, self._unit
         metered = kept_readings.kept(self._train_log, ways, lambda: read_meter_log(self._train_log, *ways[1:]))
         if metered.measurement is not None:
-            return Found(self._train_log, metered, self._flags(metered.measurement))
+            one = metered.measurement
+            return Found(self._train_log, metered, self._flags(one), self._batch(one))
         if metered.contradicted or self.format == "meter":
             return Found(self._train_log, metered)
         printed = self._printed(self._unit)
         if printed.measurement is None:
             printed = printed._replace(looked_for=f"{metered.looked_for}, and {printed.looked_for}")
         return Found(self._job_log, printed)
+
+    def _batch(self, metered: Measurement) -> tuple[int, int] | None:
+        # A batch of the experiment counts samples. Where its gradients are accumulated, a step has several.
+        if not counts_batch(metered.unit) and self._known.local_batch:
+            return None
+        if not metered.local_batch or not metered.global_batch:
+            return None
+        return metered.local_batch, metered.global_batch
 
     def _flags(self, metered: Measurement) -> tuple[str, ...]:
         # What a benchmark prints in its control blocks is another step's rate.

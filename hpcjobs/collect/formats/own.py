@@ -34,7 +34,7 @@ _floats = msgspec.json.Decoder(list[float])
 
 # Lines with these keys hold nothing that is needed here.
 _IDLE = re.compile(
-    rb":::MLLOG [^,]+, [^,]+, [^,]+, \"key\": \"(?:submission_benchmark|init_start|init_stop|seed|global_batch_size"
+    rb":::MLLOG [^,]+, [^,]+, [^,]+, \"key\": \"(?:init_start|init_stop|seed|global_batch_size"
     rb"|train_samples|eval_samples|opt_name|opt_base_learning_rate)\""
 )
 
@@ -89,9 +89,12 @@ class OwnReader(FormatReader):
             start = block.rfind(b"\n", 0, at) + 1
             self._add(*_apart(block[begin:start]))
             first += block.count(b"\n", begin, start)
-            if self.begun:
-                self._end()
-            begin, self.begun = start, first
+            begin = start
+            event = mlperf_lines.event(block[start : block.find(b"\n", at)].decode("utf-8", "replace"))
+            if not self.begun or event is None or self.log.begins_another(event):
+                if self.begun:
+                    self._end()
+                self.begun = first
             at = block.find(_BEGINS, at + 1)
         self._add(*_apart(block[begin:]))
 
