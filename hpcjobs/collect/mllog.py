@@ -202,7 +202,8 @@ def _measurement(log: TrainLog) -> Measurement | None:
     score = _finite(accuracy.value) if accuracy else None
     parts = control_phases.parts(taken_apart.value if taken_apart else None)
     flags = list(_flags(log))
-    if taken_apart is None and log.input_steps:
+    # Of the repeats of a benchmark some have control blocks: two ways to know one column must not mix.
+    if taken_apart is None and log.input_steps and about.get("mode") != "benchmark":
         parts["input_wait_ms"] = log.input_ms / log.input_steps
         flags.append(FLAG_IN_LOADER)
     return Measurement(
