@@ -44,7 +44,9 @@ PRINTED = "1280 samples, 40 steps\n"
 def python(folder: Path, program: str, *paths: Path, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a program in the attempt folder, with inject/ before the other paths on PYTHONPATH."""
     (folder / "program.py").write_text(program)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HPCJOBS_", "SLURM_", "OMPI_", "RANK"))}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("HPCJOBS_", "SLURM_", "OMPI_", "RANK"))
+    }
     kept |= {"HPCJOBS_METRICS": str(folder), "HPCJOBS_MEASURE": json.dumps(MEASURE)}
     kept["PYTHONPATH"] = os.pathsep.join(map(str, (INJECT, *paths)))
     done = subprocess.run(
@@ -302,7 +304,8 @@ def test_an_exception_leaves_a_record_of_its_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "code"), [("raise SystemExit(3)", 3), ("raise type('ChildFailedError', (Exception,), {})('rank 1')", 1)]
+    ("statement", "code"),
+    [("raise SystemExit(3)", 3), ("raise type('ChildFailedError', (Exception,), {})('rank 1')", 1)],
 )
 def test_an_end_that_is_no_exception_of_a_rank_leaves_none(statement: str, code: int, tmp_path: Path) -> None:
     python(tmp_path, FAILING.format(statement), FAKE, RANK="3", code=code)

@@ -15,7 +15,7 @@ if "ddp-init" in BROKEN:  # a class of C: its __init__ cannot be replaced
         def __setattr__(cls, name, value):
             raise TypeError(f"cannot set {name!r} of {cls.__name__!r}")
 
-    class DistributedDataParallel(Module, metaclass=Closed):  # noqa: F811
+    class DistributedDataParallel(Module, metaclass=Closed):
         require_backward_grad_sync = True
 
         def __init__(self, module):
