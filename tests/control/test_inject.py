@@ -25,19 +25,22 @@ from torch.utils.data import DataLoader
 from torch.nn.parallel import DistributedDataParallel
 model = DistributedDataParallel(torch.nn.Module())
 optimizer = torch.optim.SGD(model.parameters())
+data, held_out = list(range(32 * 20)), list(range(32 * 3))
 seen = 0
 for epoch in range(2):
-    for batch in DataLoader(list(range(32 * 20)), 32):
+    for batch in DataLoader(data, 32):
         seen += len(batch)
         optimizer.step()
     model.eval()
     with torch.no_grad():
-        for batch in DataLoader(list(range(32 * 3)), 32):
+        for batch in DataLoader(held_out, 32):
             pass
     model.train()
     torch.save(seen, "checkpoint")
 print(seen, "samples,", optimizer.steps, "steps")
 """
+# Before each step.
+EVALUATING = "        for batch in DataLoader(held_out, 32):\n            pass\n"
 PRINTED = "1280 samples, 40 steps\n"
 
 
@@ -91,6 +94,25 @@ def test_accumulation_and_several_optimizers_count_once(tmp_path: Path) -> None:
     run = lines(tmp_path, "hpcjobs_run")[-1]["value"]
     assert (run["local_batch"], run["accumulation"], run["optimizers"]) == (64, 2, 2)
     assert json.loads((tmp_path / "meter-r000.json").read_text())["steps"] == 20
+
+
+def test_an_evaluation_that_does_not_forbid_gradients_is_none_of_the_training(tmp_path: Path) -> None:
+    program = TRAINING.replace("    with torch.no_grad():\n", "    if True:\n")
+    assert python(tmp_path, program, FAKE).stdout == PRINTED
+    marks = ("epoch_start", "epoch_stop", "eval_start", "eval_stop")
+    assert [line["key"] for key in marks for line in lines(tmp_path, key)] == [key for key in marks for _ in range(2)]
+    assert sum(line["metadata"]["steps"] for line in lines(tmp_path, "tracked_stats")) == 38
+    assert "local_batch_varies" not in lines(tmp_path, "hpcjobs_run")[-1]["value"]
+
+
+def test_a_benchmark_goes_on_through_such_evaluations(tmp_path: Path) -> None:
+    """In (b) and (c) the training gets a batch that lies there; an evaluation must not, or it would never end."""
+    program = TRAINING.replace("    with torch.no_grad():\n", "    if True:\n").replace("range(2)", "range(50)")
+    program = program.replace("        optimizer.step()\n", EVALUATING + "        optimizer.step()\n")
+    measure = {"mode": "benchmark", "warmup": 2, "max_steps": 20, "control_passes": 6, "control_steps": 3}
+    done = python(tmp_path, program, FAKE, HPCJOBS_MEASURE=json.dumps(measure))
+    assert (done.stdout, done.stderr) == ("", "")  # it ends when all is measured
+    assert lines(tmp_path, "hpcjobs_control")[0]["value"]["passes"] == 6
 
 
 def test_batches_of_its_own_are_timed_without_what_only_a_loader_tells(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Starts the ranks of a script on this machine, as plain processes or by torchrun, with the meter in them by injection."""
+"""Starts the ranks of a script on this machine, with the meter injected, as plain processes or by torchrun."""
 
 from __future__ import annotations
 
