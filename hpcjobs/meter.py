@@ -149,7 +149,7 @@ class Meter:
         self.over = False  # a benchmark has measured all
         self._fd: int | None = None
         self._begun = self._failed = self._closed = self._in_epoch = False
-        self._started_ms = 0
+        self._started_ms = self._loop_at = 0  # ms since the epoch
         self._noted = 0.0
         self._facts: dict[str, Any] = {}
         self._exchange: _Exchange | None = None
@@ -228,7 +228,8 @@ class Meter:
                 for _ in range(self._buffered if self.drain is None else self.drain):
                     take()
                 self._guard(self._opened)
-            if self.on and self.phase in "bc" and source in self._resident:
+            # A source that is not one of the training's is an evaluation, which must come to its end.
+            if self.on and self.phase in "bc" and source in self._resident and source in self._trained:
                 given = self._guard(self._fresh, source)
                 if given is not None:
                     return given[0]
@@ -250,7 +251,7 @@ class Meter:
                 self.optimizers.append(optimizer)
 
     def loop_began(self) -> None:
-        """An epoch's loop begins."""
+        """An epoch's loop begins. It is one once a step of it has ended: an evaluation's loop has none."""
         self._guard(self._loop_began)
 
     def pause(self) -> None:
@@ -365,6 +366,11 @@ class Meter:
             self._wait()
         if not self._begun:
             self._begin()
+        if self._loop_at or not self.epoch:
+            self._tell_epoch(False, self._loop_at)
+            self.epoch += 1
+            self._tell_epoch(True, self._loop_at or self._started_ms)
+            self._loop_at = 0
         end = _now()
         if self._spoilt:
             if self._window and self._async():
@@ -466,9 +472,7 @@ class Meter:
 
     def _loop_began(self) -> None:
         self._pause()
-        self.epoch += 1
-        if self._begun:
-            self._tell_epoch(True)
+        self._loop_at = _ms()
 
     def loop_ended(self) -> None:
         """The epoch's loop is over."""
@@ -755,7 +759,10 @@ class Meter:
 
         sys.excepthook = hook
         atexit.register(self._at_exit)
-        self.epoch = max(self.epoch, 1)
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and sys.modules["multiprocessing"].parent_process() is not None:
+            # Children of multiprocessing (torch.multiprocessing.spawn) end by this, and without an excepthook.
+            util.Finalize(None, self._at_exit, exitpriority=0)
         if self.size > 1 and self.measure.mode == "benchmark":
             self._exchange = _Exchange(self.folder, self.rank, self.size, self.host)
         elif self.size == 1 or os.environ.get("HPCJOBS_NODES") == "1":
@@ -765,7 +772,6 @@ class Meter:
             self.tell("submission_benchmark", "hpcjobs-meter", at=self._started_ms)
             self._describe()
             self.tell("run_start", kind="INTERVAL_START", at=self._started_ms)
-            self._tell_epoch(True, self._started_ms)
         self._write_note()
 
     def _open_log(self) -> None:
@@ -859,6 +865,9 @@ class Meter:
         """At the end of the process. A benchmark that ended the script leaves torch.distributed in peace."""
         if self.pid != os.getpid():
             return
+        error = sys.exc_info()[1]
+        if error is not None and not (isinstance(error, SystemExit) and not error.code):
+            self._failed = True
         with contextlib.suppress(Exception):
             if self.on and not self.over:
                 if not self._failed:
@@ -1804,7 +1813,7 @@ class _Side:
         if METER.drives("callback"):
             METER.pause()
             kind = "INTERVAL_START" if begins else "INTERVAL_END"
-            METER._guard(lambda: METER.tell("eval_start" if begins else "eval_stop", kind=kind))
+            METER._guard(lambda: METER.tell("eval_start" if begins else "eval_stop", kind=kind, epoch_num=METER.epoch))
 
 
 class _KerasSide(_Side):

@@ -207,6 +207,29 @@ os.waitpid(child, 0)
     assert windows(outcome) == [(6, 5, 10, False)]
 
 
+@pytest.mark.parametrize(
+    ("end", "status"), [("pass", "success"), ("raise ValueError", "aborted"), ("sys.exit(1)", "aborted")]
+)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_end_of_a_training_in_a_child_of_multiprocessing(tmp_path, method, end, status):
+    script = f"""
+import multiprocessing
+
+def training():
+    for batch in meter.steps([[0] * 8] * 6):
+        pass
+    {end}
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("{method}").Process(target=training)
+    child.start()
+    child.join()
+"""
+    outcome = train(tmp_path, script)
+    assert outcome.codes == [0], outcome.err
+    assert outcome.named("run_stop")[0].metadata["status"] == status
+
+
 def test_a_surprise_within_the_meter_turns_it_off_with_one_line_and_the_training_goes_on(tmp_path):
     script = f"""{CLOCK}
 seen = 0

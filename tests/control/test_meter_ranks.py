@@ -117,7 +117,8 @@ def test_a_script_that_ends_before_its_benchmark_says_what_it_has(tmp_path):
     script = STEPS.replace("    while True:\n        time", "    for _ in range(32):\n        time").replace(
         "print", "#"
     )
-    outcome = train(tmp_path, script, ranks=2, measure={**BENCHMARK, "max_steps": 300, "precision": 1e-6})
+    settled = "meter.agree = lambda means, tolerance: True\n"
+    outcome = train(tmp_path, settled + script, ranks=2, measure={**BENCHMARK, "max_steps": 300, "precision": 1e-6})
     assert outcome.codes == [0, 0]
     precision = outcome.last("hpcjobs_precision")
     assert precision["reached"] is False
