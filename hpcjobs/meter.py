@@ -1026,10 +1026,14 @@ def _switch(model: Any) -> Callable[[bool], Any] | None:
     inner = list(model.modules()) if hasattr(model, "modules") else [model]
     parallel = [module for module in inner if hasattr(module, "require_backward_grad_sync")]
     if parallel:  # DistributedDataParallel
+        kinds = [type(module) for module in parallel]
+        silent = {kind: _silent_kind(kind) for kind in kinds}
 
         def set_all(on: bool) -> None:
-            for module in parallel:
-                module.require_backward_grad_sync = on
+            for module, kind in zip(parallel, kinds):
+                module.__class__ = kind if on else silent[kind]
+                if on:
+                    module.require_backward_grad_sync = True
 
         return set_all
     if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
@@ -1046,6 +1050,12 @@ def _switch(model: Any) -> Callable[[bool], Any] | None:
 
         return turn
     return None
+
+
+def _silent_kind(kind: type) -> type:
+    """A DistributedDataParallel that does not reduce, whatever a script sets (it may, for accumulation)."""
+    silent = property(lambda self: False, lambda self, value: None)
+    return type(kind.__name__, (kind,), {"require_backward_grad_sync": silent, "__module__": kind.__module__})
 
 
 def _horovod_switch(optimizer: Any) -> Callable[[bool], Any] | None:
