@@ -315,6 +315,7 @@ class Meter:
         elif self._taken:
             # Batches of another source led to no optimizer step: an evaluation.
             if source in self._trained and any(other not in self._trained for other in self._taken):
+                self._forget()
                 self._pause()
             else:
                 return
@@ -386,7 +387,7 @@ class Meter:
             self._control.timed(slot.phase, 1000 * (end - began), first=self._first)
         self._trained.update(self._taken)
         self._all_loader_s += self._loader_s
-        if self.step > 1:  # some loaders take a batch more before the first step
+        if self.step > 1 and not self._spoilt:  # some loaders take a batch more before the first step
             if self._units in self._step_units or len(self._step_units) < _SIZES_KEPT:
                 self._step_units[self._units] += 1
             self._step_fetches[sum(self._taken.values())] += 1
@@ -454,7 +455,11 @@ class Meter:
     def _pause(self) -> None:
         if self._due:
             self._commit()
-        self._forget()
+        if self._taken:
+            # In the middle of a step: the step counts, as on ranks without the pause, and is not timed.
+            self._spoilt = True
+        else:
+            self._forget()
         window = self._window
         if window is not None and self.step:
             alone = not window.steps and not self._windows_of_loop
@@ -803,6 +808,9 @@ class Meter:
         sizes = sorted(self._step_units)
         if len(sizes) > 1:
             about["local_batch_varies"] = [sizes[0], sizes[-1]]
+        for key, value in self._facts.items():
+            if about.get(key) is None:
+                about[key] = value  # such as of a model that is gone at the end
         if about != self._facts:
             if about["global_batch"] != self._facts.get("global_batch"):
                 self.tell("global_batch_size", about["global_batch"])
