@@ -170,12 +170,16 @@ def trimmed(values: Sequence[float]) -> Part:
     values are not trimmed.
     """
     ordered, count = sorted(values), len(values)
-    cut = 0 if count < 5 else 1 if count < 11 else 2
+    cut = _cut(count)
     kept = ordered[cut : count - cut]
     freedom = len(kept) - 1
     winsorized = [kept[0]] * cut + kept + [kept[-1]] * cut
     error = statistics.stdev(winsorized) / ((1 - 2 * cut / count) * math.sqrt(count)) if freedom > 0 else None
     return Part(_mean(kept), error, freedom)
+
+
+def _cut(passes: int) -> int:
+    return 0 if passes < 5 else 1 if passes < 11 else 2
 
 
 def by_pairs(values: Sequence[float]) -> Part:
@@ -193,6 +197,15 @@ def by_pairs(values: Sequence[float]) -> Part:
     # Of batches of unequal size: the variance of one value, from each batch's squared distance times its size.
     one = math.fsum(size * (each / size - mean) ** 2 for each, size in zip(sums, sizes)) / (count - 1)
     return Part(mean, math.sqrt(one / len(values)), count - 1)
+
+
+def freedom(part: str, passes: int) -> int:
+    """The degrees of freedom of a part (PARTS) over so many passes of both orders; below 1 there is no interval."""
+    if part in ("input_wait_ms", "allreduce_ms"):
+        return passes - 2
+    if part == "skew_ms":
+        return passes - 2 * _cut(passes) - 1
+    return passes // 2 - 1
 
 
 class _Pass(NamedTuple):
@@ -341,9 +354,7 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "passes_used": len(used),
         "control_steps": max(len(each["c"]) for each in everyone[0]["passes"]),
         "disturbed": blocks,
-        "not_told_apart": [
-            name for name in PARTS if name in parts and _is_vague(parts[name].value, widths[name], step)
-        ],
+        "not_told_apart": [name for name in PARTS if name in parts and is_vague(parts[name].value, widths[name], step)],
         "collectives_in_c": talks,
         "allreduce_claimed": claimed,
         "slowest_rank": slowest,
@@ -360,7 +371,7 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _is_vague(value: float, half_width: float | None, step: float) -> bool:
+def is_vague(value: float, half_width: float | None, step: float) -> bool:
     """Whether a part is not told apart from nothing: its interval is wide both in the step and beside the part."""
     return half_width is None or half_width > max(TOLD_OF_STEP * step, TOLD_OF_PART * abs(value))
 

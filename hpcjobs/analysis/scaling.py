@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from hpcjobs.analysis.attribution import is_slow, losses, slow_nodes
-from hpcjobs.analysis.intervals import student_interval, variation, welch_ratio
+from hpcjobs.analysis.attribution import is_slow, losses, parts_spread, slow_nodes
+from hpcjobs.analysis.intervals import spread, student_interval, variation, welch_ratio
 from hpcjobs.base.columns import (
     FLAG_CONFOUNDED,
     FLAG_FEWER,
@@ -23,6 +23,7 @@ from hpcjobs.base.columns import (
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import Run, ScalingRow, Series
 from hpcjobs.base.tabular import Combine, metrics_of
+from hpcjobs.meter import PARTS
 
 # Beyond this rank correlation of size and start time, a drift in time cannot be told from scaling.
 CONFOUNDED = 0.7
@@ -90,12 +91,38 @@ def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
         cv=variation(rates),
         nodes_distinct=len(_words("nodelist", measured).split()) or None,
         **combined,
+        **_parts(measured),
     )
     if row.repeats_asked is not None and len(measured) < row.repeats_asked:
         row = _flagged(row, FLAG_FEWER)
     if max(Counter(node for run in measured for node in set(run.nodelist.split())).values(), default=0) > 1:
         row = _flagged(row, FLAG_SAME_NODES)
     return _flagged(row, FLAG_SLOW_NODE) if is_slow(row) and row.slowest_node in slow else row
+
+
+def _parts(measured: Sequence[Run]) -> dict[str, Any]:
+    """The ends of the parts' 95 % intervals, and the errors of these and of the step.
+
+    Several runs that took the step apart show how runs differ; of a single one its passes show how blocks do.
+    """
+    steps = spread(_known("step_ms", measured))
+    spreads = {} if steps is None else {"step_ms": steps}
+    found: dict[str, Any] = {"spreads": spreads}
+    for name in PARTS:
+        having = [run for run in measured if getattr(run, name) is not None]
+        if len(having) > 1:
+            values = _known(name, having)
+            ends, error = student_interval(values), spread(values)
+        elif having:
+            ends = getattr(having[0], f"{name}_low"), getattr(having[0], f"{name}_high")
+            error = parts_spread(name, having[0])
+        else:
+            continue
+        if ends is not None:
+            found |= {f"{name}_low": ends[0], f"{name}_high": ends[1]}
+        if error is not None:
+            spreads[name] = error
+    return found
 
 
 def _mean(name: str, runs: Iterable[Run]) -> float | None:

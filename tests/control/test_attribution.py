@@ -13,7 +13,7 @@ import pytest
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.contract import LogKey
 from hpcjobs.base.metrics import LOSSES, ScalingRow
-from hpcjobs.chexnet.train.attribution import attribute
+from hpcjobs.meter import attribute
 from tests.control.logs import line, train_log
 from tests.control.sweeps import collect, done, planned, run, states, sweep
 
