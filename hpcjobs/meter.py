@@ -200,10 +200,10 @@ def by_pairs(values: Sequence[float]) -> Part:
 
 
 def freedom(part: str, passes: int) -> int:
-    """The degrees of freedom of a part (PARTS) over so many passes of both orders; below 1 there is no interval."""
+    """The degrees of freedom of a part (PARTS, or waiting_ms) over passes of both orders; below 1: no interval."""
     if part in ("input_wait_ms", "allreduce_ms"):
         return passes - 2
-    if part == "skew_ms":
+    if part in ("skew_ms", "waiting_ms"):
         return passes - 2 * _cut(passes) - 1
     return passes // 2 - 1
 
@@ -346,7 +346,10 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     slowest = max(range(len(medians)), key=medians.__getitem__)
     return {
         "step_ms": _rounded(step),
-        **{name: _rounded(parts[name].value) if name in parts else None for name in (*PARTS, "typical_ms")},
+        **{
+            name: _rounded(parts[name].value if name in parts else None)
+            for name in (*PARTS, "typical_ms", "waiting_ms")
+        },
         "standard_errors": {name: _rounded(part.error) for name, part in parts.items()},
         "half_widths": {name: _rounded(width) for name, width in widths.items()},
         "freedom": {name: part.freedom for name, part in parts.items()},

@@ -53,7 +53,7 @@ _ERRORS = {
     "lost_ms": "step_ms",
     "lost_input_ms": "input_wait_ms",
     "lost_allreduce_ms": "allreduce_ms",
-    "lost_skew_ms": "skew_ms",
+    "lost_skew_ms": "waiting_ms",
     "lost_compute_ms": "compute_ms",
 }
 
@@ -69,7 +69,7 @@ def _ends(found: Mapping[str, float | None], row: ScalingRow, base: ScalingRow, 
 
 
 def parts_spread(name: str, run: Run) -> Spread | None:
-    """The error of a part of the step (PARTS), from the passes through the control blocks of one run."""
+    """The error of a part of the step, from the passes through the control blocks of one run."""
     low, high = getattr(run, f"{name}_low"), getattr(run, f"{name}_high")
     freedom = meter.freedom(name, run.control_passes) if run.control_passes else 0
     if low is None or high is None or freedom < 1:
@@ -91,6 +91,8 @@ def not_told_apart(row: ScalingRow) -> list[str]:
 
 def _waiting(row: ScalingRow) -> float | None:
     """How long a typical rank waits for the slowest rank of a step, in ms."""
+    if row.waiting_ms is not None:
+        return row.waiting_ms
     if row.slowest_rank_ms is None or row.compute_ms is None:
         return row.skew_ms
     return row.slowest_rank_ms - row.compute_ms

@@ -21,7 +21,7 @@ from hpcjobs.base.columns import (
     FLAGS,
 )
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.metrics import Run, ScalingRow, Series
+from hpcjobs.base.metrics import Run, ScalingRow, Series, Spread
 from hpcjobs.base.tabular import Combine, metrics_of
 from hpcjobs.meter import PARTS
 
@@ -90,8 +90,8 @@ def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
         throughput_high=interval[1] if interval else None,
         cv=variation(rates),
         nodes_distinct=len(_words("nodelist", measured).split()) or None,
+        spreads=_spreads(measured),
         **combined,
-        **_parts(measured),
     )
     if row.repeats_asked is not None and len(measured) < row.repeats_asked:
         row = _flagged(row, FLAG_FEWER)
@@ -100,29 +100,24 @@ def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
     return _flagged(row, FLAG_SLOW_NODE) if is_slow(row) and row.slowest_node in slow else row
 
 
-def _parts(measured: Sequence[Run]) -> dict[str, Any]:
-    """The ends of the parts' 95 % intervals, and the errors of these and of the step.
-
-    Several runs that took the step apart show how runs differ; of a single one its passes show how blocks do.
-    """
-    steps = spread(_known("step_ms", measured))
-    spreads = {} if steps is None else {"step_ms": steps}
-    found: dict[str, Any] = {"spreads": spreads}
-    for name in PARTS:
+def _spreads(measured: Sequence[Run]) -> dict[str, Spread]:
+    """The errors of the step and of its measured parts, by column: where there is an interval, what it comes from."""
+    found = {"step_ms": spread(_known("step_ms", measured))}
+    for name in (*PARTS, "waiting_ms"):
         having = [run for run in measured if getattr(run, name) is not None]
-        if len(having) > 1:
-            values = _known(name, having)
-            ends, error = student_interval(values), spread(values)
-        elif having:
-            ends = getattr(having[0], f"{name}_low"), getattr(having[0], f"{name}_high")
-            error = parts_spread(name, having[0])
-        else:
-            continue
-        if ends is not None:
-            found |= {f"{name}_low": ends[0], f"{name}_high": ends[1]}
-        if error is not None:
-            spreads[name] = error
-    return found
+        found[name] = parts_spread(name, having[0]) if len(having) == 1 else spread(_known(name, having))
+    return {name: error for name, error in found.items() if error is not None}
+
+
+def _end(name: str, measured: Sequence[Run]) -> float | None:
+    """An end of an interval: several runs show how runs differ; of a single one its passes show how blocks do."""
+    part, _, end = name.rpartition("_")
+    having = [run for run in measured if getattr(run, part) is not None]
+    if len(having) == 1:
+        own: float | None = getattr(having[0], name)
+        return own
+    interval = student_interval(_known(part, having))
+    return interval[end == "high"] if interval else None
 
 
 def _mean(name: str, runs: Iterable[Run]) -> float | None:
@@ -161,6 +156,7 @@ _COMBINED: Mapping[Combine, Callable[[str, Sequence[Run], Sequence[Run]], Any]] 
     Combine.WORDS: lambda name, runs, measured: _words(name, measured),
     Combine.ALL_WORDS: lambda name, runs, measured: _words(name, runs),
     Combine.TEXTS: lambda name, runs, measured: _texts(name, measured),
+    Combine.INTERVAL: lambda name, runs, measured: _end(name, measured),
     Combine.SLOWEST_NODE: _of_slowest_node,
 }
 

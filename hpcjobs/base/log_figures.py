@@ -11,14 +11,15 @@ from hpcjobs.base.tabular import Combine, Metric, metric
 
 def _low(name: str) -> dict[str, Metric]:
     return metric(
-        f"lower end of the 95 % interval of {name}: of a single run Student's over its passes through the control "
-        "blocks, of several that measured it Student's over them; empty if it is not known",
+        f"lower end of the 95 % interval of {name}, over the passes through the control blocks; empty if these are "
+        "too few",
         "ms",
+        Combine.INTERVAL,
         since="0.2",
     )
 
 
-_HIGH = metric("upper end of that interval", "ms", since="0.2")
+_HIGH = metric("upper end of that interval", "ms", Combine.INTERVAL, since="0.2")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,18 @@ class Figures:
     skew_ms_high: float | None = field(default=None, metadata=_HIGH)
     compute_ms_low: float | None = field(default=None, metadata=_low("compute_ms"))
     compute_ms_high: float | None = field(default=None, metadata=_HIGH)
+    waiting_ms: float | None = field(
+        default=None,
+        metadata=metric(
+            "time by which the slowest rank of a step is later than a typical one, whose computing is compute_ms; "
+            "what lost_skew_ms compares (skew_ms is relative to the mean rank)",
+            "ms",
+            Combine.MEAN,
+            since="0.2",
+        ),
+    )
+    waiting_ms_low: float | None = field(default=None, metadata=_low("waiting_ms"))
+    waiting_ms_high: float | None = field(default=None, metadata=_HIGH)
     control_passes: int | None = field(
         default=None,
         metadata=metric(

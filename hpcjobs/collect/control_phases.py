@@ -15,6 +15,7 @@ _INTERVALS = {
     "allreduce_ms": "allreduce_ms",
     "skew_ms": "skew_ms",
     "compute_ms": "typical_ms",
+    "waiting_ms": "waiting_ms",
 }
 
 
@@ -40,8 +41,9 @@ def parts(value: Any) -> dict[str, Any]:
     by_node = _medians(value.get("ranks"))
     if by_node and "slowest_rank_ms" in found:
         found["compute_ms"] = statistics.median_low(map(statistics.median_low, by_node.values()))
-    if (typical := _number(value.get("typical_ms"))) is not None:
-        found["compute_ms"] = typical
+    typical, waiting = _number(value.get("typical_ms")), _number(value.get("waiting_ms"))
+    if typical is not None and waiting is not None:
+        found |= {"compute_ms": typical, "waiting_ms": waiting, "slowest_rank_ms": typical + waiting}
     return {**_known(found), **_known(_ends(value, _INTERVALS)), **_slowest(by_node)}
 
 
