@@ -1034,7 +1034,7 @@ def _switch(model: Any) -> Callable[[bool], Any] | None:
     inner = list(model.modules()) if hasattr(model, "modules") else [model]
     parallel = [module for module in inner if hasattr(module, "require_backward_grad_sync")]
     if parallel:  # DistributedDataParallel
-        kinds = [type(module) for module in parallel]
+        kinds = [module.__class__ for module in parallel]  # not type(): a driver may give weak proxies
         silent = {kind: _silent_kind(kind) for kind in kinds}
 
         def set_all(on: bool) -> None:
@@ -2066,12 +2066,16 @@ def trimmed(values: Sequence[float]) -> Part:
     values are not trimmed.
     """
     ordered, count = sorted(values), len(values)
-    cut = 0 if count < 5 else 1 if count < 11 else 2
+    cut = _cut(count)
     kept = ordered[cut : count - cut]
     freedom = len(kept) - 1
     winsorized = [kept[0]] * cut + kept + [kept[-1]] * cut
     error = statistics.stdev(winsorized) / ((1 - 2 * cut / count) * math.sqrt(count)) if freedom > 0 else None
     return Part(_mean(kept), error, freedom)
+
+
+def _cut(passes: int) -> int:
+    return 0 if passes < 5 else 1 if passes < 11 else 2
 
 
 def by_pairs(values: Sequence[float]) -> Part:
@@ -2089,6 +2093,15 @@ def by_pairs(values: Sequence[float]) -> Part:
     # Of batches of unequal size: the variance of one value, from each batch's squared distance times its size.
     one = math.fsum(size * (each / size - mean) ** 2 for each, size in zip(sums, sizes)) / (count - 1)
     return Part(mean, math.sqrt(one / len(values)), count - 1)
+
+
+def freedom(part: str, passes: int) -> int:
+    """The degrees of freedom of a part (PARTS, or waiting_ms) over passes of both orders; below 1: no interval."""
+    if part in ("input_wait_ms", "allreduce_ms"):
+        return passes - 2
+    if part in ("skew_ms", "waiting_ms"):
+        return passes - 2 * _cut(passes) - 1
+    return passes // 2 - 1
 
 
 class _Pass(NamedTuple):
@@ -2229,7 +2242,10 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     slowest = max(range(len(medians)), key=medians.__getitem__)
     return {
         "step_ms": _rounded(step),
-        **{name: _rounded(parts[name].value) if name in parts else None for name in (*PARTS, "typical_ms")},
+        **{
+            name: _rounded(parts[name].value if name in parts else None)
+            for name in (*PARTS, "typical_ms", "waiting_ms")
+        },
         "standard_errors": {name: _rounded(part.error) for name, part in parts.items()},
         "half_widths": {name: _rounded(width) for name, width in widths.items()},
         "freedom": {name: part.freedom for name, part in parts.items()},
@@ -2237,9 +2253,7 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "passes_used": len(used),
         "control_steps": max(len(each["c"]) for each in everyone[0]["passes"]),
         "disturbed": blocks,
-        "not_told_apart": [
-            name for name in PARTS if name in parts and _is_vague(parts[name].value, widths[name], step)
-        ],
+        "not_told_apart": [name for name in PARTS if name in parts and is_vague(parts[name].value, widths[name], step)],
         "collectives_in_c": talks,
         "allreduce_claimed": claimed,
         "slowest_rank": slowest,
@@ -2256,7 +2270,7 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _is_vague(value: float, half_width: float | None, step: float) -> bool:
+def is_vague(value: float, half_width: float | None, step: float) -> bool:
     """Whether a part is not told apart from nothing: its interval is wide both in the step and beside the part."""
     return half_width is None or half_width > max(TOLD_OF_STEP * step, TOLD_OF_PART * abs(value))
 
