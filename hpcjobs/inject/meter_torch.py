@@ -69,6 +69,7 @@ class _Driver:
         self.sharded: dict[int, Any] = {}  # the live FSDP modules, likewise
         self.evaluating = False
         self.taken: set[int] = set()  # what batches were taken from since the last step
+        self.ended: set[int] = set()  # of these, what came to its end
         self.fetches = 0  # likewise, how often
         self.strange: int | None = None  # what else batches were taken from, and gradients were wanted
         self.trained: set[int] = set()  # what the training takes its batches from
@@ -143,6 +144,7 @@ def _patch_loader(module: Any) -> None:
             return METER.fetch(lambda: original(self), *told)
         except StopIteration:
             self._hpcjobs_began = False
+            DRIVER.ended.add(told[0])
             METER.loop_ended()
             raise
 
@@ -229,8 +231,10 @@ def _after_step(optimizer: Any) -> None:
             DRIVER.leader = key
     if not DRIVER.taken and DRIVER.strange is not None:
         DRIVER.trained.add(DRIVER.strange)
-    DRIVER.trained |= DRIVER.taken
+    # What ended before the first step was an evaluation, if there is something else.
+    DRIVER.trained |= DRIVER.taken - DRIVER.ended or DRIVER.taken
     DRIVER.taken.clear()
+    DRIVER.ended.clear()
     DRIVER.strange, DRIVER.fetches = None, 0
     METER.step_ended()
     if key == DRIVER.leader:
