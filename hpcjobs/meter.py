@@ -514,6 +514,13 @@ class Meter:
         self._optimizer_steps = 0
         self.step_ended()
 
+    def broken_off(self) -> None:
+        """A loop's body was left by `break`: a step only if an optimizer made one."""
+        if self._hooked and self._optimizer_steps:
+            self.body_ended()
+        else:
+            self._guard(self._forget)
+
     def watch_optimizers(self) -> None:
         """Have PyTorch say when an optimizer makes a step: a body without one is accumulation or evaluation."""
         module = sys.modules.get("torch.optim.optimizer")
@@ -1649,6 +1656,9 @@ class _Loop:
                 yield batch
                 del batch
                 meter.body_ended()
+        except GeneratorExit:
+            meter.broken_off()
+            raise
         finally:
             meter._depth -= 1
             meter.loop_ended()

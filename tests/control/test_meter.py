@@ -77,6 +77,19 @@ for epoch in range(3):
     assert len(outcome.named("epoch_start")) == len(outcome.named("epoch_stop")) == 3
 
 
+def test_a_loop_that_is_broken_off_leaves_no_step_that_spans_two_epochs(tmp_path):
+    script = f"""{CLOCK}
+for epoch in range(3):
+    for number, batch in enumerate(meter.steps(loader(99))):
+        spend(10)
+        if number == 5:
+            break
+    spend(5000)
+"""
+    outcome = train(tmp_path, script, measure={"warmup": 1, "window_steps": 2})
+    assert windows(outcome) == [(last, 2, 10, False) for last in (3, 5, 8, 10, 13, 15)]
+
+
 def test_an_evaluation_in_the_middle_of_a_step_spoils_that_step_alone(tmp_path):
     script = f"""{CLOCK}
 for number, batch in enumerate(meter.steps(loader(9))):
