@@ -149,7 +149,7 @@ class Meter:
         self.over = False  # a benchmark has measured all
         self._fd: int | None = None
         self._begun = self._failed = self._closed = self._in_epoch = False
-        self._started_ms = 0
+        self._started_ms = self._loop_at = 0  # ms since the epoch
         self._noted = 0.0
         self._facts: dict[str, Any] = {}
         self._exchange: _Exchange | None = None
@@ -228,7 +228,8 @@ class Meter:
                 for _ in range(self._buffered if self.drain is None else self.drain):
                     take()
                 self._guard(self._opened)
-            if self.on and self.phase in "bc" and source in self._resident:
+            # A source that is not one of the training's is an evaluation, which must come to its end.
+            if self.on and self.phase in "bc" and source in self._resident and source in self._trained:
                 given = self._guard(self._fresh, source)
                 if given is not None:
                     return given[0]
@@ -250,7 +251,7 @@ class Meter:
                 self.optimizers.append(optimizer)
 
     def loop_began(self) -> None:
-        """An epoch's loop begins."""
+        """An epoch's loop begins. It is one once a step of it has ended: an evaluation's loop has none."""
         self._guard(self._loop_began)
 
     def pause(self) -> None:
@@ -366,6 +367,11 @@ class Meter:
             self._wait()
         if not self._begun:
             self._begin()
+        if self._loop_at or not self.epoch:
+            self._tell_epoch(False, self._loop_at)
+            self.epoch += 1
+            self._tell_epoch(True, self._loop_at or self._started_ms)
+            self._loop_at = 0
         end = _now()
         if self._spoilt:
             if self._window and self._async():
@@ -471,9 +477,7 @@ class Meter:
 
     def _loop_began(self) -> None:
         self._pause()
-        self.epoch += 1
-        if self._begun:
-            self._tell_epoch(True)
+        self._loop_at = _ms()
 
     def loop_ended(self) -> None:
         """The epoch's loop is over."""
@@ -509,6 +513,13 @@ class Meter:
             self._expects = False
         self._optimizer_steps = 0
         self.step_ended()
+
+    def broken_off(self) -> None:
+        """A loop's body was left by `break`: a step only if an optimizer made one."""
+        if self._hooked and self._optimizer_steps:
+            self.body_ended()
+        else:
+            self._guard(self._forget)
 
     def watch_optimizers(self) -> None:
         """Have PyTorch say when an optimizer makes a step: a body without one is accumulation or evaluation."""
@@ -760,7 +771,10 @@ class Meter:
 
         sys.excepthook = hook
         atexit.register(self._at_exit)
-        self.epoch = max(self.epoch, 1)
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and sys.modules["multiprocessing"].parent_process() is not None:
+            # Children of multiprocessing (torch.multiprocessing.spawn) end by this, and without an excepthook.
+            util.Finalize(None, self._at_exit, exitpriority=0)
         if self.size > 1 and self.measure.mode == "benchmark":
             self._exchange = _Exchange(self.folder, self.rank, self.size, self.host)
         elif self.size == 1 or os.environ.get("HPCJOBS_NODES") == "1":
@@ -770,7 +784,6 @@ class Meter:
             self.tell("submission_benchmark", "hpcjobs-meter", at=self._started_ms)
             self._describe()
             self.tell("run_start", kind="INTERVAL_START", at=self._started_ms)
-            self._tell_epoch(True, self._started_ms)
         self._write_note()
 
     def _open_log(self) -> None:
@@ -867,6 +880,9 @@ class Meter:
         """At the end of the process. A benchmark that ended the script leaves torch.distributed in peace."""
         if self.pid != os.getpid():
             return
+        error = sys.exc_info()[1]
+        if error is not None and not (isinstance(error, SystemExit) and not error.code):
+            self._failed = True
         with contextlib.suppress(Exception):
             if self.on and not self.over:
                 if not self._failed:
@@ -1025,10 +1041,14 @@ def _switch(model: Any) -> Callable[[bool], Any] | None:
     inner = list(model.modules()) if hasattr(model, "modules") else [model]
     parallel = [module for module in inner if hasattr(module, "require_backward_grad_sync")]
     if parallel:  # DistributedDataParallel
+        kinds = [module.__class__ for module in parallel]  # not type(): a driver may give weak proxies
+        silent = {kind: _silent_kind(kind) for kind in kinds}
 
         def set_all(on: bool) -> None:
-            for module in parallel:
-                module.require_backward_grad_sync = on
+            for module, kind in zip(parallel, kinds):
+                module.__class__ = kind if on else silent[kind]
+                if on:
+                    module.require_backward_grad_sync = True
 
         return set_all
     if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
@@ -1045,6 +1065,12 @@ def _switch(model: Any) -> Callable[[bool], Any] | None:
 
         return turn
     return None
+
+
+def _silent_kind(kind: type) -> type:
+    """A DistributedDataParallel that does not reduce, whatever a script sets (it may, for accumulation)."""
+    silent = property(lambda self: False, lambda self, value: None)
+    return type(kind.__name__, (kind,), {"require_backward_grad_sync": silent, "__module__": kind.__module__})
 
 
 def _horovod_switch(optimizer: Any) -> Callable[[bool], Any] | None:
@@ -1630,6 +1656,9 @@ class _Loop:
                 yield batch
                 del batch
                 meter.body_ended()
+        except GeneratorExit:
+            meter.broken_off()
+            raise
         finally:
             meter._depth -= 1
             meter.loop_ended()
@@ -1812,7 +1841,7 @@ class _Side:
         if METER.drives("callback"):
             METER.pause()
             kind = "INTERVAL_START" if begins else "INTERVAL_END"
-            METER._guard(lambda: METER.tell("eval_start" if begins else "eval_stop", kind=kind))
+            METER._guard(lambda: METER.tell("eval_start" if begins else "eval_stop", kind=kind, epoch_num=METER.epoch))
 
 
 class _KerasSide(_Side):
@@ -2047,12 +2076,16 @@ def trimmed(values: Sequence[float]) -> Part:
     values are not trimmed.
     """
     ordered, count = sorted(values), len(values)
-    cut = 0 if count < 5 else 1 if count < 11 else 2
+    cut = _cut(count)
     kept = ordered[cut : count - cut]
     freedom = len(kept) - 1
     winsorized = [kept[0]] * cut + kept + [kept[-1]] * cut
     error = statistics.stdev(winsorized) / ((1 - 2 * cut / count) * math.sqrt(count)) if freedom > 0 else None
     return Part(_mean(kept), error, freedom)
+
+
+def _cut(passes: int) -> int:
+    return 0 if passes < 5 else 1 if passes < 11 else 2
 
 
 def by_pairs(values: Sequence[float]) -> Part:
@@ -2070,6 +2103,15 @@ def by_pairs(values: Sequence[float]) -> Part:
     # Of batches of unequal size: the variance of one value, from each batch's squared distance times its size.
     one = math.fsum(size * (each / size - mean) ** 2 for each, size in zip(sums, sizes)) / (count - 1)
     return Part(mean, math.sqrt(one / len(values)), count - 1)
+
+
+def freedom(part: str, passes: int) -> int:
+    """The degrees of freedom of a part (PARTS, or waiting_ms) over passes of both orders; below 1: no interval."""
+    if part in ("input_wait_ms", "allreduce_ms"):
+        return passes - 2
+    if part in ("skew_ms", "waiting_ms"):
+        return passes - 2 * _cut(passes) - 1
+    return passes // 2 - 1
 
 
 class _Pass(NamedTuple):
@@ -2210,7 +2252,10 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     slowest = max(range(len(medians)), key=medians.__getitem__)
     return {
         "step_ms": _rounded(step),
-        **{name: _rounded(parts[name].value) if name in parts else None for name in (*PARTS, "typical_ms")},
+        **{
+            name: _rounded(parts[name].value if name in parts else None)
+            for name in (*PARTS, "typical_ms", "waiting_ms")
+        },
         "standard_errors": {name: _rounded(part.error) for name, part in parts.items()},
         "half_widths": {name: _rounded(width) for name, width in widths.items()},
         "freedom": {name: part.freedom for name, part in parts.items()},
@@ -2218,9 +2263,7 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "passes_used": len(used),
         "control_steps": max(len(each["c"]) for each in everyone[0]["passes"]),
         "disturbed": blocks,
-        "not_told_apart": [
-            name for name in PARTS if name in parts and _is_vague(parts[name].value, widths[name], step)
-        ],
+        "not_told_apart": [name for name in PARTS if name in parts and is_vague(parts[name].value, widths[name], step)],
         "collectives_in_c": talks,
         "allreduce_claimed": claimed,
         "slowest_rank": slowest,
@@ -2237,7 +2280,7 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _is_vague(value: float, half_width: float | None, step: float) -> bool:
+def is_vague(value: float, half_width: float | None, step: float) -> bool:
     """Whether a part is not told apart from nothing: its interval is wide both in the step and beside the part."""
     return half_width is None or half_width > max(TOLD_OF_STEP * step, TOLD_OF_PART * abs(value))
 

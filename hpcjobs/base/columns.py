@@ -27,6 +27,9 @@ FLAG_CONFOUNDED = "time_size_confounded"
 FLAG_SLOW_NODE = "slow_node"
 FLAG_NO_BASELINE = "no_baseline"
 FLAG_RATE_OF_RANK = "rate_of_rank"
+FLAG_VAGUE = "parts_not_told_apart"
+FLAG_DISTURBED = "blocks_disturbed"
+FLAG_LOADER = "loader_time_only"
 
 # What each flag says of a row. Some are raised for a single run and stand in runs.csv too.
 FLAGS: Mapping[str, str] = {
@@ -35,6 +38,11 @@ FLAGS: Mapping[str, str] = {
     FLAG_SHORT_WARMUP: "the warm-up had fewer steps than the experiment asks for",
     FLAG_UNSETTLED: "the step times of a benchmark did not settle during its warm-up",
     FLAG_IMPRECISE: "a benchmark reached its limit of steps before the precision that was asked for",
+    FLAG_VAGUE: "the passes through the control blocks differ so much that a part of the step is not told apart: half "
+    "of its 95 % interval is more than 5 % of the step, and more than half of the part",
+    FLAG_DISTURBED: "another load disturbed control blocks, as the CPUs or clocks of their nodes show; their passes "
+    "are left out if enough others remain",
+    FLAG_LOADER: "input_wait_ms is the time in the loader alone, of the slowest rank: no control blocks were run",
     FLAG_THROTTLED: "a GPU was slowed by heat or its power supply",
     FLAG_POWER_CAPPED: "a GPU ran at its power cap most of the time",
     FLAG_ECC: "a GPU had memory errors that ECC cannot correct",

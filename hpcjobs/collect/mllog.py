@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base.columns import FLAG_IMPRECISE, FLAG_UNSETTLED
+from hpcjobs.base.columns import FLAG_IMPRECISE, FLAG_LOADER, FLAG_UNSETTLED
 from hpcjobs.base.contract import LogKey
-from hpcjobs.base.files import open_plain
+from hpcjobs.base.files import open_plain, read_json
 from hpcjobs.base.metrics import Measurement
 from hpcjobs.base.records import Progress
 from hpcjobs.chexnet.classes import auc_name
@@ -44,12 +44,22 @@ class TrainLog:
         # Seconds of each epoch and each evaluation before run_stop; the test split is scored after it.
         self.epochs: list[float] = []
         self.evals: list[float] = []
+        # Of the timed windows whose line says the time in the loader: their steps, and the ms of all of these.
+        self._loader_steps, self._loader_ms = 0, 0.0
+        # ms per step in the loader, of each rank whose meter-rNNN.json says it.
+        self.loader_of_ranks: list[float] = []
         for event in events:
             self.add(event)
 
     def last(self, key: str) -> Event | None:
         """The last event of that key, or None. Of eval_accuracy it is the last one before run_stop."""
         return self._last.get(key)
+
+    @property
+    def loader_ms(self) -> float | None:
+        """ms per step in the loader, of the slowest rank that is known; rank 0's is that of its timed windows."""
+        own = [self._loader_ms / self._loader_steps] if self._loader_steps else []
+        return max(own + self.loader_of_ranks, default=None)
 
     def add(self, event: Event) -> None:
         """Take the event of the log's next line."""
@@ -77,6 +87,10 @@ class TrainLog:
         if window.metadata.get("warmup") is not False:
             return
         self.windows.add(steps, steps * step_ms)
+        waited = _finite(window.value.get("input_wait_ms"))
+        if waited is not None and 0 <= waited < MOST:
+            self._loader_steps += steps
+            self._loader_ms += steps * waited
         begin = window.at - steps * step_ms / 1000
         if self.timed and begin - self.timed[-1][1] <= _ABUT_S:
             self.timed[-1] = self.timed[-1][0], window.at
@@ -101,8 +115,13 @@ def events(path: Path) -> Iterator[Event]:
 
 
 def read(path: Path) -> TrainLog:
-    """Read a whole train.log, once."""
-    return TrainLog(events(path))
+    """Read a whole train.log, once, with what each rank's meter left beside it."""
+    log = TrainLog(events(path))
+    for note in sorted(path.parent.glob("meter-r*.json")):
+        waited = _finite((read_json(note) or {}).get("loader_ms"))
+        if waited is not None and waited >= 0:
+            log.loader_of_ranks.append(waited)
+    return log
 
 
 def progress(log: TrainLog) -> Progress:
@@ -156,6 +175,11 @@ def measure(log: TrainLog) -> Measurement | None:
     epoch_s, total_s, kind = _time_to_train(log, about, throughput, stop.at - start.at)
     accuracy, first, taken_apart = (log.last(key) for key in (LogKey.EVAL_ACCURACY, LogKey.FIRST_STEP, LogKey.CONTROL))
     auc = _finite(accuracy.value) if accuracy else None
+    parts = control_phases.parts(taken_apart.value if taken_apart else None)
+    flags = [*_flags(log), *control_phases.flags(taken_apart.value if taken_apart else None)]
+    if "input_wait_ms" not in parts and log.loader_ms is not None:
+        parts["input_wait_ms"] = log.loader_ms
+        flags.append(FLAG_LOADER)
     return Measurement(
         gpus=gpus,
         local_batch=local_batch,
@@ -175,8 +199,8 @@ def measure(log: TrainLog) -> Measurement | None:
         gradient_bytes=_finite(about.get("gradient_bytes")),
         precision=str(about.get("precision") or ""),
         hosts=tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else (),
-        flags=tuple(_flags(log)),
-        **control_phases.parts(taken_apart.value if taken_apart else None),
+        flags=tuple(flags),
+        **parts,
     )
 
 
