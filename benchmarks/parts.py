@@ -4,7 +4,8 @@
 
 Each run is a training of four ranks on two nodes, whose control blocks end as a benchmark's do (meter.parts_known,
 at most 16 passes), beside a smaller one that it is compared with. The table has, for each kind of machine, the
-percentage of runs whose interval holds the truth: for the parts of the step, and for the losses between the two.
+percentage of runs whose interval holds the truth, and the median half-width in ms: for the parts of the step, and for
+the losses between the two.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hpcjobs import meter
+from hpcjobs.analysis.scaling import table
+from hpcjobs.base.metrics import Run
+from hpcjobs.base.records import RunState
+from hpcjobs.collect import control_phases
 
 RANKS, STEPS, UNTIMED, MOST = 4, 3, 1, 16
 # Planted, in ms: a rank of four is 10 late.
@@ -107,38 +112,64 @@ def ended(everyone: list[dict[str, Any]], precision: float) -> tuple[list[dict[s
     return done, passes
 
 
-def runs(machine: Machine, count: int, seed: int, precision: float) -> Iterator[dict[str, tuple[bool, float]]]:
-    """For each run and part: whether the interval holds the truth, and its half-width in ms."""
+class Outcome(NamedTuple):
+    """Of one simulated run: by part or loss, whether its interval holds the truth, and the half-width in ms."""
+
+    held: dict[str, bool]
+    half_widths: dict[str, float]
+    passes: int
+
+
+def outcomes(machine: Machine, count: int, seed: int, precision: float = 0.02) -> Iterator[Outcome]:
+    """`count` runs, each beside the base that it is compared with, on which half of each part is planted."""
     random = np.random.default_rng(seed)
     for _ in range(count):
-        everyone, level = blocks(machine, random)
-        done, passes = ended(everyone, precision)
-        value = meter.attribute(done)
-        truth = {**TRUTH, "compute_ms": level[:passes].mean() + LATE / RANKS}
-        found = {
-            name: (abs(value[name] - truth[name]) <= value["half_widths"][name], value["half_widths"][name])
-            for name in meter.PARTS
-        }
-        yield {**found, "passes": (True, passes)}
+        levels, ends, rows = [], [], []
+        for gpus, scale in ((RANKS // 2, 0.5), (RANKS, 1.0)):
+            everyone, level = blocks(machine, random, scale)
+            done, passes = ended(everyone, precision)
+            levels.append(level[:passes].mean())
+            ends.append((meter.attribute(done), passes))
+            rows.append(_run(gpus, ends[-1][0]))
+        value, passes = ends[1]
+        truth = {**TRUTH, "compute_ms": levels[1] + LATE / RANKS}
+        held = {part: abs(value[part] - truth[part]) <= value["half_widths"][part] for part in meter.PARTS}
+        wide = {part: value["half_widths"][part] for part in meter.PARTS}
+        row = table(rows)[1]
+        # A typical rank waits for the late one: half of 10 ms longer than at the base.
+        lost = {"input": INPUT / 2, "allreduce": ALLREDUCE / 2, "skew": LATE / 2, "compute": levels[1] - levels[0]}
+        for part, loss in lost.items():
+            low, high = (getattr(row, f"lost_{part}_ms_{end}") for end in ("low", "high"))
+            held[f"lost_{part}_ms"], wide[f"lost_{part}_ms"] = low <= loss <= high, (high - low) / 2
+        yield Outcome(held, wide, passes)
+
+
+def _run(gpus: int, value: dict[str, Any]) -> Run:
+    """What runs.csv would say of it."""
+    return Run(
+        run=f"g{gpus}", attempt="a001", state=RunState.DONE, failure="", source="", experiment="simulated", params="",
+        gpus=gpus, nodes=2, gpus_per_node=2, local_batch=8, global_batch=8 * gpus, unit="samples",
+        throughput=8000 * gpus / value["step_ms"], step_ms=value["step_ms"], **control_phases.parts(value),
+    )  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--runs", type=int, default=2000)
+    parser = argparse.ArgumentParser(description="Coverage of the intervals of a step's parts, simulated.")
+    parser.add_argument("--runs", type=int, default=2000, help="runs of each machine (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=19)
-    parser.add_argument("--precision", type=float, default=0.02)
+    parser.add_argument(
+        "--precision", type=float, default=0.02, help="measure.parts_precision; 0: always 16 passes (default: 0.02)"
+    )
     options = parser.parse_args()
-    print(f"{'machine':26} {'input':>6} {'all-red':>7} {'skew':>6} {'compute':>7}   half-widths in ms       passes")
+    names = [*meter.PARTS, *(f"lost_{part}_ms" for part in ("input", "allreduce", "skew", "compute"))]
+    heads = [name.removesuffix("_ms").replace("input_wait", "input").replace("allreduce", "reduce") for name in names]
+    print(f"{'% that hold the truth':26}" + "".join(f"{head:>13}" for head in heads) + "  passes")
     for name, machine in MACHINES.items():
-        found = list(runs(machine, options.runs, options.seed, options.precision))
-        held = [100 * np.mean([one[part][0] for one in found]) for part in meter.PARTS]
-        wide = [np.median([one[part][1] for one in found]) for part in meter.PARTS]
-        passes = np.mean([one["passes"][1] for one in found])
-        print(
-            f"{name:26} " + " ".join(f"{each:6.1f}" for each in held),
-            "  " + " ".join(f"{each:5.2f}" for each in wide) + f"  {passes:5.1f}",
-            flush=True,
-        )
+        found = list(outcomes(machine, options.runs, options.seed, options.precision))
+        held = [100 * np.mean([one.held[part] for one in found]) for part in names]
+        wide = [np.median([one.half_widths[part] for one in found]) for part in names]
+        cells = "".join(f"{h:6.1f} +-{w:4.1f}" for h, w in zip(held, wide, strict=True))
+        print(f"{name:26}{cells}  {np.mean([one.passes for one in found]):6.1f}", flush=True)
 
 
 if __name__ == "__main__":

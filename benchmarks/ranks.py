@@ -118,7 +118,6 @@ def wait_for_all(folder: Path, name: str, me: int, ranks: int) -> None:
 def against_processes(ranks: int, blocks: int) -> None:
     """N ranks against N processes, each kind twice, in turns, so that a drift of the machine shows."""
     import numpy as np
-
     from hpcjobs.chexnet.train.attribution import attribute
 
     environment = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

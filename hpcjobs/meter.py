@@ -149,14 +149,14 @@ class Meter:
         self.over = False  # a benchmark has measured all
         self._fd: int | None = None
         self._begun = self._failed = self._closed = self._in_epoch = False
-        self._started_ms = 0
+        self._started_ms = self._loop_at = 0  # ms since the epoch
         self._noted = 0.0
         self._facts: dict[str, Any] = {}
         self._exchange: _Exchange | None = None
         self._hosts: list[str] = []
         self._depth = 0
         # The step that runs: what was taken from which source; whether an optimizer's step has ended it.
-        self._taken: collections.Counter[Hashable] = collections.Counter()
+        self._taken: dict[Hashable, int] = {}
         self._trained: set[Hashable] = set()
         self._units = self._loader_s = 0.0
         self._due = False
@@ -168,9 +168,9 @@ class Meter:
         self._windows_of_loop = 0
         self._buffered = 0
         self._tokens = False  # tokens are what was measured
-        self._lengths: collections.Counter[int] = collections.Counter()
-        self._step_units: collections.Counter[float] = collections.Counter()
-        self._step_fetches: collections.Counter[int] = collections.Counter()
+        self._lengths: dict[int, int] = {}
+        self._step_units: dict[float, int] = {}
+        self._step_fetches: dict[int, int] = {}
         self._all_loader_s = 0.0
         # PyTorch's optimizers, in a loop that says its steps itself.
         self._hooked = self._expects = False
@@ -228,7 +228,8 @@ class Meter:
                 for _ in range(self._buffered if self.drain is None else self.drain):
                     take()
                 self._guard(self._opened)
-            if self.on and self.phase in "bc" and source in self._resident:
+            # A source that is not one of the training's is an evaluation, which must come to its end.
+            if self.on and self.phase in "bc" and source in self._resident and source in self._trained:
                 given = self._guard(self._fresh, source)
                 if given is not None:
                     return given[0]
@@ -250,7 +251,7 @@ class Meter:
                 self.optimizers.append(optimizer)
 
     def loop_began(self) -> None:
-        """An epoch's loop begins."""
+        """An epoch's loop begins. It is one once a step of it has ended: an evaluation's loop has none."""
         self._guard(self._loop_began)
 
     def pause(self) -> None:
@@ -314,6 +315,7 @@ class Meter:
         elif self._taken:
             # Batches of another source led to no optimizer step: an evaluation.
             if source in self._trained and any(other not in self._trained for other in self._taken):
+                self._forget()
                 self._pause()
             else:
                 return
@@ -325,7 +327,7 @@ class Meter:
 
     def _took(self, batch: Any, source: Hashable) -> None:
         """After a fetch from the loader."""
-        self._taken[source] += 1
+        self._taken[source] = self._taken.get(source, 0) + 1
         self._units += self._count(batch)
         if self.phase in "bc":
             self._resident[source] = _map(batch, self._to_device)
@@ -344,7 +346,7 @@ class Meter:
         """The batch that lies on the device, as new: a loop may change it in place."""
         first = not self._taken
         batch = _map(self._resident[source], _copy)
-        self._taken[source] += 1
+        self._taken[source] = self._taken.get(source, 0) + 1
         self._units += self._count(batch)
         if first:
             self._wait()
@@ -365,6 +367,11 @@ class Meter:
             self._wait()
         if not self._begun:
             self._begin()
+        if self._loop_at or not self.epoch:
+            self._tell_epoch(False, self._loop_at)
+            self.epoch += 1
+            self._tell_epoch(True, self._loop_at or self._started_ms)
+            self._loop_at = 0
         end = _now()
         if self._spoilt:
             if self._window and self._async():
@@ -380,10 +387,12 @@ class Meter:
             self._control.timed(slot.phase, 1000 * (end - began), first=self._first)
         self._trained.update(self._taken)
         self._all_loader_s += self._loader_s
-        if self.step > 1:  # some loaders take a batch more before the first step
-            if self._units in self._step_units or len(self._step_units) < _SIZES_KEPT:
-                self._step_units[self._units] += 1
-            self._step_fetches[sum(self._taken.values())] += 1
+        if self.step > 1 and not self._spoilt:  # some loaders take a batch more before the first step
+            times = self._step_units.get(self._units, 0)
+            if times or len(self._step_units) < _SIZES_KEPT:
+                self._step_units[self._units] = times + 1
+            fetches = sum(self._taken.values())
+            self._step_fetches[fetches] = self._step_fetches.get(fetches, 0) + 1
         self._forget()
         self._first = False
         self._asked = False
@@ -400,7 +409,7 @@ class Meter:
         self._began = _now() if self._asked or self._slot.opens else end
         if self._asked and self._window:
             self._window = _Window(self._began)
-        if _now() - self._noted > _NOTE_S and self._window and not self._window.steps and not benchmark:
+        if end - self._noted > _NOTE_S and self._window and not self._window.steps and not benchmark:
             # Between two windows: its time is that of no step.
             self._write_note()
             self._began = _now()
@@ -448,7 +457,11 @@ class Meter:
     def _pause(self) -> None:
         if self._due:
             self._commit()
-        self._forget()
+        if self._taken:
+            # In the middle of a step: the step counts, as on ranks without the pause, and is not timed.
+            self._spoilt = True
+        else:
+            self._forget()
         window = self._window
         if window is not None and self.step:
             alone = not window.steps and not self._windows_of_loop
@@ -466,9 +479,7 @@ class Meter:
 
     def _loop_began(self) -> None:
         self._pause()
-        self.epoch += 1
-        if self._begun:
-            self._tell_epoch(True)
+        self._loop_at = _ms()
 
     def loop_ended(self) -> None:
         """The epoch's loop is over."""
@@ -488,7 +499,7 @@ class Meter:
                 return
             # Its begin was not seen, for a pause lay there. It counts, as on ranks without the pause, but is not timed.
             self._spoilt = True
-        self._taken[None] += 1
+        self._taken[None] = self._taken.get(None, 0) + 1
         self._units += self._count(None) if units is None else units
         self._due = True
         self._commit()
@@ -505,6 +516,13 @@ class Meter:
         self._optimizer_steps = 0
         self.step_ended()
 
+    def broken_off(self) -> None:
+        """A loop's body was left by `break`: a step only if an optimizer made one."""
+        if self._hooked and self._optimizer_steps:
+            self.body_ended()
+        else:
+            self._guard(self._forget)
+
     def watch_optimizers(self) -> None:
         """Have PyTorch say when an optimizer makes a step: a body without one is accumulation or evaluation."""
         module = sys.modules.get("torch.optim.optimizer")
@@ -513,10 +531,15 @@ class Meter:
             return
         self._hooked = True
 
+        seen: set[int] = set()
+
         def stepped(optimizer: Any, *_: Any) -> None:
             if self.on and self.way == "loop":
                 self._expects = True
                 self._optimizer_steps += 1
+                if id(optimizer) in seen:
+                    return
+                seen.add(id(optimizer))
                 if not any(optimizer is known for known in self.optimizers):
                     self.optimizers.append(optimizer)
 
@@ -534,8 +557,8 @@ class Meter:
         found = _samples(batch)
         # A last batch that is smaller than the others counts as what it is.
         if found:
-            self._lengths[found] += 1
-            usual = self._lengths.most_common(1)[0][0]
+            self._lengths[found] = self._lengths.get(found, 0) + 1
+            usual: int = _usual(self._lengths)
             if found < usual:
                 return float(told) * found / usual
         return float(told)
@@ -560,8 +583,9 @@ class Meter:
                 yield Slot("warm")
                 done += 1
             self._describe()
+            steady = Slot("time", True)
             while True:
-                yield Slot("time", True)
+                yield steady
         settled = False
         # A pipeline's buffers are full at first: they must have been emptied twice.
         while not settled and done < _PATIENCE * max(m.warmup, 2 * self._buffered, 1):
@@ -755,7 +779,10 @@ class Meter:
 
         sys.excepthook = hook
         atexit.register(self._at_exit)
-        self.epoch = max(self.epoch, 1)
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and sys.modules["multiprocessing"].parent_process() is not None:
+            # Children of multiprocessing (torch.multiprocessing.spawn) end by this, and without an excepthook.
+            util.Finalize(None, self._at_exit, exitpriority=0)
         if self.size > 1 and self.measure.mode == "benchmark":
             self._exchange = _Exchange(self.folder, self.rank, self.size, self.host)
         elif self.size == 1 or os.environ.get("HPCJOBS_NODES") == "1":
@@ -765,7 +792,6 @@ class Meter:
             self.tell("submission_benchmark", "hpcjobs-meter", at=self._started_ms)
             self._describe()
             self.tell("run_start", kind="INTERVAL_START", at=self._started_ms)
-            self._tell_epoch(True, self._started_ms)
         self._write_note()
 
     def _open_log(self) -> None:
@@ -792,11 +818,14 @@ class Meter:
         if self._hosts:
             about["hosts"] = self._hosts
         about.update(gradient_bytes=_gradient_bytes(self.models), optimizers=len(self.optimizers) or None)
-        about["accumulation"] = self._step_fetches.most_common(1)[0][0] if self._step_fetches else None
+        about["accumulation"] = _usual(self._step_fetches) if self._step_fetches else None
         about.update(flops_per_unit=self.flops, meter=self.way, by=_framework())
         sizes = sorted(self._step_units)
         if len(sizes) > 1:
             about["local_batch_varies"] = [sizes[0], sizes[-1]]
+        for key, value in self._facts.items():
+            if about.get(key) is None:
+                about[key] = value  # such as of a model that is gone at the end
         if about != self._facts:
             if about["global_batch"] != self._facts.get("global_batch"):
                 self.tell("global_batch_size", about["global_batch"])
@@ -807,9 +836,12 @@ class Meter:
         """Units of a step on this rank: what at least half of the steps have, else their mean."""
         if not self._step_units:
             return self._units
-        usual, times = self._step_units.most_common(1)[0]
-        steps = sum(self._step_units.values())
-        return usual if 2 * times >= steps else sum(units * n for units, n in self._step_units.items()) / steps
+        usual, steps = _usual(self._step_units), sum(self._step_units.values())
+        return (
+            usual
+            if 2 * self._step_units[usual] >= steps
+            else sum(units * n for units, n in self._step_units.items()) / steps
+        )
 
     def _unit(self) -> str:
         """`tokens` and `sequences` only where such were counted; another word of the experiment names samples."""
@@ -833,7 +865,8 @@ class Meter:
         if self._control:
             note.update(switches=self._control.switches, restored=self._control.restored)
         note["loader_ms"] = 1000 * self._all_loader_s / self.step if self.step and self._fed else None
-        note["units_of_steps"] = {f"{units:g}": times for units, times in self._step_units.most_common(20)}
+        often = sorted(self._step_units.items(), key=lambda item: -item[1])[:20]
+        note["units_of_steps"] = {f"{units:g}": times for units, times in often}
         if blocks is not None:
             note["blocks"] = self._blocks = blocks
         elif getattr(self, "_blocks", None):
@@ -859,6 +892,9 @@ class Meter:
         """At the end of the process. A benchmark that ended the script leaves torch.distributed in peace."""
         if self.pid != os.getpid():
             return
+        error = sys.exc_info()[1]
+        if error is not None and not (isinstance(error, SystemExit) and not error.code):
+            self._failed = True
         with contextlib.suppress(Exception):
             if self.on and not self.over:
                 if not self._failed:
@@ -895,6 +931,11 @@ def _words(error: BaseException) -> str:
 
 def _warn(text: str) -> None:
     print(f"hpcjobs: warning: the meter: {text}", file=sys.stderr, flush=True)
+
+
+def _usual(times: dict[Any, int]) -> Any:
+    """What came the most times."""
+    return max(times, key=times.__getitem__)
 
 
 def _ms() -> int:
@@ -1017,10 +1058,14 @@ def _switch(model: Any) -> Callable[[bool], Any] | None:
     inner = list(model.modules()) if hasattr(model, "modules") else [model]
     parallel = [module for module in inner if hasattr(module, "require_backward_grad_sync")]
     if parallel:  # DistributedDataParallel
+        kinds = [module.__class__ for module in parallel]  # not type(): a driver may give weak proxies
+        silent = {kind: _silent_kind(kind) for kind in kinds}
 
         def set_all(on: bool) -> None:
-            for module in parallel:
-                module.require_backward_grad_sync = on
+            for module, kind in zip(parallel, kinds):
+                module.__class__ = kind if on else silent[kind]
+                if on:
+                    module.require_backward_grad_sync = True
 
         return set_all
     if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
@@ -1037,6 +1082,12 @@ def _switch(model: Any) -> Callable[[bool], Any] | None:
 
         return turn
     return None
+
+
+def _silent_kind(kind: type) -> type:
+    """A DistributedDataParallel that does not reduce, whatever a script sets (it may, for accumulation)."""
+    silent = property(lambda self: False, lambda self, value: None)
+    return type(kind.__name__, (kind,), {"require_backward_grad_sync": silent, "__module__": kind.__module__})
 
 
 def _horovod_switch(optimizer: Any) -> Callable[[bool], Any] | None:
@@ -1522,6 +1573,17 @@ def _samples(batch: Any) -> int | None:
     The first tensor's first dimension. Of fields at the top (x, y) the tensors count first; a list below the top is
     a list of samples, as detection has it.
     """
+    # The usual cases first: this is done in each step.
+    if type(batch) in (list, tuple, dict) and batch:
+        first = next(iter(batch.values())) if type(batch) is dict else batch[0]
+        found = getattr(first, "shape", None)
+        if type(first) in (int, float, str) and type(batch) is not dict:
+            return len(batch)
+    else:
+        found = getattr(batch, "shape", None)
+    if found:
+        with contextlib.suppress(TypeError, ValueError):
+            return int(found[0])
     shape = _shape(batch)
     if shape:
         return shape[0]
@@ -1622,6 +1684,9 @@ class _Loop:
                 yield batch
                 del batch
                 meter.body_ended()
+        except GeneratorExit:
+            meter.broken_off()
+            raise
         finally:
             meter._depth -= 1
             meter.loop_ended()
@@ -1739,7 +1804,7 @@ def _window_told(count: int, seconds: float | None, *units: float | None) -> Non
     meter._window.ended, meter._window.steps, meter._window.units = now, count, meter._units * count
     meter._shut(warm)
     meter._window = None
-    meter._step_units[meter._units] += count
+    meter._step_units[meter._units] = meter._step_units.get(meter._units, 0) + count
     if meter.measure.mode == "benchmark" and not warm:
         meter._timed_steps += count
         meter._times.append(1000 * seconds / count)
@@ -1804,7 +1869,7 @@ class _Side:
         if METER.drives("callback"):
             METER.pause()
             kind = "INTERVAL_START" if begins else "INTERVAL_END"
-            METER._guard(lambda: METER.tell("eval_start" if begins else "eval_stop", kind=kind))
+            METER._guard(lambda: METER.tell("eval_start" if begins else "eval_stop", kind=kind, epoch_num=METER.epoch))
 
 
 class _KerasSide(_Side):
@@ -2039,12 +2104,16 @@ def trimmed(values: Sequence[float]) -> Part:
     values are not trimmed.
     """
     ordered, count = sorted(values), len(values)
-    cut = 0 if count < 5 else 1 if count < 11 else 2
+    cut = _cut(count)
     kept = ordered[cut : count - cut]
     freedom = len(kept) - 1
     winsorized = [kept[0]] * cut + kept + [kept[-1]] * cut
     error = statistics.stdev(winsorized) / ((1 - 2 * cut / count) * math.sqrt(count)) if freedom > 0 else None
     return Part(_mean(kept), error, freedom)
+
+
+def _cut(passes: int) -> int:
+    return 0 if passes < 5 else 1 if passes < 11 else 2
 
 
 def by_pairs(values: Sequence[float]) -> Part:
@@ -2062,6 +2131,15 @@ def by_pairs(values: Sequence[float]) -> Part:
     # Of batches of unequal size: the variance of one value, from each batch's squared distance times its size.
     one = math.fsum(size * (each / size - mean) ** 2 for each, size in zip(sums, sizes)) / (count - 1)
     return Part(mean, math.sqrt(one / len(values)), count - 1)
+
+
+def freedom(part: str, passes: int) -> int:
+    """The degrees of freedom of a part (PARTS, or waiting_ms) over passes of both orders; below 1: no interval."""
+    if part in ("input_wait_ms", "allreduce_ms"):
+        return passes - 2
+    if part in ("skew_ms", "waiting_ms"):
+        return passes - 2 * _cut(passes) - 1
+    return passes // 2 - 1
 
 
 class _Pass(NamedTuple):
@@ -2202,7 +2280,10 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     slowest = max(range(len(medians)), key=medians.__getitem__)
     return {
         "step_ms": _rounded(step),
-        **{name: _rounded(parts[name].value) if name in parts else None for name in (*PARTS, "typical_ms")},
+        **{
+            name: _rounded(parts[name].value if name in parts else None)
+            for name in (*PARTS, "typical_ms", "waiting_ms")
+        },
         "standard_errors": {name: _rounded(part.error) for name, part in parts.items()},
         "half_widths": {name: _rounded(width) for name, width in widths.items()},
         "freedom": {name: part.freedom for name, part in parts.items()},
@@ -2210,9 +2291,7 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "passes_used": len(used),
         "control_steps": max(len(each["c"]) for each in everyone[0]["passes"]),
         "disturbed": blocks,
-        "not_told_apart": [
-            name for name in PARTS if name in parts and _is_vague(parts[name].value, widths[name], step)
-        ],
+        "not_told_apart": [name for name in PARTS if name in parts and is_vague(parts[name].value, widths[name], step)],
         "collectives_in_c": talks,
         "allreduce_claimed": claimed,
         "slowest_rank": slowest,
@@ -2229,7 +2308,7 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _is_vague(value: float, half_width: float | None, step: float) -> bool:
+def is_vague(value: float, half_width: float | None, step: float) -> bool:
     """Whether a part is not told apart from nothing: its interval is wide both in the step and beside the part."""
     return half_width is None or half_width > max(TOLD_OF_STEP * step, TOLD_OF_PART * abs(value))
 

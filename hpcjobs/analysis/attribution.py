@@ -6,10 +6,13 @@ This module compares two sizes. What takes the step of one run apart runs with i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs import meter
+from hpcjobs.analysis.intervals import difference_half_width
+from hpcjobs.base.metrics import Run, ScalingRow, Spread
+from hpcjobs.meter import PARTS
 
 # A node is slow if its ranks compute longer than the others' by more than this fraction.
 _SLOW = 0.02
@@ -24,7 +27,8 @@ def losses(row: ScalingRow, base: ScalingRow) -> dict[str, Any]:
     of the row over that of the base: 1 in weak scaling, base GPUs / GPUs in strong scaling.
     Each part is its ms in the row less r x its ms at the base. A part below 0 is smaller than at the base.
     `lost_other_ms` is the rest of the loss. If no run measured the parts, it is the whole loss.
-    Empty if either row has no rate or no step time.
+    The ends of the 95 % intervals are Welch's, from the errors of the figure in the row and at the base. The base has
+    none. Empty if either row has no rate or no step time.
     """
     if row.throughput is None or base.throughput is None or row.step_ms is None or base.step_ms is None:
         return {}
@@ -40,11 +44,55 @@ def losses(row: ScalingRow, base: ScalingRow) -> dict[str, Any]:
     found: dict[str, float | None] = {
         name: None if here is None or there is None else here - ratio * there for name, (here, there) in parts.items()
     }
-    return {"lost_ms": lost, **found, "lost_other_ms": lost - sum(ms for ms in found.values() if ms is not None)}
+    whole = {"lost_ms": lost, **found, "lost_other_ms": lost - sum(ms for ms in found.values() if ms is not None)}
+    return {**whole, **(_ends(whole, row, base, ratio) if row is not base else {})}
+
+
+# The figure whose error a loss has.
+_ERRORS = {
+    "lost_ms": "step_ms",
+    "lost_input_ms": "input_wait_ms",
+    "lost_allreduce_ms": "allreduce_ms",
+    "lost_skew_ms": "waiting_ms",
+    "lost_compute_ms": "compute_ms",
+}
+
+
+def _ends(found: Mapping[str, float | None], row: ScalingRow, base: ScalingRow, ratio: float) -> dict[str, float]:
+    ends: dict[str, float] = {}
+    for name, of in _ERRORS.items():
+        middle, here, there = found[name], row.spreads.get(of), base.spreads.get(of)
+        if middle is not None and here is not None and there is not None:
+            half = difference_half_width(here, there, ratio)
+            ends |= {f"{name}_low": middle - half, f"{name}_high": middle + half}
+    return ends
+
+
+def parts_spread(name: str, run: Run) -> Spread | None:
+    """The error of a part of the step, from the passes through the control blocks of one run."""
+    low, high = getattr(run, f"{name}_low"), getattr(run, f"{name}_high")
+    freedom = meter.freedom(name, run.control_passes) if run.control_passes else 0
+    if low is None or high is None or freedom < 1:
+        return None
+    return Spread((high - low) / 2 / meter.student(freedom), freedom)
+
+
+def not_told_apart(row: ScalingRow) -> list[str]:
+    """The parts (columns) of the row's step whose interval is too wide to tell them from nothing."""
+    return [
+        name
+        for name in PARTS
+        if (value := getattr(row, name)) is not None
+        and (low := getattr(row, f"{name}_low")) is not None
+        and row.step_ms is not None
+        and meter.is_vague(value, (getattr(row, f"{name}_high") - low) / 2, row.step_ms)
+    ]
 
 
 def _waiting(row: ScalingRow) -> float | None:
     """How long a typical rank waits for the slowest rank of a step, in ms."""
+    if row.waiting_ms is not None:
+        return row.waiting_ms
     if row.slowest_rank_ms is None or row.compute_ms is None:
         return row.skew_ms
     return row.slowest_rank_ms - row.compute_ms

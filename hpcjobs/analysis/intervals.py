@@ -10,6 +10,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from hpcjobs.base.metrics import Spread
+
 CONFIDENCE = 0.95
 
 
@@ -62,6 +64,24 @@ def welch_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio | None:
     return Ratio(
         math.exp(difference - half), math.exp(difference + half), 2 * float(stdtr(freedom, -abs(difference) / error))
     )
+
+
+def difference_half_width(ours: Spread, theirs: Spread, factor: float) -> float:
+    """Half the width of Welch's 95 % interval of a mean less `factor` times another, from their standard errors.
+
+    The degrees of freedom are those of Welch and Satterthwaite (Biometrics Bulletin 2, 1946).
+    """
+    a, b = ours.error**2, (factor * theirs.error) ** 2
+    if a + b == 0:
+        return 0.0
+    return _quantile((a + b) ** 2 / (a**2 / ours.freedom + b**2 / theirs.freedom)) * math.sqrt(a + b)
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """The standard error of the mean of `values`; None with fewer than two."""
+    if len(values) < 2:
+        return None
+    return Spread(statistics.stdev(values) / math.sqrt(len(values)), len(values) - 1)
 
 
 def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:

@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from hpcjobs.analysis.attribution import is_slow, losses, slow_nodes
-from hpcjobs.analysis.intervals import student_interval, variation, welch_ratio
+from hpcjobs.analysis.attribution import is_slow, losses, parts_spread, slow_nodes
+from hpcjobs.analysis.intervals import spread, student_interval, variation, welch_ratio
 from hpcjobs.base.columns import (
     FLAG_CONFOUNDED,
     FLAG_FEWER,
@@ -21,8 +21,9 @@ from hpcjobs.base.columns import (
     FLAGS,
 )
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.metrics import Run, ScalingRow, Series
+from hpcjobs.base.metrics import Run, ScalingRow, Series, Spread
 from hpcjobs.base.tabular import Combine, metrics_of
+from hpcjobs.meter import PARTS
 
 # Beyond this rank correlation of size and start time, a drift in time cannot be told from scaling.
 CONFOUNDED = 0.7
@@ -89,6 +90,7 @@ def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
         throughput_high=interval[1] if interval else None,
         cv=variation(rates),
         nodes_distinct=len(_words("nodelist", measured).split()) or None,
+        spreads=_spreads(measured),
         **combined,
     )
     if row.repeats_asked is not None and len(measured) < row.repeats_asked:
@@ -96,6 +98,26 @@ def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
     if max(Counter(node for run in measured for node in set(run.nodelist.split())).values(), default=0) > 1:
         row = _flagged(row, FLAG_SAME_NODES)
     return _flagged(row, FLAG_SLOW_NODE) if is_slow(row) and row.slowest_node in slow else row
+
+
+def _spreads(measured: Sequence[Run]) -> dict[str, Spread]:
+    """The errors of the step and of its measured parts, by column: where there is an interval, what it comes from."""
+    found = {"step_ms": spread(_known("step_ms", measured))}
+    for name in (*PARTS, "waiting_ms"):
+        having = [run for run in measured if getattr(run, name) is not None]
+        found[name] = parts_spread(name, having[0]) if len(having) == 1 else spread(_known(name, having))
+    return {name: error for name, error in found.items() if error is not None}
+
+
+def _end(name: str, measured: Sequence[Run]) -> float | None:
+    """An end of an interval: several runs show how runs differ; of a single one its passes show how blocks do."""
+    part, _, end = name.rpartition("_")
+    having = [run for run in measured if getattr(run, part) is not None]
+    if len(having) == 1:
+        own: float | None = getattr(having[0], name)
+        return own
+    interval = student_interval(_known(part, having))
+    return interval[end == "high"] if interval else None
 
 
 def _mean(name: str, runs: Iterable[Run]) -> float | None:
@@ -134,6 +156,7 @@ _COMBINED: Mapping[Combine, Callable[[str, Sequence[Run], Sequence[Run]], Any]] 
     Combine.WORDS: lambda name, runs, measured: _words(name, measured),
     Combine.ALL_WORDS: lambda name, runs, measured: _words(name, runs),
     Combine.TEXTS: lambda name, runs, measured: _texts(name, measured),
+    Combine.INTERVAL: lambda name, runs, measured: _end(name, measured),
     Combine.SLOWEST_NODE: _of_slowest_node,
 }
 

@@ -28,7 +28,9 @@ FLAG_SLOW_NODE = "slow_node"
 FLAG_NO_BASELINE = "no_baseline"
 FLAG_RATE_OF_RANK = "rate_of_rank"
 FLAG_RATES_DIFFER = "rates_differ"
-FLAG_IN_LOADER = "input_in_loader"
+FLAG_VAGUE = "parts_not_told_apart"
+FLAG_DISTURBED = "blocks_disturbed"
+FLAG_LOADER = "loader_time_only"
 
 # What each flag says of a row. Some are raised for a single run and stand in runs.csv too.
 FLAGS: Mapping[str, str] = {
@@ -37,6 +39,12 @@ FLAGS: Mapping[str, str] = {
     FLAG_SHORT_WARMUP: "the warm-up had fewer steps than the experiment asks for",
     FLAG_UNSETTLED: "the step times of a benchmark did not settle during its warm-up",
     FLAG_IMPRECISE: "a benchmark reached its limit of steps before the precision that was asked for",
+    FLAG_VAGUE: "the passes through the control blocks differ so much that a part of the step is not told apart: half "
+    "of its 95 % interval is more than 5 % of the step, and more than half of the part",
+    FLAG_DISTURBED: "another load disturbed control blocks, as the CPUs or clocks of their nodes show; their passes "
+    "are left out if enough others remain",
+    FLAG_LOADER: "input_wait_ms is the time in the loader alone, of the slowest rank, because no control blocks were run: "
+    "where the device has work left meanwhile, a step loses less",
     FLAG_THROTTLED: "a GPU was slowed by heat or its power supply",
     FLAG_POWER_CAPPED: "a GPU ran at its power cap most of the time",
     FLAG_ECC: "a GPU had memory errors that ECC cannot correct",
@@ -46,8 +54,6 @@ FLAGS: Mapping[str, str] = {
     FLAG_RATE_OF_RANK: "the pattern's figure seems to be the rate of one rank, and `of` is all: several ranks print "
     "figures that differ, or throughput x step_ms x ranks is the batch",
     FLAG_RATES_DIFFER: "the rate that the command itself prints differs from the meter's by more than 25 % of it",
-    FLAG_IN_LOADER: "input_wait_ms is the time in the loader, without control blocks: where the device has work left "
-    "meanwhile, a step loses less",
     FLAG_DIRTY: "the code had uncommitted changes",
     FLAG_SOFTWARE: "the software differs between runs that are compared, or between the nodes of a run",
     FLAG_HARDWARE: "the GPUs differ between runs that are compared, or between the nodes of a run",

@@ -2,271 +2,22 @@
 
 A field's metadata give its unit, its meaning, how the runs of a row combine in it, and where it is shown. runs.csv,
 scaling-report.csv, their reader, the scaling table and docs/reference/columns.md come from them. A new metric is a
-field here (in Figures if a log gives it, else in _Point, Run or ScalingRow), the code that measures it, and a test.
+field (in Figures of log_figures.py if a log gives it, else in Point or Run of run_figures.py, or in ScalingRow here),
+the code that measures it, and a test.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hpcjobs.base.records import RunState
-from hpcjobs.base.tabular import Combine, Derived, Metric, derived, metric, metrics_of, param_column, swept, with_params
+from hpcjobs.base.log_figures import Figures, Measurement
+from hpcjobs.base.run_figures import MEASURED_COMMAND, Point, Run
+from hpcjobs.base.tabular import Derived, Metric, metric
 
-MEASURED_COMMAND = "measured_command"  # the time_to_train_kind of a command, which is timed whole
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What a log says of a training, and its run and its row too. What is not known is None, or empty."""
-
-    epoch_s: float | None = field(default=None, metadata=metric("one pass over the training data", "s", Combine.MEAN))
-    time_to_train_s: float | None = field(
-        default=None, metadata=metric("the whole training without its start-up", "s", Combine.MEAN)
-    )
-    time_to_train_kind: str = field(
-        default="",
-        metadata=metric(
-            "how time_to_train_s is known: measured_to_target, measured_fixed_epochs, derived_fixed_epochs "
-            "(epochs x epoch_s), or measured_command (the whole command, its start-up included)",
-            combine=Combine.WORDS,
-        ),
-    )
-    eval_s: float | None = field(default=None, metadata=metric("one evaluation", "s", Combine.MEAN))
-    score: float | None = field(
-        default=None,
-        metadata=metric(
-            "how good the trained model is, as its log says; score_name says what is scored",
-            combine=Combine.MEAN,
-            heading="{score_name}",
-            form=".3f",
-        ),
-    )
-    score_name: str = field(
-        default="",
-        metadata=metric(
-            "what score is, and of which part of the data: accuracy, accuracy (test), loss, ...", combine=Combine.TEXTS
-        ),
-    )
-    input_wait_ms: float | None = field(
-        default=None, metadata=metric("part of a step that waits for input", "ms", Combine.MEAN)
-    )
-    allreduce_ms: float | None = field(
-        default=None, metadata=metric("part of a step in all-reduce that no computing hides", "ms", Combine.MEAN)
-    )
-    skew_ms: float | None = field(
-        default=None, metadata=metric("part of a step that waits for the slowest rank", "ms", Combine.MEAN)
-    )
-    compute_ms: float | None = field(
-        default=None,
-        metadata=metric(
-            "part of a step in which a typical rank computes, without input and all-reduce: median over steps, ranks "
-            "and nodes",
-            "ms",
-            Combine.MEAN,
-        ),
-    )
-    slowest_rank_ms: float | None = field(
-        default=None,
-        metadata=metric("the same part of a step on the slowest rank, mean over steps", "ms", Combine.MEAN),
-    )
-    slowest_node: str = field(
-        default="",
-        metadata=metric(
-            "the node whose ranks compute longest; known only of runs on two nodes or more that took the step apart",
-            combine=Combine.SLOWEST_NODE,
-        ),
-    )
-    slow_node_ms: float | None = field(
-        default=None,
-        metadata=metric(
-            "time by which the ranks of slowest_node compute longer than those of the other nodes (medians); part of "
-            "lost_skew_ms",
-            "ms",
-            Combine.SLOWEST_NODE,
-        ),
-    )
-    gradient_bytes: float | None = field(
-        default=None, metadata=metric("size of one step's gradients, which all-reduce sums", "bytes", Combine.MEAN)
-    )
-    precision: str = field(
-        default="",
-        metadata=metric(
-            "float32, mixed_float16 or mixed_bfloat16, as the log says it",
-            combine=Combine.WORDS,
-        ),
-    )
-
-    unit: str = field(
-        default="",
-        metadata=metric(
-            "what the batches and throughput count: samples, sequences, tokens, steps, ...; empty if it is not known",
-            combine=Combine.SAME,
-            since="0.2",
-        ),
-    )
-
-    def figures(self) -> dict[str, Any]:
-        """These, by name."""
-        return {each.name: getattr(self, each.name) for each in dataclasses.fields(Figures)}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measurement(Figures):
-    """What one run's log says of its training. Fields that Run has too mean the same.
-
-    `first_step_at` is the end of the first training step in seconds since the epoch, `flops_per_unit` the
-    floating-point operations of the model for one unit. What a log does not say is None.
-    """
-
-    gpus: int
-    throughput: float
-    local_batch: int | None = None
-    global_batch: int | None = None
-    step_ms: float | None = None
-    windows: int | None = None
-    outlier_windows: int | None = None
-    first_step_at: float | None = None
-    hosts: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    flops_per_unit: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Point(Figures):
-    """What is known of a run and of a row of the scaling table alike."""
-
-    experiment: str = field(metadata=metric("name of the experiment", combine=Combine.SAME))
-    params: str = field(
-        metadata=metric("swept keys and their values, k=v;k=v, sorted; empty if none is swept", combine=Combine.SAME)
-    )
-    gpus: int = field(
-        metadata=metric("GPUs (ranks) on all nodes together", combine=Combine.SAME, heading="gpus", form="d")
-    )
-    nodes: int | None = field(metadata=metric("nodes", combine=Combine.SAME, heading="nodes", form="d"))
-    gpus_per_node: int | None = field(
-        metadata=metric("GPUs (ranks) on each node; on the fullest if they differ", combine=Combine.SAME)
-    )
-    local_batch: int | None = field(metadata=metric("`unit` per GPU and step", combine=Combine.SAME, form="d"))
-    global_batch: int | None = field(metadata=metric("`unit` of all GPUs per step", combine=Combine.SAME))
-    throughput: float | None = field(
-        default=None,
-        metadata=metric(
-            "`unit` per second of all GPUs in the steady state",
-            "unit/s",
-            Combine.MEAN,
-            heading="{unit}/s",
-            form=".1f",
-        ),
-    )
-    step_ms: float | None = field(
-        default=None,
-        metadata=metric("one training step in the steady state", "ms", Combine.MEAN, heading="step ms", form=".1f"),
-    )
-    startup_s: float | None = field(
-        default=None,
-        metadata=metric("time from the job's start to the end of the first training step", "s", Combine.MEAN),
-    )
-    job_ids: str = field(
-        default="", metadata=metric("the scheduler's ids of the jobs, with spaces between them", "", Combine.ALL_WORDS)
-    )
-    nodelist: str = field(
-        default="", metadata=metric("names of the nodes, with spaces between them", "", Combine.ALL_WORDS)
-    )
-    repeats_asked: int | None = field(
-        default=None, metadata=metric("runs that the sweep plans for each row", combine=Combine.LARGEST)
-    )
-    gpu_model: str = field(
-        default="", metadata=metric("models of the nodes' GPUs, as nvidia-smi names them", combine=Combine.TEXTS)
-    )
-    queue_s: float | None = field(
-        default=None,
-        metadata=metric("time from the job's submission to its start; not known of a requeued job", "s", Combine.MEAN),
-    )
-    flags: str = field(
-        default="",
-        metadata=metric(
-            "what to know before trusting the row: words of the list below, with spaces between them",
-            combine=Combine.ALL_WORDS,
-        ),
-    )
-    software: str = field(
-        default="",
-        metadata=metric(
-            "versions of the software on the nodes, NAME VERSION with commas between them", combine=Combine.TEXTS
-        ),
-    )
-
-    gpu_hours: float | None = field(
-        default=None,
-        metadata=metric(
-            "GPUs that the attempts of the run kept from other jobs (all GPUs of exclusive nodes, idle ones too) x the "
-            "time from an attempt's start to its end; empty while one runs, and if one left no exit.json",
-            "GPU-hours",
-            Combine.SUM,
-            since="0.2",
-        ),
-    )
-
-    @property
-    def group(self) -> tuple[str, str, str]:
-        """Experiment, params and unit: points that differ in one of them are never averaged or compared."""
-        return self.experiment, self.params, self.unit
-
-    @derived("throughput / gpus", "unit/s")
-    def throughput_per_gpu(self) -> float | None:
-        """Throughput of all GPUs, divided by their number."""
-        return None if self.throughput is None else self.throughput / self.gpus
-
-    @derived(
-        "part of a step that computes, or that nothing explains: step_ms - input_wait_ms - allreduce_ms - skew_ms; "
-        "empty if none of these three is measured",
-        "ms",
-    )
-    def other_ms(self) -> float | None:
-        """What is left of the step beside its measured parts; None where none is measured."""
-        parts = [ms for ms in (self.input_wait_ms, self.allreduce_ms, self.skew_ms) if ms is not None]
-        return self.step_ms - sum(parts) if self.step_ms is not None and parts else None
-
-    def row(self) -> dict[str, object]:
-        """The values as CSV and JSON have them, in the order of the columns, with one param.KEY per swept key."""
-        columns = metrics_of(type(self))
-        found = {name: about.written(getattr(self, name)) for name, about in columns.items()}
-        found |= {param_column(key): value for key, value in swept(self.params).items()}
-        return {name: found[name] for name in with_params(columns, [self.params])}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(_Point):
-    """One row of `runs.csv`: a run and its newest attempt with a measurement, or its last one."""
-
-    run: str = field(metadata=metric("name of the run"))
-    attempt: str = field(metadata=metric("its newest attempt with a measurement, or its last one"))
-    state: RunState = field(metadata=metric("planned, submitting, pending, running, done, failed, cancelled or lost"))
-    failure: str = field(
-        metadata=metric("why it failed, CLASS: the line that says so; or what is wrong with its files")
-    )
-    source: str = field(metadata=metric("path of the log, relative to the sweep's folder"))
-    start: float | None = field(
-        default=None, metadata=metric("when the attempt's job script began, UTC, ISO 8601", is_time=True)
-    )
-    windows: int | None = field(
-        default=None, metadata=metric("timed windows of the steady state: all after the warm-up, outliers too")
-    )
-    outlier_windows: int | None = field(
-        default=None,
-        metadata=metric(
-            "windows that differ from the median by more than 3 scaled median absolute deviations and more than 1 %"
-        ),
-    )
-
-    @property
-    def measured(self) -> bool:
-        """Whether it has a rate, or ended well and none was asked for."""
-        unasked = self.state is RunState.DONE and self.time_to_train_kind == MEASURED_COMMAND
-        return self.throughput is not None or unasked
+__all__ = ["LOSSES", "MEASURED_COMMAND", "Figures", "Measurement", "Point", "Run", "ScalingRow", "Series", "Spread"]
 
 
 def _share_of(part: str) -> Callable[[ScalingRow], float | None]:
@@ -275,6 +26,25 @@ def _share_of(part: str) -> Callable[[ScalingRow], float | None]:
 
 def _of_step(part: str) -> Metric:
     return Metric(f"lost_{part}ms / step_ms", "per cent")
+
+
+def _low(name: str) -> dict[str, Metric]:
+    return metric(
+        f"lower end of the 95 % interval of {name} (Welch, from the errors of the part here and at the base); empty "
+        "for the base, and if an error is not known",
+        "ms",
+        since="0.2",
+    )
+
+
+_HIGH = metric("upper end of that interval", "ms", since="0.2")
+
+
+class Spread(NamedTuple):
+    """The standard error of a mean, in the unit of its column, and the degrees of freedom that it is known with."""
+
+    error: float
+    freedom: float
 
 
 class Series(NamedTuple):
@@ -291,13 +61,15 @@ class Series(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScalingRow(_Point):
+class ScalingRow(Point):
     """One row of `scaling-report.csv`: a GPU count and parameter set over its repeats.
 
-    `rates` are the throughputs of the runs with a measurement.
+    `rates` are the throughputs of the runs with a measurement. `spreads` are the errors of step_ms and of the measured
+    parts of the step, by the name of the column.
     """
 
     rates: tuple[float, ...] = ()
+    spreads: Mapping[str, Spread] = field(default_factory=dict)
     runs: int = field(
         metadata=metric("runs with a measurement, or of which none was asked for", heading="runs", form="d")
     )
@@ -379,6 +151,25 @@ class ScalingRow(_Point):
     lost_other_ms: float | None = field(
         default=None, metadata=metric("of lost_ms: what the parts do not explain", "ms")
     )
+
+    lost_ms_low: float | None = field(
+        default=None,
+        metadata=metric(
+            "lower end of the 95 % interval of lost_ms (Welch, over runs); empty for the base, and if the row or the "
+            "base has fewer than two runs",
+            "ms",
+            since="0.2",
+        ),
+    )
+    lost_ms_high: float | None = field(default=None, metadata=_HIGH)
+    lost_input_ms_low: float | None = field(default=None, metadata=_low("lost_input_ms"))
+    lost_input_ms_high: float | None = field(default=None, metadata=_HIGH)
+    lost_allreduce_ms_low: float | None = field(default=None, metadata=_low("lost_allreduce_ms"))
+    lost_allreduce_ms_high: float | None = field(default=None, metadata=_HIGH)
+    lost_skew_ms_low: float | None = field(default=None, metadata=_low("lost_skew_ms"))
+    lost_skew_ms_high: float | None = field(default=None, metadata=_HIGH)
+    lost_compute_ms_low: float | None = field(default=None, metadata=_low("lost_compute_ms"))
+    lost_compute_ms_high: float | None = field(default=None, metadata=_HIGH)
 
     lost_pct = Derived(_share_of(""), _of_step(""))
     lost_input_pct = Derived(_share_of("input"), _of_step("input_"))

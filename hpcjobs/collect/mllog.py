@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base.columns import FLAG_IMPRECISE, FLAG_IN_LOADER, FLAG_UNFINISHED, FLAG_UNSETTLED
+from hpcjobs.base.columns import FLAG_IMPRECISE, FLAG_LOADER, FLAG_UNFINISHED, FLAG_UNSETTLED
 from hpcjobs.base.contract import LogKey
-from hpcjobs.base.files import open_plain
+from hpcjobs.base.files import open_plain, read_json
 from hpcjobs.base.metrics import Measurement
 from hpcjobs.base.records import Progress
 from hpcjobs.chexnet.classes import auc_name
@@ -40,14 +40,17 @@ class TrainLog:
         self._opened = 0
         # Steps, and the ms that they took, of each timed window after the warm-up.
         self.windows = Windows(_WINDOWS_KEPT)
-        # Units of the timed windows that say their throughput, their ms, and their ms in the loader with its steps.
+        # Units of the timed windows that say their throughput, and the ms of these windows.
         self.units = self.units_ms = 0.0
-        self.input_ms = self.input_steps = 0.0
         # Begin and end, in seconds since the epoch, of each stretch of timed windows.
         self.timed: list[tuple[float, float]] = []
         # Seconds of each epoch and each evaluation before run_stop; the test split is scored after it.
         self.epochs: list[float] = []
         self.evals: list[float] = []
+        # Of the timed windows whose line says the time in the loader: their steps, and the ms of all of these.
+        self._loader_steps, self._loader_ms = 0, 0.0
+        # ms per step in the loader, of each rank whose meter-rNNN.json says it.
+        self.loader_of_ranks: list[float] = []
         for event in events:
             self.add(event)
 
@@ -82,6 +85,12 @@ class TrainLog:
         restates = isinstance(event.value, dict) and "meter" in event.value and self._opened < 2
         return not restates or LogKey.RUN_STOP in self._last
 
+    @property
+    def loader_ms(self) -> float | None:
+        """ms per step in the loader, of the slowest rank that is known; rank 0's is that of its timed windows."""
+        own = [self._loader_ms / self._loader_steps] if self._loader_steps else []
+        return max(own + self.loader_of_ranks, default=None)
+
     def add(self, event: Event) -> None:
         """Take the event of the log's next line."""
         stopped = LogKey.RUN_STOP in self._last
@@ -114,9 +123,9 @@ class TrainLog:
             self.units += rate * steps * step_ms / 1000
             self.units_ms += steps * step_ms
         waited = _finite(window.value.get("input_wait_ms"))
-        if waited is not None and waited >= 0:
-            self.input_ms += steps * waited
-            self.input_steps += steps
+        if waited is not None and 0 <= waited < MOST:
+            self._loader_steps += steps
+            self._loader_ms += steps * waited
         begin = window.at - steps * step_ms / 1000
         if self.timed and begin - self.timed[-1][1] <= _ABUT_S:
             self.timed[-1] = self.timed[-1][0], window.at
@@ -141,8 +150,13 @@ def events(path: Path) -> Iterator[Event]:
 
 
 def read(path: Path) -> TrainLog:
-    """Read a whole train.log, once."""
-    return TrainLog(events(path))
+    """Read a whole train.log, once, with what each rank's meter left beside it."""
+    log = TrainLog(events(path))
+    for note in sorted(path.parent.glob("meter-r*.json")):
+        waited = _finite((read_json(note) or {}).get("loader_ms"))
+        if waited is not None and waited >= 0:
+            log.loader_of_ranks.append(waited)
+    return log
 
 
 def progress(log: TrainLog) -> Progress:
@@ -201,11 +215,11 @@ def _measurement(log: TrainLog) -> Measurement | None:
     accuracy, first, taken_apart = (log.last(key) for key in (LogKey.EVAL_ACCURACY, LogKey.FIRST_STEP, LogKey.CONTROL))
     score = _finite(accuracy.value) if accuracy else None
     parts = control_phases.parts(taken_apart.value if taken_apart else None)
-    flags = list(_flags(log))
+    flags = [*_flags(log), *control_phases.flags(taken_apart.value if taken_apart else None)]
     # Of the repeats of a benchmark some have control blocks: two ways to know one column must not mix.
-    if taken_apart is None and log.input_steps and about.get("mode") != "benchmark":
-        parts["input_wait_ms"] = log.input_ms / log.input_steps
-        flags.append(FLAG_IN_LOADER)
+    if taken_apart is None and log.loader_ms is not None and about.get("mode") != "benchmark":
+        parts["input_wait_ms"] = log.loader_ms
+        flags.append(FLAG_LOADER)
     return Measurement(
         gpus=gpus,
         local_batch=local_batch,

@@ -67,6 +67,12 @@ class _Driver:
         self.grad: Callable[[], bool] | None = None
         self.known: dict[int, Any] = {}  # the live optimizers, as METER has them
         self.sharded: dict[int, Any] = {}  # the live FSDP modules, likewise
+        self.evaluating = False
+        self.taken: set[int] = set()  # what batches were taken from since the last step
+        self.ended: set[int] = set()  # of these, what came to its end
+        self.fetches = 0  # likewise, how often
+        self.strange: int | None = None  # what else batches were taken from, and gradients were wanted
+        self.trained: set[int] = set()  # what the training takes its batches from
         self.leader = 0  # id of the optimizer whose steps are counted where no DataLoader hands out batches
         self.unfed = 0  # its steps since the last batch of the training
         os.register_at_fork(after_in_child=self._forked)
@@ -82,16 +88,28 @@ class _Driver:
         """Whether what this file sees is what METER is told now. Claims it, if nobody has a better claim."""
         return self.here() and bool(METER.drives(_WAY))
 
-    def pause(self) -> None:
-        """What happens until the next batch is no part of a step."""
-        if METER.way == _WAY and self.here():
+    def evaluates(self, now: bool) -> None:
+        """An evaluation goes on, or the training. It is told in the log once there is a step."""
+        if now:
             METER.pause()
+        if now != self.evaluating and METER.step:
+            self.evaluating = now
+            key, kind = ("eval_start", "INTERVAL_START") if now else ("eval_stop", "INTERVAL_END")
+            METER.tell(key, kind=kind, epoch_num=METER.epoch)
 
     def trains(self) -> bool:
         """Whether gradients are wanted: an evaluation takes its batches without."""
         if self.grad is None:
             self.grad = sys.modules["torch"].is_grad_enabled
         return self.grad()
+
+    def guard(self, where: str, action: Callable[..., Any], *arguments: Any) -> None:
+        """Do what a patched place is there for. Whatever it raises turns the meter off."""
+        try:
+            if METER.way == _WAY and self.here():
+                action(*arguments)
+        except Exception as error:
+            self.surprise(where, error)
 
     def surprise(self, where: str, error: BaseException) -> None:
         """Turn the meter off, in one line."""
@@ -112,16 +130,21 @@ def _patch_loader(module: Any) -> None:
     @functools.wraps(original)
     def following(self: Any) -> Any:
         try:
-            told = DRIVER.drives() and _before_batch(self)
+            told = _batch_of(self) if DRIVER.drives() else None
         except Exception as error:
             DRIVER.surprise("a batch", error)
-            told = False
-        if not told:
-            return original(self)
+            told = None
+        if told is None:
+            try:
+                return original(self)
+            except StopIteration:
+                DRIVER.guard("a loader's end", DRIVER.evaluates, False)
+                raise
         try:
-            return METER.fetch(lambda: original(self), id(self._dataset), _buffered(self))
+            return METER.fetch(lambda: original(self), *told)
         except StopIteration:
             self._hpcjobs_began = False
+            DRIVER.ended.add(told[0])
             METER.loop_ended()
             raise
 
@@ -134,31 +157,49 @@ def _patch_loader(module: Any) -> None:
     @functools.wraps(begin)
     def beginning(self: Any) -> Any:
         # Workers start here.
-        try:
-            DRIVER.pause()
-        except Exception as error:
-            DRIVER.surprise("a loader's begin", error)
+        DRIVER.guard("a loader's begin", METER.pause)
         return begin(self)
 
     module.DataLoader.__iter__ = beginning
 
 
-def _before_batch(iterator: Any) -> bool:
-    """Whether the batch to come is one of the training."""
-    if not DRIVER.trains():
-        METER.pause()
-        return False
-    DRIVER.unfed = 0
+def _batch_of(iterator: Any) -> tuple[int, int] | None:
+    """Of a batch of the training that is to come: its source, and how many batches are prepared ahead. Else None."""
+    # Loaders that are made anew for each epoch share their data.
+    source = id(iterator._dataset)
+    workers = iterator._num_workers
+    ahead = workers * (getattr(iterator, "_prefetch_factor", None) or 2) if workers else 0
+    # The first step shows what a training takes its batches from. Another source is an evaluation until a step
+    # follows: in (b) and (c) an evaluation that gets the batch of a training would never end.
+    strange = METER.step > 0 and source not in DRIVER.trained
+    if strange and DRIVER.trains():
+        DRIVER.strange, DRIVER.unfed = source, 0
+    if strange or not DRIVER.trains():
+        DRIVER.evaluates(True)
+        return None
+    DRIVER.evaluates(False)
     if not getattr(iterator, "_hpcjobs_began", False):
         iterator._hpcjobs_began = True
         METER.loop_began()
-    return True
+    if source not in DRIVER.taken:
+        DRIVER.taken.add(source)
+        if source not in DRIVER.trained:
+            _forget_with(iterator._dataset, source)
+    DRIVER.unfed = 0
+    DRIVER.fetches += 1
+    if DRIVER.fetches > _ENDLESS and METER.phase in "bc":
+        raise RuntimeError(f"{_ENDLESS} batches and no step of an optimizer")
+    return source, ahead
 
 
-def _buffered(iterator: Any) -> int:
-    """How many batches the iterator's workers prepare ahead."""
-    workers = iterator._num_workers
-    return workers * (getattr(iterator, "_prefetch_factor", None) or 2) if workers else 0
+# So many batches without a step are no gradient accumulation.
+_ENDLESS = 10_000
+
+
+def _forget_with(dataset: Any, source: int) -> None:
+    """Another dataset may get the id of one that is gone."""
+    with contextlib.suppress(TypeError):  # a plain list: no weak reference to it can be had
+        weakref.finalize(dataset, DRIVER.trained.discard, source).atexit = False
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -167,10 +208,10 @@ def _buffered(iterator: Any) -> int:
 def _patch_optimizer(module: Any) -> None:
     """Each optimizer's step, by PyTorch's own hook (PyTorch 2.1 on)."""
 
-    def stepped(optimizer: Any, *_: Any) -> None:
+    def stepped(*told: Any) -> None:
         try:
             if DRIVER.drives():
-                _after_step(optimizer)
+                _after_step(told[0])
         except Exception as error:
             DRIVER.surprise("an optimizer's step", error)
 
@@ -188,6 +229,13 @@ def _after_step(optimizer: Any) -> None:
         # Of several optimizers the first is the one that counts, as long as it lives.
         if DRIVER.leader not in DRIVER.known:
             DRIVER.leader = key
+    if not DRIVER.taken and DRIVER.strange is not None:
+        DRIVER.trained.add(DRIVER.strange)
+    # What ended before the first step was an evaluation, if there is something else.
+    DRIVER.trained |= DRIVER.taken - DRIVER.ended or DRIVER.taken
+    DRIVER.taken.clear()
+    DRIVER.ended.clear()
+    DRIVER.strange, DRIVER.fetches = None, 0
     METER.step_ended()
     if key == DRIVER.leader:
         DRIVER.unfed += 1
@@ -273,10 +321,7 @@ def _patch_save(module: Any) -> None:
 
     @functools.wraps(original)
     def save(*args: Any, **keywords: Any) -> Any:
-        try:
-            DRIVER.pause()
-        except Exception as error:
-            DRIVER.surprise("torch.save", error)
+        DRIVER.guard("torch.save", METER.pause)
         return original(*args, **keywords)
 
     module.save = save
@@ -288,11 +333,7 @@ def _patch_eval(module: Any) -> None:
 
     @functools.wraps(original)
     def evaluating(self: Any) -> Any:
-        try:
-            if METER.way == _WAY and DRIVER.here() and _is_trained(self):
-                METER.pause()
-        except Exception as error:
-            DRIVER.surprise("Module.eval", error)
+        DRIVER.guard("Module.eval", lambda: METER.pause() if _is_trained(self) else None)
         return original(self)
 
     module.Module.eval = evaluating

@@ -262,8 +262,18 @@ class Measure(Section, frozen=True, kw_only=True):
     ] = 1
     control_passes: Annotated[
         PositiveInt,
-        doc("mode benchmark: passes through the control phases, in forward and in reverse order by turns."),
-    ] = 2
+        doc(
+            "mode benchmark: passes through the control phases, in forward and in reverse order by turns: at most this "
+            "many, and fewer if measure.parts_precision is reached."
+        ),
+    ] = 16
+    parts_precision: Annotated[
+        Fraction,
+        doc(
+            "mode benchmark: the control phases end when the 95 % half-width of each part of a step is at most this "
+            "fraction of the step. They are looked at after 6, 8, 11, 14, ... passes."
+        ),
+    ] = 0.02
     control_steps: Annotated[
         int,
         msgspec.Meta(ge=2),

@@ -6,6 +6,7 @@ The steps are simulated. The compute half splits them as it does on the nodes, a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,14 @@ import pytest
 from hpcjobs.analysis.scaling import table
 from hpcjobs.base.contract import LogKey
 from hpcjobs.base.metrics import LOSSES, ScalingRow
-from hpcjobs.chexnet.train.attribution import attribute
+from hpcjobs.meter import attribute, parts_known
 from tests.control.logs import line, train_log
 from tests.control.sweeps import collect, done, planned, run, states, sweep
 
 COMPUTE_MS = 350.0
 PLANTED_MS = 60.0
-# measure.control_passes x control_steps, by default.
-STEPS = 6
+# measure.control_passes, control_steps and parts_precision, by default.
+PASSES, STEPS, PRECISION = 16, 3, 0.02
 
 
 def taken_apart(
@@ -32,11 +33,13 @@ def taken_apart(
     `late_ms` is added to one random rank of each step, `node_ms` to all ranks on the node `slow`.
     """
     random = np.random.default_rng((seed, gpus))
-    hosts = [f"n{rank // 4}" for rank in range(gpus)]
+    everyone: list[dict[str, Any]] = [
+        {"rank": rank, "host": f"n{rank // 4}", "passes": [], "collectives": []} for rank in range(gpus)
+    ]
 
     def ranks() -> np.ndarray:
         steps = (COMPUTE_MS + compute_ms) * (1 + 0.01 * random.standard_normal((gpus, STEPS)))
-        steps += node_ms * np.array([[host == slow] for host in hosts])
+        steps += node_ms * np.array([[one["host"] == slow] for one in everyone])
         if gpus > 1:
             steps[random.integers(gpus, size=STEPS), range(STEPS)] += late_ms
         return steps
@@ -44,10 +47,13 @@ def taken_apart(
     def together(extra_ms: float) -> np.ndarray:
         return np.tile(ranks().max(axis=0) + extra_ms, (gpus, 1))
 
-    as_is, no_input = together(fabric_ms + input_ms), together(fabric_ms)
-    found = attribute(as_is, no_input, ranks())
+    while len(everyone[0]["passes"]) < PASSES and not parts_known(everyone, PRECISION):
+        blocks = together(fabric_ms + input_ms), together(fabric_ms), ranks()
+        for one, *steps in zip(everyone, *blocks, strict=True):
+            one["passes"].append(dict(zip("abc", map(list, steps), strict=True)))
+            one["collectives"].append(0)
     timed = tuple(float(together(fabric_ms + input_ms).mean()) for _ in range(20))
-    text = train_log(gpus=gpus, step_ms=timed, status=None) + line(LogKey.CONTROL, found.to_log(hosts), 1035)
+    text = train_log(gpus=gpus, step_ms=timed, status=None) + line(LogKey.CONTROL, attribute(everyone), 1035)
     return text + line(LogKey.RUN_STOP, None, 1040.0, status="success")
 
 
@@ -105,6 +111,42 @@ def test_the_parts_sum_to_the_whole_in_ms_and_per_cent(tmp_path: Path) -> None:
         assert cells["lost_pct"] == pytest.approx(100 * (1 - row.efficiency))
         assert sum(cells[f"lost_{part}_pct"] for part in LOSSES) == pytest.approx(cells["lost_pct"])
         assert row.input_wait_ms + row.allreduce_ms + row.skew_ms + row.other_ms == pytest.approx(row.step_ms)
+
+
+def test_a_loss_has_the_interval_that_the_passes_give(tmp_path: Path) -> None:
+    """One run of each size: the intervals of the parts are those of its passes, and no repeat shows that of the step."""
+    rows = rows_of(tmp_path, {1: taken_apart(1), 8: taken_apart(8, input_ms=20, fabric_ms=30)})
+    base, row = rows[1], rows[8]
+    assert row.control_passes == 6
+    assert row.input_wait_ms_low < 20 < row.input_wait_ms_high < row.input_wait_ms_low + 20
+    assert row.lost_input_ms_low < 20 < row.lost_input_ms_high
+    assert row.lost_allreduce_ms_low < 30 < row.lost_allreduce_ms_high
+    assert row.lost_compute_ms_low < 0 < row.lost_compute_ms_high
+    widths = [each.allreduce_ms_high - each.allreduce_ms_low for each in (base, row)]
+    # Wider than either alone, but not as wide as both together.
+    assert max(widths) * 0.8 < row.lost_allreduce_ms_high - row.lost_allreduce_ms_low < sum(widths)
+    assert (row.lost_ms_low, base.lost_input_ms_low) == (None, None)
+
+
+def test_of_several_runs_that_took_the_step_apart_the_interval_is_students_over_them() -> None:
+    own = {"input_wait_ms_low": 4.0, "input_wait_ms_high": 6.0, "control_passes": 8}
+    one = run(1, 100.0, 1, input_wait_ms=5.0, **own)
+    base, row = table(
+        [one, *(run(2, 160.0, repeat, input_wait_ms=ms) for repeat, ms in ((1, 9.0), (2, 10.0), (3, 11.0)))]
+    )
+    assert (base.input_wait_ms_low, base.input_wait_ms_high) == (4.0, 6.0)
+    assert row.input_wait_ms_high - 10.0 == pytest.approx(4.3027 * 1.0 / 3**0.5, rel=1e-4)
+    # Standard errors 0.577 with 2 degrees of freedom, and 1 / 2.4469 with 6: Welch has 4.0 of them.
+    half = row.lost_input_ms_high - row.lost_input_ms
+    assert half == pytest.approx(2.7764 * (1 / 3 + 1 / 2.4469**2) ** 0.5, rel=0.02)
+
+
+def test_repeats_give_the_lost_time_an_interval() -> None:
+    runs = [run(gpus, rate * spread, repeat) for gpus, rate in ((1, 100.0), (2, 160.0)) for repeat, spread in enumerate((0.99, 1.0, 1.01), 1)]  # fmt: skip
+    base, row = table(runs)
+    assert row.lost_ms_low < 10.0 < row.lost_ms_high
+    assert row.lost_ms_high - row.lost_ms == pytest.approx(2.82 * (0.5**2 / 3 + 0.4**2 / 3) ** 0.5, rel=0.05)
+    assert (base.lost_ms, base.lost_ms_low) == (0.0, None)
 
 
 def test_the_base_loses_nothing(tmp_path: Path) -> None:

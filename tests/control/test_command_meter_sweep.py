@@ -56,7 +56,7 @@ def test_a_run_tells_its_progress_and_then_its_rate(place: Path) -> None:
     assert (found["score"], found["score_name"], found["source"]) == ("0.5", "accuracy", f"runs/{RUN}/a001/train.log")
     assert float(found["throughput"]) == pytest.approx(16_000 / float(found["step_ms"]), rel=1e-3)
     assert found["time_to_train_kind"] == "measured_command"
-    assert "input_in_loader" in found["flags"].split()
+    assert "loader_time_only" in found["flags"].split()
 
 
 def test_a_benchmark_ends_the_script_and_the_run_is_done(place: Path) -> None:

@@ -77,6 +77,19 @@ for epoch in range(3):
     assert len(outcome.named("epoch_start")) == len(outcome.named("epoch_stop")) == 3
 
 
+def test_a_loop_that_is_broken_off_leaves_no_step_that_spans_two_epochs(tmp_path):
+    script = f"""{CLOCK}
+for epoch in range(3):
+    for number, batch in enumerate(meter.steps(loader(99))):
+        spend(10)
+        if number == 5:
+            break
+    spend(5000)
+"""
+    outcome = train(tmp_path, script, measure={"warmup": 1, "window_steps": 2})
+    assert windows(outcome) == [(last, 2, 10, False) for last in (3, 5, 8, 10, 13, 15)]
+
+
 def test_an_evaluation_in_the_middle_of_a_step_spoils_that_step_alone(tmp_path):
     script = f"""{CLOCK}
 for number, batch in enumerate(meter.steps(loader(9))):
@@ -205,6 +218,29 @@ os.waitpid(child, 0)
 """
     outcome = train(tmp_path, script, measure={"warmup": 1, "window_steps": 5})
     assert windows(outcome) == [(6, 5, 10, False)]
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("pass", "success"), ("raise ValueError", "aborted"), ("sys.exit(1)", "aborted")]
+)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_end_of_a_training_in_a_child_of_multiprocessing(tmp_path, method, end, status):
+    script = f"""
+import multiprocessing
+
+def training():
+    for batch in meter.steps([[0] * 8] * 6):
+        pass
+    {end}
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("{method}").Process(target=training)
+    child.start()
+    child.join()
+"""
+    outcome = train(tmp_path, script)
+    assert outcome.codes == [0], outcome.err
+    assert outcome.named("run_stop")[0].metadata["status"] == status
 
 
 def test_a_surprise_within_the_meter_turns_it_off_with_one_line_and_the_training_goes_on(tmp_path):

@@ -82,6 +82,28 @@ for epoch in range(3):
     assert outcome.note()["units_of_steps"] == {"8": 14}
 
 
+def test_an_evaluation_within_the_control_blocks_comes_to_its_end(tmp_path):
+    script = f"""{DRIVER}
+steps = 0
+while True:
+    M.loop_began()
+    for _ in range(9):
+        fetch()
+        step()
+    M.loop_began()
+    count = 0
+    while fetch(5, source="eval", ends=count == 4):
+        count += 1
+    assert count == 4
+"""
+    measure = {"mode": "benchmark", "warmup": 2, "max_steps": 20, "control_passes": 4, "control_steps": 4}
+    outcome = train(tmp_path, script, measure=measure)
+    assert outcome.codes == [0], outcome.err
+    assert outcome.last("hpcjobs_control")["passes"] == 4
+    # A loop without a step is no epoch.
+    assert outcome.named("epoch_start")[-1].metadata["epoch_num"] == -(-outcome.note()["steps"] // 9)
+
+
 def test_two_loaders_of_one_step_are_no_evaluation(tmp_path):
     script = f"""{DRIVER}
 for _ in range(7):

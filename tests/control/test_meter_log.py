@@ -114,7 +114,7 @@ def test_control_blocks_count_before_the_time_in_the_loader(tmp_path: Path) -> N
 def test_the_time_in_the_loader_is_marked(tmp_path: Path) -> None:
     one = reading(tmp_path, meter_log()).measurement
     assert one is not None
-    assert (one.input_wait_ms, one.flags) == (pytest.approx(2.0), ("input_in_loader",))
+    assert (one.input_wait_ms, one.flags) == (pytest.approx(2.0), ("loader_time_only",))
     # In a benchmark it would be averaged with what the control blocks of another repeat say.
     one = reading(tmp_path, meter_log(mode="benchmark"), "", "mode=benchmark").measurement
     assert one is not None

@@ -117,7 +117,8 @@ def test_a_script_that_ends_before_its_benchmark_says_what_it_has(tmp_path):
     script = STEPS.replace("    while True:\n        time", "    for _ in range(32):\n        time").replace(
         "print", "#"
     )
-    outcome = train(tmp_path, script, ranks=2, measure={**BENCHMARK, "max_steps": 300, "precision": 1e-6})
+    settled = "meter.agree = lambda means, tolerance: True\n"
+    outcome = train(tmp_path, settled + script, ranks=2, measure={**BENCHMARK, "max_steps": 300, "precision": 1e-6})
     assert outcome.codes == [0, 0]
     precision = outcome.last("hpcjobs_precision")
     assert precision["reached"] is False
@@ -181,3 +182,30 @@ def test_a_rank_that_dies_lets_the_others_go_at_once(tmp_path, phase):
     # The training itself ends: its all-reduce has lost a rank.
     assert outcome.codes[0] != 0
     assert not outcome.named("hpcjobs_control")
+
+
+def test_if_rank_0_stumbles_all_turn_their_meters_off_and_train_on(tmp_path):
+    script = STEPS.replace("    while True:\n        time", "    for _ in range(60):\n        time").replace(
+        "print(", "print(seen, "
+    )
+    stumble = "import os\nif os.environ['RANK'] == '0':\n    meter.estimate = lambda series: 1 / 0\n"
+    outcome = train(tmp_path, stumble + script, ranks=3, measure={**BENCHMARK, "warmup": 3})
+    assert outcome.codes == [0, 0, 0]
+    assert outcome.out == ["60 not ended by the meter\n"] * 3
+    assert "the meter is off: ZeroDivisionError" in outcome.err[0]
+    assert "rank 0 has turned its meter off" in outcome.err[1]
+    assert [err.count("\n") for err in outcome.err] == [1, 1, 1]
+
+
+def test_a_surprise_in_c_switches_the_all_reduce_on_again(tmp_path):
+    script = """
+    switched = []
+    def count(batch):
+        return 8 if meter.METER.phase != "c" else 1 / 0
+    for batch in meter.steps([[0] * 8] * 300, samples=count, sync=switched.append):
+        pass
+    print(switched)
+    """
+    outcome = train(tmp_path, script, measure=BENCHMARK)
+    assert (outcome.codes, outcome.out) == ([0], ["[False, True]\n"])
+    assert "the meter is off: ZeroDivisionError" in outcome.err[0]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import horovod.tensorflow as hvd
-import numpy as np
 import tensorflow as tf
+from horovod.tensorflow import allgather_object
 from mlperf_logging.mllog.mllog import MLLogger
 
+from hpcjobs import meter
 from hpcjobs.base.contract import LogKey
 from hpcjobs.chexnet.train.agreement import Agreement
-from hpcjobs.chexnet.train.attribution import attribute
 from hpcjobs.chexnet.train.input import BUFFERED
 from hpcjobs.chexnet.train.mllog import interrupted
-from hpcjobs.chexnet.train.precision import agree, estimate, next_check
 from hpcjobs.chexnet.train.ranks import Interrupted
 from hpcjobs.chexnet.train.step import Step
 from hpcjobs.chexnet.train.watchdog import Watchdog
@@ -70,8 +70,8 @@ class Benchmark:
         means: list[float] = []
         settled = False
         while not settled and self.done < _PATIENCE * least:
-            means.append(float(np.mean(self._steps(_WINDOW, warmup=True))))
-            settled = self._decide(self.done >= least and agree(means, _AGREE))
+            means.append(statistics.fmean(self._steps(_WINDOW, warmup=True)))
+            settled = self._decide(self.done >= least and meter.agree(means, _AGREE))
         if self.log:
             self.log.event(LogKey.WARMUP, {"steps": self.done, "settled": settled})
 
@@ -81,8 +81,8 @@ class Benchmark:
         limit, goal = self.measure["max_steps"], self.measure["precision"]
         found, enough = None, False
         while not enough and len(times) < limit:
-            times += self._steps(min(next_check(len(times)), limit) - len(times), warmup=False)
-            found = estimate(times) if self.log else None
+            times += self._steps(min(meter.next_check(len(times)), limit) - len(times), warmup=False)
+            found = meter.estimate(times) if self.log else None
             enough = self._decide(found is not None and found.relative <= goal)
         if self.log:
             value = {"reached": enough, "steps": len(times), "asked": goal}
@@ -139,7 +139,10 @@ class Benchmark:
     # --- control phases -----------------------------------------------------------------------------
 
     def _control(self) -> None:
-        """Blocks in the order (a), (b), (c), (c), (b), (a), ..., so that a drift does not look like a difference."""
+        """Passes of a block of (a), (b) and (c), as ABC CBA ABC ..., so that a drift does not look like a difference.
+
+        They end when each part is known to measure.parts_precision of a step, or after measure.control_passes.
+        """
         images, labels = self._resident()
         actions: dict[str, Callable[[], None]] = {
             "a": lambda: self.step(self.batches),
@@ -150,23 +153,36 @@ class Benchmark:
         for phase in "bc":
             self._block(actions[phase], 0, 1)  # The first call compiles.
         restore()
-        found: dict[str, list[float]] = {"a": [], "b": [], "c": []}
-        for number in range(self.measure["control_passes"]):
-            for phase in "abc" if number % 2 == 0 else "cba":
-                self._stop_on(self.agreement.now(self.done).signal)  # All ranks begin the block together.
-                if phase == "a":
-                    # The pipeline has filled its buffers during the other phases. Empty them, as they are if the
-                    # pipeline is slower than the steps; if it is faster, two steps fill them again.
-                    for _ in range(BUFFERED):
-                        next(self.batches)
-                found[phase] += self._block(actions[phase], self.measure["control_steps"], 2 if phase == "a" else 1)
-                if phase == "c":
-                    restore()
+        # Of the ranks' graphs only those of (a) and (b) communicate.
+        mine: dict[str, Any] = {"rank": hvd.rank(), "host": self.hosts[hvd.rank()], "passes": [], "collectives": []}
+        everyone: list[dict[str, Any]] = []
+        enough, look = False, 0
+        while not enough and len(mine["passes"]) < self.measure["control_passes"]:
+            look = min(meter.next_look(look), self.measure["control_passes"])
+            while len(mine["passes"]) < look:
+                mine["passes"].append(self._pass(actions, restore, forward=len(mine["passes"]) % 2 == 0))
+                mine["collectives"].append(0)
+            everyone = allgather_object(mine)
+            enough = self._decide(meter.parts_known(everyone, self.measure.get("parts_precision", 0.02)))
         restore()
-        mine = tf.constant([[found[phase] for phase in "abc"]], tf.float64)
-        as_is, no_input, alone = hvd.allgather(mine, name="control").numpy().transpose(1, 0, 2)
         if self.log:
-            self.log.event(LogKey.CONTROL, attribute(as_is, no_input, alone).to_log(list(self.hosts)))
+            self.log.event(LogKey.CONTROL, meter.attribute(everyone))
+
+    def _pass(self, actions: Mapping[str, Callable[[], None]], restore: Callable[[], None], *, forward: bool) -> Any:
+        """One block of each phase: its step times in ms, and the load that was measured beside it."""
+        found: dict[str, Any] = {"load": {}}
+        for phase in "abc" if forward else "cba":
+            self._stop_on(self.agreement.now(self.done).signal)  # All ranks begin the block together.
+            if phase == "a":
+                # The pipeline has filled its buffers during the other phases. Empty them, as they are if the
+                # pipeline is slower than the steps; if it is faster, two steps fill them again.
+                for _ in range(BUFFERED):
+                    next(self.batches)
+            found[phase] = self._block(actions[phase], self.measure["control_steps"], 2 if phase == "a" else 1)
+            found["load"][phase] = None
+            if phase == "c":
+                restore()
+        return found
 
     def _block(self, action: Callable[[], None], count: int, untimed: int) -> list[float]:
         found = []

@@ -8,6 +8,7 @@ import time
 import tensorflow as tf
 from mlperf_logging.mllog.mllog import MLLogger
 
+from hpcjobs import meter
 from hpcjobs.base.contract import ErrorCode, LogKey
 from hpcjobs.chexnet.train.failure import TrainError
 from hpcjobs.chexnet.train.schedule import Schedule
@@ -32,7 +33,7 @@ def log_window(
     check_loss(loss, step)
     log.event(
         LogKey.WINDOW,
-        {"throughput": steps * global_batch / seconds, "step_ms": 1000 * seconds / steps, "loss": loss},
+        {**meter.window_figures(steps, seconds, global_batch), "loss": loss},
         metadata={"step": step, "steps": steps, "epoch_num": epoch, "warmup": warmup},
     )
 

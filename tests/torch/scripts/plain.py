@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from planted import BATCH, Images, compute, network, slow_network
+from planted import BATCH, Images, collate, compute, network, slow_network
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -40,7 +41,7 @@ rank, ranks = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(rank)
 images = Images(args.steps * BATCH * ranks)
 sampler = DistributedSampler(images, shuffle=False)
-more = {"num_workers": args.workers, "persistent_workers": args.persistent}
+more = {"num_workers": args.workers, "persistent_workers": args.persistent, "collate_fn": collate}
 loader = DataLoader(Endless(), BATCH) if args.iterable else DataLoader(images, BATCH, sampler=sampler, **more)
 held_out = DataLoader(Images(6 * BATCH), BATCH)
 if args.fsdp:
@@ -79,5 +80,6 @@ for epoch in range(args.epochs):
         ddp.train()
     if args.save and rank == 0:
         torch.save(ddp.state_dict(), args.save)
-print(f"rank {rank} ends after step {step}", flush=True)
+weights = b"".join(value.detach().numpy().tobytes() for value in ddp.state_dict().values()) if not args.fsdp else b""
+print(f"rank {rank} ends after step {step} with weights {hashlib.sha256(weights).hexdigest()}", flush=True)
 dist.destroy_process_group()

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from planted import BATCH, Images, compute, network
+from planted import BATCH, Images, collate, compute, network
 from torch.utils.data import DataLoader
 
 torch.set_num_threads(1)
@@ -11,7 +11,7 @@ accelerator = Accelerator(cpu=True)
 model = network()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 schedule = torch.optim.lr_scheduler.StepLR(optimizer, 100)
-loader = DataLoader(Images(100_000), BATCH, shuffle=True)
+loader = DataLoader(Images(100_000), BATCH, shuffle=True, collate_fn=collate)
 model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
 for _ in range(1000):
     for inputs, labels in loader:

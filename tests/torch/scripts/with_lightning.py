@@ -6,7 +6,7 @@ import lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from planted import BATCH, Images, compute, network
+from planted import BATCH, Images, collate, compute, network
 from torch.utils.data import DataLoader
 
 
@@ -42,4 +42,4 @@ trainer = lightning.Trainer(
     enable_progress_bar=False,
     enable_model_summary=False,
 )
-trainer.fit(Classifier(), DataLoader(Images(100_000), BATCH), DataLoader(Images(5 * BATCH), BATCH))
+trainer.fit(Classifier(), DataLoader(Images(100_000), BATCH, collate_fn=collate), DataLoader(Images(5 * BATCH), BATCH))

@@ -4,7 +4,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from planted import BATCH, Images, compute, network
+from planted import BATCH, Images, collate, compute, network
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -36,6 +36,5 @@ arguments = TrainingArguments(
     report_to=[],
     save_strategy="no",
     disable_tqdm=True,
-    logging_steps=10,
 )
-Trainer(Classifier(), arguments, train_dataset=Named(100_000)).train()
+Trainer(Classifier(), arguments, train_dataset=Named(100_000), data_collator=collate).train()
