@@ -240,8 +240,21 @@ def _after_step(optimizer: Any) -> None:
     if key == DRIVER.leader:
         DRIVER.unfed += 1
         if DRIVER.unfed >= _UNFED:
-            local = os.environ.get("HPCJOBS_LOCAL_BATCH", "")
-            METER.beat(float(local) if local.isdigit() else 0.0)
+            _own_batch()
+
+
+def _own_batch() -> None:
+    """A step has ended for which no DataLoader handed out a batch."""
+    told = os.environ.get("HPCJOBS_LOCAL_BATCH", "")
+    local = float(told) if told.isdigit() else 0.0
+    if not METER.step:
+        # Those before count, as they do on ranks that have a loader (accelerate may give one to rank 0 alone): all
+        # ranks must agree on the number of a step. Their begin was not seen, so that none of them is timed.
+        METER.beat_began()
+        for _ in range(_UNFED - 1):
+            METER.beat(local)
+            METER.pause()
+    METER.beat(local)
 
 
 def _remember(items: list[Any], one: Any, gone: Callable[[], object] = bool) -> Any:
