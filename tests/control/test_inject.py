@@ -40,7 +40,9 @@ for epoch in range(2):
 print(seen, "samples,", optimizer.steps, "steps")
 """
 # Before some steps.
-EVALUATING = "        if optimizer.steps % 10 == 3:\n            for batch in DataLoader(held_out, 32):\n                pass\n"
+EVALUATING = (
+    "        if optimizer.steps % 10 == 3:\n            for batch in DataLoader(held_out, 32):\n                pass\n"
+)
 PRINTED = "1280 samples, 40 steps\n"
 
 
@@ -349,3 +351,16 @@ def test_a_hook_of_the_user_is_still_called(tmp_path: Path) -> None:
     program = f"import sys\nsys.excepthook = lambda *about: print('theirs', about[1])\n{FAILING.format('raise Bad(1)')}"
     assert python(tmp_path, program, FAKE, RANK="0", code=1).stdout == "theirs 1\n"
     assert abort(tmp_path, 0) is not None
+
+
+def test_what_is_watched_is_what_is_patched() -> None:
+    def literals(name: str, variable: str) -> set[str]:
+        (value,) = (
+            node.value
+            for node in ast.parse((INJECT / name).read_text()).body
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and ast.unparse(node).startswith(variable)
+        )
+        keys = value.keys if isinstance(value, ast.Dict) else list(ast.walk(value))
+        return {key.value for key in keys if isinstance(key, ast.Constant)}
+
+    assert literals("meter_torch.py", "PATCHES") == literals("sitecustomize.py", "_WATCHED")
