@@ -193,11 +193,11 @@ def test_a_pytorch_that_surprises_turns_it_off_in_one_line(broken: str, tmp_path
     assert line.startswith(WARNING)
 
 
-@pytest.mark.parametrize("missing", ["meter_torch.py", "meter.py"])
+@pytest.mark.parametrize("missing", ["meter_torch.py", "rank_end.py", "meter.py"])
 def test_files_that_are_missing_or_damaged_turn_it_off_in_one_line(missing: str, tmp_path: Path) -> None:
     scripts = tmp_path / "python"
     (scripts / "inject").mkdir(parents=True)
-    for path in ("inject/sitecustomize.py", "inject/meter_torch.py", "meter.py"):
+    for path in ("inject/sitecustomize.py", "inject/meter_torch.py", "inject/rank_end.py", "meter.py"):
         (scripts / path).write_bytes((ROOT / "hpcjobs" / path).read_bytes())
     damaged = next(scripts.rglob(missing))
     damaged.write_text("def half_a_")
@@ -293,7 +293,7 @@ def test_a_module_of_the_user_called_meter_is_the_users(tmp_path: Path) -> None:
     assert lines(tmp_path, "run_stop")
 
 
-@pytest.mark.parametrize("name", ["sitecustomize", "meter_torch"])
+@pytest.mark.parametrize("name", ["sitecustomize", "meter_torch", "rank_end"])
 def test_python_3_8_reads_it(name: str) -> None:
     text = (INJECT / f"{name}.py").read_text()
     tree = ast.parse(text, feature_version=(3, 8))
