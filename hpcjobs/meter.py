@@ -156,7 +156,7 @@ class Meter:
         self._hosts: list[str] = []
         self._depth = 0
         # The step that runs: what was taken from which source; whether an optimizer's step has ended it.
-        self._taken: collections.Counter[Hashable] = collections.Counter()
+        self._taken: dict[Hashable, int] = {}
         self._trained: set[Hashable] = set()
         self._units = self._loader_s = 0.0
         self._due = False
@@ -168,9 +168,9 @@ class Meter:
         self._windows_of_loop = 0
         self._buffered = 0
         self._tokens = False  # tokens are what was measured
-        self._lengths: collections.Counter[int] = collections.Counter()
-        self._step_units: collections.Counter[float] = collections.Counter()
-        self._step_fetches: collections.Counter[int] = collections.Counter()
+        self._lengths: dict[int, int] = {}
+        self._step_units: dict[float, int] = {}
+        self._step_fetches: dict[int, int] = {}
         self._all_loader_s = 0.0
         # PyTorch's optimizers, in a loop that says its steps itself.
         self._hooked = self._expects = False
@@ -327,7 +327,7 @@ class Meter:
 
     def _took(self, batch: Any, source: Hashable) -> None:
         """After a fetch from the loader."""
-        self._taken[source] += 1
+        self._taken[source] = self._taken.get(source, 0) + 1
         self._units += self._count(batch)
         if self.phase in "bc":
             self._resident[source] = _map(batch, self._to_device)
@@ -346,7 +346,7 @@ class Meter:
         """The batch that lies on the device, as new: a loop may change it in place."""
         first = not self._taken
         batch = _map(self._resident[source], _copy)
-        self._taken[source] += 1
+        self._taken[source] = self._taken.get(source, 0) + 1
         self._units += self._count(batch)
         if first:
             self._wait()
@@ -389,9 +389,11 @@ class Meter:
         self._trained.update(self._taken)
         self._all_loader_s += self._loader_s
         if self.step > 1 and not self._spoilt:  # some loaders take a batch more before the first step
-            if self._units in self._step_units or len(self._step_units) < _SIZES_KEPT:
-                self._step_units[self._units] += 1
-            self._step_fetches[sum(self._taken.values())] += 1
+            times = self._step_units.get(self._units, 0)
+            if times or len(self._step_units) < _SIZES_KEPT:
+                self._step_units[self._units] = times + 1
+            fetches = sum(self._taken.values())
+            self._step_fetches[fetches] = self._step_fetches.get(fetches, 0) + 1
         self._forget()
         self._first = False
         self._asked = False
@@ -408,7 +410,7 @@ class Meter:
         self._began = _now() if self._asked or self._slot.opens else end
         if self._asked and self._window:
             self._window = _Window(self._began)
-        if _now() - self._noted > _NOTE_S and self._window and not self._window.steps and not benchmark:
+        if end - self._noted > _NOTE_S and self._window and not self._window.steps and not benchmark:
             # Between two windows: its time is that of no step.
             self._write_note()
             self._began = _now()
@@ -498,7 +500,7 @@ class Meter:
                 return
             # Its begin was not seen, for a pause lay there. It counts, as on ranks without the pause, but is not timed.
             self._spoilt = True
-        self._taken[None] += 1
+        self._taken[None] = self._taken.get(None, 0) + 1
         self._units += self._count(None) if units is None else units
         self._due = True
         self._commit()
@@ -530,10 +532,15 @@ class Meter:
             return
         self._hooked = True
 
+        seen: set[int] = set()
+
         def stepped(optimizer: Any, *_: Any) -> None:
             if self.on and self.way == "loop":
                 self._expects = True
                 self._optimizer_steps += 1
+                if id(optimizer) in seen:
+                    return
+                seen.add(id(optimizer))
                 if not any(optimizer is known for known in self.optimizers):
                     self.optimizers.append(optimizer)
 
@@ -551,8 +558,8 @@ class Meter:
         found = _samples(batch)
         # A last batch that is smaller than the others counts as what it is.
         if found:
-            self._lengths[found] += 1
-            usual = self._lengths.most_common(1)[0][0]
+            self._lengths[found] = self._lengths.get(found, 0) + 1
+            usual: int = _usual(self._lengths)
             if found < usual:
                 return float(told) * found / usual
         return float(told)
@@ -577,8 +584,9 @@ class Meter:
                 yield Slot("warm")
                 done += 1
             self._describe()
+            steady = Slot("time", True)
             while True:
-                yield Slot("time", True)
+                yield steady
         settled = False
         # A pipeline's buffers are full at first: they must have been emptied twice.
         while not settled and done < _PATIENCE * max(m.warmup, 2 * self._buffered, 1):
@@ -813,7 +821,7 @@ class Meter:
         if self._hosts:
             about["hosts"] = self._hosts
         about.update(gradient_bytes=_gradient_bytes(self.models), optimizers=len(self.optimizers) or None)
-        about["accumulation"] = self._step_fetches.most_common(1)[0][0] if self._step_fetches else None
+        about["accumulation"] = _usual(self._step_fetches) if self._step_fetches else None
         about.update(flops_per_unit=self.flops, meter=self.way, by=_framework())
         sizes = sorted(self._step_units)
         if len(sizes) > 1:
@@ -831,9 +839,12 @@ class Meter:
         """Units of a step on this rank: what at least half of the steps have, else their mean."""
         if not self._step_units:
             return self._units
-        usual, times = self._step_units.most_common(1)[0]
-        steps = sum(self._step_units.values())
-        return usual if 2 * times >= steps else sum(units * n for units, n in self._step_units.items()) / steps
+        usual, steps = _usual(self._step_units), sum(self._step_units.values())
+        return (
+            usual
+            if 2 * self._step_units[usual] >= steps
+            else sum(units * n for units, n in self._step_units.items()) / steps
+        )
 
     def _unit(self) -> str:
         """`tokens` and `sequences` only where such were counted; another word of the experiment names samples."""
@@ -857,7 +868,8 @@ class Meter:
         if self._control:
             note.update(switches=self._control.switches, restored=self._control.restored)
         note["loader_ms"] = 1000 * self._all_loader_s / self.step if self.step and self._fed else None
-        note["units_of_steps"] = {f"{units:g}": times for units, times in self._step_units.most_common(20)}
+        often = sorted(self._step_units.items(), key=lambda item: -item[1])[:20]
+        note["units_of_steps"] = {f"{units:g}": times for units, times in often}
         if blocks is not None:
             note["blocks"] = self._blocks = blocks
         elif getattr(self, "_blocks", None):
@@ -922,6 +934,11 @@ def _words(error: BaseException) -> str:
 
 def _warn(text: str) -> None:
     print(f"hpcjobs: warning: the meter: {text}", file=sys.stderr, flush=True)
+
+
+def _usual(times: dict[Any, int]) -> Any:
+    """What came the most times."""
+    return max(times, key=times.__getitem__)
 
 
 def _ms() -> int:
@@ -1559,6 +1576,17 @@ def _samples(batch: Any) -> int | None:
     The first tensor's first dimension. Of fields at the top (x, y) the tensors count first; a list below the top is
     a list of samples, as detection has it.
     """
+    # The usual cases first: this is done in each step.
+    if type(batch) in (list, tuple, dict) and batch:
+        first = next(iter(batch.values())) if type(batch) is dict else batch[0]
+        found = getattr(first, "shape", None)
+        if type(first) in (int, float, str) and type(batch) is not dict:
+            return len(batch)
+    else:
+        found = getattr(batch, "shape", None)
+    if found:
+        with contextlib.suppress(TypeError, ValueError):
+            return int(found[0])
     shape = _shape(batch)
     if shape:
         return shape[0]
@@ -1779,7 +1807,7 @@ def _window_told(count: int, seconds: float | None, *units: float | None) -> Non
     meter._window.ended, meter._window.steps, meter._window.units = now, count, meter._units * count
     meter._shut(warm)
     meter._window = None
-    meter._step_units[meter._units] += count
+    meter._step_units[meter._units] = meter._step_units.get(meter._units, 0) + count
     if meter.measure.mode == "benchmark" and not warm:
         meter._timed_steps += count
         meter._times.append(1000 * seconds / count)
