@@ -15,6 +15,8 @@ from typing import Any
 
 # These say that another process failed, which left its own record: torchrun's and torch.multiprocessing's.
 _OF_OTHERS = ("ChildFailedError", "ProcessRaisedException", "ProcessExitedException", "SignalException")
+# The process that is the rank, for the programs that it starts.
+_OF_RANK = "HPCJOBS_RANK_PID"
 # The longest message that abort-rNNN.json holds, in characters.
 _MESSAGE_LENGTH = 2000
 
@@ -33,6 +35,9 @@ def _rank() -> int | None:
 def watch() -> None:
     """Chain an excepthook that writes why a rank ends."""
     pid, previous = os.getpid(), sys.excepthook
+    # A program that a rank starts inherits its RANK, and is not that rank.
+    if _rank() is not None and os.environ.setdefault(_OF_RANK, str(pid)) != str(pid):
+        return
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if again.isdigit() and int(again) > 0:
         # torchrun starts its ranks again: then only the last start counts.

@@ -341,6 +341,15 @@ def test_a_process_that_is_no_rank_leaves_none(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("abort-*"))
 
 
+def test_a_program_that_a_rank_starts_leaves_none(tmp_path: Path) -> None:
+    child = "import torch; raise ValueError('in a child')"
+    program = f"import torch, subprocess, sys\nprint(subprocess.run([sys.executable, '-c', {child!r}]).returncode)\n"
+    done = python(tmp_path, program, FAKE, RANK="3")
+    assert done.stdout == "1\n"
+    assert "ValueError: in a child" in done.stderr
+    assert abort(tmp_path, 3) is None
+
+
 def test_of_a_rank_that_torchrun_starts_again_only_the_last_start_counts(tmp_path: Path) -> None:
     python(tmp_path, FAILING.format("raise Bad('once')"), FAKE, RANK="0", code=1)
     python(tmp_path, TRAINING, FAKE, RANK="0", WORLD_SIZE="1", TORCHELASTIC_RESTART_COUNT="1")
