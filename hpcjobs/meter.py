@@ -378,6 +378,7 @@ class Meter:
                 self._window.steps = 0  # nobody waited for the device at their end
             self._shut()
             self._window = _Window(end)
+            self._alone = _Window(end)  # the step before a pause is not this loop's only one
         self.step += 1
         if self._spoilt:
             pass
@@ -615,6 +616,8 @@ class Meter:
         self._control = _Control(self)
         phases = self._ask("control")
         if not phases:
+            if self.rank == 0:
+                _warn("it sees no batches on some rank: the parts of a step are not told")
             return
         self._control.keep()
         look = next_look(0)

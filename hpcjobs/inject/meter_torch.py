@@ -9,52 +9,22 @@ stand on the same four things:
 - a checkpoint is written: that is no part of a step.
 
 Nothing of PyTorch is replaced by something that computes otherwise. A surprise turns the meter off with one line, and
-the training goes on. A rank that ends by an uncaught exception leaves an abort-rNNN.json (hpcjobs' base/contract.py).
+the training goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
-import socket
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
 _WAY = "auto"
-# These say that another process failed, which left its own record: torchrun's and torch.multiprocessing's.
-_OF_OTHERS = ("ChildFailedError", "ProcessRaisedException", "ProcessExitedException", "SignalException")
-# The longest message that abort-rNNN.json holds, in characters.
-_MESSAGE_LENGTH = 2000
-
-
-def _meter() -> Any:
-    """The one METER of this process, which a user's `import meter` shares by its private name."""
-    name = "_hpcjobs_meter"
-    if name not in sys.modules:
-        from importlib.util import module_from_spec, spec_from_file_location
-
-        path = os.path.join(os.path.dirname(_HERE), "meter.py")
-        spec = spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{path} cannot be loaded")
-        module = module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name].METER
-
-
-METER: Any = _meter()
+METER: Any = sys.modules["_hpcjobs_meter"].METER
 
 
 class _Driver:
@@ -62,12 +32,12 @@ class _Driver:
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
-        self.watching = False  # whether the excepthook is in place
         self.child = False  # of a fork: a worker of a DataLoader, or something of the user's
         self.grad: Callable[[], bool] | None = None
         self.known: dict[int, Any] = {}  # the live optimizers, as METER has them
         self.sharded: dict[int, Any] = {}  # the live FSDP modules, likewise
         self.evaluating = False
+        self.steps = 0  # of all optimizers
         self.taken: set[int] = set()  # what batches were taken from since the last step
         self.ended: set[int] = set()  # of these, what came to its end
         self.fetches = 0  # likewise, how often
@@ -149,8 +119,6 @@ def _patch_loader(module: Any) -> None:
             raise
 
     kind.__next__ = following
-    if getattr(kind, "next", None) is original:  # PyTorch before 1.8 gives it a second name
-        kind.next = following
 
     begin = module.DataLoader.__iter__
 
@@ -218,6 +186,24 @@ def _patch_optimizer(module: Any) -> None:
     module.register_optimizer_step_post_hook(stepped)
 
 
+def _patch_scaler(module: Any) -> None:
+    """Each step that a GradScaler skips because a gradient overflowed: it took its time like any other."""
+    kind = module.GradScaler
+    if "step" not in vars(kind):  # torch.cuda.amp's own derives from torch.amp's
+        return
+    original = kind.step
+
+    @functools.wraps(original)
+    def step(self: Any, optimizer: Any, *args: Any, **keywords: Any) -> Any:
+        before = DRIVER.steps
+        result = original(self, optimizer, *args, **keywords)
+        if DRIVER.steps == before:
+            DRIVER.guard("GradScaler.step", _after_step, optimizer)
+        return result
+
+    kind.step = step
+
+
 # So many steps of an optimizer without a batch of a DataLoader say that the batches come from elsewhere.
 _UNFED = 3
 
@@ -236,12 +222,26 @@ def _after_step(optimizer: Any) -> None:
     DRIVER.taken.clear()
     DRIVER.ended.clear()
     DRIVER.strange, DRIVER.fetches = None, 0
+    DRIVER.steps += 1
     METER.step_ended()
     if key == DRIVER.leader:
         DRIVER.unfed += 1
         if DRIVER.unfed >= _UNFED:
-            local = os.environ.get("HPCJOBS_LOCAL_BATCH", "")
-            METER.beat(float(local) if local.isdigit() else 0.0)
+            _own_batch()
+
+
+def _own_batch() -> None:
+    """A step has ended for which no DataLoader handed out a batch."""
+    told = os.environ.get("HPCJOBS_LOCAL_BATCH", "")
+    local = float(told) if told.isdigit() else 0.0
+    if not METER.step:
+        # Those before count, as they do on ranks that have a loader (accelerate may give one to rank 0 alone): all
+        # ranks must agree on the number of a step. Their begin was not seen, so that none of them is timed.
+        METER.beat_began()
+        for _ in range(_UNFED - 1):
+            METER.beat(local)
+            METER.pause()
+    METER.beat(local)
 
 
 def _remember(items: list[Any], one: Any, gone: Callable[[], object] = bool) -> Any:
@@ -374,63 +374,11 @@ def _patch_lightning(module: Any) -> None:
     kind._broadcast_sigterm_tensor = broadcast
 
 
-# --- the end of a rank -------------------------------------------------------------------------------------------
-
-
-def _rank() -> int | None:
-    """This process's rank, or None where it is no rank, as torchrun itself."""
-    told = os.environ.get("RANK", "")
-    if told.isdigit():
-        return int(told)
-    distributed = getattr(sys.modules.get("torch"), "distributed", None)
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        return int(distributed.get_rank())
-    return None
-
-
-def _watch_exceptions() -> None:
-    """Chain an excepthook that writes why a rank ends."""
-    pid, previous = os.getpid(), sys.excepthook
-    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if again.isdigit() and int(again) > 0:
-        # torchrun starts its ranks again: then only the last start counts.
-        with contextlib.suppress(OSError, TypeError):
-            os.unlink(_abort_path(_rank()))
-
-    def excepthook(kind: Any, error: Any, trace: Any) -> None:
-        if os.getpid() == pid and issubclass(kind, Exception) and kind.__name__ not in _OF_OTHERS:
-            with contextlib.suppress(Exception):
-                _write_abort(kind, error)
-        previous(kind, error, trace)
-
-    sys.excepthook = excepthook
-
-
-def _abort_path(rank: int | None) -> str:
-    """Raises TypeError if the process is no rank."""
-    if rank is None:
-        raise TypeError("no rank")
-    return os.path.join(os.environ["HPCJOBS_METRICS"], f"abort-r{rank:03d}.json")
-
-
-def _write_abort(kind: Any, error: Any) -> None:
-    """abort-rNNN.json with the exception's last line, as hpcjobs' base/contract.py says."""
-    rank = _rank()
-    path = _abort_path(rank)
-    module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
-    text = " ".join(f"{module}{kind.__qualname__}: {error}".split())[:_MESSAGE_LENGTH]
-    value = {
-        **{"code": "unexpected", "message": text, "nodes": []},
-        **{"rank": rank, "host": socket.gethostname(), "time": time.time()},
-    }
-    with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
-        json.dump(value, file)
-    os.replace(f"{path}.{os.getpid()}", path)
-
-
 PATCHES: dict[str, Callable[[Any], None]] = {
     "torch.utils.data.dataloader": _patch_loader,
     "torch.optim.optimizer": _patch_optimizer,
+    "torch.amp.grad_scaler": _patch_scaler,
+    "torch.cuda.amp.grad_scaler": _patch_scaler,  # PyTorch before 2.3
     "torch.nn.parallel.distributed": _patch_ddp,
     "torch.distributed.fsdp.fully_sharded_data_parallel": _patch_fsdp,
     "torch.distributed.fsdp._fully_shard._fully_shard": _patch_fully_shard,
@@ -444,12 +392,7 @@ PATCHES: dict[str, Callable[[Any], None]] = {
 
 def patch(name: str, module: Any) -> None:
     """Patch one of PATCHES' modules, which has just been loaded. Raises what is surprising in it."""
-    if not METER.on:
-        return
     try:
-        if not DRIVER.watching:
-            DRIVER.watching = True
-            _watch_exceptions()
         PATCHES[name](module)
     except Exception as error:
         # The same line as for a surprise later on, and the same silence afterwards.

@@ -28,6 +28,8 @@ _WATCHED = frozenset(
         "torch.distributed.fsdp._fully_shard._fully_shard",  # FSDP2, PyTorch 2.6 on
         "torch.distributed._composable.fsdp.fully_shard",  # the same before
         "torch.nn.modules.module",
+        "torch.amp.grad_scaler",
+        "torch.cuda.amp.grad_scaler",
         "torch.serialization",
         "lightning.pytorch.loops.training_epoch_loop",
         "pytorch_lightning.loops.training_epoch_loop",
@@ -87,6 +89,11 @@ class _Watcher:
             return
         try:
             if self.patch is None:
+                # The one METER of this process: a user's `import meter` shares it by this private name.
+                if not _load("_hpcjobs_meter", os.path.join(os.path.dirname(_HERE), "meter.py")).METER.on:
+                    self.off = True
+                    return
+                _load("_hpcjobs_rank_end", os.path.join(_HERE, "rank_end.py")).watch()
                 self.patch = _load("_hpcjobs_meter_torch", os.path.join(_HERE, "meter_torch.py")).patch
             self.patch(name, module)
         except Exception as error:

@@ -232,7 +232,7 @@ def rank(number: int, rc: int, end: float, number_of_signal: int = 0) -> RankRec
 
 
 def test_a_rank_that_raised_is_named_with_its_node() -> None:
-    """As meter_torch.py writes it; PyTorch prints the same line with the rank alone."""
+    """As rank_end.py writes it; PyTorch prints the same line with the rank alone."""
     aborts = [gave_up("unexpected", "ValueError: a bad image", rank=3, time=5.0)]
     ranks = [rank(3, 1, 5.4), rank(0, 143, 6.0, 15), rank(1, 143, 6.0, 15)]
     failure = classify(None, ended(1), aborts, "[rank3]: ValueError: a bad image", ranks)

@@ -135,9 +135,9 @@ for step in range(30):
     assert {line["value"]["throughput"] for line in stats} == {None}
     assert lines(tmp_path, "hpcjobs_run")[-1]["value"]["local_batch"] is None
     whole = json.loads((tmp_path / "meter-r000.json").read_text())["steps"]
-    # The first two may still have been followed by a loader's; the third begins the first step that counts.
-    assert whole == 27
-    assert sum(line["metadata"]["steps"] for line in stats) == whole - 2  # less the first, and that with a pause
+    assert whole == 30
+    # Only after the third is it clear that no loader will come. That with the pause is not timed, either.
+    assert sum(line["metadata"]["steps"] for line in stats) == whole - 3 - 1
 
     python(tmp_path, program, FAKE, HPCJOBS_LOCAL_BATCH="16")
     assert lines(tmp_path, "hpcjobs_run")[-1]["value"]["local_batch"] == 16
@@ -193,11 +193,11 @@ def test_a_pytorch_that_surprises_turns_it_off_in_one_line(broken: str, tmp_path
     assert line.startswith(WARNING)
 
 
-@pytest.mark.parametrize("missing", ["meter_torch.py", "meter.py"])
+@pytest.mark.parametrize("missing", ["meter_torch.py", "rank_end.py", "meter.py"])
 def test_files_that_are_missing_or_damaged_turn_it_off_in_one_line(missing: str, tmp_path: Path) -> None:
     scripts = tmp_path / "python"
     (scripts / "inject").mkdir(parents=True)
-    for path in ("inject/sitecustomize.py", "inject/meter_torch.py", "meter.py"):
+    for path in ("inject/sitecustomize.py", "inject/meter_torch.py", "inject/rank_end.py", "meter.py"):
         (scripts / path).write_bytes((ROOT / "hpcjobs" / path).read_bytes())
     damaged = next(scripts.rglob(missing))
     damaged.write_text("def half_a_")
@@ -293,7 +293,7 @@ def test_a_module_of_the_user_called_meter_is_the_users(tmp_path: Path) -> None:
     assert lines(tmp_path, "run_stop")
 
 
-@pytest.mark.parametrize("name", ["sitecustomize", "meter_torch"])
+@pytest.mark.parametrize("name", ["sitecustomize", "meter_torch", "rank_end"])
 def test_python_3_8_reads_it(name: str) -> None:
     text = (INJECT / f"{name}.py").read_text()
     tree = ast.parse(text, feature_version=(3, 8))
@@ -341,6 +341,15 @@ def test_a_process_that_is_no_rank_leaves_none(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("abort-*"))
 
 
+def test_a_program_that_a_rank_starts_leaves_none(tmp_path: Path) -> None:
+    child = "import torch; raise ValueError('in a child')"
+    program = f"import torch, subprocess, sys\nprint(subprocess.run([sys.executable, '-c', {child!r}]).returncode)\n"
+    done = python(tmp_path, program, FAKE, RANK="3")
+    assert done.stdout == "1\n"
+    assert "ValueError: in a child" in done.stderr
+    assert abort(tmp_path, 3) is None
+
+
 def test_of_a_rank_that_torchrun_starts_again_only_the_last_start_counts(tmp_path: Path) -> None:
     python(tmp_path, FAILING.format("raise Bad('once')"), FAKE, RANK="0", code=1)
     python(tmp_path, TRAINING, FAKE, RANK="0", WORLD_SIZE="1", TORCHELASTIC_RESTART_COUNT="1")
@@ -351,3 +360,16 @@ def test_a_hook_of_the_user_is_still_called(tmp_path: Path) -> None:
     program = f"import sys\nsys.excepthook = lambda *about: print('theirs', about[1])\n{FAILING.format('raise Bad(1)')}"
     assert python(tmp_path, program, FAKE, RANK="0", code=1).stdout == "theirs 1\n"
     assert abort(tmp_path, 0) is not None
+
+
+def test_what_is_watched_is_what_is_patched() -> None:
+    def literals(name: str, variable: str) -> set[str]:
+        (value,) = (
+            node.value
+            for node in ast.parse((INJECT / name).read_text()).body
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and ast.unparse(node).startswith(variable)
+        )
+        keys = value.keys if isinstance(value, ast.Dict) else list(ast.walk(value))
+        return {key.value for key in keys if isinstance(key, ast.Constant)}
+
+    assert literals("meter_torch.py", "PATCHES") == literals("sitecustomize.py", "_WATCHED")

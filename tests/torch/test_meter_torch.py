@@ -115,6 +115,7 @@ EPOCHS = ("--steps=24", "--epochs=3")
         (("--iterable",), {}),
         (("--workers=2", "--persistent"), {}),
         (("--workers=1",), {}),
+        (("--scaler",), {}),
         (("--compile",), {}),
     ],
 )

@@ -23,6 +23,7 @@ parser.add_argument("--sum-loss", action="store_true", help="the loss over all r
 parser.add_argument("--compile", action="store_true")
 parser.add_argument("--iterable", action="store_true")
 parser.add_argument("--two-optimizers", action="store_true")
+parser.add_argument("--scaler", action="store_true", help="every sixth step overflows")
 parser.add_argument("--fail-at", type=int, help="the step in which the last rank raises")
 parser.add_argument("--save", help="where the weights go at the end, and after each epoch")
 parser.add_argument("--fsdp", action="store_true")
@@ -56,6 +57,7 @@ if args.compile:
 parameters = list(ddp.parameters())
 halves = [parameters[:2], parameters[2:]] if args.two_optimizers else [parameters]
 optimizers = [torch.optim.SGD(half, lr=0.01, momentum=0.9) for half in halves]
+scaler = torch.amp.GradScaler("cpu", enabled=args.scaler)
 step = 0
 for epoch in range(args.epochs):
     sampler.set_epoch(epoch)
@@ -65,11 +67,14 @@ for epoch in range(args.epochs):
             raise ValueError(f"a bad image in step {step}")
         compute()
         loss = F.cross_entropy(model(inputs), labels) / args.accumulate
-        loss.backward()
+        if step % 6 == 0 and args.scaler:
+            loss = loss * torch.inf
+        scaler.scale(loss).backward()
         if (number + 1) % args.accumulate == 0:
             for optimizer in optimizers:
-                optimizer.step()
+                scaler.step(optimizer)
                 optimizer.zero_grad()
+            scaler.update()
         if args.sum_loss:
             total = loss.detach()
             dist.all_reduce(total)
