@@ -206,6 +206,7 @@ def main() -> int:
     about = {} if args.no_sync else {"sync": ranks.sync}
     weights = [0.0] * WEIGHTS
     done: dict[str, Any] = {"rank": rank, "steps": 0, "samples": 0, "epochs": 0}
+    between_s, began = 0.0, time.perf_counter()
     try:
         for epoch in range(args.epochs):
             batches = meter.steps(loader, samples=args.samples, **about) if meter else loader  # its second line
@@ -218,13 +219,16 @@ def main() -> int:
                     loss = ranks.total([loss])[0] / size
                 done["steps"] += 1
                 done["samples"] += len(batch)
+            stamp = time.perf_counter()
             time.sleep((args.evaluate + args.checkpoint) / 1000)
+            between_s += time.perf_counter() - stamp
             if args.evaluate and meter:
                 meter.score("accuracy", 1.0 - 1.0 / (epoch + 2))
             done["epochs"] += 1
     finally:
         folder = Path(os.environ.get("HPCJOBS_METRICS", "."))
-        (folder / f"own-r{rank:03d}.json").write_text(json.dumps({**done, "weights": weights}))
+        done |= {"weights": weights, "between_s": between_s, "wall_s": time.perf_counter() - began}
+        (folder / f"own-r{rank:03d}.json").write_text(json.dumps(done))
     return 0
 
 

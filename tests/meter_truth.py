@@ -11,8 +11,8 @@ from typing import Any
 PROGRAM = Path(__file__).parent / "meter_program.py"
 PARTS = ("input_wait_ms", "allreduce_ms", "skew_ms", "compute_ms")
 
-# In ms: what is not planted and yet there. A sleep ends 0.1 ms late; a sum of eight ranks over sockets takes 0.5 ms where
-# the cores are free, and the ranks' own sleeps spread by as much. Anything planted here is 10 times as long.
+# In ms: what is not planted and yet there. A sleep ends 0.1 ms late; a sum of eight ranks over sockets takes 0.5 ms
+# where the cores are free, and the ranks' own sleeps spread by as much. All that is planted is 10 times as long.
 ALLOWANCE_MS = 1.0
 # A 95 % interval misses once in twenty, and a machine with other work widens it without making that rarer. So one part
 # alone may lie outside by chance: by this many half-widths only once in some thousand (Student, 5 passes or more) ...
@@ -24,8 +24,8 @@ SHARE_INSIDE = 0.85
 def planted(plant: str, ranks: int, *, compute_ms: float = 15.0, link_ms: float = 0.0) -> dict[str, float]:
     """The parts in ms of a step that tests/meter_program.py makes with this `--plant`, on that many ranks.
 
-    skew is the slowest rank less the mean of all: one of N ranks that is L ms late makes it L x (N - 1) / N, and the mean
-    of all ranks' computing L / N longer.
+    skew is the slowest rank less the mean of all: one of N ranks that is L ms late makes it L x (N - 1) / N, and the
+    mean of all ranks' computing L / N longer.
     """
     times = {name: float(number) for name, _, number in (each.partition("=") for each in plant.split("+"))}
     late = times.get("late", 0.0)
@@ -57,7 +57,8 @@ class Finding:
 
 def control(attempt: Path) -> dict[str, Any]:
     """The value of the line hpcjobs_control in an attempt's train.log."""
-    return value_of(attempt, "hpcjobs_control")
+    value: dict[str, Any] = value_of(attempt, "hpcjobs_control")
+    return value
 
 
 def value_of(attempt: Path, key: str) -> Any:
