@@ -62,9 +62,8 @@ def control(attempt: Path) -> dict[str, Any]:
 
 
 def value_of(attempt: Path, key: str) -> Any:
-    """The value of a key that train.log has once."""
-    (line,) = [line for line in events(attempt) if line["key"] == key]
-    return line["value"]
+    """The last value of a key in train.log."""
+    return [line["value"] for line in events(attempt) if line["key"] == key][-1]
 
 
 def events(attempt: Path) -> list[dict[str, Any]]:

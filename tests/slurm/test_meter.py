@@ -105,9 +105,9 @@ def test_each_cause_is_found_under_its_name_and_becomes_a_loss_in_the_table(site
     for out, gpus in sizes.items():
         benchmark(site, out, gpus, PLANTS)
     site.ended(*sizes)
-    judge([each for out, gpus in zip(sizes, WIDTH, strict=True) for each in of_runs(site, out, gpus)])
-    for out, gpus in (("two", 2), ("eight", 8)):
-        rows = [row for row in site.table(out) if int(row["gpus"]) == gpus]
+    judge([each for out, ranks in zip(sizes, WIDTH, strict=True) for each in of_runs(site, out, ranks)])
+    for out, ranks in (("two", 2), ("eight", 8)):
+        rows = [row for row in site.table(out) if int(row["gpus"]) == ranks]
         assert len(rows) == len(PLANTS)
         for row in rows:
             check_losses(row)
