@@ -78,9 +78,9 @@ class Ranks:
             return [root]
 
     def _receive(self, peer: socket.socket, numbers: int, padding: int = 0) -> array.array[float]:
-        data = bytearray()
-        while len(data) < 8 * numbers + padding:
-            part = peer.recv(1 << 20)
+        data, length = bytearray(), 8 * numbers + padding
+        while len(data) < length:
+            part = peer.recv(length - len(data))
             if not part:
                 raise ConnectionError("another rank has ended")
             data += part
