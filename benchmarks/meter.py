@@ -2,14 +2,14 @@
 
     .venv/bin/python benchmarks/meter.py [--rounds N] [--torch PYTHON]; exit code 1 if a floor is missed
 
-A loop (no framework): a bare `for` over batches beside `for batch in meter.steps(batches)`, in a run (mode train, windows
-of 5 steps) and outside of one. A script that is no training: `python -c pass` beside the same with what a job script puts
-on PYTHONPATH. PyTorch on CPUs, where it is installed (.venv-torch, or --torch): a training as it is, with nothing edited,
-and with the two lines.
+A loop (no framework): a bare `for` over batches beside `for batch in meter.steps(batches)`, in a run (mode train,
+windows of 5 steps) and outside of one. A script that is no training: `python -c pass` beside the same with what a job
+script puts on PYTHONPATH. PyTorch on CPUs, where it is installed (.venv-torch, or --torch): a training as it is, with
+nothing edited, and with the two lines.
 
-Required: at most 20 us a step in a run, of a loop and of PyTorch; at most 1 us a step outside of a run; at most 15 ms more
-at the start of a Python that imports no PyTorch, and then no step. Kinds run in turns, and the smallest time of each
-counts: a disturbance can only make it longer. Control blocks, which a benchmark adds, are no part of it.
+Required: at most 20 us a step in a run, of a loop and of PyTorch; at most 1 us a step outside of a run; at most 15 ms
+more at the start of a Python that imports no PyTorch, and then no step. Kinds run in turns, and the smallest time of
+each counts: a disturbance can only make it longer. Control blocks, which a benchmark adds, are no part of it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ MOST_STEP_US = 20.0
 MOST_OFF_US = 1.0
 MOST_START_MS = 15.0
 
-# The loop's body does nothing, so that all of its time is the loop's own and the meter's. A repetition is as long as the
-# slowest kind needs for some milliseconds.
+# The loop's body does nothing, so that all of its time is the loop's own and the meter's.
 LOOP = """
 import itertools, sys, time
 how, steps = sys.argv[1], int(sys.argv[2])

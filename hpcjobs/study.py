@@ -312,6 +312,7 @@ def sweep(
     override: Mapping[str, str] | None = None,
     sbatch: Sequence[str] | str = (),
     repeats: int | None = None,
+    mode: str | None = None,
     start: str | None = None,
     pattern: str | None = None,
     of: str | None = None,
@@ -333,6 +334,7 @@ def sweep(
     override: keys of the profile, such as {"partition": "v100", "time": "01:00:00"}; see site.choose.OVERRIDABLE.
     sbatch: any other options of sbatch, such as ["mail-type=FAIL"].
     repeats: runs of each point; absent: the experiment's.
+    mode: train or benchmark, the key mode of an experiment.
     start, pattern, of, unit: the keys start, measure.pattern, measure.of and measure.unit of a command.
     throttle: the most runs of a size at a time.
     one_allocation: run everything in one job of the largest size.
@@ -350,7 +352,7 @@ def sweep(
         raise InputError("experiment and command exclude each other: give one of them")
     words = None if command is None else texts(command)
     document = profiles.read(Experiment, str(experiment or DEFAULT)) if words is None else document_of(words)
-    about = {"start": start, "measure": {"pattern": pattern, "of": of, "unit": unit}}
+    about = {"mode": mode, "start": start, "measure": {"pattern": pattern, "of": of, "unit": unit}}
     written = settings_of(settings or {}, about, trainer_in(document).keys)
     ready = prepare(
         counts,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hpcjobs.config import Document
 
 # The keys of the experiment that the flags below set.
-_KEYS = {"start": "start", "pattern": "measure.pattern", "of": "measure.of", "unit": "measure.unit"}
+_KEYS = {"mode": "mode", "start": "start", "pattern": "measure.pattern", "of": "measure.of", "unit": "measure.unit"}
 # Their parameter names.
 NAMES = tuple(_KEYS)
 _META = "hpcjobs.command"
@@ -138,7 +138,7 @@ class CommandFlags:
 
 
 def options(function: _Function) -> _Function:
-    """Adds --start, --pattern, --of and --unit; the function gets them, and the command, as `command`."""
+    """Adds --mode, --start, --pattern, --of and --unit; the function gets them, and the command, as `command`."""
 
     @functools.wraps(function)
     def called(*args: Any, **given: Any) -> Any:
@@ -158,6 +158,11 @@ def options(function: _Function) -> _Function:
 
 
 _OPTIONS = (
+    click.option(
+        "--mode",
+        type=click.Choice(["train", "benchmark"]),
+        help="The whole training, or steps alone until their time is known.  [default: train]",
+    ),
     click.option(
         "--start",
         type=click.Choice(["rank", "node", "once"]),

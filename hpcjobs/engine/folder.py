@@ -49,6 +49,8 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
     files = {where.script(name): text for name, text in rendered.items()}
     support = render.support_files(sweep.plan.groups, sweep.plan.cluster)
     files |= {where.scripts / name: text for name, text in support.items()}
+    for name in support:
+        (where.scripts / name).parent.mkdir(parents=True, exist_ok=True)
     for group in sweep.plan.groups:
         files[where.script(group.name).with_suffix(".runs")] = "".join(f"{run.name}\n" for run in group.runs)
     if sweep.plan.allocation is not None:
@@ -61,8 +63,8 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
         files[where.run(name) / contract.RUN_YAML] = text
     write_new(files)
     for name in support:
-        # torchrun executes it in place of its interpreter.
-        (where.scripts / name).chmod(0o755)
+        # torchrun executes rank.sh in place of its interpreter.
+        (where.scripts / name).chmod(0o755 if name == render.RANK_SCRIPT else 0o644)
     write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
     write_atomic(where.sweep_yaml, dump(to_yaml(sweep.id, sweep.plan)))
     (where.root / UNFINISHED).unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 
@@ -36,6 +37,18 @@ class Counter:
     seed: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """The array indices, as a pattern of `case`, of runs whose meters are told the same but for the run's name.
+
+    measure: the word that HPCJOBS_MEASURE is. metered: a meter is put into the processes.
+    """
+
+    pattern: str
+    measure: Word
+    metered: bool
+
+
 def launch_of(run: PlannedRun, cluster: Cluster) -> Launch:
     """What a run executes."""
     experiment = run.variant.experiment
@@ -64,6 +77,21 @@ def counters(group: Group) -> list[Counter]:
     for index, run in enumerate(group.runs):
         found.setdefault((run.repeat, run.variant.experiment.seed + run.repeat - 1), []).append(index)
     return [Counter(_pattern(indices), *key) for key, indices in found.items()]
+
+
+def told(group: Group, cluster: Cluster, sweep: str) -> list[Told]:
+    """What the meters of the group's runs are told, each once, in the order of its first run."""
+    launches = {run.variant.params: launch_of(run, cluster) for run in group.runs}
+    found: dict[tuple[str, bool], list[int]] = {}
+    for index, run in enumerate(group.runs):
+        launch = launches[run.variant.params]
+        about = {**launch.measure, "params": run.variant.params, "sweep": sweep, "device": cluster.device}
+        found.setdefault((json.dumps(about), launch.metered), []).append(index)
+    return [
+        # The names of runs are letters, digits and hyphens.
+        Told(_pattern(indices), (f'{text[:-1]}, "run": "', Variable("run"), '"}'), metered)
+        for (text, metered), indices in found.items()
+    ]
 
 
 def word(parts: Word) -> str:

@@ -24,7 +24,7 @@ from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.times import seconds
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import EARLY_S, SbatchOptions
-from hpcjobs.jobs.arms import arms, counters, launch_of, word
+from hpcjobs.jobs.arms import arms, counters, launch_of, told, word
 from hpcjobs.jobs.group import COLLECTOR, Group
 from hpcjobs.jobs.quoting import quote
 from hpcjobs.schedulers.factory import capabilities
@@ -36,12 +36,17 @@ BASE = "base.sbatch.j2"
 _PROBE_BASE = "check.sbatch.j2"
 # Stands beside the scripts of open commands, and around each process that a launcher starts.
 RANK_SCRIPT = "rank.sh"
+# What the Python of an open command can import, and what puts the meter into it: files of this package, which stand in
+# METER_FOLDER beside the scripts.
+METER_FOLDER = "python"
+METER_FILES = ("meter.py", "inject/sitecustomize.py", "inject/meter_torch.py")
 # Variables that an open command finds in its environment, besides RANK and its kin.
 OURS = (
     *("MASTER_ADDR", "MASTER_PORT", "HPCJOBS_RUN_DIR", "HPCJOBS_ATTEMPT_DIR", "HPCJOBS_ATTEMPT", "HPCJOBS_GPUS"),
     *("HPCJOBS_NODES", "HPCJOBS_GPUS_PER_NODE", "HPCJOBS_REPEAT", "HPCJOBS_SEED", "HPCJOBS_METRICS"),
     *("HPCJOBS_LOCAL_BATCH", "HPCJOBS_DEADLINE", "HPCJOBS_START", "HPCJOBS_PROCESSES_PER_NODE"),
     *("HPCJOBS_RANK_WRAPPER", "HPCJOBS_STOP_SIGNAL", "HPCJOBS_FORWARD", "PYTHONUNBUFFERED"),
+    *("HPCJOBS_MEASURE", "HPCJOBS_PYTHONPATH"),
 )
 
 # Variables that bash sets itself, or that change how it reads the rest of a script.
@@ -79,6 +84,7 @@ def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
         directives=directives(group, cluster, sweep, sweep_dir),
         arms=found,
         counters=counters(group),
+        told=told(group, cluster, sweep),
         near_s=warned_s(launch, cluster) + 2 * EARLY_S,
         warned_s=warned_s(launch, cluster),
         **_process_variables(group, cluster, sweep_dir, launch),
@@ -86,10 +92,12 @@ def script(group: Group, cluster: Cluster, sweep: str, sweep_dir: Path) -> str:
 
 
 def support_files(plan_groups: Sequence[Group], cluster: Cluster) -> dict[str, str]:
-    """The texts that stand beside the scripts of these groups, by file name: what runs around each process."""
+    """The texts that stand beside the scripts of these groups, by path: what runs around and in each process."""
     if not any(launch_of(group.runs[0], cluster).open for group in plan_groups):
         return {}
-    return {RANK_SCRIPT: support_file(RANK_SCRIPT)}
+    package = resources.files("hpcjobs")
+    meter = {f"{METER_FOLDER}/{name}": package.joinpath(name).read_text("utf-8") for name in METER_FILES}
+    return {RANK_SCRIPT: support_file(RANK_SCRIPT), **meter}
 
 
 def support_file(name: str) -> str:

@@ -49,6 +49,8 @@ class Launch:
     stop: absent if the command is not asked to stop. A trainer that is not open obeys SIGUSR1 with EXIT_INTERRUPTED.
     stall_s: seconds without output after which an open command is ended; 0: never.
     mpirun: options of Open MPI's mpirun that it needs.
+    measure: what HPCJOBS_MEASURE says to a meter in the processes of an open command, besides the run that they are of.
+    metered: a meter is put into them, with nothing edited.
     """
 
     words: tuple[Word, ...]
@@ -59,6 +61,8 @@ class Launch:
     stop: Stop | None = None
     stall_s: int = 0
     mpirun: tuple[str, ...] = ()
+    measure: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metered: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpcjobs.base.contract import FAILURE, JOB_LOG, TRAIN_LOG, Finding, RunConfig
 from hpcjobs.base.errors import InputError
@@ -35,7 +35,7 @@ class CommandTrainer:
         ours = _ours(experiments)
         first = ours[0]
         for each in ours:
-            for key in ("start", "stop", "stall_s", "workdir"):
+            for key in ("mode", "start", "stop", "stall_s", "workdir"):
                 if getattr(each, key) != getattr(first, key):
                     raise InputError(f"--set {key}: takes one value, because the runs of a size share a job script")
             command_checks.check_command(each)
@@ -68,20 +68,21 @@ class CommandTrainer:
         return _our(experiment).start
 
     def restarts(self, experiment: Experiment) -> bool:
-        return _our(experiment).stop is not None
+        return _stop(_our(experiment)) is not None
 
     def launch(self, experiment: Experiment, size: Size, cluster: Cluster) -> Launch:
         ours = _our(experiment)
         local, _ = ours.batch.split(size.gpus)
-        stop = None if ours.stop is None else Stop(ours.stop.signal, ours.stop.exit_code)
         return Launch(
             words=tuple(_words(ours, size)),
             start=ours.start,
             open=True,
             environment={} if local is None else {"HPCJOBS_LOCAL_BATCH": str(local)},
             workdir=ours.workdir,
-            stop=stop,
+            stop=_stop(ours),
             stall_s=ours.stall_s,
+            measure=_told(ours),
+            metered=ours.measure.metered,
         )
 
     def inputs(self, experiment: Experiment) -> Sequence[str]:
@@ -115,7 +116,7 @@ class CommandTrainer:
         return ", and ".join(missing)
 
     def may_end_early(self, experiment: Experiment) -> bool:
-        return False
+        return _our(experiment).mode == "benchmark"
 
     def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None) -> Reading:
         """The whole log is read only of a run that ended with success; of any other, its end."""
@@ -191,6 +192,25 @@ def _our(experiment: Experiment) -> CommandExperiment:
 
 def _ours(experiments: Iterable[Experiment]) -> list[CommandExperiment]:
     return [_our(each) for each in experiments]
+
+
+def _stop(experiment: CommandExperiment) -> Stop | None:
+    """How a run is asked to write a checkpoint; None: it is not. A benchmark has none to continue from."""
+    if experiment.stop is None or experiment.mode == "benchmark":
+        return None
+    return Stop(experiment.stop.signal, experiment.stop.exit_code)
+
+
+def _told(experiment: CommandExperiment) -> dict[str, Any]:
+    """What the meter is told of the experiment."""
+    about = experiment.measure
+    names = ("unit", "warmup", "window_steps", "precision", "max_steps", "control_repeats", "control_passes")
+    more = ("control_steps", "parts_precision", "flops_per_unit")
+    return {
+        "mode": experiment.mode,
+        "meter": "auto" if about.metered else "off",
+        **{name: getattr(about, name) for name in (*names, *more)},
+    }
 
 
 def _words(experiment: CommandExperiment, size: Size) -> list[Word]:

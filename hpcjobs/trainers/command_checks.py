@@ -57,6 +57,14 @@ def check_measure(experiment: CommandExperiment) -> None:
     from hpcjobs.collect.reading import FORMATS
 
     about = experiment.measure
+    if experiment.mode == "benchmark":
+        if about.format not in ("auto", "meter"):
+            raise InputError(
+                f"mode benchmark needs the meter, and measure.format {about.format} does without: give auto or meter",
+                ("measure", "format"),
+            )
+        if about.meter == "off":
+            raise InputError("mode benchmark needs the meter, and measure.meter is off: give auto", ("measure", "meter"))
     if about.format not in (*_NO_FORMATS, *FORMATS):
         known = nearest(about.format, [*_NO_FORMATS, *FORMATS])
         raise InputError(f"no format {about.format!r}: {known}", ("measure", "format"))

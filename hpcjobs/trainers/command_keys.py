@@ -19,6 +19,15 @@ from hpcjobs.config.words import (
     path_doc,
     verbatim_doc,
 )
+from hpcjobs.trainers.measure_words import (
+    ControlPasses,
+    ControlRepeats,
+    ControlSteps,
+    MaxSteps,
+    PartsPrecision,
+    Precision,
+    WindowSteps,
+)
 
 # A word of a command line: any text but the zero byte, which no process can be given.
 Word = Annotated[str, matching(r"^[^\x00]*\Z", "text without zero bytes")]
@@ -59,15 +68,22 @@ class CommandBatch(Section, frozen=True, kw_only=True):
 
 
 class CommandMeasure(Section, frozen=True, kw_only=True):
-    """How the rate of a run is read from its log."""
+    """How the rate of a run is known: by a meter in its loop, or from its log."""
 
     format: Annotated[
         str,
         doc(
-            "auto: a train.log in hpcjobs' own format that the command wrote into HPCJOBS_METRICS, or else the pattern "
-            "if there is one, or else the first format that is recognised; pattern: the pattern alone; none: nothing "
+            "auto: what the meter wrote (train.log in HPCJOBS_METRICS), or else the pattern if there is one, or else "
+            "the first format that is recognised; meter: the meter alone; pattern: the pattern alone; none: nothing "
             "is measured, and the table has times only; or the name of a format, as `hpcjobs collect --format NAME` "
             "takes it."
+        ),
+    ] = "auto"
+    meter: Annotated[
+        Literal["auto", "off"],
+        verbatim_doc(
+            "auto: where format is auto or meter, the steps of a PyTorch script are timed without an edit, and those "
+            "of any other that says `import meter`; off: nothing is put into the command's processes."
         ),
     ] = "auto"
     pattern: Annotated[
@@ -92,11 +108,33 @@ class CommandMeasure(Section, frozen=True, kw_only=True):
     ] = None
     warmup: Annotated[
         NonNegativeInt,
-        doc("Matches of the pattern that are left out at the beginning; steps, if the pattern has the group step."),
+        doc(
+            "Matches of the pattern that are left out at the beginning; steps, if the pattern has the group step, or "
+            "of the meter."
+        ),
     ] = 10
     take: Annotated[
         Literal["mean", "median", "last"], doc("Which of the matches after the warm-up is the run's rate.")
     ] = "mean"
+    window_steps: WindowSteps = 5
+    precision: Precision = 0.01
+    max_steps: MaxSteps = 300
+    control_repeats: ControlRepeats = 1
+    control_passes: ControlPasses = 16
+    control_steps: ControlSteps = 3
+    parts_precision: PartsPrecision = 0.02
+    flops_per_unit: Annotated[
+        PositiveFloat | None,
+        doc("Floating-point operations of the model for one `unit`, forward and backward; absent: no mfu is known."),
+    ] = None
+    nccl_inspector: Annotated[
+        bool, doc("true: NCCL's Inspector plugin, where it is installed, records the collectives of each rank.")
+    ] = False
+
+    @property
+    def metered(self) -> bool:
+        """Whether a meter may measure the run."""
+        return self.meter == "auto" and self.format in ("auto", "meter")
 
 
 class Stop(Section, frozen=True, kw_only=True):
@@ -123,6 +161,13 @@ class CommandExperiment(Experiment, frozen=True, kw_only=True):
     trainer: Annotated[
         Literal["command"], doc("command: any training command; chexnet: the trainer that comes with hpcjobs.")
     ] = "command"
+    mode: Annotated[
+        Literal["train", "benchmark"],
+        doc(
+            "train: the command as it is, to its end; benchmark: the meter ends it when the time of a step is known to "
+            "measure.precision, and takes the step apart. A benchmark is not started again, so `stop` does not count."
+        ),
+    ] = "train"
     start: Annotated[
         Literal["rank", "node", "once"],
         doc(

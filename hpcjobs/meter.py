@@ -1,0 +1,1846 @@
+"""Times a training loop from inside it, and takes its steps apart. One file, standard library only, Python 3.8 on.
+
+    import meter
+    for batch in meter.steps(loader, samples=64, model=ddp): ...
+
+Outside of a run of hpcjobs (no HPCJOBS_METRICS) it is off: `steps` returns the loader itself.
+
+A step lasts from the first fetch of a batch to the next first fetch; windows hold consecutive steps. In `mode: train`
+windows follow each other until the script ends. In `mode: benchmark` a warm-up, timed steps until their mean is known
+well enough, and control blocks follow: (a) the loop as it is, (b) on a batch that lies on the device, (c) that without
+the all-reduce; then the script ends by SystemExit(0).
+
+The core is METER, one `Meter` per process. `steps`, the callbacks and the way with nothing edited
+(inject/meter_torch.py) are thin drivers of it. What a driver tells METER:
+
+    METER.drives(way)               may this driver ("loop", "auto", "callback") report now? Ask before each call below.
+    METER.fetch(take, source, buffered)   hands out a batch: that of `take()`, or in (b) and (c) the one on the device.
+        `source` tells loaders apart (any hashable); `buffered` is how many batches the loader prepares ahead
+        (num_workers x prefetch_factor). What `take` raises is raised, StopIteration after a `pause()`.
+    METER.step_ended(optimizer)     an optimizer step is done. A step ends at the first fetch after it, so several
+        optimizers, and fetches without an optimizer step between them (accumulation), count once.
+    METER.loop_began()              an epoch's loop begins.
+    METER.pause()                   what happens from now until the next fetch is no part of a step: a loader's end, an
+        evaluation (a fetch that is surely not one of the training: pause(), then fetch past the meter). A source
+        from which batches were taken without an optimizer step before another source goes on is an evaluation, too.
+    METER.models, METER.optimizers  lists: each DistributedDataParallel or FSDP module, each optimizer, as it is made.
+    METER.switches                  list of callables taking a bool: more ways to switch an all-reduce off and on.
+    METER.off(why)                  a surprise: one line, and the training goes on without the meter.
+    METER.phase                     of the step that runs or comes next: "warm", "time", "a", "b", "c".
+
+`fetch` raises SystemExit(0) where a benchmark is done. Nothing else of the meter's own reaches the training.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import contextlib
+import dataclasses
+import hmac
+import importlib
+import json
+import math
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+# Who may drive the meter: the first of these that reports before the first step has ended.
+_WAYS = ("loop", "auto", "callback")
+# The warm-up: steps per window; how closely three of them must agree; at most this many times the minimum.
+_WINDOW, _AGREE, _PATIENCE = 3, 0.02, 10
+# Untimed steps of a block. After (b) and (c) two steps fill the pipeline's buffers as they are in (a).
+_UNTIMED = {"a": 2, "b": 1, "c": 1}
+# After so many passes of control blocks rank 0 looks whether the parts are known. Few and fixed, as `next_check`.
+_PASSES = (6, 8, 11, 14, 18, 23, 30, 39, 50, 64)
+# Bodies of a loop without an optimizer step of PyTorch, after which each body counts as a step.
+_BODIES = 64
+# Seconds: until all ranks are connected; of a meeting; between two writings of meter-rNNN.json.
+_JOIN_S, _MEET_S, _NOTE_S = 120.0, 300.0, 30.0
+_EXCHANGE = "meter-exchange.json"
+_LONGEST = 1 << 26  # bytes of a message
+
+_now = time.perf_counter
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """HPCJOBS_MEASURE: what the experiment asks for. Keys that are missing there take these values."""
+
+    mode: str = "train"
+    meter: str = "auto"
+    unit: str | None = None
+    warmup: int = 10
+    window_steps: int = 5
+    precision: float = 0.01
+    max_steps: int = 300
+    control_repeats: int = 1
+    control_passes: int = 16
+    control_steps: int = 3
+    parts_precision: float = 0.02
+    run: str = ""
+    params: str = ""
+    sweep: str = ""
+    device: str = "cpu"
+    flops_per_unit: float | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Measure:
+        """From JSON. Raises ValueError if it is not an object. Keys of a newer hpcjobs are passed over."""
+        given = json.loads(text or "{}")
+        if not isinstance(given, dict):
+            raise ValueError("HPCJOBS_MEASURE is not a JSON object")
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in given.items() if key in known and value is not None})
+
+
+class Slot(NamedTuple):
+    """What the next step is: its phase, whether it is timed, whether it is the first of a block."""
+
+    phase: str
+    timed: bool = False
+    opens: bool = False
+
+
+class Told(NamedTuple):
+    """What a driver says of a batch: how many units it has (a number, or a callable of the batch), and which."""
+
+    count: Any = None
+    unit: str | None = None
+
+
+class _Window:
+    """Consecutive steps since `opened` (s, perf_counter); `ended` is when the last of them ended."""
+
+    def __init__(self, opened: float) -> None:
+        self.opened = self.ended = opened
+        self.steps, self.units, self.loader_s = 0, 0.0, 0.0
+
+
+class Meter:
+    """Times the steps of this process. One per process: it goes on where the last epoch's loop ended."""
+
+    def __init__(self) -> None:
+        self.folder = os.environ.get("HPCJOBS_METRICS") or ""
+        self.on = bool(self.folder)
+        self.pid = os.getpid()
+        self.measure = Measure()
+        self.way: str | None = None
+        self.rank, self.size, self.host = 0, 1, socket.gethostname() if self.on else ""
+        self.models: list[Any] = []
+        self.optimizers: list[Any] = []
+        self.switches: list[Callable[[bool], Any]] = []
+        self.waiting: Callable[[], Any] | None = None
+        self.told = Told()
+        self.drain: int | None = None
+        self.loss: float | None = None
+        self.flops: float | None = None
+        self.step = self.epoch = 0
+        self.why_off: str | None = None
+        self.over = False  # a benchmark has measured all
+        self._fd: int | None = None
+        self._begun = self._failed = self._closed = self._in_epoch = False
+        self._started_ms = 0
+        self._noted = 0.0
+        self._facts: dict[str, Any] = {}
+        self._exchange: _Exchange | None = None
+        self._hosts: list[str] = []
+        self._depth = 0
+        # The step that runs: what was taken from which source; whether an optimizer's step has ended it.
+        self._taken: collections.Counter[Hashable] = collections.Counter()
+        self._trained: set[Hashable] = set()
+        self._units = self._loader_s = 0.0
+        self._due = False
+        self._first = True  # of a loop: its fetch starts the loader, it is no part of a window
+        self._spoilt = False
+        self._began: float | None = None
+        self._window: _Window | None = None
+        self._windows_of_loop = 0
+        self._buffered = 0
+        self._lengths: collections.Counter[int] = collections.Counter()
+        self._step_units: collections.Counter[float] = collections.Counter()
+        self._step_fetches: collections.Counter[int] = collections.Counter()
+        self._all_loader_s = 0.0
+        # PyTorch's optimizers, in a loop that says its steps itself.
+        self._hooked = self._expects = False
+        self._optimizer_steps = self._bodies = 0
+        # The benchmark.
+        self._recent: list[float] = []
+        self._means: list[float] = []
+        self._times: list[float] = []
+        self._timed_steps = 0
+        self._asked = False
+        self._control: _Control | None = None
+        self._resident: dict[Hashable, Any] = {}
+        self._others: list[dict[str, Any]] = []
+        self._to_drain = False
+        self._plan = self._schedule()
+        self._slot: Slot | None = Slot("warm")
+        if self.on:
+            try:
+                self.measure = Measure.read(os.environ.get("HPCJOBS_MEASURE", ""))
+                self.flops = self.measure.flops_per_unit
+                self._slot = next(self._plan)
+            except Exception as error:
+                self.off(_words(error))
+            else:
+                os.register_at_fork(after_in_child=self._forked)
+
+    # --- what drivers call -------------------------------------------------------------------------------------
+
+    def drives(self, way: str) -> bool:
+        """Whether the driver `way` may report now. A better way takes over until the first step has ended."""
+        if not self.on or self.pid != os.getpid():
+            return False
+        if self.way is None or (self.step == 0 and _WAYS.index(way) < _WAYS.index(self.way)):
+            if self.way is not None:
+                self._forget()
+            self.way = way
+        return self.way == way
+
+    @property
+    def phase(self) -> str:
+        """Of the step that runs or comes next: warm, time, a, b, c; "over" after a benchmark."""
+        return self._slot.phase if self._slot else "over"
+
+    def fetch(self, take: Callable[[], Any], source: Hashable = None, buffered: int = 0) -> Any:
+        """A batch: that of `take()`, or in (b) and (c) a copy of the one on the device.
+
+        Ends the step before, if an optimizer has. Raises SystemExit(0) if a benchmark is done, and what `take` raises.
+        """
+        self._guard(self._before, source, buffered)
+        if self.over and threading.current_thread() is threading.main_thread():
+            raise SystemExit(0)
+        try:
+            if self.on and self._to_drain:
+                self._to_drain = False
+                for _ in range(self._buffered if self.drain is None else self.drain):
+                    take()
+                self._guard(self._opened)
+            if self.on and self.phase in "bc" and source in self._resident:
+                given = self._guard(self._fresh, source)
+                if given is not None:
+                    return given[0]
+            began = _now()
+            batch = take()
+        except BaseException:
+            self.pause()
+            raise
+        self._loader_s += _now() - began
+        self._guard(self._took, batch, source)
+        return batch
+
+    def step_ended(self, optimizer: Any = None) -> None:
+        """An optimizer step is done: the next fetch ends the step. Without a fetch since the last one it is none."""
+        if self.on and self._taken:
+            self._due = True
+            if optimizer is not None and not any(optimizer is known for known in self.optimizers):
+                self.optimizers.append(optimizer)
+
+    def loop_began(self) -> None:
+        """An epoch's loop begins."""
+        self._guard(self._loop_began)
+
+    def pause(self) -> None:
+        """What happens until the next fetch is no part of a step."""
+        self._guard(self._pause)
+
+    def beat_began(self) -> None:
+        """A step begins, says a driver that does not see batches."""
+        if self.on and self._began is None:
+            self._started_ms = self._started_ms or _ms()
+            self._began = _now()
+
+    def beat(self, units: float | None = None) -> None:
+        """A step of `units` on this rank has just ended, says a driver that does not see batches."""
+        self._guard(self._beat, units)
+
+    def off(self, why: str) -> None:
+        """Turn the meter off for good, with one line. The all-reduce is switched on again."""
+        if not self.on:
+            return
+        self.on, self.why_off = False, why
+        print(f"hpcjobs: warning: the meter is off: {why}", file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):
+            if self._control:
+                self._control.leave()
+            self._resident.clear()
+            if self._exchange:
+                self._exchange.close()
+            self._write_note()
+
+    def _guard(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a part of the meter; whatever it raises turns the meter off."""
+        if not self.on:
+            return None
+        try:
+            return action(*arguments)
+        except Exception as error:
+            self.off(_words(error))
+            return None
+
+    def _forked(self) -> None:
+        """In a child: a meter that has begun belongs to the parent; another may begin here (processes that train)."""
+        if self._begun or self._taken:
+            self.on, self._fd, self._exchange = False, None, None
+        self.pid = os.getpid()
+
+    def _forget(self) -> None:
+        """Drop what was seen of a step that never ended."""
+        self._taken.clear()
+        self._units = self._loader_s = 0.0
+        self._due, self._spoilt, self._began = False, False, None
+        self._first = True
+
+    # --- the steps ---------------------------------------------------------------------------------------------
+
+    def _before(self, source: Hashable, buffered: int) -> None:
+        """Before a fetch: end the step that is due, or open the next."""
+        self._buffered = max(self._buffered, buffered)
+        if self._due:
+            self._commit()
+        elif self._taken:
+            # Batches of another source led to no optimizer step: an evaluation.
+            if source in self._trained and any(other not in self._trained for other in self._taken):
+                self._pause()
+            else:
+                return
+        if self._began is None:
+            self._started_ms = self._started_ms or _ms()
+            if self._async():
+                self._wait()
+            self._began = _now()
+
+    def _took(self, batch: Any, source: Hashable) -> None:
+        """After a fetch from the loader."""
+        self._taken[source] += 1
+        self._units += self._count(batch)
+        if self.phase in "bc":
+            self._resident[source] = _map(batch, self._to_device)
+
+    def _to_device(self, value: Any) -> Any:
+        """A tensor of PyTorch where the model is."""
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.is_tensor(value):
+            for parameter in (p for model in self.models for p in model.parameters()):
+                return value.to(parameter.device)
+            for parameter in (p for o in self.optimizers for group in o.param_groups for p in group["params"]):
+                return value.to(parameter.device)
+        return value
+
+    def _fresh(self, source: Hashable) -> tuple[Any]:
+        """The batch that lies on the device, as new: a loop may change it in place."""
+        first = not self._taken
+        batch = _map(self._resident[source], _copy)
+        self._taken[source] += 1
+        self._units += self._count(batch)
+        if first:
+            self._wait()
+            self._began = _now()
+        return (batch,)
+
+    def _commit(self) -> None:
+        """A step has ended now."""
+        slot, began = self._slot, self._began
+        if slot is None or began is None:
+            self._forget()
+            return
+        benchmark = self.measure.mode == "benchmark"
+        # Here is this step the last of its window?
+        steps = self._window.steps + 1 if self._window else 0
+        full = steps >= self.measure.window_steps or self.step + 1 == self.measure.warmup
+        if benchmark or full or self._first or self._spoilt:
+            self._wait()
+        if not self._begun:
+            self._begin()
+        end = _now()
+        self.step += 1
+        if self._spoilt:
+            if self._window and self._async():
+                self._window.steps = 0  # nobody waited for the device at their end
+            self._shut()
+            self._window = _Window(end)
+        elif slot.phase in ("warm", "time"):
+            self._count_step(slot, began, end, full)
+        elif slot.timed and self._control:
+            self._control.timed(slot.phase, 1000 * (end - began), first=self._first)
+        self._trained.update(self._taken)
+        self._all_loader_s += self._loader_s
+        if self.step > 1:  # some loaders take a batch more before the first step
+            self._step_units[self._units] += 1
+            self._step_fetches[sum(self._taken.values())] += 1
+        self._forget()
+        self._first = False
+        self._asked = False
+        if self._exchange:
+            self._exchange.approach()
+        try:
+            self._slot = next(self._plan)
+        except StopIteration:
+            self._slot = None
+            self._finish()
+            return
+        self._turn(slot, self._slot)
+        # After a meeting or a change of blocks the clock starts anew; else steps follow each other without a gap.
+        self._began = _now() if self._asked or self._slot.opens else end
+        if self._asked and self._window:
+            self._window = _Window(self._began)
+        if _now() - self._noted > _NOTE_S and self._window and not self._window.steps and not benchmark:
+            # Between two windows: its time is that of no step.
+            self._write_note()
+            self._began = _now()
+            self._window = _Window(self._began)
+
+    def _count_step(self, slot: Slot, began: float, end: float, full: bool) -> None:
+        """A step of the unchanged training."""
+        warm = slot.phase == "warm"
+        if self.step == 1:
+            self.tell("hpcjobs_first_step", step=1)
+        if self._window is None:
+            # The first step of a loop starts the loader: it opens the window. It counts if the loop has no other.
+            self._window = _Window(end)
+            self._alone = _Window(began)
+            self._add(self._alone, end)
+        else:
+            self._add(self._window, end)
+            if self.measure.mode == "benchmark":
+                (self._recent if warm else self._times).append(1000 * (end - began))
+        if self._window.steps and full:
+            self._shut(warm)
+
+    def _add(self, window: _Window, end: float) -> None:
+        window.steps += 1
+        window.units += self._units
+        window.loader_s += self._loader_s
+        window.ended = end
+
+    def _shut(self, warm: bool | None = None) -> None:
+        """Write the open window; the next one begins where it ended."""
+        window = self._window
+        if window and window.steps:
+            seconds = window.ended - window.opened
+            value = {
+                "throughput": window.units * self.size / seconds,
+                "step_ms": 1000 * seconds / window.steps,
+                "loss": self.loss if self.loss is None or math.isfinite(self.loss) else None,
+                "input_wait_ms": 1000 * window.loader_s / window.steps,
+            }
+            where: dict[str, Any] = {"step": self.step, "steps": window.steps, "epoch_num": max(self.epoch, 1)}
+            self.tell("tracked_stats", value, **where, warmup=self.phase == "warm" if warm is None else warm)
+            self._windows_of_loop += 1
+        self._window = _Window(window.ended) if window else None
+
+    def _pause(self) -> None:
+        if self._due:
+            self._commit()
+        self._forget()
+        window = self._window
+        if window is not None and self.step:
+            alone = not window.steps and not self._windows_of_loop
+            if alone and self.measure.mode != "benchmark" and self.step > 1:
+                self._window = window = self._alone
+            if window.steps and self._async():
+                # Nobody waited for the device at the last step's end.
+                if self._windows_of_loop:
+                    window.steps = 0
+                else:
+                    self._wait()
+                    window.ended = _now()
+            self._shut()
+        self._window, self._windows_of_loop = None, 0
+
+    def _loop_began(self) -> None:
+        self._pause()
+        self.epoch += 1
+        if self._begun:
+            self._tell_epoch(True)
+
+    def loop_ended(self) -> None:
+        """The epoch's loop is over."""
+        self.pause()
+        self._guard(self._tell_epoch, False)
+
+    def _tell_epoch(self, begins: bool, at: int | None = None) -> None:
+        if begins != self._in_epoch:
+            self._in_epoch = begins
+            key, kind = ("epoch_start", "INTERVAL_START") if begins else ("epoch_stop", "INTERVAL_END")
+            self.tell(key, kind=kind, at=at, epoch_num=self.epoch)
+
+    def _beat(self, units: float | None) -> None:
+        if self._began is None:
+            self.beat_began()
+            return
+        self._taken[None] += 1
+        self._units += self._count(None) if units is None else units
+        self._due = True
+        self._commit()
+        if self.over:
+            raise SystemExit(0)
+
+    def body_ended(self) -> None:
+        """The body of a loop is through. Where PyTorch's optimizers are watched, one of them must have made a step."""
+        if self._hooked and self._expects and not self._optimizer_steps:
+            self._bodies += 1
+            if self.optimizers or self._bodies < _BODIES:
+                return
+            self._expects = False
+        self._optimizer_steps = 0
+        self.step_ended()
+
+    def watch_optimizers(self) -> None:
+        """Have PyTorch say when an optimizer makes a step: a body without one is accumulation or evaluation."""
+        module = sys.modules.get("torch.optim.optimizer")
+        register = getattr(module, "register_optimizer_step_post_hook", None)
+        if self._hooked or register is None:
+            return
+        self._hooked = True
+
+        def stepped(optimizer: Any, *_: Any) -> None:
+            if self.on and self.way == "loop":
+                self._expects = True
+                self._optimizer_steps += 1
+                if not any(optimizer is known for known in self.optimizers):
+                    self.optimizers.append(optimizer)
+
+        register(stepped)
+
+    def _count(self, batch: Any) -> float:
+        """Units of a batch on this rank: told, or measured, or the planned local batch. 0: not known."""
+        told = self.told.count
+        if callable(told):
+            return float(told(batch))
+        unit = self.told.unit or self.measure.unit
+        found = _units(batch, unit)
+        if told is None:
+            return float(found or os.environ.get("HPCJOBS_LOCAL_BATCH") or 0)
+        # A last batch that is smaller than the others counts as what it is.
+        if found:
+            self._lengths[found] += 1
+            usual = self._lengths.most_common(1)[0][0]
+            if found < usual:
+                return float(told) * found / usual
+        return float(told)
+
+    def _async(self) -> bool:
+        return self.waiting is not None or _devices() is not None
+
+    def _wait(self) -> None:
+        """Wait until the device has done what it was given."""
+        wait = self.waiting or _devices()
+        if wait:
+            wait()
+
+    # --- the plan of a benchmark -------------------------------------------------------------------------------
+
+    def _schedule(self) -> Iterator[Slot]:
+        """What each step is, from the first. It depends on the number of steps and on rank 0's decisions alone."""
+        yield Slot("warm")  # It compiles: it is not part of a window.
+        m, done = self.measure, 1
+        if m.mode != "benchmark":
+            while done < m.warmup:
+                yield Slot("warm")
+                done += 1
+            self._describe()
+            while True:
+                yield Slot("time", True)
+        settled = False
+        # A pipeline's buffers are full at first: they must have been emptied twice.
+        while not settled and done < _PATIENCE * max(m.warmup, 2 * self._buffered, 1):
+            for _ in range(_WINDOW):
+                yield Slot("warm")
+                done += 1
+            if self._recent:
+                self._means.append(sum(self._recent) / len(self._recent))
+                self._recent = []
+            if done >= max(m.warmup, 2 * self._buffered):
+                self._shut(True)
+                settled = bool(self._ask("settled"))
+        self._describe()
+        self.tell("hpcjobs_warmup", {"steps": done, "settled": settled and self._decided()})
+        reached = False
+        while not reached and self._timed_steps < m.max_steps:
+            goal = max(min(next_check(self._timed_steps), m.max_steps), self._timed_steps + 1)
+            while self._timed_steps < goal:
+                yield Slot("time", True)
+                self._timed_steps += 1
+            self._shut(False)
+            reached = bool(self._ask("precise"))
+        self._tell_precision(reached)
+        if int(os.environ.get("HPCJOBS_REPEAT") or 1) > m.control_repeats or m.control_passes < 1:
+            return
+        self._window = None
+        self._control = _Control(self)
+        phases = self._ask("control")
+        if not phases:
+            return
+        self._control.keep()
+        for number in range(m.control_passes):
+            self._control.begin_pass()
+            for phase in phases if number % 2 == 0 else phases[::-1]:
+                for untimed in range(_UNTIMED[phase]):
+                    yield Slot(phase, False, untimed == 0)
+                for _ in range(m.control_steps):
+                    yield Slot(phase, True)
+            # The block's end, before a meeting disturbs it.
+            self._control.close_block()
+            if number + 1 in _PASSES and number + 1 < m.control_passes and self._ask("known"):
+                break
+
+    def _ask(self, question: str) -> Any:
+        """Rank 0's answer to a question, on all ranks, between two steps. Without an exchange a fixed one."""
+        self._asked = True
+        if self.size == 1:
+            return self._answer(question, [self._mine(question)])
+        if self._exchange:
+            try:
+                return self._exchange.meet(question, self._mine(question), self._answer)
+            except Alone as alone:
+                self._exchange.close()
+                self._exchange = None
+                if self.rank == 0:
+                    _warn(f"{alone}: the ranks take fixed numbers of steps")
+        return self._control.phases() if question == "control" and self._control else question == "settled"
+
+    def _decided(self) -> bool:
+        """Whether windows were compared at the end of the warm-up."""
+        return self.size == 1 or self._exchange is not None
+
+    def _mine(self, question: str) -> dict[str, Any]:
+        mine: dict[str, Any] = {"rank": self.rank, "host": self.host}
+        if question == "control" and self._control:
+            mine["phases"] = self._control.phases()
+        if question in ("known", "end") and self._control:
+            mine.update(self._control.new())
+        return mine
+
+    def _answer(self, question: str, everyone: list[dict[str, Any]]) -> Any:
+        """Rank 0's, from what each rank says."""
+        if question == "settled":
+            if not self._hosts:
+                self._hosts = list(dict.fromkeys(str(one["host"]) for one in everyone))
+            return agree(self._means, _AGREE)
+        if question == "precise":
+            found = estimate(self._times)
+            return found is not None and found.relative <= self.measure.precision
+        if question == "control":
+            return min((str(one.get("phases") or "") for one in everyone), key=len)
+        if not self._others:
+            self._others = [
+                {"rank": one["rank"], "host": one["host"], "passes": [], "collectives": []} for one in everyone
+            ]
+        for known, new in zip(self._others, everyone):
+            known["passes"] += new["passes"]
+            known["collectives"] += new["collectives"]
+        if question == "known":
+            return parts_known(_with_foreign(self._others), self.measure.parts_precision)
+        self._tell_control(self._others)
+        return True
+
+    def _tell_precision(self, reached: bool) -> None:
+        if self.rank:
+            return
+        found = estimate(self._times)
+        value: dict[str, Any] = {"reached": reached, "steps": self._timed_steps, "asked": self.measure.precision}
+        if found:
+            value.update(half_width=found.relative, batches=found.batches, batch_steps=found.batch_length)
+            if found.relative <= self.measure.precision:
+                value["reached"] = True  # fixed counts may reach it, too
+        self.tell("hpcjobs_precision", value)
+
+    def _tell_control(self, everyone: list[dict[str, Any]]) -> None:
+        if not everyone or not everyone[0]["passes"]:
+            return
+        value = attribute(_with_foreign(everyone))
+        value["restored"] = bool(self._control and self._control.restored)
+        self.tell("hpcjobs_control", value)
+
+    def _turn(self, last: Slot, upcoming: Slot) -> None:
+        """Between two steps: from one block to the next."""
+        if not self._control:
+            return
+        if upcoming.opens:
+            self._control.close_block()
+            self._control.enter(upcoming.phase)
+            self._to_drain = upcoming.phase == "a"
+            if upcoming.phase != "a":
+                self._opened()
+        elif upcoming.timed and not last.timed:
+            self._control.first_timed()
+
+    def _opened(self) -> None:
+        """The block's steps begin now."""
+        if self._control:
+            self._control.open_block()
+        self._wait()
+        self._began = _now()
+
+    def _finish(self) -> None:
+        """All is measured. When `over` is set everything is on disk, on all ranks."""
+        if self._control:
+            self._control.leave()
+            self._control.restore()
+            if self.size == 1 or self._exchange:
+                self._ask("end")
+            else:
+                self._by_files(self._mine("end"))
+        self.over = True
+        self._stop("success")
+
+    def _by_files(self, mine: dict[str, Any]) -> None:
+        """Without an exchange each rank leaves its blocks in its file, and rank 0 reads them all, if they come."""
+        self._write_note(blocks=mine)
+        if self.rank:
+            return
+        until = time.monotonic() + _JOIN_S
+        found: dict[int, dict[str, Any]] = {}
+        while len(found) < self.size and time.monotonic() < until:
+            for rank in range(self.size):
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                    with open(self._note(rank), encoding="utf-8") as file:
+                        note = json.load(file)
+                    if note["began_ms"] >= self._started_ms - 1000 * _MEET_S:
+                        found[rank] = note["blocks"]
+            if len(found) < self.size:
+                time.sleep(0.5)
+        if len(found) == self.size:
+            self._tell_control([found[rank] for rank in range(self.size)])
+
+    # --- the log -----------------------------------------------------------------------------------------------
+
+    def tell(
+        self, key: str, value: Any = None, kind: str = "POINT_IN_TIME", at: int | None = None, **about: Any
+    ) -> None:
+        """Append one line to train.log, by one write. Rank 0 alone has the file open."""
+        if self._fd is None:
+            return
+        line = {"namespace": "", "time_ms": _ms() if at is None else at, "event_type": kind, "key": key, "value": value}
+        line["metadata"] = {"file": "meter.py", "lineno": 0, **about}
+        os.write(self._fd, f":::MLLOG {json.dumps(line)}\n".encode())
+
+    def _begin(self) -> None:
+        """At the end of the first step: who this rank is, and what the run is."""
+        self._begun = True
+        self.rank, self.size = _place()
+        previous = sys.excepthook
+
+        def hook(*about: Any) -> Any:
+            self._failed = True
+            return previous(*about)
+
+        sys.excepthook = hook
+        atexit.register(self._at_exit)
+        self.epoch = max(self.epoch, 1)
+        if self.size > 1 and self.measure.mode == "benchmark":
+            self._exchange = _Exchange(self.folder, self.rank, self.size, self.host)
+        elif self.size == 1 or os.environ.get("HPCJOBS_NODES") == "1":
+            self._hosts = [self.host]
+        if self.rank == 0:
+            self._open_log()
+            self.tell("submission_benchmark", "hpcjobs-meter", at=self._started_ms)
+            self._describe()
+            self.tell("run_start", kind="INTERVAL_START", at=self._started_ms)
+            self._tell_epoch(True, self._started_ms)
+        self._write_note()
+
+    def _open_log(self) -> None:
+        """The log of an earlier process of this attempt (a restart by torchrun) is kept beside it."""
+        path = os.path.join(self.folder, "train.log")
+        if os.path.exists(path):
+            number = 1
+            while os.path.exists(os.path.join(self.folder, f"train.{number}.log")):
+                number += 1
+            os.rename(path, os.path.join(self.folder, f"train.{number}.log"))
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+    def _describe(self) -> None:
+        """Write hpcjobs_run, and write it anew where more has become known of the run."""
+        if self._fd is None:
+            return
+        m = self.measure
+        local = self._step_units.most_common(1)[0][0] if self._step_units else self._units
+        local = int(local) if local == int(local) else local
+        about: dict[str, Any] = {"run": m.run, "sweep": m.sweep, "params": m.params, "mode": m.mode, "gpus": self.size}
+        if os.environ.get("HPCJOBS_NODES", "").isdigit():
+            about["nodes"] = int(os.environ["HPCJOBS_NODES"])
+        about.update(local_batch=local, global_batch=local * self.size, unit=self._unit(), device=m.device)
+        if self._hosts:
+            about["hosts"] = self._hosts
+        about.update(gradient_bytes=_gradient_bytes(self.models), optimizers=len(self.optimizers) or None)
+        about["accumulation"] = self._step_fetches.most_common(1)[0][0] if self._step_fetches else None
+        about.update(flops_per_unit=self.flops, meter=self.way, by=_framework())
+        sizes = sorted(self._step_units)
+        if len(sizes) > 1:
+            about["local_batch_varies"] = [sizes[0], sizes[-1]]
+        if about != self._facts:
+            if about["global_batch"] != self._facts.get("global_batch"):
+                self.tell("global_batch_size", about["global_batch"])
+            self._facts = about
+            self.tell("hpcjobs_run", about)
+
+    def _unit(self) -> str:
+        """`tokens` and `sequences` only where such were counted; another word of the experiment names samples."""
+        asked = self.measure.unit
+        if self.told.unit in ("tokens", "sequences"):
+            return str(self.told.unit)
+        if self.told.count is None and asked:
+            return asked
+        return asked if asked and asked not in ("tokens", "sequences", "steps") else "samples"
+
+    def _note(self, rank: int) -> str:
+        return os.path.join(self.folder, f"meter-r{rank:03d}.json")
+
+    def _write_note(self, blocks: dict[str, Any] | None = None) -> None:
+        """meter-rNNN.json: what this rank did."""
+        if not self._begun:
+            return
+        self._noted = _now()
+        note: dict[str, Any] = {"rank": self.rank, "host": self.host, "pid": self.pid, "began_ms": self._started_ms}
+        note.update(way=self.way, steps=self.step, phase=self.phase, off=self.why_off)
+        note["loader_ms"] = 1000 * self._all_loader_s / self.step if self.step else None
+        note["units_of_steps"] = {f"{units:g}": times for units, times in self._step_units.most_common(20)}
+        if blocks is not None:
+            note["blocks"] = self._blocks = blocks
+        elif getattr(self, "_blocks", None):
+            note["blocks"] = self._blocks
+        _write(self._note(self.rank), json.dumps(note))
+
+    def _stop(self, status: str) -> None:
+        """The last lines of the log."""
+        if self._closed:
+            return
+        self._closed = True
+        self._write_note()
+        if self._fd is not None:
+            self._describe()
+            self._tell_epoch(False)
+            self.tell("run_stop", kind="INTERVAL_END", status=status)
+            os.close(self._fd)
+            self._fd = None
+        if self._exchange:
+            self._exchange.close()
+
+    def _at_exit(self) -> None:
+        """At the end of the process. A benchmark that ended the script leaves torch.distributed in peace."""
+        if self.pid != os.getpid():
+            return
+        with contextlib.suppress(Exception):
+            if self.on and not self.over:
+                if not self._failed:
+                    self._pause()
+                if not self.over:
+                    self._unfinished()
+            self._stop("aborted" if self._failed else "success")
+        if self.over and not self._failed:
+            with contextlib.suppress(Exception):
+                distributed = sys.modules["torch"].distributed
+                if distributed.is_available() and distributed.is_initialized():
+                    distributed.destroy_process_group()
+
+    def _unfinished(self) -> None:
+        """A script that ended before the benchmark did: what its timed steps say."""
+        if self.measure.mode == "benchmark" and not self._control and self._timed_steps:
+            self._tell_precision(False)
+
+
+class Alone(Exception):
+    """Not all ranks came to the first meeting."""
+
+
+def _words(error: BaseException) -> str:
+    """One line: what was raised, and where in this file."""
+    trace, line = error.__traceback__, 0
+    while trace:
+        if trace.tb_frame.f_code.co_filename == __file__:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} (meter.py:{line})"
+
+
+def _warn(text: str) -> None:
+    print(f"hpcjobs: warning: the meter: {text}", file=sys.stderr, flush=True)
+
+
+def _ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _write(path: str, text: str, mode: int = 0o644) -> None:
+    """Write a file whole or not at all."""
+    new = f"{path}.{os.getpid()}.new"
+    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(file, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.replace(new, path)
+
+
+# --- control blocks --------------------------------------------------------------------------------------------
+
+
+class _Control:
+    """The control blocks of this rank: what they took, and what must be put back after them."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.passes: list[dict[str, Any]] = []
+        self.collectives: list[int] = []
+        self.restored = False
+        self._sent = 0
+        self._ways: list[Callable[[bool], Any]] = []
+        self._silent = False
+        self._phase = ""
+        self._load: tuple[float, ...] | None = None
+        self._sequence = -1
+        self._state: _State | None = None
+
+    def phases(self) -> str:
+        """The phases that this loop lets be: (b) and (c) need its batches, (c) a way to switch the all-reduce off."""
+        if self.meter.way == "callback":
+            return ""
+        self._ways = [way for way in map(_switch, self.meter.models) if way] + list(self.meter.switches)
+        for optimizer in self.meter.optimizers:
+            way = _horovod_switch(optimizer)
+            if way:
+                self._ways.append(way)
+        return "abc" if self._ways or self.meter.size == 1 else "ab"
+
+    def keep(self) -> None:
+        """Copy weights and optimizers, to put them back."""
+        try:
+            self._state = _State(self.meter.models, self.meter.optimizers)
+            self.restored = self._state.whole
+        except Exception as error:  # such as a device without memory for it
+            self._state, self.restored = None, False
+            _warn(f"weights are not put back after control blocks: {_words(error)}")
+
+    def begin_pass(self) -> None:
+        self.close_block()
+        self.passes.append({"a": [], "b": [], "c": [], "load": {}})
+        self.collectives.append(-1)
+
+    def enter(self, phase: str) -> None:
+        """From the next step on it is that phase."""
+        self._phase = phase
+        self._silence(phase == "c")
+
+    def open_block(self) -> None:
+        self._load = _load_now()
+
+    def timed(self, phase: str, ms: float, first: bool) -> None:
+        """A timed step. The first of an epoch also starts the loader: it does not count."""
+        if not first:
+            self.passes[-1][phase].append(ms)
+
+    def first_timed(self) -> None:
+        """The first timed step of a block comes next: from here (c) must be silent."""
+        if self._phase == "c":
+            self._sequence = _sequence()
+
+    def close_block(self) -> None:
+        if not self._phase:
+            return
+        self.passes[-1]["load"][self._phase] = _load_between(self._load, _load_now()) if self._load else {}
+        if self._phase == "c":
+            if self._sequence >= 0:
+                self.collectives[-1] = _sequence() - self._sequence
+            self._silence(False)
+            self.restore()
+        self._phase, self._load, self._sequence = "", None, -1
+
+    def new(self) -> dict[str, Any]:
+        """Passes since the last time they were asked for."""
+        found = {"passes": self.passes[self._sent :], "collectives": self.collectives[self._sent :]}
+        self._sent = len(self.passes)
+        return found
+
+    def restore(self) -> None:
+        if self._state:
+            try:
+                self._state.put_back()
+            except Exception as error:
+                self._state, self.restored = None, False
+                _warn(f"weights are not put back after control blocks: {_words(error)}")
+
+    def leave(self) -> None:
+        """The loop is as it was."""
+        if self._phase:
+            self.close_block()
+        self._silence(False)
+
+    def _silence(self, silent: bool) -> None:
+        if silent != self._silent:
+            self._silent = silent
+            for way in self._ways:
+                way(not silent)
+
+
+def _switch(model: Any) -> Callable[[bool], Any] | None:
+    """What switches the all-reduce of a model off (False) and on (True), if there is such a thing."""
+    if hasattr(model, "require_backward_grad_sync"):  # DistributedDataParallel
+        return lambda on: setattr(model, "require_backward_grad_sync", on)
+    if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
+        return lambda on: model.set_requires_gradient_sync(on)
+    if hasattr(model, "no_sync"):  # FSDP
+        held: list[Any] = []
+
+        def turn(on: bool) -> None:
+            if on and held:
+                held.pop().__exit__(None, None, None)
+            elif not on and not held:
+                held.append(model.no_sync())
+                held[-1].__enter__()
+
+        return turn
+    return None
+
+
+def _horovod_switch(optimizer: Any) -> Callable[[bool], Any] | None:
+    """Horovod's optimizer for PyTorch (0.28): `skip_synchronize` as its context manager does it, and no all-reduce
+    from its hooks, which count `_allreduce_delay` down to 0. Not run by us.
+    """
+    delays = getattr(optimizer, "_allreduce_delay", None)
+    if not isinstance(delays, dict) or not hasattr(optimizer, "skip_synchronize"):
+        return None
+    usual = dict(delays)
+
+    def turn(on: bool) -> None:
+        optimizer._should_synchronize = on
+        for parameter in delays:
+            delays[parameter] = usual[parameter] if on else 1 << 40
+
+    return turn
+
+
+class _State:
+    """Copies of weights, buffers and optimizers of PyTorch. `whole`: both models and optimizers are known.
+
+    The copies lie beside the originals where the device has twice their size free, else in the host's memory.
+    """
+
+    def __init__(self, models: Sequence[Any], optimizers: Sequence[Any]) -> None:
+        self.whole = False
+        if "torch" not in sys.modules or not (models or optimizers):
+            return
+        torch = sys.modules["torch"]
+        found: dict[int, Any] = {}
+        for model in models:
+            for tensor in [*model.parameters(), *model.buffers()]:
+                found[id(tensor)] = tensor
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                for tensor in group["params"]:
+                    found[id(tensor)] = tensor
+        size = 3 * sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+        to_host = False
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            to_host = torch.cuda.mem_get_info()[0] < 2 * size
+
+        def copy(value: Any) -> Any:
+            if not torch.is_tensor(value):
+                return value
+            return value.detach().to("cpu", copy=True) if to_host else value.detach().clone()
+
+        self.tensors = [(tensor, copy(tensor)) for tensor in found.values()]
+        self.optimizers = []
+        for optimizer in optimizers:
+            state = {
+                parameter: {key: copy(value) for key, value in kept.items()}
+                for parameter, kept in optimizer.state.items()
+                if isinstance(kept, dict)
+            }
+            groups = [{k: copy(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            self.optimizers.append((optimizer, state, groups))
+        self.whole = bool(models and optimizers)
+
+    def put_back(self) -> None:
+        if not hasattr(self, "tensors"):
+            return
+        torch = sys.modules["torch"]
+        with torch.no_grad():
+            for tensor, copy in self.tensors:
+                tensor.detach().copy_(copy)
+            for optimizer, state, groups in self.optimizers:
+                for parameter in list(optimizer.state):
+                    if isinstance(optimizer.state[parameter], dict):
+                        self._one(torch, optimizer.state, parameter, state.get(parameter))
+                for group, kept in zip(optimizer.param_groups, groups):
+                    for key, value in kept.items():
+                        if torch.is_tensor(value) and torch.is_tensor(group.get(key)):
+                            group[key].copy_(value)
+                        else:
+                            group[key] = value
+
+    @staticmethod
+    def _one(torch: Any, states: Any, parameter: Any, kept: dict[str, Any] | None) -> None:
+        if kept is None:
+            del states[parameter]
+            return
+        for key, value in kept.items():
+            there = states[parameter].get(key)
+            if torch.is_tensor(value) and torch.is_tensor(there):
+                there.copy_(value)
+            else:
+                states[parameter][key] = value
+
+
+def _sequence() -> int:
+    """How many collectives torch's default group has begun; -1 where that is not known."""
+    try:
+        return int(sys.modules["torch"].distributed.group.WORLD._get_sequence_number_for_group())
+    except Exception:
+        return -1
+
+
+# --- what else ran on the node ---------------------------------------------------------------------------------
+
+
+def _load_now() -> tuple[float, ...]:
+    """Seconds: wall; CPU time in use on the node, stolen, in all; CPU pressure; this rank's CPU time and run-queue wait.
+
+    NaN where the kernel does not say. A rank is this process with its children, such as the workers of a loader.
+    """
+    tick = os.sysconf("SC_CLK_TCK")
+    busy = steal = whole = pressure = math.nan
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open("/proc/stat") as file:
+            # user nice system idle iowait irq softirq steal; guests are in user and nice already (proc(5))
+            fields = [int(word) for word in file.readline().split()[1:9]]
+        whole, steal = sum(fields) / tick, fields[7] / tick
+        busy = whole - steal - (fields[3] + fields[4]) / tick
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/pressure/cpu") as file:
+        pressure = int(file.readline().split("total=")[1]) / 1e6
+    own, waited = 0.0, 0.0
+    pids, seen = [os.getpid()], 0
+    while seen < len(pids):
+        pid = pids[seen]
+        seen += 1
+        with contextlib.suppress(OSError, ValueError):
+            # CPU time of all threads of a process: the clock of clock_getcpuclockid(3), in ns unlike /proc/PID/stat.
+            own += time.clock_gettime(~pid << 3 | 2)
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                path = f"/proc/{pid}/task/{thread}/children"
+                with contextlib.suppress(OSError, ValueError), open(path) as file:
+                    pids += [int(word) for word in file.read().split()]
+                if pid == pids[0]:
+                    try:
+                        with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+                            waited += int(file.read().split()[1]) / 1e9
+                    except (OSError, ValueError, IndexError):
+                        waited = math.nan
+    return _now(), busy, steal, whole, pressure, own, waited
+
+
+def _load_between(before: tuple[float, ...], after: tuple[float, ...]) -> dict[str, float | None]:
+    """Figures of a block: CPUs in use on the node and by this rank, and the shares of time that others took."""
+    wall, busy, steal, whole, pressure, own, waited = (b - a for a, b in zip(before, after))
+
+    def known(value: float) -> float | None:
+        return round(max(value, 0.0), 4) if math.isfinite(value) else None
+
+    return {
+        "busy_cpu": known(busy / wall),
+        "own_cpu": known(own / wall),
+        "cpu_wait": known(waited / wall),
+        "steal": known(steal / whole) if whole > 0 else None,
+        "pressure": known(pressure / wall),
+        "sm_mhz": None,
+    }
+
+
+def _with_foreign(everyone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The blocks with `foreign_cpu`: CPUs in use on a node less those that the job's ranks there use."""
+    found = [{**one, "passes": [{**p, "load": dict(p["load"])} for p in one["passes"]]} for one in everyone]
+    hosts: dict[str, list[dict[str, Any]]] = {}
+    for one in found:
+        hosts.setdefault(str(one["host"]), []).append(one)
+    for ranks in hosts.values():
+        for number in range(min(len(one["passes"]) for one in ranks)):
+            for phase in "abc":
+                loads = [one["passes"][number]["load"].get(phase) or {} for one in ranks]
+                own = [load["own_cpu"] for load in loads if load.get("own_cpu") is not None]
+                busy = [load["busy_cpu"] for load in loads if load.get("busy_cpu") is not None]
+                known = busy and len(own) == len(loads)
+                foreign = round(max(sum(busy) / len(busy) - sum(own), 0.0), 4) if known else None
+                for one, load in zip(ranks, loads):
+                    kept = {key: value for key, value in load.items() if key not in ("busy_cpu", "own_cpu")}
+                    one["passes"][number]["load"][phase] = {"foreign_cpu": foreign, **kept}
+    return found
+
+
+# --- the exchange ----------------------------------------------------------------------------------------------
+
+
+class _Exchange:
+    """Where the ranks meet between two steps: rank 0 listens, the others connect, JSON lines go to and fro.
+
+    `meter-exchange.json` (mode 0600) says where, with a token that a rank must know. No collective of the training is
+    used, and no pickle.
+    """
+
+    def __init__(self, folder: str, rank: int, size: int, host: str) -> None:
+        self.rank, self.size, self.host = rank, size, host
+        self.path = os.path.join(folder, _EXCHANGE)
+        self.met = False
+        self._tries = 3
+        self._peers: dict[int, Any] = {}
+        self._listener: socket.socket | None = None
+        if rank == 0:
+            self._listen()
+
+    def approach(self) -> None:
+        """Connect, if rank 0 can be found without waiting; a few tries between steps of the warm-up."""
+        if self.rank and not self._peers and self._tries and os.path.exists(self.path):
+            self._tries -= 1
+            self._connect(2.0)
+
+    def meet(self, question: str, mine: dict[str, Any], answer: Callable[[str, list[dict[str, Any]]], Any]) -> Any:
+        """The answer of rank 0 to what all ranks say. Raises Alone if not all come to the first, OSError later."""
+        try:
+            found = self._lead(question, mine, answer) if self.rank == 0 else self._follow(question, mine)
+        except (OSError, ValueError, KeyError) as error:
+            if self.met:
+                raise OSError(f"the ranks do not meet any more: {error}") from None
+            raise Alone(f"not all ranks met: {error}") from None
+        self.met = True
+        return found
+
+    def close(self) -> None:
+        for peer in self._peers.values():
+            with contextlib.suppress(OSError):
+                peer.close()
+        self._peers = {}
+        if self._listener:
+            self._listener.close()
+            self._listener = None
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+
+    # rank 0
+
+    def _listen(self) -> None:
+        _allow_files(self.size + 64)
+        self.token = secrets.token_hex(16)
+        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._listener.bind(("", 0))
+        self._listener.listen(4096)
+        about = {"host": self.host, "addresses": _addresses(), "port": self._listener.getsockname()[1]}
+        _write(self.path, json.dumps({**about, "token": self.token}), 0o600)
+
+    def _lead(self, question: str, mine: dict[str, Any], answer: Callable[[str, list[dict[str, Any]]], Any]) -> Any:
+        try:
+            if not self.met:
+                self._accept()
+            until = time.monotonic() + _MEET_S
+            everyone = [mine]
+            for rank in range(1, self.size):
+                said = self._peers[rank].receive(until)
+                if said["question"] != question:
+                    raise ValueError(f"rank {rank} is at {said['question']!r}, rank 0 at {question!r}")
+                everyone.append(said["said"])
+            found = answer(question, everyone)
+        except Exception:
+            self._tell_all({"off": True})
+            raise
+        self._tell_all({"answer": found})
+        return found
+
+    def _tell_all(self, message: dict[str, Any]) -> None:
+        until = time.monotonic() + _MEET_S
+        failed: OSError | None = None
+        for peer in self._peers.values():
+            try:
+                peer.send(message, until)
+            except OSError as error:
+                failed = error
+        if failed and "answer" in message:
+            raise failed
+
+    def _accept(self) -> None:
+        assert self._listener
+        until = time.monotonic() + _JOIN_S
+        while len(self._peers) < self.size - 1:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise OSError(f"{self.size - 1 - len(self._peers)} of {self.size} ranks did not connect")
+            self._listener.settimeout(left)
+            connection, _ = self._listener.accept()
+            peer = _Peer(connection)
+            try:
+                hello = peer.receive(time.monotonic() + 5)
+                rank = hello["rank"]
+                if not hmac.compare_digest(str(hello["token"]), self.token) or not 0 < rank < self.size:
+                    raise ValueError("a stranger")
+            except (OSError, ValueError, KeyError, TypeError):
+                peer.close()
+                continue
+            self._peers[rank] = peer
+
+    # the others
+
+    def _follow(self, question: str, mine: dict[str, Any]) -> Any:
+        until = time.monotonic() + _JOIN_S
+        while not self._peers:
+            if self.met or time.monotonic() > until:
+                raise OSError("rank 0 cannot be reached")
+            if not self._connect(5.0):
+                time.sleep(0.2)
+        until = time.monotonic() + _JOIN_S + _MEET_S
+        peer = self._peers[0]
+        peer.send({"question": question, "said": mine}, until)
+        message = peer.receive(until)
+        if "answer" not in message:
+            raise OSError("rank 0 gave up")
+        return message["answer"]
+
+    def _connect(self, timeout: float) -> bool:
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                about = json.load(file)
+            addresses = [str(address) for address in about["addresses"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        if about.get("host") == self.host:
+            addresses.insert(0, "127.0.0.1")
+        for address in addresses:
+            try:
+                connection = socket.create_connection((address, int(about["port"])), timeout)
+                peer = _Peer(connection)
+                peer.send({"rank": self.rank, "token": about["token"]}, time.monotonic() + timeout)
+            except (OSError, ValueError, KeyError):
+                continue
+            self._peers[0] = peer
+            return True
+        return False
+
+
+class _Peer:
+    """A connection that carries one JSON object a line."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._rest = b""
+
+    def send(self, message: dict[str, Any], until: float) -> None:
+        """Raises OSError (of which socket.timeout is one)."""
+        self.connection.settimeout(max(until - time.monotonic(), 0.01))
+        self.connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self, until: float) -> dict[str, Any]:
+        """The next message. Raises OSError if none comes until then, ValueError if it is no JSON object."""
+        pieces = [self._rest]
+        length = len(self._rest)
+        while b"\n" not in pieces[-1]:
+            self.connection.settimeout(max(until - time.monotonic(), 0.01))
+            piece = self.connection.recv(1 << 16)
+            if not piece:
+                raise ConnectionError("the connection is closed")
+            length += len(piece)
+            if length > _LONGEST:
+                raise ValueError("a message is too long")
+            pieces.append(piece)
+        line, self._rest = b"".join(pieces).split(b"\n", 1)
+        message = json.loads(line)
+        if not isinstance(message, dict):
+            raise ValueError("a message is no object")
+        return message
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def _addresses() -> list[str]:
+    """The addresses of this node, the likeliest first: on the way to MASTER_ADDR, then those of its name."""
+    found: list[str] = []
+    for goal in filter(None, (os.environ.get("MASTER_ADDR"), "192.0.2.1")):  # the second: TEST-NET-1 of RFC 5737
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((goal, 9))  # sends nothing: it asks the routes
+            found.append(str(probe.getsockname()[0]))
+    with contextlib.suppress(OSError):
+        found += [str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)]
+    return [address for address in dict.fromkeys(found) if not address.startswith("127.")] + [socket.gethostname()]
+
+
+def _allow_files(count: int) -> None:
+    """Let this process have so many more files open, as far as it may."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = count + 1024 if hard == resource.RLIM_INFINITY else min(count + 1024, hard)
+        if count > 512 and soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+# --- frameworks, and what a batch is ---------------------------------------------------------------------------
+
+
+def _place() -> tuple[int, int]:
+    """(rank, number of ranks), as the framework that is at work says, else the launcher's variables."""
+    with contextlib.suppress(Exception):
+        distributed = sys.modules["torch"].distributed
+        if distributed.is_available() and distributed.is_initialized():
+            return int(distributed.get_rank()), int(distributed.get_world_size())
+    for name in ("horovod.torch", "horovod.tensorflow", "horovod.tensorflow.keras", "horovod.keras", "horovod.mxnet"):
+        with contextlib.suppress(Exception):
+            if sys.modules[name].is_initialized():
+                return int(sys.modules[name].rank()), int(sys.modules[name].size())
+    with contextlib.suppress(Exception):
+        if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
+            return int(sys.modules["jax"].process_index()), int(sys.modules["jax"].process_count())
+    ranks = [os.environ[name] for name in _RANKS if os.environ.get(name, "").isdigit()]
+    sizes = [os.environ[name] for name in _SIZES if os.environ.get(name, "").isdigit()]
+    rank, size = int((ranks or ["0"])[0]), int((sizes or ["1"])[0])
+    return (rank, size) if rank < size else (0, 1)
+
+
+def _framework() -> str:
+    return next((name for name in ("torch", "tensorflow", "jax", "mxnet") if name in sys.modules), "python")
+
+
+def _devices() -> Callable[[], Any] | None:
+    """What waits for a device that works beside the host: PyTorch's CUDA or XPU, JAX's arrays. None: no such device."""
+    torch = sys.modules.get("torch")
+    for name in ("cuda", "xpu"):
+        kind = getattr(torch, name, None)
+        if kind is not None and getattr(kind, "is_initialized", bool)():
+            return kind.synchronize  # type: ignore[no-any-return]
+    jax = sys.modules.get("jax")
+    if jax is not None and hasattr(jax, "live_arrays"):
+        return lambda: jax.block_until_ready(jax.live_arrays())
+    return None
+
+
+def _gradient_bytes(models: Sequence[Any]) -> int | None:
+    """Bytes of the gradients of PyTorch modules; None if that is not known."""
+    try:
+        return sum(p.numel() * p.element_size() for m in models for p in m.parameters() if p.requires_grad) or None
+    except Exception:
+        return None
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of an array or tensor with at least one dimension."""
+    try:
+        shape = tuple(int(length) for length in value.shape)
+    except Exception:
+        return None
+    return shape or None
+
+
+def _units(batch: Any, unit: str | None) -> int | None:
+    """Samples of a batch; tokens, padding included, where `unit` says so and it has integers [B, T]. None: not known.
+
+    The first tensor's first dimension. Of fields at the top (x, y) the tensors count first; a list below the top is
+    a list of samples, as detection has it.
+    """
+    if unit == "tokens":
+        found = _tokens(batch)
+        if found:
+            return found
+    shape = _shape(batch)
+    if shape:
+        return shape[0]
+    if isinstance(batch, (str, bytes)):
+        return None
+    fields = _fields(batch)
+    if fields is None:
+        return None
+    shapes = [shape for shape in map(_shape, fields) if shape]
+    if shapes:
+        return shapes[0][0]
+    if isinstance(batch, (list, tuple)) and not any(isinstance(field, (dict, list, tuple)) for field in fields):
+        return len(fields) or None
+    if len(fields) > 1 and all(isinstance(f, dict) and f.keys() == fields[0].keys() for f in fields):
+        return len(fields)
+    for field in fields:
+        if isinstance(field, (list, tuple)) and field:
+            return len(field)
+        found = _units(field, None)
+        if found:
+            return found
+    return None
+
+
+def _fields(batch: Any) -> list[Any] | None:
+    if isinstance(batch, (list, tuple)):
+        return list(batch)
+    with contextlib.suppress(Exception):
+        return list(batch.values())  # dict, and what is like one
+    with contextlib.suppress(Exception):
+        return [None] * len(batch) if not isinstance(batch, (str, bytes)) else None
+    return None
+
+
+def _tokens(batch: Any) -> int | None:
+    shape = _shape(batch)
+    if shape:
+        kind = str(getattr(batch, "dtype", ""))
+        return shape[0] * shape[1] if len(shape) == 2 and "int" in kind else None
+    for field in _fields(batch) or []:
+        found = _tokens(field) if field is not None else None
+        if found:
+            return found
+    return None
+
+
+def _map(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """The same containers, new, with `leaf` of all that lies in them."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map(item, leaf) for item in value))
+    if type(value) in (list, tuple):
+        return type(value)(_map(item, leaf) for item in value)
+    if isinstance(value, dict):
+        found = {key: _map(item, leaf) for key, item in value.items()}
+        return found if type(value) is dict else type(value)(found)
+    if isinstance(value, collections.UserDict):  # transformers' BatchEncoding
+        return type(value)({key: _map(item, leaf) for key, item in value.items()})
+    return leaf(value)
+
+
+def _copy(value: Any) -> Any:
+    for method in ("clone", "copy"):  # of PyTorch, of NumPy
+        if hasattr(value, method) and _shape(value) is not None:
+            return getattr(value, method)()
+    return value
+
+
+# --- what a user's training calls ------------------------------------------------------------------------------
+
+
+class _Loop:
+    """A loader whose batches the meter hands out. All else of the loader is there as it was."""
+
+    def __init__(self, meter: Meter, loader: Iterable[Any]) -> None:
+        self._meter, self._loader = meter, loader
+        self._self: Iterator[Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        meter = self._meter
+        if not meter.drives("loop") or meter._depth:
+            # Within another loop's step: an evaluation. That step is none of the steady state.
+            meter._spoilt = meter._spoilt or bool(meter._depth)
+            yield from self._loader
+            return
+        meter._depth += 1
+        try:
+            meter._guard(meter.watch_optimizers)
+            meter.loop_began()
+            iterator = iter(self._loader)
+            source = id(self._loader)
+            buffered = _buffered(self._loader)
+            while True:
+                try:
+                    batch = meter.fetch(lambda: next(iterator), source, buffered)
+                except StopIteration:
+                    return
+                yield batch
+                del batch
+                meter.body_ended()
+        finally:
+            meter._depth -= 1
+            meter.loop_ended()
+
+    def __next__(self) -> Any:
+        if self._self is None:
+            self._self = iter(self)
+        return next(self._self)
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+def _buffered(loader: Any) -> int:
+    """Batches that a torch DataLoader prepares ahead."""
+    try:
+        return int(getattr(loader, "num_workers", 0) or 0) * int(getattr(loader, "prefetch_factor", None) or 2)
+    except (TypeError, ValueError):
+        return 0
+
+
+def steps(
+    loader: Iterable[Any],
+    samples: Any = None,
+    tokens: Any = None,
+    sequences: Any = None,
+    model: Any = None,
+    sync: Callable[[bool], Any] | None = None,
+    wait: Callable[[], Any] | None = None,
+    drain: int | None = None,
+) -> Any:
+    """The batches of `loader`, timed. Outside of a run of hpcjobs the loader itself.
+
+    `samples`, `tokens` or `sequences`: how many of them one batch of this rank has (a number, or a callable of the
+    batch); absent: the length of the batch. `model`: the DistributedDataParallel or FSDP module, or a list of them.
+    `sync(False)` switches the all-reduce off, `sync(True)` on again; `wait()` waits for the device. `drain`: batches
+    that the loader prepares ahead (known of a torch DataLoader).
+    """
+    if not METER.drives("loop"):
+        return loader
+    METER._guard(_tell_meter, samples, tokens, sequences, model, sync, wait, drain)
+    return _Loop(METER, loader)
+
+
+def _tell_meter(samples: Any, tokens: Any, sequences: Any, model: Any, sync: Any, wait: Any, drain: int | None) -> None:
+    if METER._depth:
+        return  # an evaluation within a step
+    for unit, count in (("samples", samples), ("sequences", sequences), ("tokens", tokens)):
+        if count is not None:
+            METER.told = Told(count, unit)
+    for module in model if isinstance(model, (list, tuple)) else [model]:
+        if module is not None and not any(module is known for known in METER.models):
+            METER.models.append(module)
+            METER._expects = METER._expects or (hasattr(module, "parameters") and "torch" in sys.modules)
+    if sync is not None and not any(sync is known for known in METER.switches):
+        METER.switches.append(sync)
+    METER.waiting = wait or METER.waiting
+    METER.drain = METER.drain if drain is None else drain
+
+
+def score(name: str, value: float) -> None:
+    """The score of the model after an evaluation, such as ("accuracy", 0.91). Raises nothing."""
+    METER._guard(lambda: METER.tell("eval_accuracy", float(value), name=str(name), epoch_num=max(METER.epoch, 1)))
+
+
+def flops(per_unit: float) -> None:
+    """Floating-point operations of one unit (sample, token), forward and backward, without recomputation."""
+
+    def told() -> None:
+        METER.flops = float(per_unit)
+        METER._describe()
+
+    METER._guard(told)
+
+
+def window(
+    steps: int,
+    seconds: float | None = None,
+    samples: float | None = None,
+    tokens: float | None = None,
+    sequences: float | None = None,
+    loss: float | None = None,
+) -> None:
+    """A window of `steps` steps that has ended now, of a loop that is none (a scan, another language).
+
+    `seconds`: how long it took; absent: since the last call (the first call then only starts the clock). `samples`,
+    `tokens` or `sequences`: of the whole window, on this rank.
+    """
+    if METER.drives("loop"):
+        METER._guard(_window_told, steps, seconds, samples, tokens, sequences, loss)
+
+
+def _window_told(count: int, seconds: float | None, *units: float | None) -> None:
+    meter, now = METER, _now()
+    began, meter._began = meter._began, now
+    if seconds is None and began is not None:
+        seconds = now - began
+    meter._started_ms = meter._started_ms or _ms() - int(1000 * (seconds or 0))
+    if not seconds or count < 1:
+        return
+    for unit, number in zip(("samples", "tokens", "sequences"), units):
+        if number is not None:
+            meter.told, meter._units = Told(number / count, unit), number / count
+    if units[3] is not None:
+        meter.loss = float(units[3])
+    if not meter._begun:
+        meter._begin()
+        meter.tell("hpcjobs_first_step", step=count)
+    warm = meter.step < meter.measure.warmup
+    meter.step += count
+    meter._window = _Window(now - seconds)
+    meter._window.ended, meter._window.steps, meter._window.units = now, count, meter._units * count
+    meter._shut(warm)
+    meter._window = None
+    meter._step_units[meter._units] += count
+    if meter.measure.mode == "benchmark" and not warm:
+        meter._timed_steps += count
+        meter._times.append(1000 * seconds / count)
+        if meter._timed_steps >= meter.measure.max_steps:
+            meter._tell_precision(False)
+            meter._finish()
+            raise SystemExit(0)
+
+
+def keras_callback(samples: int | None = None, tokens: int | None = None) -> Any:
+    """A Keras callback that tells steps of `samples` or `tokens` on this rank: throughput, nothing taken apart."""
+    module = _first_of("keras", "tensorflow.keras")
+    return _callback_of(module.callbacks.Callback, _KerasSide, samples, tokens)
+
+
+def lightning_callback(samples: int | None = None, tokens: int | None = None) -> Any:
+    """A Lightning callback. Without `samples` or `tokens` the batch is measured."""
+    module = _first_of("lightning.pytorch", "pytorch_lightning")
+    return _callback_of(module.Callback, _LightningSide, samples, tokens)
+
+
+def huggingface_callback(samples: int | None = None, tokens: int | None = None) -> Any:
+    """A callback of the Hugging Face Trainer. Without `samples` or `tokens` the batch is what its arguments say."""
+    return _callback_of(importlib.import_module("transformers").TrainerCallback, _HuggingFaceSide, samples, tokens)
+
+
+def _first_of(*names: str) -> Any:
+    """The first of these modules that is there. Raises ImportError."""
+    for name in names[:-1]:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    return importlib.import_module(names[-1])
+
+
+def _callback_of(base: Any, side: type, samples: int | None, tokens: int | None) -> Any:
+    kind = type("HpcjobsMeter", (side, base), {})
+    if METER.drives("callback"):
+        METER._guard(_tell_meter, samples, tokens, None, None, None, None, None)
+    return kind()
+
+
+class _Side:
+    """What all callbacks do."""
+
+    def _opens(self) -> None:
+        if METER.drives("callback"):
+            METER.beat_began()
+
+    def _ends(self, units: float | None = None, loss: Any = None) -> None:
+        if METER.drives("callback"):
+            if isinstance(loss, (int, float)):
+                METER.loss = float(loss)
+            METER.beat(units)
+
+    def _epoch(self, begins: bool) -> None:
+        if METER.drives("callback"):
+            (METER.loop_began if begins else METER.loop_ended)()
+
+    def _evaluation(self, begins: bool) -> None:
+        if METER.drives("callback"):
+            METER.pause()
+            kind = "INTERVAL_START" if begins else "INTERVAL_END"
+            METER._guard(lambda: METER.tell("eval_start" if begins else "eval_stop", kind=kind))
+
+
+class _KerasSide(_Side):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch(True)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._epoch(False)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._opens()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._ends(loss=(logs or {}).get("loss"))
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._evaluation(True)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self._evaluation(False)
+
+
+class _LightningSide(_Side):
+    _steps = 0
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        self._epoch(True)
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        self._epoch(False)
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
+        self._opens()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        if METER.drives("callback"):
+            self._units = getattr(self, "_units", 0.0) + (METER._guard(METER._count, batch) or 0.0)
+            if trainer.global_step != self._steps:  # else accumulation
+                self._steps, units, self._units = trainer.global_step, self._units, 0.0
+                self._ends(units)
+
+    def on_validation_start(self, trainer: Any, module: Any) -> None:
+        self._evaluation(True)
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        self._evaluation(False)
+
+
+class _HuggingFaceSide(_Side):
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._epoch(True)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._epoch(False)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._opens()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        batch = args.per_device_train_batch_size * max(getattr(args, "n_gpu", 1), 1)
+        self._ends(batch * args.gradient_accumulation_steps if METER.told.count is None else None)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if METER.drives("callback"):
+            METER.pause()
+
+
+# The one meter of this process, whichever way it was loaded: inject/ loads this file under a name of its own.
+_injected = sys.modules.get("_hpcjobs_meter") if __name__ != "_hpcjobs_meter" else None
+METER: Meter = _injected.METER if _injected is not None else Meter()
+
+
+# --- statistics ---
+
+
+class Estimate(NamedTuple):
+    mean: float
+    half_width: float
+    batches: int
+    batch_length: int
+    relative: float
+
+
+def estimate(series: Sequence[float]) -> Any:
+    if len(series) < 20:
+        return None
+    import statistics
+
+    mean = statistics.fmean(series)
+    half = 2 * statistics.stdev(series) / len(series) ** 0.5
+    return Estimate(mean, half, len(series), 1, half / mean)
+
+
+def next_check(steps: int) -> int:
+    return max(20, steps + steps // 4)
+
+
+def agree(means: Sequence[float], tolerance: float) -> bool:
+    last = means[-3:]
+    return len(last) == 3 and max(last) - min(last) <= tolerance * sum(last) / 3
+
+
+def attribute(everyone: list[dict[str, Any]]) -> dict[str, Any]:
+    def mean(phase: str) -> float | None:
+        found = [ms for one in everyone for each in one["passes"] for ms in each[phase]]
+        return sum(found) / len(found) if found else None
+
+    a, b, c = mean("a"), mean("b"), mean("c")
+    return {
+        "step_ms": a,
+        "compute_ms": c,
+        "input_wait_ms": a - b if a is not None and b is not None else None,
+        "allreduce_ms": b - c if b is not None and c is not None else None,
+        "passes": len(everyone[0]["passes"]),
+    }
+
+
+def parts_known(everyone: list[dict[str, Any]], precision: float) -> bool:
+    return False
