@@ -27,7 +27,8 @@ def planted(plant: str, ranks: int, *, compute_ms: float = 15.0, link_ms: float 
     skew is the slowest rank less the mean of all: one of N ranks that is L ms late makes it L x (N - 1) / N, and the
     mean of all ranks' computing L / N longer.
     """
-    times = {name: float(number) for name, _, number in (each.partition("=") for each in plant.split("+"))}
+    each = [word.partition("=") for word in plant.split("+") if word != "none"]
+    times = {name: float(number) for name, _, number in each}
     late = times.get("late", 0.0)
     return {
         "input_wait_ms": times.get("loader", 0.0),
