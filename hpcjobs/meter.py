@@ -39,15 +39,17 @@ import contextlib
 import dataclasses
 import hmac
 import importlib
+import itertools
 import json
 import math
 import os
 import secrets
 import socket
+import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
@@ -58,10 +60,10 @@ _WAYS = ("loop", "auto", "callback")
 _WINDOW, _AGREE, _PATIENCE = 3, 0.02, 10
 # Untimed steps of a block. After (b) and (c) two steps fill the pipeline's buffers as they are in (a).
 _UNTIMED = {"a": 2, "b": 1, "c": 1}
-# After so many passes of control blocks rank 0 looks whether the parts are known. Few and fixed, as `next_check`.
-_PASSES = (6, 8, 11, 14, 18, 23, 30, 39, 50, 64)
 # Bodies of a loop without an optimizer step of PyTorch, after which each body counts as a step.
 _BODIES = 64
+# Different local batches that are counted apart; tokens of a step may take any number.
+_SIZES_KEPT = 1000
 # Seconds: until all ranks are connected; of a meeting; between two writings of meter-rNNN.json.
 _JOIN_S, _MEET_S, _NOTE_S = 120.0, 300.0, 30.0
 _EXCHANGE = "meter-exchange.json"
@@ -160,10 +162,12 @@ class Meter:
         self._due = False
         self._first = True  # of a loop: its fetch starts the loader, it is no part of a window
         self._spoilt = False
+        self._fed = False  # whether batches are seen
         self._began: float | None = None
         self._window: _Window | None = None
         self._windows_of_loop = 0
         self._buffered = 0
+        self._tokens = False  # tokens are what was measured
         self._lengths: collections.Counter[int] = collections.Counter()
         self._step_units: collections.Counter[float] = collections.Counter()
         self._step_fetches: collections.Counter[int] = collections.Counter()
@@ -234,6 +238,7 @@ class Meter:
             self.pause()
             raise
         self._loader_s += _now() - began
+        self._fed = True
         self._guard(self._took, batch, source)
         return batch
 
@@ -361,12 +366,14 @@ class Meter:
         if not self._begun:
             self._begin()
         end = _now()
-        self.step += 1
         if self._spoilt:
             if self._window and self._async():
                 self._window.steps = 0  # nobody waited for the device at their end
             self._shut()
             self._window = _Window(end)
+        self.step += 1
+        if self._spoilt:
+            pass
         elif slot.phase in ("warm", "time"):
             self._count_step(slot, began, end, full)
         elif slot.timed and self._control:
@@ -374,7 +381,8 @@ class Meter:
         self._trained.update(self._taken)
         self._all_loader_s += self._loader_s
         if self.step > 1:  # some loaders take a batch more before the first step
-            self._step_units[self._units] += 1
+            if self._units in self._step_units or len(self._step_units) < _SIZES_KEPT:
+                self._step_units[self._units] += 1
             self._step_fetches[sum(self._taken.values())] += 1
         self._forget()
         self._first = False
@@ -426,11 +434,11 @@ class Meter:
         window = self._window
         if window and window.steps:
             seconds = window.ended - window.opened
+            batch = window.units * self.size / window.steps
             value = {
-                "throughput": window.units * self.size / seconds,
-                "step_ms": 1000 * seconds / window.steps,
+                **window_figures(window.steps, seconds, batch or None),
                 "loss": self.loss if self.loss is None or math.isfinite(self.loss) else None,
-                "input_wait_ms": 1000 * window.loader_s / window.steps,
+                "input_wait_ms": 1000 * window.loader_s / window.steps if self._fed else None,
             }
             where: dict[str, Any] = {"step": self.step, "steps": window.steps, "epoch_num": max(self.epoch, 1)}
             self.tell("tracked_stats", value, **where, warmup=self.phase == "warm" if warm is None else warm)
@@ -476,7 +484,10 @@ class Meter:
     def _beat(self, units: float | None) -> None:
         if self._began is None:
             self.beat_began()
-            return
+            if not self.step:
+                return
+            # Its begin was not seen, for a pause lay there. It counts, as on ranks without the pause, but is not timed.
+            self._spoilt = True
         self._taken[None] += 1
         self._units += self._count(None) if units is None else units
         self._due = True
@@ -516,10 +527,11 @@ class Meter:
         told = self.told.count
         if callable(told):
             return float(told(batch))
-        unit = self.told.unit or self.measure.unit
-        found = _units(batch, unit)
         if told is None:
-            return float(found or os.environ.get("HPCJOBS_LOCAL_BATCH") or 0)
+            found = _tokens(batch) if self.measure.unit == "tokens" else None
+            self._tokens = found is not None
+            return float(found or _samples(batch) or os.environ.get("HPCJOBS_LOCAL_BATCH") or 0)
+        found = _samples(batch)
         # A last batch that is smaller than the others counts as what it is.
         if found:
             self._lengths[found] += 1
@@ -581,6 +593,7 @@ class Meter:
         if not phases:
             return
         self._control.keep()
+        look = next_look(0)
         for number in range(m.control_passes):
             self._control.begin_pass()
             for phase in phases if number % 2 == 0 else phases[::-1]:
@@ -590,8 +603,10 @@ class Meter:
                     yield Slot(phase, True)
             # The block's end, before a meeting disturbs it.
             self._control.close_block()
-            if number + 1 in _PASSES and number + 1 < m.control_passes and self._ask("known"):
-                break
+            if number + 1 == look and look < m.control_passes:
+                look = next_look(look)
+                if self._ask("known"):
+                    break
 
     def _ask(self, question: str) -> Any:
         """Rank 0's answer to a question, on all ranks, between two steps. Without an exchange a fixed one."""
@@ -639,8 +654,12 @@ class Meter:
             known["passes"] += new["passes"]
             known["collectives"] += new["collectives"]
         if question == "known":
-            return parts_known(_with_foreign(self._others), self.measure.parts_precision)
-        self._tell_control(self._others)
+            blocks = _with_foreign(self._others)
+            return parts_known(blocks if _has_c(blocks) else _without_c(blocks), self.measure.parts_precision)
+        try:
+            self._tell_control(self._others)
+        except Exception as error:  # all is measured: the script ends, with or without its parts
+            _warn(f"the parts of a step are not told: {_words(error)}")
         return True
 
     def _tell_precision(self, reached: bool) -> None:
@@ -657,7 +676,7 @@ class Meter:
     def _tell_control(self, everyone: list[dict[str, Any]]) -> None:
         if not everyone or not everyone[0]["passes"]:
             return
-        value = attribute(_with_foreign(everyone))
+        value = _attributed(_with_foreign(everyone))
         value["restored"] = bool(self._control and self._control.restored)
         self.tell("hpcjobs_control", value)
 
@@ -710,7 +729,7 @@ class Meter:
             if len(found) < self.size:
                 time.sleep(0.5)
         if len(found) == self.size:
-            self._tell_control([found[rank] for rank in range(self.size)])
+            self._answer("end", [found[rank] for rank in range(self.size)])
 
     # --- the log -----------------------------------------------------------------------------------------------
 
@@ -764,12 +783,12 @@ class Meter:
         if self._fd is None:
             return
         m = self.measure
-        local = self._step_units.most_common(1)[0][0] if self._step_units else self._units
-        local = int(local) if local == int(local) else local
+        whole = self._local_batch()
+        local = (int(whole) if whole == int(whole) else whole) or None
         about: dict[str, Any] = {"run": m.run, "sweep": m.sweep, "params": m.params, "mode": m.mode, "gpus": self.size}
         if os.environ.get("HPCJOBS_NODES", "").isdigit():
             about["nodes"] = int(os.environ["HPCJOBS_NODES"])
-        about.update(local_batch=local, global_batch=local * self.size, unit=self._unit(), device=m.device)
+        about.update(local_batch=local, global_batch=local and local * self.size, unit=self._unit(), device=m.device)
         if self._hosts:
             about["hosts"] = self._hosts
         about.update(gradient_bytes=_gradient_bytes(self.models), optimizers=len(self.optimizers) or None)
@@ -784,14 +803,22 @@ class Meter:
             self._facts = about
             self.tell("hpcjobs_run", about)
 
+    def _local_batch(self) -> float:
+        """Units of a step on this rank: what at least half of the steps have, else their mean."""
+        if not self._step_units:
+            return self._units
+        usual, times = self._step_units.most_common(1)[0]
+        steps = sum(self._step_units.values())
+        return usual if 2 * times >= steps else sum(units * n for units, n in self._step_units.items()) / steps
+
     def _unit(self) -> str:
         """`tokens` and `sequences` only where such were counted; another word of the experiment names samples."""
         asked = self.measure.unit
         if self.told.unit in ("tokens", "sequences"):
             return str(self.told.unit)
-        if self.told.count is None and asked:
-            return asked
-        return asked if asked and asked not in ("tokens", "sequences", "steps") else "samples"
+        if asked == "tokens":
+            return "tokens" if self._tokens else "samples"
+        return asked if asked and asked != "steps" else "samples"
 
     def _note(self, rank: int) -> str:
         return os.path.join(self.folder, f"meter-r{rank:03d}.json")
@@ -803,7 +830,9 @@ class Meter:
         self._noted = _now()
         note: dict[str, Any] = {"rank": self.rank, "host": self.host, "pid": self.pid, "began_ms": self._started_ms}
         note.update(way=self.way, steps=self.step, phase=self.phase, off=self.why_off)
-        note["loader_ms"] = 1000 * self._all_loader_s / self.step if self.step else None
+        if self._control:
+            note.update(switches=self._control.switches, restored=self._control.restored)
+        note["loader_ms"] = 1000 * self._all_loader_s / self.step if self.step and self._fed else None
         note["units_of_steps"] = {f"{units:g}": times for units, times in self._step_units.most_common(20)}
         if blocks is not None:
             note["blocks"] = self._blocks = blocks
@@ -895,6 +924,7 @@ class _Control:
         self._sent = 0
         self._ways: list[Callable[[bool], Any]] = []
         self._silent = False
+        self.switches = 0  # ways to switch an all-reduce off that were found
         self._phase = ""
         self._load: tuple[float, ...] | None = None
         self._sequence = -1
@@ -902,13 +932,14 @@ class _Control:
 
     def phases(self) -> str:
         """The phases that this loop lets be: (b) and (c) need its batches, (c) a way to switch the all-reduce off."""
-        if self.meter.way == "callback":
+        if not self.meter._fed:  # it sees no batches: a callback, or a training that makes its own
             return ""
         self._ways = [way for way in map(_switch, self.meter.models) if way] + list(self.meter.switches)
         for optimizer in self.meter.optimizers:
             way = _horovod_switch(optimizer)
             if way:
                 self._ways.append(way)
+        self.switches = len(self._ways)
         return "abc" if self._ways or self.meter.size == 1 else "ab"
 
     def keep(self) -> None:
@@ -970,9 +1001,8 @@ class _Control:
 
     def leave(self) -> None:
         """The loop is as it was."""
-        if self._phase:
-            self.close_block()
         self._silence(False)
+        self.close_block()
 
     def _silence(self, silent: bool) -> None:
         if silent != self._silent:
@@ -983,8 +1013,16 @@ class _Control:
 
 def _switch(model: Any) -> Callable[[bool], Any] | None:
     """What switches the all-reduce of a model off (False) and on (True), if there is such a thing."""
-    if hasattr(model, "require_backward_grad_sync"):  # DistributedDataParallel
-        return lambda on: setattr(model, "require_backward_grad_sync", on)
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    inner = list(model.modules()) if hasattr(model, "modules") else [model]
+    parallel = [module for module in inner if hasattr(module, "require_backward_grad_sync")]
+    if parallel:  # DistributedDataParallel
+
+        def set_all(on: bool) -> None:
+            for module in parallel:
+                module.require_backward_grad_sync = on
+
+        return set_all
     if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
         return lambda on: model.set_requires_gradient_sync(on)
     if hasattr(model, "no_sync"):  # FSDP
@@ -1101,8 +1139,39 @@ def _sequence() -> int:
 # --- what else ran on the node ---------------------------------------------------------------------------------
 
 
+def _has_c(everyone: list[dict[str, Any]]) -> bool:
+    return any(each["c"] for one in everyone for each in one["passes"])
+
+
+def _without_c(everyone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Blocks of a loop whose all-reduce cannot be switched off: (b) stands for (c), a (c) in which the script talks."""
+    return [
+        {
+            **one,
+            "passes": [{**each, "c": each["b"], "load": {**each["load"], "c": {}}} for each in one["passes"]],
+            "collectives": [1 for _ in one["passes"]],
+        }
+        for one in everyone
+    ]
+
+
+def _attributed(everyone: list[dict[str, Any]]) -> dict[str, Any]:
+    """The parts of a step. Without (c) the input wait alone: what of (b) is computing is not known."""
+    if _has_c(everyone):
+        return attribute(everyone)
+    found = attribute(_without_c(everyone))
+    for name in ("compute_ms", "typical_ms", "collectives_in_c", "slowest_rank", "slowest_host"):
+        if name in found:
+            found[name] = None
+    for name in ("standard_errors", "half_widths", "freedom"):
+        found[name] = {part: value for part, value in found[name].items() if part == "input_wait_ms"}
+    found["not_told_apart"] = [part for part in found["not_told_apart"] if part == "input_wait_ms"]
+    found["ranks"] = []
+    return found
+
+
 def _load_now() -> tuple[float, ...]:
-    """Seconds: wall; CPU time in use on the node, stolen, in all; CPU pressure; this rank's CPU time and run-queue wait.
+    """Seconds: wall; CPU time in use, stolen, in all of the node; CPU pressure; this rank's CPU time, run-queue wait.
 
     NaN where the kernel does not say. A rank is this process with its children, such as the workers of a loader.
     """
@@ -1245,8 +1314,9 @@ class _Exchange:
                     raise ValueError(f"rank {rank} is at {said['question']!r}, rank 0 at {question!r}")
                 everyone.append(said["said"])
             found = answer(question, everyone)
-        except Exception:
-            self._tell_all({"off": True})
+        except Exception as error:
+            alone = not self.met and isinstance(error, (OSError, ValueError, KeyError))
+            self._tell_all({"alone": True} if alone else {"off": True})
             raise
         self._tell_all({"answer": found})
         return found
@@ -1295,8 +1365,10 @@ class _Exchange:
         peer = self._peers[0]
         peer.send({"question": question, "said": mine}, until)
         message = peer.receive(until)
+        if "off" in message:
+            raise RuntimeError("rank 0 has turned its meter off")
         if "answer" not in message:
-            raise OSError("rank 0 gave up")
+            raise OSError("rank 0 says so")
         return message["answer"]
 
     def _connect(self, timeout: float) -> bool:
@@ -1393,8 +1465,9 @@ def _place() -> tuple[int, int]:
             if sys.modules[name].is_initialized():
                 return int(sys.modules[name].rank()), int(sys.modules[name].size())
     with contextlib.suppress(Exception):
-        if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
-            return int(sys.modules["jax"].process_index()), int(sys.modules["jax"].process_count())
+        jax = _jax()
+        if jax is not None and jax.process_count() > 1:
+            return int(jax.process_index()), int(jax.process_count())
     ranks = [os.environ[name] for name in _RANKS if os.environ.get(name, "").isdigit()]
     sizes = [os.environ[name] for name in _SIZES if os.environ.get(name, "").isdigit()]
     rank, size = int((ranks or ["0"])[0]), int((sizes or ["1"])[0])
@@ -1412,10 +1485,16 @@ def _devices() -> Callable[[], Any] | None:
         kind = getattr(torch, name, None)
         if kind is not None and getattr(kind, "is_initialized", bool)():
             return kind.synchronize  # type: ignore[no-any-return]
-    jax = sys.modules.get("jax")
+    jax = _jax()
     if jax is not None and hasattr(jax, "live_arrays"):
         return lambda: jax.block_until_ready(jax.live_arrays())
     return None
+
+
+def _jax() -> Any:
+    """JAX, if it is at work. A question to one that is only imported would make it take the GPUs' memory."""
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return sys.modules.get("jax") if getattr(bridge, "_backends", None) else None
 
 
 def _gradient_bytes(models: Sequence[Any]) -> int | None:
@@ -1428,23 +1507,21 @@ def _gradient_bytes(models: Sequence[Any]) -> int | None:
 
 def _shape(value: Any) -> tuple[int, ...] | None:
     """The shape of an array or tensor with at least one dimension."""
-    try:
-        shape = tuple(int(length) for length in value.shape)
-    except Exception:
+    shape = getattr(value, "shape", None)
+    if shape is None:
         return None
-    return shape or None
+    try:
+        return tuple(map(int, shape)) or None
+    except (TypeError, ValueError):
+        return None
 
 
-def _units(batch: Any, unit: str | None) -> int | None:
-    """Samples of a batch; tokens, padding included, where `unit` says so and it has integers [B, T]. None: not known.
+def _samples(batch: Any) -> int | None:
+    """Samples of a batch; None if that is not known.
 
     The first tensor's first dimension. Of fields at the top (x, y) the tensors count first; a list below the top is
     a list of samples, as detection has it.
     """
-    if unit == "tokens":
-        found = _tokens(batch)
-        if found:
-            return found
     shape = _shape(batch)
     if shape:
         return shape[0]
@@ -1463,7 +1540,7 @@ def _units(batch: Any, unit: str | None) -> int | None:
     for field in fields:
         if isinstance(field, (list, tuple)) and field:
             return len(field)
-        found = _units(field, None)
+        found = _samples(field)
         if found:
             return found
     return None
@@ -1480,6 +1557,7 @@ def _fields(batch: Any) -> list[Any] | None:
 
 
 def _tokens(batch: Any) -> int | None:
+    """Tokens of a batch, padding included: the size of its first array of integers [B, T]. None: it has none."""
     shape = _shape(batch)
     if shape:
         kind = str(getattr(batch, "dtype", ""))
@@ -1674,6 +1752,8 @@ def _window_told(count: int, seconds: float | None, *units: float | None) -> Non
 def keras_callback(samples: int | None = None, tokens: int | None = None) -> Any:
     """A Keras callback that tells steps of `samples` or `tokens` on this rank: throughput, nothing taken apart."""
     module = _first_of("keras", "tensorflow.keras")
+    sync = getattr(getattr(sys.modules.get("tensorflow"), "test", None), "experimental", None)
+    METER.waiting = METER.waiting or getattr(sync, "sync_devices", None)
     return _callback_of(module.callbacks.Callback, _KerasSide, samples, tokens)
 
 
@@ -1797,50 +1877,390 @@ _injected = sys.modules.get("_hpcjobs_meter") if __name__ != "_hpcjobs_meter" el
 METER: Meter = _injected.METER if _injected is not None else Meter()
 
 
-# --- statistics ---
+# --- statistics ----------------------------------------------------------------------------------
+# Pure functions: the interval of a mean of step times, and the parts of a step with theirs.
+
+BATCHES = 20
+CORRELATION = 0.2
+# Passes through the control blocks before the first look at the parts, and the fewest undisturbed ones that are
+# taken without the others.
+FIRST_LOOK, FEWEST = 6, 4
+# A part is not told apart from nothing if the half of its interval is wider than this fraction of a step, and than
+# this fraction of the part itself.
+TOLD_OF_STEP, TOLD_OF_PART = 0.05, 0.5
+PARTS = ("input_wait_ms", "allreduce_ms", "skew_ms", "compute_ms")
 
 
 class Estimate(NamedTuple):
+    """Mean of a series and half the width of its 95 % interval (in the series' unit), with the batches behind them."""
+
     mean: float
     half_width: float
     batches: int
     batch_length: int
-    relative: float
+    correlation: float
+
+    @property
+    def relative(self) -> float:
+        """Half-width over mean."""
+        return self.half_width / self.mean
 
 
-def estimate(series: Sequence[float]) -> Any:
-    if len(series) < 20:
+def estimate(series: Sequence[float]) -> Estimate | None:
+    """The mean of a stationary series and its interval; None if the series is too short.
+
+    Batch means (Law and Kelton, Simulation Modeling and Analysis, section 9.5.3): the values are
+    averaged in batches. The batch length doubles, from one, until the lag-1 correlation r of the batch
+    means is below 0.2 and the correlation of the values implies that too, while there are at least 20
+    batches. From k batches, r is known only to within 1 / sqrt(k), and (1 + 3 r) / k too low (Kendall,
+    Biometrika 41, 1954). Its upper 95 % bound R widens the variance of Student's interval by
+    (1 + R) / (1 - R), as for a first-order autoregression.
+    """
+    values = [float(each) for each in series]
+    if len(values) < BATCHES:
         return None
-    import statistics
+    # The length from which batch means of a first-order autoregression with the correlation of the values are
+    # correlated by less than about 0.2, whatever a few batches show.
+    close = min(max(lag_one(values), 0.0) + 4 / len(values), 0.99)
+    least = (1 + close) / (1 - close) - 1
+    length = 1
+    while len(values) // length >= BATCHES:
+        count = len(values) // length
+        # The newest values: the remainder that is left out is nearest to the start-up.
+        newest = values[-count * length :]
+        means = [_mean(newest[begin : begin + length]) for begin in range(0, len(newest), length)]
+        found = lag_one(means)
+        if found < CORRELATION and length >= least:
+            bound = found + (1 + 3 * max(found, 0.0)) / count + 1.645 / math.sqrt(count)
+            bound = min(max(bound, 0.0), 0.9)
+            error = math.sqrt(statistics.variance(means) / count * (1 + bound) / (1 - bound))
+            return Estimate(_mean(means), student(count - 1) * error, count, length, found)
+        length *= 2
+    return None
 
-    mean = statistics.fmean(series)
-    half = 2 * statistics.stdev(series) / len(series) ** 0.5
-    return Estimate(mean, half, len(series), 1, half / mean)
+
+def lag_one(values: Sequence[float]) -> float:
+    """Correlation of each value with the next; 0 of a constant series."""
+    mean = _mean(values)
+    deviations = [value - mean for value in values]
+    whole = math.fsum(each * each for each in deviations)
+    return math.fsum(one * two for one, two in zip(deviations, deviations[1:])) / whole if whole > 0 else 0.0
 
 
 def next_check(steps: int) -> int:
-    return max(20, steps + steps // 4)
+    """The timed step of the next check: 20, then a quarter more each time.
+
+    The points are fixed and few, because each check is one more chance to stop at an interval that is too narrow
+    by luck.
+    """
+    return max(BATCHES, steps + steps // 4)
+
+
+def next_look(passes: int) -> int:
+    """The number of control passes at the next look at the parts: 6, 8, 11, 14, 18, ..."""
+    return max(FIRST_LOOK, passes * 5 // 4 + 1)
 
 
 def agree(means: Sequence[float], tolerance: float) -> bool:
+    """Whether the last three windows' means lie within `tolerance` of each other, as a fraction of their mean."""
     last = means[-3:]
     return len(last) == 3 and max(last) - min(last) <= tolerance * sum(last) / 3
 
 
-def attribute(everyone: list[dict[str, Any]]) -> dict[str, Any]:
-    def mean(phase: str) -> float | None:
-        found = [ms for one in everyone for each in one["passes"] for ms in each[phase]]
-        return sum(found) / len(found) if found else None
+def window_figures(steps: int, seconds: float, global_batch: float | None) -> dict[str, float | None]:
+    """What the line of a window says: units per second over all ranks (None without a batch), and ms per step."""
+    rate = None if global_batch is None else steps * global_batch / seconds
+    return {"throughput": rate, "step_ms": 1000 * seconds / steps}
 
-    a, b, c = mean("a"), mean("b"), mean("c")
+
+# t(0.975) of Student's distribution with 1 to 30 degrees of freedom: Abramowitz and Stegun, Handbook of Mathematical
+# Functions, table 26.10, to four digits as NIST's e-Handbook of Statistical Methods, section 1.3.6.7.2, has them.
+_STUDENT = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
+    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
+)
+_NORMAL = 1.959964
+
+
+def student(freedom: int) -> float:
+    """t(0.975) with `freedom` degrees of freedom, at least 1, to four digits after the point.
+
+    Above 30 by the expansion in 1 / freedom (Abramowitz and Stegun, 26.7.5).
+    """
+    if freedom <= len(_STUDENT):
+        return _STUDENT[freedom - 1]
+    x = _NORMAL
+    first = (x**3 + x) / 4
+    second = (5 * x**5 + 16 * x**3 + 3 * x) / 96
+    third = (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384
+    return x + first / freedom + second / freedom**2 + third / freedom**3
+
+
+class Part(NamedTuple):
+    """A part of a step over the passes: its value and standard error in ms, and the degrees of freedom of that.
+
+    Without a degree of freedom the error is None.
+    """
+
+    value: float
+    error: float | None
+    freedom: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the 95 % interval in ms; None if the passes are too few."""
+        return None if self.error is None else student(self.freedom) * self.error
+
+
+def by_order(values: Sequence[float], forward: Sequence[bool]) -> Part:
+    """The mean of a difference of blocks, one value a pass, without what a drift adds to it.
+
+    A drift lowers a difference in the passes that run forward (ABC) by as much as it raises it in the others (CBA).
+    Both means are taken, and the value is the middle between them: least squares of value = part +- order, with two
+    parameters. Where all passes have one order it is the mean.
+    """
+    groups = [[v for v, f in zip(values, forward) if f is way] for way in (True, False)]
+    groups = [group for group in groups if group]
+    count = len(groups)
+    means = [_mean(group) for group in groups]
+    freedom = len(values) - count
+    squares = math.fsum((v - mean) ** 2 for group, mean in zip(groups, means) for v in group)
+    weight = math.fsum(1 / len(group) for group in groups) / count**2
+    error = math.sqrt(squares / freedom * weight) if freedom > 0 else None
+    return Part(_mean(means), error, max(freedom, 0))
+
+
+def trimmed(values: Sequence[float]) -> Part:
+    """The trimmed mean, one value a pass: without the largest and the smallest, from 11 passes on without two of each.
+
+    A neighbour that no figure of the load shows makes a block slower, never faster. The error is that of Tukey and
+    McLaughlin (Sankhya A 25, 1963): of the winsorized values, with n - 2 g - 1 degrees of freedom. Fewer than five
+    values are not trimmed.
+    """
+    ordered, count = sorted(values), len(values)
+    cut = 0 if count < 5 else 1 if count < 11 else 2
+    kept = ordered[cut : count - cut]
+    freedom = len(kept) - 1
+    winsorized = [kept[0]] * cut + kept + [kept[-1]] * cut
+    error = statistics.stdev(winsorized) / ((1 - 2 * cut / count) * math.sqrt(count)) if freedom > 0 else None
+    return Part(_mean(kept), error, freedom)
+
+
+def by_pairs(values: Sequence[float]) -> Part:
+    """The mean of a time, one value a pass; its error is that of the means of neighbouring passes, two by two.
+
+    In ... CBA ABC ... neighbours lie close together, so what changes slowly is alike in them. The last of an odd
+    number of passes goes with the two before it.
+    """
+    count = max(len(values) // 2, 1)
+    if len(values) < 4:
+        return Part(_mean(values), None, 0)
+    sums = [math.fsum(values[2 * n : 2 * n + 2 if n < count - 1 else len(values)]) for n in range(count)]
+    sizes = [2] * (count - 1) + [len(values) - 2 * (count - 1)]
+    mean = _mean(values)
+    # Of batches of unequal size: the variance of one value, from each batch's squared distance times its size.
+    one = math.fsum(size * (each / size - mean) ** 2 for each, size in zip(sums, sizes)) / (count - 1)
+    return Part(mean, math.sqrt(one / len(values)), count - 1)
+
+
+class _Pass(NamedTuple):
+    """What one pass says, in ms: means over ranks and steps, and of each rank its steps in (c)."""
+
+    number: int
+    forward: bool
+    a: float
+    b: float
+    slowest: float
+    compute: float
+    alone: list[list[float]]
+
+
+def _passes(everyone: Sequence[Mapping[str, Any]]) -> list[_Pass]:
+    """The passes that all ranks have whole; a step counts that all ranks have. Pass 0 runs forward, 1 backward, ..."""
+    found = []
+    for number, ranks in enumerate(zip(*(one["passes"] for one in everyone))):
+        steps = {phase: list(zip(*(one[phase] for one in ranks))) for phase in "abc"}
+        if all(steps.values()):
+            a, b = (_mean([_mean(step) for step in steps[phase]]) for phase in "ab")
+            slowest, compute = _mean([max(step) for step in steps["c"]]), _mean([_mean(step) for step in steps["c"]])
+            alone = [list(rank) for rank in zip(*steps["c"])]
+            found.append(_Pass(number, number % 2 == 0, a, b, slowest, compute, alone))
+    return found
+
+
+def parts_of(passes: Sequence[_Pass], hosts: Sequence[str]) -> dict[str, Part]:
+    """The four parts of a step (PARTS), and `typical_ms` and `waiting_ms`, which the report compares sizes by.
+
+    `typical_ms` is the time that a typical rank computes: the median over nodes of the median over ranks (of an even
+    number the smaller of the middle two). `waiting_ms` is the time by which the slowest rank of a step is later.
+    """
+    forward = [each.forward for each in passes]
+    typical = [_typical([_mean(rank) for rank in each.alone], hosts) for each in passes]
     return {
-        "step_ms": a,
-        "compute_ms": c,
-        "input_wait_ms": a - b if a is not None and b is not None else None,
-        "allreduce_ms": b - c if b is not None and c is not None else None,
-        "passes": len(everyone[0]["passes"]),
+        "input_wait_ms": by_order([each.a - each.b for each in passes], forward),
+        "allreduce_ms": by_order([each.b - each.slowest for each in passes], forward),
+        "skew_ms": trimmed([each.slowest - each.compute for each in passes]),
+        "compute_ms": by_pairs([each.compute for each in passes]),
+        "typical_ms": by_pairs(typical),
+        "waiting_ms": trimmed([each.slowest - middle for each, middle in zip(passes, typical)]),
     }
 
 
-def parts_known(everyone: list[dict[str, Any]], precision: float) -> bool:
-    return False
+def _typical(ranks: Sequence[float], hosts: Sequence[str]) -> float:
+    by_node: dict[str, list[float]] = {}
+    for ms, host in zip(ranks, hosts):
+        by_node.setdefault(host, []).append(ms)
+    return statistics.median_low(map(statistics.median_low, by_node.values()))
+
+
+# How a figure of the load tells a disturbed block: by how much it differs from the quiet blocks of the same phase on
+# the same node, and the words for it. Clocks differ by a factor, the others by an amount.
+_LOADS: Mapping[str, tuple[float, str]] = {
+    "foreign_cpu": (0.25, "other processes used {:.1f} CPUs on {} ({:.1f} in quiet blocks)"),
+    "cpu_wait": (0.10, "a rank waited for a CPU {:.0%} of the time on {} ({:.0%} in quiet blocks)"),
+    "steal": (0.02, "the hypervisor took {:.0%} of the CPU time of {} ({:.0%} in quiet blocks)"),
+    "pressure": (0.10, "tasks waited for a CPU {:.0%} of the time on {} ({:.0%} in quiet blocks)"),
+    "sm_mhz": (0.03, "the GPU ran at {:.0f} MHz on {} ({:.0f} MHz in quiet blocks)"),
+}
+
+
+def disturbed(everyone: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The blocks that another load disturbed, by the measured load and never by the step times, in order of time.
+
+    [{"phase", "pass", "why"}], one for each block; `pass` counts from 0. A figure is compared with its lower quartile
+    (of a clock, the upper) over the passes, in blocks of the same phase on the same rank: what is there all the time
+    disturbs no block, it is a part of what the machine is. A figure that is None says nothing.
+    """
+    found: dict[tuple[int, str], str] = {}
+    for one in everyone:
+        for phase, (name, (limit, words)) in itertools.product("abc", _LOADS.items()):
+            known = [
+                (number, figure)
+                for number, each in enumerate(one["passes"])
+                if (figure := ((each.get("load") or {}).get(phase) or {}).get(name)) is not None
+            ]
+            if not known:
+                continue
+            ordered = sorted(figure for _, figure in known)
+            quarter = (len(ordered) - 1) // 4
+            quiet = ordered[-1 - quarter] if name == "sm_mhz" else ordered[quarter]
+            for number, figure in known:
+                if figure < quiet * (1 - limit) if name == "sm_mhz" else figure > quiet + limit:
+                    found.setdefault((number, phase), words.format(figure, one["host"], quiet))
+    place = {(number, phase): (number, (1 if number % 2 == 0 else -1) * ord(phase)) for number, phase in found}
+    return [
+        {"phase": phase, "pass": number, "why": found[number, phase]}
+        for number, phase in sorted(found, key=place.__getitem__)
+    ]
+
+
+def _quiet(passes: Sequence[_Pass], blocks: Sequence[Mapping[str, Any]]) -> list[_Pass]:
+    """The passes without a disturbed block, if they are enough; else all."""
+    noisy = {each["pass"] for each in blocks}
+    quiet = [each for each in passes if each.number not in noisy]
+    return quiet if len(quiet) >= FEWEST else list(passes)
+
+
+def _talks(everyone: Sequence[Mapping[str, Any]]) -> int | None:
+    """The most collectives that a rank began in a block (c), beside the one that is left out; None: not known."""
+    counts = [count for one in everyone for count in one.get("collectives") or [-1]]
+    return None if -1 in counts else max(counts)
+
+
+def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The value of train.log's hpcjobs_control line: the parts of a step, from the control blocks of all ranks.
+
+    everyone[rank] = {"rank", "host", "passes": [{"a": [ms, ...], "b": [...], "c": [...], "load": {"a": {...}, ...}},
+    ...], "collectives": [a number, or -1 for unknown, per pass]}. (a) is the unchanged training, (b) the same on a
+    batch in the device's memory, (c) as (b) without the all-reduce, so that no rank waits for another. The blocks of
+    a pass follow each other, in the order (a), (b), (c) in pass 0, (c), (b), (a) in pass 1, and so on.
+
+    Each pass gives one value of each part: `input_wait_ms` = (a) - (b); `allreduce_ms` = (b) - mean over steps of the
+    slowest rank in (c), the exposed part of the all-reduce without waiting for the slowest rank; `skew_ms` = mean
+    over steps of (slowest rank - mean rank) in (c); `compute_ms` = mean of (c). The error of a part is that from pass
+    to pass (by_order, trimmed, by_pairs), because blocks differ by more than steps within a block. Passes with a
+    disturbed block are left out if FEWEST others remain. A part may be below 0 by chance.
+
+    If the script itself talks in (c), its ranks wait there for each other: then allreduce_ms and skew_ms are None,
+    and allreduce_claimed is False. Times in ms. Raises ValueError if no pass is whole on all ranks.
+    """
+    whole = _passes(everyone)
+    if not whole:
+        raise ValueError("no pass through the control blocks is whole on all ranks")
+    blocks = disturbed(everyone)
+    used = _quiet(whole, blocks)
+    talks = _talks(everyone)
+    claimed = not talks
+    step = _mean([each.a for each in used])
+    parts = parts_of(used, [one["host"] for one in everyone])
+    if not claimed:
+        parts = {name: parts[name] for name in ("input_wait_ms", "compute_ms")}
+    widths = {name: part.half_width for name, part in parts.items()}
+    rank_steps = [list(itertools.chain(*(each.alone[rank] for each in used))) for rank in range(len(everyone))]
+    medians = [statistics.median(steps) for steps in rank_steps]
+    slowest = max(range(len(medians)), key=medians.__getitem__)
+    return {
+        "step_ms": _rounded(step),
+        **{name: _rounded(parts[name].value) if name in parts else None for name in (*PARTS, "typical_ms")},
+        "standard_errors": {name: _rounded(part.error) for name, part in parts.items()},
+        "half_widths": {name: _rounded(width) for name, width in widths.items()},
+        "freedom": {name: part.freedom for name, part in parts.items()},
+        "passes": len(whole),
+        "passes_used": len(used),
+        "control_steps": max(len(each["c"]) for each in everyone[0]["passes"]),
+        "disturbed": blocks,
+        "not_told_apart": [
+            name for name in PARTS if name in parts and _is_vague(parts[name].value, widths[name], step)
+        ],
+        "collectives_in_c": talks,
+        "allreduce_claimed": claimed,
+        "slowest_rank": slowest,
+        "slowest_host": everyone[slowest]["host"],
+        "ranks": [
+            {
+                "host": one["host"],
+                "min_ms": _rounded(min(steps)),
+                "median_ms": _rounded(median),
+                "max_ms": _rounded(max(steps)),
+            }
+            for one, steps, median in zip(everyone, rank_steps, medians)
+        ],
+    }
+
+
+def _is_vague(value: float, half_width: float | None, step: float) -> bool:
+    """Whether a part is not told apart from nothing: its interval is wide both in the step and beside the part."""
+    return half_width is None or half_width > max(TOLD_OF_STEP * step, TOLD_OF_PART * abs(value))
+
+
+def parts_known(everyone: Sequence[Mapping[str, Any]], precision: float) -> bool:
+    """Whether each part's half-width is at most `precision` of a step, so that the control blocks may end.
+
+    It looks only after 6, 8, 11, 14, ... whole passes, of which 6 are undisturbed: each look is one more chance to
+    stop at an interval that is narrow by luck. With these few the loss of coverage is below one point
+    (benchmarks/parts.py), so that the intervals need no correction for it.
+    """
+    whole = _passes(everyone)
+    look = FIRST_LOOK
+    while look < len(whole):
+        look = next_look(look)
+    if look != len(whole):
+        return False
+    noisy = {each["pass"] for each in disturbed(everyone)}
+    used = [each for each in whole if each.number not in noisy]
+    if len(used) < FIRST_LOOK:
+        return False
+    parts = parts_of(used, [one["host"] for one in everyone])
+    limit = precision * _mean([each.a for each in used])
+    names = ("input_wait_ms", "compute_ms") if _talks(everyone) else PARTS
+    widths = [parts[name].half_width for name in names]
+    return all(width is not None and width <= limit for width in widths)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

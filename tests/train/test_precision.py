@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from hpcjobs.chexnet.train.precision import agree, estimate, lag_one, next_check
+from hpcjobs.meter import agree, estimate, lag_one, next_check
 
 
 def step_times(random: np.random.Generator, steps: int, correlation: float, spread: float) -> np.ndarray:

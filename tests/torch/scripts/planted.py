@@ -1,0 +1,60 @@
+"""What the scripts of these tests share: images, a network, and what PLANT plants in a training that knows no meter.
+
+PLANT is a list such as `loader=20,rank=10`, in milliseconds: `loader` a loader that takes so much longer for each batch,
+`rank` the last rank so much later in each step, `net` an all-reduce that takes so much longer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+from torch import nn
+
+PLANT = {name: float(ms) for name, _, ms in (part.partition("=") for part in os.environ.get("PLANT", "").split(",") if part)}
+BATCH = 8
+# What a step takes besides its arithmetic, in milliseconds: a sleep, which other programs on the machine disturb little.
+REST_MS = float(os.environ.get("REST_MS", "15"))
+
+
+class Images(torch.utils.data.Dataset):
+    """Made-up images of ten classes; each takes a BATCH-th of `loader`."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if "loader" in PLANT:
+            time.sleep(PLANT["loader"] / 1000 / BATCH)
+        generator = torch.Generator().manual_seed(index)
+        return torch.randn(3, 8, 8, generator=generator), index % 10
+
+
+def network() -> nn.Module:
+    """With buffers, as most networks have."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+
+
+def compute() -> None:
+    """The part of a forward pass that is a sleep."""
+    late = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
+    time.sleep((REST_MS + (PLANT.get("rank", 0) if late else 0)) / 1000)
+
+
+def slow_network(model: nn.Module) -> None:
+    """A hook of DistributedDataParallel that sleeps before it sums up."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    if "net" not in PLANT:
+        return
+
+    def hook(state: object, bucket: object) -> object:
+        time.sleep(PLANT["net"] / 1000)
+        return allreduce_hook(None, bucket)
+
+    model.register_comm_hook(None, hook)
