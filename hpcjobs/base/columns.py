@@ -27,6 +27,8 @@ FLAG_CONFOUNDED = "time_size_confounded"
 FLAG_SLOW_NODE = "slow_node"
 FLAG_NO_BASELINE = "no_baseline"
 FLAG_RATE_OF_RANK = "rate_of_rank"
+FLAG_RATES_DIFFER = "rates_differ"
+FLAG_IN_LOADER = "input_in_loader"
 
 # What each flag says of a row. Some are raised for a single run and stand in runs.csv too.
 FLAGS: Mapping[str, str] = {
@@ -43,6 +45,9 @@ FLAGS: Mapping[str, str] = {
     FLAG_VALIDATION: "the log gives only times of whole epochs, which include the validation",
     FLAG_RATE_OF_RANK: "the pattern's figure seems to be the rate of one rank, and `of` is all: several ranks print "
     "figures that differ, or throughput x step_ms x ranks is the batch",
+    FLAG_RATES_DIFFER: "the rate that the command itself prints differs from the meter's by more than 25 % of it",
+    FLAG_IN_LOADER: "input_wait_ms is the time in the loader, without control blocks: where the device has work left "
+    "meanwhile, a step loses less",
     FLAG_DIRTY: "the code had uncommitted changes",
     FLAG_SOFTWARE: "the software differs between runs that are compared, or between the nodes of a run",
     FLAG_HARDWARE: "the GPUs differ between runs that are compared, or between the nodes of a run",

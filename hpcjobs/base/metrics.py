@@ -117,7 +117,8 @@ class Figures:
 class Measurement(Figures):
     """What one run's log says of its training. Fields that Run has too mean the same.
 
-    `first_step_at` is the end of the first training step in seconds since the epoch. What a log does not say is None.
+    `first_step_at` is the end of the first training step in seconds since the epoch, `flops_per_unit` the
+    floating-point operations of the model for one unit. What a log does not say is None.
     """
 
     gpus: int
@@ -130,6 +131,7 @@ class Measurement(Figures):
     first_step_at: float | None = None
     hosts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    flops_per_unit: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

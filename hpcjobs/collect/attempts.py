@@ -20,6 +20,7 @@ class Reading:
     not finished. hosts: those that the log names. timed: begin and end, in seconds since the epoch, of each stretch of
     timed steps. flags: what to know before trusting the figures, besides the measurement's own.
     command_s: seconds of a whole command that finished, its start-up included.
+    batch: (local, global) batch of a step as a meter counted it; None where it did not.
     errors: what its ranks wrote about their end in files of their own framework, as abort-rNNN.json has it.
     """
 
@@ -32,4 +33,5 @@ class Reading:
     timed: Sequence[tuple[float, float]] = ()
     flags: tuple[str, ...] = ()
     command_s: float | None = None
+    batch: tuple[int, int] | None = None
     errors: tuple[Mapping[str, Any], ...] = ()

@@ -20,11 +20,17 @@ _SAME = 0.01
 
 
 class CommandLog(NamedTuple):
-    """What a run's log says. `looked_for` is a sentence about what was not found; "" if there is a measurement."""
+    """What a run's log says. `looked_for` is a sentence about what was not found; "" if there is a measurement.
+
+    `timed`: begin and end, in seconds since the epoch, of each stretch of timed steps. `contradicted`: there is no
+    measurement because the log contradicts the run, or itself.
+    """
 
     measurement: Measurement | None
     problems: tuple[Problem, ...]
     looked_for: str
+    timed: tuple[tuple[float, float], ...] = ()
+    contradicted: bool = False
 
 
 def read_command_log(path: Path, how: Pattern | str, known: Sizes, unit: str = "") -> CommandLog:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -51,6 +52,15 @@ def tail_progress(path: Path, pattern: Pattern | None, known: Sizes) -> Progress
         return Progress(ago_s=ago_s)
     rate = _rate(found, pattern, known.whole())
     return Progress(step=found.step or 0, throughput=rate, unit=pattern.unit if rate else "", ago_s=ago_s)
+
+
+def ago_s(*paths: Path) -> float | None:
+    """Seconds since one of the files was last written; None if there is none of them."""
+    times = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(0.0, time.time() - max(times)) if times else None
 
 
 def _newest(block: bytes, pattern: Pattern) -> Found | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base.columns import FLAG_IMPRECISE, FLAG_UNSETTLED
+from hpcjobs.base.columns import FLAG_IMPRECISE, FLAG_IN_LOADER, FLAG_UNFINISHED, FLAG_UNSETTLED
 from hpcjobs.base.contract import LogKey
 from hpcjobs.base.files import open_plain
 from hpcjobs.base.metrics import Measurement
@@ -27,7 +27,7 @@ _ABUT_S = 0.005
 _WINDOWS_KEPT = 1 << 16
 # More steps, or ms, than any window has.
 MOST = 1e15
-# What the batches and rates of such a log count.
+# What the batches and rates of a log count that does not say it: that of the built-in trainer.
 UNIT = "images"
 
 
@@ -37,8 +37,12 @@ class TrainLog:
     def __init__(self, events: Iterable[Event] = ()):
         self._last: dict[str, Event] = {}
         self._begun: dict[str, float] = {}
+        self._opened = 0
         # Steps, and the ms that they took, of each timed window after the warm-up.
         self.windows = Windows(_WINDOWS_KEPT)
+        # Units of the timed windows that say their throughput, their ms, and their ms in the loader with its steps.
+        self.units = self.units_ms = 0.0
+        self.input_ms = self.input_steps = 0.0
         # Begin and end, in seconds since the epoch, of each stretch of timed windows.
         self.timed: list[tuple[float, float]] = []
         # Seconds of each epoch and each evaluation before run_stop; the test split is scored after it.
@@ -47,13 +51,41 @@ class TrainLog:
         for event in events:
             self.add(event)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """The value of hpcjobs_run, which says what ran; {} if it is missing."""
+        run = self.last(LogKey.RUN)
+        return run.value if run and isinstance(run.value, dict) else {}
+
+    @property
+    def unit(self) -> str:
+        """What batches and rates count."""
+        return str(self.about.get("unit") or UNIT)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run says that it ended with success."""
+        stop = self.last(LogKey.RUN_STOP)
+        return stop is not None and stop.metadata.get("status") == "success"
+
     def last(self, key: str) -> Event | None:
         """The last event of that key, or None. Of eval_accuracy it is the last one before run_stop."""
         return self._last.get(key)
 
+    def begins_another(self, event: Event) -> bool:
+        """Whether the event of the log's next line is the first of another run.
+
+        A meter writes hpcjobs_run anew when it knows more of the same run.
+        """
+        if event.key != LogKey.RUN or LogKey.RUN not in self._last:
+            return False
+        restates = isinstance(event.value, dict) and "meter" in event.value and self._opened < 2
+        return not restates or LogKey.RUN_STOP in self._last
+
     def add(self, event: Event) -> None:
         """Take the event of the log's next line."""
         stopped = LogKey.RUN_STOP in self._last
+        self._opened += event.key == LogKey.BENCHMARK
         if event.key == LogKey.WINDOW:
             self._window(event)
         elif event.key in (LogKey.EPOCH_START, LogKey.EVAL_START):
@@ -77,6 +109,14 @@ class TrainLog:
         if window.metadata.get("warmup") is not False:
             return
         self.windows.add(steps, steps * step_ms)
+        rate = _number(window, "throughput")
+        if rate is not None:
+            self.units += rate * steps * step_ms / 1000
+            self.units_ms += steps * step_ms
+        waited = _finite(window.value.get("input_wait_ms"))
+        if waited is not None and waited >= 0:
+            self.input_ms += steps * waited
+            self.input_steps += steps
         begin = window.at - steps * step_ms / 1000
         if self.timed and begin - self.timed[-1][1] <= _ABUT_S:
             self.timed[-1] = self.timed[-1][0], window.at
@@ -106,12 +146,13 @@ def read(path: Path) -> TrainLog:
 
 
 def progress(log: TrainLog) -> Progress:
-    """Steps done, steps planned, images/s of the newest window, and the epoch that the run is in."""
-    run, window = log.last(LogKey.RUN), log.last(LogKey.WINDOW)
-    about = run.value if run and isinstance(run.value, dict) else {}
-    found = Progress(0, about.get("steps"), unit=UNIT)
+    """Steps done, steps planned, units/s of the newest window, and the epoch that the run is in."""
+    window, about = log.last(LogKey.WINDOW), log.about
+    found = Progress(0, about.get("steps"), unit=log.unit)
     if window is not None:
-        found = Progress(window.metadata.get("step", 0), about.get("steps"), _number(window, "throughput"), unit=UNIT)
+        found = Progress(
+            window.metadata.get("step", 0), about.get("steps"), _number(window, "throughput"), unit=log.unit
+        )
     epoch = log.last(LogKey.EPOCH_START)
     # train.steps ends a run that is cut short, so its epochs do not measure its progress.
     if epoch is not None and not about.get("cut_short"):
@@ -121,8 +162,7 @@ def progress(log: TrainLog) -> Progress:
 
 def _number(event: Event, name: str) -> float | None:
     """A figure of an event's value, or None if it is missing, not finite or not above 0."""
-    number = _finite(event.value.get(name)) if isinstance(event.value, dict) else None
-    return number if number is not None and number > 0 else None
+    return _positive(event.value.get(name)) if isinstance(event.value, dict) else None
 
 
 def _finite(value: Any) -> float | None:
@@ -136,26 +176,36 @@ def measure(log: TrainLog) -> Measurement | None:
     """The measurement of a run that ended with success, or None.
 
     The steady state is all windows that the trainer does not mark as warm-up (contract.warmup_steps has the rule).
-    images/s is their images over their time, outliers included, so a longer window weighs more. The time to train
+    The rate is their work over their time, outliers included, so a longer window weighs more. The time to train
     is measured if the run met its target AUC or did all its epochs. It is derived, epochs x epoch_s, if the run was
     cut short or an earlier attempt began it.
     """
-    stop, start, run = log.last(LogKey.RUN_STOP), log.last(LogKey.RUN_START), log.last(LogKey.RUN)
-    steady = log.windows.steady_step()
-    if stop is None or start is None or run is None or stop.metadata.get("status") != "success" or steady is None:
+    return _measurement(log) if log.ended and log.last(LogKey.RUN_START) else None
+
+
+def measure_unfinished(log: TrainLog) -> Measurement | None:
+    """The same of a log that ends before its run does: its timed windows count, and a flag says so."""
+    found = _measurement(log)
+    return None if found is None else dataclasses.replace(found, flags=(*found.flags, FLAG_UNFINISHED))
+
+
+def _measurement(log: TrainLog) -> Measurement | None:
+    steady, about = log.windows.steady_step(), log.about
+    gpus, local_batch, global_batch = (_whole(about.get(name)) for name in ("gpus", "local_batch", "global_batch"))
+    if steady is None or gpus is None or (not about.get("unit") and None in (local_batch, global_batch)):
         return None
-    try:
-        about = dict(run.value)
-        gpus, local_batch = int(about["gpus"]), int(about["local_batch"])
-        global_batch = int(about["global_batch"])
-    except (KeyError, TypeError, ValueError, OverflowError):
+    throughput = _rate(log, steady.step_ms, global_batch)
+    if throughput is None:
         return None
-    if min(gpus, local_batch, global_batch) < 1:
-        return None
-    throughput = global_batch / steady.step_ms * 1000
-    epoch_s, total_s, kind = _time_to_train(log, about, throughput, stop.at - start.at)
+    epoch_s, total_s, kind = _time_to_train(log, about, throughput)
     accuracy, first, taken_apart = (log.last(key) for key in (LogKey.EVAL_ACCURACY, LogKey.FIRST_STEP, LogKey.CONTROL))
-    auc = _finite(accuracy.value) if accuracy else None
+    score = _finite(accuracy.value) if accuracy else None
+    parts = control_phases.parts(taken_apart.value if taken_apart else None)
+    flags = list(_flags(log))
+    # Of the repeats of a benchmark some have control blocks: two ways to know one column must not mix.
+    if taken_apart is None and log.input_steps and about.get("mode") != "benchmark":
+        parts["input_wait_ms"] = log.input_ms / log.input_steps
+        flags.append(FLAG_IN_LOADER)
     return Measurement(
         gpus=gpus,
         local_batch=local_batch,
@@ -169,15 +219,43 @@ def measure(log: TrainLog) -> Measurement | None:
         time_to_train_kind=kind,
         first_step_at=first.at if first else None,
         eval_s=statistics.fmean(log.evals) if log.evals else None,
-        score=auc,
-        score_name=auc_name(str(accuracy.metadata.get("split", "val"))) if accuracy and auc is not None else "",
-        unit=UNIT,
+        score=score,
+        score_name=_score_name(accuracy) if accuracy and score is not None else "",
+        unit=log.unit,
         gradient_bytes=_finite(about.get("gradient_bytes")),
         precision=str(about.get("precision") or ""),
         hosts=tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else (),
-        flags=tuple(_flags(log)),
-        **control_phases.parts(taken_apart.value if taken_apart else None),
+        flops_per_unit=_positive(about.get("flops_per_unit")),
+        flags=tuple(flags),
+        **parts,
     )
+
+
+def _rate(log: TrainLog, step_ms: float, global_batch: int | None) -> float | None:
+    """Units per second over all ranks, or None if the log does not say how many a step has.
+
+    A log that names its unit says the units of each window, which need not be those of a batch: tokens, or a batch that
+    was not told.
+    """
+    if log.about.get("unit") and log.units_ms:
+        return log.units / log.units_ms * 1000
+    return global_batch / step_ms * 1000 if global_batch else None
+
+
+def _score_name(accuracy: Event) -> str:
+    """What is scored: as a meter names it, or else the mean AUC of the built-in trainer."""
+    name = accuracy.metadata.get("name")
+    return str(name) if name else auc_name(str(accuracy.metadata.get("split", "val")))
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number above 0, or None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _positive(value: Any) -> float | None:
+    number = _finite(value)
+    return number if number is not None and number > 0 else None
 
 
 def _flags(log: TrainLog) -> Iterator[str]:
@@ -191,13 +269,12 @@ def _flags(log: TrainLog) -> Iterator[str]:
             yield flag
 
 
-def _time_to_train(
-    log: TrainLog, about: dict[str, Any], rate: float, whole_s: float
-) -> tuple[float | None, float | None, str]:
+def _time_to_train(log: TrainLog, about: dict[str, Any], rate: float) -> tuple[float | None, float | None, str]:
     epochs, images = about.get("epochs"), about.get("train_images")
-    if not isinstance(epochs, int) or not isinstance(images, int):
+    start, stop = log.last(LogKey.RUN_START), log.last(LogKey.RUN_STOP)
+    if not isinstance(epochs, int) or not isinstance(images, int) or not log.ended or start is None or stop is None:
         return None, None, ""
-    reached = log.last(LogKey.RUN_STOP).metadata.get("reached")  # type: ignore[union-attr]  # measure() checks it
+    reached, whole_s = stop.metadata.get("reached"), stop.at - start.at
     if log.last(LogKey.RESUMED) or (about.get("cut_short") and not reached):
         return images / rate, epochs * images / rate, "derived_fixed_epochs"
     kind = "measured_to_target" if reached else "measured_fixed_epochs"

@@ -165,6 +165,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader) 
     hosts: Sequence[str] = expand_hosts(str(claim.get("nodelist", "")))
     if found is not None:
         fields["unit"] = found.progress.unit
+        local_batch, global_batch = found.batch or (local_batch, global_batch)
         hosts = found.hosts or hosts
     if measured is not None:
         fields |= measured.figures()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hpcjobs.base.contract import FAILURE, JOB_LOG, TRAIN_LOG, Finding, RunConfig
+from hpcjobs.base.contract import FAILURE, Finding, RunConfig
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.records import ExitRecord, Tell
 from hpcjobs.base.sizes import Size
@@ -16,9 +16,6 @@ from hpcjobs.trainers import Launch, NodeCheck, Start, Stop, Word, command_check
 from hpcjobs.trainers.command_keys import CommandExperiment
 from hpcjobs.trainers.command_line import script_of
 from hpcjobs.trainers.placeholders import filled
-
-if TYPE_CHECKING:
-    from hpcjobs.collect.claims import Sizes
 
 # More than the logs of most runs. What the command itself writes is not known.
 _LOG_BYTES = 50_000_000
@@ -119,34 +116,33 @@ class CommandTrainer:
         return _our(experiment).mode == "benchmark"
 
     def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None) -> Reading:
-        """The whole log is read only of a run that ended with success; of any other, its end."""
-        # Imported here: other commands of hpcjobs need no reader of logs.
-        from hpcjobs.collect import command_logs, kept_readings, torch_errors
-        from hpcjobs.collect.log_progress import tail_progress
+        """The whole log is read only of a run that ended with success; of any other, its ends.
 
-        about, known = run.experiment["measure"], _sizes(run)
-        pattern, log = command_checks.pattern_of(about), attempt / JOB_LOG
-        if about["format"] in ("auto", "meter") and (attempt / TRAIN_LOG).is_file():
-            pattern, log, how = None, attempt / TRAIN_LOG, "hpcjobs"
-        else:
-            how = about["format"]
-        progress = tail_progress(log, pattern, known)
+        What a meter wrote counts before what the command printed.
+        """
+        # Imported here: other commands of hpcjobs need no reader of logs.
+        from hpcjobs.collect import torch_errors
+        from hpcjobs.trainers.command_reading import CommandFiles
+
+        files = CommandFiles(run, attempt)
+        log, progress = files.progress()
         if exit is None or exit.rc != 0:
             return Reading(log=log, progress=progress, errors=tuple(torch_errors.read_errors(attempt)))
-        command_s = max(0.0, exit.end - exit.start)
-        if how == "none":
+        # A benchmark is no whole training.
+        command_s = None if files.is_benchmark else max(0.0, exit.end - exit.start)
+        if files.format == "none":
             return Reading(log=log, finished=True, progress=progress, command_s=command_s)
-        if how == "meter":
-            return Reading(log=log, problem=f"hpcjobs.meter wrote no {TRAIN_LOG}", progress=progress)
-        ways = pattern or how, known, about["unit"] or ""
-        found = kept_readings.kept(log, ways, lambda: command_logs.read_command_log(log, *ways))
+        found = files.measured()
         return Reading(
-            log=log,
-            finished=found.measurement is not None,
-            measurement=found.measurement,
-            problem=found.looked_for,
+            log=found.log,
+            finished=found.said.measurement is not None,
+            measurement=found.said.measurement,
+            problem=found.said.looked_for,
             progress=progress,
+            timed=found.said.timed,
+            flags=found.flags,
             command_s=command_s,
+            batch=found.batch,
         )
 
     def hints(self) -> Mapping[str, str]:
@@ -234,10 +230,3 @@ def _first_word(experiment: CommandExperiment) -> str:
     first = _words(experiment, Size(1, 1, 1, 1, 1))[0]
     texts = [part for part in first if isinstance(part, str)]
     return "".join(texts) if len(texts) == len(first) else ""
-
-
-def _sizes(run: RunConfig) -> Sizes:
-    from hpcjobs.collect.claims import Sizes
-
-    batch = run.experiment["batch"]
-    return Sizes(run.gpus, run.nodes, batch["local"], batch["global"]).whole()

@@ -64,7 +64,9 @@ def check_measure(experiment: CommandExperiment) -> None:
                 ("measure", "format"),
             )
         if about.meter == "off":
-            raise InputError("mode benchmark needs the meter, and measure.meter is off: give auto", ("measure", "meter"))
+            raise InputError(
+                "mode benchmark needs the meter, and measure.meter is off: give auto", ("measure", "meter")
+            )
     if about.format not in (*_NO_FORMATS, *FORMATS):
         known = nearest(about.format, [*_NO_FORMATS, *FORMATS])
         raise InputError(f"no format {about.format!r}: {known}", ("measure", "format"))

@@ -82,8 +82,8 @@ class CommandMeasure(Section, frozen=True, kw_only=True):
     meter: Annotated[
         Literal["auto", "off"],
         verbatim_doc(
-            "auto: where format is auto or meter, the steps of a PyTorch script are timed without an edit, and those "
-            "of any other that says `import meter`; off: nothing is put into the command's processes."
+            "auto: where format is auto or meter, the steps of a PyTorch script are timed without an edit; off: only "
+            "those of a script that says `import meter`."
         ),
     ] = "auto"
     pattern: Annotated[

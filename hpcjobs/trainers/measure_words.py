@@ -32,9 +32,7 @@ ControlPasses = Annotated[
     PositiveInt,
     doc("mode benchmark: at most so many passes through the control blocks, in forward and in reverse order by turns."),
 ]
-ControlSteps = Annotated[
-    int, msgspec.Meta(ge=2), doc("mode benchmark: timed steps of each control block in one pass.")
-]
+ControlSteps = Annotated[int, msgspec.Meta(ge=2), doc("mode benchmark: timed steps of each control block in one pass.")]
 PartsPrecision = Annotated[
     Fraction,
     doc(

@@ -14,6 +14,7 @@ import msgspec
 
 from hpcjobs.base.columns import FLAG_UNFINISHED
 from hpcjobs.base.contract import LogKey
+from hpcjobs.base.metrics import Measurement
 from hpcjobs.collect import mllog, mlperf_lines
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.measurements import SteadyRate
@@ -33,7 +34,7 @@ _floats = msgspec.json.Decoder(list[float])
 
 # Lines with these keys hold nothing that is needed here.
 _IDLE = re.compile(
-    rb":::MLLOG [^,]+, [^,]+, [^,]+, \"key\": \"(?:submission_benchmark|init_start|init_stop|seed|global_batch_size"
+    rb":::MLLOG [^,]+, [^,]+, [^,]+, \"key\": \"(?:init_start|init_stop|seed|global_batch_size"
     rb"|train_samples|eval_samples|opt_name|opt_base_learning_rate)\""
 )
 
@@ -88,9 +89,12 @@ class OwnReader(FormatReader):
             start = block.rfind(b"\n", 0, at) + 1
             self._add(*_apart(block[begin:start]))
             first += block.count(b"\n", begin, start)
-            if self.begun:
-                self._end()
-            begin, self.begun = start, first
+            begin = start
+            event = mlperf_lines.event(block[start : block.find(b"\n", at)].decode("utf-8", "replace"))
+            if not self.begun or event is None or self.log.begins_another(event):
+                if self.begun:
+                    self._end()
+                self.begun = first
             at = block.find(_BEGINS, at + 1)
         self._add(*_apart(block[begin:]))
 
@@ -107,34 +111,28 @@ class OwnReader(FormatReader):
     def _end(self) -> None:
         log, line = self.log, self.begun
         self._reset()
-        run, stop, measured = log.last(LogKey.RUN), log.last(LogKey.RUN_STOP), mllog.measure(log)
-        about = run.value if run and isinstance(run.value, dict) else {}
-        found = log.windows.steady_step()
-        if measured is not None and found is not None:
-            more = {"hosts": measured.hosts, "flags": measured.flags, "first_step_at": measured.first_step_at}
-            self._run(line, found, about, **more, **measured.figures())
-            return
-        status = stop.metadata.get("status") if stop else None
-        why = f"the run ended as {status}" if status else "the log ends before run_stop"
-        if found is None:
-            self.findings.problem(line, f"{why}, without a timed window")
-            return
-        self.findings.problem(line, f"{why}: its timed windows count")
-        hosts = tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else ()
-        self._run(
-            line,
-            found,
-            about,
-            hosts=hosts,
-            flags=(FLAG_UNFINISHED,),
-            precision=str(about.get("precision") or ""),
-            unit=mllog.UNIT,
-        )
+        stop, found = log.last(LogKey.RUN_STOP), log.windows.steady_step()
+        measured = mllog.measure(log)
+        if measured is None:
+            status = stop.metadata.get("status") if stop else None
+            why = f"the run ended as {status}" if status else "the log ends before run_stop"
+            if found is None:
+                self.findings.problem(line, f"{why}, without a timed window")
+                return
+            self.findings.problem(line, f"{why}: its timed windows count")
+            measured = mllog.measure_unfinished(log)
+        self._run(line, found, log, measured)
 
-    def _run(self, line: int, found: SteadyStep, about: dict[str, Any], **more: Any) -> None:
+    def _run(self, line: int, found: SteadyStep | None, log: mllog.TrainLog, measured: Measurement | None) -> None:
+        about = log.about
         batch = _whole(about.get("global_batch"))
-        total = batch / found.step_ms * 1000 if batch else None
-        rate = SteadyRate(total, None, found.windows, 0, found.outliers, 1, _RULE) if total else None
+        more: dict[str, Any] = {"unit": log.unit, "flags": (FLAG_UNFINISHED,)}
+        total = None
+        if measured is not None:
+            total = measured.throughput
+            more = {"hosts": measured.hosts, "flags": measured.flags, "first_step_at": measured.first_step_at}
+            more |= measured.figures()
+        rate = SteadyRate(total, None, found.windows, 0, found.outliers, 1, _RULE) if total and found else None
         self.add_run(
             line,
             "tracked_stats of timed windows",
@@ -143,7 +141,7 @@ class OwnReader(FormatReader):
             nodes=_whole(about.get("nodes")),
             local_batch=_whole(about.get("local_batch")),
             global_batch=batch,
-            step_ms=found.step_ms,
+            step_ms=found.step_ms if found else None,
             steady=rate,
             device=str(about.get("device") or ""),
             model=str(about.get("model") or ""),
