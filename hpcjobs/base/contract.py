@@ -92,7 +92,9 @@ def stacks_txt(rank: int) -> str:
 def abort_json(rank: int) -> str:
     """Name of the file in which a rank says why it gave up.
 
-    Keys: code, message, nodes (the hosts that caused it, if known), rank, host, time (s since the epoch).
+    Keys: code, message, nodes (the hosts that caused it, if known), rank, host, time (s since the epoch). A rank of a
+    command that ends by an uncaught exception writes it if the meter is injected (inject/meter_torch.py): code
+    `unexpected`, and the exception's last line as message.
     """
     return f"abort-r{rank:03d}.json"
 

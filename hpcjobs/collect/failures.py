@@ -6,9 +6,10 @@ import dataclasses
 import re
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any
 
-from hpcjobs.base.contract import EXIT_INTERRUPTED, ErrorCode
+from hpcjobs.base.contract import ERROR_PREFIX, EXIT_INTERRUPTED, ErrorCode
 from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord
 from hpcjobs.collect import causes
@@ -211,7 +212,7 @@ def classify(
     checkpoint.
     """
     job_nodes = answer.nodes if answer and answer.nodes else expand_hosts(exit_record.nodelist if exit_record else "")
-    cause = _first_cause(aborts)
+    cause = _first_cause(aborts, ranks)
     kind, evidence = _class_and_evidence(answer, exit_record, cause, line, restarts)
     # Who stalls is not known: all ranks of a stalled run are ended.
     first = _first_to_fail(ranks, exit_record.rc if exit_record else 0)
@@ -320,7 +321,9 @@ def _class_and_evidence(
         return "lost", line
     if abort:
         text = _abort_text(abort)
-        return _known(causes.class_of(text)) or "traceback", line if str(abort["message"]) in line else text
+        # PyTorch's error files do not say which rank it was, and the line of a command need not.
+        said = str(abort["message"]) in line and ("rank" not in abort or ERROR_PREFIX in line)
+        return _known(causes.class_of(text)) or "traceback", line if said else text
     if exit_record.rc == 0 if exit_record else answer and answer.exit_code == 0 and not answer.signal:
         return "no_measurement", line
     if _known(by_log):
@@ -346,10 +349,15 @@ def _abort_text(abort: Mapping[str, Any]) -> str:
     return f"{abort.get('message', '')}{where}"
 
 
-def _first_cause(aborts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def _first_cause(aborts: Sequence[Mapping[str, Any]], ranks: Iterable[RankRecord]) -> Mapping[str, Any] | None:
     """The first rank that gave up for a reason other than the end of another rank."""
+    # A signal, or an exit code of its own: no exception of another rank is the reason.
+    own = (rank for rank in ranks if rank.rc and rank.signal != signal.SIGTERM and not _may_follow(rank))
+    ended = min((rank.end for rank in own), default=inf)
     for abort in aborts:
-        if "code" in abort and not causes.is_consequence(str(abort.get("message", ""))):
+        # An exception of a rank (code unexpected) that comes later may say in any words that it lost that rank.
+        late = abort.get("code") == ErrorCode.UNEXPECTED and "rank" in abort and float(abort.get("time", 0)) >= ended
+        if "code" in abort and not late and not causes.is_consequence(str(abort.get("message", ""))):
             return {"message": "", **abort}
     return None
 

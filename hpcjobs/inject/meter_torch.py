@@ -112,14 +112,14 @@ def _patch_loader(module: Any) -> None:
     @functools.wraps(original)
     def following(self: Any) -> Any:
         try:
-            told = DRIVER.drives() and _before_batch(self)
+            told = _batch_of(self) if DRIVER.drives() else None
         except Exception as error:
             DRIVER.surprise("a batch", error)
-            told = False
-        if not told:
+            told = None
+        if told is None:
             return original(self)
         try:
-            return METER.fetch(lambda: original(self), id(self._dataset), _buffered(self))
+            return METER.fetch(lambda: original(self), *told)
         except StopIteration:
             self._hpcjobs_began = False
             METER.loop_ended()
@@ -143,22 +143,20 @@ def _patch_loader(module: Any) -> None:
     module.DataLoader.__iter__ = beginning
 
 
-def _before_batch(iterator: Any) -> bool:
-    """Whether the batch to come is one of the training."""
+def _batch_of(iterator: Any) -> tuple[int, int] | None:
+    """Of a batch of the training that is to come: its source, and how many batches are prepared ahead. Else None."""
     if not DRIVER.trains():
         METER.pause()
-        return False
-    DRIVER.unfed = 0
+        return None
+    # Loaders that are made anew for each epoch share their data.
+    source = id(iterator._dataset)
+    workers = iterator._num_workers
+    ahead = workers * (getattr(iterator, "_prefetch_factor", None) or 2) if workers else 0
     if not getattr(iterator, "_hpcjobs_began", False):
         iterator._hpcjobs_began = True
         METER.loop_began()
-    return True
-
-
-def _buffered(iterator: Any) -> int:
-    """How many batches the iterator's workers prepare ahead."""
-    workers = iterator._num_workers
-    return workers * (getattr(iterator, "_prefetch_factor", None) or 2) if workers else 0
+    DRIVER.unfed = 0
+    return source, ahead
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -167,10 +165,10 @@ def _buffered(iterator: Any) -> int:
 def _patch_optimizer(module: Any) -> None:
     """Each optimizer's step, by PyTorch's own hook (PyTorch 2.1 on)."""
 
-    def stepped(optimizer: Any, *_: Any) -> None:
+    def stepped(*told: Any) -> None:
         try:
             if DRIVER.drives():
-                _after_step(optimizer)
+                _after_step(told[0])
         except Exception as error:
             DRIVER.surprise("an optimizer's step", error)
 

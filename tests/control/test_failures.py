@@ -231,6 +231,27 @@ def rank(number: int, rc: int, end: float, number_of_signal: int = 0) -> RankRec
     return RankRecord(number, f"n{number // 2 + 1}", rc, number_of_signal, end)
 
 
+def test_a_rank_that_raised_is_named_with_its_node() -> None:
+    """As meter_torch.py writes it; PyTorch prints the same line with the rank alone."""
+    aborts = [gave_up("unexpected", "ValueError: a bad image", rank=3, time=5.0)]
+    ranks = [rank(3, 1, 5.4), rank(0, 143, 6.0, 15), rank(1, 143, 6.0, 15)]
+    failure = classify(None, ended(1), aborts, "[rank3]: ValueError: a bad image", ranks)
+    assert (failure.kind, failure.evidence) == ("traceback", "ValueError: a bad image (rank 3 on n4)")
+
+
+@pytest.mark.parametrize(("rc", "number"), [(137, 9), (3, 0)])
+def test_an_exception_after_another_ranks_own_end_is_no_cause(rc: int, number: int) -> None:
+    # In words that no list of consequences has.
+    aborts = [gave_up("unexpected", "RuntimeError: Timed out waiting 20000ms for send operation", rank=0, time=7.0)]
+    ranks = [rank(3, rc, 5.0, number), rank(0, 1, 7.5)]
+    failure = classify(None, ended(rc), aborts, "RuntimeError: Timed out waiting 20000ms for send operation", ranks)
+    how = f"signal {number}" if number else f"exit code {rc}"
+    assert failure.evidence.startswith(f"rank 3 on n2 ended with {how}: ")
+    # A rank that a launcher ended after the exception is none.
+    first = [gave_up("unexpected", "KeyError: 'labels'", rank=0, time=4.0)]
+    assert classify(None, ended(1), first, "", ranks).evidence == "KeyError: 'labels' (rank 0 on n1)"
+
+
 @pytest.mark.parametrize(
     ("ranks", "line", "kind", "evidence"),
     [

@@ -45,7 +45,9 @@ class Ended:
 
     def windows(self) -> list[dict[str, Any]]:
         """The timed windows: value and metadata in one."""
-        return [{**one["value"], **one["metadata"]} for one in self.lines("tracked_stats") if not one["metadata"]["warmup"]]
+        return [
+            {**one["value"], **one["metadata"]} for one in self.lines("tracked_stats") if not one["metadata"]["warmup"]
+        ]
 
     def note(self, rank: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / f"meter-r{rank:03d}.json").read_text())

@@ -31,7 +31,7 @@ learning_rate, min_lr, warmup_iters = 1e-3, 1e-4, 5
 max_iters = 60
 grad_clip = 1.0
 dtype = "float32"
-compile = False  # noqa: A001 (the name that this script's users know)
+compile = False
 for word in sys.argv[1:]:
     name, _, value = word.removeprefix("--").partition("=")
     globals()[name] = type(globals()[name])(eval(value)) if not isinstance(globals()[name], str) else value

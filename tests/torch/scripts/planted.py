@@ -1,25 +1,32 @@
 """What the scripts of these tests share: images, a network, and what PLANT plants in a training that knows no meter.
 
-PLANT is a list such as `loader=20,rank=10`, in milliseconds: `loader` a loader that takes so much longer for each batch,
-`rank` the last rank so much later in each step, `net` an all-reduce that takes so much longer.
+PLANT is a list such as `loader=20,rank=10`, in milliseconds: `loader` a loader that takes so much longer for each
+batch, `rank` the last rank so much later in each step, `net` an all-reduce that takes so much longer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
 import torch
 from torch import nn
 
-PLANT = {name: float(ms) for name, _, ms in (part.partition("=") for part in os.environ.get("PLANT", "").split(",") if part)}
+PLANT = {
+    name: float(ms) for name, _, ms in (part.partition("=") for part in os.environ.get("PLANT", "").split(",") if part)
+}
 BATCH = 8
-# What a step takes besides its arithmetic, in milliseconds: a sleep, which other programs on the machine disturb little.
+# What a step takes besides its arithmetic, in milliseconds: a sleep, which other programs disturb little.
 REST_MS = float(os.environ.get("REST_MS", "15"))
+
+with contextlib.suppress(OSError, AttributeError):
+    # Before the other programs of this machine, which would plant something of their own. Needs root.
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 class Images(torch.utils.data.Dataset):
-    """Made-up images of ten classes; each takes a BATCH-th of `loader`."""
+    """Made-up images of ten classes. One of each BATCH takes as long as `loader` says."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -28,8 +35,8 @@ class Images(torch.utils.data.Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        if "loader" in PLANT:
-            time.sleep(PLANT["loader"] / 1000 / BATCH)
+        if "loader" in PLANT and index % BATCH == 0:
+            time.sleep(PLANT["loader"] / 1000)
         generator = torch.Generator().manual_seed(index)
         return torch.randn(3, 8, 8, generator=generator), index % 10
 
@@ -53,7 +60,7 @@ def slow_network(model: nn.Module) -> None:
     if "net" not in PLANT:
         return
 
-    def hook(state: object, bucket: object) -> object:
+    def hook(state, bucket):  # PyTorch reads annotations here
         time.sleep(PLANT["net"] / 1000)
         return allreduce_hook(None, bucket)
 

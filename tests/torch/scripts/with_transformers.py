@@ -36,6 +36,5 @@ arguments = TrainingArguments(
     report_to=[],
     save_strategy="no",
     disable_tqdm=True,
-    logging_steps=10,
 )
 Trainer(Classifier(), arguments, train_dataset=Named(100_000)).train()

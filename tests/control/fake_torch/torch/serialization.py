@@ -1,0 +1,3 @@
+def save(value, path):
+    with open(path, "w") as file:
+        file.write(repr(value))
