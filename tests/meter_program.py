@@ -14,7 +14,8 @@ table shows the planted time as a loss against its base:
     send=BYTES  each rank sends that many more bytes in each all-reduce, for a link that a test throttles
     talk=1      each step averages the loss by an all-reduce of its own, which `sync` does not switch off
 
-At its end a rank writes what it has done into `own-rNNN.json`, beside the meter's files.
+At its end a rank writes what it has done into `own-rNNN.json`, beside the meter's files; `overslept_ms` is by how much
+each step's computing took longer than it was told to.
 """
 
 from __future__ import annotations
@@ -184,14 +185,16 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compute(ms: float, loop: bool) -> None:
-    """Be busy, or asleep, for that long."""
-    if not loop:
+def compute(ms: float, loop: bool) -> float:
+    """Be busy, or asleep, for that long. Returns by how many ms it took longer."""
+    began = time.perf_counter()
+    if loop:
+        end = time.thread_time() + ms / 1000  # of CPU time: another program makes the step longer, as a real one
+        while time.thread_time() < end:
+            pass
+    else:
         time.sleep(ms / 1000)
-        return
-    end = time.thread_time() + ms / 1000  # of CPU time: another program makes the step longer, as it does a real one
-    while time.thread_time() < end:
-        pass
+    return 1000 * (time.perf_counter() - began) - ms
 
 
 def main() -> int:
@@ -205,13 +208,13 @@ def main() -> int:
     loader = Loader(args.batches, args.samples, args.last, load_s, args.prefetch)
     about = {} if args.no_sync else {"sync": ranks.sync}
     weights = [0.0] * WEIGHTS
-    done: dict[str, Any] = {"rank": rank, "steps": 0, "samples": 0, "epochs": 0}
+    done: dict[str, Any] = {"rank": rank, "steps": 0, "samples": 0, "epochs": 0, "overslept_ms": []}
     between_s, began = 0.0, time.perf_counter()
     try:
         for epoch in range(args.epochs):
             batches = meter.steps(loader, samples=args.samples, **about) if meter else loader  # its second line
             for batch in batches:
-                compute(args.compute + late_ms, args.loop)
+                done["overslept_ms"].append(round(compute(args.compute + late_ms, args.loop), 3))
                 gradient = [(rank + 1) * sum(batch) / len(batch) + each for each in range(WEIGHTS)]
                 weights = [w - 0.01 * g for w, g in zip(weights, ranks.reduce_gradient(gradient), strict=True)]
                 loss = sum(weights)
