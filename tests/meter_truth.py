@@ -63,7 +63,7 @@ class Finding:
 
 
 def allowed(attempt: Path) -> float:
-    """ms that the machine may add to a part: ALLOWANCE_MS, and by how much the last rank of a step overslept, on average.
+    """ms that the machine may add to a part: ALLOWANCE_MS, and by how much the last rank of a step overslept (mean).
 
     The ranks' own clocks say the latter, not the meter: 0.1 ms on a machine with free cores, and some ms on a busy
     one, where that much skew is real.
