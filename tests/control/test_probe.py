@@ -55,6 +55,13 @@ def test_bandwidth_is_of_the_largest_size_without_the_latency() -> None:
     assert found["sizes"][-1]["algbw_bytes_per_s"] == pytest.approx(1e6 / 1.01e-3)
 
 
+def test_small_messages_that_wait_for_a_cpu_do_not_make_a_link_fast() -> None:
+    there_and_back = [Timing(8, (20e-6, *(1e-3,) * 8)), Timing(10**6, (2.02e-3,) * 9)]
+    found = figures.point_to_point(figures.without_answer(there_and_back))
+    assert found["latency_s"] == pytest.approx(0.5e-3)
+    assert found["bytes_per_s"] == pytest.approx(0.5e9)
+
+
 @pytest.mark.parametrize(("ranks", "factor"), [(2, 1.0), (4, 1.5), (16, 1.875)])
 def test_bus_bandwidth_is_that_of_nccl_tests(ranks: int, factor: float) -> None:
     found = figures.allreduce([Timing(8, (1e-6,) * 6), Timing(2**20, (1e-3,) * 6)], ranks)

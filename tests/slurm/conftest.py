@@ -79,9 +79,9 @@ def run_tool(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
 
-# Files whose tests depend on Slurm's time limits. They run last in this folder: by then the other lane of
+# Files whose tests measure rates or depend on time limits. They run last in this folder: by then the other lane of
 # `make test` has ended.
-_BY_THE_CLOCK = ("test_limits.py", "test_states.py", "test_survival.py")
+_BY_THE_CLOCK = ("test_probe.py", "test_limits.py", "test_states.py", "test_survival.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -112,17 +112,23 @@ def cluster() -> Iterator[Slurm]:
 
 
 @pytest.fixture(autouse=True)
-def _no_job_left(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
-    """Cancel the jobs of a test after it, whatever its result."""
-    yield
+def _no_job_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Cancel the jobs of a test after it, whatever its result, and wait for their end: the next one needs the nodes."""
     if "cluster" not in request.fixturenames:
+        yield
         return
     cluster: Slurm = request.getfixturevalue("cluster")
-    for path in tmp_path.glob("*/sweep.yaml"):
-        sweep = yaml.safe_load(path.read_text())["sweep"]
-        listed = (line.partition(" ") for line in cluster.run("squeue", "-h", "-o", "%i %j").splitlines())
-        if jobs := [job.partition("_")[0] for job, _, name in listed if sweep in name]:
-            cluster.run("scancel", *jobs)
+
+    def queue() -> set[str]:
+        return set(cluster.run("squeue", "-h", "-o", "%A").split())
+
+    before = queue()
+    yield
+    if left := queue() - before:
+        cluster.run("scancel", *sorted(left))
+        deadline = time.monotonic() + 120
+        while queue() & left and time.monotonic() < deadline:
+            time.sleep(0.3)
 
 
 def profile(folder: Path, **changes: object) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hpcjobs.nodes.probe.figures import SLOW
+
 from .conftest import Slurm
 from .test_cluster import write_script
 
@@ -43,11 +45,14 @@ srun --mpi=pmix {sys.executable} -m hpcjobs.nodes.probe --out {tmp_path}/fabric.
     found = json.loads((tmp_path / "fabric.json").read_text())
     nodes = [each for each in found["slow"] if "node" in each]
     assert [(each["node"], each["way"]) for each in nodes] == [("c4140-3", "out")], output
-    assert nodes[0]["bytes_per_s"] == pytest.approx(GIGABIT, rel=0.1)
-    slow = [each for each in found["pairs"] if each["from"] == "c4140-3"]
-    assert [each["bytes_per_s"] for each in slow] == [pytest.approx(GIGABIT, rel=0.1)] * 3
-    assert "node c4140-3 is slow (out): 0.1" in output
+    # On a busy machine messages are slower than their link, never faster.
+    rate = nodes[0]["bytes_per_s"]
+    assert 0.3 * GIGABIT < rate < 1.15 * GIGABIT
+    slow = [each["bytes_per_s"] for each in found["pairs"] if each["from"] == "c4140-3"]
+    assert len(slow) == 3
+    assert max(slow) == rate
+    assert f"node c4140-3 is slow (out): {rate / 1e9:.3g} GB/s" in output
     # A prediction uses the other nodes.
-    assert found["across_bytes_per_s"] > 2 * GIGABIT
+    assert found["across_bytes_per_s"] > rate / SLOW
     assert len(found["pairs"]) == 12
     assert {tuple(each["between"]) for each in found["allreduce"]} >= {("c4140-1", "c4140-4"), ("c4140-2", "c4140-2")}

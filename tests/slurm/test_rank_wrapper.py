@@ -28,7 +28,7 @@ export {forward}
 date +%s.%N >"$attempt_dir/began"
 {launcher} bash "$HPCJOBS_RANK_WRAPPER" {command} &
 launcher=$!
-until [ "$(find {ranks} -name 'ready-*' | wc -l)" -eq 4 ]; do sleep 0.2; done
+until [ "$(find {ranks} -name 'ready-*' | wc -l)" -eq 4 ] || ! kill -0 "$launcher"; do sleep 0.2; done
 date +%s.%N >"$attempt_dir/ready"
 if [ -n "{stops}" ]; then kill -USR1 "$launcher"; fi
 await "$launcher"
@@ -69,7 +69,10 @@ def ended(cluster: Slurm, jobs: dict[str, str], root: Path) -> dict[str, tuple[i
     """(the launcher's code, the run's code) of each job."""
     codes = {}
     for name, job in jobs.items():
-        cluster.wait(job, timeout=300)
+        cluster.wait(job, timeout=600)
+        log = (root / name / "job.log").read_text()
+        assert (root / name / "attempt" / "ready").exists(), f"{name}: {log}"
+        assert len(list((root / name / "ranks").glob("ready-*"))) == 4, f"{name}: {log}"
         launcher, run = (root / name / "attempt" / "codes").read_text().split()
         codes[name] = (int(launcher), int(run))
     return codes

@@ -57,15 +57,17 @@ def test_status_shows_each_way_to_end(tmp_path: Path, cluster: Slurm, nih_shards
         return status(folder, cwd=tmp_path, env=cluster.env, code=code)
 
     submit("short", "1", "1", profile(tmp_path, time="1"))
-    submit("o", "2", "4", "virtual")
-    killed, scancelled, cancelled, pending = (f"g0002-r{number:02d}" for number in (1, 2, 3, 4))
-    until(lambda: [run["state"] for run in now("o").values()] == ["running"] * 3 + ["pending"])
+    submit("o", "2", "5", "virtual")
+    # A fourth run of four nodes begins once the short one has ended. There is never a node for a fifth.
+    killed, scancelled, cancelled, fourth, pending = (f"g0002-r{number:02d}" for number in range(1, 6))
+    until(lambda: [now("o")[run]["state"] for run in (killed, scancelled, cancelled)] == ["running"] * 3)
+    assert now("o")[pending]["state"] == "pending"
     assert now("o")[pending]["nodes"] == []
     job = now("o")[pending]["job"].partition("_")[0]
 
-    hpcjobs("cancel", "o", cancelled, pending, cwd=tmp_path, env=cluster.env)
+    hpcjobs("cancel", "o", cancelled, fourth, pending, cwd=tmp_path, env=cluster.env)
     cluster.run("scancel", f"{job}_1")
-    until(lambda: [now("o")[run]["state"] for run in (scancelled, cancelled, pending)] == ["cancelled"] * 3)
+    until(lambda: [now("o")[run]["state"] for run in (scancelled, cancelled, fourth, pending)] == ["cancelled"] * 4)
     assert "by root" in now("o")[scancelled]["reason"]
 
     folder = tmp_path / "o" / "runs" / killed
@@ -83,7 +85,7 @@ def test_status_shows_each_way_to_end(tmp_path: Path, cluster: Slurm, nih_shards
     assert ended["failure"] in ("timeout", "interrupted")
     assert any(words in ended["reason"] for words in ("DUE TO TIME LIMIT", "a checkpoint of step "))
     rows = json.loads(hpcjobs("report", "o", "--json", cwd=tmp_path, env=cluster.env, code=1).stdout)
-    assert [(row["gpus"], row["runs"], row["failed_runs"]) for row in rows] == [(2, 0, 4)]
+    assert [(row["gpus"], row["runs"], row["failed_runs"]) for row in rows] == [(2, 0, 5)]
 
 
 @pytest.mark.parametrize("script", sorted(GOLDEN.glob("*.sbatch")), ids=lambda path: path.stem)

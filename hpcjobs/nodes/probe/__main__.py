@@ -28,9 +28,9 @@ _LEAST_S = 0.3
 Measured = tuple[list[Timing], list[Timing], list[Timing]]
 _METHOD = (
     "seconds: median of the repetitions, each as long as its slowest rank; _low, _high: its distribution-free 95 % "
-    "interval by order statistics. latency_s: of 8 bytes, one way. bytes_per_s: of the largest size, less the latency. "
-    "algbw = bytes / seconds, busbw = algbw x 2 (n - 1) / n of an all-reduce over n ranks, as in nccl-tests. "
-    "inside_*: the median of the nodes; across_*: of both directions of all pairs of nodes, one rank of each."
+    "interval by order statistics. latency_s: of 8 bytes, one way. bytes_per_s: of the largest size, less the shortest "
+    "time of 8 bytes. algbw = bytes / seconds, busbw = algbw x 2 (n - 1) / n of an all-reduce over n ranks, as in "
+    "nccl-tests. inside_*: the median of nodes; across_*: of both directions of all pairs of nodes, one rank of each."
 )
 
 

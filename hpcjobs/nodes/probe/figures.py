@@ -59,11 +59,14 @@ class Timing:
 def without_answer(timings: Sequence[Timing]) -> list[Timing]:
     """One-way times from times of a message and the byte that answers it.
 
-    The answer is taken to last half as long as the exchange of the smallest message, and at most half of each time.
+    The answer to the smallest message takes half of each time. To a larger one it takes half of the shortest of those
+    times, and at most half of its own: on a busy machine a typical time of a small message is mostly waiting for a CPU.
     """
-    back = timings[0].time.value / 2
+    smallest, *larger = timings
+    back = min(smallest.seconds) / 2
     return [
-        Timing(timing.size, tuple(max(seconds - back, seconds / 2) for seconds in timing.seconds)) for timing in timings
+        Timing(smallest.size, tuple(seconds / 2 for seconds in smallest.seconds)),
+        *(Timing(each.size, tuple(max(seconds - back, seconds / 2) for seconds in each.seconds)) for each in larger),
     ]
 
 
@@ -73,8 +76,8 @@ def latency(timings: Sequence[Timing]) -> Figure:
 
 
 def bandwidth(timings: Sequence[Timing]) -> Figure:
-    """Bytes/s of the largest message; the time of the smallest is subtracted."""
-    largest, start = timings[-1], timings[0].time.value
+    """Bytes/s of the largest message; the shortest time of the smallest is subtracted."""
+    largest, start = timings[-1], min(timings[0].seconds)
     # At most half is subtracted: by noise a small message may take as long as a large one.
     rates = [largest.size / max(seconds - start, seconds / 2) for seconds in largest.seconds]
     return median(rates)

@@ -39,20 +39,22 @@ put() {
     return 1
 }
 
-# Waits until child $1 ends, and returns its exit code. A trap that interrupts the wait sets `signalled`.
+# Waits until child $1 ends, and returns its exit code. A trap runs within half a second of its signal, and sets `signalled`.
+# While the child runs, only sleeps are waited for: if a trap interrupts bash's `wait` just as the child ends, bash loses
+# the child's code, or waits until no other child is left.
 await() {
-    local code again rc=127
+    local code naps=0 nap=0.05 rc=127
+    while kill -0 "$1" 2>/dev/null; do
+        # A signal to all processes of the job would end the sleep, and bash would write a line about it.
+        (trap '' HUP INT QUIT USR1 USR2 TERM && exec sleep "$nap")
+        naps=$((naps + 1))
+        if [ "$naps" -eq 40 ]; then nap=0.5; fi
+    done
     while true; do
         signalled=
         wait "$1"
         code=$?
-        # bash may answer 255 for a child that ends while a trap runs. Its code is the next answer.
-        if [ "$code" -eq 255 ]; then
-            wait "$1"
-            again=$?
-            if [ "$again" -ne 127 ]; then code="$again"; fi
-        fi
-        # If a signal comes just after the child's end, the second wait finds no child.
+        # If a signal comes just after this wait, the next one may find no child.
         if [ "$code" -ne 127 ]; then rc="$code"; fi
         if [ -z "$signalled" ]; then return "$rc"; fi
     done
