@@ -1,0 +1,188 @@
+"""What the meter costs a training, each kind beside the same without it, in one run.
+
+    .venv/bin/python benchmarks/meter.py [--rounds N] [--torch PYTHON]; exit code 1 if a floor is missed
+
+A loop (no framework): a bare `for` over batches beside `for batch in meter.steps(batches)`, in a run (mode train,
+windows of 5 steps) and outside of one. A script that is no training: `python -c pass` beside the same with what a job
+script puts on PYTHONPATH. PyTorch on CPUs, where it is installed (.venv-torch, or --torch): a training as it is, with
+nothing edited, and with the two lines.
+
+Required: at most 20 us a step in a run, of a loop and of PyTorch; at most 1 us a step outside of a run; at most 15 ms
+more at the start of a Python that imports no PyTorch, and then no step. Kinds run in turns, and the smallest time of
+each counts: a disturbance can only make it longer. Control blocks, which a benchmark adds, are no part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+STEPS = 2_000
+MOST_STEP_US = 20.0
+MOST_OFF_US = 1.0
+MOST_START_MS = 15.0
+
+# The loop's body does nothing, so that all of its time is the loop's own and the meter's.
+LOOP = """
+import itertools, sys, time
+how, steps = sys.argv[1], int(sys.argv[2])
+batch = [0] * 16
+def repetition():
+    batches = itertools.repeat(batch, steps)
+    if how == "meter":
+        import meter
+        batches = meter.steps(batches, samples=16)
+    began = time.perf_counter()
+    for _ in batches:
+        pass
+    return time.perf_counter() - began
+repetition()
+print(min(repetition() for _ in range(5)) / steps)
+"""
+
+# A linear layer: the shortest step that PyTorch has. An optimizer without momentum, and a loader without workers.
+TORCH = """
+import sys, time
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+how, steps = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+model = torch.nn.Linear(8, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+loader = DataLoader(TensorDataset(torch.randn(16 * steps, 8)), batch_size=16)
+def repetition():
+    batches = loader
+    if how == "meter":
+        import meter
+        batches = meter.steps(loader, samples=16, model=model)
+    began = time.perf_counter()
+    for (x,) in batches:
+        loss = model(x).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return time.perf_counter() - began
+repetition()
+print(min(repetition() for _ in range(3)) / steps)
+"""
+
+
+class Site:
+    """What a run finds: a folder for its log, and the meter's files where a job script puts them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.python = folder, folder / "scripts" / "python"
+        (self.python / "inject").mkdir(parents=True)
+        self.number = 0
+        for name in ("meter.py", "inject/sitecustomize.py", "inject/meter_torch.py"):
+            if (source := ROOT / "hpcjobs" / name).exists():
+                (self.python / name).write_bytes(source.read_bytes())
+
+    def environment(self, *, run: bool, inject: bool) -> dict[str, str]:
+        """Of a process in a run, or outside of one."""
+        found = {name: text for name, text in os.environ.items() if not name.startswith(("HPCJOBS_", "PYTHON"))}
+        found["PYTHONPATH"] = os.pathsep.join([str(self.python / "inject")] * inject + [str(self.python)])
+        if run:
+            self.number += 1
+            attempt = self.folder / f"a{self.number:03d}"
+            attempt.mkdir()
+            found |= dict.fromkeys(("HPCJOBS_METRICS", "HPCJOBS_ATTEMPT_DIR", "HPCJOBS_RUN_DIR"), str(attempt))
+            found["HPCJOBS_MEASURE"] = json.dumps({"mode": "train", "meter": "auto" if inject else "off"})
+            found |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        return found
+
+    def log(self) -> str:
+        """What the last run's meter has written."""
+        path = self.folder / f"a{self.number:03d}" / "train.log"
+        return path.read_text() if path.exists() else ""
+
+
+def printed(command: list[str], environment: dict[str, str], folder: Path) -> float:
+    """The number that a process prints."""
+    done = subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def start_s(command: list[str], environment: dict[str, str], folder: Path) -> float:
+    """Wall time of one start, in s."""
+    began = time.perf_counter()
+    subprocess.run(command, env=environment, cwd=folder, check=True)
+    return time.perf_counter() - began
+
+
+def show(name: str, bare: float, ours: float, unit: str, most: float) -> bool:
+    """Print one line. Returns whether the floor is missed."""
+    print(
+        f"{name:28} bare {bare:9.2f} {unit}  with the meter {ours:9.2f} {unit}  "
+        f"ratio {ours / bare:6.3f}  {ours - bare:+7.2f} {unit} (required: at most {most:g} {unit})"
+    )
+    return ours - bare > most
+
+
+def loops(site: Site, rounds: int) -> bool:
+    """A loop of Python, in a run and outside of one."""
+    best = dict.fromkeys(("bare", "off", "run"), float("inf"))
+    for _ in range(rounds):
+        for kind in best:
+            words = [sys.executable, "-c", LOOP, "bare" if kind == "bare" else "meter", str(STEPS)]
+            environment = site.environment(run=kind == "run", inject=False)
+            best[kind] = min(best[kind], 1e6 * printed(words, environment, site.folder))
+            if kind == "run" and "tracked_stats" not in site.log():
+                raise SystemExit("the meter has timed nothing: there is nothing to compare")
+    missed = show("a loop, outside of a run", best["bare"], best["off"], "us", MOST_OFF_US)
+    return show("a loop, in a run", best["bare"], best["run"], "us", MOST_STEP_US) | missed
+
+
+def no_training(site: Site, rounds: int) -> bool:
+    """A program that trains nothing starts a little later, and that is all."""
+    best = dict.fromkeys((False, True), float("inf"))
+    for _ in range(3 * rounds):
+        for inject in best:
+            environment = site.environment(run=True, inject=inject)
+            if not inject:
+                del environment["PYTHONPATH"]
+            best[inject] = min(best[inject], 1000 * start_s([sys.executable, "-c", "pass"], environment, site.folder))
+    if site.log():
+        raise SystemExit("the meter has timed a program that is no training")
+    return show("no training, its start", best[False], best[True], "ms", MOST_START_MS)
+
+
+def of_torch(site: Site, python: str, rounds: int) -> bool:
+    """A training in PyTorch on CPUs: as it is, with nothing edited, with the two lines."""
+    best = dict.fromkeys(("bare", "auto", "meter"), float("inf"))
+    for _ in range(rounds):
+        for kind in best:
+            words = [python, "-c", TORCH, "meter" if kind == "meter" else "bare", str(STEPS)]
+            environment = site.environment(run=kind != "bare", inject=kind == "auto")
+            best[kind] = min(best[kind], 1e6 * printed(words, environment, site.folder))
+            if kind != "bare" and "tracked_stats" not in site.log():
+                raise SystemExit(f"the meter ({kind}) has timed nothing: there is nothing to compare")
+    missed = show("PyTorch, nothing edited", best["bare"], best["auto"], "us", MOST_STEP_US)
+    return show("PyTorch, the two lines", best["bare"], best["meter"], "us", MOST_STEP_US) | missed
+
+
+def main() -> int:
+    """Print the table. Returns 1 if a floor is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--torch", default=str(ROOT / ".venv-torch" / "bin" / "python"), help="a Python with PyTorch")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        site = Site(Path(scratch))
+        missed = loops(site, options.rounds) | no_training(site, options.rounds)
+        if Path(options.torch).exists():
+            missed |= of_torch(site, options.torch, options.rounds)
+        else:
+            print("PyTorch                      is not installed: make setup-torch")
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
