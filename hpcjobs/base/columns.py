@@ -43,7 +43,7 @@ FLAGS: Mapping[str, str] = {
     "of its 95 % interval is more than 5 % of the step, and more than half of the part",
     FLAG_DISTURBED: "another load disturbed control blocks, as the CPUs or clocks of their nodes show; their passes "
     "are left out if enough others remain",
-    FLAG_LOADER: "input_wait_ms is the time in the loader alone, of the slowest rank, because no control blocks were run: "
+    FLAG_LOADER: "input_wait_ms is the time in the loader alone, of the slowest rank, as no control blocks were run: "
     "where the device has work left meanwhile, a step loses less",
     FLAG_THROTTLED: "a GPU was slowed by heat or its power supply",
     FLAG_POWER_CAPPED: "a GPU ran at its power cap most of the time",
