@@ -161,7 +161,7 @@ def test_what_is_there_all_the_time_disturbs_no_block() -> None:
 
 
 def test_figures_that_are_not_known_say_nothing() -> None:
-    everyone = loaded({(number, "a"): {"foreign_cpu": None, "sm_mhz": None} for number in range(8)})  # type: ignore[misc]
+    everyone = loaded({(number, "a"): {"foreign_cpu": None, "steal": float("nan"), "sm_mhz": None} for number in range(8)})  # type: ignore[misc]
     everyone[0]["passes"][2]["load"] = {"a": None, "b": None, "c": None}
     del everyone[0]["passes"][3]["load"]
     assert disturbed(everyone) == []

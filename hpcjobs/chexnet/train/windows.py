@@ -33,7 +33,7 @@ def log_window(
     check_loss(loss, step)
     log.event(
         LogKey.WINDOW,
-        {**meter.window(steps, seconds, global_batch), "loss": loss},
+        {**meter.window_figures(steps, seconds, global_batch), "loss": loss},
         metadata={"step": step, "steps": steps, "epoch_num": epoch, "warmup": warmup},
     )
 
