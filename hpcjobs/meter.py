@@ -259,8 +259,9 @@ def _typical(ranks: Sequence[float], hosts: Sequence[str]) -> float:
     return statistics.median_low(map(statistics.median_low, by_node.values()))
 
 
-# How a figure of the load tells a disturbed block: by how much it differs from the quiet blocks of the same phase on
-# the same node, and the words for it. Clocks differ by a factor, the others by an amount.
+# How a figure of the load tells a disturbed block, and the words for it: it is above that of the quiet blocks of the same
+# phase on the same rank by this amount at least, and by half of it, because ranks that share their CPUs with each other
+# wait much and not always alike. A clock is below by this fraction.
 _LOADS: Mapping[str, tuple[float, str]] = {
     "foreign_cpu": (0.25, "other processes used {:.1f} CPUs on {} ({:.1f} in quiet blocks)"),
     "cpu_wait": (0.10, "a rank waited for a CPU {:.0%} of the time on {} ({:.0%} in quiet blocks)"),
@@ -288,7 +289,7 @@ def disturbed(everyone: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             quarter = (len(ordered) - 1) // 4
             quiet = ordered[-1 - quarter] if name == "sm_mhz" else ordered[quarter]
             for number, figure in known:
-                if figure < quiet * (1 - limit) if name == "sm_mhz" else figure > quiet + limit:
+                if figure < quiet * (1 - limit) if name == "sm_mhz" else figure > quiet + max(limit, quiet / 2):
                     found.setdefault((number, phase), words.format(figure, one["host"], quiet))
     place = {(number, phase): (number, (1 if number % 2 == 0 else -1) * ord(phase)) for number, phase in found}
     return [
