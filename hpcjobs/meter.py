@@ -259,9 +259,9 @@ def _typical(ranks: Sequence[float], hosts: Sequence[str]) -> float:
     return statistics.median_low(map(statistics.median_low, by_node.values()))
 
 
-# How a figure of the load tells a disturbed block, and the words for it: it is above that of the quiet blocks of the same
-# phase on the same rank by this amount at least, and by half of it, because ranks that share their CPUs with each other
-# wait much and not always alike. A clock is below by this fraction.
+# How a figure of the load tells a disturbed block, and the words for it: it is above that of the quiet blocks of the
+# same phase on the same rank by this amount at least, and by half of it, because ranks that share their CPUs with each
+# other wait much and not always alike. A clock is below by this fraction.
 _LOADS: Mapping[str, tuple[float, str]] = {
     "foreign_cpu": (0.25, "other processes used {:.1f} CPUs on {} ({:.1f} in quiet blocks)"),
     "cpu_wait": (0.10, "a rank waited for a CPU {:.0%} of the time on {} ({:.0%} in quiet blocks)"),
