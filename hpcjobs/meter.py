@@ -1954,7 +1954,8 @@ CORRELATION = 0.2
 # taken without the others.
 FIRST_LOOK, FEWEST = 6, 4
 # A part is not told apart from nothing if the half of its interval is wider than this fraction of a step, and than
-# this fraction of the part itself.
+# this fraction of the part itself: what is known to half of itself is there; what is not known to 5 % of a step could
+# hide a loss that matters.
 TOLD_OF_STEP, TOLD_OF_PART = 0.05, 0.5
 PARTS = ("input_wait_ms", "allreduce_ms", "skew_ms", "compute_ms")
 
@@ -2195,8 +2196,9 @@ def _typical(ranks: Sequence[float], hosts: Sequence[str]) -> float:
     return statistics.median_low(map(statistics.median_low, by_node.values()))
 
 
-# How a figure of the load tells a disturbed block: by how much it differs from the quiet blocks of the same phase on
-# the same node, and the words for it. Clocks differ by a factor, the others by an amount.
+# How a figure of the load tells a disturbed block, and the words for it: it is above that of the quiet blocks of the
+# same phase on the same rank by this amount at least, and by half of it, because ranks that share their CPUs with each
+# other wait much and not always alike. A clock is below by this fraction.
 _LOADS: Mapping[str, tuple[float, str]] = {
     "foreign_cpu": (0.25, "other processes used {:.1f} CPUs on {} ({:.1f} in quiet blocks)"),
     "cpu_wait": (0.10, "a rank waited for a CPU {:.0%} of the time on {} ({:.0%} in quiet blocks)"),
@@ -2216,18 +2218,15 @@ def disturbed(everyone: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[tuple[int, str], str] = {}
     for one in everyone:
         for phase, (name, (limit, words)) in itertools.product("abc", _LOADS.items()):
-            known = [
-                (number, figure)
-                for number, each in enumerate(one["passes"])
-                if (figure := ((each.get("load") or {}).get(phase) or {}).get(name)) is not None
-            ]
+            figures = [((each.get("load") or {}).get(phase) or {}).get(name) for each in one["passes"]]
+            known = [(number, each) for number, each in enumerate(figures) if each is not None and math.isfinite(each)]
             if not known:
                 continue
             ordered = sorted(figure for _, figure in known)
             quarter = (len(ordered) - 1) // 4
             quiet = ordered[-1 - quarter] if name == "sm_mhz" else ordered[quarter]
             for number, figure in known:
-                if figure < quiet * (1 - limit) if name == "sm_mhz" else figure > quiet + limit:
+                if figure < quiet * (1 - limit) if name == "sm_mhz" else figure > quiet + max(limit, quiet / 2):
                     found.setdefault((number, phase), words.format(figure, one["host"], quiet))
     place = {(number, phase): (number, (1 if number % 2 == 0 else -1) * ord(phase)) for number, phase in found}
     return [

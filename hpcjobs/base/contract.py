@@ -130,7 +130,7 @@ class LogKey:
     CHECKPOINT = "hpcjobs_checkpoint"  # value: best (true: the highest score so far), seconds (how long writing took)
     WARMUP = "hpcjobs_warmup"  # mode benchmark; value: steps, settled (three windows agreed)
     PRECISION = "hpcjobs_precision"  # value: reached, steps, asked, half_width (a fraction, of this run alone), ...
-    CONTROL = "hpcjobs_control"  # value: step_ms and its parts, slowest_rank, slowest_host, ranks
+    CONTROL = "hpcjobs_control"  # value: that of meter.attribute
     RESUMED = "hpcjobs_resumed"  # value: number of steps done in the checkpoint
     INTERRUPTED = "hpcjobs_interrupted"  # value: the signal's name; metadata: step, of which a checkpoint is written
 

@@ -217,7 +217,7 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
 
 
 def _losses(rows: Sequence[ScalingRow]) -> Table:
-    """The lost time and its parts, in ms and in per cent of the step."""
+    """The lost time and its parts, in ms with their intervals, and in per cent of the step."""
     has_params = any(row.params for row in rows) or len({row.experiment for row in rows}) > 1
     header = [*(["series"] if has_params else []), "GPUs", "step, ms", "lost", *tables.LOSS_NAMES.values()]
     lines = []
@@ -228,13 +228,17 @@ def _losses(rows: Sequence[ScalingRow]) -> Table:
         losses = [_loss(row, part) for part in ("", *LOSSES)]
         lines.append([*([Cell(name)] if has_params else []), _number(row.gpus, ","), _number(row.step_ms), *losses])
     caption = "Lost time of a step compared with ideal scaling, in ms and in per cent of the step"
+    if any(getattr(row, f"lost_{part}_ms_low", None) is not None for row in rows for part in LOSSES):
+        caption += ", with 95 % intervals"
     return Table("losses", caption, header, lines, int(has_params), ("series",))
 
 
 def _loss(row: ScalingRow, part: str) -> Cell:
-    value = getattr(row, f"lost_{part}_ms" if part else "lost_ms")
-    share = row.share(part)
-    return dataclasses.replace(_number(value, ".1f"), note="" if share is None else _signed(f"{share:.1f} %"))
+    name = f"lost_{part}_ms" if part else "lost_ms"
+    share = "" if (found := row.share(part)) is None else f"{found:.1f} %"
+    between = "" if part == "other" else _between(row, name, ".1f")
+    note = _signed(", ".join(text for text in (between, share) if text))
+    return dataclasses.replace(_number(getattr(row, name), ".1f"), note=note)
 
 
 def _plain(name: str, caption: str, cells: tables.Cells) -> Table:

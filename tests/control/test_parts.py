@@ -160,8 +160,15 @@ def test_what_is_there_all_the_time_disturbs_no_block() -> None:
     assert disturbed(loaded(busy)) == []
 
 
+def test_ranks_that_wait_for_each_other_disturb_no_block() -> None:
+    """Two ranks on one CPU: about half of the time, more in some blocks than in others."""
+    shared = {(number, phase): {"cpu_wait": (0.4, 0.5, 0.6)[number % 3]} for number in range(8) for phase in "abc"}
+    assert disturbed(loaded(shared)) == []
+    assert len(disturbed(loaded({**shared, (2, "b"): {"cpu_wait": 0.9}}))) == 1
+
+
 def test_figures_that_are_not_known_say_nothing() -> None:
-    everyone = loaded({(number, "a"): {"foreign_cpu": None, "sm_mhz": None} for number in range(8)})  # type: ignore[misc]
+    everyone = loaded({(number, "a"): {"foreign_cpu": None, "steal": float("nan"), "sm_mhz": None} for number in range(8)})  # type: ignore[misc]
     everyone[0]["passes"][2]["load"] = {"a": None, "b": None, "c": None}
     del everyone[0]["passes"][3]["load"]
     assert disturbed(everyone) == []
