@@ -681,7 +681,7 @@ class Meter:
             known["passes"] += new["passes"]
             known["collectives"] += new["collectives"]
         if question == "known":
-            blocks = _with_foreign(self._others)
+            blocks = with_foreign(self._others)
             return parts_known(blocks if _has_c(blocks) else _without_c(blocks), self.measure.parts_precision)
         try:
             self._tell_control(self._others)
@@ -703,7 +703,7 @@ class Meter:
     def _tell_control(self, everyone: list[dict[str, Any]]) -> None:
         if not everyone or not everyone[0]["passes"]:
             return
-        value = _attributed(_with_foreign(everyone))
+        value = _attributed(with_foreign(everyone))
         value["restored"] = bool(self._control and self._control.restored)
         self.tell("hpcjobs_control", value)
 
@@ -1006,7 +1006,7 @@ class _Control:
         self._silence(phase == "c")
 
     def open_block(self) -> None:
-        self._load = _load_now()
+        self._load = load_now()
 
     def timed(self, phase: str, ms: float, first: bool) -> None:
         """A timed step. The first of an epoch also starts the loader: it does not count."""
@@ -1021,7 +1021,7 @@ class _Control:
     def close_block(self) -> None:
         if not self._phase:
             return
-        self.passes[-1]["load"][self._phase] = _load_between(self._load, _load_now()) if self._load else {}
+        self.passes[-1]["load"][self._phase] = load_between(self._load, load_now()) if self._load else {}
         if self._phase == "c":
             if self._sequence >= 0:
                 self.collectives[-1] = _sequence() - self._sequence
@@ -1224,7 +1224,7 @@ def _attributed(everyone: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _load_now() -> tuple[float, ...]:
+def load_now() -> tuple[float, ...]:
     """Seconds: wall; CPU time in use, stolen, in all of the node; CPU pressure; this rank's CPU time, run-queue wait.
 
     NaN where the kernel does not say. A rank is this process with its children, such as the workers of a loader.
@@ -1260,7 +1260,7 @@ def _load_now() -> tuple[float, ...]:
     return _now(), busy, steal, whole, pressure, own, waited
 
 
-def _load_between(before: tuple[float, ...], after: tuple[float, ...]) -> dict[str, float | None]:
+def load_between(before: tuple[float, ...], after: tuple[float, ...]) -> dict[str, float | None]:
     """Figures of a block: CPUs in use on the node and by this rank, and the shares of time that others took."""
     wall, busy, steal, whole, pressure, own, waited = (b - a for a, b in zip(before, after))
 
@@ -1277,7 +1277,7 @@ def _load_between(before: tuple[float, ...], after: tuple[float, ...]) -> dict[s
     }
 
 
-def _with_foreign(everyone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_foreign(everyone: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The blocks with `foreign_cpu`: CPUs in use on a node less those that the job's ranks there use."""
     found = [{**one, "passes": [{**p, "load": dict(p["load"])} for p in one["passes"]]} for one in everyone]
     hosts: dict[str, list[dict[str, Any]]] = {}
