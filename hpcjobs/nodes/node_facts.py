@@ -20,6 +20,8 @@ from hpcjobs.base.files import write_json
 from hpcjobs.base.hostlist import fold_indices
 from hpcjobs.nodes import cgroup, host_facts
 
+_HUGEPAGE = "/sys/kernel/mm/transparent_hugepage/enabled"
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:

@@ -49,6 +49,7 @@ class Launch:
     stop: absent if the command is not asked to stop. A trainer that is not open obeys SIGUSR1 with EXIT_INTERRUPTED.
     stall_s: seconds without output after which an open command is ended; 0: never.
     mpirun: options of Open MPI's mpirun that it needs.
+    nccl_inspector: an open command's NCCL is asked to record each collective, by its Inspector.
     """
 
     words: tuple[Word, ...]
@@ -59,6 +60,7 @@ class Launch:
     stop: Stop | None = None
     stall_s: int = 0
     mpirun: tuple[str, ...] = ()
+    nccl_inspector: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,6 +82,7 @@ class CommandTrainer:
             workdir=ours.workdir,
             stop=stop,
             stall_s=ours.stall_s,
+            nccl_inspector=bool(getattr(ours.measure, "nccl_inspector", False)),
         )
 
     def inputs(self, experiment: Experiment) -> Sequence[str]:
