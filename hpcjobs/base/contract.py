@@ -38,7 +38,7 @@ NVML_COLUMNS_0_1 = NVML_COLUMNS[:12]
 
 # Columns of cgroup-HOST.csv, which has a line per second: what the job's control group on a node has used. cpu_s: CPU
 # time; throttled_s: time without CPU because of a quota; cpu_wait_s: time in which some task waited for a CPU, of
-# version 2 alone; memory_mib: with the page cache of its files, file_mib; peak_mib: the most so far; limit_mib: what it may use.
+# version 2 alone; memory_mib: with the page cache of its files, file_mib; peak_mib: the most so far.
 CGROUP_COLUMNS: tuple[str, ...] = (
     *("time", "cpu_s", "throttled_s", "cpu_wait_s", "memory_mib", "file_mib", "peak_mib", "limit_mib"),
 )

@@ -108,6 +108,24 @@ class Figures:
         ),
     )
 
+    flops_per_unit: float | None = field(
+        default=None,
+        metadata=metric(
+            "floating-point operations of the model for one unit, forward and backward, without those of recomputation",
+            "FLOP",
+            Combine.MEAN,
+            since="0.2",
+        ),
+    )
+    flops_precision: str = field(
+        default="",
+        metadata=metric(
+            "in what matrix products are computed, as the log or the experiment says it: fp32, tf32, fp16, bf16, fp8",
+            combine=Combine.WORDS,
+            since="0.2",
+        ),
+    )
+
     def figures(self) -> dict[str, Any]:
         """These, by name."""
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(Figures)}
@@ -204,6 +222,61 @@ class _Point(Figures):
             "time from an attempt's start to its end; empty while one runs, and if one left no exit.json",
             "GPU-hours",
             Combine.SUM,
+            since="0.2",
+        ),
+    )
+
+    energy_per_unit_j: float | None = field(
+        default=None,
+        metadata=metric(
+            "energy of all GPUs for one unit, over the timed windows; empty unless each GPU of the run was sampled",
+            "J",
+            Combine.MEAN,
+            since="0.2",
+        ),
+    )
+    gpu_power_w: float | None = field(
+        default=None,
+        metadata=metric("power of one GPU in the timed windows, mean over GPUs", "W", Combine.MEAN, since="0.2"),
+    )
+    energy_source: str = field(
+        default="",
+        metadata=metric(
+            "how they are known: counter (the GPUs' energy counters) or power (samples of power, integrated)",
+            combine=Combine.WORDS,
+            since="0.2",
+        ),
+    )
+    node_energy_kwh: float | None = field(
+        default=None,
+        metadata=metric(
+            "energy of the run's nodes, as Slurm counts it for the step (ConsumedEnergy); of exclusive nodes only",
+            "kWh",
+            Combine.MEAN,
+            since="0.2",
+        ),
+    )
+    node_energy_plugin: str = field(
+        default="",
+        metadata=metric(
+            "the plugin of Slurm that measured it (AcctGatherEnergyType)", combine=Combine.WORDS, since="0.2"
+        ),
+    )
+    mfu: float | None = field(
+        default=None,
+        metadata=metric(
+            "model FLOPs utilisation: flops_per_unit x throughput / (gpus x the GPU's dense peak in flops_precision); "
+            "empty for a GPU or a precision that hpcjobs' table does not have",
+            "fraction",
+            Combine.MEAN,
+            since="0.2",
+        ),
+    )
+    transport: str = field(
+        default="",
+        metadata=metric(
+            "how NCCL connects the GPUs, by its own log; of a command that of rank 0 alone",
+            combine=Combine.TEXTS,
             since="0.2",
         ),
     )

@@ -132,6 +132,11 @@ def _finite(value: Any) -> float | None:
         return None
 
 
+def _positive(value: Any) -> float | None:
+    number = _finite(value)
+    return number if number is not None and number > 0 else None
+
+
 def measure(log: TrainLog) -> Measurement | None:
     """The measurement of a run that ended with success, or None.
 
@@ -174,6 +179,8 @@ def measure(log: TrainLog) -> Measurement | None:
         unit=UNIT,
         gradient_bytes=_finite(about.get("gradient_bytes")),
         precision=str(about.get("precision") or ""),
+        flops_per_unit=_positive(about.get("flops_per_unit")),
+        flops_precision=str(about.get("flops_precision") or ""),
         hosts=tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else (),
         flags=tuple(_flags(log)),
         **control_phases.parts(taken_apart.value if taken_apart else None),

@@ -95,7 +95,7 @@ def gpus(attempt: Path) -> tuple[list[tuple[str, str]], Read | None]:
     """(model, UUID) of the run's GPUs on this node, and a function that samples them; None where there is none."""
     nvml = _nvml()
     if nvml is not None:
-        mine = of_run(host_facts.nvidia_gpus(), os.environ)
+        mine = of_run(telemetry.named(nvml), os.environ)
         handles = telemetry.find(nvml, [uuid for _, uuid in mine] or [None])
         ours = Ours(attempt)
 

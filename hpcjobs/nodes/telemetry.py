@@ -100,6 +100,16 @@ def find(nvml: ModuleType, gpus: Collection[str | None]) -> list[Any]:
     return handles
 
 
+def named(nvml: ModuleType) -> list[tuple[str, str]]:
+    """(model, UUID) of each GPU that NVML shows, in its order, which is that of CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+    asked = (
+        (_ask(nvml, "nvmlDeviceGetName", each), _ask(nvml, "nvmlDeviceGetUUID", each)) for each in find(nvml, [None])
+    )
+    # Older bindings answer in bytes.
+    texts = (tuple(each.decode() if isinstance(each, bytes) else str(each or "") for each in pair) for pair in asked)
+    return [(model, uuid) for model, uuid in texts]
+
+
 def sample(nvml: ModuleType, handles: Collection[Any], pids: Collection[int]) -> list[dict[str, object]]:
     """A row (contract.NVML_COLUMNS) for each GPU; None for a value that NVML does not give."""
     now = f"{time.time():.3f}"

@@ -22,7 +22,7 @@ from hpcjobs.chexnet.classes import AUC_CSV
 from hpcjobs.collect import runs_csv, sweep_runs
 from hpcjobs.collect.evidence import tail
 from hpcjobs.collect.reference_tables import read_reference
-from hpcjobs.engine import follow
+from hpcjobs.engine import follow, node_energy
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep, load, run_configs
 from hpcjobs.report.write import write_report
@@ -65,6 +65,7 @@ def collect_sweep(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
 
 
 def _collect(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
+    node_energy.update(sweep, statuses)
     states = {run.run: (run.state, str(run.failure or "")) for run in statuses}
     return sweep_runs.collect(sweep.where, run_configs(sweep), states, read_attempt, check_run)
 

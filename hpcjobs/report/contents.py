@@ -123,6 +123,11 @@ def unit_of(rows: Iterable[_HasUnit]) -> str:
     return clean(next((row.unit for row in rows), "")) or "units"
 
 
+def singular(unit: str) -> str:
+    """One of a unit: `image` of images; `unit` if it is not known."""
+    return (clean(unit) or "units").removesuffix("s")
+
+
 def score_name_of(rows: Iterable[ScalingRow]) -> str:
     """What is scored in these rows, `score` if they do not say it, or not all the same."""
     names = {row.score_name for row in rows if row.score is not None}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcjobs.base.contract import FAILURE, JOB_LOG, TRAIN_LOG, Finding, RunConfig
+from hpcjobs.base.contract import FAILURE, JOB_LOG, TRAIN_LOG, Finding, RunConfig, nvml_csv
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.records import ExitRecord, Tell
 from hpcjobs.base.sizes import Size
@@ -121,7 +121,7 @@ class CommandTrainer:
     def read(self, run: RunConfig, attempt: Path, exit: ExitRecord | None) -> Reading:
         """The whole log is read only of a run that ended with success; of any other, its end."""
         # Imported here: other commands of hpcjobs need no reader of logs.
-        from hpcjobs.collect import command_logs, kept_readings, torch_errors
+        from hpcjobs.collect import command_logs, kept_readings, mllog, torch_errors
         from hpcjobs.collect.log_progress import tail_progress
 
         about, known = run.experiment["measure"], _sizes(run)
@@ -139,6 +139,8 @@ class CommandTrainer:
         if how == "meter":
             return Reading(log=log, problem=f"hpcjobs.meter wrote no {TRAIN_LOG}", progress=progress)
         ways = pattern or how, known, about["unit"] or ""
+        # Only hpcjobs' own log has the times of its windows, by which samples of the nodes count.
+        sampled = how == "hpcjobs" and any(attempt.glob(nvml_csv("*")))
         found = kept_readings.kept(log, ways, lambda: command_logs.read_command_log(log, *ways))
         return Reading(
             log=log,
@@ -146,6 +148,7 @@ class CommandTrainer:
             measurement=found.measurement,
             problem=found.looked_for,
             progress=progress,
+            timed=mllog.window_times(mllog.read(log)) if sampled else (),
             command_s=command_s,
         )
 
