@@ -23,6 +23,10 @@ from hpcjobs.report.figures_style import Drawing
 FILE = "report.html"
 TEMPLATE = "report.html.j2"
 _DASH = "\N{EN DASH}"
+_COLLECTIVES = (
+    "Collectives that NCCL's Inspector recorded: times of the operations themselves, hidden by computing or not. They "
+    "are no part of a step, and not exposed all-reduce"
+)
 _PROVENANCE = {
     "command": "Command", "time": "Time", "user": "User", "host": "Host", "cwd": "Folder",
     "hpcjobs": "hpcjobs", "python": "Python", "git": "Code", "cluster": "Cluster",
@@ -92,7 +96,12 @@ def render(contents: Contents, drawings: Sequence[Drawing]) -> str:
             dataclasses.replace(table, name=f"{table.name}-{number}" if number > 1 else table.name)
             for number, part in enumerate(contents.parts, 1)
             for table in _tables(part)
-        ],
+        ]
+        + (
+            [_plain("collectives", _COLLECTIVES, tables.collectives(contents.collectives))]
+            if contents.collectives
+            else []
+        ),
         runs=_runs(contents.runs, logs) if contents.runs else None,
         logs=logs,
         provenance=list(_provenance(contents.provenance)),

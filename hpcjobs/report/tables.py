@@ -21,6 +21,7 @@ from hpcjobs.report.contents import by_unit, score_name_of, singular, sizes, uni
 if TYPE_CHECKING:  # predict imports scipy, which is slow, and `hpcjobs status` does not need it
     from hpcjobs.analysis.intervals import Interval
     from hpcjobs.analysis.predict import Model
+    from hpcjobs.collect.inspector import Collective
 
 SCALING_CSV = "scaling-report.csv"
 LOSS_NAMES = {
@@ -161,6 +162,32 @@ def beside(found: Sequence[Comparison], reference: Reference) -> Cells:
         for each in found
     ]
     return _with_params(names, cells, [each.params for each in found])
+
+
+def collectives(found: Sequence[Collective]) -> Cells:
+    """What NCCL's Inspector recorded, a row for each run, operation and size."""
+    names = (
+        "run",
+        "operation",
+        "GPUs",
+        "ranks",
+        "bytes",
+        "recorded",
+        "median us",
+        "slowest us",
+        "algbw GB/s",
+        "busbw GB/s",
+    )
+    cells = tuple(
+        (
+            each.run,
+            each.op,
+            *map(str, (each.gpus, each.ranks, each.size, each.count)),
+            *(_figure(figure, ".1f") for figure in (each.time_us, each.slowest_us, each.algbw, each.busbw)),
+        )
+        for each in found
+    )
+    return Cells(names, cells, left=2)
 
 
 def predictions(model: Model, unit: str) -> Cells:
