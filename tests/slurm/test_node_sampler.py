@@ -47,7 +47,7 @@ def test_each_node_is_sampled_until_the_command_ends_or_is_killed(tmp_path: Path
     """`once` by a step that overlaps the job; `rank` and `node` by the first process of each node; one is killed."""
     python = write_python(tmp_path)
     go = tmp_path / "go"
-    waits = f"until [ -e {go} ]; do sleep 0.2; done; exit ${{CODE:-0}}"
+    waits = f"until [ -e {go} ]; do sleep 0.2; done; exit $CODE"
     # The script's own value does not count: in these jobs the sampler has fake GPUs.
     fake = f"readonly HPCJOBS_SAMPLER={python}; export HPCJOBS_SAMPLER"
     small = {
