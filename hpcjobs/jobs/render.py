@@ -182,6 +182,7 @@ def probe_job(
 def _process_variables(group: Group, cluster: Cluster, folder: Path, launch: Launch) -> dict[str, Any]:
     """The variables of a template that starts processes. `folder` is the one that they write to."""
     return {
+        "cpus_per_node": cluster.cpus_per_gpu * group.size.gpus_per_node,
         "container": _container(group, cluster, folder, launch),
         "environment": cluster.env,
         "gpu_request": _gpu_request(group, cluster),

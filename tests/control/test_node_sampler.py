@@ -139,7 +139,7 @@ def test_one_rank_of_a_node_starts_it_and_no_command_hears_of_it(node: Node) -> 
     [
         ("/gone/python", f"hpcjobs: {HOST} is not sampled: it has no /gone/python"),
         # Without `-m hpcjobs.nodes.sampler` in it, as a Python that lacks hpcjobs.
-        ("{folder}/empty", f"hpcjobs: the sampler of {HOST}.txt: no hpcjobs here"),
+        ("{folder}/empty", f"hpcjobs: sampler-{HOST}.txt: no hpcjobs here"),
     ],
 )
 def test_without_hpcjobs_own_python_it_is_left_out_with_one_line(node: Node, python: str, line: str) -> None:

@@ -111,5 +111,6 @@ def test_each_node_is_sampled_until_the_command_ends_or_is_killed(tmp_path: Path
     assert not list((tmp_path / "off").glob("runs/*/a001/node-*.json"))
     for out in ("rank", "once"):
         log = (attempts[out] / JOB_LOG).read_text()
-        assert "sampler of" not in log, log
+        assert "sampler-" not in log, log
         assert "is not sampled" not in log, log
+        assert not list(attempts[out].glob("sampler-*.txt"))

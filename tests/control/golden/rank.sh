@@ -107,18 +107,18 @@ start_sampler() {
     )"
 }
 
-# Ends it, and tells its last error in one line.
+# Ends it. If it has ended by itself, tells its last error in one line.
 end_sampler() {
     if [ -z "$sampler" ]; then return; fi
-    # It may have ended, and its number may have been given to another process.
+    # Its number may have been given to another process.
     if [[ "$(tr '\0' ' ' <"/proc/$sampler/cmdline")" == *" hpcjobs.nodes.sampler $HPCJOBS_ATTEMPT_DIR "* ]]; then
+        rm -f "$sampler_errors"
         kill "$sampler"
-    fi 2>/dev/null
-    if [ -s "$sampler_errors" ]; then
-        echo "hpcjobs: the sampler of ${sampler_errors##*/sampler-}: $(tail -n 1 "$sampler_errors")"
+    elif [ -s "$sampler_errors" ]; then
+        echo "hpcjobs: ${sampler_errors##*/}: $(tail -n 1 "$sampler_errors")"
     else
         rm -f "$sampler_errors"
-    fi
+    fi 2>/dev/null
 }
 
 
