@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import statistics
 from array import array
 from collections.abc import Iterable, Iterator
@@ -56,7 +57,9 @@ def read(attempt: Path, run: str, gpus: int) -> list[Collective]:
             of, ranks = record["coll_perf"], record["header"]["n_ranks"]
             key = str(of["coll"]), int(ranks), int(of["coll_msg_size_bytes"])
             figures = [float(of[f"coll_{name}"]) for name in ("exec_time_us", "algobw_gbs", "busbw_gbs")]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue
+        if not all(0 < figure < math.inf for figure in figures):
             continue
         for column, figure in zip(seen.setdefault(key, (array("d"), array("d"), array("d"))), figures, strict=True):
             column.append(figure)
@@ -80,7 +83,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     while at >= 0:
         try:
             found, end = decoder.raw_decode(text, at)
-        except ValueError:
+        except (ValueError, RecursionError):
             end = at + 1
         else:
             if isinstance(found, dict):

@@ -46,7 +46,8 @@ def test_damaged_records_are_left_out(tmp_path: Path) -> None:
     folder.mkdir()
     cut = record("AllReduce", 8, 30.0)[:-20]
     strange = record("AllReduce", 8, 30.0, coll_exec_time_us="N/A")
-    (folder / "a.log").write_text("\n".join(["{", "nccl", strange, record("AllReduce", 8, 40.0), "{}", "[1]", cut]))
+    never = record("AllReduce", 8, 30.0, coll_exec_time_us=float("nan"))
+    (folder / "a.log").write_text("\n".join(["{", "nccl", strange, never, record("AllReduce", 8, 40.0), "{}", "[1]", cut]))
     (each,) = inspector.read(tmp_path, "r", 8)
     assert (each.count, each.time_us) == (1, 40.0)
 
