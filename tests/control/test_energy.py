@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 import yaml
 
@@ -11,13 +14,17 @@ from hpcjobs.analysis import predict, scaling
 from hpcjobs.analysis.energy import PowerModel
 from hpcjobs.base import contract
 from hpcjobs.base.contract import NVML_COLUMNS, NVML_COLUMNS_0_1
-from hpcjobs.base.files import write_json
+from hpcjobs.base.errors import SchedulerUnreachable
+from hpcjobs.base.files import read_json, write_json
 from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import nvml, sweep_runs
+from hpcjobs.engine import node_energy
+from hpcjobs.engine.sweep import Sweep
 from hpcjobs.schedulers.slurm import parse
 from hpcjobs.trainers.registry import check_run, read_attempt
+from tests.control import sweeps
 from tests.control.logs import attempt, train_log
 
 WINDOWS = [(100.0, 110.0), (120.0, 130.0)]
@@ -167,6 +174,49 @@ def test_the_energy_of_a_job_counts_no_node_twice() -> None:
 )
 def test_the_plugin_that_measures_it(line: str, plugin: str) -> None:
     assert parse.energy_plugin(f"Configuration data\nA = b\n{line}\nAcctGatherFilesystemType = x\n") == plugin
+
+
+class FakeSlurm:
+    """A scheduler that measures, or does not, or does not answer."""
+
+    def __init__(self, *answers: object):
+        self.answers, self.asked = list(answers), []
+
+    def node_energy(self, tasks: list[str]) -> object:
+        self.asked.append(tasks)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def updated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: FakeSlurm, times: int, **changes: object) -> object:
+    """node-energy.json after so many reports of a sweep on whole nodes whose one run has ended."""
+    new = sweeps.written(tmp_path / "o", (4,), "c4140")
+    cluster = msgspec.structs.replace(new.plan.cluster, **changes)
+    new = dataclasses.replace(new, plan=dataclasses.replace(new.plan, cluster=cluster))
+    attempt(new.where.run("g0004-r01") / "a001", job="1_0")
+    monkeypatch.setattr(Sweep, "scheduler", property(lambda _: slurm))
+    ended = SimpleNamespace(run="g0004-r01", state=RunState.DONE)
+    for _ in range(times):
+        node_energy.update(new, [ended])
+    return read_json(new.where.node_energy)
+
+
+def test_what_slurm_says_is_asked_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No answer, an answer before accounting has the job, and then the energy.
+    slurm = FakeSlurm(SchedulerUnreachable("away"), ("ipmi", {}), ("ipmi", {"1_0": 5000}))
+    assert updated(tmp_path, monkeypatch, slurm, 5) == {"plugin": "ipmi", "joules": {"1_0": 5000}}
+    assert slurm.asked == [["1_0"]] * 3
+
+
+def test_a_site_that_measures_nothing_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = FakeSlurm(("", {}))
+    assert updated(tmp_path, monkeypatch, slurm, 3) == {"plugin": "", "joules": {}}
+
+
+def test_the_energy_of_shared_nodes_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert updated(tmp_path, monkeypatch, FakeSlurm(), 1, sharing="shared") is None
 
 
 # --- prediction ----------------------------------------------------------------------------------
