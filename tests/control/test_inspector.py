@@ -47,7 +47,9 @@ def test_damaged_records_are_left_out(tmp_path: Path) -> None:
     cut = record("AllReduce", 8, 30.0)[:-20]
     strange = record("AllReduce", 8, 30.0, coll_exec_time_us="N/A")
     never = record("AllReduce", 8, 30.0, coll_exec_time_us=float("nan"))
-    (folder / "a.log").write_text("\n".join(["{", "nccl", strange, never, record("AllReduce", 8, 40.0), "{}", "[1]", cut]))
+    (folder / "a.log").write_text(
+        "\n".join(["{", "nccl", strange, never, record("AllReduce", 8, 40.0), "{}", "[1]", cut])
+    )
     (each,) = inspector.read(tmp_path, "r", 8)
     assert (each.count, each.time_us) == (1, 40.0)
 
