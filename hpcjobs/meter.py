@@ -92,6 +92,7 @@ class Measure:
     sweep: str = ""
     device: str = "cpu"
     flops_per_unit: float | None = None
+    flops_precision: str | None = None
 
     @classmethod
     def read(cls, text: str) -> Measure:
@@ -144,6 +145,7 @@ class Meter:
         self.drain: int | None = None
         self.loss: float | None = None
         self.flops: float | None = None
+        self.flops_precision: str | None = None
         self.step = self.epoch = 0
         self.why_off: str | None = None
         self.over = False  # a benchmark has measured all
@@ -190,7 +192,7 @@ class Meter:
         if self.on:
             try:
                 self.measure = Measure.read(os.environ.get("HPCJOBS_MEASURE", ""))
-                self.flops = self.measure.flops_per_unit
+                self.flops, self.flops_precision = self.measure.flops_per_unit, self.measure.flops_precision
                 self._slot = next(self._plan)
             except Exception as error:
                 self.off(_words(error))
@@ -822,7 +824,8 @@ class Meter:
             about["hosts"] = self._hosts
         about.update(gradient_bytes=_gradient_bytes(self.models), optimizers=len(self.optimizers) or None)
         about["accumulation"] = _usual(self._step_fetches) if self._step_fetches else None
-        about.update(flops_per_unit=self.flops, meter=self.way, by=_framework())
+        about.update(flops_per_unit=self.flops, flops_precision=self.flops_precision)
+        about.update(meter=self.way, by=_framework())
         sizes = sorted(self._step_units)
         if len(sizes) > 1:
             about["local_batch_varies"] = [sizes[0], sizes[-1]]
@@ -1758,11 +1761,15 @@ def score(name: str, value: float) -> None:
     METER._guard(lambda: METER.tell("eval_accuracy", float(value), name=str(name), epoch_num=max(METER.epoch, 1)))
 
 
-def flops(per_unit: float) -> None:
-    """Floating-point operations of one unit (sample, token), forward and backward, without recomputation."""
+def flops(per_unit: float, precision: str | None = None) -> None:
+    """Floating-point operations of one unit (sample, token), forward and backward, without recomputation.
+
+    `precision` is what the matrix products are computed in: fp32, tf32, fp16, bf16 or fp8.
+    """
 
     def told() -> None:
         METER.flops = float(per_unit)
+        METER.flops_precision = precision or METER.flops_precision
         METER._describe()
 
     METER._guard(told)

@@ -45,8 +45,9 @@ OURS = (
     *("MASTER_ADDR", "MASTER_PORT", "HPCJOBS_RUN_DIR", "HPCJOBS_ATTEMPT_DIR", "HPCJOBS_ATTEMPT", "HPCJOBS_GPUS"),
     *("HPCJOBS_NODES", "HPCJOBS_GPUS_PER_NODE", "HPCJOBS_REPEAT", "HPCJOBS_SEED", "HPCJOBS_METRICS"),
     *("HPCJOBS_LOCAL_BATCH", "HPCJOBS_DEADLINE", "HPCJOBS_START", "HPCJOBS_PROCESSES_PER_NODE"),
-    *("HPCJOBS_RANK_WRAPPER", "HPCJOBS_STOP_SIGNAL", "HPCJOBS_FORWARD", "PYTHONUNBUFFERED"),
-    *("HPCJOBS_MEASURE", "HPCJOBS_PYTHONPATH"),
+    *("HPCJOBS_RANK_WRAPPER", "HPCJOBS_STOP_SIGNAL", "HPCJOBS_FORWARD", "PYTHONUNBUFFERED", "HPCJOBS_SAMPLER"),
+    *("HPCJOBS_MEASURE", "HPCJOBS_PYTHONPATH", "NCCL_PROFILER_PLUGIN", "NCCL_INSPECTOR_ENABLE"),
+    *("NCCL_INSPECTOR_DUMP_DIR", "NCCL_INSPECTOR_DUMP_THREAD_INTERVAL_MICROSECONDS"),
 )
 
 # Variables that bash sets itself, or that change how it reads the rest of a script.
@@ -188,6 +189,7 @@ def probe_job(
 def _process_variables(group: Group, cluster: Cluster, folder: Path, launch: Launch) -> dict[str, Any]:
     """The variables of a template that starts processes. `folder` is the one that they write to."""
     return {
+        "cpus_per_node": cluster.cpus_per_gpu * group.size.gpus_per_node,
         "container": _container(group, cluster, folder, launch),
         "environment": cluster.env,
         "gpu_request": _gpu_request(group, cluster),
@@ -196,8 +198,19 @@ def _process_variables(group: Group, cluster: Cluster, folder: Path, launch: Lau
         "limit_s": seconds(cluster.time) if cluster.time else None,
         "ours": OURS,
         "python": [cluster.python or sys.executable],
+        "sampled_by": _sampled_by(cluster, launch),
+        # hpcjobs' own Python, on a file system that the nodes share, as the collector's.
+        "sampler": sys.executable,
         "size": group.size,
     }
+
+
+def _sampled_by(cluster: Cluster, launch: Launch) -> str:
+    """Who starts the samplers of a command's nodes: `ranks` (rank.sh of each node's first process), `script`, or ""."""
+    if not (launch.open and cluster.node_sampler):
+        return ""
+    # With pyxis rank.sh runs inside the container, which lacks hpcjobs' Python.
+    return "script" if launch.start == "once" or cluster.container.kind == "pyxis" else "ranks"
 
 
 def _render(

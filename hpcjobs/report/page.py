@@ -16,13 +16,17 @@ from hpcjobs.analysis.compare import compare_reference
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.base.version import __version__
 from hpcjobs.report import sentences, tables
-from hpcjobs.report.contents import Contents, by_unit, clean, score_name_of, series, unit_of
+from hpcjobs.report.contents import Contents, by_unit, clean, score_name_of, series, singular, unit_of
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_style import Drawing
 
 FILE = "report.html"
 TEMPLATE = "report.html.j2"
 _DASH = "\N{EN DASH}"
+_COLLECTIVES = (
+    "Collectives that NCCL's Inspector recorded: times of the operations themselves, hidden by computing or not. They "
+    "are no part of a step, and not exposed all-reduce"
+)
 _PROVENANCE = {
     "command": "Command", "time": "Time", "user": "User", "host": "Host", "cwd": "Folder",
     "hpcjobs": "hpcjobs", "python": "Python", "git": "Code", "cluster": "Cluster",
@@ -92,7 +96,12 @@ def render(contents: Contents, drawings: Sequence[Drawing]) -> str:
             dataclasses.replace(table, name=f"{table.name}-{number}" if number > 1 else table.name)
             for number, part in enumerate(contents.parts, 1)
             for table in _tables(part)
-        ],
+        ]
+        + (
+            [_plain("collectives", _COLLECTIVES, tables.collectives(contents.collectives))]
+            if contents.collectives
+            else []
+        ),
         runs=_runs(contents.runs, logs) if contents.runs else None,
         logs=logs,
         provenance=list(_provenance(contents.provenance)),
@@ -174,14 +183,18 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
     has_params = any(row.params for row in rows) or len({row.experiment for row in rows}) > 1
     has_batch = len({(row.experiment, row.params, row.gpus) for row in rows}) < len(rows)
     scores = {row.score_name for row in rows if row.score is not None}
-    score = score_name_of(rows)
+    score, unit = score_name_of(rows), unit_of(rows)
+    per_unit = f"J/{singular(unit)}"
     optional = {
         score: any(row.score is not None for row in rows),
         "time to train": any(row.time_to_train_s is not None for row in rows),
         "start-up": any(row.startup_s is not None for row in rows),
+        "MFU": any(row.mfu is not None for row in rows),
+        per_unit: any(row.energy_per_unit_j is not None for row in rows),
+        "W/GPU": any(row.gpu_power_w is not None for row in rows),
+        "node kWh": any(row.node_energy_kwh is not None for row in rows),
         "flags": any(row.flags for row in rows),
     }
-    unit = unit_of(rows)
     header = [
         *(["series"] if has_params else []), "GPUs", *(["batch/GPU"] if has_batch else []), "nodes", "runs",
         f"{unit}/s", "per GPU", "speed-up", "efficiency", "step, ms",
@@ -194,6 +207,10 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
             score: dataclasses.replace(_number(row.score, ".3f"), note=scored),
             "time to train": _duration(row.time_to_train_s),
             "start-up": _duration(row.startup_s),
+            "MFU": Cell(_DASH) if row.mfu is None else Cell(f"{100 * row.mfu:.1f} %", f"{row.mfu:.6g}"),
+            per_unit: dataclasses.replace(_number(row.energy_per_unit_j, ".3g"), note=row.energy_source),
+            "W/GPU": _number(row.gpu_power_w, ".0f"),
+            "node kWh": dataclasses.replace(_number(row.node_energy_kwh, ".3g"), note=row.node_energy_plugin),
             "flags": Cell(row.flags),
         }
         name = ", ".join(part for part in (row.experiment, row.params) if part)
@@ -279,7 +296,8 @@ def _logs(contents: Contents) -> list[Log]:
     for number, run in enumerate(contents.runs, 1):
         facts = {
             "Why": run.failure, "Log": run.source, "Attempt": run.attempt, "Params": run.params, "Job": run.job_ids,
-            "Nodes": run.nodelist, "GPU": run.gpu_model, "Software": run.software, "Flags": run.flags,
+            "Nodes": run.nodelist, "GPU": run.gpu_model, "Transport": run.transport, "Software": run.software,
+            "Flags": run.flags,
         }  # fmt: skip
         known = [(name, text) for name, text in facts.items() if text]
         tail = contents.tails.get(run.run, "").strip("\n")

@@ -16,10 +16,12 @@ from hpcjobs.base.files import write_atomic
 from hpcjobs.base.metrics import LOSSES, ScalingRow
 from hpcjobs.base.records import Reference
 from hpcjobs.base.tabular import metrics_of, to_csv, with_params
-from hpcjobs.report.contents import by_unit, score_name_of, sizes, unit_of
+from hpcjobs.report.contents import by_unit, score_name_of, singular, sizes, unit_of
 
 if TYPE_CHECKING:  # predict imports scipy, which is slow, and `hpcjobs status` does not need it
-    from hpcjobs.analysis.predict import Interval, Model
+    from hpcjobs.analysis.intervals import Interval
+    from hpcjobs.analysis.predict import Model
+    from hpcjobs.collect.inspector import Collective
 
 SCALING_CSV = "scaling-report.csv"
 LOSS_NAMES = {
@@ -163,9 +165,36 @@ def beside(found: Sequence[Comparison], reference: Reference) -> Cells:
     return _with_params(names, cells, [each.params for each in found])
 
 
+def collectives(found: Sequence[Collective]) -> Cells:
+    """What NCCL's Inspector recorded, a row for each run, operation and size."""
+    names = (
+        "run",
+        "operation",
+        "GPUs",
+        "ranks",
+        "bytes",
+        "recorded",
+        "median us",
+        "slowest us",
+        "algbw GB/s",
+        "busbw GB/s",
+    )
+    cells = tuple(
+        (
+            each.run,
+            each.op,
+            *map(str, (each.gpus, each.ranks, each.size, each.count)),
+            *(_figure(figure, ".1f") for figure in (each.time_us, each.slowest_us, each.algbw, each.busbw)),
+        )
+        for each in found
+    )
+    return Cells(names, cells, left=2)
+
+
 def predictions(model: Model, unit: str) -> Cells:
     """What a model predicts for each size in `unit`/s and how well it predicts one that it was not fitted to."""
     left_out = {each.gpus: each.error for each in model.left_out}
+    has_energy = any(each.energy_per_unit_j for each in model.predictions)
     names = (
         "GPUs",
         f"{unit or 'units'}/s",
@@ -175,6 +204,7 @@ def predictions(model: Model, unit: str) -> Cells:
         "efficiency",
         "time to train",
         "GPU-hours",
+        *([f"J/{singular(unit)}"] if has_energy else []),
     )
     cells = tuple(
         (
@@ -186,6 +216,7 @@ def predictions(model: Model, unit: str) -> Cells:
             _figure(each.efficiency, ".1%"),
             _hours(each.time_to_train_s),
             _gpu_hours(each.gpu_hours),
+            *([_joules(each.energy_per_unit_j)] if has_energy else []),
         )
         for each in model.predictions
     )
@@ -272,6 +303,10 @@ def _gpu_hours(figure: Interval | None) -> str:
         return "-"
     form = ".1f" if figure.value >= 1 else ".2g"
     return f"{figure.value:{form}} ({_ends(figure, form, is_time=True)})"
+
+
+def _joules(figure: Interval | None) -> str:
+    return "-" if figure is None else f"{figure.value:.3g} ({_ends(figure, '.3g', is_time=True)})"
 
 
 def _largest_loss(row: ScalingRow) -> str:

@@ -151,7 +151,9 @@ def benchmark(control: dict[str, Any] | None = None, **window: Any) -> str:
     """The log of a benchmark, with this hpcjobs_control value and these figures in its last window."""
     text = train_log(step_ms=(50.0,), auc=None, status=None)
     if window:
-        text += line("tracked_stats", {"throughput": 160.0, "step_ms": 50.0, **window}, 1030.0, step=20, steps=5, warmup=False)
+        text += line(
+            "tracked_stats", {"throughput": 160.0, "step_ms": 50.0, **window}, 1030.0, step=20, steps=5, warmup=False
+        )
     if control:
         text += line("hpcjobs_control", control)
     return text + line("run_stop", None, 1040.0, status="success")
@@ -182,7 +184,12 @@ def test_what_a_script_that_talks_in_every_block_does_not_tell_is_empty(tmp_path
     measured = mllog.measure(read(tmp_path, benchmark(control)))
     assert measured is not None
     assert (measured.input_wait_ms, measured.input_wait_ms_high) == (3.0, 3.5)
-    assert (measured.allreduce_ms, measured.skew_ms, measured.compute_ms, measured.slowest_node) == (None, None, None, "")
+    assert (measured.allreduce_ms, measured.skew_ms, measured.compute_ms, measured.slowest_node) == (
+        None,
+        None,
+        None,
+        "",
+    )
 
 
 def test_without_control_blocks_the_input_wait_is_the_slowest_ranks_time_in_the_loader(tmp_path: Path) -> None:

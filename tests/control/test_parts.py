@@ -168,7 +168,9 @@ def test_ranks_that_wait_for_each_other_disturb_no_block() -> None:
 
 
 def test_figures_that_are_not_known_say_nothing() -> None:
-    everyone = loaded({(number, "a"): {"foreign_cpu": None, "steal": float("nan"), "sm_mhz": None} for number in range(8)})  # type: ignore[misc]
+    everyone = loaded(
+        {(number, "a"): {"foreign_cpu": None, "steal": float("nan"), "sm_mhz": None} for number in range(8)}
+    )  # type: ignore[misc]
     everyone[0]["passes"][2]["load"] = {"a": None, "b": None, "c": None}
     del everyone[0]["passes"][3]["load"]
     assert disturbed(everyone) == []

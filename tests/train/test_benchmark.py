@@ -89,6 +89,7 @@ def test_its_log_makes_a_measurement(planted: Outcome):
     assert found.step_ms > 140
     assert found.input_wait_ms == value(planted, "hpcjobs_control")["input_wait_ms"]
     assert found.time_to_train_kind == "derived_fixed_epochs"
+    assert found.flops_per_unit == value(planted, "hpcjobs_run")["flops_per_unit"] > 0
     assert ("precision_not_reached" in found.flags) != value(planted, "hpcjobs_precision")["reached"]
     assert found.score is None
 
