@@ -2249,9 +2249,23 @@ def _quiet(passes: Sequence[_Pass], blocks: Sequence[Mapping[str, Any]]) -> list
     return quiet if len(quiet) >= FEWEST else list(passes)
 
 
-def _talks(everyone: Sequence[Mapping[str, Any]]) -> int | None:
-    """The most collectives that a rank began in a block (c), beside the one that is left out; None: not known."""
-    counts = [count for one in everyone for count in one.get("collectives") or [-1]]
+def _silent(passes: Sequence[_Pass], everyone: Sequence[Mapping[str, Any]]) -> list[_Pass]:
+    """The passes in which the script itself began no collective in (c), if they are enough; else all.
+
+    A script that averages its loss every ten steps talks in some passes, one that does so in each step in all.
+    """
+    talking = {number for one in everyone for number, count in enumerate(one.get("collectives") or ()) if count > 0}
+    silent = [each for each in passes if each.number not in talking]
+    return silent if len(silent) >= FEWEST else list(passes)
+
+
+def _talks(everyone: Sequence[Mapping[str, Any]], used: Sequence[_Pass]) -> int | None:
+    """The most collectives that a rank began in (c), beside the one that is left out; None: not known."""
+    counts = [
+        one["collectives"][each.number] if each.number < len(one.get("collectives") or ()) else -1
+        for one in everyone
+        for each in used
+    ]
     return None if -1 in counts else max(counts)
 
 
@@ -2269,15 +2283,16 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     to pass (by_order, trimmed, by_pairs), because blocks differ by more than steps within a block. Passes with a
     disturbed block are left out if FEWEST others remain. A part may be below 0 by chance.
 
-    If the script itself talks in (c), its ranks wait there for each other: then allreduce_ms and skew_ms are None,
-    and allreduce_claimed is False. Times in ms. Raises ValueError if no pass is whole on all ranks.
+    Where the script itself talks in (c), its ranks wait there for each other. Passes with that are left out if FEWEST
+    others remain; if not, allreduce_ms and skew_ms are None, and allreduce_claimed is False. Times in ms. Raises
+    ValueError if no pass is whole on all ranks.
     """
     whole = _passes(everyone)
     if not whole:
         raise ValueError("no pass through the control blocks is whole on all ranks")
     blocks = disturbed(everyone)
-    used = _quiet(whole, blocks)
-    talks = _talks(everyone)
+    used = _quiet(_silent(whole, everyone), blocks)
+    talks = _talks(everyone, used)
     claimed = not talks
     step = _mean([each.a for each in used])
     parts = parts_of(used, [one["host"] for one in everyone])
@@ -2336,12 +2351,12 @@ def parts_known(everyone: Sequence[Mapping[str, Any]], precision: float) -> bool
     if look != len(whole):
         return False
     noisy = {each["pass"] for each in disturbed(everyone)}
-    used = [each for each in whole if each.number not in noisy]
+    used = [each for each in _silent(whole, everyone) if each.number not in noisy]
     if len(used) < FIRST_LOOK:
         return False
     parts = parts_of(used, [one["host"] for one in everyone])
     limit = precision * _mean([each.a for each in used])
-    names = ("input_wait_ms", "compute_ms") if _talks(everyone) else PARTS
+    names = ("input_wait_ms", "compute_ms") if _talks(everyone, used) else PARTS
     widths = [parts[name].half_width for name in names]
     return all(width is not None and width <= limit for width in widths)
 
