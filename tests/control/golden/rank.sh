@@ -194,9 +194,10 @@ elif [ -n "${SLURM_STEP_ID:-}" ] && [ -n "${SLURM_PROCID:-}" ]; then
     local_world="$(element "${SLURM_STEP_TASKS_PER_NODE:-${SLURM_TASKS_PER_NODE:-}}" "$node")"
 fi
 
-# The meter comes before what PYTHONPATH holds. torchrun's ranks have that from it.
+# What puts the meter into the command comes before what PYTHONPATH holds, and the meter after it. torchrun's ranks have
+# that from it.
 if [ "$kind" != python ] && [ -n "${HPCJOBS_PYTHONPATH:-}" ]; then
-    export PYTHONPATH="$HPCJOBS_PYTHONPATH${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONPATH="${HPCJOBS_INJECT:-}${PYTHONPATH:+$PYTHONPATH:}$HPCJOBS_PYTHONPATH"
 fi
 # A variable that the user or the profile has set stays.
 host="$(uname -n)"
