@@ -274,8 +274,8 @@ if [ -n "${HPCJOBS_SAMPLER-}" ] && [ "$kind" != python ] && [ "$local_rank" = 0 
 fi
 start="$(now)"
 if [ -n "$turns" ] || { [ "$kind" = node ] && [ -n "${HPCJOBS_FORWARD:-}" ] && [ -n "$stop" ]; }; then
-    # mpirun signals its child's process group alone, and torchrun's ranks have groups of their own. A trap runs at once
-    # only while bash waits for a command in its background.
+    # mpirun signals its child's process group alone, and torchrun's ranks have groups of their own. Bash runs a trap only
+    # between two commands: so this one runs in the background.
     group=
     if [ -z "$turns" ]; then read -r _ _ _ _ group _ <"/proc/$$/stat"; fi
     trap 'signalled=1' "${signals[@]}"
