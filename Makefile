@@ -34,8 +34,9 @@ test: ## all tests; as root also those on a virtual Slurm cluster
 test-torch: setup-torch ## PyTorch's part of examples/ on a virtual Slurm cluster (root)
 	$(PYTHON) -m pytest -s tests/torch
 
-soak: setup-test ## the full counts: 200 kills, 1,000 runs on the virtual cluster (root, about an hour)
+soak: setup-test ## the full counts: 200 kills, 1,000 runs, 40 with a neighbour, on the virtual cluster (root, about an hour)
 	$(PYTHON) -m pytest --soak -s tests/slurm/test_submission.py -k "killed_anywhere or many_quick"
+	$(PYTHON) -m pytest --soak tests/slurm/test_meter.py tests/control/test_meter_planted.py -k neighbour
 
 lint: setup ## ruff, mypy, import-linter
 	@scripts/lint.sh

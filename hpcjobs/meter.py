@@ -95,6 +95,7 @@ class Measure:
     sweep: str = ""
     device: str = "cpu"
     flops_per_unit: float | None = None
+    flops_precision: str | None = None
 
     @classmethod
     def read(cls, text: str) -> Measure:
@@ -147,6 +148,7 @@ class Meter:
         self.drain: int | None = None
         self.loss: float | None = None
         self.flops: float | None = None
+        self.flops_precision: str | None = None
         self.step = self.epoch = 0
         self.why_off: str | None = None
         self.over = False  # a benchmark has measured all
@@ -195,7 +197,7 @@ class Meter:
         if self.on:
             try:
                 self.measure = Measure.read(os.environ.get("HPCJOBS_MEASURE", ""))
-                self.flops = self.measure.flops_per_unit
+                self.flops, self.flops_precision = self.measure.flops_per_unit, self.measure.flops_precision
                 self._slot = next(self._plan)
             except Exception as error:
                 self.off(_words(error))
@@ -700,7 +702,7 @@ class Meter:
             known["passes"] += new["passes"]
             known["collectives"] += new["collectives"]
         if question == "known":
-            blocks = _with_foreign(self._others)
+            blocks = with_foreign(self._others)
             return parts_known(blocks if _has_c(blocks) else _without_c(blocks), self.measure.parts_precision)
         try:
             self._tell_control(self._others)
@@ -722,7 +724,7 @@ class Meter:
     def _tell_control(self, everyone: list[dict[str, Any]]) -> None:
         if not everyone or not everyone[0]["passes"]:
             return
-        value = _attributed(_with_foreign(everyone))
+        value = _attributed(with_foreign(everyone))
         value["restored"] = bool(self._control and self._control.restored)
         self.tell("hpcjobs_control", value)
 
@@ -877,7 +879,8 @@ class Meter:
             about["hosts"] = self._hosts
         about.update(gradient_bytes=_gradient_bytes(self.models), optimizers=len(self.optimizers) or None)
         about["accumulation"] = _usual(self._step_fetches) if self._step_fetches else None
-        about.update(flops_per_unit=self.flops, meter=self.way, by=_framework())
+        about.update(flops_per_unit=self.flops, flops_precision=self.flops_precision)
+        about.update(meter=self.way, by=_framework())
         sizes = sorted(self._step_units)
         if len(sizes) > 1:
             about["local_batch_varies"] = [sizes[0], sizes[-1]]
@@ -1085,7 +1088,7 @@ class _Control:
         self._silence(phase == "c")
 
     def open_block(self) -> None:
-        self._load = _load_now()
+        self._load = load_now()
 
     def timed(self, phase: str, ms: float, first: bool) -> None:
         """A timed step. The first of an epoch also starts the loader: it does not count."""
@@ -1100,7 +1103,7 @@ class _Control:
     def close_block(self) -> None:
         if not self._phase:
             return
-        self.passes[-1]["load"][self._phase] = _load_between(self._load, _load_now()) if self._load else {}
+        self.passes[-1]["load"][self._phase] = load_between(self._load, load_now()) if self._load else {}
         if self._phase == "c":
             if self._sequence >= 0:
                 self.collectives[-1] = _sequence() - self._sequence
@@ -1303,7 +1306,7 @@ def _attributed(everyone: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _load_now() -> tuple[float, ...]:
+def load_now() -> tuple[float, ...]:
     """Seconds: wall; CPU time in use, stolen, in all of the node; CPU pressure; this rank's CPU time, run-queue wait.
 
     NaN where the kernel does not say. A rank is this process with its children, such as the workers of a loader.
@@ -1339,7 +1342,7 @@ def _load_now() -> tuple[float, ...]:
     return _now(), busy, steal, whole, pressure, own, waited
 
 
-def _load_between(before: tuple[float, ...], after: tuple[float, ...]) -> dict[str, float | None]:
+def load_between(before: tuple[float, ...], after: tuple[float, ...]) -> dict[str, float | None]:
     """Figures of a block: CPUs in use on the node and by this rank, and the shares of time that others took."""
     wall, busy, steal, whole, pressure, own, waited = (b - a for a, b in zip(before, after))
 
@@ -1356,7 +1359,7 @@ def _load_between(before: tuple[float, ...], after: tuple[float, ...]) -> dict[s
     }
 
 
-def _with_foreign(everyone: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_foreign(everyone: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The blocks with `foreign_cpu`: CPUs in use on a node less those that the job's ranks there use."""
     found = [{**one, "passes": [{**p, "load": dict(p["load"])} for p in one["passes"]]} for one in everyone]
     hosts: dict[str, list[dict[str, Any]]] = {}
@@ -1850,11 +1853,15 @@ def score(name: str, value: float) -> None:
     METER._guard(lambda: METER.tell("eval_accuracy", float(value), name=str(name), epoch_num=max(METER.epoch, 1)))
 
 
-def flops(per_unit: float) -> None:
-    """Floating-point operations of one unit (sample, token), forward and backward, without recomputation."""
+def flops(per_unit: float, precision: str | None = None) -> None:
+    """Floating-point operations of one unit (sample, token), forward and backward, without recomputation.
+
+    `precision` is what the matrix products are computed in: fp32, tf32, fp16, bf16 or fp8.
+    """
 
     def told() -> None:
         METER.flops = float(per_unit)
+        METER.flops_precision = precision or METER.flops_precision
         METER._describe()
 
     METER._guard(told)
@@ -2046,7 +2053,8 @@ CORRELATION = 0.2
 # taken without the others.
 FIRST_LOOK, FEWEST = 6, 4
 # A part is not told apart from nothing if the half of its interval is wider than this fraction of a step, and than
-# this fraction of the part itself.
+# this fraction of the part itself: what is known to half of itself is there; what is not known to 5 % of a step could
+# hide a loss that matters.
 TOLD_OF_STEP, TOLD_OF_PART = 0.05, 0.5
 PARTS = ("input_wait_ms", "allreduce_ms", "skew_ms", "compute_ms")
 
@@ -2287,8 +2295,9 @@ def _typical(ranks: Sequence[float], hosts: Sequence[str]) -> float:
     return statistics.median_low(map(statistics.median_low, by_node.values()))
 
 
-# How a figure of the load tells a disturbed block: by how much it differs from the quiet blocks of the same phase on
-# the same node, and the words for it. Clocks differ by a factor, the others by an amount.
+# How a figure of the load tells a disturbed block, and the words for it: it is above that of the quiet blocks of the
+# same phase on the same rank by this amount at least, and by half of it, because ranks that share their CPUs with each
+# other wait much and not always alike. A clock is below by this fraction.
 _LOADS: Mapping[str, tuple[float, str]] = {
     "foreign_cpu": (0.25, "other processes used {:.1f} CPUs on {} ({:.1f} in quiet blocks)"),
     "cpu_wait": (0.10, "a rank waited for a CPU {:.0%} of the time on {} ({:.0%} in quiet blocks)"),
@@ -2308,18 +2317,15 @@ def disturbed(everyone: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[tuple[int, str], str] = {}
     for one in everyone:
         for phase, (name, (limit, words)) in itertools.product("abc", _LOADS.items()):
-            known = [
-                (number, figure)
-                for number, each in enumerate(one["passes"])
-                if (figure := ((each.get("load") or {}).get(phase) or {}).get(name)) is not None
-            ]
+            figures = [((each.get("load") or {}).get(phase) or {}).get(name) for each in one["passes"]]
+            known = [(number, each) for number, each in enumerate(figures) if each is not None and math.isfinite(each)]
             if not known:
                 continue
             ordered = sorted(figure for _, figure in known)
             quarter = (len(ordered) - 1) // 4
             quiet = ordered[-1 - quarter] if name == "sm_mhz" else ordered[quarter]
             for number, figure in known:
-                if figure < quiet * (1 - limit) if name == "sm_mhz" else figure > quiet + limit:
+                if figure < quiet * (1 - limit) if name == "sm_mhz" else figure > quiet + max(limit, quiet / 2):
                     found.setdefault((number, phase), words.format(figure, one["host"], quiet))
     place = {(number, phase): (number, (1 if number % 2 == 0 else -1) * ord(phase)) for number, phase in found}
     return [
@@ -2335,9 +2341,23 @@ def _quiet(passes: Sequence[_Pass], blocks: Sequence[Mapping[str, Any]]) -> list
     return quiet if len(quiet) >= FEWEST else list(passes)
 
 
-def _talks(everyone: Sequence[Mapping[str, Any]]) -> int | None:
-    """The most collectives that a rank began in a block (c), beside the one that is left out; None: not known."""
-    counts = [count for one in everyone for count in one.get("collectives") or [-1]]
+def _silent(passes: Sequence[_Pass], everyone: Sequence[Mapping[str, Any]]) -> list[_Pass]:
+    """The passes in which the script itself began no collective in (c), if they are enough; else all.
+
+    A script that averages its loss every ten steps talks in some passes, one that does so in each step in all.
+    """
+    talking = {number for one in everyone for number, count in enumerate(one.get("collectives") or ()) if count > 0}
+    silent = [each for each in passes if each.number not in talking]
+    return silent if len(silent) >= FEWEST else list(passes)
+
+
+def _talks(everyone: Sequence[Mapping[str, Any]], used: Sequence[_Pass]) -> int | None:
+    """The most collectives that a rank began in (c), beside the one that is left out; None: not known."""
+    counts = [
+        one["collectives"][each.number] if each.number < len(one.get("collectives") or ()) else -1
+        for one in everyone
+        for each in used
+    ]
     return None if -1 in counts else max(counts)
 
 
@@ -2355,15 +2375,16 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     to pass (by_order, trimmed, by_pairs), because blocks differ by more than steps within a block. Passes with a
     disturbed block are left out if FEWEST others remain. A part may be below 0 by chance.
 
-    If the script itself talks in (c), its ranks wait there for each other: then allreduce_ms and skew_ms are None,
-    and allreduce_claimed is False. Times in ms. Raises ValueError if no pass is whole on all ranks.
+    Where the script itself talks in (c), its ranks wait there for each other. Passes with that are left out if FEWEST
+    others remain; if not, allreduce_ms and skew_ms are None, and allreduce_claimed is False. Times in ms. Raises
+    ValueError if no pass is whole on all ranks.
     """
     whole = _passes(everyone)
     if not whole:
         raise ValueError("no pass through the control blocks is whole on all ranks")
     blocks = disturbed(everyone)
-    used = _quiet(whole, blocks)
-    talks = _talks(everyone)
+    used = _quiet(_silent(whole, everyone), blocks)
+    talks = _talks(everyone, used)
     claimed = not talks
     step = _mean([each.a for each in used])
     parts = parts_of(used, [one["host"] for one in everyone])
@@ -2422,12 +2443,12 @@ def parts_known(everyone: Sequence[Mapping[str, Any]], precision: float) -> bool
     if look != len(whole):
         return False
     noisy = {each["pass"] for each in disturbed(everyone)}
-    used = [each for each in whole if each.number not in noisy]
+    used = [each for each in _silent(whole, everyone) if each.number not in noisy]
     if len(used) < FIRST_LOOK:
         return False
     parts = parts_of(used, [one["host"] for one in everyone])
     limit = precision * _mean([each.a for each in used])
-    names = ("input_wait_ms", "compute_ms") if _talks(everyone) else PARTS
+    names = ("input_wait_ms", "compute_ms") if _talks(everyone, used) else PARTS
     widths = [parts[name].half_width for name in names]
     return all(width is not None and width <= limit for width in widths)
 

@@ -48,6 +48,8 @@ def losses(row: ScalingRow, base: ScalingRow) -> dict[str, Any]:
     return {**whole, **(_ends(whole, row, base, ratio) if row is not base else {})}
 
 
+# The loss of each part of a step.
+LOSS_OF = {"input_wait_ms": "input", "allreduce_ms": "allreduce", "skew_ms": "skew", "compute_ms": "compute"}
 # The figure whose error a loss has.
 _ERRORS = {
     "lost_ms": "step_ms",

@@ -9,10 +9,28 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
+from typing import ClassVar
 
 from hpcjobs.base.metrics import Spread
 
 CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    # An interval whose high end is more than this many times its low end is too wide to be of use.
+    WIDEST: ClassVar[int] = 10
+
+    @property
+    def wide(self) -> bool:
+        """Whether it is too wide to be of use. An unbounded interval always is."""
+        return not self.high <= self.WIDEST * self.low
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -7,10 +7,12 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
+from hpcjobs.analysis.energy import PowerModel
+from hpcjobs.analysis.intervals import Interval
 from hpcjobs.analysis.models import Fabric, Fit, LinearModel, ModelPoint, Vector, ring, usl
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import ScalingRow, Series
@@ -25,30 +27,14 @@ _FIXED_EPOCHS = {"measured_fixed_epochs", "derived_fixed_epochs"}
 _Builder = Callable[[Sequence[ModelPoint]], LinearModel]
 
 
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A number and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    # An interval whose high end is more than this many times its low end is too wide to be of use.
-    WIDEST: ClassVar[int] = 10
-
-    @property
-    def wide(self) -> bool:
-        """Whether it is too wide to be of use. An unbounded interval always is."""
-        return not self.high <= self.WIDEST * self.low
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
     """The prediction for one size. The intervals are those of one new measurement of the size.
 
     `measured` is its throughput, None if it was not run. `step_ms` is None if the batch is not known. `efficiency` is
     relative to the base of the table, None if the table has no base. `time_to_train_s` and `gpu_hours` are those of the
-    whole training, None if the table has no training of a fixed number of epochs.
+    whole training, None if the table has no training of a fixed number of epochs. `energy_per_unit_j` is that of all
+    GPUs, None if the power of too few sizes is measured.
     """
 
     gpus: int
@@ -59,6 +45,7 @@ class Prediction:
     efficiency: float | None
     time_to_train_s: Interval | None
     gpu_hours: Interval | None
+    energy_per_unit_j: Interval | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,12 +207,13 @@ def _fit_model(
     drawn, noise = fit.resampled(resamples)
     resampled = [linear.meaning(parameters) for parameters in drawn]
     fitted = linear.meaning(fit.parameters)
+    power = PowerModel.of(rows)
     return Model(
         name=name,
         parameters={key: _interval(value, [each[key] for each in resampled]) for key, value in fitted.items()},
         spread=fit.noise,
         left_out=tuple(_leave_one_out(builder, points, number) for number in range(len(points))),
-        predictions=tuple(_prediction(fit, size, drawn, noise, rows) for size in wanted),
+        predictions=tuple(_prediction(fit, size, drawn, noise, rows, power) for size in wanted),
     )
 
 
@@ -240,7 +228,12 @@ def _leave_one_out(builder: _Builder, points: Sequence[ModelPoint], number: int)
 
 
 def _prediction(
-    fit: Fit, size: ModelPoint, drawn: Sequence[Vector], noise: Vector, rows: Sequence[ScalingRow]
+    fit: Fit,
+    size: ModelPoint,
+    drawn: Sequence[Vector],
+    noise: Vector,
+    rows: Sequence[ScalingRow],
+    power: PowerModel | None,
 ) -> Prediction:
     value = fit.at(size, fit.parameters)
     step = _interval(value, [fit.at(size, each) * math.exp(e) for each, e in zip(drawn, noise, strict=True)])
@@ -258,6 +251,7 @@ def _prediction(
         efficiency=rate.value / (base.throughput or math.nan) * base.gpus / size.gpus if base else None,
         time_to_train_s=train,
         gpu_hours=train and Interval(train.value * hours, train.low * hours, train.high * hours),
+        energy_per_unit_j=power.per_unit(size.gpus, rate) if power else None,
     )
 
 

@@ -24,13 +24,23 @@ JOB_LOG = "job.log"
 TRAIN_LOG = "train.log"
 EXIT_JSON = "exit.json"
 
-# Columns of nvml-HOST.csv, which has a line per GPU and second. time: seconds since the epoch; gpu: NVML's index;
+# Columns of nvml-HOST.csv, which has a line per GPU and second. time: seconds since the epoch; gpu: the driver's index;
 # power in W; throttle_bits: hexadecimal, the bits of THROTTLE_REASONS; throttle: their names; ecc_uncorrected: errors
-# since the driver was loaded; foreign_pids: processes on the GPU that do not belong to the run, or `none`. A field
-# that is not known is empty.
+# since the driver was loaded; foreign_pids: processes on the GPU that do not belong to the run, or `none`; energy_mj:
+# mJ since the driver was loaded; pcie_*: kB/s in the last 20 ms; nvlink_*: KiB since the driver was loaded, over all
+# links. A field that is not known is empty. NVML_COLUMNS_0_1 are those of version 0.1.
 NVML_COLUMNS: tuple[str, ...] = (
     *("time", "gpu", "uuid", "sm_mhz", "memory_mhz", "power_w", "power_cap_w", "temperature_c"),
     *("throttle_bits", "throttle", "ecc_uncorrected", "foreign_pids"),
+    *("energy_mj", "pcie_tx_kb_s", "pcie_rx_kb_s", "nvlink_tx_kib", "nvlink_rx_kib", "vendor"),
+)
+NVML_COLUMNS_0_1 = NVML_COLUMNS[:12]
+
+# Columns of cgroup-HOST.csv, which has a line per second: what the job's control group on a node has used. cpu_s: CPU
+# time; throttled_s: time without CPU because of a quota; cpu_wait_s: time in which some task waited for a CPU, of
+# version 2 alone; memory_mib: with the page cache of its files, file_mib; peak_mib: the most so far.
+CGROUP_COLUMNS: tuple[str, ...] = (
+    *("time", "cpu_s", "throttled_s", "cpu_wait_s", "memory_mib", "file_mib", "peak_mib", "limit_mib"),
 )
 
 # Why a GPU's clocks are below their maximum: the bits nvmlClocksThrottleReason* of NVIDIA's nvml.h.
@@ -75,8 +85,18 @@ def node_json(host: str) -> str:
 
 
 def nvml_csv(host: str) -> str:
-    """Name of the file with a node's NVML samples, one per GPU and second."""
+    """Name of the file with samples of a node's GPUs, one per GPU and second."""
     return f"nvml-{host}.csv"
+
+
+def cgroup_csv(host: str) -> str:
+    """Name of the file with what the job's control group on a node uses, a line per second."""
+    return f"cgroup-{host}.csv"
+
+
+def sampler_txt(host: str) -> str:
+    """Name of the file with the errors of a node's sampler; there is none if it had none."""
+    return f"sampler-{host}.txt"
 
 
 def nccl_txt(rank: int) -> str:
@@ -130,7 +150,7 @@ class LogKey:
     CHECKPOINT = "hpcjobs_checkpoint"  # value: best (true: the highest score so far), seconds (how long writing took)
     WARMUP = "hpcjobs_warmup"  # mode benchmark; value: steps, settled (three windows agreed)
     PRECISION = "hpcjobs_precision"  # value: reached, steps, asked, half_width (a fraction, of this run alone), ...
-    CONTROL = "hpcjobs_control"  # value: step_ms and its parts, slowest_rank, slowest_host, ranks
+    CONTROL = "hpcjobs_control"  # value: that of meter.attribute
     RESUMED = "hpcjobs_resumed"  # value: number of steps done in the checkpoint
     INTERRUPTED = "hpcjobs_interrupted"  # value: the signal's name; metadata: step, of which a checkpoint is written
 

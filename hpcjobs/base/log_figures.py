@@ -141,6 +141,24 @@ class Figures:
         ),
     )
 
+    flops_per_unit: float | None = field(
+        default=None,
+        metadata=metric(
+            "floating-point operations of the model for one unit, forward and backward, without those of recomputation",
+            "FLOP",
+            Combine.MEAN,
+            since="0.2",
+        ),
+    )
+    flops_precision: str = field(
+        default="",
+        metadata=metric(
+            "in what matrix products are computed, as the log or the experiment says it: fp32, tf32, fp16, bf16, fp8",
+            combine=Combine.WORDS,
+            since="0.2",
+        ),
+    )
+
     def figures(self) -> dict[str, Any]:
         """These, by name."""
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(Figures)}
@@ -150,8 +168,7 @@ class Figures:
 class Measurement(Figures):
     """What one run's log says of its training. Fields that Run has too mean the same.
 
-    `first_step_at` is the end of the first training step in seconds since the epoch, `flops_per_unit` the
-    floating-point operations of the model for one unit. What a log does not say is None.
+    `first_step_at` is the end of the first training step in seconds since the epoch. What a log does not say is None.
     """
 
     gpus: int
@@ -164,4 +181,3 @@ class Measurement(Figures):
     first_step_at: float | None = None
     hosts: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    flops_per_unit: float | None = None

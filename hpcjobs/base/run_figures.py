@@ -88,6 +88,61 @@ class Point(Figures):
         ),
     )
 
+    energy_per_unit_j: float | None = field(
+        default=None,
+        metadata=metric(
+            "energy of all GPUs for one unit, over the timed windows; empty unless each GPU of the run was sampled",
+            "J",
+            Combine.MEAN,
+            since="0.2",
+        ),
+    )
+    gpu_power_w: float | None = field(
+        default=None,
+        metadata=metric("power of one GPU in the timed windows, mean over GPUs", "W", Combine.MEAN, since="0.2"),
+    )
+    energy_source: str = field(
+        default="",
+        metadata=metric(
+            "how they are known: counter (the GPUs' energy counters) or power (samples of power, integrated)",
+            combine=Combine.WORDS,
+            since="0.2",
+        ),
+    )
+    node_energy_kwh: float | None = field(
+        default=None,
+        metadata=metric(
+            "energy of the run's nodes, as Slurm counts it for the step (ConsumedEnergy); of exclusive nodes only",
+            "kWh",
+            Combine.MEAN,
+            since="0.2",
+        ),
+    )
+    node_energy_plugin: str = field(
+        default="",
+        metadata=metric(
+            "the plugin of Slurm that measured it (AcctGatherEnergyType)", combine=Combine.WORDS, since="0.2"
+        ),
+    )
+    mfu: float | None = field(
+        default=None,
+        metadata=metric(
+            "model FLOPs utilisation: flops_per_unit x throughput / (gpus x the GPU's dense peak in flops_precision); "
+            "empty for a GPU or a precision that hpcjobs' table does not have",
+            "fraction",
+            Combine.MEAN,
+            since="0.2",
+        ),
+    )
+    transport: str = field(
+        default="",
+        metadata=metric(
+            "how NCCL connects the GPUs, by its own log; of a command that of rank 0 alone",
+            combine=Combine.TEXTS,
+            since="0.2",
+        ),
+    )
+
     @property
     def group(self) -> tuple[str, str, str]:
         """Experiment, params and unit: points that differ in one of them are never averaged or compared."""

@@ -52,6 +52,11 @@ class SweepDir:
         return self.root / "journal.jsonl"
 
     @property
+    def node_energy(self) -> Path:
+        """What Slurm says of the energy of the jobs' nodes. Keys: plugin (empty: none measures it), joules by task."""
+        return self.root / "node-energy.json"
+
+    @property
     def lock_file(self) -> Path:
         return self.root / "lock"
 

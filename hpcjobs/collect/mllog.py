@@ -186,6 +186,11 @@ def _finite(value: Any) -> float | None:
         return None
 
 
+def _positive(value: Any) -> float | None:
+    number = _finite(value)
+    return number if number is not None and number > 0 else None
+
+
 def measure(log: TrainLog) -> Measurement | None:
     """The measurement of a run that ended with success, or None.
 
@@ -238,8 +243,9 @@ def _measurement(log: TrainLog) -> Measurement | None:
         unit=log.unit,
         gradient_bytes=_finite(about.get("gradient_bytes")),
         precision=str(about.get("precision") or ""),
-        hosts=tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else (),
         flops_per_unit=_positive(about.get("flops_per_unit")),
+        flops_precision=str(about.get("flops_precision") or ""),
+        hosts=tuple(map(str, about["hosts"])) if isinstance(about.get("hosts"), list) else (),
         flags=tuple(flags),
         **parts,
     )
@@ -265,11 +271,6 @@ def _score_name(accuracy: Event) -> str:
 def _whole(value: Any) -> int | None:
     """A whole number above 0, or None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _positive(value: Any) -> float | None:
-    number = _finite(value)
-    return number if number is not None and number > 0 else None
 
 
 def _flags(log: TrainLog) -> Iterator[str]:

@@ -1,14 +1,19 @@
-"""Reads nvml-HOST.csv, a sample per second of a node's GPUs: what slowed or disturbed them during timed steps."""
+"""Reads nvml-HOST.csv, a sample per second of a node's GPUs: what slowed or disturbed them during timed steps.
+
+And how much energy they took meanwhile.
+"""
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hpcjobs.base.columns import FLAG_ECC, FLAG_FOREIGN, FLAG_POWER_CAPPED, FLAG_THROTTLED
-from hpcjobs.base.contract import NVML_COLUMNS, THROTTLE_REASONS
+from hpcjobs.base.contract import NVML_COLUMNS, NVML_COLUMNS_0_1, THROTTLE_REASONS
 
 _SLOWDOWN = sum(THROTTLE_REASONS[name] for name in ("hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"))
 
@@ -22,24 +27,115 @@ class Sample:
     reasons: int | None
     ecc: int | None
     foreign: bool
+    power_w: float | None = None
+    energy_mj: int | None = None
 
 
 def samples(lines: Iterable[str]) -> Iterator[Sample]:
-    """The samples of a file. The header, damaged lines and a last line that is cut off are skipped."""
+    """The samples of a file. The header, damaged lines and a last line that is cut off are skipped.
+
+    Files of version 0.1 have fewer columns; without a header all columns of either version are expected.
+    """
+    columns: Sequence[str] = ()
     for line in lines:
         if not line.endswith("\n"):
             continue
+        fields = line[:-1].split(",")
+        if fields[0] == "time":
+            columns = fields
+            continue
         try:
-            row = dict(zip(NVML_COLUMNS, line[:-1].split(","), strict=True))
+            by_length = NVML_COLUMNS_0_1 if len(fields) == len(NVML_COLUMNS_0_1) else NVML_COLUMNS
+            row = dict(zip(columns or by_length, fields, strict=True))
             yield Sample(
                 at=float(row["time"]),
                 uuid=row["uuid"],
                 reasons=int(row["throttle_bits"], 16) if row["throttle_bits"] else None,
                 ecc=int(row["ecc_uncorrected"]) if row["ecc_uncorrected"] else None,
                 foreign=row["foreign_pids"] not in ("", "none"),
+                power_w=_number(row.get("power_w")),
+                energy_mj=int(row["energy_mj"]) if row.get("energy_mj") else None,
             )
-        except ValueError:
+        except (KeyError, ValueError):
             continue
+
+
+def _number(text: str | None) -> float | None:
+    number = float(text) if text else None
+    return number if number is None or 0 <= number < math.inf else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Energy:
+    """`power_w` of all GPUs together, mean over the timed windows; `gpus` sampled; `source` is counter or power."""
+
+    power_w: float
+    gpus: int
+    source: str
+
+
+# Between two samples further apart than this, in seconds, power is not known.
+_GAP_S = 10.0
+# The least part of the timed windows that samples must cover.
+_COVERED = 0.5
+
+
+def energy(files: Iterable[Iterable[str]], windows: Sequence[tuple[float, float]]) -> Energy | None:
+    """The power of a run's GPUs in the timed `windows` (see `flags`); None if that of one GPU is not known.
+
+    From the counter of energy where all GPUs have one, by its differences; else power, integrated by the trapezoid
+    rule. Between two samples both are taken as linear. The mean is over what samples cover of the windows, which must
+    be half of them or more: the first and the last sample may lie up to a second within a run.
+    """
+    seen: dict[str, list[Sample]] = defaultdict(list)
+    for one in (one for lines in files for one in samples(lines)):
+        seen[one.uuid].append(one)
+    total = sum(end - begin for begin, end in windows)
+    if not seen or "" in seen or total <= 0:
+        return None
+    for source, joules in (("counter", _counted), ("power", _integrated)):
+        powers = [_mean_power(those, windows, total, joules) for those in seen.values()]
+        known = [power for power in powers if power is not None]
+        if len(known) == len(powers):
+            return Energy(sum(known), len(known), source)
+    return None
+
+
+def _counted(before: Sample, after: Sample) -> float | None:
+    if before.energy_mj is None or after.energy_mj is None or after.energy_mj < before.energy_mj:
+        return None  # A driver that was loaded again counts from zero.
+    return (after.energy_mj - before.energy_mj) / 1000
+
+
+def _integrated(before: Sample, after: Sample) -> float | None:
+    if before.power_w is None or after.power_w is None:
+        return None
+    return (before.power_w + after.power_w) / 2 * (after.at - before.at)
+
+
+def _mean_power(
+    those: Sequence[Sample],
+    windows: Sequence[tuple[float, float]],
+    total: float,
+    joules: Callable[[Sample, Sample], float | None],
+) -> float | None:
+    """Watts of one GPU, whose samples are in order of time; None where too little of the windows is known."""
+    spent = covered = 0.0
+    number = 0
+    for before, after in itertools.pairwise(those):
+        apart = after.at - before.at
+        between = joules(before, after) if 0 < apart <= _GAP_S else None
+        while number < len(windows) and windows[number][1] <= before.at:
+            number += 1
+        if between is None:
+            continue
+        for begin, end in itertools.islice(windows, number, None):
+            if begin >= after.at:
+                break
+            inside = min(end, after.at) - max(begin, before.at)
+            spent += between * inside / apart
+            covered += inside
+    return spent / covered if covered >= _COVERED * total else None
 
 
 def flags(files: Iterable[Iterable[str]], windows: Sequence[tuple[float, float]]) -> list[str]:

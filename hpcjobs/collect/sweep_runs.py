@@ -26,7 +26,7 @@ from hpcjobs.base.records import RunState
 from hpcjobs.base.sizes import Size
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.base.tabular import to_csv
-from hpcjobs.collect import cpus, nvml, runs_csv
+from hpcjobs.collect import cpus, nccl_transport, nvml, runs_csv, utilisation
 from hpcjobs.collect.attempts import Reading
 
 # The keys of node-HOST.json that make `software`, in this order.
@@ -68,6 +68,7 @@ class _Sweep:
         self.flags = [FLAG_SHARED] if self.cluster.get("sharing") == "shared" else []
         self.flags += [FLAG_DIRTY] if isinstance(git, dict) and git.get("clean") is False else []
         terms = data.get("terms")
+        self.node_energy = read_json(where.node_energy) or {}
         self.is_one_job = isinstance(terms, dict) and bool(terms.get("one_allocation"))
         # When each job was submitted, in seconds since the epoch.
         self.submitted = {
@@ -115,6 +116,14 @@ class _Sweep:
             per_node if isinstance(per_node, int) else None, self.cluster.get("sharing") == "exclusive"
         )
         return held * sum(known) / 3600
+
+    def energy_of_nodes(self, claim: Mapping[str, Any]) -> dict[str, Any]:
+        """node_energy_kwh and node_energy_plugin of the job that made an attempt, if the scheduler measured it."""
+        joules = self.node_energy.get("joules")
+        found = joules.get(str(claim.get("job", ""))) if isinstance(joules, dict) else None
+        if not isinstance(found, (int, float)):
+            return {}
+        return {"node_energy_kwh": found / 3.6e6, "node_energy_plugin": str(self.node_energy.get("plugin", ""))}
 
     def config(self, name: str) -> tuple[RunConfig, str]:
         """The run's config, and what is wrong with its run.yaml, in which case the config is the planned one.
@@ -173,6 +182,9 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader) 
         if fields["start"] is not None and measured.first_step_at is not None:
             fields["startup_s"] = measured.first_step_at - fields["start"]
         hosts = measured.hosts or hosts
+        energy = nvml.energy(_nvml_files(attempt), found.timed) if attempt and found and found.timed else None
+        models = _models(nodes) if config.device == "gpu" else []
+        fields |= utilisation.of_run(config, measured, models, energy)
     if found is not None and found.finished and found.command_s is not None and not fields.get("time_to_train_s"):
         # The job script's clock has whole seconds.
         fields |= {"time_to_train_s": found.command_s or None, "time_to_train_kind": MEASURED_COMMAND}
@@ -203,6 +215,8 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader) 
         gpu_hours=sweep.gpu_hours(config),
         flags=" ".join(flags),
         software=" | ".join(_software(nodes)),
+        transport=nccl_transport.read(attempt) if attempt else "",
+        **sweep.energy_of_nodes(claim if measured else {}),
         **fields,
     )
 
@@ -236,8 +250,11 @@ def _flags(
 
 
 def _gpu_flags(attempt: Path, found: Reading) -> list[str]:
-    paths = sorted(attempt.glob(contract.nvml_csv("*")))
-    return nvml.flags(map(_lines, paths), found.timed) if paths else []
+    return nvml.flags(_nvml_files(attempt), found.timed)
+
+
+def _nvml_files(attempt: Path) -> Iterator[Iterator[str]]:
+    return map(_lines, sorted(attempt.glob(contract.nvml_csv("*"))))
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -184,6 +184,14 @@ class Cluster(Section, frozen=True, kw_only=True):
     env: Annotated[dict[VariableName, OneLine], doc("Environment variables of the ranks.")] = msgspec.field(
         default_factory=dict
     )
+    node_sampler: Annotated[
+        bool,
+        doc(
+            "true: beside a command a process on each node, in hpcjobs' own Python, records what the node is and once "
+            "a second what its GPUs and the job's control group use; false: it does not. The built-in trainer records "
+            "its nodes itself."
+        ),
+    ] = True
     container: Container = Container()
     python: Annotated[
         OneLine | None,

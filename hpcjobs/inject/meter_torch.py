@@ -38,9 +38,9 @@ class _Driver:
         self.sharded: dict[int, Any] = {}  # the live FSDP modules, likewise
         self.evaluating = False
         self.steps = 0  # of all optimizers
-        self.taken: set[int] = set()  # what batches were taken from since the last step
+        self.taken: set[int] = set()  # what else batches were taken from before the first step
         self.ended: set[int] = set()  # of these, what came to its end
-        self.fetches = 0  # likewise, how often
+        self.fetches = 0  # batches of the training since the last step
         self.strange: int | None = None  # what else batches were taken from, and gradients were wanted
         self.trained: set[int] = set()  # what the training takes its batches from
         self.leader = 0  # id of the optimizer whose steps are counted where no DataLoader hands out batches
@@ -56,7 +56,9 @@ class _Driver:
 
     def drives(self) -> bool:
         """Whether what this file sees is what METER is told now. Claims it, if nobody has a better claim."""
-        return self.here() and bool(METER.drives(_WAY))
+        # METER.way changes when another driver takes over. In each step, so without more calls than needed.
+        on = METER.on and not self.child and threading.get_ident() == self.thread
+        return bool(on and (METER.way == _WAY or METER.drives(_WAY)))
 
     def evaluates(self, now: bool) -> None:
         """An evaluation goes on, or the training. It is told in the log once there is a step."""
@@ -89,9 +91,6 @@ class _Driver:
 DRIVER = _Driver()
 
 
-# --- batches -----------------------------------------------------------------------------------------------------
-
-
 def _patch_loader(module: Any) -> None:
     """Each batch that a DataLoader's iterator hands out in the main process."""
     kind = module._BaseDataLoaderIter
@@ -113,7 +112,7 @@ def _patch_loader(module: Any) -> None:
         try:
             return METER.fetch(lambda: original(self), *told)
         except StopIteration:
-            self._hpcjobs_began = False
+            self._hpcjobs_told = None
             DRIVER.ended.add(told[0])
             METER.loop_ended()
             raise
@@ -133,6 +132,20 @@ def _patch_loader(module: Any) -> None:
 
 def _batch_of(iterator: Any) -> tuple[int, int] | None:
     """Of a batch of the training that is to come: its source, and how many batches are prepared ahead. Else None."""
+    told: tuple[int, int] | None = getattr(iterator, "_hpcjobs_told", None)
+    if told is None or DRIVER.evaluating or not DRIVER.trains():
+        told = _look(iterator)
+        if told is None:
+            return None
+    DRIVER.unfed = 0
+    DRIVER.fetches += 1
+    if DRIVER.fetches > _ENDLESS and METER.phase in "bc":
+        raise RuntimeError(f"{_ENDLESS} batches and no step of an optimizer")
+    return told
+
+
+def _look(iterator: Any) -> tuple[int, int] | None:
+    """The same, at the first batch of an iterator, and of an evaluation."""
     # Loaders that are made anew for each epoch share their data.
     source = id(iterator._dataset)
     workers = iterator._num_workers
@@ -146,17 +159,12 @@ def _batch_of(iterator: Any) -> tuple[int, int] | None:
         DRIVER.evaluates(True)
         return None
     DRIVER.evaluates(False)
-    if not getattr(iterator, "_hpcjobs_began", False):
-        iterator._hpcjobs_began = True
+    if getattr(iterator, "_hpcjobs_told", None) is None:
+        iterator._hpcjobs_told = source, ahead
         METER.loop_began()
-    if source not in DRIVER.taken:
+    if source not in DRIVER.trained and source not in DRIVER.taken:
         DRIVER.taken.add(source)
-        if source not in DRIVER.trained:
-            _forget_with(iterator._dataset, source)
-    DRIVER.unfed = 0
-    DRIVER.fetches += 1
-    if DRIVER.fetches > _ENDLESS and METER.phase in "bc":
-        raise RuntimeError(f"{_ENDLESS} batches and no step of an optimizer")
+        _forget_with(iterator._dataset, source)
     return source, ahead
 
 
@@ -168,9 +176,6 @@ def _forget_with(dataset: Any, source: int) -> None:
     """Another dataset may get the id of one that is gone."""
     with contextlib.suppress(TypeError):  # a plain list: no weak reference to it can be had
         weakref.finalize(dataset, DRIVER.trained.discard, source).atexit = False
-
-
-# --- steps -------------------------------------------------------------------------------------------------------
 
 
 def _patch_optimizer(module: Any) -> None:
@@ -215,13 +220,15 @@ def _after_step(optimizer: Any) -> None:
         # Of several optimizers the first is the one that counts, as long as it lives.
         if DRIVER.leader not in DRIVER.known:
             DRIVER.leader = key
-    if not DRIVER.taken and DRIVER.strange is not None:
-        DRIVER.trained.add(DRIVER.strange)
-    # What ended before the first step was an evaluation, if there is something else.
-    DRIVER.trained |= DRIVER.taken - DRIVER.ended or DRIVER.taken
-    DRIVER.taken.clear()
+    if DRIVER.strange is not None or DRIVER.taken:
+        if DRIVER.strange is not None and not DRIVER.fetches:
+            DRIVER.trained.add(DRIVER.strange)
+        # What ended before the first step was an evaluation, if there is something else.
+        DRIVER.trained |= DRIVER.taken - DRIVER.ended or DRIVER.taken
+        DRIVER.taken.clear()
+        DRIVER.strange = None
     DRIVER.ended.clear()
-    DRIVER.strange, DRIVER.fetches = None, 0
+    DRIVER.fetches = 0
     DRIVER.steps += 1
     METER.step_ended()
     if key == DRIVER.leader:
@@ -254,9 +261,6 @@ def _remember(items: list[Any], one: Any, gone: Callable[[], object] = bool) -> 
     proxy = weakref.proxy(one, forget)
     items.append(proxy)
     return proxy
-
-
-# --- models ------------------------------------------------------------------------------------------------------
 
 
 def _patch_init(kind: Any, made: Callable[[Any], None]) -> None:
@@ -312,9 +316,6 @@ def _patch_fully_shard(module: Any) -> None:
     module.fully_shard = fully_shard
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------------
-
-
 def _patch_save(module: Any) -> None:
     """Each checkpoint that is written between steps, by torch.save."""
     original = module.save
@@ -349,9 +350,6 @@ def _is_trained(model: Any) -> bool:
         if groups and id(groups[0][0]) in own and id(groups[-1][-1]) in own:
             return True
     return False
-
-
-# --- Lightning ---------------------------------------------------------------------------------------------------
 
 
 def _patch_lightning(module: Any) -> None:

@@ -36,13 +36,13 @@ def watch() -> None:
     """Chain an excepthook that writes why a rank ends."""
     pid, previous = os.getpid(), sys.excepthook
     # A program that a rank starts inherits its RANK, and is not that rank.
-    if _rank() is not None and os.environ.setdefault(_OF_RANK, str(pid)) != str(pid):
+    if "RANK" in os.environ and os.environ.setdefault(_OF_RANK, str(pid)) != str(pid):
         return
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if again.isdigit() and int(again) > 0:
         # torchrun starts its ranks again: then only the last start counts.
-        with contextlib.suppress(OSError, TypeError):
-            os.unlink(_abort_path(_rank()))
+        with contextlib.suppress(OSError, ValueError):
+            os.unlink(_abort_path(int(os.environ.get("RANK", ""))))
 
     def excepthook(kind: Any, error: Any, trace: Any) -> None:
         if os.getpid() == pid and issubclass(kind, Exception) and kind.__name__ not in _OF_OTHERS:
@@ -53,16 +53,15 @@ def watch() -> None:
     sys.excepthook = excepthook
 
 
-def _abort_path(rank: int | None) -> str:
-    """Raises TypeError if the process is no rank."""
-    if rank is None:
-        raise TypeError("no rank")
+def _abort_path(rank: int) -> str:
     return os.path.join(os.environ["HPCJOBS_METRICS"], f"abort-r{rank:03d}.json")
 
 
 def _write_abort(kind: Any, error: Any) -> None:
     """abort-rNNN.json with the exception's last line, as hpcjobs' base/contract.py says."""
     rank = _rank()
+    if rank is None:
+        return
     path = _abort_path(rank)
     module = "" if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}."
     text = " ".join(f"{module}{kind.__qualname__}: {error}".split())[:_MESSAGE_LENGTH]

@@ -27,6 +27,7 @@ from hpcjobs.config.cluster import EARLY_S, SbatchOptions
 from hpcjobs.jobs.arms import arms, counters, launch_of, told, word
 from hpcjobs.jobs.group import COLLECTOR, Group
 from hpcjobs.jobs.quoting import quote
+from hpcjobs.jobs.variables import BASH_VARIABLES, OURS
 from hpcjobs.schedulers.factory import capabilities
 from hpcjobs.trainers import Launch, Start
 from hpcjobs.trainers.registry import trainer_of
@@ -39,26 +40,7 @@ RANK_SCRIPT = "rank.sh"
 # What the Python of an open command can import, and what puts the meter into it: files of this package, which stand in
 # METER_FOLDER beside the scripts.
 METER_FOLDER = "python"
-METER_FILES = ("meter.py", "inject/sitecustomize.py", "inject/meter_torch.py")
-# Variables that an open command finds in its environment, besides RANK and its kin.
-OURS = (
-    *("MASTER_ADDR", "MASTER_PORT", "HPCJOBS_RUN_DIR", "HPCJOBS_ATTEMPT_DIR", "HPCJOBS_ATTEMPT", "HPCJOBS_GPUS"),
-    *("HPCJOBS_NODES", "HPCJOBS_GPUS_PER_NODE", "HPCJOBS_REPEAT", "HPCJOBS_SEED", "HPCJOBS_METRICS"),
-    *("HPCJOBS_LOCAL_BATCH", "HPCJOBS_DEADLINE", "HPCJOBS_START", "HPCJOBS_PROCESSES_PER_NODE"),
-    *("HPCJOBS_RANK_WRAPPER", "HPCJOBS_STOP_SIGNAL", "HPCJOBS_FORWARD", "PYTHONUNBUFFERED"),
-    *("HPCJOBS_MEASURE", "HPCJOBS_PYTHONPATH"),
-)
-
-# Variables that bash sets itself, or that change how it reads the rest of a script.
-_BASH_VARIABLES = frozenset(
-    (
-        *("BASHOPTS", "BASHPID", "BASH_ALIASES", "BASH_ARGC", "BASH_ARGV", "BASH_CMDS", "BASH_COMMAND", "BASH_COMPAT"),
-        *("BASH_LINENO", "BASH_REMATCH", "BASH_SOURCE", "BASH_SUBSHELL", "BASH_VERSINFO", "BASH_XTRACEFD", "DIRSTACK"),
-        *("EPOCHREALTIME", "EPOCHSECONDS", "EUID", "FUNCNAME", "GLOBIGNORE", "GROUPS", "HISTCMD", "IFS", "LINENO"),
-        *("OPTIND", "POSIXLY_CORRECT", "PPID", "RANDOM", "SECONDS", "SHELLOPTS", "SHLVL", "SRANDOM", "TMOUT", "UID"),
-        "_",
-    )
-)
+METER_FILES = ("meter.py", *(f"inject/{name}.py" for name in ("sitecustomize", "meter_torch", "rank_end")))
 
 
 def job_name(sweep: str, group: str, submission: int) -> str:
@@ -188,6 +170,7 @@ def probe_job(
 def _process_variables(group: Group, cluster: Cluster, folder: Path, launch: Launch) -> dict[str, Any]:
     """The variables of a template that starts processes. `folder` is the one that they write to."""
     return {
+        "cpus_per_node": cluster.cpus_per_gpu * group.size.gpus_per_node,
         "container": _container(group, cluster, folder, launch),
         "environment": cluster.env,
         "gpu_request": _gpu_request(group, cluster),
@@ -196,8 +179,19 @@ def _process_variables(group: Group, cluster: Cluster, folder: Path, launch: Lau
         "limit_s": seconds(cluster.time) if cluster.time else None,
         "ours": OURS,
         "python": [cluster.python or sys.executable],
+        "sampled_by": _sampled_by(cluster, launch),
+        # hpcjobs' own Python, on a file system that the nodes share, as the collector's.
+        "sampler": sys.executable,
         "size": group.size,
     }
+
+
+def _sampled_by(cluster: Cluster, launch: Launch) -> str:
+    """Who starts the samplers of a command's nodes: `ranks` (rank.sh of each node's first process), `script`, or ""."""
+    if not (launch.open and cluster.node_sampler):
+        return ""
+    # With pyxis rank.sh runs inside the container, which lacks hpcjobs' Python.
+    return "script" if launch.start == "once" or cluster.container.kind == "pyxis" else "ranks"
 
 
 def _render(
@@ -215,7 +209,7 @@ def _render(
             raise InputError(f"#SBATCH --{option}={value}: sbatch would change the backslash")
     for name in cluster.env:
         # The script's own variables have lower-case names. It has no variables *_proxy, so those are allowed.
-        if name in _BASH_VARIABLES or (name == name.lower() and not name.endswith("_proxy")):
+        if name in BASH_VARIABLES or (name == name.lower() and not name.endswith("_proxy")):
             raise InputError(
                 f"env.{name}: bash or the job script uses this name itself; the value would not reach the ranks"
             )

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-import re
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,10 @@ import tensorflow as tf
 from hpcjobs.base import contract
 from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.files import write_json
-from hpcjobs.base.hostlist import expand_indices, fold_indices
-from hpcjobs.nodes import cgroup, nvidia
+from hpcjobs.base.hostlist import fold_indices
+from hpcjobs.nodes import cgroup, host_facts
+
+_HUGEPAGE = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +46,10 @@ def write(attempt: Path, config: RunConfig, here: Sequence[Place]) -> None:
 
 def describe(config: RunConfig, here: Sequence[Place]) -> dict[str, Any]:
     """The value of node-HOST.json. None stands for a fact that this host does not give."""
-    memory = dict(re.findall(r"^(\w+): +(\d+) kB", _read("/proc/meminfo") or "", flags=re.MULTILINE))
-    nodes = numa_nodes()
+    nodes = host_facts.numa_nodes()
     return {
         "host": here[0].host,
-        "kernel": platform.release(),
-        "cpu": _first(r"^model name\s*: (.*)", _read("/proc/cpuinfo")),
+        **host_facts.machine(),
         # CPUs that the ranks may use together, each counted once.
         "cpus": len({cpu for rank in here for cpu in rank.cpus}),
         "cpus_per_task": config.cpus_per_task,
@@ -62,10 +60,9 @@ def describe(config: RunConfig, here: Sequence[Place]) -> dict[str, Any]:
             "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
             "omp": os.environ.get("OMP_NUM_THREADS"),
         },
-        "memory_mib": int(memory["MemTotal"]) >> 10,
         **_software(),
-        **_gpus(nvidia.list_gpus()),
-        "data": _data(Path(config.data_dir), config.experiment["data"]["cache"], int(memory["MemAvailable"]) >> 10),
+        **host_facts.gpus(host_facts.nvidia_gpus()),
+        "data": _data(Path(config.data_dir), config.experiment["data"]["cache"]),
     }
 
 
@@ -98,49 +95,23 @@ def _software() -> dict[str, Any]:
     }
 
 
-def _gpus(listing: str) -> dict[str, Any]:
-    found = nvidia.named(listing)
-    driver = _read("/sys/module/nvidia/version")
-    return {
-        "driver": driver and driver.strip(),
-        "gpus": [model for model, _ in found],
-        "gpu_uuids": [uuid for _, uuid in found],
-    }
-
-
-def _data(folder: Path, cache: str, available_mib: int) -> dict[str, Any]:
+def _data(folder: Path, cache: str) -> dict[str, Any]:
     """Facts that decide whether the shards are read from memory: by data.cache, or from the page cache.
 
     Pages of files count against the memory limit of the control group, by which Slurm limits a job.
     """
     free = cgroup.free_memory()
-    pressure = _read("/proc/sys/vm/vfs_cache_pressure")
+    pressure = host_facts.read_text("/proc/sys/vm/vfs_cache_pressure")
     return {
         "cache": cache,
-        "filesystem": filesystem(folder.resolve(), _read("/proc/self/mounts") or ""),
-        "memory_available_mib": available_mib,
+        "filesystem": host_facts.filesystem(folder.resolve(), host_facts.read_text("/proc/self/mounts") or ""),
+        "memory_available_mib": host_facts.memory_mib("MemAvailable"),
         "memory_free_in_group_mib": None if free is None else free >> 20,
         "vfs_cache_pressure": int(pressure) if pressure else None,
-        "transparent_hugepage": _first(r"\[(\w+)\]", _read("/sys/kernel/mm/transparent_hugepage/enabled")),
+        "transparent_hugepage": host_facts.first(
+            r"\[(\w+)\]", host_facts.read_text("/sys/kernel/mm/transparent_hugepage/enabled")
+        ),
     }
-
-
-def numa_nodes(folder: Path = Path("/sys/devices/system/node")) -> dict[int, set[int]]:
-    """The CPUs of each NUMA node; NUMA nodes without CPUs are left out."""
-    lists = {int(path.parent.name[4:]): (_read(path) or "").strip() for path in folder.glob("node[0-9]*/cpulist")}
-    return {node: set(expand_indices(cpus)) for node, cpus in sorted(lists.items()) if cpus}
-
-
-def filesystem(path: Path, mounts: str) -> str | None:
-    """The type (`lustre`, `nfs4`, `ext4`) of the file system that holds `path`; `mounts`: the text of /proc/mounts."""
-    deepest, found = -1, None
-    for line in mounts.splitlines():
-        _, point, kind, *_ = line.split()
-        # /proc/mounts writes a blank as an octal escape.
-        where = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point))
-        if path.is_relative_to(where) and len(where.parts) >= deepest:
-            deepest, found = len(where.parts), kind
-    return found
 
 
 def nccl_version(code: int) -> str | None:
@@ -162,14 +133,3 @@ def mpi_version() -> str | None:
     from mpi4py import MPI
 
     return MPI.Get_library_version().splitlines()[0].rstrip("\0, ")
-
-
-def _read(path: str | Path) -> str | None:
-    with suppress(OSError):
-        return Path(path).read_text()
-    return None
-
-
-def _first(pattern: str, text: str | None) -> str | None:
-    found = re.search(pattern, text or "", flags=re.MULTILINE)
-    return found[1] if found else None

@@ -9,7 +9,7 @@ import csv
 import io
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -50,13 +50,34 @@ def _watch(path: Path, gpus: Collection[str | None], pids: Collection[int], ende
     except nvml.NVMLError:
         return
     watched = find(nvml, gpus)
-    # Unbuffered: every line is written at once, and a line that a full disk cut short is not written again.
-    with suppress(OSError), path.open("ab", buffering=0) as file:
-        with suppress(OSError):
-            file.write(_lines([NVML_COLUMNS]))
+    with suppress(OSError), Table(path, NVML_COLUMNS) as table:
         while not ended.wait(_PERIOD_S):
-            with suppress(OSError):
-                file.write(_lines([row[column] for column in NVML_COLUMNS] for row in sample(nvml, watched, pids)))
+            table.add(sample(nvml, watched, pids))
+
+
+class Table:
+    """A CSV file with these columns that grows line by line. Opening it raises OSError; writing to it raises nothing.
+
+    Unbuffered: every line is written at once, and a line that a full disk cut short is not written again.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]):
+        self._columns = columns
+        self._file = path.open("ab", buffering=0)
+        with suppress(OSError):
+            self._file.write(_lines([columns]))
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """Append these rows."""
+        lines = _lines([row[column] for column in self._columns] for row in rows)
+        with suppress(OSError):
+            self._file.write(lines)
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> bytes:
@@ -79,21 +100,35 @@ def find(nvml: ModuleType, gpus: Collection[str | None]) -> list[Any]:
     return handles
 
 
+def named(nvml: ModuleType) -> list[tuple[str, str]]:
+    """(model, UUID) of each GPU that NVML shows, in its order, which is that of CUDA_DEVICE_ORDER=PCI_BUS_ID."""
+    asked = (
+        (_ask(nvml, "nvmlDeviceGetName", each), _ask(nvml, "nvmlDeviceGetUUID", each)) for each in find(nvml, [None])
+    )
+    # Older bindings answer in bytes.
+    texts = (tuple(each.decode() if isinstance(each, bytes) else str(each or "") for each in pair) for pair in asked)
+    return [(model, uuid) for model, uuid in texts]
+
+
 def sample(nvml: ModuleType, handles: Collection[Any], pids: Collection[int]) -> list[dict[str, object]]:
     """A row (contract.NVML_COLUMNS) for each GPU; None for a value that NVML does not give."""
     now = f"{time.time():.3f}"
-    running = [_ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) for handle in handles]
-    found = [None if processes is None else {process.pid for process in processes} for processes in running]
     return [
-        {"time": now, **_row(nvml, handle), "foreign_pids": listed}
-        for handle, listed in zip(handles, foreign(found, pids), strict=True)
+        {"time": now, **_row(nvml, handle), "foreign_pids": listed, **_counters(nvml, handle)}
+        for handle, listed in zip(handles, foreign(processes(nvml, handles), pids), strict=True)
     ]
+
+
+def processes(nvml: ModuleType, handles: Collection[Any]) -> list[set[int] | None]:
+    """The processes on each GPU; None where NVML does not tell."""
+    running = [_ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) for handle in handles]
+    return [None if found is None else {process.pid for process in found} for found in running]
 
 
 def _ask(nvml: ModuleType, question: str, *of: Any) -> Any:
     try:
         return getattr(nvml, question)(*of)
-    except nvml.NVMLError:
+    except (nvml.NVMLError, AttributeError):  # An older binding lacks a function.
         return None
 
 
@@ -116,6 +151,32 @@ def _row(nvml: ModuleType, handle: Any) -> dict[str, object]:
         "throttle": " ".join(names),
         "ecc_uncorrected": _ask(nvml, "nvmlDeviceGetTotalEccErrors", handle, *uncorrected),
     }
+
+
+def _counters(nvml: ModuleType, handle: Any) -> dict[str, object]:
+    """Energy and traffic. A GPU without NVLink, or an NVML without one of them, leaves it empty."""
+    tx, rx = (getattr(nvml, f"NVML_PCIE_UTIL_{way}_BYTES", None) for way in ("TX", "RX"))
+    link = [
+        getattr(nvml, name, None)
+        for name in ("NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX", "NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX")
+    ]
+    sent, received = (None if field is None else _field(nvml, handle, field) for field in link)
+    return {
+        "energy_mj": _ask(nvml, "nvmlDeviceGetTotalEnergyConsumption", handle),
+        "pcie_tx_kb_s": None if tx is None else _ask(nvml, "nvmlDeviceGetPcieThroughput", handle, tx),
+        "pcie_rx_kb_s": None if rx is None else _ask(nvml, "nvmlDeviceGetPcieThroughput", handle, rx),
+        "nvlink_tx_kib": sent,
+        "nvlink_rx_kib": received,
+        "vendor": "NVIDIA",
+    }
+
+
+def _field(nvml: ModuleType, handle: Any, field: int) -> int | None:
+    """The counter of that field id over all of the GPU's links (scope UINT_MAX in nvml.h)."""
+    found = _ask(nvml, "nvmlDeviceGetFieldValues", handle, [(field, 0xFFFFFFFF)])
+    if not found or found[0].nvmlReturn != nvml.NVML_SUCCESS:
+        return None
+    return int(found[0].value.ullVal)
 
 
 def foreign(found: Sequence[set[int] | None], pids: Collection[int]) -> list[str | None]:

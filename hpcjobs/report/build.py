@@ -14,15 +14,16 @@ from hpcjobs.analysis import compare, scaling
 from hpcjobs.analysis.compare import Difference
 from hpcjobs.base.contract import JOB_LOG
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.files import read_json
+from hpcjobs.base.files import read_json, write_atomic
 from hpcjobs.base.metrics import Run, ScalingRow
 from hpcjobs.base.records import Reference, Tell
 from hpcjobs.base.sweepdir import SweepDir
+from hpcjobs.base.tabular import to_csv
 from hpcjobs.chexnet.classes import AUC_CSV
-from hpcjobs.collect import runs_csv, sweep_runs
+from hpcjobs.collect import inspector, runs_csv, sweep_runs
 from hpcjobs.collect.evidence import tail
 from hpcjobs.collect.reference_tables import read_reference
-from hpcjobs.engine import follow
+from hpcjobs.engine import follow, node_energy
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep, load, run_configs
 from hpcjobs.report.write import write_report
@@ -65,6 +66,7 @@ def collect_sweep(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
 
 
 def _collect(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
+    node_energy.update(sweep, statuses)
     states = {run.run: (run.state, str(run.failure or "")) for run in statuses}
     return sweep_runs.collect(sweep.where, run_configs(sweep), states, read_attempt, check_run)
 
@@ -90,6 +92,7 @@ def report_sweep(sweep: Sweep, statuses: Sequence[RunStatus], request: ReportReq
         auc=_rows(where.report / AUC_CSV) if AUC_CSV in trainer_of(sweep.plan.variants[0].experiment).tables else [],
         provenance=read_json(where.provenance),
         tails={run.run: _tail(where, run) for run in runs},
+        collectives=_collectives(where, runs),
     )
 
 
@@ -122,6 +125,15 @@ def _write(runs: Sequence[Run], out: Path, request: ReportRequest, tell: Tell, *
 
 def _rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+def _collectives(where: SweepDir, runs: Sequence[Run]) -> list[inspector.Collective]:
+    """What NCCL's Inspector recorded of the runs; collectives.csv has it, too, if it recorded anything."""
+    attempts = [((where.root / run.source).parent, run) for run in runs if run.source]
+    found = [each for attempt, run in attempts for each in inspector.read(attempt, run.run, run.gpus)]
+    if found:
+        write_atomic(where.report / "collectives.csv", to_csv(inspector.columns(), inspector.rows(found)))
+    return found
 
 
 def _tail(where: SweepDir, run: Run) -> str:

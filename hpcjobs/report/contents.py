@@ -15,6 +15,7 @@ from hpcjobs.base.records import Reference
 if TYPE_CHECKING:  # both import numpy or scipy, which are slow and which a table does not need
     from hpcjobs.analysis.compare import Difference
     from hpcjobs.analysis.predict import SeriesModels
+    from hpcjobs.collect.inspector import Collective
 
 # A log or a name may contain terminal colours and control characters. A page and an SVG must not.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -26,7 +27,8 @@ class Contents:
     """The scaling table and everything else that a report shows. An empty field has no figure and no section.
 
     `auc` has the rows of auc.csv, `tails` the last lines of each run's log, by the name of the run. `others` is the
-    table of another sweep, `differences` the result of compare_sweeps for the two.
+    table of another sweep, `differences` the result of compare_sweeps for the two. `collectives` is what NCCL's
+    Inspector recorded.
     """
 
     title: str
@@ -40,6 +42,7 @@ class Contents:
     differences: Sequence[Difference] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tails: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    collectives: Sequence[Collective] = ()
 
     @property
     def parts(self) -> list[Contents]:
@@ -121,6 +124,11 @@ def by_unit(rows: Iterable[_T]) -> dict[str, list[_T]]:
 def unit_of(rows: Iterable[_HasUnit]) -> str:
     """What the rates of rows of one unit count, `units` if the rows do not say it."""
     return clean(next((row.unit for row in rows), "")) or "units"
+
+
+def singular(unit: str) -> str:
+    """One of a unit: `image` of images; `unit` if it is not known."""
+    return (clean(unit) or "units").removesuffix("s")
 
 
 def score_name_of(rows: Iterable[ScalingRow]) -> str:

@@ -27,7 +27,8 @@ from hpcjobs.report.figures_style import (
 from hpcjobs.report.palette import GRID, QUIET
 
 if TYPE_CHECKING:
-    from hpcjobs.analysis.predict import Interval, Prediction
+    from hpcjobs.analysis.intervals import Interval
+    from hpcjobs.analysis.predict import Prediction
 
 _KINDS = {
     "measured_to_target": "measured until the target was reached",

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from hpcjobs.analysis.attribution import not_told_apart
 from hpcjobs.base.metrics import ScalingRow
 from hpcjobs.report.contents import Contents, Series, listed, series, sizes
 from hpcjobs.report.figures_style import Drawing, add_note, new_axes
@@ -42,10 +43,20 @@ def parts(row: ScalingRow) -> dict[str, float]:
     return {"compute": compute, **waits, "rest": other - compute}
 
 
+# The column of each measured wait.
+_WAITS = {"input wait": "input_wait_ms", "all-reduce": "allreduce_ms", "skew": "skew_ms"}
+
+
 def _measured(row: ScalingRow) -> dict[str, float]:
     """The measured waits: all parts but computing, with the values of the table."""
-    found = {"input wait": row.input_wait_ms, "all-reduce": row.allreduce_ms, "skew": row.skew_ms}
+    found = {name: getattr(row, column) for name, column in _WAITS.items()}
     return {name: ms for name, ms in found.items() if ms is not None}
+
+
+def _ends(row: ScalingRow) -> dict[str, tuple[float, float]]:
+    """The ends of the 95 % intervals of the measured waits, where they are known."""
+    found = {name: (getattr(row, f"{column}_low"), getattr(row, f"{column}_high")) for name, column in _WAITS.items()}
+    return {name: ends for name, ends in found.items() if None not in ends}
 
 
 def _shortening(row: ScalingRow) -> float:
@@ -74,6 +85,7 @@ def breakdown(contents: Contents) -> Drawing | None:
         words += [] if is_alone else [f"{_name(each)}:"]
         for row, found in those:
             _bar(axes, at, found, highest, is_horizontal, small=count > 8)
+            _errors(axes, at, found, row, is_horizontal)
             ticks.append(at)
             label = f"{textwrap.shorten(_name(each), 32, placeholder=' ...')}: "
             names.append(f"{label if is_horizontal and not is_alone else ''}{row.gpus:,}")
@@ -111,7 +123,10 @@ def breakdown(contents: Contents) -> Drawing | None:
     _legend(axes, [found for _, those in lines for _, found in those], contents)
     add_note(axes, contents.title, rows, 40 if is_alone or is_horizontal else 60)
     caption = "Only exposed waiting counts: waiting that overlaps computing costs no time."
-    caption += f" Skew is waiting for the slowest rank.{_adjusted(rows)}"
+    caption += " Skew is waiting for the slowest rank."
+    if any(map(_ends, rows)):
+        caption += " Lines show 95 % intervals."
+    caption += _adjusted(rows)
     return Drawing("breakdown", _TITLE, caption, " ".join(words), figure)
 
 
@@ -125,6 +140,10 @@ def _adjusted(rows: Sequence[ScalingRow]) -> str:
     text = ""
     if named := [f"{name} on {sizes(where)}" for name, where in below.items() if where]:
         text += f" Measured below 0 by chance and left out of the bars: {listed(named)}."
+    names = {column: name for name, column in _WAITS.items()} | {"compute_ms": "compute"}
+    vague = {name: [row.gpus for row in rows if column in not_told_apart(row)] for column, name in names.items()}
+    if named := [f"{name} on {sizes(where)}" for name, where in vague.items() if where]:
+        text += f" Not told apart from nothing, because the control blocks differ: {listed(named)}."
     if long := [row.gpus for row in rows if _shortening(row) < 0.9995]:
         text += f" On {sizes(long)} the measured parts are longer than the step, and the bars shorten them to fit."
     return text
@@ -145,6 +164,20 @@ def _bar(axes: Axes, at: float, found: Mapping[str, float], highest: float, is_h
     axes.text(*place, f"{end:.3g}", ha=ha, va=va, color=INK, fontsize=6.5 if small else 9)
 
 
+def _errors(axes: Axes, at: float, found: Mapping[str, float], row: ScalingRow, is_horizontal: bool) -> None:
+    """The interval of each wait as a line around the end of its part, beside those of the other parts."""
+    end, aside = 0.0, -0.18
+    for name, _, _ in _PARTS:
+        end += found.get(name, 0.0)
+        ends = _ends(row).get(name)
+        # A part that the bar does not show as measured has no place for its interval.
+        if ends is not None and found.get(name) and _shortening(row) >= 0.9995:
+            lower, upper = (max(0.0, end + each - found[name]) for each in ends)
+            draw = axes.hlines if is_horizontal else axes.vlines
+            draw(at + aside, lower, upper, color=INK, linewidth=1)
+        aside += 0.12
+
+
 def _legend(axes: Axes, bars: Sequence[Mapping[str, float]], contents: Contents) -> None:
     """The parts that any bar has, in the order in which they are stacked."""
     has_compute = any(row.compute_ms is not None for row in contents.rows)
@@ -155,6 +188,7 @@ def _legend(axes: Axes, bars: Sequence[Mapping[str, float]], contents: Contents)
 
 
 def _words(row: ScalingRow, found: Mapping[str, float]) -> str:
-    those = ", ".join(f"{name} {found[name]:.3g} ms" for name, _, _ in _PARTS if found.get(name))
+    between = {name: f" ({low:.3g} to {high:.3g})" for name, (low, high) in _ends(row).items()}
+    those = ", ".join(f"{name} {found[name]:.3g} ms{between.get(name, '')}" for name, _, _ in _PARTS if found.get(name))
     below = "".join(f"; {name} of {ms:.3g} ms left out" for name, ms in _below(row).items())
     return f"{sizes([row.gpus])}: {sum(found.values()):.3g} ms, made up of {those}{below}."

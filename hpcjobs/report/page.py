@@ -16,13 +16,17 @@ from hpcjobs.analysis.compare import compare_reference
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.base.version import __version__
 from hpcjobs.report import sentences, tables
-from hpcjobs.report.contents import Contents, by_unit, clean, score_name_of, series, unit_of
+from hpcjobs.report.contents import Contents, by_unit, clean, score_name_of, series, singular, unit_of
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_style import Drawing
 
 FILE = "report.html"
 TEMPLATE = "report.html.j2"
 _DASH = "\N{EN DASH}"
+_COLLECTIVES = (
+    "Collectives that NCCL's Inspector recorded: times of the operations themselves, hidden by computing or not. They "
+    "are no part of a step, and not exposed all-reduce"
+)
 _PROVENANCE = {
     "command": "Command", "time": "Time", "user": "User", "host": "Host", "cwd": "Folder",
     "hpcjobs": "hpcjobs", "python": "Python", "git": "Code", "cluster": "Cluster",
@@ -92,7 +96,12 @@ def render(contents: Contents, drawings: Sequence[Drawing]) -> str:
             dataclasses.replace(table, name=f"{table.name}-{number}" if number > 1 else table.name)
             for number, part in enumerate(contents.parts, 1)
             for table in _tables(part)
-        ],
+        ]
+        + (
+            [_plain("collectives", _COLLECTIVES, tables.collectives(contents.collectives))]
+            if contents.collectives
+            else []
+        ),
         runs=_runs(contents.runs, logs) if contents.runs else None,
         logs=logs,
         provenance=list(_provenance(contents.provenance)),
@@ -174,14 +183,18 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
     has_params = any(row.params for row in rows) or len({row.experiment for row in rows}) > 1
     has_batch = len({(row.experiment, row.params, row.gpus) for row in rows}) < len(rows)
     scores = {row.score_name for row in rows if row.score is not None}
-    score = score_name_of(rows)
+    score, unit = score_name_of(rows), unit_of(rows)
+    per_unit = f"J/{singular(unit)}"
     optional = {
         score: any(row.score is not None for row in rows),
         "time to train": any(row.time_to_train_s is not None for row in rows),
         "start-up": any(row.startup_s is not None for row in rows),
+        "MFU": any(row.mfu is not None for row in rows),
+        per_unit: any(row.energy_per_unit_j is not None for row in rows),
+        "W/GPU": any(row.gpu_power_w is not None for row in rows),
+        "node kWh": any(row.node_energy_kwh is not None for row in rows),
         "flags": any(row.flags for row in rows),
     }
-    unit = unit_of(rows)
     header = [
         *(["series"] if has_params else []), "GPUs", *(["batch/GPU"] if has_batch else []), "nodes", "runs",
         f"{unit}/s", "per GPU", "speed-up", "efficiency", "step, ms",
@@ -194,6 +207,10 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
             score: dataclasses.replace(_number(row.score, ".3f"), note=scored),
             "time to train": _duration(row.time_to_train_s),
             "start-up": _duration(row.startup_s),
+            "MFU": Cell(_DASH) if row.mfu is None else Cell(f"{100 * row.mfu:.1f} %", f"{row.mfu:.6g}"),
+            per_unit: dataclasses.replace(_number(row.energy_per_unit_j, ".3g"), note=row.energy_source),
+            "W/GPU": _number(row.gpu_power_w, ".0f"),
+            "node kWh": dataclasses.replace(_number(row.node_energy_kwh, ".3g"), note=row.node_energy_plugin),
             "flags": Cell(row.flags),
         }
         name = ", ".join(part for part in (row.experiment, row.params) if part)
@@ -217,7 +234,7 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
 
 
 def _losses(rows: Sequence[ScalingRow]) -> Table:
-    """The lost time and its parts, in ms and in per cent of the step."""
+    """The lost time and its parts, in ms with their intervals, and in per cent of the step."""
     has_params = any(row.params for row in rows) or len({row.experiment for row in rows}) > 1
     header = [*(["series"] if has_params else []), "GPUs", "step, ms", "lost", *tables.LOSS_NAMES.values()]
     lines = []
@@ -228,13 +245,17 @@ def _losses(rows: Sequence[ScalingRow]) -> Table:
         losses = [_loss(row, part) for part in ("", *LOSSES)]
         lines.append([*([Cell(name)] if has_params else []), _number(row.gpus, ","), _number(row.step_ms), *losses])
     caption = "Lost time of a step compared with ideal scaling, in ms and in per cent of the step"
+    if any(getattr(row, f"lost_{part}_ms_low", None) is not None for row in rows for part in LOSSES):
+        caption += ", with 95 % intervals"
     return Table("losses", caption, header, lines, int(has_params), ("series",))
 
 
 def _loss(row: ScalingRow, part: str) -> Cell:
-    value = getattr(row, f"lost_{part}_ms" if part else "lost_ms")
-    share = row.share(part)
-    return dataclasses.replace(_number(value, ".1f"), note="" if share is None else _signed(f"{share:.1f} %"))
+    name = f"lost_{part}_ms" if part else "lost_ms"
+    share = "" if (found := row.share(part)) is None else f"{found:.1f} %"
+    between = "" if part == "other" else _between(row, name, ".1f")
+    note = _signed(", ".join(text for text in (between, share) if text))
+    return dataclasses.replace(_number(getattr(row, name), ".1f"), note=note)
 
 
 def _plain(name: str, caption: str, cells: tables.Cells) -> Table:
@@ -275,7 +296,8 @@ def _logs(contents: Contents) -> list[Log]:
     for number, run in enumerate(contents.runs, 1):
         facts = {
             "Why": run.failure, "Log": run.source, "Attempt": run.attempt, "Params": run.params, "Job": run.job_ids,
-            "Nodes": run.nodelist, "GPU": run.gpu_model, "Software": run.software, "Flags": run.flags,
+            "Nodes": run.nodelist, "GPU": run.gpu_model, "Transport": run.transport, "Software": run.software,
+            "Flags": run.flags,
         }  # fmt: skip
         known = [(name, text) for name, text in facts.items() if text]
         tail = contents.tails.get(run.run, "").strip("\n")

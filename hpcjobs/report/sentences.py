@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
+from hpcjobs.analysis.attribution import LOSS_OF, not_told_apart
 from hpcjobs.analysis.intervals import welch_ratio
 from hpcjobs.base.columns import FLAG_SLOW_NODE, FLAGS
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
@@ -248,10 +249,16 @@ def holds_back(each: Series) -> tuple[str, ...]:
     if in_order:
         worst = in_order[0]
         share = _percent((parts[worst] or 0.0) / row.step_ms)
-        found.append(f"The largest part is {_PARTS[worst]}: {_ms(parts[worst] or 0.0)} ({share} of the step).")
+        low, high = (getattr(row, f"lost_{worst}_ms_{end}", None) for end in ("low", "high"))
+        between = "" if low is None or high is None else f"; 95{_S}% interval {low:.1f} to {high:.1f}{_S}ms"
+        found.append(f"The largest part is {_PARTS[worst]}: {_ms(parts[worst] or 0.0)} ({share} of the step{between}).")
+        if low is not None and low <= 0:
+            found.append("That interval contains 0, so this part may be chance.")
     if len(in_order) > 1:
         second = in_order[1]
         found.append(f"The second largest is {_PARTS[second]}: {_ms(parts[second] or 0.0)}.")
+    if vague := [_PARTS[LOSS_OF[name]] for name in not_told_apart(row)]:
+        found.append(f"The control blocks differ so much that they do not tell {listed(vague)} apart from nothing.")
     if FLAG_SLOW_NODE in row.flags.split() and row.slow_node_ms is not None:
         node, late = clean(row.slowest_node), _ms(row.slow_node_ms)
         found.append(f"In several runs node {node} computes {late} longer than the other nodes.")

@@ -16,10 +16,12 @@ from hpcjobs.base.files import write_atomic
 from hpcjobs.base.metrics import LOSSES, ScalingRow
 from hpcjobs.base.records import Reference
 from hpcjobs.base.tabular import metrics_of, to_csv, with_params
-from hpcjobs.report.contents import by_unit, score_name_of, sizes, unit_of
+from hpcjobs.report.contents import by_unit, score_name_of, singular, sizes, unit_of
 
 if TYPE_CHECKING:  # predict imports scipy, which is slow, and `hpcjobs status` does not need it
-    from hpcjobs.analysis.predict import Interval, Model
+    from hpcjobs.analysis.intervals import Interval
+    from hpcjobs.analysis.predict import Model
+    from hpcjobs.collect.inspector import Collective
 
 SCALING_CSV = "scaling-report.csv"
 LOSS_NAMES = {
@@ -91,7 +93,8 @@ def markdown(rows: Sequence[ScalingRow]) -> str:
     text = "\n".join(_markdown(those) for those in by_unit(rows).values())
     raised = [flag for flag in FLAGS if any(flag in row.flags.split() for row in rows)]
     notes = "".join(f"- `{flag}`: {_escaped(FLAGS[flag])}\n" for flag in raised)
-    return text + "\nIntervals are 95 %, over runs.\n" + (f"\n{notes}" if notes else "")
+    intervals = "Intervals are 95 %, over runs; that of a loss is over control blocks if one run measured it."
+    return f"{text}\n{intervals}\n" + (f"\n{notes}" if notes else "")
 
 
 def _markdown(rows: Sequence[ScalingRow]) -> str:
@@ -162,9 +165,36 @@ def beside(found: Sequence[Comparison], reference: Reference) -> Cells:
     return _with_params(names, cells, [each.params for each in found])
 
 
+def collectives(found: Sequence[Collective]) -> Cells:
+    """What NCCL's Inspector recorded, a row for each run, operation and size."""
+    names = (
+        "run",
+        "operation",
+        "GPUs",
+        "ranks",
+        "bytes",
+        "recorded",
+        "median us",
+        "slowest us",
+        "algbw GB/s",
+        "busbw GB/s",
+    )
+    cells = tuple(
+        (
+            each.run,
+            each.op,
+            *map(str, (each.gpus, each.ranks, each.size, each.count)),
+            *(_figure(figure, ".1f") for figure in (each.time_us, each.slowest_us, each.algbw, each.busbw)),
+        )
+        for each in found
+    )
+    return Cells(names, cells, left=2)
+
+
 def predictions(model: Model, unit: str) -> Cells:
     """What a model predicts for each size in `unit`/s and how well it predicts one that it was not fitted to."""
     left_out = {each.gpus: each.error for each in model.left_out}
+    has_energy = any(each.energy_per_unit_j for each in model.predictions)
     names = (
         "GPUs",
         f"{unit or 'units'}/s",
@@ -174,6 +204,7 @@ def predictions(model: Model, unit: str) -> Cells:
         "efficiency",
         "time to train",
         "GPU-hours",
+        *([f"J/{singular(unit)}"] if has_energy else []),
     )
     cells = tuple(
         (
@@ -185,6 +216,7 @@ def predictions(model: Model, unit: str) -> Cells:
             _figure(each.efficiency, ".1%"),
             _hours(each.time_to_train_s),
             _gpu_hours(each.gpu_hours),
+            *([_joules(each.energy_per_unit_j)] if has_energy else []),
         )
         for each in model.predictions
     )
@@ -233,10 +265,10 @@ def _of(row: ScalingRow, name: str) -> str:
     return _figure(getattr(row, name), metrics_of(ScalingRow)[name].form)
 
 
-def _between(row: ScalingRow, name: str) -> str:
-    """The interval of a column, `LOW to HIGH`; empty without one."""
+def _between(row: ScalingRow, name: str, form: str = "") -> str:
+    """The interval of a column, `LOW to HIGH`, in its form unless another is given; empty without one."""
     low, high = getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
-    form = metrics_of(ScalingRow)[name].form
+    form = form or metrics_of(ScalingRow)[name].form
     return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
 
 
@@ -273,14 +305,21 @@ def _gpu_hours(figure: Interval | None) -> str:
     return f"{figure.value:{form}} ({_ends(figure, form, is_time=True)})"
 
 
+def _joules(figure: Interval | None) -> str:
+    return "-" if figure is None else f"{figure.value:.3g} ({_ends(figure, '.3g', is_time=True)})"
+
+
 def _largest_loss(row: ScalingRow) -> str:
-    """`all-reduce 12.0 ms (3.4 % of the step)`; empty if nothing is lost or the step was not taken apart."""
+    """`all-reduce 12.0 ms (10.1 to 13.9; 3.4 % of the step)`; empty if nothing is lost or no part is measured."""
     parts = {part: getattr(row, f"lost_{part}_ms") for part in LOSSES}
     if not any(ms is not None for part, ms in parts.items() if part != "other"):
         return ""
     worst = max(LOSSES, key=lambda part: parts[part] or 0.0)
     share = row.share(worst)
-    return f"{LOSS_NAMES[worst]} {parts[worst]:.1f} ms ({share:.1f} % of the step)" if share and share > 0 else ""
+    if not share or share <= 0:
+        return ""
+    between = _between(row, f"lost_{worst}_ms", ".1f") if worst != "other" else ""
+    return f"{LOSS_NAMES[worst]} {parts[worst]:.1f} ms ({between}{'; ' if between else ''}{share:.1f} % of the step)"
 
 
 def _escaped(text: str) -> str:

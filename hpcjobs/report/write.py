@@ -13,6 +13,7 @@ from hpcjobs.base.records import Reference
 if TYPE_CHECKING:
     from hpcjobs.analysis.compare import Difference
     from hpcjobs.analysis.predict import SeriesModels
+    from hpcjobs.collect.inspector import Collective
 
 
 def write_report(
@@ -29,6 +30,7 @@ def write_report(
     differences: Sequence[Difference] = (),
     provenance: Mapping[str, Any] | None = None,
     tails: Mapping[str, str] | None = None,
+    collectives: Sequence[Collective] = (),
 ) -> list[Path]:
     """Write scaling-report.csv, the figures and report.html into `folder`. Returns the paths of the written files.
 
@@ -40,6 +42,7 @@ def write_report(
     contents = Contents(
         title=title, rows=rows, runs=runs, auc=auc, models=models, reference=reference, others=others,
         others_name=others_name, differences=differences, provenance=provenance or {}, tails=tails or {},
+        collectives=collectives,
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     drawings = figures.draw(contents)

@@ -69,6 +69,13 @@ class Scheduler(Protocol):
         """`Limits.max_submit` of that QOS, or the default one. None if there is no such limit, or it is not known."""
         ...
 
+    def node_energy(self, tasks: Sequence[str]) -> tuple[str, Mapping[str, int]]:
+        """(plugin that measures the energy of nodes, joules of each of the ended `tasks` for which it is known).
+
+        The plugin is empty where none measures it.
+        """
+        ...
+
     def test(self, text: str) -> str:
         """Ask whether the script `text` would be accepted. Returns the scheduler's answer. Raises SubmitRefused."""
         ...

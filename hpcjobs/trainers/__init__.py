@@ -51,6 +51,7 @@ class Launch:
     mpirun: options of Open MPI's mpirun that it needs.
     measure: what HPCJOBS_MEASURE says to a meter in the processes of an open command, besides the run that they are of.
     metered: a meter is put into them, with nothing edited.
+    nccl_inspector: an open command's NCCL is asked to record each collective, by its Inspector.
     """
 
     words: tuple[Word, ...]
@@ -63,6 +64,7 @@ class Launch:
     mpirun: tuple[str, ...] = ()
     measure: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metered: bool = False
+    nccl_inspector: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

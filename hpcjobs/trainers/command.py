@@ -80,6 +80,7 @@ class CommandTrainer:
             stall_s=ours.stall_s,
             measure=_told(ours),
             metered=ours.measure.metered,
+            nccl_inspector=ours.measure.nccl_inspector,
         )
 
     def inputs(self, experiment: Experiment) -> Sequence[str]:
@@ -201,7 +202,7 @@ def _told(experiment: CommandExperiment) -> dict[str, Any]:
     """What the meter is told of the experiment."""
     about = experiment.measure
     names = ("unit", "warmup", "window_steps", "precision", "max_steps", "control_repeats", "control_passes")
-    more = ("control_steps", "parts_precision", "flops_per_unit")
+    more = ("control_steps", "parts_precision", "flops_per_unit", "flops_precision")
     return {
         "mode": experiment.mode,
         "meter": "auto" if about.metered else "off",

@@ -127,6 +127,10 @@ class CommandMeasure(Section, frozen=True, kw_only=True):
         PositiveFloat | None,
         doc("Floating-point operations of the model for one `unit`, forward and backward; absent: no mfu is known."),
     ] = None
+    flops_precision: Annotated[
+        Literal["fp32", "tf32", "fp16", "bf16", "fp8"] | None,
+        doc("In what the model's matrix products are computed; mfu is a fraction of the GPU's dense peak in it."),
+    ] = None
     nccl_inspector: Annotated[
         bool, doc("true: NCCL's Inspector plugin, where it is installed, records the collectives of each rank.")
     ] = False

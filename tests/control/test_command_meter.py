@@ -7,6 +7,8 @@ import os
 import shlex
 import stat
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from hpcjobs.config import Cluster, Experiment, profiles, read_yaml
 from hpcjobs.config.cluster import Container
 from hpcjobs.engine import sweep
 from hpcjobs.engine.folder import scripts, write_folder
-from hpcjobs.jobs.render import OURS, support_files
+from hpcjobs.jobs.group import PlannedRun
+from hpcjobs.jobs.render import support_files
+from hpcjobs.jobs.variables import OURS
 from hpcjobs.plan.planning import make_plan, parameter_grid
 from hpcjobs.trainers.command_line import document_of
 from hpcjobs.trainers.registry import experiment_in, trainer_of
@@ -53,14 +57,10 @@ def local(**changes: Any) -> Cluster:
     return msgspec.structs.replace(profiles.cluster("local"), launcher="fork", launcher_options=(), **changes)
 
 
-def told(
-    folder: Path, *settings: str, cluster: Cluster, index: int = 0, **more: str
-) -> list[tuple[str, dict[str, Any]]]:
-    """(PYTHONPATH, HPCJOBS_MEASURE) of each process of run `index` of a sweep on two GPUs, in the order of the ranks.
-
-    The sweep's folder is FOLDER/o, here `.../o` in PYTHONPATH. `more` is in the environment of the job.
-    """
-    words = [str(program(folder / "tell", TELL))]
+def run(
+    folder: Path, words: Sequence[str], *settings: str, cluster: Cluster, index: int = 0, **more: str
+) -> tuple[PlannedRun, Path]:
+    """Run `index` of a sweep on two GPUs in FOLDER/o, and its attempt. `more` is in the environment of the job."""
     plan = make_plan([2], parameter_grid(document_of(words), [*settings, f"workdir={folder}"]), cluster, 1)
     where = SweepDir(folder / "o")
     first = sweep.Sweep("261130120000abcd", where, plan)
@@ -70,41 +70,60 @@ def told(
         environment.pop("PYTHONPATH", None)
     script = where.script(plan.groups[0].name)
     done = subprocess.run(["bash", script, "1"], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
-    attempt = where.run(plan.groups[0].runs[index].name) / "a001"
+    planned = plan.groups[0].runs[index]
+    attempt = where.run(planned.name) / "a001"
     assert done.returncode == 0, done.stderr + (attempt / "job.log").read_text()
+    return planned, attempt
+
+
+def told(folder: Path, *settings: str, cluster: Cluster, **more: str) -> list[tuple[str, dict[str, Any]]]:
+    """(PYTHONPATH, HPCJOBS_MEASURE) of each process of a run, in the order of the ranks; FOLDER is written as `...`."""
+    _, attempt = run(folder, [str(program(folder / "tell", TELL))], *settings, cluster=cluster, **more)
     texts = [path.read_text().partition("\n") for path in sorted(attempt.glob("told-*"))]
     return [(path.replace(str(folder), "..."), json.loads(measure)) for path, _, measure in texts]
 
 
-BOTH = ".../o/scripts/python/inject:.../o/scripts/python"
+FIRST, LAST = ".../o/scripts/python/inject", ".../o/scripts/python"
 
 
 # --- PYTHONPATH ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("start", "processes"), [("rank", 2), ("node", 1), ("once", 1)])
-def test_the_meter_comes_before_what_the_user_has_on_pythonpath(start: str, processes: int, tmp_path: Path) -> None:
+def test_the_meter_stands_around_what_the_user_has_on_pythonpath(start: str, processes: int, tmp_path: Path) -> None:
     found = told(tmp_path, f"start={start}", cluster=local(), PYTHONPATH="/my/code:/more")
-    assert [path for path, _ in found] == [f"{BOTH}:/my/code:/more"] * processes
+    assert [path for path, _ in found] == [f"{FIRST}:/my/code:/more:{LAST}"] * processes
 
 
-def test_what_the_profile_sets_stays_after_the_meter(tmp_path: Path) -> None:
+def test_what_the_profile_sets_stays(tmp_path: Path) -> None:
     ((path, _),) = told(tmp_path, "start=once", cluster=local(env={"PYTHONPATH": "/site/python"}))
-    assert path == f"{BOTH}:/site/python"
+    assert path == f"{FIRST}:/site/python:{LAST}"
     (tmp_path / "prologue").mkdir()
     cluster = local(prologue="export PYTHONPATH=/module/python")
     assert {path for path, _ in told(tmp_path / "prologue", "start=rank", cluster=cluster)} == {
-        f"{BOTH}:/module/python"
+        f"{FIRST}:/module/python:{LAST}"
     }
 
 
 @pytest.mark.parametrize("start", ["rank", "once"])
-def test_within_a_container_the_meter_comes_before_what_the_image_sets(start: str, tmp_path: Path) -> None:
+def test_within_a_container_the_meter_stands_around_what_the_image_sets(start: str, tmp_path: Path) -> None:
     """What the job had outside is not the container's: the image would lose its own, or the meter would be lost."""
     program(tmp_path / "apptainer", FAKE_APPTAINER)
     cluster = local(container=IN_IMAGE, prologue=f"export PATH={shlex.quote(str(tmp_path))}:$PATH")
     found = told(tmp_path, f"start={start}", cluster=cluster)
-    assert {path for path, _ in found} == {f"{BOTH}:/image/python"}
+    assert {path for path, _ in found} == {f"{FIRST}:/image/python:{LAST}"}
+
+
+@pytest.mark.parametrize("start", ["rank", "once"])
+def test_a_module_of_the_user_s_called_meter_is_not_hidden(start: str, tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "meter.py").write_text("AVERAGE = 'theirs'\n")
+    text = f"""#!/bin/bash
+{sys.executable} -c 'import meter; print(meter.AVERAGE)' >"$HPCJOBS_ATTEMPT_DIR/said-${{RANK-alone}}"
+"""
+    words = [str(program(tmp_path / "tell", text))]
+    run(tmp_path, words, f"start={start}", cluster=local(), PYTHONPATH=str(tmp_path / "code"))
+    assert {path.read_text() for path in tmp_path.rglob("said-*")} == {"theirs\n"}
 
 
 @pytest.mark.parametrize(
@@ -124,17 +143,19 @@ def test_nothing_is_injected_where_no_meter_is_asked_for(
 ) -> None:
     """`import meter` works all the same."""
     ((path, measure),) = told(tmp_path, "start=once", *settings, cluster=local())
-    assert path == (BOTH if injected else ".../o/scripts/python")
+    assert path == (f"{FIRST}:{LAST}" if injected else LAST)
     assert measure["meter"] == ("auto" if injected else "off")
 
 
 def test_a_rank_of_torchrun_has_the_path_from_torchrun(tmp_path: Path) -> None:
     wrapper = Wrapper(tmp_path)
-    inherited = {"PYTHONPATH": "/m/inject:/m:/mine", "HPCJOBS_PYTHONPATH": "/m/inject:/m"}
-    found = wrapper.tells(HPCJOBS_START="rank", PYTHONPATH="/mine", HPCJOBS_PYTHONPATH="/m/inject:/m")
-    assert found["PYTHONPATH"] == "/m/inject:/m:/mine"
-    code, printed = wrapper.run("-c", "import os; print(os.environ['PYTHONPATH'])", HPCJOBS_START="python", **inherited)
-    assert (code, printed) == (0, "/m/inject:/m:/mine\n")
+    ours = {"HPCJOBS_INJECT": "/m/inject:", "HPCJOBS_PYTHONPATH": "/m"}
+    whole = wrapper.tells(HPCJOBS_START="rank", PYTHONPATH="/mine", **ours)["PYTHONPATH"]
+    assert whole == "/m/inject:/mine:/m"
+    code, printed = wrapper.run(
+        "-c", "import os; print(os.environ['PYTHONPATH'])", HPCJOBS_START="python", PYTHONPATH=whole, **ours
+    )
+    assert (code, printed) == (0, f"{whole}\n")
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
@@ -151,17 +172,17 @@ def test_each_launcher_and_container_passes_the_meter_s_variables_on(launcher: s
     inside = "inside=(sh -c 'export PYTHONPATH=" in text
     assert inside == (kind == "apptainer")
     assert ('"${inside[@]}" \\\n    python train.py' in text) == inside
-    assert ("unset HPCJOBS_PYTHONPATH" in text) == inside
+    assert ("unset HPCJOBS_INJECT HPCJOBS_PYTHONPATH" in text) == inside
     if kind == "pyxis":
         (names,) = [word for word in last.split() if word.startswith("--container-env=")]
-        assert {"HPCJOBS_MEASURE", "HPCJOBS_PYTHONPATH"} <= set(names.partition("=")[2].split(","))
+        assert {"HPCJOBS_MEASURE", "HPCJOBS_INJECT", "HPCJOBS_PYTHONPATH"} <= set(names.partition("=")[2].split(","))
         # The host's would take the place of the image's.
         assert "PYTHONPATH" not in names.partition("=")[2].split(",")
     elif start == "once":
         assert ("export PYTHONPATH=" in last) == (kind == "none")
     elif launcher == "mpirun":
         (loop,) = [line for line in last.splitlines() if line.startswith("for name in")]
-        assert {"HPCJOBS_MEASURE", "HPCJOBS_PYTHONPATH", "PYTHONPATH;"} <= set(loop.split())
+        assert {"HPCJOBS_MEASURE", "HPCJOBS_INJECT", "HPCJOBS_PYTHONPATH", "PYTHONPATH;"} <= set(loop.split())
     else:
         assert "srun --export=ALL " in last
 
@@ -176,7 +197,7 @@ def test_the_meter_is_told_what_the_experiment_says(tmp_path: Path) -> None:
         {
             "mode": "benchmark", "meter": "auto", "unit": "tokens", "warmup": 3, "window_steps": 7, "precision": 0.01,
             "max_steps": 300, "control_repeats": 1, "control_passes": 16, "control_steps": 3, "parts_precision": 0.05,
-            "flops_per_unit": 7.5e9, "run": "g0002-r01", "params": "", "sweep": "261130120000abcd", "device": "cpu",
+            "flops_per_unit": 7.5e9, "flops_precision": None, "run": "g0002-r01", "params": "", "sweep": "261130120000abcd", "device": "cpu",
         }
     ] * 2  # fmt: skip
 
@@ -187,19 +208,11 @@ ODD = """it's "so" $(touch pwned) `id` \\ é {x} %s"""
 @pytest.mark.parametrize("index", [0, 1])
 def test_whatever_a_parameter_holds_each_run_is_told_its_own(index: int, tmp_path: Path) -> None:
     settings = (f"params.text={ODD},plain", 'measure.unit=it\'s "a" $HOME')
-    document_settings = [*settings, "start=once", f"workdir={tmp_path}"]
     words = [str(program(tmp_path / "tell", TELL)), "{params.text}"]
-    plan = make_plan([2], parameter_grid(document_of(words), document_settings), local(), 1)
-    where = SweepDir(tmp_path / "o")
-    first = sweep.Sweep("id", where, plan)
-    write_folder(first, scripts(first), ["hpcjobs"])
-    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": str(index)}
-    script = where.script(plan.groups[0].name)
-    done = subprocess.run(["bash", script, "1"], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
-    assert done.returncode == 0, done.stderr
-    run = plan.groups[0].runs[index]
-    found = json.loads((where.run(run.name) / "a001" / "told-alone").read_text().partition("\n")[2])
-    assert (found["params"], found["run"], found["unit"]) == (run.variant.params, run.name, 'it\'s "a" $HOME')
+    planned, attempt = run(tmp_path, words, *settings, "start=once", cluster=local(), index=index)
+    found = json.loads((attempt / "told-alone").read_text().partition("\n")[2])
+    assert (found["params"], found["run"]) == (planned.variant.params, planned.name)
+    assert found["unit"] == 'it\'s "a" $HOME'
     assert found["params"] == f"params.text={(ODD, 'plain')[index]}"
     assert not list(tmp_path.rglob("pwned"))
 
@@ -210,7 +223,7 @@ def test_whatever_a_parameter_holds_each_run_is_told_its_own(index: int, tmp_pat
 def test_the_meter_s_files_stand_beside_the_scripts_of_a_command(tmp_path: Path) -> None:
     told(tmp_path, "start=once", cluster=local())
     place = tmp_path / "o" / "scripts" / "python"
-    names = ("meter.py", "inject/sitecustomize.py", "inject/meter_torch.py")
+    names = ("meter.py", "inject/sitecustomize.py", "inject/meter_torch.py", "inject/rank_end.py")
     for name in names:
         assert (place / name).read_text() == resources.files("hpcjobs").joinpath(name).read_text("utf-8")
         assert stat.S_IMODE((place / name).stat().st_mode) == 0o644
@@ -221,7 +234,7 @@ def test_the_meter_s_files_stand_beside_the_scripts_of_a_command(tmp_path: Path)
 
 
 def test_the_variables_of_the_meter_are_among_those_that_launchers_pass_on() -> None:
-    assert {"HPCJOBS_MEASURE", "HPCJOBS_PYTHONPATH"} <= set(OURS)
+    assert {"HPCJOBS_MEASURE", "HPCJOBS_INJECT", "HPCJOBS_PYTHONPATH"} <= set(OURS)
 
 
 # --- keys ----------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def test_the_markdown_table_of_a_pull_request() -> None:
         == "| 2 | 1 of 2 | 180.0 | 1.78 | 89.1% | 44.4 | all-reduce 4.0 ms (9.0 % of the step) | 0.800 | throttled |"
     )
     assert four.startswith("| 4 | 0 of 1 | - | - | - |")
-    assert note == "Intervals are 95 %, over runs."
+    assert note == "Intervals are 95 %, over runs; that of a loss is over control blocks if one run measured it."
     assert flag == "- `throttled`: a GPU was slowed by heat or its power supply"
 
 

@@ -267,6 +267,19 @@ def test_parts_that_are_longer_than_the_step_are_shortened_to_it() -> None:
     assert "On 2 GPUs the measured parts are longer than the step, and the bars shorten them to fit." in caption
 
 
+def test_a_part_has_its_interval_and_one_that_is_not_told_apart_is_named() -> None:
+    ends = {"input_wait_ms_low": 4.0, "input_wait_ms_high": 6.0, "allreduce_ms_low": -5.0, "allreduce_ms_high": 21.0}
+    one = run(2, 100.0, step_ms=80.0, input_wait_ms=5.0, allreduce_ms=8.0, compute_ms=60.0, control_passes=6, **ends)
+    drawing = drawn(study([one]))["breakdown"]
+    lines = [path.vertices[:, 1] for lines in axes(drawing).collections for path in lines.get_paths()]
+    # Around the ends of the parts: 65 and 73 ms from the bottom.
+    assert [tuple(line) for line in lines] == [(64.0, 66.0), (60.0, 86.0)]
+    assert "input wait 5 ms (4 to 6), all-reduce 8 ms (-5 to 21)" in drawing.description
+    assert "Lines show 95 % intervals." in drawing.caption
+    assert "Not told apart from nothing, because the control blocks differ: all-reduce on 2 GPUs." in drawing.caption
+    assert "apart" not in drawn(study())["breakdown"].caption
+
+
 def test_many_bars_are_horizontal() -> None:
     many = [each for number in range(5) for each in runs((1, 2, 4, 8), params=f"p={number}")]
     names = [text.get_text() for text in axes(drawn(study(many))["breakdown"]).get_yticklabels()]

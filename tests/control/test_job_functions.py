@@ -235,7 +235,7 @@ def test_a_command_that_writes_nothing_is_ended_with_its_last_words(tmp_path: Pa
     program = tmp_path / "program.sh"
     program.write_text("""printf 'step 7 "\\\\\\351 ok\\n\\n'; exec sleep 3000\n""")
     # What hpcjobs itself writes each second is no sign of life.
-    busy = 'for i in {1..40}; do echo x >>"$attempt_dir/nvml-n1.csv"; sleep 0.5; done &\n'
+    busy = 'for i in {1..40}; do echo x | tee -a "$attempt_dir/"{nvml,cgroup}-n1.csv >"$attempt_dir/sampler-n1.txt"; sleep 0.5; done &\n'
     code, _ = run(tmp_path, busy + WATCH.format(command=f"bash {program}", limit=4))
     assert code == 143
     abort = json.loads((tmp_path / "attempt" / "abort-r000.json").read_text())

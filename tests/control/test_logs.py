@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,3 +145,66 @@ def test_a_benchmark_has_the_parts_of_its_step_and_flags_for_what_it_did_not_rea
     late = mllog.measure(read(tmp_path, text.replace('{"reached": true}', '{"reached": false}')))
     assert late is not None
     assert late.flags == ("warmup_unsettled", "precision_not_reached")
+
+
+def benchmark(control: dict[str, Any] | None = None, **window: Any) -> str:
+    """The log of a benchmark, with this hpcjobs_control value and these figures in its last window."""
+    text = train_log(step_ms=(50.0,), auc=None, status=None)
+    if window:
+        text += line(
+            "tracked_stats", {"throughput": 160.0, "step_ms": 50.0, **window}, 1030.0, step=20, steps=5, warmup=False
+        )
+    if control:
+        text += line("hpcjobs_control", control)
+    return text + line("run_stop", None, 1040.0, status="success")
+
+
+def test_the_parts_have_the_intervals_of_their_passes(tmp_path: Path) -> None:
+    control = {
+        "input_wait_ms": 3.0, "allreduce_ms": 7.0, "skew_ms": 1.0, "compute_ms": 40.0, "typical_ms": 39.0, "waiting_ms": 2.0,
+        "half_widths": {"input_wait_ms": 0.5, "allreduce_ms": 9.0, "skew_ms": 0.2, "compute_ms": 1.0, "typical_ms": 1.5, "waiting_ms": 0.4},
+        "passes": 8, "passes_used": 7, "disturbed": [{"phase": "b", "pass": 2, "why": "other processes used 1.4 CPUs"}],
+        "not_told_apart": ["allreduce_ms"], "ranks": [],
+    }  # fmt: skip
+    measured = mllog.measure(read(tmp_path, benchmark(control)))
+    assert measured is not None
+    assert (measured.allreduce_ms_low, measured.allreduce_ms_high) == (-2.0, 16.0)
+    assert (measured.compute_ms, measured.compute_ms_low, measured.compute_ms_high) == (39.0, 37.5, 40.5)
+    assert (measured.waiting_ms, measured.waiting_ms_high, measured.slowest_rank_ms) == (2.0, 2.4, 41.0)
+    assert measured.control_passes == 7
+    assert measured.flags == ("parts_not_told_apart", "blocks_disturbed")
+
+
+def test_what_a_script_that_talks_in_every_block_does_not_tell_is_empty(tmp_path: Path) -> None:
+    control = {
+        "input_wait_ms": 3.0, "allreduce_ms": None, "skew_ms": None, "compute_ms": 40.0, "allreduce_claimed": False,
+        "half_widths": {"input_wait_ms": 0.5, "compute_ms": 1.0}, "passes": 6, "slowest_rank": 1,
+        "ranks": [{"host": "n1", "median_ms": 40.0}, {"host": "n2", "median_ms": 50.0}],
+    }  # fmt: skip
+    measured = mllog.measure(read(tmp_path, benchmark(control)))
+    assert measured is not None
+    assert (measured.input_wait_ms, measured.input_wait_ms_high) == (3.0, 3.5)
+    assert (measured.allreduce_ms, measured.skew_ms, measured.compute_ms, measured.slowest_node) == (
+        None,
+        None,
+        None,
+        "",
+    )
+
+
+def test_without_control_blocks_the_input_wait_is_the_slowest_ranks_time_in_the_loader(tmp_path: Path) -> None:
+    read(tmp_path, benchmark(input_wait_ms=4.0))
+    (log,) = tmp_path.glob("*.log")
+    alone = mllog.measure(mllog.read(log))
+    assert alone is not None
+    assert (alone.input_wait_ms, alone.flags) == (4.0, ("loader_time_only",))
+    for rank, ms in enumerate((4.5, 6.5)):
+        (tmp_path / f"meter-r{rank:03d}.json").write_text(json.dumps({"loader_ms": ms}))
+    (tmp_path / "meter-r002.json").write_text("{")
+    slowest = mllog.measure(mllog.read(log))
+    assert slowest is not None
+    assert slowest.input_wait_ms == 6.5
+    read(tmp_path, benchmark({"input_wait_ms": 3.0}, input_wait_ms=4.0))
+    taken_apart = mllog.measure(mllog.read(log))
+    assert taken_apart is not None
+    assert (taken_apart.input_wait_ms, taken_apart.flags) == (3.0, ())

@@ -35,8 +35,9 @@ def flags(texts: list[str], windows: list[tuple[float, float]]) -> list[str]:
     return nvml.flags(map(lines, texts), windows)
 
 
-def test_the_header_is_the_contracts() -> None:
-    assert HEADER.strip().split(",") == list(contract.NVML_COLUMNS)
+def test_the_header_is_that_of_version_0_1_and_later_columns_come_after_it() -> None:
+    assert HEADER.strip().split(",") == list(contract.NVML_COLUMNS_0_1)
+    assert contract.NVML_COLUMNS[: len(contract.NVML_COLUMNS_0_1)] == contract.NVML_COLUMNS_0_1
     assert list(nvml.samples(lines(HEADER))) == []
 
 

@@ -148,6 +148,17 @@ def test_the_numbers_of_the_table_are_those_of_the_csv(tmp_path: Path) -> None:
     ][1:]
 
 
+def test_a_loss_has_its_interval_and_its_share() -> None:
+    own = {"control_passes": 6, "allreduce_ms_low": 0.0, "allreduce_ms_high": 0.0}
+    some = [
+        run(1, 40.0, allreduce_ms=0.0, **own),
+        run(2, 64.0, allreduce_ms=10.0, **own | {"allreduce_ms_low": 8.0, "allreduce_ms_high": 12.0}),
+    ]
+    page = Page(rendered(study(some)))
+    assert [text for text, _ in page.column("all-reduce", of="losses")] == ["10.0 8.0 to 12.0, 8.0 %"]
+    assert "in per cent of the step, with 95 % intervals" in page.words["main"]
+
+
 def test_the_answer_comes_first() -> None:
     words = Page(rendered(whole())).words["main"]
     assert (

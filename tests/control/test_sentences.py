@@ -141,9 +141,30 @@ def test_the_largest_loss_is_named_in_ms_and_per_cent() -> None:
     # Of 131 ms: 26 all-reduce, 3 skew, 2 input.
     assert found == (
         "On 16 GPUs a step takes 131 ms. Of that, 31 ms (23.7 %) are lost compared with ideal scaling.",
-        "The largest part is exposed all-reduce: 26 ms (19.8 % of the step).",
+        "The largest part is exposed all-reduce: 26 ms (19.8 % of the step; 95 % interval 26.0 to 26.0 ms).",
         "The second largest is waiting for the slowest rank: 3 ms.",
     )
+
+
+def test_parts_that_the_control_blocks_do_not_tell_apart_are_named() -> None:
+    """One run measured them, with 6 passes; a twentieth of this step is 5 ms."""
+    own = {
+        "control_passes": 6,
+        "allreduce_ms": 8.0,
+        "input_wait_ms": 1.0,
+        "input_wait_ms_low": -3.0,
+        "input_wait_ms_high": 5.0,
+    }
+    base = run(1, 40.0, allreduce_ms=0.0, allreduce_ms_low=-1.0, allreduce_ms_high=1.0, control_passes=6)
+    wide = run(2, 72.0, **own, allreduce_ms_low=-3.0, allreduce_ms_high=19.0)
+    narrow = run(2, 72.0, **own, allreduce_ms_low=6.0, allreduce_ms_high=10.0)
+    found = the([base, wide]).holds_back
+    assert (
+        found[2] == "The largest part is exposed all-reduce: 8 ms (7.2 % of the step; 95 % interval -3.0 to 19.0 ms)."
+    )
+    assert found[3] == "That interval contains 0, so this part may be chance."
+    assert "The control blocks differ so much that they do not tell exposed all-reduce apart from nothing." in found
+    assert not [text for text in the([base, narrow]).holds_back if "apart" in text or "contains 0" in text]
 
 
 def test_a_loss_whose_parts_were_not_measured_is_not_explained() -> None:

@@ -14,6 +14,7 @@ from hpcjobs.trainers.chexnet_keys import ChexnetExperiment
 from tests.docs.pages import ROOT, code
 from tests.docs.stage import Stage
 from tests.docs.trainer import fake_trainer
+from tests.meter_truth import ALLOWANCE_MS
 from tests.running import status
 
 
@@ -89,3 +90,20 @@ def test_a_training_of_ones_own(tmp_path: Path) -> None:
     # Of a profile with a time limit, and of an experiment with `stop`.
     assert {name for name in names if name not in script} <= {"HPCJOBS_STOP_SIGNAL"}
     assert len(names) > 12
+
+
+@pytest.mark.timeout(900)
+def test_where_the_time_of_a_training_goes(tmp_path: Path) -> None:
+    """Two lines in a real training, whose losses are built in: they are in the table."""
+    stage = Stage(tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    stage.follow("docs/your-training.md", timeout=800)
+    table = pandas.read_csv(tmp_path / "examples" / "plain_sockets" / "taken-apart" / "report" / "scaling-report.csv")
+    assert list(table.gpus) == [1, 2]
+    assert set(table.unit) == {"samples"}
+    assert list(table.global_batch) == [64, 128]
+    row = table.set_index("gpus").loc[2]
+    for loss, built_in in (("lost_input_ms", 10), ("lost_allreduce_ms", 15)):
+        # A 95 % interval misses once in twenty: hence four half-widths.
+        slack = max(2 * (row[f"{loss}_high"] - row[f"{loss}_low"]), built_in / 10) + 2 * ALLOWANCE_MS
+        assert row[loss] == pytest.approx(built_in, abs=slack)

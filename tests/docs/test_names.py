@@ -26,7 +26,7 @@ KINDS = (Cluster, *(trainer.keys for trainer in TRAINERS.values()))
 # A file and two Python names that look like keys.
 NO_KEYS = {"train.log", "model.fit", "horovod.tensorflow"}
 # What lies in a sweep's folder or in a user's, and so in none of ours.
-OF_A_SWEEP = {"scripts/g0004.sbatch", "experiments/mine.yaml"}
+OF_A_SWEEP = {"scripts/g0004.sbatch", "scripts/python", "scripts/python/inject", "experiments/mine.yaml"}
 
 
 def spans() -> Iterator[tuple[str, str]]:

@@ -108,7 +108,7 @@ def test_a_line_that_hpcjobs_would_refuse_is_noticed(line: str, says: str | None
         ("partition: gpu\ntime: '1:00'", None),
         ("measure: {precision: 0.01}", None),
         ("trainer: command\nmeasure: {unit: tokens}", None),
-        ("trainer: command\nmeasure: {precision: 0.01}", "unknown key"),
+        ("trainer: command\nmeasure: {warmup_steps: 3}", "unknown key"),
         ("partitions: gpu", "unknown key 'partitions'"),
         ("requeues: often", "key 'requeues': expected a whole number"),
         ("partition: gpu\nmeasure: {precision: 0.01}", "unknown key"),

@@ -265,3 +265,29 @@ def test_a_run_without_a_rate_is_done_only_if_none_is_asked_for(site: Site) -> N
     assert {(run["state"], run["failure"]) for run in ended["looked"].values()} == {("failed", "no_measurement")}
     for run in ended["looked"].values():
         assert f"pattern '{RATE}' matches no line of job.log" in run["reason"]
+
+
+METERED = """\
+import json, os, sys
+import meter
+
+for batch in meter.steps([[0] * 8] * 60, samples=8):
+    pass
+told = json.loads(os.environ["HPCJOBS_MEASURE"])
+print("path", os.environ["PYTHONPATH"].split(":"), "told", told["run"], told["device"], flush=True)
+"""
+
+
+@pytest.mark.parametrize("start", ["rank", "node"])
+def test_the_meter_is_in_every_process_on_every_node(start: str, site: Site) -> None:
+    """By srun, and through the stand-in for torchrun."""
+    (site.folder / "metered.py").write_text(METERED)
+    site.sweep("o", "4", *command(site.folder / "metered.py", start=start), pattern=None, gpus_per_node=2)
+    assert site.ended("o")["o"]["g0004-r01"]["state"] == "done"
+    python = str(site.folder / "o" / "scripts" / "python")
+    lines = [line for line in site.log("o", "g0004-r01").splitlines() if line.startswith("path ")]
+    assert len(lines) == 4
+    assert all(line.endswith(" told g0004-r01 cpu") for line in lines)
+    assert all(line.startswith(f"path ['{python}/inject'") and f"'{python}']" in line for line in lines)
+    (row,) = site.table("o")
+    assert (row["gpus"], row["nodes"], row["local_batch"], row["global_batch"]) == ("4", "2", "8", "32")

@@ -20,14 +20,15 @@ pytestmark = [
 ]
 
 BENCHMARK = {"mode": "benchmark", "max_steps": 40, "control_passes": 14}
-# What a sleep and a small all-reduce by gloo take beyond what is planted, in ms, on two loaded cores.
-SMALL_MS = 2.0
+# What nobody planted, in ms: the loader's own work and what a sleep takes beyond its time; a small all-reduce by gloo,
+# which is 1 on two quiet cores and 4 on two loaded ones.
+SMALL_MS = {"input_wait_ms": 3.0, "skew_ms": 2.0, "allreduce_ms": 5.0}
 
 
 def near(control: dict[str, Any], part: str, planted: float) -> bool:
     """Whether a part is what was planted, within a tenth, a little, or half its interval, whichever is the most."""
     found, half_width = control[part], control["half_widths"][part]
-    return bool(abs(found - planted) <= max(0.1 * planted, SMALL_MS, half_width))
+    return bool(abs(found - planted) <= max(0.1 * planted, SMALL_MS[part], half_width))
 
 
 def parts(ended: Ended) -> dict[str, Any]:

@@ -48,6 +48,16 @@ def test_planted_losses_are_found_by_name(planted: Outcome):
     assert slow["median_ms"] - fast["median_ms"] == pytest.approx(80, abs=0.01)
 
 
+def test_the_passes_end_when_every_part_is_known(planted: Outcome):
+    """On a clock that only the steps move each pass is like the others: the first look, after six, is enough."""
+    control = value(planted, "hpcjobs_control")
+    assert (control["passes"], control["passes_used"], control["control_steps"]) == (6, 6, 4)
+    assert set(control["half_widths"]) >= {"input_wait_ms", "allreduce_ms", "skew_ms", "compute_ms"}
+    assert max(control["half_widths"].values()) < 0.01
+    assert (control["collectives_in_c"], control["allreduce_claimed"]) == (0, True)
+    assert (control["disturbed"], control["not_told_apart"]) == ([], [])
+
+
 def test_the_control_phases_leave_weights_and_optimizer_as_they_were(planted: Outcome):
     assert json.loads((planted.attempt.parent.parent / "told.json").read_text()) == {"restored": [True, True]}
 
@@ -79,6 +89,7 @@ def test_its_log_makes_a_measurement(planted: Outcome):
     assert found.step_ms > 140
     assert found.input_wait_ms == value(planted, "hpcjobs_control")["input_wait_ms"]
     assert found.time_to_train_kind == "derived_fixed_epochs"
+    assert found.flops_per_unit == value(planted, "hpcjobs_run")["flops_per_unit"] > 0
     assert ("precision_not_reached" in found.flags) != value(planted, "hpcjobs_precision")["reached"]
     assert found.score is None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpcjobs.base.contract import RunConfig
-from hpcjobs.nodes import node_facts
+from hpcjobs.nodes import host_facts, node_facts
 from tests.train.launch import run_config
 
 LISTING = """\
@@ -44,11 +44,11 @@ def config(data: Path, cache: str = "none") -> RunConfig:
     ],
 )
 def test_the_file_system_is_that_of_the_deepest_mount(path: str, kind: str):
-    assert node_facts.filesystem(Path(path), MOUNTS) == kind
+    assert host_facts.filesystem(Path(path), MOUNTS) == kind
 
 
 def test_no_mounts_no_file_system():
-    assert node_facts.filesystem(Path("/data"), "") is None
+    assert host_facts.filesystem(Path("/data"), "") is None
 
 
 # NCCL_VERSION_CODE of nccl.h; the digits moved with 2.9.
@@ -64,12 +64,12 @@ def test_numa_nodes_without_cpus_are_left_out(tmp_path: Path):
     for name, cpus in (("node0", "0-3,8-11\n"), ("node1", "4-7,12\n"), ("node2", "\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "cpulist").write_text(cpus)
-    assert node_facts.numa_nodes(tmp_path) == {0: {0, 1, 2, 3, 8, 9, 10, 11}, 1: {4, 5, 6, 7, 12}}
+    assert host_facts.numa_nodes(tmp_path) == {0: {0, 1, 2, 3, 8, 9, 10, 11}, 1: {4, 5, 6, 7, 12}}
 
 
 def test_a_node_tells_how_its_ranks_are_bound_and_what_they_run_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(node_facts.nvidia, "list_gpus", lambda: LISTING)
-    monkeypatch.setattr(node_facts, "numa_nodes", lambda: {0: {0, 1, 4, 5}, 1: {2, 3, 6, 7}})
+    monkeypatch.setattr(host_facts.nvidia, "list_gpus", lambda: LISTING)
+    monkeypatch.setattr(host_facts, "numa_nodes", lambda: {0: {0, 1, 4, 5}, 1: {2, 3, 6, 7}})
     monkeypatch.setattr(node_facts.cgroup, "free_memory", lambda: 180 << 30)
     ranks = [node_facts.Place(4, "n02", 100, (0, 4), "GPU-aaaa-0"), node_facts.Place(5, "n02", 101, (1, 2, 3, 4), None)]
     node_facts.write(tmp_path, config(tmp_path, "memory"), ranks)
@@ -94,10 +94,10 @@ def test_a_node_tells_how_its_ranks_are_bound_and_what_they_run_on(tmp_path: Pat
 
 def test_what_a_host_does_not_tell_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(node_facts.cgroup, "free_memory", lambda: None)
-    monkeypatch.setattr(node_facts.nvidia, "list_gpus", lambda: "")
+    monkeypatch.setattr(host_facts.nvidia, "list_gpus", lambda: "")
     here = [node_facts.Place(0, "n02", os.getpid(), (0,), None)]
-    read = node_facts._read
-    monkeypatch.setattr(node_facts, "_read", lambda path: read(path) if str(path) == "/proc/meminfo" else None)
+    read = host_facts.read_text
+    monkeypatch.setattr(host_facts, "read_text", lambda path: read(path) if str(path) == "/proc/meminfo" else None)
     told = node_facts.describe(config(tmp_path), here)
     assert (told["driver"], told["gpus"], told["cpu"], told["numa"]) == (None, [], None, {})
     assert {name for name, value in told["data"].items() if value is None} == {

@@ -27,6 +27,9 @@ V100 = {
     "reasons": 0x4,
     "ecc": 0,
     "pids": [501],
+    "energy": 7_200_000,
+    "pcie": {0: 1200, 1: 3400},
+    "nvlink": {138: 5_000, 139: 6_000},
 }
 
 
@@ -41,6 +44,9 @@ class FakeNvml(ModuleType):
     NVML_CLOCK_SM, NVML_CLOCK_MEM = 1, 2
     NVML_TEMPERATURE_GPU = 0
     NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC = 1, 0
+    NVML_SUCCESS = 0
+    NVML_PCIE_UTIL_TX_BYTES, NVML_PCIE_UTIL_RX_BYTES = 0, 1
+    NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX, NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX = 138, 139
 
     def __init__(self, *gpus: dict[str, Any]):
         super().__init__("pynvml")
@@ -96,6 +102,22 @@ class FakeNvml(ModuleType):
     def nvmlDeviceGetTotalEccErrors(self, gpu: int, kind: int, counter: int) -> int:
         return self.answer(gpu, "ecc")
 
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: int) -> int:
+        return self.answer(gpu, "energy")
+
+    def nvmlDeviceGetPcieThroughput(self, gpu: int, counter: int) -> int:
+        return self.answer(gpu, "pcie")[counter]
+
+    def nvmlDeviceGetFieldValues(self, gpu: int, fields: list[tuple[int, int]]) -> list[SimpleNamespace]:
+        """Where a GPU has no NVLink, the call works and each field says that it is not supported (3)."""
+        links = self.gpus[gpu].get("nvlink", {})
+        # Scope UINT_MAX: all links.
+        assert all(scope == 0xFFFFFFFF for _, scope in fields)
+        return [
+            SimpleNamespace(nvmlReturn=0 if field in links else 3, value=SimpleNamespace(ullVal=links.get(field, 0)))
+            for field, _ in fields
+        ]
+
     def nvmlDeviceGetComputeRunningProcesses(self, gpu: int) -> list[SimpleNamespace]:
         return [SimpleNamespace(pid=pid) for pid in self.answer(gpu, "pids")]
 
@@ -124,6 +146,12 @@ def test_a_line_says_how_a_gpu_fares():
         "throttle": "sw_power_cap hw_thermal",
         "ecc_uncorrected": 0,
         "foreign_pids": "none",
+        "energy_mj": 7_200_000,
+        "pcie_tx_kb_s": 1200,
+        "pcie_rx_kb_s": 3400,
+        "nvlink_tx_kib": 5_000,
+        "nvlink_rx_kib": 6_000,
+        "vendor": "NVIDIA",
     }
 
 
@@ -138,6 +166,9 @@ def test_a_line_says_how_a_gpu_fares():
         ("reasons", {"throttle_bits"}),
         ("ecc", {"ecc_uncorrected"}),
         ("pids", {"foreign_pids"}),
+        ("energy", {"energy_mj"}),
+        ("pcie", {"pcie_tx_kb_s", "pcie_rx_kb_s"}),
+        ("nvlink", {"nvlink_tx_kib", "nvlink_rx_kib"}),
     ],
 )
 def test_what_nvml_does_not_tell_stays_empty_and_the_rest_is_told(key: str, columns: set[str]):

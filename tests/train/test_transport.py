@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from hpcjobs.base import nccl_log
 from hpcjobs.base.contract import RunConfig
+from hpcjobs.base.nccl_log import Transport
 from hpcjobs.chexnet.train import __main__
 from hpcjobs.nodes import transport
-from hpcjobs.nodes.transport import Transport
 from tests.train.launch import run_config
 
 # 2.18 on rank 3, the last of a node of four V100s with NVLink and one InfiniBand port.
@@ -67,13 +68,13 @@ def ring(path: str) -> str:
 
 
 def test_nvlink_within_a_node_and_infiniband_between():
-    assert transport.parse(NVLINK_AND_IB) == Transport(
+    assert nccl_log.parse(NVLINK_AND_IB) == Transport(
         nccl=None, network="IB", devices=("mlx5_0",), transports=("IB", "NVLINK"), gpudirect=True
     )
 
 
 def test_pcie_within_a_node_and_sockets_between():
-    assert transport.parse(PCIE_AND_SOCKETS) == Transport(
+    assert nccl_log.parse(PCIE_AND_SOCKETS) == Transport(
         nccl="2.10.3", network="Socket", devices=("eth0", "ib0"), transports=("PCIE", "SOCKET"), gpudirect=False
     )
 
@@ -96,20 +97,20 @@ def test_pcie_within_a_node_and_sockets_between():
     ],
 )
 def test_every_kind_of_channel_has_a_name(lines: str, name: str):
-    assert transport.parse(lines).transports == (name,)
+    assert nccl_log.parse(lines).transports == (name,)
 
 
 def test_a_gpu_alone_has_no_channel():
     alone = (
         "n01:1:2 [0] NCCL INFO Using network Socket\n" + ring("LOC") + "n01:1:2 [0] NCCL INFO Channel 00/32 :    0\n"
     )
-    assert transport.parse(alone) == Transport(None, "Socket", (), (), None)
-    assert transport.parse("") == Transport(None, None, (), (), None)
+    assert nccl_log.parse(alone) == Transport(None, "Socket", (), (), None)
+    assert nccl_log.parse("") == Transport(None, None, (), (), None)
 
 
 def test_one_channel_through_the_host_is_not_gpudirect():
     lines = channel("[send] via NET/IB/0/GDRDMA") + channel("[receive] via NET/IB/0")
-    assert transport.parse(lines).gpudirect is False
+    assert nccl_log.parse(lines).gpudirect is False
 
 
 def test_what_the_ranks_found_is_told_in_one():
@@ -118,12 +119,12 @@ def test_what_the_ranks_found_is_told_in_one():
         Transport(None, "IB", ("mlx5_0", "mlx5_1"), ("IB", "SHM"), True),
         None,
     ]
-    assert transport.merge(found) == Transport("2.18.3", "IB", ("mlx5_0", "mlx5_1"), ("IB", "NVLINK", "SHM"), True)
-    assert transport.merge([None, None]) is None
+    assert nccl_log.merge(found) == Transport("2.18.3", "IB", ("mlx5_0", "mlx5_1"), ("IB", "NVLINK", "SHM"), True)
+    assert nccl_log.merge([None, None]) is None
 
 
 def test_sockets_beside_infiniband_are_warned_of():
-    sockets, fast = transport.parse(PCIE_AND_SOCKETS), transport.parse(NVLINK_AND_IB)
+    sockets, fast = nccl_log.parse(PCIE_AND_SOCKETS), nccl_log.parse(NVLINK_AND_IB)
     text = transport.warning(sockets, True)
     assert text is not None
     assert "\n" not in text
@@ -172,7 +173,7 @@ def test_each_rank_on_a_gpu_asks_nccl_for_a_file_that_it_reads(tmp_path: Path, f
     assert asked == {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,GRAPH", "NCCL_DEBUG_FILE": str(path)}
     assert transport.read(tmp_path) is None
     path.write_bytes(b"\xff\n" + PCIE_AND_SOCKETS.encode())
-    assert transport.read(tmp_path) == transport.parse(PCIE_AND_SOCKETS)
+    assert transport.read(tmp_path) == nccl_log.parse(PCIE_AND_SOCKETS)
 
 
 def test_a_percent_sign_in_a_path_is_no_placeholder(tmp_path: Path, fresh: pytest.MonkeyPatch):

@@ -162,7 +162,7 @@ class Benchmark:
             while len(mine["passes"]) < look:
                 mine["passes"].append(self._pass(actions, restore, forward=len(mine["passes"]) % 2 == 0))
                 mine["collectives"].append(0)
-            everyone = allgather_object(mine)
+            everyone = meter.with_foreign(allgather_object(mine))
             enough = self._decide(meter.parts_known(everyone, self.measure.get("parts_precision", 0.02)))
         restore()
         if self.log:
@@ -178,8 +178,9 @@ class Benchmark:
                 # pipeline is slower than the steps; if it is faster, two steps fill them again.
                 for _ in range(BUFFERED):
                     next(self.batches)
+            before = meter.load_now()
             found[phase] = self._block(actions[phase], self.measure["control_steps"], 2 if phase == "a" else 1)
-            found["load"][phase] = None
+            found["load"][phase] = meter.load_between(before, meter.load_now())
             if phase == "c":
                 restore()
         return found

@@ -16,7 +16,7 @@ import tensorflow as tf
 from horovod.tensorflow import allgather_object
 from mlperf_logging.mllog.mllog import MLLogger
 
-from hpcjobs.base import contract
+from hpcjobs.base import contract, nccl_log
 from hpcjobs.base.contract import LogKey
 from hpcjobs.nodes import telemetry, transport
 from hpcjobs.nodes.node_facts import Place
@@ -36,7 +36,7 @@ def log_transport(attempt: Path, log: MLLogger | None) -> None:
     found = allgather_object((transport.read(attempt), transport.has_infiniband()))
     if log is None:
         return
-    merged = transport.merge(one for one, _ in found)
+    merged = nccl_log.merge(one for one, _ in found)
     if merged:
         log.event(LogKey.TRANSPORT, dataclasses.asdict(merged))
     if text := transport.warning(merged, any(infiniband for _, infiniband in found)):

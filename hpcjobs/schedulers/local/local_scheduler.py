@@ -201,6 +201,10 @@ class LocalScheduler:
         """No limit."""
         return None
 
+    def node_energy(self, tasks: Sequence[str]) -> tuple[str, Mapping[str, int]]:
+        """Nobody measures it."""
+        return "", {}
+
     def test(self, text: str) -> str:
         """Check that bash can parse the script, and that its `#SBATCH` lines are valid. Raises SubmitRefused.
 

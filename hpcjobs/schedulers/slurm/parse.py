@@ -147,6 +147,46 @@ def scontrol(text: str) -> dict[str, JobState]:
     return found
 
 
+def energy_plugin(text: str) -> str:
+    """The plugin that measures the energy of nodes (ipmi, rapl, ...), of `scontrol show config`; "" if none does."""
+    match = re.search(r"^AcctGatherEnergyType\s*=\s*(?:acct_gather_energy/)?(\S+)", text, flags=re.MULTILINE)
+    return "" if match is None or match[1] in ("none", "(null)") else match[1]
+
+
+# Slurm writes 0 where a plugin measured nothing, and a number near 2^64 where it does not know.
+_MOST_J = 10**15
+
+
+def energy(text: str) -> dict[str, int]:
+    """Joules by task id, from lines `ID[.STEP]|NODES|JOULES` of a job and its steps.
+
+    Each step has the energy of its nodes in its time, so steps overlap: the job's is that of the longest step on all
+    its nodes. mpirun's step lacks the first node, whose energy the batch step has. The sum of all, which sacct shows
+    for the job, would count nodes twice. Left out if no step covers all nodes.
+    """
+    nodes: dict[str, int] = {}
+    steps: dict[str, list[tuple[str, int, int]]] = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|")
+        if len(fields) != 3 or not fields[1].isdigit():
+            continue
+        task, _, step = fields[0].partition(".")
+        if not step:
+            nodes[task] = int(fields[1])
+        elif fields[2].isdigit() and 0 < int(fields[2]) < _MOST_J:
+            steps.setdefault(task, []).append((step, int(fields[1]), int(fields[2])))
+    found = {}
+    for task, those in steps.items():
+        wide = [joules for _, count, joules in those if count == nodes.get(task)]
+        first = [joules for step, _, joules in those if step == "batch"]
+        rest = [joules for step, count, joules in those if step != "batch" and count + 1 == nodes.get(task)]
+        if wide:
+            found[task] = max(wide)
+        elif first and rest:
+            found[task] = first[0] + max(rest)
+    return found
+
+
 def _state(word: str) -> RunState | None:
     return WORDS.get(word.rstrip("+"))
 

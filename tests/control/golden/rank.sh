@@ -91,6 +91,39 @@ signal_descendants() {
     return 0
 }
 
+# Starts the sampler of node $1, by the other words, in the background; sets `sampler` to its process. It is no child of
+# this shell: `await` could wait for it, too. Nothing of it reaches the command or the exit code.
+start_sampler() {
+    local node="$1"
+    shift
+    sampler=
+    sampler_errors="$HPCJOBS_ATTEMPT_DIR/sampler-$node.txt"
+    if [ ! -x "$HPCJOBS_SAMPLER" ]; then
+        echo "hpcjobs: $node is not sampled: it has no $HPCJOBS_SAMPLER"
+        return
+    fi
+    sampler="$(
+        cd / || exit
+        "$@" </dev/null >/dev/null 2>"$sampler_errors" &
+        printf '%s' "$!"
+    )"
+}
+
+# Ends it. If it has ended by itself, tells its last error in one line.
+end_sampler() {
+    if [ -z "$sampler" ]; then return; fi
+    # Its number may have been given to another process.
+    if [[ "$(tr '\0' ' ' <"/proc/$sampler/cmdline")" == *" hpcjobs.nodes.sampler $HPCJOBS_ATTEMPT_DIR "* ]]; then
+        rm -f "$sampler_errors"
+        kill "$sampler"
+    elif [ -s "$sampler_errors" ]; then
+        echo "hpcjobs: ${sampler_errors##*/}: $(tail -n 1 "$sampler_errors")"
+    else
+        rm -f "$sampler_errors"
+    fi 2>/dev/null
+}
+
+
 # Prints the time in seconds since the epoch, always with six decimals.
 now() {
     local time
@@ -161,9 +194,10 @@ elif [ -n "${SLURM_STEP_ID:-}" ] && [ -n "${SLURM_PROCID:-}" ]; then
     local_world="$(element "${SLURM_STEP_TASKS_PER_NODE:-${SLURM_TASKS_PER_NODE:-}}" "$node")"
 fi
 
-# The meter comes before what PYTHONPATH holds. torchrun's ranks have that from it.
+# What puts the meter into the command comes before what PYTHONPATH holds, and the meter after it. torchrun's ranks have
+# that from it.
 if [ "$kind" != python ] && [ -n "${HPCJOBS_PYTHONPATH:-}" ]; then
-    export PYTHONPATH="$HPCJOBS_PYTHONPATH${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONPATH="${HPCJOBS_INJECT:-}${PYTHONPATH:+$PYTHONPATH:}$HPCJOBS_PYTHONPATH"
 fi
 # A variable that the user or the profile has set stays.
 host="$(uname -n)"
@@ -207,6 +241,11 @@ python)
     fi
     ;;
 esac
+# NCCL logs once how it connects a rank, when it makes a communicator. INIT and GRAPH log no single collective.
+if [ "$kind" != node ] && [ "$rank" = 0 ] && [ -z "${NCCL_DEBUG+set}" ]; then
+    # In a file's name %h and %p stand for host and process.
+    export NCCL_DEBUG=INFO NCCL_DEBUG_SUBSYS=INIT,GRAPH NCCL_DEBUG_FILE="${HPCJOBS_ATTEMPT_DIR//%/%%}/nccl-r000.txt"
+fi
 # Nobody but torchrun tells a rank to Python: what another program starts through PYTHON_EXEC leaves no record.
 path=
 if [ "$kind" = node ]; then
@@ -219,6 +258,7 @@ if [ -n "$path" ]; then rm -f "$path" 2>/dev/null; fi
 
 # Becomes the command, in a subshell. Signals have their default effect, but for those ignored when this script started.
 become() {
+    unset HPCJOBS_SAMPLER
     trap - "${signals[@]}"
     if [ "$kind" = node ] && [ -n "$ignored" ]; then trap '' "$ignored"; fi
     if [ -n "$turns" ]; then trap '' USR1; fi
@@ -228,10 +268,14 @@ become() {
 # Whether this script turns SIGUSR1 into another signal, for all processes below it.
 turns=
 if [ "$kind" != python ] && [ -n "$stop" ] && [ "$stop" != USR1 ]; then turns=1; fi
+sampler=
+if [ -n "${HPCJOBS_SAMPLER-}" ] && [ "$kind" != python ] && [ "$local_rank" = 0 ]; then
+    start_sampler "$safe_host" "$HPCJOBS_SAMPLER" -E -m hpcjobs.nodes.sampler "$HPCJOBS_ATTEMPT_DIR" $$
+fi
 start="$(now)"
 if [ -n "$turns" ] || { [ "$kind" = node ] && [ -n "${HPCJOBS_FORWARD:-}" ] && [ -n "$stop" ]; }; then
-    # mpirun signals its child's process group alone, and torchrun's ranks have groups of their own. A trap runs at once
-    # only while bash waits for a command in its background.
+    # mpirun signals its child's process group alone, and torchrun's ranks have groups of their own. Bash runs a trap only
+    # between two commands: so this one runs in the background.
     group=
     if [ -z "$turns" ]; then read -r _ _ _ _ group _ <"/proc/$$/stat"; fi
     trap 'signalled=1' "${signals[@]}"
@@ -251,6 +295,7 @@ else
 fi
 rc=$?
 trap '' "${signals[@]}"
+end_sampler
 signal=0
 if [ "$rc" -gt 128 ] && [ "$rc" -le 192 ]; then signal=$((rc - 128)); fi
 if [ -n "$path" ]; then

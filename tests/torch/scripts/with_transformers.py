@@ -34,6 +34,7 @@ arguments = TrainingArguments(
     use_cpu=True,
     ddp_backend="gloo",
     report_to=[],
+    logging_steps=20,  # where it gathers the loss of all ranks
     save_strategy="no",
     disable_tqdm=True,
 )

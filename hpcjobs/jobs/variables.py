@@ -1,0 +1,24 @@
+"""Names of environment variables that mean something to a job script."""
+
+from __future__ import annotations
+
+# Variables that an open command finds in its environment, besides RANK and its kin.
+OURS = (
+    *("MASTER_ADDR", "MASTER_PORT", "HPCJOBS_RUN_DIR", "HPCJOBS_ATTEMPT_DIR", "HPCJOBS_ATTEMPT", "HPCJOBS_GPUS"),
+    *("HPCJOBS_NODES", "HPCJOBS_GPUS_PER_NODE", "HPCJOBS_REPEAT", "HPCJOBS_SEED", "HPCJOBS_METRICS"),
+    *("HPCJOBS_LOCAL_BATCH", "HPCJOBS_DEADLINE", "HPCJOBS_START", "HPCJOBS_PROCESSES_PER_NODE"),
+    *("HPCJOBS_RANK_WRAPPER", "HPCJOBS_STOP_SIGNAL", "HPCJOBS_FORWARD", "PYTHONUNBUFFERED", "HPCJOBS_SAMPLER"),
+    *("HPCJOBS_MEASURE", "HPCJOBS_INJECT", "HPCJOBS_PYTHONPATH", "NCCL_PROFILER_PLUGIN", "NCCL_INSPECTOR_ENABLE"),
+    *("NCCL_INSPECTOR_DUMP_DIR", "NCCL_INSPECTOR_DUMP_THREAD_INTERVAL_MICROSECONDS"),
+)
+
+# Variables that bash sets itself, or that change how it reads the rest of a script.
+BASH_VARIABLES = frozenset(
+    (
+        *("BASHOPTS", "BASHPID", "BASH_ALIASES", "BASH_ARGC", "BASH_ARGV", "BASH_CMDS", "BASH_COMMAND", "BASH_COMPAT"),
+        *("BASH_LINENO", "BASH_REMATCH", "BASH_SOURCE", "BASH_SUBSHELL", "BASH_VERSINFO", "BASH_XTRACEFD", "DIRSTACK"),
+        *("EPOCHREALTIME", "EPOCHSECONDS", "EUID", "FUNCNAME", "GLOBIGNORE", "GROUPS", "HISTCMD", "IFS", "LINENO"),
+        *("OPTIND", "POSIXLY_CORRECT", "PPID", "RANDOM", "SECONDS", "SHELLOPTS", "SHLVL", "SRANDOM", "TMOUT", "UID"),
+        "_",
+    )
+)
