@@ -178,7 +178,7 @@ class Meter:
         self._lengths: dict[int, int] = {}
         self._step_units: dict[float, int] = {}
         self._step_fetches: dict[int, int] = {}
-        self._all_loader_s = 0.0
+        self._timed_windows = _Window(0.0)  # the sum of all
         # PyTorch's optimizers, in a loop that says its steps itself.
         self._hooked = self._expects = False
         self._optimizer_steps = self._bodies = 0
@@ -403,12 +403,11 @@ class Meter:
         elif slot.timed and self._control:
             self._control.timed(slot.phase, 1000 * (end - began), first=self._first)
         self._trained.update(self._taken)
-        self._all_loader_s += self._loader_s
         if self.step > 1 and not self._spoilt:  # some loaders take a batch more before the first step
             times = self._step_units.get(self._units, 0)
             if times or len(self._step_units) < _SIZES_KEPT:
                 self._step_units[self._units] = times + 1
-            fetches = sum(self._taken.values())
+            fetches = max(self._taken.values())  # of one loader: a step may have two that each give a batch
             self._step_fetches[fetches] = self._step_fetches.get(fetches, 0) + 1
         self._forget()
         self._first = False
@@ -467,7 +466,11 @@ class Meter:
                 "input_wait_ms": 1000 * window.loader_s / window.steps if self._fed else None,
             }
             where: dict[str, Any] = {"step": self.step, "steps": window.steps, "epoch_num": max(self.epoch, 1)}
-            self.tell("tracked_stats", value, **where, warmup=self.phase == "warm" if warm is None else warm)
+            warm = self.phase == "warm" if warm is None else warm
+            self.tell("tracked_stats", value, **where, warmup=warm)
+            if not warm:
+                self._timed_windows.steps += window.steps
+                self._timed_windows.loader_s += window.loader_s
             self._windows_of_loop += 1
         self._window = _Window(window.ended) if window else None
 
@@ -925,7 +928,8 @@ class Meter:
         note.update(way=self.way, steps=self.step, phase=self.phase, off=self.why_off)
         if self._control:
             note.update(switches=self._control.switches, restored=self._control.restored)
-        note["loader_ms"] = 1000 * self._all_loader_s / self.step if self.step and self._fed else None
+        timed = self._timed_windows
+        note["loader_ms"] = 1000 * timed.loader_s / timed.steps if timed.steps and self._fed else None
         often = sorted(self._step_units.items(), key=lambda item: -item[1])[:20]
         note["units_of_steps"] = {f"{units:g}": times for units, times in often}
         if self._said:

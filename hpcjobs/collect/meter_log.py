@@ -37,6 +37,7 @@ def read_meter_log(path: Path, known: Sizes, unit: str = "") -> CommandLog:
             log = mllog.TrainLog()
         log.add(event)
     ended += log.ended
+    mllog.add_notes(log, path.parent)
     if ended > 1:
         several = f"{path.name} holds {ended} trainings that ended, and which one is the run's is not known"
         return CommandLog(None, (), f"{several}: train once in a run", contradicted=True)

@@ -152,11 +152,19 @@ def events(path: Path) -> Iterator[Event]:
 def read(path: Path) -> TrainLog:
     """Read a whole train.log, once, with what each rank's meter left beside it."""
     log = TrainLog(events(path))
-    for note in sorted(path.parent.glob("meter-r*.json")):
-        waited = _finite((read_json(note) or {}).get("loader_ms"))
-        if waited is not None and waited >= 0:
-            log.loader_of_ranks.append(waited)
+    add_notes(log, path.parent)
     return log
+
+
+def add_notes(log: TrainLog, folder: Path) -> None:
+    """Add what the meters of the run's ranks left in an attempt's folder, meter-rNNN.json."""
+    ranks = _whole(log.about.get("gpus")) or 0
+    for note in sorted(folder.glob("meter-r*.json")):
+        said = read_json(note) or {}
+        rank, waited = said.get("rank"), _finite(said.get("loader_ms"))
+        # Beside those there may be ranks of an earlier, larger start.
+        if isinstance(rank, int) and rank < ranks and waited is not None and waited >= 0:
+            log.loader_of_ranks.append(waited)
 
 
 def progress(log: TrainLog) -> Progress:

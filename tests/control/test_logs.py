@@ -199,7 +199,7 @@ def test_without_control_blocks_the_input_wait_is_the_slowest_ranks_time_in_the_
     assert alone is not None
     assert (alone.input_wait_ms, alone.flags) == (4.0, ("loader_time_only",))
     for rank, ms in enumerate((4.5, 6.5)):
-        (tmp_path / f"meter-r{rank:03d}.json").write_text(json.dumps({"loader_ms": ms}))
+        (tmp_path / f"meter-r{rank:03d}.json").write_text(json.dumps({"rank": rank, "loader_ms": ms}))
     (tmp_path / "meter-r002.json").write_text("{")
     slowest = mllog.measure(mllog.read(log))
     assert slowest is not None

@@ -114,7 +114,8 @@ fetch(1, source="labelled")
 """
     outcome = train(tmp_path, script, measure={"warmup": 1, "window_steps": 6})
     assert outcome.named("tracked_stats")[0].value["step_ms"] == pytest.approx(10)
-    assert outcome.last("hpcjobs_run")["local_batch"] == 32
+    run = outcome.last("hpcjobs_run")
+    assert (run["local_batch"], run["accumulation"]) == (32, 1)
 
 
 def test_a_checkpoint_before_which_a_driver_pauses_is_part_of_no_window(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,14 @@ def test_two_trainings_in_one_run_have_no_rate_in_common(tmp_path: Path) -> None
     one = reading(tmp_path, meter_log(status=None) + meter_log(rates=(100.0,))).measurement
     assert one is not None
     assert (one.throughput, one.windows) == (pytest.approx(100.0), 1)
+
+
+def test_the_input_wait_is_that_of_the_slowest_rank_of_this_run(tmp_path: Path) -> None:
+    for rank, ms in enumerate((2.0, 1.0, 7.0, 3.0, 99.0)):  # the last is of an earlier start on more ranks
+        (tmp_path / f"meter-r{rank:03d}.json").write_text(json.dumps({"rank": rank, "loader_ms": ms}))
+    found = reading(tmp_path, meter_log()).measurement
+    assert found is not None
+    assert found.input_wait_ms == 7.0
 
 
 # --- progress ------------------------------------------------------------------------------------

@@ -129,6 +129,21 @@ for epoch in range(200):
     assert outcome.last("hpcjobs_control")["passes"]
 
 
+def test_the_time_in_the_loader_is_that_of_timed_steps_in_the_note_too(tmp_path):
+    script = f"""{CLOCK}
+def starting():  # its workers
+    spend(3000)
+    yield from loader(7, ms=2)
+
+for epoch in range(3):
+    for batch in meter.steps(starting()):
+        spend(8)
+"""
+    outcome = train(tmp_path, script, measure={"warmup": 2, "window_steps": 3})
+    assert {round(e.value["input_wait_ms"], 6) for e in outcome.named("tracked_stats")} == {2}
+    assert outcome.note()["loader_ms"] == pytest.approx(2)
+
+
 def test_a_loader_without_a_length_is_true_and_can_be_copied(tmp_path):
     script = """
     import copy
