@@ -26,6 +26,7 @@ The core is METER, one `Meter` per process. `steps`, the callbacks and the way w
     METER.models, METER.optimizers  lists: each DistributedDataParallel or FSDP module, each optimizer, as it is made.
     METER.switches                  list of callables taking a bool: more ways to switch an all-reduce off and on.
     METER.off(why)                  a surprise: one line, and the training goes on without the meter.
+    METER.surprise(error, why)      the same of an exception. One that a signal handler of the script raised is raised again.
     METER.phase                     of the step that runs or comes next: "warm", "time", "a", "b", "c".
 
 `fetch` raises SystemExit(0) where a benchmark is done. Nothing else of the meter's own reaches the training.
@@ -282,13 +283,11 @@ class Meter:
             return
         self.on, self.why_off = False, why
         _warn(f"is off: {why}")
-        with contextlib.suppress(Exception):
-            if self._control:
-                self._control.leave()
-            self._resident.clear()
-            if self._exchange:
-                self._exchange.close()
-            self._write_note()
+        self._resident.clear()
+        for last in (self._control and self._control.leave, self._exchange and self._exchange.close, self._write_note):
+            with contextlib.suppress(Exception):
+                if last:
+                    last()
 
     def surprise(self, error: Exception, why: str = "") -> None:
         """Turn the meter off for good. What a signal handler of the script raised is the script's: raise it again."""
@@ -1137,8 +1136,14 @@ class _Control:
     def _silence(self, silent: bool) -> None:
         if silent != self._silent:
             self._silent = silent
+            failed: list[Exception] = []
             for way in self._ways:
-                way(not silent)
+                try:
+                    way(not silent)
+                except Exception as error:  # the others must be switched
+                    failed.append(error)
+            if failed:
+                raise failed[0]
 
 
 def _switch(model: Any) -> Callable[[bool], Any] | None:
@@ -1414,6 +1419,8 @@ class _Exchange:
         try:
             found = self._lead(question, mine, answer) if self.rank == 0 else self._follow(question, mine)
         except (OSError, ValueError, KeyError) as error:
+            if _of_a_signal(error):
+                raise
             if self.met:
                 raise OSError(f"the ranks do not meet any more: {error}") from None
             raise Alone(f"not all ranks met: {error}") from None

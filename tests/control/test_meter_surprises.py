@@ -183,6 +183,29 @@ print(seen)
     assert "the disk is full" in outcome.err[0]
 
 
+def test_a_switch_that_fails_leaves_no_other_all_reduce_off_and_no_rank_waiting(tmp_path):
+    script = """
+    on = {}
+    def sync(value):
+        on["first"] = value
+        if not value:
+            1 / 0
+    meter.METER.switches += [sync, lambda value: on.update(second=value)]
+    closed = []
+    def leave(self):
+        closed.append(on.copy())
+        raise OSError("cannot be put back")
+    meter._Control.restore = leave
+    for batch in meter.steps([[0] * 8] * 300):
+        pass
+    print(on)
+    """
+    outcome = train(tmp_path, script, measure=BENCHMARK)
+    assert (outcome.codes, outcome.out) == ([0], ["{'first': True, 'second': True}\n"])
+    assert "the meter is off: ZeroDivisionError" in outcome.err[0]
+    assert "ZeroDivisionError" in outcome.note()["off"]
+
+
 # --- several ranks -----------------------------------------------------------------------------------------------
 
 # Each of its 60 steps waits for all ranks, unless it is in (c).
