@@ -26,7 +26,7 @@ The core is METER, one `Meter` per process. `steps`, the callbacks and the way w
     METER.models, METER.optimizers  lists: each DistributedDataParallel or FSDP module, each optimizer, as it is made.
     METER.switches                  list of callables taking a bool: more ways to switch an all-reduce off and on.
     METER.off(why)                  a surprise: one line, and the training goes on without the meter.
-    METER.surprise(error, why)      the same of an exception. One that a signal handler of the script raised is raised again.
+    METER.surprise(error, why)      the same of an exception. If a signal handler of the script raised it, so does this.
     METER.phase                     of the step that runs or comes next: "warm", "time", "a", "b", "c".
 
 `fetch` raises SystemExit(0) where a benchmark is done. Nothing else of the meter's own reaches the training.
@@ -395,12 +395,11 @@ class Meter:
             self._window = _Window(end)
             self._alone = _Window(end)  # the step before a pause is not this loop's only one
         self.step += 1
-        if self._spoilt:
-            pass
-        elif slot.phase in ("warm", "time"):
+        if slot.timed and self._control:
+            # The first of an epoch also starts the loader: it does not count.
+            self._control.timed(slot.phase, None if self._first or self._spoilt else 1000 * (end - began))
+        elif slot.phase in ("warm", "time") and not self._spoilt:
             self._count_step(slot, began, end, full)
-        elif slot.timed and self._control:
-            self._control.timed(slot.phase, 1000 * (end - began), first=self._first)
         self._trained.update(self._taken)
         if self.step > 1 and not self._spoilt:  # some loaders take a batch more before the first step
             times = self._step_units.get(self._units, 0)
@@ -700,6 +699,7 @@ class Meter:
             self._others = [
                 {"rank": one["rank"], "host": one["host"], "passes": [], "collectives": []} for one in everyone
             ]
+        _align([one["passes"] for one in everyone])
         for known, new in zip(self._others, everyone):
             known["passes"] += new["passes"]
             known["collectives"] += new["collectives"]
@@ -1093,10 +1093,9 @@ class _Control:
     def open_block(self) -> None:
         self._load = load_now()
 
-    def timed(self, phase: str, ms: float, first: bool) -> None:
-        """A timed step. The first of an epoch also starts the loader: it does not count."""
-        if not first:
-            self.passes[-1][phase].append(ms)
+    def timed(self, phase: str, ms: float | None) -> None:
+        """A timed step. None: it does not count, on any rank."""
+        self.passes[-1][phase].append(ms)
 
     def first_timed(self) -> None:
         """The first timed step of a block comes next: from here (c) must be silent."""
@@ -1282,6 +1281,15 @@ def _sequence() -> int:
 
 
 # --- what else ran on the node ---------------------------------------------------------------------------------
+
+
+def _align(everyone: list[list[dict[str, Any]]]) -> None:
+    """Of the passes of all ranks drop the steps that do not count on one of them: the others waited for it there."""
+    for ranks in zip(*everyone):
+        for phase in "abc":
+            steps = [step for step in zip(*(each[phase] for each in ranks)) if None not in step]
+            for rank, each in enumerate(ranks):
+                each[phase] = [step[rank] for step in steps]
 
 
 def _has_c(everyone: list[dict[str, Any]]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.meter_scripts import CLOCK, RING, train
@@ -242,6 +244,32 @@ def test_ranks_whose_loaders_prepare_different_numbers_of_batches_meet_at_the_sa
     # Its buffers of 12 batches have been emptied twice.
     assert outcome.last("hpcjobs_warmup")["steps"] >= 24
     assert outcome.note(0)["steps"] == outcome.note(1)["steps"]
+
+
+def test_a_step_in_which_one_rank_starts_its_loader_is_timed_on_none(tmp_path):
+    """Rank 1 begins an epoch every third step, so that only two of three steps count. Rank 0 waits for it there."""
+    script = f"""{RING}
+import atexit, itertools, json
+kept = meter.attribute
+found = []
+meter.attribute = lambda everyone: found.append(everyone) or kept(everyone)
+atexit.register(lambda: print(json.dumps(found)))
+
+def starting():
+    time.sleep(0.2 * (rank == 1))
+    yield from itertools.repeat([0] * 4, 3 if rank == 1 else 5000)
+
+while True:
+    for batch in meter.steps(starting(), samples=4, sync=ring.sync, drain=0):
+        time.sleep(0.003)
+        ring.reduce()
+"""
+    outcome = train(tmp_path, script, ranks=2, measure={**BENCHMARK, "control_steps": 6})
+    assert outcome.codes == [0, 0], outcome.err
+    ((one, two),) = json.loads(outcome.out[0])
+    for each, other in zip(one["passes"], two["passes"], strict=True):
+        assert len(each["a"]) == len(other["a"]) == 4
+        assert max(each["a"]) < 100
 
 
 def test_silent_strangers_do_not_keep_ranks_from_meeting(tmp_path):
