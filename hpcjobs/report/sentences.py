@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hpcjobs.analysis.attribution import LOSS_OF, not_told_apart
 from hpcjobs.analysis.intervals import welch_ratio
-from hpcjobs.base.columns import FLAG_SLOW_NODE, FLAGS
+from hpcjobs.base.columns import FLAG_SLOW_NODE, FLAG_STARVED, FLAG_UNCLAIMED, FLAGS
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.base.records import RunState
 from hpcjobs.report.contents import Series, clean, flags_at, kind, listed, series, sizes
@@ -259,6 +259,12 @@ def holds_back(each: Series) -> tuple[str, ...]:
         found.append(f"The second largest is {_PARTS[second]}: {_ms(parts[second] or 0.0)}.")
     if vague := [_PARTS[LOSS_OF[name]] for name in not_told_apart(row)]:
         found.append(f"The control blocks differ so much that they do not tell {listed(vague)} apart from nothing.")
+    if FLAG_STARVED in row.flags.split():
+        found.append("Its ranks wait for CPUs all the time, so all-reduce, skew and computing are not told apart.")
+    if FLAG_UNCLAIMED in row.flags.split():
+        found.append(
+            "No block ran without communication between the ranks, so all-reduce, skew and computing are not told apart."
+        )
     if FLAG_SLOW_NODE in row.flags.split() and row.slow_node_ms is not None:
         node, late = clean(row.slowest_node), _ms(row.slow_node_ms)
         found.append(f"In several runs node {node} computes {late} longer than the other nodes.")

@@ -167,6 +167,20 @@ def test_parts_that_the_control_blocks_do_not_tell_apart_are_named() -> None:
     assert not [text for text in the([base, narrow]).holds_back if "apart" in text or "contains 0" in text]
 
 
+@pytest.mark.parametrize(
+    ("flag", "why"),
+    [
+        ("ranks_wait_for_cpus", "Its ranks wait for CPUs all the time, so"),
+        ("allreduce_not_claimed", "No block ran without communication between the ranks, so"),
+    ],
+)
+def test_parts_that_cannot_be_told_are_named_with_the_reason(flag: str, why: str) -> None:
+    base = run(1, 40.0, input_wait_ms=1.0, allreduce_ms=0.0, skew_ms=0.0, compute_ms=39.0)
+    found = the([base, run(2, 72.0, input_wait_ms=1.0, flags=flag)]).holds_back
+    assert f"{why} all-reduce, skew and computing are not told apart." in found
+    assert "all-reduce, skew" not in " ".join(the([base, run(2, 72.0, input_wait_ms=1.0)]).holds_back)
+
+
 def test_a_loss_whose_parts_were_not_measured_is_not_explained() -> None:
     found = the([run(1, 100.0), run(2, 150.0)]).holds_back
     assert "(25.0 %)" in found[0]
