@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.base.run_figures import FLAG_LOADER as FLAG_LOADER
 from hpcjobs.base.tabular import metrics_of
 
 FLAG_SHARED = "shared_nodes"
@@ -30,7 +31,6 @@ FLAG_RATE_OF_RANK = "rate_of_rank"
 FLAG_RATES_DIFFER = "rates_differ"
 FLAG_VAGUE = "parts_not_told_apart"
 FLAG_DISTURBED = "blocks_disturbed"
-FLAG_LOADER = "loader_time_only"
 
 # What each flag says of a row. Some are raised for a single run and stand in runs.csv too.
 FLAGS: Mapping[str, str] = {

@@ -96,7 +96,7 @@ def gpus(attempt: Path) -> tuple[list[tuple[str, str]], Read | None]:
     nvml = _nvml()
     if nvml is not None:
         mine = of_run(telemetry.named(nvml), os.environ)
-        handles = telemetry.find(nvml, [uuid for _, uuid in mine] or [None])
+        handles = telemetry.find(nvml, [uuid for _, uuid in mine])
         ours = Ours(attempt)
 
         def read() -> list[dict[str, object]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hpcjobs.analysis.attribution import LOSS_OF, not_told_apart
 from hpcjobs.analysis.intervals import welch_ratio
-from hpcjobs.base.columns import FLAG_SLOW_NODE, FLAGS
+from hpcjobs.base.columns import FLAG_LOADER, FLAG_SLOW_NODE, FLAGS
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.base.records import RunState
 from hpcjobs.report.contents import Series, clean, flags_at, kind, listed, series, sizes
@@ -244,6 +244,11 @@ def holds_back(each: Series) -> tuple[str, ...]:
     parts = {part: getattr(row, f"lost_{part}_ms") for part in LOSSES}
     if all(ms is None for part, ms in parts.items() if part != "other"):
         found.append("The cause is not known: no log takes the step apart.")
+        if FLAG_LOADER in row.flags.split() and row.input_wait_ms:
+            found.append(
+                f"Its slowest rank in the loader spends {_ms(row.input_wait_ms)} of a step there, and how much of that "
+                "is lost, only a benchmark tells."
+            )
         return tuple(found)
     in_order = sorted((part for part in LOSSES if (parts[part] or 0.0) > 0), key=lambda part: -(parts[part] or 0.0))
     if in_order:

@@ -174,6 +174,20 @@ def test_a_loss_whose_parts_were_not_measured_is_not_explained() -> None:
     assert found[2] == "The cause is not known: no log takes the step apart."
 
 
+def test_time_in_the_loader_is_no_loss_until_control_blocks_say_so() -> None:
+    """A training without control blocks: its device may have computed while the loader was busy."""
+    loader = {"flags": "loader_time_only"}
+    those = [run(1, 100.0, input_wait_ms=2.0, **loader), run(2, 150.0, input_wait_ms=30.0, **loader)]
+    largest = table(those)[-1]
+    assert (largest.input_wait_ms, largest.lost_input_ms, largest.other_ms) == (30.0, None, None)
+    assert largest.lost_other_ms == largest.lost_ms
+    assert the(those).holds_back[-2:] == (
+        "The cause is not known: no log takes the step apart.",
+        "Its slowest rank in the loader spends 30 ms of a step there, and how much of that is lost, only a benchmark "
+        "tells.",
+    )
+
+
 def test_a_loss_within_the_noise_may_be_chance() -> None:
     noisy = [run(1, 99.0), run(1, 101.0, 2), run(2, 196.0), run(2, 199.0, 2)]
     assert "The interval of the efficiency contains 100 %, so this loss may be chance." in the(noisy).holds_back
