@@ -185,7 +185,10 @@ def _repeats(each: Series) -> str:
     counts = sorted({row.runs for row in rows})
     what = "It" if len(each.rows) == 1 else "Each measured size" if each.failed else "Each size"
     if counts == [1]:
-        return f"{what} was measured once, so the variation from run to run is not known and there are no intervals."
+        once = f"{what} was measured once, so the variation from run to run is not known and"
+        if any(getattr(row, f"lost_{part}_ms_low", None) is not None for row in rows for part in LOSSES):
+            return f"{once} rates have no intervals. Those of the losses are within single runs, over control blocks."
+        return f"{once} there are no intervals."
     if len(counts) == 1:
         return f"{what} was measured {_times(counts[0])}."
     single = [row.gpus for row in rows if row.runs == 1]

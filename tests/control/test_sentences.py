@@ -163,6 +163,10 @@ def test_parts_that_the_control_blocks_do_not_tell_apart_are_named() -> None:
         found[2] == "The largest part is exposed all-reduce: 8 ms (7.2 % of the step; 95 % interval -3.0 to 19.0 ms)."
     )
     assert found[3] == "That interval contains 0, so this part may be chance."
+    assert the([base, wide]).how_sure == (
+        "Each size was measured once, so the variation from run to run is not known and rates have no intervals. Those "
+        "of the losses are within single runs, over control blocks.",
+    )
     assert "The control blocks differ so much that they do not tell exposed all-reduce apart from nothing." in found
     assert not [text for text in the([base, narrow]).holds_back if "apart" in text or "contains 0" in text]
 
