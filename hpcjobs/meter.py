@@ -192,6 +192,7 @@ class Meter:
         self._control: _Control | None = None
         self._resident: dict[Hashable, Any] = {}
         self._others: list[dict[str, Any]] = []
+        self._parts_told = False
         self._to_drain = False
         self._plan = self._schedule()
         self._slot: Slot | None = Slot("warm")
@@ -729,6 +730,7 @@ class Meter:
         value = _attributed(with_foreign(everyone))
         value["restored"] = bool(self._control and self._control.restored)
         self.tell("hpcjobs_control", value)
+        self._parts_told = True
 
     def _turn(self, last: Slot, upcoming: Slot) -> None:
         """Between two steps: from one block to the next."""
@@ -751,13 +753,32 @@ class Meter:
         self._began = _now()
 
     def _finish(self) -> None:
-        """All is measured. When `over` is set everything is on disk, on all ranks."""
-        if self._control:
-            self._control.leave()
-            self._control.restore()
-            self._ask("end")
+        """All is measured. When `over` is set everything is on disk, on all ranks.
+
+        Whatever fails here, the script ends: with what is known by then.
+        """
+        try:
+            if self._control:
+                self._control.leave()
+                self._control.restore()
+                self._ask("end")
+        except Exception as error:
+            _warn(f"the ranks do not end together: {_words(error)}")
+            with contextlib.suppress(Exception):
+                self._save_blocks()
         self.over = True
-        self._stop("success")
+        try:
+            self._stop("success")
+        except Exception as error:  # such as a full disk
+            _warn(f"its last lines are not written: {_words(error)}")
+
+    def _save_blocks(self) -> None:
+        """Without the last meeting: the rank's blocks in its file, and the parts of the passes before it in the log."""
+        if self._control:
+            self._said = {"question": "end", "rank": self.rank, "host": self.host, **self._control.all()}
+            self._write_note()
+        if self.rank == 0 and not self._parts_told:
+            self._tell_control(self._others)
 
     def _by_files(self, question: str) -> Any:
         """Without an exchange each rank leaves what it says in its note. Rank 0 reads them all, and writes its answer.
@@ -1060,7 +1081,10 @@ class _Control:
         self._state: _State | None = None
 
     def phases(self) -> str:
-        """The phases that this loop lets be: (b) and (c) need its batches, (c) a way to switch the all-reduce off."""
+        """The phases that this loop lets be: (b) and (c) need its batches, (c) a way to switch the all-reduce off.
+
+        One rank has no all-reduce and waits for nobody: there (b) is (c).
+        """
         if not self.meter._fed:  # it sees no batches: a callback, or a training that makes its own
             return ""
         self._ways = [way for way in map(_switch, self.meter.models) if way] + list(self.meter.switches)
@@ -1069,7 +1093,7 @@ class _Control:
             if way:
                 self._ways.append(way)
         self.switches = len(self._ways)
-        return "abc" if self._ways or self.meter.size == 1 else "ab"
+        return "abc" if self._ways and self.meter.size > 1 else "ab"
 
     def keep(self) -> None:
         """Copy weights and optimizers, to put them back."""
@@ -1118,6 +1142,10 @@ class _Control:
         found = {"passes": self.passes[self._sent :], "collectives": self.collectives[self._sent :]}
         self._sent = len(self.passes)
         return found
+
+    def all(self) -> dict[str, Any]:
+        """All passes."""
+        return {"passes": self.passes, "collectives": self.collectives}
 
     def restore(self) -> None:
         if self._state:
@@ -1293,7 +1321,8 @@ def _align(everyone: list[list[dict[str, Any]]]) -> None:
 
 
 def _has_c(everyone: list[dict[str, Any]]) -> bool:
-    return any(each["c"] for one in everyone for each in one["passes"])
+    """Whether there are blocks (c), or one rank alone, which needs none."""
+    return len(everyone) == 1 or any(each["c"] for one in everyone for each in one["passes"])
 
 
 def _without_c(everyone: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -1313,9 +1342,9 @@ def _attributed(everyone: list[dict[str, Any]]) -> dict[str, Any]:
     if _has_c(everyone):
         return attribute(everyone)
     found = attribute(_without_c(everyone))
-    for name in ("compute_ms", "typical_ms", "collectives_in_c", "slowest_rank", "slowest_host"):
-        if name in found:
-            found[name] = None
+    found["rest_ms"] = _rounded(found["step_ms"] - found["input_wait_ms"])
+    for name in ("compute_ms", "typical_ms", "collectives_in_c", "talked", "starved", "slowest_rank", "slowest_host"):
+        found[name] = None
     for name in ("standard_errors", "half_widths", "freedom"):
         found[name] = {part: value for part, value in found[name].items() if part == "input_wait_ms"}
     found["not_told_apart"] = [part for part in found["not_told_apart"] if part == "input_wait_ms"]
@@ -2071,6 +2100,11 @@ CORRELATION = 0.2
 # Passes through the control blocks before the first look at the parts, and the fewest undisturbed ones that are
 # taken without the others.
 FIRST_LOOK, FEWEST = 6, 4
+# Above this share of the time in which a rank waits for a CPU, all the time, (c) is not the machine of (b): there a
+# rank that waits for the others leaves its CPU to them, and in (c) none does, so that they end their steps at other
+# times. Four ranks on three CPUs wait that much each, four on two twice as much, ranks with CPUs of their own less than
+# a tenth of it.
+STARVED = 0.25
 # A part is not told apart from nothing if the half of its interval is wider than this fraction of a step, and than
 # this fraction of the part itself: what is known to half of itself is there; what is not known to 5 % of a step could
 # hide a loss that matters.
@@ -2277,10 +2311,15 @@ class _Pass(NamedTuple):
 
 
 def _passes(everyone: Sequence[Mapping[str, Any]]) -> list[_Pass]:
-    """The passes that all ranks have whole; a step counts that all ranks have. Pass 0 runs forward, 1 backward, ..."""
+    """The passes that all ranks have whole; a step counts that all ranks have. Pass 0 runs forward, 1 backward, ...
+
+    Of one rank alone the steps of (b) are steps without all-reduce, too.
+    """
     found = []
     for number, ranks in enumerate(zip(*(one["passes"] for one in everyone))):
         steps = {phase: list(zip(*(one[phase] for one in ranks))) for phase in "abc"}
+        if len(ranks) == 1:  # It has no all-reduce: (b) and (c) are the same, whether (c) was run or not.
+            steps["c"] += steps["b"]
         if all(steps.values()):
             a, b = (_mean([_mean(step) for step in steps[phase]]) for phase in "ab")
             slowest, compute = _mean([max(step) for step in steps["c"]]), _mean([_mean(step) for step in steps["c"]])
@@ -2294,10 +2333,11 @@ def parts_of(passes: Sequence[_Pass], hosts: Sequence[str]) -> dict[str, Part]:
 
     `typical_ms` is the time that a typical rank computes: the median over nodes of the median over ranks (of an even
     number the smaller of the middle two). `waiting_ms` is the time by which the slowest rank of a step is later.
+    One rank has no all-reduce and waits for nobody: these parts are 0 exactly.
     """
     forward = [each.forward for each in passes]
     typical = [_typical([_mean(rank) for rank in each.alone], hosts) for each in passes]
-    return {
+    parts = {
         "input_wait_ms": by_order([each.a - each.b for each in passes], forward),
         "allreduce_ms": by_order([each.b - each.slowest for each in passes], forward),
         "skew_ms": trimmed([each.slowest - each.compute for each in passes]),
@@ -2305,6 +2345,10 @@ def parts_of(passes: Sequence[_Pass], hosts: Sequence[str]) -> dict[str, Part]:
         "typical_ms": by_pairs(typical),
         "waiting_ms": trimmed([each.slowest - middle for each, middle in zip(passes, typical)]),
     }
+    if len(hosts) == 1:
+        for name in ("allreduce_ms", "skew_ms", "waiting_ms"):
+            parts[name] = Part(0.0, 0.0, max(freedom(name, len(passes)), 1))
+    return parts
 
 
 def _typical(ranks: Sequence[float], hosts: Sequence[str]) -> float:
@@ -2360,14 +2404,36 @@ def _quiet(passes: Sequence[_Pass], blocks: Sequence[Mapping[str, Any]]) -> list
     return quiet if len(quiet) >= FEWEST else list(passes)
 
 
-def _silent(passes: Sequence[_Pass], everyone: Sequence[Mapping[str, Any]]) -> list[_Pass]:
-    """The passes in which the script itself began no collective in (c), if they are enough; else all.
+def _talked(everyone: Sequence[Mapping[str, Any]]) -> set[int]:
+    """The passes in whose timed steps of (c) the script itself began a collective. One rank talks to nobody.
 
     A script that averages its loss every ten steps talks in some passes, one that does so in each step in all.
     """
-    talking = {number for one in everyone for number, count in enumerate(one.get("collectives") or ()) if count > 0}
-    silent = [each for each in passes if each.number not in talking]
+    if len(everyone) == 1:
+        return set()
+    return {number for one in everyone for number, count in enumerate(one.get("collectives") or ()) if count > 0}
+
+
+def _silent(passes: Sequence[_Pass], talked: set[int]) -> list[_Pass]:
+    """The passes in which the script did not talk, if they are enough; else all."""
+    silent = [each for each in passes if each.number not in talked]
     return silent if len(silent) >= FEWEST else list(passes)
+
+
+def starved(everyone: Sequence[Mapping[str, Any]]) -> float | None:
+    """The share of the time that a typical rank waits for a CPU in (b) or (c), whichever is more, if above STARVED.
+
+    The median over passes and over the ranks of a node, of the node where it is the largest. None too where it is not
+    known, or where one rank is alone.
+    """
+    figures: dict[tuple[str, str], list[float]] = {}
+    for one in everyone:
+        for each, phase in itertools.product(one["passes"], "bc"):
+            share = ((each.get("load") or {}).get(phase) or {}).get("cpu_wait")
+            if share is not None and math.isfinite(share):
+                figures.setdefault((one["host"], phase), []).append(share)
+    largest = max(map(statistics.median, figures.values()), default=0.0)
+    return largest if largest > STARVED and len(everyone) > 1 else None
 
 
 def _talks(everyone: Sequence[Mapping[str, Any]], used: Sequence[_Pass]) -> int | None:
@@ -2392,19 +2458,27 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     slowest rank in (c), the exposed part of the all-reduce without waiting for the slowest rank; `skew_ms` = mean
     over steps of (slowest rank - mean rank) in (c); `compute_ms` = mean of (c). The error of a part is that from pass
     to pass (by_order, trimmed, by_pairs), because blocks differ by more than steps within a block. Passes with a
-    disturbed block are left out if FEWEST others remain. A part may be below 0 by chance.
+    disturbed block are left out if FEWEST others remain. A part may be below 0 by chance. Each part is estimated in
+    the way that is best for it, so they sum to the step as well as they are known; `rest_ms` is what is left.
 
-    Where the script itself talks in (c), its ranks wait there for each other. Passes with that are left out if FEWEST
-    others remain; if not, allreduce_ms and skew_ms are None, and allreduce_claimed is False. Times in ms. Raises
-    ValueError if no pass is whole on all ranks.
+    Where the script itself talks in (c), its ranks wait there for each other. Passes with that, `talked` in number, are
+    left out if FEWEST others remain; if not, allreduce_ms and skew_ms are None, and allreduce_claimed is False.
+
+    Where ranks wait for CPUs all the time (`starved` is the share), (c) is not the machine of (b). Then all-reduce,
+    skew and computing are in not_told_apart, whatever their intervals say.
+
+    One rank has no all-reduce and no skew: both are 0, with intervals of no width, and (b) and (c) both tell what it
+    computes. Times in ms. Raises ValueError if no pass is whole on all ranks.
     """
     whole = _passes(everyone)
     if not whole:
         raise ValueError("no pass through the control blocks is whole on all ranks")
     blocks = disturbed(everyone)
-    used = _quiet(_silent(whole, everyone), blocks)
+    talked = _talked(everyone)
+    used = _quiet(_silent(whole, talked), blocks)
     talks = _talks(everyone, used)
-    claimed = not talks
+    claimed = not talks or len(everyone) == 1
+    hungry = starved(everyone)
     step = _mean([each.a for each in used])
     parts = parts_of(used, [one["host"] for one in everyone])
     if not claimed:
@@ -2412,6 +2486,10 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     widths = {name: part.half_width for name, part in parts.items()}
     rank_steps = [list(itertools.chain(*(each.alone[rank] for each in used))) for rank in range(len(everyone))]
     medians = [statistics.median(steps) for steps in rank_steps]
+    told = [part.value for name, part in parts.items() if name in PARTS]
+    vague = {name for name, part in parts.items() if is_vague(part.value, widths[name], step)}
+    if hungry is not None:
+        vague |= {"allreduce_ms", "skew_ms", "compute_ms"}
     slowest = max(range(len(medians)), key=medians.__getitem__)
     return {
         "step_ms": _rounded(step),
@@ -2419,15 +2497,18 @@ def attribute(everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             name: _rounded(parts[name].value if name in parts else None)
             for name in (*PARTS, "typical_ms", "waiting_ms")
         },
+        "rest_ms": _rounded(step - math.fsum(told)),
         "standard_errors": {name: _rounded(part.error) for name, part in parts.items()},
         "half_widths": {name: _rounded(width) for name, width in widths.items()},
         "freedom": {name: part.freedom for name, part in parts.items()},
         "passes": len(whole),
         "passes_used": len(used),
-        "control_steps": max(len(each["c"]) for each in everyone[0]["passes"]),
+        "control_steps": max(len(each[phase]) for each in everyone[0]["passes"] for phase in "abc"),
         "disturbed": blocks,
-        "not_told_apart": [name for name in PARTS if name in parts and is_vague(parts[name].value, widths[name], step)],
+        "not_told_apart": [name for name in PARTS if name in parts and name in vague],
+        "starved": _rounded(hungry),
         "collectives_in_c": talks,
+        "talked": None if talks is None else len(talked & {each.number for each in whole}),
         "allreduce_claimed": claimed,
         "slowest_rank": slowest,
         "slowest_host": everyone[slowest]["host"],
@@ -2462,12 +2543,17 @@ def parts_known(everyone: Sequence[Mapping[str, Any]], precision: float) -> bool
     if look != len(whole):
         return False
     noisy = {each["pass"] for each in disturbed(everyone)}
-    used = [each for each in _silent(whole, everyone) if each.number not in noisy]
+    talked = _talked(everyone)
+    # A script that talks in each pass is not waited for; one that talks in some may have enough others later.
+    silent = [each for each in whole if each.number not in talked] or whole
+    used = [each for each in silent if each.number not in noisy]
     if len(used) < FIRST_LOOK:
         return False
     parts = parts_of(used, [one["host"] for one in everyone])
     limit = precision * _mean([each.a for each in used])
-    names = ("input_wait_ms", "compute_ms") if _talks(everyone, used) else PARTS
+    names: Sequence[str] = ("input_wait_ms", "compute_ms") if silent is whole and talked else PARTS
+    if starved(everyone) is not None:
+        names = ("input_wait_ms",)  # no number of passes tells the others
     widths = [parts[name].half_width for name in names]
     return all(width is not None and width <= limit for width in widths)
 

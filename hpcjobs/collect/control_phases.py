@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from hpcjobs.base.columns import FLAG_DISTURBED, FLAG_VAGUE
+from hpcjobs.base.columns import FLAG_DISTURBED, FLAG_STARVED, FLAG_UNCLAIMED, FLAG_VAGUE
 
 # The name of a part of the line whose interval a column has.
 _INTERVALS = {
@@ -26,12 +26,13 @@ def parts(value: Any) -> dict[str, Any]:
     typical_ms, and where an older line has none, the median over nodes of the median over ranks of the median over
     steps. Of an even number the smaller of the middle two is taken. A slow node or a late step does not change it.
     `slowest_node` is the node whose ranks have the largest median, and `slow_node_ms` its difference from the median
-    of all other nodes' ranks. If the script talks in the blocks without all-reduce, their times mean nothing, and
-    only the input wait is known. The ends of the intervals are those of a line that has them.
+    of all other nodes' ranks. If the script talks in the blocks without all-reduce, or its ranks wait for CPUs all the
+    time, the times of these blocks mean nothing, and only the input wait is known. The ends of the intervals are those
+    of a line that has them.
     """
     if not isinstance(value, Mapping):
         return {}
-    if value.get("allreduce_claimed") is False:
+    if value.get("allreduce_claimed") is False or _number(value.get("starved")) is not None:
         return _known({"input_wait_ms": _number(value.get("input_wait_ms")), **_ends(value, ["input_wait_ms"])})
     found = {name: _number(value.get(name)) for name in ("input_wait_ms", "allreduce_ms", "skew_ms")}
     mean = _number(value.get("compute_ms"))
@@ -54,6 +55,10 @@ def flags(value: Any) -> Iterator[str]:
             yield FLAG_VAGUE
         if value.get("disturbed"):
             yield FLAG_DISTURBED
+        if value.get("allreduce_claimed") is False:
+            yield FLAG_UNCLAIMED
+        if _number(value.get("starved")) is not None:
+            yield FLAG_STARVED
 
 
 def _ends(value: Mapping[str, Any], names: Iterable[str]) -> dict[str, float | int | None]:
@@ -93,4 +98,7 @@ def _slowest(by_node: Mapping[str, list[float]]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    try:
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    except OverflowError:  # an int that no float can hold
+        return None

@@ -122,9 +122,13 @@ def test_a_loss_has_the_interval_that_the_passes_give(tmp_path: Path) -> None:
     assert row.lost_input_ms_low < 20 < row.lost_input_ms_high
     assert row.lost_allreduce_ms_low < 30 < row.lost_allreduce_ms_high
     assert row.lost_compute_ms_low < 0 < row.lost_compute_ms_high
-    widths = [each.allreduce_ms_high - each.allreduce_ms_low for each in (base, row)]
+    widths = [each.input_wait_ms_high - each.input_wait_ms_low for each in (base, row)]
     # Wider than either alone, but not as wide as both together.
-    assert max(widths) * 0.8 < row.lost_allreduce_ms_high - row.lost_allreduce_ms_low < sum(widths)
+    assert max(widths) * 0.8 < row.lost_input_ms_high - row.lost_input_ms_low < sum(widths)
+    # One rank has no all-reduce, and no error of it.
+    assert (base.allreduce_ms, base.allreduce_ms_low, base.allreduce_ms_high, base.skew_ms) == (0.0, 0.0, 0.0, 0.0)
+    lost = row.lost_allreduce_ms_high - row.lost_allreduce_ms_low
+    assert lost == pytest.approx(row.allreduce_ms_high - row.allreduce_ms_low, rel=1e-3)
     assert (row.lost_ms_low, base.lost_input_ms_low) == (None, None)
 
 

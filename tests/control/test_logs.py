@@ -190,6 +190,22 @@ def test_what_a_script_that_talks_in_every_block_does_not_tell_is_empty(tmp_path
         None,
         "",
     )
+    assert measured.flags == ("allreduce_not_claimed",)
+
+
+def test_of_ranks_that_wait_for_cpus_the_table_has_the_input_alone(tmp_path: Path) -> None:
+    """Its log has an all-reduce of -64 +- 2 ms, which says of itself that it is none."""
+    parts = {"input_wait_ms": 3.0, "allreduce_ms": -64.0, "skew_ms": 71.0, "compute_ms": 40.0}
+    control = {
+        **parts, "typical_ms": 39.0, "waiting_ms": 60.0, "half_widths": dict.fromkeys(parts, 2.0), "passes": 6,
+        "not_told_apart": ["allreduce_ms", "skew_ms", "compute_ms"], "starved": 0.5, "ranks": [],
+    }  # fmt: skip
+    measured = mllog.measure(read(tmp_path, benchmark(control)))
+    assert measured is not None
+    assert (measured.input_wait_ms, measured.input_wait_ms_low, measured.input_wait_ms_high) == (3.0, 1.0, 5.0)
+    assert (measured.allreduce_ms, measured.skew_ms, measured.compute_ms, measured.waiting_ms) == (None,) * 4
+    assert measured.allreduce_ms_low is None
+    assert measured.flags == ("parts_not_told_apart", "ranks_wait_for_cpus")
 
 
 def test_without_control_blocks_the_input_wait_is_the_slowest_ranks_time_in_the_loader(tmp_path: Path) -> None:

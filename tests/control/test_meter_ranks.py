@@ -106,6 +106,42 @@ def test_control_blocks_end_at_a_check_point_once_the_parts_are_known(tmp_path):
     assert outcome.last("hpcjobs_control")["passes"] == 8
 
 
+def test_one_rank_has_no_block_without_all_reduce_and_its_parts_all_the_same(tmp_path):
+    script = STEPS.replace("    seen += 1\n", "    seen += 1\n    phases.add(meter.METER.phase)\n")
+    script = f"import atexit\nphases = set()\natexit.register(lambda: print(sorted(phases)))\n{script}"
+    outcome = train(tmp_path, script, measure=BENCHMARK)
+    assert outcome.out == ["['a', 'b', 'time', 'warm']\n"], outcome.err
+    control = outcome.last("hpcjobs_control")
+    assert (control["allreduce_claimed"], control["allreduce_ms"], control["skew_ms"]) == (True, 0.0, 0.0)
+    assert (control["half_widths"]["allreduce_ms"], control["slowest_rank"]) == (0.0, 0)
+    assert control["compute_ms"] >= 10
+    assert outcome.note(0)["steps"] == outcome.last("hpcjobs_warmup")["steps"] + 20 + 2 * (4 + 3)
+
+
+def test_a_script_that_talks_every_seventh_step_talks_in_some_blocks(tmp_path):
+    """Its collectives are counted in the timed steps of (c) alone, and the others tell the parts."""
+    talk = """
+    seen += 1
+    if seen % 7 == 0:
+        talks += 1  # such as an averaged loss
+    if meter.METER.phase == "c":
+        in_c.append(seen % 7 == 0)
+"""
+    script = STEPS.replace("    seen += 1\n", talk).replace("seen = 0", "seen, talks, in_c = 0, 0, []")
+    probe = "import atexit, json\natexit.register(lambda: print(json.dumps(in_c)))\nmeter._sequence = lambda: talks\n"
+    asked = {**BENCHMARK, "control_passes": 14, "parts_precision": 1e-9}
+    outcome = train(tmp_path, probe + script, ranks=2, measure=asked)
+    in_c = json.loads(outcome.out[0])
+    # Three steps of (c) a pass, of which the first is not timed.
+    talked = sum(any(in_c[first + 1 : first + 3]) for first in range(0, len(in_c), 3))
+    control = outcome.last("hpcjobs_control")
+    assert (len(in_c), control["passes"], control["talked"]) == (3 * 14, 14, talked)
+    assert 0 < talked < sum(in_c)
+    assert (control["collectives_in_c"], control["allreduce_claimed"]) == (0, True)
+    assert control["passes_used"] <= 14 - talked
+    assert control["allreduce_ms"] is not None
+
+
 def test_only_the_first_repeats_take_a_step_apart(tmp_path):
     outcome = train(tmp_path, STEPS, ranks=2, measure=BENCHMARK, HPCJOBS_REPEAT="2")
     assert outcome.codes == [0, 0]
@@ -197,6 +233,23 @@ def test_if_rank_0_stumbles_all_turn_their_meters_off_and_train_on(tmp_path):
     assert [err.count("\n") for err in outcome.err] == [1, 1, 1]
 
 
+def test_a_benchmark_whose_last_meeting_fails_ends_with_what_is_known(tmp_path):
+    """Two passes after the look at six: these are in the ranks' files alone."""
+    stumble = """
+answer = meter.Meter._answer
+def stumbling(self, question, everyone):
+    return 1 / 0 if question == "end" else answer(self, question, everyone)
+meter.Meter._answer = stumbling
+"""
+    asked = {**BENCHMARK, "control_passes": 8, "parts_precision": 1e-9}
+    outcome = train(tmp_path, stumble + STEPS, ranks=3, measure=asked)
+    assert (outcome.codes, outcome.out) == ([0, 0, 0], [""] * 3), outcome.err
+    assert "the ranks do not end together: ZeroDivisionError" in outcome.err[0]
+    assert outcome.last("hpcjobs_control")["passes"] == 6
+    assert outcome.named("run_stop")[0].metadata["status"] == "success"
+    assert [len(outcome.note(rank)["said"]["passes"]) for rank in range(3)] == [8, 8, 8]
+
+
 def test_a_surprise_in_c_switches_the_all_reduce_on_again(tmp_path):
     script = """
     switched = []
@@ -206,6 +259,6 @@ def test_a_surprise_in_c_switches_the_all_reduce_on_again(tmp_path):
         pass
     print(switched)
     """
-    outcome = train(tmp_path, script, measure=BENCHMARK)
-    assert (outcome.codes, outcome.out) == ([0], ["[False, True]\n"])
+    outcome = train(tmp_path, script, ranks=2, measure=BENCHMARK)
+    assert (outcome.codes, outcome.out) == ([0, 0], ["[False, True]\n"] * 2)
     assert "the meter is off: ZeroDivisionError" in outcome.err[0]

@@ -88,6 +88,7 @@ def test_each_part_is_found_under_its_name() -> None:
         "input_wait_ms": 11.0, "allreduce_ms": 11.0, "skew_ms": 10.0, "compute_ms": 100.0,
     }  # fmt: skip
     assert found["step_ms"] == 132.0 == sum(found[part] for part in PARTS)
+    assert found["rest_ms"] == 0.0
     assert found["typical_ms"] == 90.0  # of n0 the smaller of 100 and 110, of n1 of 90 and 100; then the smaller
     assert (found["slowest_rank"], found["slowest_host"]) == (1, "n0")
     assert found["ranks"][1] == {"host": "n0", "min_ms": 110.0, "median_ms": 110.0, "max_ms": 110.0}
@@ -102,6 +103,33 @@ def test_a_program_beside_one_block_makes_the_parts_wide_and_not_wrong() -> None
     assert abs(found["allreduce_ms"]) < found["half_widths"]["allreduce_ms"]
     assert found["not_told_apart"] == ["allreduce_ms"]
     assert found["skew_ms"] == 0.0  # the block is trimmed
+
+
+def test_what_the_parts_leave_of_the_step_is_told() -> None:
+    """The skew is a trimmed mean and the others are not, so a disturbed block is a part of the step and of no part."""
+    found = attribute(measured([*[(60.0, 60.0, [50.0, 50.0])] * 5, (160.0, 160.0, [150.0, 50.0])]))
+    assert found["rest_ms"] == pytest.approx(8.33, abs=0.01)  # the mean of the skew, 50 ms in one pass of six
+    assert found["step_ms"] == pytest.approx(sum(found[part] for part in PARTS) + found["rest_ms"], abs=0.001)
+
+
+def test_one_rank_has_no_all_reduce_and_no_skew_whatever_its_blocks_say() -> None:
+    (alone,) = measured([(60.0 + n % 2, 54.0 + n % 2, [50.0 + n % 2]) for n in range(6)])
+    found = attribute([{**alone, "collectives": [1] * 6}])
+    assert (found["allreduce_ms"], found["skew_ms"], found["waiting_ms"]) == (0.0, 0.0, 0.0)
+    assert {found["half_widths"][part] for part in ("allreduce_ms", "skew_ms", "waiting_ms")} == {0.0}
+    assert (found["input_wait_ms"], found["compute_ms"]) == (6.0, 52.5)  # computing: of (b) and (c) together
+    assert (found["not_told_apart"], found["allreduce_claimed"]) == ([], True)
+    (once,) = measured([(60.0, 54.0, [50.0])])
+    assert attribute([once])["not_told_apart"] == ["input_wait_ms", "compute_ms"]
+
+
+def test_one_rank_needs_no_blocks_without_all_reduce() -> None:
+    (alone,) = measured([(60.0 + n % 2, 54.0 + n % 2, [0.0]) for n in range(6)], collectives=[-1] * 6)
+    for each in alone["passes"]:
+        each["c"] = []
+    found = attribute([alone])
+    assert (found["passes"], found["compute_ms"], found["input_wait_ms"], found["rest_ms"]) == (6, 54.5, 6.0, 0.0)
+    assert parts_known([alone], 0.02)
 
 
 def test_one_pass_shows_no_error() -> None:
@@ -132,6 +160,70 @@ def test_passes_in_which_it_talks_now_and_then_are_left_out() -> None:
     found = attribute(measured([quiet, quiet, talks, quiet, quiet, quiet], collectives=[0, 0, 2, 0, 0, 0]))
     assert (found["collectives_in_c"], found["allreduce_claimed"], found["passes_used"]) == (0, True, 5)
     assert (found["allreduce_ms"], found["skew_ms"], found["compute_ms"]) == (10.0, 5.0, 105.0)
+    assert found["talked"] == 1
+
+
+def test_a_script_that_talks_now_and_then_gets_more_passes_until_six_are_without() -> None:
+    """Such as one that averages its loss every ten steps: it talks in about a third of the passes."""
+    quiet, talks = (131.0, 120.0, [100.0, 110.0]), (131.0, 120.0, [110.0, 110.0])
+
+    def after(passes: int, *talking: int) -> list[dict[str, Any]]:
+        blocks = [talks if number in talking else quiet for number in range(passes)]
+        return measured(blocks, collectives=[int(number in talking) for number in range(passes)])
+
+    assert parts_known(after(6), 0.02)
+    assert not parts_known(after(6, 1, 2, 5), 0.02)  # three are left: too few to claim
+    assert not parts_known(after(8, 1, 2, 5), 0.02)
+    assert parts_known(after(11, 1, 2, 5, 8), 0.02)
+    found = attribute(after(11, 1, 2, 5, 8))
+    assert (found["talked"], found["passes_used"], found["allreduce_claimed"]) == (4, 7, True)
+    # One that talks always is not waited for.
+    assert parts_known(after(6, *range(6)), 0.02)
+    assert attribute(after(6, *range(6)))["talked"] == 6
+
+
+# --- ranks that wait for CPUs ------------------------------------------------------------------------
+
+
+def crowded(share: float, phases: str = "bc", hosts: tuple[str, ...] = ("n0", "n1")) -> list[dict[str, Any]]:
+    """Four ranks on two nodes; on these nodes they wait for a CPU that share of the time in blocks of these phases."""
+    everyone = measured([(131.0 + n % 2, 120.0 + n % 2, [100.0, 160.0, 190.0, 120.0]) for n in range(6)])
+    for one in everyone:
+        for each in one["passes"]:
+            each["load"] = {
+                phase: {"cpu_wait": share if phase in phases and one["host"] in hosts else 0.02} for phase in "abc"
+            }
+    return everyone
+
+
+@pytest.mark.parametrize("everyone", [crowded(0.5), crowded(0.4, "c"), crowded(0.3, hosts=("n1",))])
+def test_where_ranks_wait_for_cpus_all_the_time_only_the_input_is_told_apart(everyone: list[dict[str, Any]]) -> None:
+    """Four ranks on two cores once had an all-reduce of -64 ms and a skew of 71: (c) was not the machine of (b)."""
+    found = attribute(everyone)
+    assert found["allreduce_ms"] < -60
+    assert found["half_widths"]["allreduce_ms"] < 1
+    assert found["not_told_apart"] == ["allreduce_ms", "skew_ms", "compute_ms"]
+    assert found["starved"] > 0.25
+    assert found["disturbed"] == []
+
+
+@pytest.mark.parametrize("everyone", [crowded(0.2), crowded(0.5, "a"), measured([(131.0, 120.0, [100.0, 110.0])] * 6)])
+def test_ranks_that_wait_little_are_not_starved(everyone: list[dict[str, Any]]) -> None:
+    found = attribute(everyone)
+    assert (found["starved"], found["not_told_apart"]) == (None, [])
+
+
+def test_one_rank_that_waits_for_a_cpu_has_its_parts_all_the_same() -> None:
+    found = attribute(crowded(0.5)[:1])
+    assert (found["starved"], found["not_told_apart"]) == (None, [])
+
+
+def test_no_number_of_passes_tells_the_parts_of_starved_ranks() -> None:
+    everyone = crowded(0.5)
+    for one in everyone:
+        for number, each in enumerate(one["passes"]):
+            each["c"] = [100.0 + 40 * number] * 3
+    assert parts_known(everyone, 0.02)  # of the input
 
 
 # --- disturbed blocks --------------------------------------------------------------------------------

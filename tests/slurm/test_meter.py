@@ -128,6 +128,9 @@ def losses(row: dict[str, str], more: float) -> list[Finding]:
     causes = {"lost_input_ms": "loader", "lost_allreduce_ms": "hook", "lost_skew_ms": "late", "lost_compute_ms": ""}
     found = []
     for column, cause in causes.items():
+        if not row[column]:
+            assert "ranks_wait_for_cpus" in row["flags"]
+            continue
         half_width = (float(row[f"{column}_high"]) - float(row[f"{column}_low"])) / 2
         truth = float(times.get(cause, 0))
         found.append(Finding(f"{row['gpus']} ranks, {plant}", column, truth, float(row[column]), half_width, more))
