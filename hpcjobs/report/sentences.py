@@ -263,7 +263,8 @@ def holds_back(each: Series) -> tuple[str, ...]:
         found.append("Its ranks wait for CPUs all the time, so all-reduce, skew and computing are not told apart.")
     if FLAG_UNCLAIMED in row.flags.split():
         found.append(
-            "No block ran without communication between the ranks, so all-reduce, skew and computing are not told apart."
+            "No block ran without communication between the ranks, so all-reduce, skew and computing are not told "
+            "apart."
         )
     if FLAG_SLOW_NODE in row.flags.split() and row.slow_node_ms is not None:
         node, late = clean(row.slowest_node), _ms(row.slow_node_ms)
