@@ -746,8 +746,7 @@ class Meter:
                     self._by_files(self._mine("end"))
         except Exception as error:
             _warn(f"the ranks do not end together: {_words(error)}")
-            with contextlib.suppress(Exception):
-                self._save_blocks()
+            self._save_blocks()
         self.over = True
         try:
             self._stop("success")
@@ -756,10 +755,12 @@ class Meter:
 
     def _save_blocks(self) -> None:
         """Without the last meeting: the rank's blocks in its file, and the parts of the passes before it in the log."""
-        if self._control:
-            self._write_note(blocks={"rank": self.rank, "host": self.host, **self._control.all()})
-        if self.rank == 0 and not self._parts_told:
-            self._tell_control(self._others)
+        with contextlib.suppress(Exception):
+            if self._control:
+                self._write_note(blocks={"rank": self.rank, "host": self.host, **self._control.all()})
+        with contextlib.suppress(Exception):
+            if self.rank == 0 and not self._parts_told:
+                self._tell_control(self._others)
 
     def _by_files(self, mine: dict[str, Any]) -> None:
         """Without an exchange each rank leaves its blocks in its file, and rank 0 reads them all, if they come."""
@@ -1759,8 +1760,8 @@ def steps(
 
     `samples`, `tokens` or `sequences`: how many of them one batch of this rank has (a number, or a callable of the
     batch); absent: the length of the batch. `model`: the DistributedDataParallel or FSDP module, or a list of them.
-    `sync(False)` switches the all-reduce off, `sync(True)` on again; `wait()` waits for the device. `drain`: batches
-    that the loader prepares ahead (known of a torch DataLoader).
+    `sync(False)` switches off all that the ranks say to each other in a step, `sync(True)` on again; `wait()` waits
+    for the device. `drain`: batches that the loader prepares ahead (known of a torch DataLoader).
     """
     if not METER.drives("loop"):
         return loader
