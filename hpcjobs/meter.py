@@ -44,6 +44,8 @@ import json
 import math
 import os
 import secrets
+import selectors
+import signal
 import socket
 import statistics
 import sys
@@ -53,7 +55,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import Any, NamedTuple
 
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
-_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+# Not SLURM_NTASKS: a job script has it, too, whose command may be one process.
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS")
 # Who may drive the meter: the first of these that reports before the first step has ended.
 _WAYS = ("loop", "auto", "callback")
 # The warm-up: steps per window; how closely three of them must agree; at most this many times the minimum.
@@ -67,7 +70,7 @@ _SIZES_KEPT = 1000
 # Seconds: until all ranks are connected; of a meeting; between two writings of meter-rNNN.json.
 _JOIN_S, _MEET_S, _NOTE_S = 120.0, 300.0, 30.0
 _EXCHANGE = "meter-exchange.json"
-_LONGEST = 1 << 26  # bytes of a message
+_LONGEST, _HELLO = 1 << 26, 1 << 12  # bytes of a message, and of the first
 
 _now = time.perf_counter
 
@@ -155,6 +158,8 @@ class Meter:
         self._noted = 0.0
         self._facts: dict[str, Any] = {}
         self._exchange: _Exchange | None = None
+        self._said: dict[str, Any] = {}  # to the other ranks, where they have no exchange
+        self._decision = os.path.join(self.folder, "meter-decision.json")
         self._hosts: list[str] = []
         self._depth = 0
         # The step that runs: what was taken from which source; whether an optimizer's step has ended it.
@@ -228,7 +233,8 @@ class Meter:
         try:
             if self.on and self._to_drain:
                 self._to_drain = False
-                for _ in range(self._buffered if self.drain is None else self.drain):
+                # A loop that begins has nothing ready, and must not be emptied.
+                for _ in range(0 if self._loop_at else self._buffered if self.drain is None else self.drain):
                     take()
                 self._guard(self._opened)
             # A source that is not one of the training's is an evaluation, which must come to its end.
@@ -238,7 +244,7 @@ class Meter:
                     return given[0]
             began = _now()
             batch = take()
-        except BaseException:
+        except StopIteration:
             self.pause()
             raise
         self._loader_s += _now() - began
@@ -276,7 +282,7 @@ class Meter:
         if not self.on:
             return
         self.on, self.why_off = False, why
-        print(f"hpcjobs: warning: the meter is off: {why}", file=sys.stderr, flush=True)
+        _warn(f"is off: {why}")
         with contextlib.suppress(Exception):
             if self._control:
                 self._control.leave()
@@ -285,6 +291,12 @@ class Meter:
                 self._exchange.close()
             self._write_note()
 
+    def surprise(self, error: Exception, why: str = "") -> None:
+        """Turn the meter off for good. What a signal handler of the script raised is the script's: raise it again."""
+        self.off(why or _words(error))
+        if _of_a_signal(error):
+            raise error
+
     def _guard(self, action: Callable[..., Any], *arguments: Any) -> Any:
         """Run a part of the meter; whatever it raises turns the meter off."""
         if not self.on:
@@ -292,12 +304,14 @@ class Meter:
         try:
             return action(*arguments)
         except Exception as error:
-            self.off(_words(error))
+            self.surprise(error)
             return None
 
     def _forked(self) -> None:
         """In a child: a meter that has begun belongs to the parent; another may begin here (processes that train)."""
         if self._begun or self._taken:
+            if self._fd is not None:
+                os.close(self._fd)  # with it goes the lock, once the parent ends
             self.on, self._fd, self._exchange = False, None, None
         self.pid = os.getpid()
 
@@ -563,7 +577,8 @@ class Meter:
         if found:
             self._lengths[found] = self._lengths.get(found, 0) + 1
             usual: int = _usual(self._lengths)
-            if found < usual:
+            # Most batches must have that length: else it is another thing, such as the nodes of 64 graphs.
+            if found < usual and 2 * self._lengths[usual] > sum(self._lengths.values()):
                 return float(told) * found / usual
         return float(told)
 
@@ -590,20 +605,19 @@ class Meter:
             steady = Slot("time", True)
             while True:
                 yield steady
-        settled = False
-        # A pipeline's buffers are full at first: they must have been emptied twice.
-        while not settled and done < _PATIENCE * max(m.warmup, 2 * self._buffered, 1):
+        settled: bool | None = False
+        while settled is False:
             for _ in range(_WINDOW):
                 yield Slot("warm")
                 done += 1
             if self._recent:
                 self._means.append(sum(self._recent) / len(self._recent))
                 self._recent = []
-            if done >= max(m.warmup, 2 * self._buffered):
+            if done >= m.warmup:
                 self._shut(True)
-                settled = bool(self._ask("settled"))
+                settled = self._ask("settled")
         self._describe()
-        self.tell("hpcjobs_warmup", {"steps": done, "settled": settled and self._decided()})
+        self.tell("hpcjobs_warmup", {"steps": done, "settled": bool(settled) and self._decided()})
         reached = False
         while not reached and self._timed_steps < m.max_steps:
             goal = max(min(next_check(self._timed_steps), m.max_steps), self._timed_steps + 1)
@@ -620,7 +634,7 @@ class Meter:
         phases = self._ask("control")
         if not phases:
             if self.rank == 0:
-                _warn("it sees no batches on some rank: the parts of a step are not told")
+                _warn("sees no batches on some rank: the parts of a step are not told")
             return
         self._control.keep()
         look = next_look(0)
@@ -650,15 +664,16 @@ class Meter:
                 self._exchange.close()
                 self._exchange = None
                 if self.rank == 0:
-                    _warn(f"{alone}: the ranks take fixed numbers of steps")
-        return self._control.phases() if question == "control" and self._control else question == "settled"
+                    _warn(f"goes on without meetings: {alone}: the ranks take fixed numbers of steps")
+        # A rank whose meter is off would be left alone in its all-reduce by the others in (c), and at their end.
+        return self._by_files(question) if question in ("settled", "control", "end") else False
 
     def _decided(self) -> bool:
         """Whether windows were compared at the end of the warm-up."""
         return self.size == 1 or self._exchange is not None
 
     def _mine(self, question: str) -> dict[str, Any]:
-        mine: dict[str, Any] = {"rank": self.rank, "host": self.host}
+        mine: dict[str, Any] = {"rank": self.rank, "host": self.host, "buffered": self._buffered}
         if question == "control" and self._control:
             mine["phases"] = self._control.phases()
         if question in ("known", "end") and self._control:
@@ -670,7 +685,11 @@ class Meter:
         if question == "settled":
             if not self._hosts:
                 self._hosts = list(dict.fromkeys(str(one["host"]) for one in everyone))
-            return agree(self._means, _AGREE)
+            # A pipeline's buffers are full at first: they must have been emptied twice. Not all ranks need have one.
+            least = max(self.measure.warmup, 2 * max(one["buffered"] for one in everyone), 1)
+            if self.step >= least and agree(self._means, _AGREE):
+                return True
+            return None if self.step >= _PATIENCE * least else False
         if question == "precise":
             found = estimate(self._times)
             return found is not None and found.relative <= self.measure.precision
@@ -689,7 +708,7 @@ class Meter:
         try:
             self._tell_control(self._others)
         except Exception as error:  # all is measured: the script ends, with or without its parts
-            _warn(f"the parts of a step are not told: {_words(error)}")
+            _warn(f"does not tell the parts of a step: {_words(error)}")
         return True
 
     def _tell_precision(self, reached: bool) -> None:
@@ -740,10 +759,7 @@ class Meter:
             if self._control:
                 self._control.leave()
                 self._control.restore()
-                if self.size == 1 or self._exchange:
-                    self._ask("end")
-                else:
-                    self._by_files(self._mine("end"))
+                self._ask("end")
         except Exception as error:
             _warn(f"the ranks do not end together: {_words(error)}")
             self._save_blocks()
@@ -757,29 +773,52 @@ class Meter:
         """Without the last meeting: the rank's blocks in its file, and the parts of the passes before it in the log."""
         with contextlib.suppress(Exception):
             if self._control:
-                self._write_note(blocks={"rank": self.rank, "host": self.host, **self._control.all()})
+                self._said = {"question": "end", "rank": self.rank, "host": self.host, **self._control.all()}
+                self._write_note()
         with contextlib.suppress(Exception):
             if self.rank == 0 and not self._parts_told:
                 self._tell_control(self._others)
 
-    def _by_files(self, mine: dict[str, Any]) -> None:
-        """Without an exchange each rank leaves its blocks in its file, and rank 0 reads them all, if they come."""
-        self._write_note(blocks=mine)
+    def _by_files(self, question: str) -> Any:
+        """Without an exchange each rank leaves what it says in its note. Rank 0 reads them all, and writes its answer.
+
+        Raises RuntimeError if a rank is missing or has turned its meter off. At the end, only rank 0 waits.
+        """
+        self._said = {"question": question, **self._mine(question)}
+        self._write_note()
+        if self.rank and question == "end":
+            return True
         if self.rank:
-            return
-        until = time.monotonic() + _JOIN_S
-        found: dict[int, dict[str, Any]] = {}
-        while len(found) < self.size and time.monotonic() < until:
-            for rank in range(self.size):
-                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                    with open(self._note(rank), encoding="utf-8") as file:
-                        note = json.load(file)
-                    if note["began_ms"] >= self._started_ms - 1000 * _MEET_S:
-                        found[rank] = note["blocks"]
-            if len(found) < self.size:
-                time.sleep(0.5)
-        if len(found) == self.size:
-            self._answer("end", [found[rank] for rank in range(self.size)])
+            return self._notes([self._decision], question, _JOIN_S)[0]["answer"]
+        try:
+            notes = self._notes([self._note(rank) for rank in range(self.size)], question, _JOIN_S / 2)
+        except RuntimeError as error:
+            if question != "end":
+                raise
+            _warn(f"does not tell the parts of a step: {error}")
+            return True
+        found = self._answer(question, notes) if question != "settled" else True
+        _write(self._decision, json.dumps({"question": question, "answer": found}))
+        return found
+
+    def _notes(self, paths: list[str], question: str, seconds: float) -> list[dict[str, Any]]:
+        """What these files say to a question, once they all do. Raises RuntimeError if they do not in time."""
+        until = time.monotonic() + seconds
+        found: dict[str, dict[str, Any]] = {path: {} for path in paths}
+        while time.monotonic() < until:
+            for path in [*paths, self._note(0)]:
+                note: dict[str, Any] = {}
+                with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
+                    note = json.load(file)
+                if note.get("off"):
+                    raise RuntimeError(f"{os.path.basename(path)} says that its meter is off")
+                said = note.get("said") or note
+                if path in found and said.get("question") == question:
+                    found[path] = said
+            if all(found.values()):
+                return list(found.values())
+            time.sleep(0.2)
+        raise RuntimeError("not all ranks wrote that they take fixed numbers of steps")
 
     # --- the log -----------------------------------------------------------------------------------------------
 
@@ -791,12 +830,20 @@ class Meter:
             return
         line = {"namespace": "", "time_ms": _ms() if at is None else at, "event_type": kind, "key": key, "value": value}
         line["metadata"] = {"file": "meter.py", "lineno": 0, **about}
-        os.write(self._fd, f":::MLLOG {json.dumps(line)}\n".encode())
+        text = f":::MLLOG {json.dumps(line)}\n".encode()
+        if os.write(self._fd, text) < len(text):
+            os.close(self._fd)  # what would be written now would stand behind half a line
+            self._fd = None
+            raise OSError("train.log: the disk is full")
 
     def _begin(self) -> None:
         """At the end of the first step: who this rank is, and what the run is."""
-        self._begun = True
         self.rank, self.size = _place()
+        if self.rank == 0:
+            self._open_log()
+            with contextlib.suppress(OSError):
+                os.unlink(self._decision)  # of an earlier start
+        self._begun = True
         previous = sys.excepthook
 
         def hook(*about: Any) -> Any:
@@ -814,21 +861,30 @@ class Meter:
         elif self.size == 1 or os.environ.get("HPCJOBS_NODES") == "1":
             self._hosts = [self.host]
         if self.rank == 0:
-            self._open_log()
             self.tell("submission_benchmark", "hpcjobs-meter", at=self._started_ms)
             self._describe()
             self.tell("run_start", kind="INTERVAL_START", at=self._started_ms)
         self._write_note()
 
     def _open_log(self) -> None:
-        """The log of an earlier process of this attempt (a restart by torchrun) is kept beside it."""
+        """The log of an earlier process of this attempt (a restart by torchrun) is kept beside it.
+
+        Raises RuntimeError if a process that lives writes it: that one started this one, or has the same rank.
+        """
         path = os.path.join(self.folder, "train.log")
         if os.path.exists(path):
+            earlier = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                if not _lock(earlier):
+                    raise RuntimeError("another process of rank 0 is measured")
+            finally:
+                os.close(earlier)
             number = 1
             while os.path.exists(os.path.join(self.folder, f"train.{number}.log")):
                 number += 1
             os.rename(path, os.path.join(self.folder, f"train.{number}.log"))
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        _lock(self._fd)
 
     def _describe(self) -> None:
         """Write hpcjobs_run, and write it anew where more has become known of the run."""
@@ -882,7 +938,7 @@ class Meter:
     def _note(self, rank: int) -> str:
         return os.path.join(self.folder, f"meter-r{rank:03d}.json")
 
-    def _write_note(self, blocks: dict[str, Any] | None = None) -> None:
+    def _write_note(self) -> None:
         """meter-rNNN.json: what this rank did."""
         if not self._begun:
             return
@@ -894,10 +950,8 @@ class Meter:
         note["loader_ms"] = 1000 * self._all_loader_s / self.step if self.step and self._fed else None
         often = sorted(self._step_units.items(), key=lambda item: -item[1])[:20]
         note["units_of_steps"] = {f"{units:g}": times for units, times in often}
-        if blocks is not None:
-            note["blocks"] = self._blocks = blocks
-        elif getattr(self, "_blocks", None):
-            note["blocks"] = self._blocks
+        if self._said:
+            note["said"] = self._said
         _write(self._note(self.rank), json.dumps(note))
 
     def _stop(self, status: str) -> None:
@@ -945,19 +999,33 @@ class Alone(Exception):
     """Not all ranks came to the first meeting."""
 
 
+def _traces(error: BaseException) -> Iterator[Any]:
+    """Where it passed through, the outermost first."""
+    trace = error.__traceback__
+    while trace:
+        yield trace
+        trace = trace.tb_next
+
+
 def _words(error: BaseException) -> str:
     """One line: what was raised, and where in this file."""
-    trace, line = error.__traceback__, 0
-    while trace:
-        if trace.tb_frame.f_code.co_filename == __file__:
-            line = trace.tb_lineno
-        trace = trace.tb_next
+    line = ([trace.tb_lineno for trace in _traces(error) if trace.tb_frame.f_code.co_filename == __file__] or [0])[-1]
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text} (meter.py:{line})"
 
 
+def _of_a_signal(error: BaseException) -> bool:
+    """Whether a signal handler of the script raised it, wherever the signal struck (its frame lies in the trace)."""
+    handlers = [signal.getsignal(number) for number in signal.Signals]
+    functions = [getattr(one, "__func__", getattr(one, "func", one)) for one in handlers if callable(one)]
+    codes = {getattr(one, "__code__", getattr(type(one).__call__, "__code__", None)) for one in functions} - {None}
+    return any(trace.tb_frame.f_code in codes for trace in _traces(error))
+
+
 def _warn(text: str) -> None:
-    print(f"hpcjobs: warning: the meter: {text}", file=sys.stderr, flush=True)
+    """One line about the meter. Without a stderr (closed, its disk full) it is lost: it must not end a training."""
+    with contextlib.suppress(Exception):
+        print(f"hpcjobs: warning: the meter {text}", file=sys.stderr, flush=True)
 
 
 def _usual(times: dict[Any, int]) -> Any:
@@ -967,6 +1035,18 @@ def _usual(times: dict[Any, int]) -> Any:
 
 def _ms() -> int:
     return int(time.time() * 1000)
+
+
+def _lock(file: int) -> bool:
+    """Lock an open file, as long as this process has it open. False if another holds it. Not all file systems can."""
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _write(path: str, text: str, mode: int = 0o644) -> None:
@@ -1020,7 +1100,7 @@ class _Control:
             self.restored = self._state.whole
         except Exception as error:  # such as a device without memory for it
             self._state, self.restored = None, False
-            _warn(f"weights are not put back after control blocks: {_words(error)}")
+            _warn(f"does not put weights back after control blocks: {_words(error)}")
 
     def begin_pass(self) -> None:
         self.close_block()
@@ -1072,7 +1152,7 @@ class _Control:
                 self._state.put_back()
             except Exception as error:
                 self._state, self.restored = None, False
-                _warn(f"weights are not put back after control blocks: {_words(error)}")
+                _warn(f"does not put weights back after control blocks: {_words(error)}")
 
     def leave(self) -> None:
         """The loop is as it was."""
@@ -1419,24 +1499,32 @@ class _Exchange:
             raise failed
 
     def _accept(self) -> None:
+        """Let the other ranks in, as they come. A stranger, who does not say the token, holds up nobody."""
         assert self._listener
         until = time.monotonic() + _JOIN_S
-        while len(self._peers) < self.size - 1:
-            left = until - time.monotonic()
-            if left <= 0:
-                raise OSError(f"{self.size - 1 - len(self._peers)} of {self.size} ranks did not connect")
-            self._listener.settimeout(left)
-            connection, _ = self._listener.accept()
-            peer = _Peer(connection)
-            try:
-                hello = peer.receive(time.monotonic() + 5)
-                rank = hello["rank"]
-                if not hmac.compare_digest(str(hello["token"]), self.token) or not 0 < rank < self.size:
-                    raise ValueError("a stranger")
-            except (OSError, ValueError, KeyError, TypeError):
-                peer.close()
-                continue
-            self._peers[rank] = peer
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._listener, selectors.EVENT_READ)
+            while len(self._peers) < self.size - 1:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise OSError(f"{self.size - 1 - len(self._peers)} of {self.size} ranks did not connect")
+                for key, _ in waiting.select(left):
+                    if key.data is None:
+                        peer = _Peer(self._listener.accept()[0])
+                        waiting.register(peer.connection, selectors.EVENT_READ, peer)
+                        continue
+                    waiting.unregister(key.fileobj)
+                    try:
+                        hello = key.data.receive(time.monotonic() + 1, _HELLO)
+                        rank = hello["rank"]
+                        if not hmac.compare_digest(str(hello["token"]), self.token) or not 0 < rank < self.size:
+                            raise ValueError("a stranger")
+                        self._peers[rank] = key.data
+                    except Exception:  # whatever a stranger may say
+                        key.data.close()
+            for key in waiting.get_map().values():
+                if key.data is not None:
+                    key.data.close()
 
     # the others
 
@@ -1491,7 +1579,7 @@ class _Peer:
         self.connection.settimeout(max(until - time.monotonic(), 0.01))
         self.connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def receive(self, until: float) -> dict[str, Any]:
+    def receive(self, until: float, longest: int = _LONGEST) -> dict[str, Any]:
         """The next message. Raises OSError if none comes until then, ValueError if it is no JSON object."""
         pieces = [self._rest]
         length = len(self._rest)
@@ -1501,7 +1589,7 @@ class _Peer:
             if not piece:
                 raise ConnectionError("the connection is closed")
             length += len(piece)
-            if length > _LONGEST:
+            if length > longest:
                 raise ValueError("a message is too long")
             pieces.append(piece)
         line, self._rest = b"".join(pieces).split(b"\n", 1)
@@ -1734,7 +1822,12 @@ class _Loop:
     def __len__(self) -> int:
         return len(self._loader)  # type: ignore[arg-type]
 
+    def __bool__(self) -> bool:
+        return bool(self._loader)
+
     def __getattr__(self, name: str) -> Any:
+        if name in ("_loader", "_meter"):  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self._loader, name)
 
 

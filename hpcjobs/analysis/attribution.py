@@ -27,6 +27,7 @@ def losses(row: ScalingRow, base: ScalingRow) -> dict[str, Any]:
     of the row over that of the base: 1 in weak scaling, base GPUs / GPUs in strong scaling.
     Each part is its ms in the row less r x its ms at the base. A part below 0 is smaller than at the base.
     `lost_other_ms` is the rest of the loss. If no run measured the parts, it is the whole loss.
+    The time in the loader alone (flag loader_time_only) is no part: a device may compute meanwhile.
     The ends of the 95 % intervals are Welch's, from the errors of the figure in the row and at the base. The base has
     none. Empty if either row has no rate or no step time.
     """
@@ -36,7 +37,7 @@ def losses(row: ScalingRow, base: ScalingRow) -> dict[str, Any]:
     ratio = per_gpu[0] / per_gpu[1]
     lost = row.step_ms - ratio * base.step_ms
     parts = {
-        "lost_input_ms": (row.input_wait_ms, base.input_wait_ms),
+        "lost_input_ms": (row.input_lost_ms, base.input_lost_ms),
         "lost_allreduce_ms": (row.allreduce_ms, base.allreduce_ms),
         "lost_skew_ms": (_waiting(row), _waiting(base)),
         "lost_compute_ms": (row.compute_ms, base.compute_ms),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import ScalingRow
 
-# The parts of a step: region and column. A region is written only if all sizes have it.
+# The parts of a step: region and figure of a row. A region is written only if all sizes have it.
 _PARTS = {
-    "step->input_wait": "input_wait_ms",
+    "step->input_wait": "input_lost_ms",
     "step->allreduce": "allreduce_ms",
     "step->slowest_rank": "slowest_rank_ms",
 }

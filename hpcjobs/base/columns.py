@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hpcjobs.base.metrics import Run, ScalingRow
+from hpcjobs.base.run_figures import FLAG_LOADER as FLAG_LOADER
 from hpcjobs.base.tabular import metrics_of
 
 FLAG_SHARED = "shared_nodes"
@@ -30,7 +31,6 @@ FLAG_RATE_OF_RANK = "rate_of_rank"
 FLAG_RATES_DIFFER = "rates_differ"
 FLAG_VAGUE = "parts_not_told_apart"
 FLAG_DISTURBED = "blocks_disturbed"
-FLAG_LOADER = "loader_time_only"
 FLAG_UNCLAIMED = "allreduce_not_claimed"
 FLAG_STARVED = "ranks_wait_for_cpus"
 
@@ -45,8 +45,8 @@ FLAGS: Mapping[str, str] = {
     "of its 95 % interval is more than 5 % of the step, and more than half of the part (or the ranks wait for CPUs, as "
     "ranks_wait_for_cpus says)",
     FLAG_UNCLAIMED: "all-reduce, skew and computing are not told, because no block ran without the all-reduce: the "
-    "script communicates by itself in each step, or nothing switches its all-reduce off. Let it communicate every "
-    "1,000 steps, or give meter.steps model= or sync=",
+    "script communicates by itself in each step, or nothing switches it off. Let it communicate less often, "
+    "or give meter.steps model= or sync=",
     FLAG_STARVED: "the ranks wait for a CPU more than a quarter of the time, so a block without the all-reduce is not "
     "like the others: all-reduce, skew and computing are not told. Put fewer ranks or threads on a node",
     FLAG_DISTURBED: "another load disturbed control blocks, as the CPUs or clocks of their nodes show; their passes "

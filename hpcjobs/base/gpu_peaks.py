@@ -35,7 +35,7 @@ TABLE: tuple[Peaks, ...] = (
     Peaks(r"Tesla V100S-PCIE-32GB", {"fp32": 16.4, "fp16": 130.0}, "NVIDIA V100 data sheet"),
     Peaks(r"(Tesla|NVIDIA) T4", {"fp32": 8.1, "fp16": 65.0}, "NVIDIA T4 data sheet"),
     Peaks(
-        r"(NVIDIA )?A100-(SXM4-[48]0GB|PCIE-40GB|PG509-200)|NVIDIA A100 80GB PCIe",
+        r"(NVIDIA )?A100-(SXM4-[48]0GB|PCIE-40GB)|NVIDIA A100 80GB PCIe",
         _tensor(19.5, 156.0, 312.0),
         "NVIDIA A100 data sheet",
     ),
@@ -44,7 +44,7 @@ TABLE: tuple[Peaks, ...] = (
     Peaks(r"NVIDIA A10", _tensor(31.2, 62.5, 125.0), "NVIDIA A10 data sheet"),
     Peaks(r"NVIDIA L4", _tensor(30.3, 60.0, 121.0, 242.5), "NVIDIA L4 data sheet (half of its sparse figures)"),
     Peaks(r"NVIDIA L40S", _tensor(91.6, 183.0, 362.05, 733.0), "NVIDIA L40S data sheet"),
-    Peaks(r"NVIDIA H100 80GB HBM3|NVIDIA H100 SXM5.*", _tensor(66.9, 494.7, 989.4, 1978.9), _HOPPER),
+    Peaks(r"NVIDIA H100 80GB HBM3", _tensor(66.9, 494.7, 989.4, 1978.9), _HOPPER),
     Peaks(r"NVIDIA H100 PCIe", _tensor(51.2, 378.0, 756.0, 1513.0), _HOPPER),
     Peaks(
         r"NVIDIA H100 NVL", _tensor(60.0, 417.5, 835.5, 1670.5), "NVIDIA H100 data sheet (half of its sparse figures)"
@@ -103,6 +103,11 @@ def peak(model: str, precision: str) -> float | None:
     peaks = _peaks(model)
     tflops = peaks.tflops.get(precision) if peaks else None
     return None if tflops is None else tflops * 1e12
+
+
+def shares_card(model: str) -> bool:
+    """Whether two GPUs share a card whose sensors measure the card: the first one shows its power, the other none."""
+    return re.fullmatch(r"AMD Instinct MI250X?", model) is not None
 
 
 def _peaks(model: str) -> Peaks | None:

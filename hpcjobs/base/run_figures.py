@@ -9,6 +9,7 @@ from hpcjobs.base.log_figures import Figures
 from hpcjobs.base.records import RunState
 from hpcjobs.base.tabular import Combine, derived, metric, metrics_of, param_column, swept, with_params
 
+FLAG_LOADER = "loader_time_only"  # input_wait_ms is not what a step loses
 MEASURED_COMMAND = "measured_command"  # the time_to_train_kind of a command, which is timed whole
 
 
@@ -155,13 +156,18 @@ class Point(Figures):
 
     @derived(
         "part of a step that computes, or that nothing explains: step_ms - input_wait_ms - allreduce_ms - skew_ms; "
-        "empty if none of these three is measured",
+        "empty if control blocks measured none of these three",
         "ms",
     )
     def other_ms(self) -> float | None:
         """What is left of the step beside its measured parts; None where none is measured."""
-        parts = [ms for ms in (self.input_wait_ms, self.allreduce_ms, self.skew_ms) if ms is not None]
+        parts = [ms for ms in (self.input_lost_ms, self.allreduce_ms, self.skew_ms) if ms is not None]
         return self.step_ms - sum(parts) if self.step_ms is not None and parts else None
+
+    @property
+    def input_lost_ms(self) -> float | None:
+        """What a step loses to input; None if only the time in the loader is known, in which a device may compute."""
+        return None if FLAG_LOADER in self.flags.split() else self.input_wait_ms
 
     def row(self) -> dict[str, object]:
         """The values as CSV and JSON have them, in the order of the columns, with one param.KEY per swept key."""

@@ -135,7 +135,8 @@ def _mean_power(
             inside = min(end, after.at) - max(begin, before.at)
             spent += between * inside / apart
             covered += inside
-    return spent / covered if covered >= _COVERED * total else None
+    # No GPU draws nothing: a sensor that says so does not measure.
+    return spent / covered if covered >= _COVERED * total and spent > 0 else None
 
 
 def flags(files: Iterable[Iterable[str]], windows: Sequence[tuple[float, float]]) -> list[str]:

@@ -238,7 +238,8 @@ def _newest(where: SweepDir, config: RunConfig, read: Reader) -> tuple[Path | No
 def _flags(
     config: RunConfig, attempt: Path | None, found: Reading | None, nodes: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    yield from _gpu_flags(attempt, found) if attempt and found else ()
+    # What became of GPUs that do not train says nothing of the run.
+    yield from _gpu_flags(attempt, found) if attempt and found and config.device == "gpu" else ()
     wanted = config.tasks_per_node * config.cpus_per_task
     few = any(isinstance(node.get("cpus"), int) and node["cpus"] < wanted for node in nodes)
     if few or (attempt and cpus.too_few(attempt, config.cpus_per_task)):

@@ -83,9 +83,9 @@ class _Driver:
         except Exception as error:
             self.surprise(where, error)
 
-    def surprise(self, where: str, error: BaseException) -> None:
-        """Turn the meter off, in one line."""
-        METER.off(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}")
+    def surprise(self, where: str, error: Exception) -> None:
+        """Turn the meter off, in one line. What the script's own signal handler raised is raised."""
+        METER.surprise(error, f"{where}: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 DRIVER = _Driver()

@@ -95,8 +95,9 @@ def gpus(attempt: Path) -> tuple[list[tuple[str, str]], Read | None]:
     """(model, UUID) of the run's GPUs on this node, and a function that samples them; None where there is none."""
     nvml = _nvml()
     if nvml is not None:
-        mine = of_run(telemetry.named(nvml), os.environ)
-        handles = telemetry.find(nvml, [uuid for _, uuid in mine] or [None])
+        # Where CUDA shows none, or slices of GPUs, nothing of a whole GPU is the run's.
+        mine = [each for each in of_run(telemetry.named(nvml), os.environ) if not telemetry.is_split(nvml, each[1])]
+        handles = telemetry.find(nvml, [uuid for _, uuid in mine])
         ours = Ours(attempt)
 
         def read() -> list[dict[str, object]]:

@@ -110,6 +110,13 @@ def named(nvml: ModuleType) -> list[tuple[str, str]]:
     return [(model, uuid) for model, uuid in texts]
 
 
+def is_split(nvml: ModuleType, uuid: str) -> bool:
+    """Whether the GPU is split into slices (MIG): jobs share its power and its energy counter."""
+    handle = _ask(nvml, "nvmlDeviceGetHandleByUUID", uuid)
+    modes = None if handle is None else _ask(nvml, "nvmlDeviceGetMigMode", handle)
+    return modes is not None and modes[0] == 1
+
+
 def sample(nvml: ModuleType, handles: Collection[Any], pids: Collection[int]) -> list[dict[str, object]]:
     """A row (contract.NVML_COLUMNS) for each GPU; None for a value that NVML does not give."""
     now = f"{time.time():.3f}"

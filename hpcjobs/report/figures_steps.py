@@ -49,7 +49,7 @@ _WAITS = {"input wait": "input_wait_ms", "all-reduce": "allreduce_ms", "skew": "
 
 def _measured(row: ScalingRow) -> dict[str, float]:
     """The measured waits: all parts but computing, with the values of the table."""
-    found = {name: getattr(row, column) for name, column in _WAITS.items()}
+    found = {name: getattr(row, column) for name, column in _WAITS.items()} | {"input wait": row.input_lost_ms}
     return {name: ms for name, ms in found.items() if ms is not None}
 
 

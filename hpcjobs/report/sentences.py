@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hpcjobs.analysis.attribution import LOSS_OF, not_told_apart
 from hpcjobs.analysis.intervals import welch_ratio
-from hpcjobs.base.columns import FLAG_SLOW_NODE, FLAG_STARVED, FLAG_UNCLAIMED, FLAGS
+from hpcjobs.base.columns import FLAG_LOADER, FLAG_SLOW_NODE, FLAG_STARVED, FLAG_UNCLAIMED, FLAGS
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.base.records import RunState
 from hpcjobs.report.contents import Series, clean, flags_at, kind, listed, series, sizes
@@ -185,7 +185,10 @@ def _repeats(each: Series) -> str:
     counts = sorted({row.runs for row in rows})
     what = "It" if len(each.rows) == 1 else "Each measured size" if each.failed else "Each size"
     if counts == [1]:
-        return f"{what} was measured once, so the variation from run to run is not known and there are no intervals."
+        once = f"{what} was measured once, so the variation from run to run is not known and"
+        if any(getattr(row, f"lost_{part}_ms_low", None) is not None for row in rows for part in LOSSES):
+            return f"{once} rates have no intervals. Those of the losses are within single runs, over control blocks."
+        return f"{once} there are no intervals."
     if len(counts) == 1:
         return f"{what} was measured {_times(counts[0])}."
     single = [row.gpus for row in rows if row.runs == 1]
@@ -244,6 +247,11 @@ def holds_back(each: Series) -> tuple[str, ...]:
     parts = {part: getattr(row, f"lost_{part}_ms") for part in LOSSES}
     if all(ms is None for part, ms in parts.items() if part != "other"):
         found.append("The cause is not known: no log takes the step apart.")
+        if FLAG_LOADER in row.flags.split() and row.input_wait_ms:
+            found.append(
+                f"Its slowest rank in the loader spends {_ms(row.input_wait_ms)} of a step there, and how much of that "
+                "is lost, only a benchmark tells."
+            )
         return tuple(found)
     in_order = sorted((part for part in LOSSES if (parts[part] or 0.0) > 0), key=lambda part: -(parts[part] or 0.0))
     if in_order:
@@ -263,8 +271,7 @@ def holds_back(each: Series) -> tuple[str, ...]:
         found.append("Its ranks wait for CPUs all the time, so all-reduce, skew and computing are not told apart.")
     if FLAG_UNCLAIMED in row.flags.split():
         found.append(
-            "No block ran without communication between the ranks, so all-reduce, skew and computing are not told "
-            "apart."
+            "No block ran without communication between ranks, so all-reduce, skew and computing are not told apart."
         )
     if FLAG_SLOW_NODE in row.flags.split() and row.slow_node_ms is not None:
         node, late = clean(row.slowest_node), _ms(row.slow_node_ms)

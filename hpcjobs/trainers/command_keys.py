@@ -109,8 +109,8 @@ class CommandMeasure(Section, frozen=True, kw_only=True):
     warmup: Annotated[
         NonNegativeInt,
         doc(
-            "Matches of the pattern that are left out at the beginning; steps, if the pattern has the group step, or "
-            "of the meter."
+            "Matches of the pattern that are left out at the beginning; steps, if the pattern has the group step, and "
+            "for the meter."
         ),
     ] = 10
     take: Annotated[

@@ -197,7 +197,7 @@ def test_the_meter_is_told_what_the_experiment_says(tmp_path: Path) -> None:
         {
             "mode": "benchmark", "meter": "auto", "unit": "tokens", "warmup": 3, "window_steps": 7, "precision": 0.01,
             "max_steps": 300, "control_repeats": 1, "control_passes": 16, "control_steps": 3, "parts_precision": 0.05,
-            "flops_per_unit": 7.5e9, "run": "g0002-r01", "params": "", "sweep": "261130120000abcd", "device": "cpu",
+            "flops_per_unit": 7.5e9, "flops_precision": None, "run": "g0002-r01", "params": "", "sweep": "261130120000abcd", "device": "cpu",
         }
     ] * 2  # fmt: skip
 
@@ -223,7 +223,7 @@ def test_whatever_a_parameter_holds_each_run_is_told_its_own(index: int, tmp_pat
 def test_the_meter_s_files_stand_beside_the_scripts_of_a_command(tmp_path: Path) -> None:
     told(tmp_path, "start=once", cluster=local())
     place = tmp_path / "o" / "scripts" / "python"
-    names = ("meter.py", "inject/sitecustomize.py", "inject/meter_torch.py")
+    names = ("meter.py", "inject/sitecustomize.py", "inject/meter_torch.py", "inject/rank_end.py")
     for name in names:
         assert (place / name).read_text() == resources.files("hpcjobs").joinpath(name).read_text("utf-8")
         assert stat.S_IMODE((place / name).stat().st_mode) == 0o644

@@ -95,6 +95,12 @@ def test_a_counter_that_begins_again_is_left_out_for_that_second() -> None:
     assert energy(HEADER + lines) == nvml.Energy(pytest.approx(200), 1, "counter")
 
 
+def test_a_sensor_that_shows_nothing_does_not_measure() -> None:
+    still = "".join(row(at, uuid="GPU-b", power=0, joules=0) for at in range(99, 132))
+    moving = "".join(row(at, power=200, joules=200 * at) for at in range(99, 132))
+    assert energy(HEADER + moving + still) is None
+
+
 def test_samples_may_end_a_little_before_the_last_window_does() -> None:
     lines = "".join(row(at + 0.4, power=300) for at in range(100, 129))
     assert energy(HEADER + lines) == nvml.Energy(pytest.approx(300), 1, "power")

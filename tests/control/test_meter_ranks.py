@@ -247,7 +247,7 @@ meter.Meter._answer = stumbling
     assert "the ranks do not end together: ZeroDivisionError" in outcome.err[0]
     assert outcome.last("hpcjobs_control")["passes"] == 6
     assert outcome.named("run_stop")[0].metadata["status"] == "success"
-    assert [len(outcome.note(rank)["blocks"]["passes"]) for rank in range(3)] == [8, 8, 8]
+    assert [len(outcome.note(rank)["said"]["passes"]) for rank in range(3)] == [8, 8, 8]
 
 
 def test_a_surprise_in_c_switches_the_all_reduce_on_again(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -119,6 +120,26 @@ def test_each_name_has_one_entry_and_each_entry_a_source() -> None:
 )
 def test_words_of_logs_for_precisions(text: str, model: str, precision: str) -> None:
     assert gpu_peaks.precision_of(text, model) == precision
+
+
+def test_flops_of_another_unit_than_the_counted_one_are_none() -> None:
+    """The experiment says the operations of a token, and the log counts samples."""
+    asked = config(flops_per_unit=1e9, flops_precision="bf16", unit="tokens")
+    assert "mfu" in utilisation.of_run(asked, measured(unit="tokens"), [A100], None)
+    for said in ({}, {"flops_per_unit": 1e9}):
+        found = utilisation.of_run(asked, measured(unit="samples", **said), [A100], None)
+        assert (found["flops_per_unit"], found.get("mfu")) == (None, None)
+    # What a script says of its own unit by meter.flops() stands.
+    assert "mfu" in utilisation.of_run(asked, measured(unit="samples", flops_per_unit=1e12), [A100], None)
+
+
+def test_gpus_that_do_not_train_or_share_a_sensor_have_no_energy() -> None:
+    eight = Energy(2400.0, 8, "counter")
+    on_cpus = dataclasses.replace(config(), device="cpu")
+    assert "energy_per_unit_j" not in utilisation.of_run(on_cpus, measured(), [], eight)
+    # Two dies of a card: the first shows the power of both, the other none.
+    assert "gpu_power_w" not in utilisation.of_run(config(), measured(), ["AMD Instinct MI250X"], eight)
+    assert "gpu_power_w" in utilisation.of_run(config(), measured(), ["AMD Instinct MI210"], eight)
 
 
 def test_energy_counts_only_if_every_gpu_of_the_run_was_sampled() -> None:

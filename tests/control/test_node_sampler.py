@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from hpcjobs.base import contract
 from hpcjobs.collect import nvml
 from hpcjobs.nodes import cgroup, sampler
-from tests.fake_gpus import write_python
+from tests.fake_gpus import pynvml, write_python
 from tests.rank_scripts import records, write_wrapper
 from tests.running import PATIENCE_S, until
 
@@ -188,6 +189,21 @@ FOUR = [("V100", f"GPU-{letter}") for letter in "abcd"]
 )
 def test_the_gpus_of_the_run_are_sampled(environment: dict[str, str], uuids: list[str]) -> None:
     assert [uuid for _, uuid in sampler.of_run(FOUR, environment)] == uuids
+
+
+@pytest.mark.parametrize(
+    ("visible", "is_split", "found"),
+    [("0,1", False, 2), ("0", False, 1), ("", False, 0), ("MIG-3f1a", True, 0), ("0", True, 0)],
+)
+def test_no_gpu_is_sampled_that_is_not_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, is_split: bool, found: int
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", pynvml)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMigMode", lambda gpu: [int(is_split), 0], raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("HPCJOBS_GPUS_PER_NODE", raising=False)
+    named, read = sampler.gpus(tmp_path)
+    assert (len(named), len(list(read())) if read else 0) == (found, found)
 
 
 def test_processes_of_the_run_are_known_by_their_environment(tmp_path: Path) -> None:

@@ -163,6 +163,10 @@ def test_parts_that_the_control_blocks_do_not_tell_apart_are_named() -> None:
         found[2] == "The largest part is exposed all-reduce: 8 ms (7.2 % of the step; 95 % interval -3.0 to 19.0 ms)."
     )
     assert found[3] == "That interval contains 0, so this part may be chance."
+    assert the([base, wide]).how_sure == (
+        "Each size was measured once, so the variation from run to run is not known and rates have no intervals. Those "
+        "of the losses are within single runs, over control blocks.",
+    )
     assert "The control blocks differ so much that they do not tell exposed all-reduce apart from nothing." in found
     assert not [text for text in the([base, narrow]).holds_back if "apart" in text or "contains 0" in text]
 
@@ -171,7 +175,7 @@ def test_parts_that_the_control_blocks_do_not_tell_apart_are_named() -> None:
     ("flag", "why"),
     [
         ("ranks_wait_for_cpus", "Its ranks wait for CPUs all the time, so"),
-        ("allreduce_not_claimed", "No block ran without communication between the ranks, so"),
+        ("allreduce_not_claimed", "No block ran without communication between ranks, so"),
     ],
 )
 def test_parts_that_cannot_be_told_are_named_with_the_reason(flag: str, why: str) -> None:
@@ -186,6 +190,20 @@ def test_a_loss_whose_parts_were_not_measured_is_not_explained() -> None:
     assert "(25.0 %)" in found[0]
     assert found[1] == "One run per size does not show how much of that is chance."
     assert found[2] == "The cause is not known: no log takes the step apart."
+
+
+def test_time_in_the_loader_is_no_loss_until_control_blocks_say_so() -> None:
+    """A training without control blocks: its device may have computed while the loader was busy."""
+    loader = {"flags": "loader_time_only"}
+    those = [run(1, 100.0, input_wait_ms=2.0, **loader), run(2, 150.0, input_wait_ms=30.0, **loader)]
+    largest = table(those)[-1]
+    assert (largest.input_wait_ms, largest.lost_input_ms, largest.other_ms) == (30.0, None, None)
+    assert largest.lost_other_ms == largest.lost_ms
+    assert the(those).holds_back[-2:] == (
+        "The cause is not known: no log takes the step apart.",
+        "Its slowest rank in the loader spends 30 ms of a step there, and how much of that is lost, only a benchmark "
+        "tells.",
+    )
 
 
 def test_a_loss_within_the_noise_may_be_chance() -> None:

@@ -20,9 +20,9 @@ pytestmark = [
 ]
 
 BENCHMARK = {"mode": "benchmark", "max_steps": 40, "control_passes": 14}
-# What a sleep takes beyond what is planted, in ms, and what a small all-reduce by gloo takes that nobody planted: 1 on
-# two quiet cores, 4 on two loaded ones.
-SMALL_MS = {"input_wait_ms": 2.0, "skew_ms": 2.0, "allreduce_ms": 5.0}
+# What nobody planted, in ms: the loader's own work and what a sleep takes beyond its time; a small all-reduce by gloo,
+# which is 1 on two quiet cores and 4 on two loaded ones.
+SMALL_MS = {"input_wait_ms": 3.0, "skew_ms": 2.0, "allreduce_ms": 5.0}
 
 
 def near(control: dict[str, Any], part: str, planted: float) -> bool:
