@@ -764,8 +764,7 @@ class Meter:
                 self._ask("end")
         except Exception as error:
             _warn(f"the ranks do not end together: {_words(error)}")
-            with contextlib.suppress(Exception):
-                self._save_blocks()
+            self._save_blocks()
         self.over = True
         try:
             self._stop("success")
@@ -774,11 +773,13 @@ class Meter:
 
     def _save_blocks(self) -> None:
         """Without the last meeting: the rank's blocks in its file, and the parts of the passes before it in the log."""
-        if self._control:
-            self._said = {"question": "end", "rank": self.rank, "host": self.host, **self._control.all()}
-            self._write_note()
-        if self.rank == 0 and not self._parts_told:
-            self._tell_control(self._others)
+        with contextlib.suppress(Exception):
+            if self._control:
+                self._said = {"question": "end", "rank": self.rank, "host": self.host, **self._control.all()}
+                self._write_note()
+        with contextlib.suppress(Exception):
+            if self.rank == 0 and not self._parts_told:
+                self._tell_control(self._others)
 
     def _by_files(self, question: str) -> Any:
         """Without an exchange each rank leaves what it says in its note. Rank 0 reads them all, and writes its answer.
@@ -1871,8 +1872,8 @@ def steps(
 
     `samples`, `tokens` or `sequences`: how many of them one batch of this rank has (a number, or a callable of the
     batch); absent: the length of the batch. `model`: the DistributedDataParallel or FSDP module, or a list of them.
-    `sync(False)` switches the all-reduce off, `sync(True)` on again; `wait()` waits for the device. `drain`: batches
-    that the loader prepares ahead (known of a torch DataLoader).
+    `sync(False)` switches off all that the ranks say to each other in a step, `sync(True)` on again; `wait()` waits
+    for the device. `drain`: batches that the loader prepares ahead (known of a torch DataLoader).
     """
     if not METER.drives("loop"):
         return loader

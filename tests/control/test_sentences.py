@@ -175,7 +175,7 @@ def test_parts_that_the_control_blocks_do_not_tell_apart_are_named() -> None:
     ("flag", "why"),
     [
         ("ranks_wait_for_cpus", "Its ranks wait for CPUs all the time, so"),
-        ("allreduce_not_claimed", "No block ran without communication between the ranks, so"),
+        ("allreduce_not_claimed", "No block ran without communication between ranks, so"),
     ],
 )
 def test_parts_that_cannot_be_told_are_named_with_the_reason(flag: str, why: str) -> None:

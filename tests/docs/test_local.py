@@ -104,6 +104,8 @@ def test_where_the_time_of_a_training_goes(tmp_path: Path) -> None:
     assert list(table.global_batch) == [64, 128]
     row = table.set_index("gpus").loc[2]
     for loss, built_in in (("lost_input_ms", 10), ("lost_allreduce_ms", 15)):
+        if pandas.isna(row[loss]) and "ranks_wait_for_cpus" in str(row.flags):
+            continue  # other work took the CPUs
         # A 95 % interval misses once in twenty: hence four half-widths.
         slack = max(2 * (row[f"{loss}_high"] - row[f"{loss}_low"]), built_in / 10) + 2 * ALLOWANCE_MS
         assert row[loss] == pytest.approx(built_in, abs=slack)
