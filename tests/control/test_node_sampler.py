@@ -152,6 +152,25 @@ def test_without_hpcjobs_own_python_it_is_left_out_with_one_line(node: Node, pyt
     assert (process.returncode, output) == (0, line + "\n")
 
 
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("srun: error: c4140-2: task 1: Terminated", ""),
+        ("srun: Job step aborted: Waiting up to 12 seconds for job step to finish.", ""),
+        ("srun: error: Unable to create step for job 7: Requested node configuration is not available", "told"),
+    ],
+)
+def test_a_step_that_ends_with_its_job_is_no_error_of_the_sampler(node: Node, said: str, line: str) -> None:
+    """Slurm's words: the first after a time limit under `start: once`, as the virtual cluster showed it."""
+    ended = node.attempt.parent / "ended"
+    ended.write_text(f"#!/bin/sh\necho '{said}' >&2\n")
+    ended.chmod(0o755)
+    process = node.start("sleep", "1", HPCJOBS_SAMPLER=str(ended))
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert output == (f"hpcjobs: sampler-{HOST}.txt: {said}\n" if line else "")
+    assert len(list(node.attempt.glob("sampler-*.txt"))) == (1 if line else 0)
+
+
 def test_rank_0_alone_has_nccl_write_a_log_unless_the_user_asked_for_one(node: Node) -> None:
     def asked(**variables: str) -> dict[str, str]:
         process = node.start("env", HPCJOBS_SAMPLER="", **variables)

@@ -109,15 +109,17 @@ start_sampler() {
     )"
 }
 
-# Ends it. If it has ended by itself, tells its last error in one line.
+# Ends it. If it has ended by itself, tells its last error in one line. What srun says of a step that ended with its job
+# is none.
 end_sampler() {
+    local error
     if [ -z "$sampler" ]; then return; fi
     # Its number may have been given to another process.
     if [[ "$(tr '\0' ' ' <"/proc/$sampler/cmdline")" == *" hpcjobs.nodes.sampler $HPCJOBS_ATTEMPT_DIR "* ]]; then
         rm -f "$sampler_errors"
         kill "$sampler"
-    elif [ -s "$sampler_errors" ]; then
-        echo "hpcjobs: ${sampler_errors##*/}: $(tail -n 1 "$sampler_errors")"
+    elif error="$(grep -Ev 'Terminat|Killed|Job step aborted|CANCELLED' "$sampler_errors" | tail -n 1)" && [ -n "$error" ]; then
+        echo "hpcjobs: ${sampler_errors##*/}: $error"
     else
         rm -f "$sampler_errors"
     fi 2>/dev/null
