@@ -202,8 +202,8 @@ def test_a_switch_that_fails_leaves_no_other_all_reduce_off_and_no_rank_waiting(
         pass
     print(on)
     """
-    outcome = train(tmp_path, script, measure=BENCHMARK)
-    assert (outcome.codes, outcome.out) == ([0], ["{'first': True, 'second': True}\n"])
+    outcome = train(tmp_path, script, ranks=2, measure=BENCHMARK)
+    assert (outcome.codes, outcome.out) == ([0, 0], ["{'first': True, 'second': True}\n"] * 2)
     assert "the meter is off: ZeroDivisionError" in outcome.err[0]
     assert "ZeroDivisionError" in outcome.note()["off"]
 
