@@ -9,7 +9,8 @@ from hpcjobs.base.log_figures import Figures
 from hpcjobs.base.records import RunState
 from hpcjobs.base.tabular import Combine, derived, metric, metrics_of, param_column, swept, with_params
 
-FLAG_LOADER = "loader_time_only"  # input_wait_ms is not what a step loses
+# input_wait_ms is not what a step loses.
+FLAG_LOADER = "loader_time_only"
 MEASURED_COMMAND = "measured_command"  # the time_to_train_kind of a command, which is timed whole
 
 

@@ -60,13 +60,13 @@ class Report:
 
 def collect_sweep(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
     """Collect a sweep, and write its runs.csv and the tables that its trainer's runs leave."""
+    node_energy.update(sweep, statuses)
     found = _collect(sweep, statuses)
     sweep_runs.write(sweep.where, found, trainer_of(sweep.plan.variants[0].experiment).tables)
     return found
 
 
 def _collect(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
-    node_energy.update(sweep, statuses)
     states = {run.run: (run.state, str(run.failure or "")) for run in statuses}
     return sweep_runs.collect(sweep.where, run_configs(sweep), states, read_attempt, check_run)
 
