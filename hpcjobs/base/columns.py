@@ -38,7 +38,8 @@ FLAGS: Mapping[str, str] = {
     FLAG_OVERSUBSCRIBED: "a node has fewer CPUs than the profile gives to its ranks",
     FLAG_SHORT_WARMUP: "the warm-up had fewer steps than the experiment asks for",
     FLAG_UNSETTLED: "the step times of a benchmark did not settle during its warm-up",
-    FLAG_IMPRECISE: "a benchmark reached its limit of steps before the precision that was asked for",
+    FLAG_IMPRECISE: "a benchmark reached its limit of steps, or the script's end, before the precision that was asked "
+    "for",
     FLAG_VAGUE: "the passes through the control blocks differ so much that a part of the step is not told apart: half "
     "of its 95 % interval is more than 5 % of the step, and more than half of the part",
     FLAG_DISTURBED: "another load disturbed control blocks, as the CPUs or clocks of their nodes show; their passes "

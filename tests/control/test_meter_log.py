@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,35 @@ def test_a_meter_that_measured_nothing_leaves_the_rate_to_the_pattern(tmp_path: 
     assert found.problem == "train.log holds no timed window after the warm-up"
 
 
+@pytest.mark.parametrize(
+    ("note", "settings", "says"),
+    [
+        ({"steps": 8, "off": None}, (), "the run ended after 8 steps, and measure.warmup is 10"),
+        ({"steps": 1, "off": None}, ("measure.format=meter", "measure.warmup=3"), "the run ended after 1 step, and measure.warmup is 3"),
+        ({"steps": 40, "off": None}, ("mode=benchmark",), "the run ended after 40 steps, and a benchmark takes some hundred"),
+        ({"steps": 40, "off": "OSError: no space"}, (), "it is off (OSError: no space)"),
+    ],
+)  # fmt: skip
+def test_a_run_too_short_for_the_meter_is_told_so(
+    note: dict[str, Any], settings: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "meter-r000.json").write_text(json.dumps(note))
+    found = reading(tmp_path, meter_log(rates=()), "hello\n", *settings)
+    assert found.problem == f"train.log holds no timed window after the warm-up: {says}"
+
+
+@pytest.mark.parametrize("settings", [(), ("mode=benchmark",), (PATTERN,)])
+def test_a_meter_that_saw_no_step_is_told_before_what_the_command_prints(
+    settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Such as a loop of no framework without `import meter`, and a loader that is empty."""
+    assert reading(tmp_path, None, "hello\n", *settings).problem.startswith("the meter saw no step, and ")
+
+
+def test_a_meter_that_is_left_out_is_not_missed(tmp_path: Path) -> None:
+    assert "meter" not in reading(tmp_path, None, "hello\n", "measure.meter=off").problem
+
+
 def test_a_pattern_alone_looks_at_no_train_log(tmp_path: Path) -> None:
     found = reading(tmp_path, meter_log(), "rate 300\n" * 20, PATTERN, "measure.format=pattern")
     assert found.measurement is not None
@@ -195,7 +225,7 @@ def test_a_pattern_alone_looks_at_no_train_log(tmp_path: Path) -> None:
 
 def test_without_a_train_log_the_meter_is_missed(tmp_path: Path) -> None:
     found = reading(tmp_path, None, "hello\n", "measure.format=meter")
-    assert (found.finished, found.problem) == (False, "hpcjobs.meter wrote no train.log")
+    assert (found.finished, found.problem) == (False, "the meter saw no step")
 
 
 # --- ends ----------------------------------------------------------------------------------------
