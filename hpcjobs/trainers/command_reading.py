@@ -16,7 +16,7 @@ from hpcjobs.collect import kept_readings
 from hpcjobs.collect.claims import Sizes
 from hpcjobs.collect.command_logs import CommandLog, read_command_log
 from hpcjobs.collect.log_progress import ago_s, tail_progress
-from hpcjobs.collect.meter_log import meter_progress, rates_differ, read_meter_log
+from hpcjobs.collect.meter_log import NO_WINDOW, meter_progress, rates_differ, read_meter_log
 from hpcjobs.collect.pattern_log import counts_batch
 from hpcjobs.trainers.command_checks import pattern_of
 
@@ -80,7 +80,8 @@ class CommandFiles:
             return Found(self._train_log, metered, self._flags(one), self._batch(one))
         if metered.contradicted:
             return Found(self._train_log, metered)
-        metered = metered._replace(looked_for=self._meter_says(metered.looked_for))
+        if metered.looked_for.endswith(NO_WINDOW):
+            metered = metered._replace(looked_for=self._meter_says(metered.looked_for))
         if self.format == "meter":
             return Found(self._train_log, metered)
         printed = self._printed(self._unit)

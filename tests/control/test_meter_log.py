@@ -213,6 +213,29 @@ def test_a_meter_that_saw_no_step_is_told_before_what_the_command_prints(
     assert reading(tmp_path, None, "hello\n", *settings).problem.startswith("the meter saw no step, and ")
 
 
+@pytest.mark.parametrize(
+    ("settings", "figures"),
+    [
+        (("batch.local=16",), (640.0, "samples", 16, 64)),
+        (("batch.global=32", "measure.unit=sequences"), (320.0, "samples", 8, 32)),
+        (("measure.unit=steps",), (10.0, "steps", None, None)),
+    ],
+)
+def test_steps_whose_batches_the_meter_did_not_see_have_the_run_s(
+    settings: tuple[str, ...], figures: tuple[Any, ...], tmp_path: Path
+) -> None:
+    """Such as those of a script that draws its batches from an array, without a DataLoader."""
+    unseen = meter_log(local_batch=None, global_batch=None, loader_ms=None).replace(
+        '"throughput": 320.0', '"throughput": null'
+    )
+    one = reading(tmp_path, unseen, "hello\n", *settings).measurement
+    assert one is not None
+    assert (one.throughput, one.unit, one.local_batch, one.global_batch) == (pytest.approx(figures[0]), *figures[1:])
+    found = reading(tmp_path, unseen, "hello\n")
+    assert found.measurement is None
+    assert found.problem.startswith("train.log holds timed steps, and the meter saw no batch: give batch.local, ")
+
+
 def test_a_meter_that_is_left_out_is_not_missed(tmp_path: Path) -> None:
     assert "meter" not in reading(tmp_path, None, "hello\n", "measure.meter=off").problem
 
