@@ -31,6 +31,8 @@ FLAG_RATES_DIFFER = "rates_differ"
 FLAG_VAGUE = "parts_not_told_apart"
 FLAG_DISTURBED = "blocks_disturbed"
 FLAG_LOADER = "loader_time_only"
+FLAG_TALKS = "allreduce_not_told"
+FLAG_ALONE = "ranks_alone"
 
 # What each flag says of a row. Some are raised for a single run and stand in runs.csv too.
 FLAGS: Mapping[str, str] = {
@@ -46,6 +48,10 @@ FLAGS: Mapping[str, str] = {
     "are left out if enough others remain",
     FLAG_LOADER: "input_wait_ms is the time in the loader alone, of the slowest rank, as no control blocks were run: "
     "where the device has work left meanwhile, a step loses less",
+    FLAG_TALKS: "allreduce_ms and skew_ms are not told: the ranks talk in each step by themselves, or no way was found "
+    "to leave their all-reduce out",
+    FLAG_ALONE: "the ranks of a PyTorch training exchanged nothing, so each seems to have trained alone: their rates "
+    "are not that of one training",
     FLAG_THROTTLED: "a GPU was slowed by heat or its power supply",
     FLAG_POWER_CAPPED: "a GPU ran at its power cap most of the time",
     FLAG_ECC: "a GPU had memory errors that ECC cannot correct",

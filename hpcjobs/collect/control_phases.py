@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from hpcjobs.base.columns import FLAG_DISTURBED, FLAG_VAGUE
+from hpcjobs.base.columns import FLAG_DISTURBED, FLAG_TALKS, FLAG_VAGUE
 
 # The name of a part of the line whose interval a column has.
 _INTERVALS = {
@@ -54,6 +54,8 @@ def flags(value: Any) -> Iterator[str]:
             yield FLAG_VAGUE
         if value.get("disturbed"):
             yield FLAG_DISTURBED
+        if value.get("allreduce_claimed") is False:
+            yield FLAG_TALKS
 
 
 def _ends(value: Mapping[str, Any], names: Iterable[str]) -> dict[str, float | int | None]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base.columns import FLAG_IMPRECISE, FLAG_LOADER, FLAG_UNFINISHED, FLAG_UNSETTLED
+from hpcjobs.base.columns import FLAG_ALONE, FLAG_IMPRECISE, FLAG_LOADER, FLAG_UNFINISHED, FLAG_UNSETTLED
 from hpcjobs.base.contract import LogKey
 from hpcjobs.base.files import open_plain, read_json
 from hpcjobs.base.metrics import Measurement
@@ -227,6 +227,8 @@ def _measurement(log: TrainLog, step_units: int | None) -> Measurement | None:
     if taken_apart is None and log.loader_ms is not None and about.get("mode") != "benchmark":
         parts["input_wait_ms"] = log.loader_ms
         flags.append(FLAG_LOADER)
+    if about.get("exchanges") is False:
+        flags.append(FLAG_ALONE)
     return Measurement(
         gpus=gpus,
         local_batch=local_batch,

@@ -236,6 +236,19 @@ def test_steps_whose_batches_the_meter_did_not_see_have_the_run_s(
     assert found.problem.startswith("train.log holds timed steps, and the meter saw no batch: give batch.local, ")
 
 
+@pytest.mark.parametrize(("exchanges", "flagged"), [(False, True), (True, False), (None, False)])
+def test_ranks_that_train_alone_raise_a_flag(exchanges: bool | None, flagged: bool, tmp_path: Path) -> None:
+    found = reading(tmp_path, meter_log(exchanges=exchanges)).measurement
+    assert found is not None
+    assert ("ranks_alone" in found.flags) is flagged
+
+
+def test_an_all_reduce_that_is_not_told_raises_a_flag(tmp_path: Path) -> None:
+    found = reading(tmp_path, meter_log(mode="benchmark", control={**PARTS, "allreduce_claimed": False})).measurement
+    assert found is not None
+    assert (found.allreduce_ms, found.flags) == (None, ("allreduce_not_told",))
+
+
 def test_a_meter_that_is_left_out_is_not_missed(tmp_path: Path) -> None:
     assert "meter" not in reading(tmp_path, None, "hello\n", "measure.meter=off").problem
 
