@@ -151,6 +151,7 @@ class Meter:
         self.flops: float | None = None
         self.flops_precision: str | None = None
         self.step = self.epoch = 0
+        self._talked = -2  # collectives that had begun at the end of the first step
         self.why_off: str | None = None
         self.over = False  # a benchmark has measured all
         self._fd: int | None = None
@@ -396,6 +397,8 @@ class Meter:
             self._window = _Window(end)
             self._alone = _Window(end)  # the step before a pause is not this loop's only one
         self.step += 1
+        if self.step == 1:
+            self._talked = _sequence()
         if slot.timed and self._control:
             # The first of an epoch also starts the loader: it does not count.
             self._control.timed(slot.phase, None if self._first or self._spoilt else 1000 * (end - began))
@@ -904,7 +907,7 @@ class Meter:
         about.update(gradient_bytes=_gradient_bytes(self.models), optimizers=len(self.optimizers) or None)
         about["accumulation"] = _usual(self._step_fetches) if self._step_fetches else None
         about.update(flops_per_unit=self.flops, flops_precision=self.flops_precision)
-        about.update(meter=self.way, by=_framework())
+        about.update(meter=self.way, by=_framework(), exchanges=self._exchanges())
         sizes = sorted(self._step_units)
         if len(sizes) > 1:
             about["local_batch_varies"] = [sizes[0], sizes[-1]]
@@ -916,6 +919,15 @@ class Meter:
                 self.tell("global_batch_size", about["global_batch"])
             self._facts = about
             self.tell("hpcjobs_run", about)
+
+    def _exchanges(self) -> bool | None:
+        """Whether the ranks of a PyTorch training have talked to each other since the first step; None: not known."""
+        if self.size == 1 or self.step < 2 or self.way != "auto" or self.models:
+            return None
+        now = _sequence()
+        if now < self._talked:
+            return None  # the group is gone
+        return True if now > self._talked else False if _by_default_group() else None
 
     def _local_batch(self) -> float:
         """Units of a step on this rank: what at least half of the steps have, else their mean."""
@@ -1299,6 +1311,23 @@ class _State:
                 there.copy_(value)
             else:
                 states[parameter][key] = value
+
+
+# Ways for ranks to talk to each other that PyTorch's default group does not count.
+_OTHER_WAYS = ("horovod", "mpi4py", "jax", "cupy", "bagua", "byteps", "torch_xla", "torch.distributed.pipelining")
+
+
+def _by_default_group() -> bool:
+    """Whether the ranks have no other way to talk to each other than PyTorch's default group, if they have that."""
+    try:
+        distributed = sys.modules["torch"].distributed
+        if any(name in sys.modules for name in _OTHER_WAYS) or distributed.rpc.api._is_current_rpc_agent_set():
+            return False
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return True
+        return _sequence() >= 0 and len(distributed.distributed_c10d._world.pg_map) == 1
+    except Exception:
+        return False
 
 
 def _sequence() -> int:

@@ -33,6 +33,7 @@ FLAG_VAGUE = "parts_not_told_apart"
 FLAG_DISTURBED = "blocks_disturbed"
 FLAG_UNCLAIMED = "allreduce_not_claimed"
 FLAG_STARVED = "ranks_wait_for_cpus"
+FLAG_ALONE = "ranks_alone"
 
 # What each flag says of a row. Some are raised for a single run and stand in runs.csv too.
 FLAGS: Mapping[str, str] = {
@@ -40,7 +41,8 @@ FLAGS: Mapping[str, str] = {
     FLAG_OVERSUBSCRIBED: "a node has fewer CPUs than the profile gives to its ranks",
     FLAG_SHORT_WARMUP: "the warm-up had fewer steps than the experiment asks for",
     FLAG_UNSETTLED: "the step times of a benchmark did not settle during its warm-up",
-    FLAG_IMPRECISE: "a benchmark reached its limit of steps before the precision that was asked for",
+    FLAG_IMPRECISE: "a benchmark reached its limit of steps, or the script's end, before the precision that was asked "
+    "for",
     FLAG_VAGUE: "the passes through the control blocks differ so much that a part of the step is not told apart: half "
     "of its 95 % interval is more than 5 % of the step, and more than half of the part (or the ranks wait for CPUs, as "
     "ranks_wait_for_cpus says)",
@@ -53,6 +55,8 @@ FLAGS: Mapping[str, str] = {
     "are left out if enough others remain",
     FLAG_LOADER: "input_wait_ms is the time in the loader alone, of the slowest rank, as no control blocks were run: "
     "where the device has work left meanwhile, a step loses less",
+    FLAG_ALONE: "the ranks of a PyTorch training exchanged nothing, so each seems to have trained alone: their rates "
+    "are not that of one training",
     FLAG_THROTTLED: "a GPU was slowed by heat or its power supply",
     FLAG_POWER_CAPPED: "a GPU ran at its power cap most of the time",
     FLAG_ECC: "a GPU had memory errors that ECC cannot correct",

@@ -20,6 +20,9 @@ from hpcjobs.collect.pattern_log import counts_batch
 # The beginning of a log, which says what runs, and its end, which says how far it is. In bytes.
 _HEAD = 64 * 1024
 _TAIL = 256 * 1024
+NO_WINDOW = "holds no timed window after the warm-up"
+NO_BATCH = "holds timed steps, and the meter saw no batch: give batch.local, the samples of a step on each rank, or "
+NO_BATCH += "measure.unit=steps"
 # Rates of one run that differ by more, as a fraction of the meter's, are not of the same.
 _DIFFERS = 0.25
 
@@ -41,9 +44,9 @@ def read_meter_log(path: Path, known: Sizes, unit: str = "") -> CommandLog:
     if ended > 1:
         several = f"{path.name} holds {ended} trainings that ended, and which one is the run's is not known"
         return CommandLog(None, (), f"{several}: train once in a run", contradicted=True)
-    one = mllog.measure(log) or mllog.measure_unfinished(log)
+    one = mllog.measure(log) or mllog.measure_unfinished(log) or _without_batches(log, known.whole(), unit)
     if one is None:
-        return CommandLog(None, (), f"{path.name} holds no timed window after the warm-up")
+        return CommandLog(None, (), f"{path.name} {NO_BATCH if log.windows.steady_step() else NO_WINDOW}")
     if why := _contradiction(log, one, known.whole()):
         return CommandLog(None, (), f"{path.name}: {why}", contradicted=True)
     if unit and not log.about.get("unit"):
@@ -52,6 +55,20 @@ def read_meter_log(path: Path, known: Sizes, unit: str = "") -> CommandLog:
         # Such as tokens of texts of any length: no number stands for a step.
         one = dataclasses.replace(one, local_batch=None, global_batch=None)
     return CommandLog(one, (), "", timed=tuple(log.timed))
+
+
+def _without_batches(log: mllog.TrainLog, known: Sizes, unit: str) -> Measurement | None:
+    """The measurement of steps whose batches the meter did not see, such as those of a script that has no loader.
+
+    The run says how much a step does, or it counts steps.
+    """
+    step_units = 1 if unit == "steps" else known.global_batch
+    if not step_units:
+        return None
+    one = mllog.measure(log, step_units) or mllog.measure_unfinished(log, step_units)
+    if one is None or unit == "steps":
+        return None if one is None else dataclasses.replace(one, unit=unit)
+    return dataclasses.replace(one, local_batch=known.local_batch, global_batch=known.global_batch)
 
 
 def _contradiction(log: mllog.TrainLog, one: Measurement, known: Sizes) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base.columns import FLAG_IMPRECISE, FLAG_LOADER, FLAG_UNFINISHED, FLAG_UNSETTLED
+from hpcjobs.base.columns import FLAG_ALONE, FLAG_IMPRECISE, FLAG_LOADER, FLAG_UNFINISHED, FLAG_UNSETTLED
 from hpcjobs.base.contract import LogKey
 from hpcjobs.base.files import open_plain, read_json
 from hpcjobs.base.metrics import Measurement
@@ -199,29 +199,31 @@ def _positive(value: Any) -> float | None:
     return number if number is not None and number > 0 else None
 
 
-def measure(log: TrainLog) -> Measurement | None:
+def measure(log: TrainLog, step_units: int | None = None) -> Measurement | None:
     """The measurement of a run that ended with success, or None.
+
+    `step_units` is how many units all ranks together do in a step, if the log itself does not say it.
 
     The steady state is all windows that the trainer does not mark as warm-up (contract.warmup_steps has the rule).
     The rate is their work over their time, outliers included, so a longer window weighs more. The time to train
     is measured if the run met its target AUC or did all its epochs. It is derived, epochs x epoch_s, if the run was
     cut short or an earlier attempt began it.
     """
-    return _measurement(log) if log.ended and log.last(LogKey.RUN_START) else None
+    return _measurement(log, step_units) if log.ended and log.last(LogKey.RUN_START) else None
 
 
-def measure_unfinished(log: TrainLog) -> Measurement | None:
+def measure_unfinished(log: TrainLog, step_units: int | None = None) -> Measurement | None:
     """The same of a log that ends before its run does: its timed windows count, and a flag says so."""
-    found = _measurement(log)
+    found = _measurement(log, step_units)
     return None if found is None else dataclasses.replace(found, flags=(*found.flags, FLAG_UNFINISHED))
 
 
-def _measurement(log: TrainLog) -> Measurement | None:
+def _measurement(log: TrainLog, step_units: int | None) -> Measurement | None:
     steady, about = log.windows.steady_step(), log.about
     gpus, local_batch, global_batch = (_whole(about.get(name)) for name in ("gpus", "local_batch", "global_batch"))
     if steady is None or gpus is None or (not about.get("unit") and None in (local_batch, global_batch)):
         return None
-    throughput = _rate(log, steady.step_ms, global_batch)
+    throughput = _rate(log, steady.step_ms, global_batch or step_units)
     if throughput is None:
         return None
     epoch_s, total_s, kind = _time_to_train(log, about, throughput)
@@ -233,6 +235,8 @@ def _measurement(log: TrainLog) -> Measurement | None:
     if taken_apart is None and log.loader_ms is not None and about.get("mode") != "benchmark":
         parts["input_wait_ms"] = log.loader_ms
         flags.append(FLAG_LOADER)
+    if about.get("exchanges") is False:
+        flags.append(FLAG_ALONE)
     return Measurement(
         gpus=gpus,
         local_batch=local_batch,

@@ -372,6 +372,32 @@ def _patch_lightning(module: Any) -> None:
     kind._broadcast_sigterm_tensor = broadcast
 
 
+def _patch_trainer(module: Any) -> None:
+    """Hugging Face's Trainer (transformers 5) gathers in each step how many labels the batches of all ranks have.
+
+    It does so for models that take that number, as those of transformers do. In (c) the ranks must not wait for it:
+    each takes its own number times the ranks.
+    """
+    original = getattr(module.Trainer, "_get_num_items_in_batch", None)
+    if original is None:
+        return
+
+    @functools.wraps(original)
+    def items(self: Any, *args: Any, **keywords: Any) -> Any:
+        about = self.args
+        silent = METER.phase == "c" and DRIVER.here() and METER.way == _WAY
+        if not silent or not getattr(about, "average_tokens_across_devices", False):
+            return original(self, *args, **keywords)
+        about.average_tokens_across_devices = False
+        try:
+            own = original(self, *args, **keywords)
+        finally:
+            about.average_tokens_across_devices = True
+        return None if own is None else own * about.world_size
+
+    module.Trainer._get_num_items_in_batch = items
+
+
 PATCHES: dict[str, Callable[[Any], None]] = {
     "torch.utils.data.dataloader": _patch_loader,
     "torch.optim.optimizer": _patch_optimizer,
@@ -385,6 +411,7 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "torch.serialization": _patch_save,
     "lightning.pytorch.loops.training_epoch_loop": _patch_lightning,
     "pytorch_lightning.loops.training_epoch_loop": _patch_lightning,
+    "transformers.trainer": _patch_trainer,
 }
 
 

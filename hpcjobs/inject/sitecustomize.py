@@ -33,6 +33,7 @@ _WATCHED = frozenset(
         "torch.serialization",
         "lightning.pytorch.loops.training_epoch_loop",
         "pytorch_lightning.loops.training_epoch_loop",
+        "transformers.trainer",
     )
 )
 

@@ -154,8 +154,8 @@ class CommandTrainer:
             "out_of_memory": "ask for more memory (`mem_per_gpu_mib` in the profile), or use a smaller batch",
             "device_memory": "use a smaller batch",
             "host_memory": "ask for more memory (`mem_per_gpu_mib` in the profile), or use fewer loader workers",
-            "no_measurement": "`hpcjobs collect --logs JOB.LOG --pattern REGEX` tries a pattern; measure.format=none "
-            "if the command prints no rate",
+            "no_measurement": "the meter times any Python loop (`for batch in meter.steps(loader)`); `hpcjobs collect "
+            "--logs JOB.LOG --pattern REGEX` tries a pattern; measure.format=none asks a training for no rate",
             "mpi_error": "see the run's job.log; the launcher must belong to the MPI that the command was built with",
             "launch": "no process started: check the command's first word, `launcher`, `mpi_plugin`, "
             "`launcher_options` and `modules`",

@@ -9,13 +9,14 @@ from pathlib import Path
 from hpcjobs.base.columns import FLAG_RATES_DIFFER
 from hpcjobs.base.contract import JOB_LOG, TRAIN_LOG, RunConfig
 from hpcjobs.base.errors import InputError
+from hpcjobs.base.files import read_json
 from hpcjobs.base.metrics import Measurement
 from hpcjobs.base.records import Progress
 from hpcjobs.collect import kept_readings
 from hpcjobs.collect.claims import Sizes
 from hpcjobs.collect.command_logs import CommandLog, read_command_log
 from hpcjobs.collect.log_progress import ago_s, tail_progress
-from hpcjobs.collect.meter_log import meter_progress, rates_differ, read_meter_log
+from hpcjobs.collect.meter_log import NO_WINDOW, meter_progress, rates_differ, read_meter_log
 from hpcjobs.collect.pattern_log import counts_batch
 from hpcjobs.trainers.command_checks import pattern_of
 
@@ -44,6 +45,8 @@ class CommandFiles:
         self._pattern = pattern_of(about)
         self._known = Sizes(run.gpus, run.nodes, batch["local"], batch["global"]).whole()
         self._job_log, self._train_log = attempt / JOB_LOG, attempt / TRAIN_LOG
+        self._warmup = about["warmup"]
+        self._may_meter = self.format == "auto" and about["meter"] != "off"
         self._metered = self.format in ("auto", "meter") and self._train_log.is_file()
 
     def progress(self) -> tuple[Path, Progress]:
@@ -63,20 +66,41 @@ class CommandFiles:
         A train.log that contradicts the run is not made good by another log.
         """
         if self.format == "meter" and not self._metered:
-            return Found(self._job_log, CommandLog(None, (), f"hpcjobs.meter wrote no {TRAIN_LOG}"))
+            return Found(self._job_log, CommandLog(None, (), self._meter_says("the meter saw no step")))
         if not self._metered:
-            return Found(self._job_log, self._printed(self._unit))
+            printed = self._printed(self._unit)
+            if printed.measurement is None and self._may_meter:
+                looked_for = f"{self._meter_says('the meter saw no step')}, and {printed.looked_for}"
+                printed = printed._replace(looked_for=looked_for)
+            return Found(self._job_log, printed)
         ways = "meter", self._known, self._unit
         metered = kept_readings.kept(self._train_log, ways, lambda: read_meter_log(self._train_log, *ways[1:]))
         if metered.measurement is not None:
             one = metered.measurement
             return Found(self._train_log, metered, self._flags(one), self._batch(one))
-        if metered.contradicted or self.format == "meter":
+        if metered.contradicted:
+            return Found(self._train_log, metered)
+        if metered.looked_for.endswith(NO_WINDOW):
+            metered = metered._replace(looked_for=self._meter_says(metered.looked_for))
+        if self.format == "meter":
             return Found(self._train_log, metered)
         printed = self._printed(self._unit)
         if printed.measurement is None:
-            printed = printed._replace(looked_for=f"{metered.looked_for}, and {printed.looked_for}")
+            # Who has a loop that the meter sees, and no pattern, waits for no known format.
+            also = f", and {printed.looked_for}" if self._pattern else ""
+            printed = printed._replace(looked_for=f"{metered.looked_for}{also}")
         return Found(self._job_log, printed)
+
+    def _meter_says(self, problem: str) -> str:
+        """Why the meter measured nothing: `problem`, with what the meters of the ranks left beside the log."""
+        notes = [read_json(path) or {} for path in sorted(self._train_log.parent.glob("meter-r*.json"))]
+        if off := next((note["off"] for note in notes if note.get("off")), None):
+            return f"{problem}: it is off ({off})"
+        steps = max((note["steps"] for note in notes if isinstance(note.get("steps"), int)), default=0)
+        if not steps:
+            return problem
+        needs = "a benchmark takes some hundred" if self.is_benchmark else f"measure.warmup is {self._warmup}"
+        return f"{problem}: the run ended after {steps} {'step' if steps == 1 else 'steps'}, and {needs}"
 
     def _batch(self, metered: Measurement) -> tuple[int, int] | None:
         # A batch of the experiment counts samples. Where its gradients are accumulated, a step has several.

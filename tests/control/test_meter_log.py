@@ -188,6 +188,71 @@ def test_a_meter_that_measured_nothing_leaves_the_rate_to_the_pattern(tmp_path: 
     assert found.problem == "train.log holds no timed window after the warm-up"
 
 
+@pytest.mark.parametrize(
+    ("note", "settings", "says"),
+    [
+        ({"steps": 8, "off": None}, (), "the run ended after 8 steps, and measure.warmup is 10"),
+        ({"steps": 1, "off": None}, ("measure.format=meter", "measure.warmup=3"), "the run ended after 1 step, and measure.warmup is 3"),
+        ({"steps": 40, "off": None}, ("mode=benchmark",), "the run ended after 40 steps, and a benchmark takes some hundred"),
+        ({"steps": 40, "off": "OSError: no space"}, (), "it is off (OSError: no space)"),
+    ],
+)  # fmt: skip
+def test_a_run_too_short_for_the_meter_is_told_so(
+    note: dict[str, Any], settings: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "meter-r000.json").write_text(json.dumps(note))
+    found = reading(tmp_path, meter_log(rates=()), "hello\n", *settings)
+    assert found.problem == f"train.log holds no timed window after the warm-up: {says}"
+
+
+@pytest.mark.parametrize("settings", [(), ("mode=benchmark",), (PATTERN,)])
+def test_a_meter_that_saw_no_step_is_told_before_what_the_command_prints(
+    settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Such as a loop of no framework without `import meter`, and a loader that is empty."""
+    assert reading(tmp_path, None, "hello\n", *settings).problem.startswith("the meter saw no step, and ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "figures"),
+    [
+        (("batch.local=16",), (640.0, "samples", 16, 64)),
+        (("batch.global=32", "measure.unit=sequences"), (320.0, "samples", 8, 32)),
+        (("measure.unit=steps",), (10.0, "steps", None, None)),
+    ],
+)
+def test_steps_whose_batches_the_meter_did_not_see_have_the_run_s(
+    settings: tuple[str, ...], figures: tuple[Any, ...], tmp_path: Path
+) -> None:
+    """Such as those of a script that draws its batches from an array, without a DataLoader."""
+    unseen = meter_log(local_batch=None, global_batch=None, loader_ms=None).replace(
+        '"throughput": 320.0', '"throughput": null'
+    )
+    one = reading(tmp_path, unseen, "hello\n", *settings).measurement
+    assert one is not None
+    assert (one.throughput, one.unit, one.local_batch, one.global_batch) == (pytest.approx(figures[0]), *figures[1:])
+    found = reading(tmp_path, unseen, "hello\n")
+    assert found.measurement is None
+    assert found.problem.startswith("train.log holds timed steps, and the meter saw no batch: give batch.local, ")
+
+
+@pytest.mark.parametrize(("exchanges", "flagged"), [(False, True), (True, False), (None, False)])
+def test_ranks_that_train_alone_raise_a_flag(exchanges: bool | None, flagged: bool, tmp_path: Path) -> None:
+    found = reading(tmp_path, meter_log(exchanges=exchanges)).measurement
+    assert found is not None
+    assert ("ranks_alone" in found.flags) is flagged
+
+
+def test_an_all_reduce_that_is_not_told_raises_a_flag(tmp_path: Path) -> None:
+    found = reading(tmp_path, meter_log(mode="benchmark", control={**PARTS, "allreduce_claimed": False})).measurement
+    assert found is not None
+    assert (found.allreduce_ms, found.flags) == (None, ("allreduce_not_claimed",))
+
+
+def test_a_meter_that_is_left_out_is_not_missed(tmp_path: Path) -> None:
+    assert "meter" not in reading(tmp_path, None, "hello\n", "measure.meter=off").problem
+
+
 def test_a_pattern_alone_looks_at_no_train_log(tmp_path: Path) -> None:
     found = reading(tmp_path, meter_log(), "rate 300\n" * 20, PATTERN, "measure.format=pattern")
     assert found.measurement is not None
@@ -196,7 +261,7 @@ def test_a_pattern_alone_looks_at_no_train_log(tmp_path: Path) -> None:
 
 def test_without_a_train_log_the_meter_is_missed(tmp_path: Path) -> None:
     found = reading(tmp_path, None, "hello\n", "measure.format=meter")
-    assert (found.finished, found.problem) == (False, "hpcjobs.meter wrote no train.log")
+    assert (found.finished, found.problem) == (False, "the meter saw no step")
 
 
 # --- ends ----------------------------------------------------------------------------------------

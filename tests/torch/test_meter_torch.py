@@ -71,7 +71,8 @@ def test_what_is_planted_is_found_under_its_name(plant: str, ranks: int, tmp_pat
 def test_through_frameworks_two_at_once_are_told_apart(script: str, tmp_path: Path) -> None:
     ended = run(tmp_path, script, "out", measure=BENCHMARK, PLANT="loader=20,rank=10")
     control = parts(ended)
-    # Lightning's own broadcast in each step is left out of (c); otherwise the late rank would look like computing.
+    # Lightning's own broadcast in each step, and the Trainer's count of labels, are left out of (c); otherwise the late
+    # rank would look like computing.
     assert (control["collectives_in_c"], control["allreduce_claimed"]) == (0, True)
     assert near(control, "input_wait_ms", 20.0), control
     assert near(control, "skew_ms", 5.0), control
@@ -180,6 +181,7 @@ def test_a_script_like_torchvisions_classification(tmp_path: Path) -> None:
     assert "the meter is off" not in ended.text
     facts = ended.value("hpcjobs_run")
     assert (facts["local_batch"], facts["accumulation"], facts["optimizers"]) == (16, 1, 1)
+    assert facts["exchanges"] is not False
     assert [ended.note(rank)["steps"] for rank in range(2)] == [96, 96]
     assert len(ended.lines("eval_start")) == 3
     assert all(window["input_wait_ms"] is not None for window in ended.windows())
@@ -218,3 +220,12 @@ def test_a_script_like_run_glue(tmp_path: Path) -> None:
     assert [line["metadata"]["epoch_num"] for line in ended.lines("epoch_start")] == [1, 2, 3]
     assert len(ended.lines("eval_start")) == 4  # one an epoch, and that at the end
     assert ended.note(0)["steps"] == ended.note(1)["steps"]
+    assert facts["exchanges"] is not False
+
+
+def test_ranks_that_train_alone_are_told(tmp_path: Path) -> None:
+    """The Trainer makes a process group on CPUs, and without `use_cpu` no DistributedDataParallel."""
+    words = ("--output_dir=out", "--do_train", "--report_to=none", "--max_steps=30")
+    ended = run(tmp_path, "run_glue.py", *words, measure={}, ranks=2)
+    assert set(ended.codes) == {0}, ended.text[-3000:]
+    assert ended.value("hpcjobs_run")["exchanges"] is False
