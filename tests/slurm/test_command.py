@@ -146,7 +146,8 @@ def test_a_command_with_a_stop_signal_continues_after_its_time_limit_and_one_wit
         until((site.attempt(start, "g0004-r01") / EXIT_JSON).exists)
         assert site.rc(start, "g0004-r01") == EXIT_INTERRUPTED
         assert [rank["rc"] for rank in site.ranks(start, "g0004-r01")] == [85] * 4
-        assert "continues in restart 1 of 3\n" in site.log(start, "g0004-r01")
+        # The line comes after exit.json.
+        until(lambda start=start: "continues in restart 1 of 3\n" in site.log(start, "g0004-r01"))
 
     until(lambda: site.runs("without")["g0004-r01"]["state"] == "failed")
     run = site.runs("without")["g0004-r01"]
