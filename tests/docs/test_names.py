@@ -17,6 +17,8 @@ from tests.docs.pages import PAGES, ROOT, code
 
 # Of sbatch, pip, uv, horovodrun, pytest, torchrun, PyTorch and DeepSpeed: hpcjobs never writes them.
 OTHERS = {
+    "--use_cpu",
+    "get_batch",  # Hugging Face's Trainer; nanoGPT
     *("--part", "send_user_signal"),
     *("--no-cache-dir", "--force-reinstall", "--no-deps", "--reinstall-package", "--refresh-package"),
     *("--check-build", "--update-golden", "--local-addr", "init_process_group", "init_distributed"),
