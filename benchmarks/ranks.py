@@ -118,6 +118,7 @@ def wait_for_all(folder: Path, name: str, me: int, ranks: int) -> None:
 def against_processes(ranks: int, blocks: int) -> None:
     """N ranks against N processes, each kind twice, in turns, so that a drift of the machine shows."""
     import numpy as np
+
     environment = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     rows: dict[str, list[np.ndarray]] = {"horovod-on": [], "horovod-alone": [], "alone-alone": []}
     for kind in ("horovod", "alone", "alone", "horovod"):

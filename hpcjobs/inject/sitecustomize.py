@@ -132,7 +132,9 @@ def _run_hidden() -> None:
     sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder or os.curdir) != _HERE]
     sys.path_importer_cache.pop(_HERE, None)
     del sys.modules["sitecustomize"]
-    __import__("sitecustomize")
+    from importlib import import_module
+
+    import_module("sitecustomize")
 
 
 def _begin() -> None:
