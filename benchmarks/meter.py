@@ -23,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from hpcjobs.jobs.render import METER_FILES
+
 ROOT = Path(__file__).parents[1]
 STEPS = 500  # of a repetition: short, so that one of them meets no other load
 MOST_STEP_US = 20.0
@@ -81,9 +83,8 @@ class Site:
         self.folder, self.python = folder, folder / "scripts" / "python"
         (self.python / "inject").mkdir(parents=True)
         self.number = 0
-        for name in ("meter.py", "inject/sitecustomize.py", "inject/meter_torch.py"):
-            if (source := ROOT / "hpcjobs" / name).exists():
-                (self.python / name).write_bytes(source.read_bytes())
+        for name in METER_FILES:
+            (self.python / name).write_bytes((ROOT / "hpcjobs" / name).read_bytes())
 
     def environment(self, *, run: bool, inject: bool) -> dict[str, str]:
         """Of a process in a run, or outside of one."""
