@@ -410,7 +410,8 @@ class Meter:
             if times or len(self._step_units) < _SIZES_KEPT:
                 self._step_units[self._units] = times + 1
             fetches = max(self._taken.values())  # of one loader: a step may have two that each give a batch
-            self._step_fetches[fetches] = self._step_fetches.get(fetches, 0) + 1
+            if None not in self._taken:  # a beat: how many batches it stands for was not seen
+                self._step_fetches[fetches] = self._step_fetches.get(fetches, 0) + 1
         self._forget()
         self._first = False
         self._asked = False
