@@ -18,6 +18,15 @@ from hpcjobs.config.words import (
     doc,
     path_doc,
 )
+from hpcjobs.trainers.measure_words import (
+    ControlPasses,
+    ControlRepeats,
+    ControlSteps,
+    MaxSteps,
+    PartsPrecision,
+    Precision,
+    WindowSteps,
+)
 
 
 class Model(Section, frozen=True, kw_only=True):
@@ -240,45 +249,13 @@ class Measure(Section, frozen=True, kw_only=True):
             "these, then more until three successive windows of three steps agree within 2 %."
         ),
     ] = 10
-    window_steps: Annotated[PositiveInt, doc("Steps per timed window.")] = 5
-    precision: Annotated[
-        Fraction,
-        doc(
-            "mode benchmark: timing ends when the 95 % half-width of the mean step time, as a fraction of that mean, "
-            "is at most this."
-        ),
-    ] = 0.01
-    max_steps: Annotated[
-        int,
-        msgspec.Meta(ge=20),
-        doc("mode benchmark: timing ends after this many timed steps, also if measure.precision is not reached."),
-    ] = 300
-    control_repeats: Annotated[
-        NonNegativeInt,
-        doc(
-            "mode benchmark: number of repeats, from repeat 1 on, that also run control phases, which take the step "
-            "apart into input, all-reduce and skew."
-        ),
-    ] = 1
-    control_passes: Annotated[
-        PositiveInt,
-        doc(
-            "mode benchmark: passes through the control phases, in forward and in reverse order by turns: at most this "
-            "many, and fewer if measure.parts_precision is reached."
-        ),
-    ] = 16
-    parts_precision: Annotated[
-        Fraction,
-        doc(
-            "mode benchmark: the control phases end when the 95 % half-width of each part of a step is at most this "
-            "fraction of the step. They are looked at after 6, 8, 11, 14, ... passes."
-        ),
-    ] = 0.02
-    control_steps: Annotated[
-        int,
-        msgspec.Meta(ge=2),
-        doc("mode benchmark: timed steps of each control phase in one pass."),
-    ] = 3
+    window_steps: WindowSteps = 5
+    precision: Precision = 0.01
+    max_steps: MaxSteps = 300
+    control_repeats: ControlRepeats = 1
+    control_passes: ControlPasses = 16
+    parts_precision: PartsPrecision = 0.02
+    control_steps: ControlSteps = 3
     images_per_sec_per_gpu: Annotated[
         PositiveFloat | None,
         doc(
