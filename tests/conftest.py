@@ -1,10 +1,13 @@
-"""Shared by all tests: real X-rays and shards of them, and where the time went."""
+"""Shared by all tests: real X-rays and shards of them, a neighbour on the CPUs, and where the time went."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -57,3 +60,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("wall time by folder")
     for folder, seconds in sorted(_SECONDS.items(), key=lambda entry: -entry[1]):
         terminalreporter.write_line(f"{seconds:7.1f} s  {folder}")
+
+
+@pytest.fixture
+def neighbour() -> Iterator[None]:
+    """Programs outside of all jobs that need both CPUs, now and then."""
+    program = Path(__file__).parent / "cpu_neighbour.py"
+    process = subprocess.Popen([sys.executable, str(program), "1", "--processes", "2", "--mean", "0.3"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()

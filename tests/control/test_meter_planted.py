@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from tests.meter_truth import ALLOWANCE_MS, PROGRAM, Finding, control, events, f
 from tests.running import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-NEIGHBOUR = ROOT / "tests" / "cpu_neighbour.py"
 # Few timed steps, and six passes through the control blocks however well the parts are known by then.
 BENCHMARK = {"mode": "benchmark", "max_steps": 20, "precision": 0.5, "control_passes": 6, "parts_precision": 0.0}
 
@@ -67,17 +66,6 @@ class Training:
     def own(self) -> list[dict[str, Any]]:
         """What each rank says that it has done."""
         return [json.loads(path.read_text()) for path in sorted(self.attempt.glob("own-r*.json"))]
-
-
-@pytest.fixture
-def neighbour() -> Iterator[None]:
-    """Other programs that need both CPUs, now and then."""
-    process = subprocess.Popen([sys.executable, str(NEIGHBOUR), "1", "--processes", "2", "--mean", "0.3"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def benchmark(folder: Path, plant: str, *words: str, ranks: int = 2) -> Training:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +30,6 @@ BENCHMARK = {
     "measure.control_passes": PASSES,
     "measure.parts_precision": 0.0001,
 }
-NEIGHBOUR = PROGRAM.parent / "cpu_neighbour.py"
 
 # The throttled link: slow enough that messages which cost nothing on a free link take about 15 ms.
 LINK_BYTES_PER_S = 100e6 / 8
@@ -57,17 +55,6 @@ def throttled(node: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run([*tc, "del", "dev", "eth0", "root"], check=True)
-
-
-@pytest.fixture
-def neighbour() -> Iterator[None]:
-    """Programs outside of all jobs that need both CPUs, now and then."""
-    process = subprocess.Popen([sys.executable, str(NEIGHBOUR), "1", "--processes", "2", "--mean", "0.3"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def benchmark(
