@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,34 @@ def test_a_rank_that_stalls_gives_the_reason_unless_the_launcher_has_terminated_
     assert re.match(start + r"no progress for \d+ s at step 7", line)
     left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
     assert left == ({"stacks-r000.txt"} if sent else {"abort-r000.json", "stacks-r000.txt"})
+
+
+STOPPED = """
+import os, pathlib, signal, sys, time
+from hpcjobs.chexnet.train.watchdog import Watchdog
+
+def stop_once():
+    watchdog._pulse = pulse
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+watchdog = Watchdog(pathlib.Path(sys.argv[1]), 4)
+pulse, watchdog._pulse = watchdog._pulse, stop_once
+watchdog.start()
+watchdog.beat("step 7")
+while watchdog._pulse is stop_once:
+    time.sleep(0.05)
+time.sleep(1)
+watchdog.stop()
+"""
+
+
+def test_a_rank_that_is_stopped_while_its_watchdog_looks_around_does_not_give_up_when_it_continues(tmp_path: Path):
+    rank = subprocess.Popen([sys.executable, "-c", STOPPED, str(tmp_path)], text=True, stderr=subprocess.PIPE)
+    try:
+        os.waitid(os.P_PID, rank.pid, os.WSTOPPED)
+        time.sleep(6)  # Longer than its patience.
+        rank.send_signal(signal.SIGCONT)
+        _, said = rank.communicate(timeout=550)
+    finally:
+        rank.kill()
+    assert (rank.returncode, said) == (0, "")

@@ -81,19 +81,21 @@ class Watchdog:
         seen: dict[str, tuple[str, float]] = {}
         looked = time.monotonic()
         while not self._ended.wait(pause):
-            # A process that was stopped and continued did not stall during that time.
-            if (slept := time.monotonic() - looked) > 3 * pause:
+            # A process that was stopped and continued did not stall during that time. One reading of the clock serves
+            # all of this turn: a stop that falls into the turn is seen by the next one.
+            now = time.monotonic()
+            if (slept := now - looked) > 3 * pause:
                 self.last += slept
-            looked = time.monotonic()
+            looked = now
             self._read_signals()
             _within(pause, self._pulse)
-            stalled = time.monotonic() - self.last
+            stalled = now - self.last
             if stalled < self.patience / 2:
                 seen = {}
                 continue
             _within(pause, partial(self._look, seen))
             if stalled > self.patience:
-                silent = time.monotonic() - max(3 * pause, self.patience / 4)
+                silent = now - max(3 * pause, self.patience / 4)
                 self._give_up(
                     stalled,
                     [text for text, at in list(seen.values()) if at < silent],
@@ -128,6 +130,8 @@ class Watchdog:
                 nodes = sorted({str(json.loads(pulse)["host"]) for pulse in silent})
                 failure.report(self.attempt, ErrorCode.STALLED, explain(stalled, self.what, silent, pulses), nodes)
 
+        # SIGTERM may have come since, together with the SIGCONT that continues a stopped process.
+        self._read_signals()
         if self._terminated:
             print(f"hpcjobs: SIGTERM, and no progress for {stalled:.0f} s at {self.what}", file=sys.stderr, flush=True)
         _within(_REPORT_S, report)
