@@ -1091,6 +1091,7 @@ class _Control:
         self.switches = 0  # ways to switch an all-reduce off that were found
         self._phase = ""
         self._load: tuple[float, ...] | None = None
+        self._clock: Callable[[], float] | None = None
         self._sequence = -1
         self._state: _State | None = None
 
@@ -1129,7 +1130,8 @@ class _Control:
         self._silence(phase == "c")
 
     def open_block(self) -> None:
-        self._load = load_now()
+        self._clock = self._clock or _own_gpu_clock()
+        self._load = load_now(self._clock)
 
     def timed(self, phase: str, ms: float | None) -> None:
         """A timed step. None: it does not count, on any rank."""
@@ -1143,7 +1145,7 @@ class _Control:
     def close_block(self) -> None:
         if not self._phase:
             return
-        self.passes[-1]["load"][self._phase] = load_between(self._load, load_now()) if self._load else {}
+        self.passes[-1]["load"][self._phase] = load_between(self._load, load_now(self._clock)) if self._load else {}
         if self._phase == "c":
             if self._sequence >= 0:
                 self.collectives[-1] = _sequence() - self._sequence
@@ -1383,10 +1385,41 @@ def _attributed(everyone: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def load_now() -> tuple[float, ...]:
+def gpu_clock(uuid: str) -> Callable[[], float]:
+    """What reads the present clock of a GPU's multiprocessors, in MHz; NaN where NVML does not tell it.
+
+    NVML is asked through its C library (NVML API reference: nvmlDeviceGetClockInfo, NVML_CLOCK_SM = 1), because the
+    Python of a training need not have a package for it.
+    """
+    ctypes = importlib.import_module("ctypes")  # Only where there is a GPU: it costs a start its time.
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        handle, mhz = ctypes.c_void_p(), ctypes.c_uint()
+        found = not nvml.nvmlInit_v2() and not nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle))
+    except (OSError, AttributeError):
+        found = False
+    if not found:
+        return lambda: math.nan
+    return lambda: math.nan if nvml.nvmlDeviceGetClockInfo(handle, 1, ctypes.byref(mhz)) else float(mhz.value)
+
+
+def _own_gpu_clock() -> Callable[[], float] | None:
+    """The clock of the GPU that PyTorch uses; None where there is none, or its UUID is not known."""
+    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
+    try:
+        if not cuda.is_initialized():
+            return None
+        uuid = str(cuda.get_device_properties(cuda.current_device()).uuid)
+    except Exception:  # no CUDA, or a PyTorch that does not tell the UUID
+        return None
+    return gpu_clock(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+
+
+def load_now(clock: Callable[[], float] | None = None) -> tuple[float, ...]:
     """Seconds: wall; CPU time in use, stolen, in all of the node; CPU pressure; this rank's CPU time, run-queue wait.
 
-    NaN where the kernel does not say. A rank is this process with its children, such as the workers of a loader.
+    The last is the clock of the rank's GPU, in MHz. NaN where the kernel does not say. A rank is this process with its
+    children, such as the workers of a loader.
     """
     tick = os.sysconf("SC_CLK_TCK")
     busy = steal = whole = pressure = math.nan
@@ -1416,12 +1449,15 @@ def load_now() -> tuple[float, ...]:
                             waited += int(file.read().split()[1]) / 1e9
                     except (OSError, ValueError, IndexError):
                         waited = math.nan
-    return _now(), busy, steal, whole, pressure, own, waited
+    return _now(), busy, steal, whole, pressure, own, waited, clock() if clock else math.nan
 
 
 def load_between(before: tuple[float, ...], after: tuple[float, ...]) -> dict[str, float | None]:
-    """Figures of a block: CPUs in use on the node and by this rank, and the shares of time that others took."""
-    wall, busy, steal, whole, pressure, own, waited = (b - a for a, b in zip(before, after))
+    """Figures of a block: CPUs in use on the node and by this rank, the shares of time that others took, its GPU's MHz.
+
+    The clock is the one at the end: before a block the GPU may be idle.
+    """
+    wall, busy, steal, whole, pressure, own, waited = (b - a for a, b in zip(before[:-1], after[:-1]))
 
     def known(value: float) -> float | None:
         return round(max(value, 0.0), 4) if math.isfinite(value) else None
@@ -1432,7 +1468,7 @@ def load_between(before: tuple[float, ...], after: tuple[float, ...]) -> dict[st
         "cpu_wait": known(waited / wall),
         "steal": known(steal / whole) if whole > 0 else None,
         "pressure": known(pressure / wall),
-        "sm_mhz": None,
+        "sm_mhz": known(after[-1]),
     }
 
 

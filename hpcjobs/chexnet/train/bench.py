@@ -32,7 +32,8 @@ class Benchmark:
     """Times the steps of one rank; `run` does it. Collective.
 
     `batches` are this rank's batches, more than are ever taken; `hosts[rank]` is the host of each rank; `measure`
-    is the experiment's section; `log` is None except on rank 0. Rank 0 decides for all, by its clock.
+    is the experiment's section; `log` is None except on rank 0; `clock` reads the MHz of this rank's GPU. Rank 0
+    decides for all, by its clock.
     """
 
     step: Step
@@ -43,6 +44,7 @@ class Benchmark:
     device: str
     watchdog: Watchdog
     log: MLLogger | None = None
+    clock: Callable[[], float] | None = None
 
     def __post_init__(self) -> None:
         self.agreement = Agreement(0, checkpoint_s=float("inf"))
@@ -178,9 +180,9 @@ class Benchmark:
                 # pipeline is slower than the steps; if it is faster, two steps fill them again.
                 for _ in range(BUFFERED):
                     next(self.batches)
-            before = meter.load_now()
+            before = meter.load_now(self.clock)
             found[phase] = self._block(actions[phase], self.measure["control_steps"], 2 if phase == "a" else 1)
-            found["load"][phase] = meter.load_between(before, meter.load_now())
+            found["load"][phase] = meter.load_between(before, meter.load_now(self.clock))
             if phase == "c":
                 restore()
         return found

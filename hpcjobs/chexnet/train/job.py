@@ -15,6 +15,7 @@ import tensorflow as tf
 from horovod.tensorflow import allgather_object
 from mlperf_logging.mllog.mllog import MLLogger
 
+from hpcjobs import meter
 from hpcjobs.base.contract import ErrorCode, LogKey, RunConfig, warmup_steps
 from hpcjobs.chexnet.data.tfrecord import patient_ids
 from hpcjobs.chexnet.train import (
@@ -97,7 +98,7 @@ def _run(config: RunConfig | TrainError, run_folder: Path, attempt: Path, watchd
         if config.device == "gpu":
             gpus.log_transport(attempt, log)
         if config.experiment["mode"] == "benchmark":
-            benchmark(setup, held, [one.host for one in places], watchdog, log)
+            benchmark(setup, held, places, watchdog, log)
         else:
             loop = make_loop(setup, held, watchdog, log, run_folder, attempt)
             train(setup, loop, held)
@@ -233,7 +234,9 @@ def train(setup: Setup, loop: Loop, held: dict[str, str]) -> None:
     loop.run(iter(train_batches(setup, held, setup.schedule, loop.progress.step)))
 
 
-def benchmark(setup: Setup, held: dict[str, str], hosts: list[str], watchdog: Watchdog, log: MLLogger | None) -> None:
+def benchmark(
+    setup: Setup, held: dict[str, str], places: list[node_facts.Place], watchdog: Watchdog, log: MLLogger | None
+) -> None:
     """`mode: benchmark`. Collective; raises Interrupted, TrainError."""
     config, plan = setup.config, setup.schedule
     hvd.broadcast_variables(setup.step.variables, root_rank=0)
@@ -242,8 +245,13 @@ def benchmark(setup: Setup, held: dict[str, str], hosts: list[str], watchdog: Wa
         plan = dataclasses.replace(plan, steps_per_epoch=max(plan.steps_per_epoch, _ENDLESS))
     batches = iter(train_batches(setup, held, dataclasses.replace(plan, epochs=_ENDLESS), 0))
     measure = config.experiment["measure"]
+    hosts = [one.host for one in places]
+    gpu = places[hvd.rank()].gpu
     bench = Benchmark(
-        setup.step, batches, measure, config.global_batch, hosts, config.device, watchdog=watchdog, log=log
+        *(setup.step, batches, measure, config.global_batch, hosts, config.device),
+        watchdog=watchdog,
+        log=log,
+        clock=meter.gpu_clock(gpu) if gpu else None,
     )
     with_control = config.repeat <= measure["control_repeats"]
     if with_control and config.experiment["model"]["batch_norm"] == "sync":
