@@ -38,6 +38,7 @@ import atexit
 import collections
 import contextlib
 import dataclasses
+import functools
 import hmac
 import importlib
 import itertools
@@ -70,10 +71,19 @@ _BODIES = 64
 _SIZES_KEPT = 1000
 # Seconds: until all ranks are connected; of a meeting; between two writings of meter-rNNN.json.
 _JOIN_S, _MEET_S, _NOTE_S = 120.0, 300.0, 30.0
+# A window that lasts less (s) waits for others, and they are written together this often (s).
+_SHORT_S, _WRITE_S = 0.01, 0.5
 _EXCHANGE = "meter-exchange.json"
 _LONGEST, _HELLO = 1 << 26, 1 << 12  # bytes of a message, and of the first
 
 _now = time.perf_counter
+
+# The line of a window as json.dumps writes it: that would take a third of all that the meter costs a short step.
+_WINDOW_LINE = (
+    ':::MLLOG {"namespace": "", "time_ms": %d, "event_type": "POINT_IN_TIME", "key": "tracked_stats", "value": '
+    '{"throughput": %s, "step_ms": %s, "loss": %s, "input_wait_ms": %s}, "metadata": '
+    '{"file": "meter.py", "lineno": 0, "step": %d, "steps": %d, "epoch_num": %d, "warmup": %s}}\n'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +136,8 @@ class Told(NamedTuple):
 class _Window:
     """Consecutive steps since `opened` (s, perf_counter); `ended` is when the last of them ended."""
 
+    __slots__ = ("ended", "loader_s", "opened", "steps", "units")
+
     def __init__(self, opened: float) -> None:
         self.opened = self.ended = opened
         self.steps, self.units, self.loader_s = 0, 0.0, 0.0
@@ -158,6 +170,8 @@ class Meter:
         self._begun = self._failed = self._closed = self._in_epoch = False
         self._started_ms = self._loop_at = 0  # ms since the epoch
         self._noted = 0.0
+        self._lines: list[str] = []  # of windows, that are not written yet
+        self._wrote = 0.0  # s, perf_counter: when the last of them were
         self._facts: dict[str, Any] = {}
         self._exchange: _Exchange | None = None
         self._said: dict[str, Any] = {}  # to the other ranks, where they have no exchange
@@ -167,8 +181,10 @@ class Meter:
         # The step that runs: what was taken from which source; whether an optimizer's step has ended it.
         self._taken: dict[Hashable, int] = {}
         self._trained: set[Hashable] = set()
+        self._usual: Hashable = None  # what the last step took from
         self._units = self._loader_s = 0.0
         self._due = False
+        self._steady = False  # a training past its warm-up, in the midst of a loop: each step is as the one before
         self._first = True  # of a loop: its fetch starts the loader, it is no part of a window
         self._spoilt = False
         self._fed = False  # whether batches are seen
@@ -178,8 +194,11 @@ class Meter:
         self._buffered = 0
         self._tokens = False  # tokens are what was measured
         self._lengths: dict[int, int] = {}
+        self._length = 0  # the usual one
         self._step_units: dict[float, int] = {}
         self._step_fetches: dict[int, int] = {}
+        self._like: tuple[float, int | None] = (0.0, None)  # units and fetches of the last step
+        self._alike = 0  # steps like that, that are not among those above yet
         self._timed_windows = _Window(0.0)  # the sum of all
         # PyTorch's optimizers, in a loop that says its steps itself.
         self._hooked = self._expects = False
@@ -229,30 +248,52 @@ class Meter:
 
         Ends the step before, if an optimizer has. Raises SystemExit(0) if a benchmark is done, and what `take` raises.
         """
-        self._guard(self._before, source, buffered)
-        if self.over and threading.current_thread() is threading.main_thread():
-            raise SystemExit(0)
+        # All that is done here is done in each step, after code that has driven this out of the caches: what a short
+        # training costs is the number of things that are touched.
+        began = None
+        if self._steady and self._due:
+            try:
+                began = self._follow(source)
+            except Exception as error:
+                self.surprise(error)
+        if began is None:
+            self._guard(self._before, source, buffered)
+            if self.over and threading.current_thread() is threading.main_thread():
+                raise SystemExit(0)
         try:
-            if self.on and self._to_drain:
-                self._to_drain = False
-                # A loop that begins has nothing ready, and must not be emptied.
-                for _ in range(0 if self._loop_at else self._buffered if self.drain is None else self.drain):
-                    take()
-                self._guard(self._opened)
-            # A source that is not one of the training's is an evaluation, which must come to its end.
-            if self.on and self.phase in "bc" and source in self._resident and source in self._trained:
-                given = self._guard(self._fresh, source)
-                if given is not None:
-                    return given[0]
-            began = _now()
+            if began is None and self._control:
+                self._drained(take)
+                # A source that is not one of the training's is an evaluation, which must come to its end.
+                if self.on and self.phase in "bc" and source in self._resident and source in self._trained:
+                    given = self._guard(self._fresh, source)
+                    if given is not None:
+                        return given[0]
+            if began is None:
+                began = _now()
             batch = take()
         except StopIteration:
             self.pause()
             raise
         self._loader_s += _now() - began
         self._fed = True
-        self._guard(self._took, batch, source)
+        if self.on:
+            try:
+                self._taken[source] = self._taken.get(source, 0) + 1
+                self._units += self._count(batch)
+                if self._control and self.phase in "bc":
+                    self._resident[source] = _map(batch, self._to_device)
+            except Exception as error:
+                self.surprise(error)
         return batch
+
+    def _drained(self, take: Callable[[], Any]) -> None:
+        """Before a block (a): what the pipeline has ready is no part of it."""
+        if self.on and self._to_drain:
+            self._to_drain = False
+            # A loop that begins has nothing ready, and must not be emptied.
+            for _ in range(0 if self._loop_at else self._buffered if self.drain is None else self.drain):
+                take()
+            self._guard(self._opened)
 
     def step_ended(self, optimizer: Any = None) -> None:
         """An optimizer step is done: the next fetch ends the step. Without a fetch since the last one it is none."""
@@ -283,10 +324,11 @@ class Meter:
         """Turn the meter off for good, with one line. The all-reduce is switched on again."""
         if not self.on:
             return
-        self.on, self.why_off = False, why
+        self.on, self._steady, self.why_off = False, False, why
         _warn(f"is off: {why}")
         self._resident.clear()
-        for last in (self._control and self._control.leave, self._exchange and self._exchange.close, self._write_note):
+        control, exchange = self._control, self._exchange
+        for last in (control and control.leave, exchange and exchange.close, self._write_lines, self._write_note):
             with contextlib.suppress(Exception):
                 if last:
                     last()
@@ -312,7 +354,7 @@ class Meter:
         if self._begun or self._taken:
             if self._fd is not None:
                 os.close(self._fd)  # with it goes the lock, once the parent ends
-            self.on, self._fd, self._exchange = False, None, None
+            self.on, self._steady, self._fd, self._exchange, self._lines = False, False, None, None, []
         self.pid = os.getpid()
 
     def _forget(self) -> None:
@@ -342,12 +384,54 @@ class Meter:
                 self._wait()
             self._began = _now()
 
-    def _took(self, batch: Any, source: Hashable) -> None:
-        """After a fetch from the loader."""
-        self._taken[source] = self._taken.get(source, 0) + 1
-        self._units += self._count(batch)
-        if self.phase in "bc":
-            self._resident[source] = _map(batch, self._to_device)
+    def _follow(self, source: Hashable) -> float | None:
+        """End a step of a steady training: all that `_commit` does there.
+
+        Returns when the next step begins; None: this step is another one, and not yet ended.
+        """
+        window, taken = self._window, self._taken
+        if window is None or self._spoilt or self._loop_at or source != self._usual or len(taken) != 1:
+            return None
+        fetches = taken.pop(source, 0)
+        if not fetches:
+            return None
+        full = window.steps + 1 >= self.measure.window_steps
+        if full:
+            self._wait()
+        end = _now()
+        units = self._units
+        self.step += 1
+        window.steps += 1
+        window.units += units
+        window.loader_s += self._loader_s
+        window.ended = self._began = end
+        if (units, fetches) == self._like:
+            self._alike += 1
+        else:
+            self._count_step_of(units, fetches)
+        self._units = self._loader_s = 0.0
+        self._due = False
+        if not full:
+            return end
+        self._shut(False)
+        self._note_sometimes(end)
+        return self._began
+
+    def _count_step_of(self, units: float, fetches: int | None, steps: int = 1) -> None:
+        """So many steps had so many units and fetches each. None: how many fetches was not seen."""
+        self._count_alike()
+        self._like = units, fetches
+        times = self._step_units.get(units, 0)
+        if times or len(self._step_units) < _SIZES_KEPT:
+            self._step_units[units] = times + steps
+        if fetches is not None:
+            self._step_fetches[fetches] = self._step_fetches.get(fetches, 0) + steps
+
+    def _count_alike(self) -> None:
+        """Those of a steady training that are like the one before them, which is most."""
+        alike, self._alike = self._alike, 0
+        if alike:
+            self._count_step_of(*self._like, alike)
 
     def _to_device(self, value: Any) -> Any:
         """A tensor of PyTorch where the model is."""
@@ -405,13 +489,10 @@ class Meter:
         elif slot.phase in ("warm", "time") and not self._spoilt:
             self._count_step(slot, began, end, full)
         self._trained.update(self._taken)
+        self._usual = next(iter(self._taken), None)
         if self.step > 1 and not self._spoilt:  # some loaders take a batch more before the first step
-            times = self._step_units.get(self._units, 0)
-            if times or len(self._step_units) < _SIZES_KEPT:
-                self._step_units[self._units] = times + 1
-            fetches = max(self._taken.values())  # of one loader: a step may have two that each give a batch
-            if None not in self._taken:  # a beat: how many batches it stands for was not seen
-                self._step_fetches[fetches] = self._step_fetches.get(fetches, 0) + 1
+            # Of one loader: a step may have two that each give a batch. Of a beat it was not seen.
+            self._count_step_of(self._units, None if None in self._taken else max(self._taken.values()))
         self._forget()
         self._first = False
         self._asked = False
@@ -428,8 +509,12 @@ class Meter:
         self._began = _now() if self._asked or self._slot.opens else end
         if self._asked and self._window:
             self._window = _Window(self._began)
-        if end - self._noted > _NOTE_S and self._window and not self._window.steps and not benchmark:
-            # Between two windows: its time is that of no step.
+        if self._window and not self._window.steps and not benchmark:
+            self._note_sometimes(end)
+
+    def _note_sometimes(self, now: float) -> None:
+        """Between two windows: its time is that of no step."""
+        if now - self._noted > _NOTE_S:
             self._write_note()
             self._began = _now()
             self._window = _Window(self._began)
@@ -461,21 +546,25 @@ class Meter:
         """Write the open window; the next one begins where it ended."""
         window = self._window
         if window and window.steps:
-            seconds = window.ended - window.opened
-            batch = window.units * self.size / window.steps
-            value = {
-                **window_figures(window.steps, seconds, batch or None),
-                "loss": self.loss if self.loss is None or math.isfinite(self.loss) else None,
-                "input_wait_ms": 1000 * window.loader_s / window.steps if self._fed else None,
-            }
-            where: dict[str, Any] = {"step": self.step, "steps": window.steps, "epoch_num": max(self.epoch, 1)}
             warm = self.phase == "warm" if warm is None else warm
-            self.tell("tracked_stats", value, **where, warmup=warm)
+            if self._fd is not None:
+                self._tell_window(window, warm)
             if not warm:
                 self._timed_windows.steps += window.steps
                 self._timed_windows.loader_s += window.loader_s
             self._windows_of_loop += 1
         self._window = _Window(window.ended) if window else None
+
+    def _tell_window(self, window: _Window, warm: bool) -> None:
+        """The line of a window. Short ones go to the file together: of them a kill -9 loses the last half second."""
+        steps = window.steps
+        figures = window_figures(steps, window.ended - window.opened, window.units * self.size / steps or None)
+        wait = 1000 * window.loader_s / steps if self._fed else None
+        values = (_number(figures["throughput"]), _number(figures["step_ms"]), _number(self.loss), _number(wait))
+        where = (self.step, steps, max(self.epoch, 1), "true" if warm else "false")
+        self._lines.append(_WINDOW_LINE % (_ms(), *values, *where))
+        if window.ended - window.opened > _SHORT_S or window.ended - self._wrote > _WRITE_S:
+            self._write_lines()
 
     def _pause(self) -> None:
         if self._due:
@@ -499,6 +588,7 @@ class Meter:
                     window.ended = _now()
             self._shut()
         self._window, self._windows_of_loop = None, 0
+        self._write_lines()  # who knows how long it lasts
 
     def _loop_began(self) -> None:
         self._pause()
@@ -537,7 +627,8 @@ class Meter:
                 return
             self._expects = False
         self._optimizer_steps = 0
-        self.step_ended()
+        if self.on and self._taken:
+            self._due = True
 
     def broken_off(self) -> None:
         """A loop's body was left by `break`: a step only if an optimizer made one."""
@@ -571,20 +662,24 @@ class Meter:
     def _count(self, batch: Any) -> float:
         """Units of a batch on this rank: told, or measured, or the planned local batch. 0: not known."""
         told = self.told.count
-        if callable(told):
-            return float(told(batch))
         if told is None:
             found = _tokens(batch) if self.measure.unit == "tokens" else None
             self._tokens = found is not None
             return float(found or _samples(batch) or os.environ.get("HPCJOBS_LOCAL_BATCH") or 0)
-        found = _samples(batch)
+        if callable(told):
+            return float(told(batch))
+        length = _samples(batch)
+        if not length:
+            return float(told)
         # A last batch that is smaller than the others counts as what it is.
-        if found:
-            self._lengths[found] = self._lengths.get(found, 0) + 1
-            usual: int = _usual(self._lengths)
+        lengths = self._lengths
+        lengths[length] = lengths.get(length, 0) + 1
+        if length != self._length:
+            usual: int = _usual(lengths)
+            self._length = usual
             # Most batches must have that length: else it is another thing, such as the nodes of 64 graphs.
-            if found < usual and 2 * self._lengths[usual] > sum(self._lengths.values()):
-                return float(told) * found / usual
+            if length < usual and 2 * lengths[usual] > sum(lengths.values()):
+                return float(told) * length / usual
         return float(told)
 
     def _async(self) -> bool:
@@ -608,6 +703,7 @@ class Meter:
                 done += 1
             self._describe()
             steady = Slot("time", True)
+            self._steady = True
             while True:
                 yield steady
         settled: bool | None = False
@@ -632,7 +728,7 @@ class Meter:
             self._shut(False)
             reached = bool(self._ask("precise"))
         self._tell_precision(reached)
-        if int(os.environ.get("HPCJOBS_REPEAT") or 1) > m.control_repeats or m.control_passes < 1:
+        if not self._has_blocks():
             return
         self._window = None
         self._control = _Control(self)
@@ -831,12 +927,20 @@ class Meter:
     def tell(
         self, key: str, value: Any = None, kind: str = "POINT_IN_TIME", at: int | None = None, **about: Any
     ) -> None:
-        """Append one line to train.log, by one write. Rank 0 alone has the file open."""
+        """Append one line to train.log, after those that wait. Rank 0 alone has the file open."""
         if self._fd is None:
             return
         line = {"namespace": "", "time_ms": _ms() if at is None else at, "event_type": kind, "key": key, "value": value}
         line["metadata"] = {"file": "meter.py", "lineno": 0, **about}
-        text = f":::MLLOG {json.dumps(line)}\n".encode()
+        self._lines.append(f":::MLLOG {json.dumps(line)}\n")
+        self._write_lines()
+
+    def _write_lines(self) -> None:
+        """Append the lines that wait, by one write. Raises OSError if the disk is full."""
+        if self._fd is None or not self._lines:
+            return
+        text = "".join(self._lines).encode()
+        self._lines, self._wrote = [], _now()
         if os.write(self._fd, text) < len(text):
             os.close(self._fd)  # what would be written now would stand behind half a line
             self._fd = None
@@ -896,6 +1000,7 @@ class Meter:
         """Write hpcjobs_run, and write it anew where more has become known of the run."""
         if self._fd is None:
             return
+        self._count_alike()
         m = self.measure
         whole = self._local_batch()
         local = (int(whole) if whole == int(whole) else whole) or None
@@ -964,6 +1069,7 @@ class Meter:
             note.update(switches=self._control.switches, restored=self._control.restored)
         timed = self._timed_windows
         note["loader_ms"] = 1000 * timed.loader_s / timed.steps if timed.steps and self._fed else None
+        self._count_alike()
         often = sorted(self._step_units.items(), key=lambda item: -item[1])[:20]
         note["units_of_steps"] = {f"{units:g}": times for units, times in often}
         if self._said:
@@ -979,7 +1085,8 @@ class Meter:
         if self._fd is not None:
             self._describe()
             self._tell_epoch(False)
-            self.tell("run_stop", kind="INTERVAL_END", status=status)
+            missing = {"parts_missing": True} if status == "success" and self._parts_missing() else {}
+            self.tell("run_stop", kind="INTERVAL_END", status=status, **missing)
             os.close(self._fd)
             self._fd = None
         if self._exchange:
@@ -1004,6 +1111,16 @@ class Meter:
                 distributed = sys.modules["torch"].distributed
                 if distributed.is_available() and distributed.is_initialized():
                     distributed.destroy_process_group()
+
+    def _parts_missing(self) -> bool:
+        """Whether a benchmark's script ended by itself before the control blocks that this repeat should have."""
+        return self.on and not self.over and self._has_blocks()
+
+    def _has_blocks(self) -> bool:
+        """Whether the experiment asks for control blocks in this repeat."""
+        m = self.measure
+        asked = m.control_passes > 0 and int(os.environ.get("HPCJOBS_REPEAT") or 1) <= m.control_repeats
+        return m.mode == "benchmark" and asked
 
     def _unfinished(self) -> None:
         """A script that ended before the benchmark did: what its timed steps say."""
@@ -1047,6 +1164,11 @@ def _warn(text: str) -> None:
 def _usual(times: dict[Any, int]) -> Any:
     """What came the most times."""
     return max(times, key=times.__getitem__)
+
+
+def _number(value: float | None) -> str:
+    """As JSON has it; null of what is none."""
+    return repr(float(value)) if value is not None and math.isfinite(value) else "null"
 
 
 def _ms() -> int:
@@ -1782,16 +1904,19 @@ def _samples(batch: Any) -> int | None:
     a list of samples, as detection has it.
     """
     # The usual cases first: this is done in each step.
-    if type(batch) in (list, tuple, dict) and batch:
-        first = next(iter(batch.values())) if type(batch) is dict else batch[0]
+    kind = type(batch)
+    if kind is list or kind is tuple or kind is dict:
+        first = (next(iter(batch.values())) if kind is dict else batch[0]) if batch else None
         found = getattr(first, "shape", None)
-        if type(first) in (int, float, str) and type(batch) is not dict:
+        if type(first) in (int, float, str) and kind is not dict:
             return len(batch)
     else:
         found = getattr(batch, "shape", None)
     if found:
-        with contextlib.suppress(TypeError, ValueError):
+        try:
             return int(found[0])
+        except (TypeError, ValueError):
+            pass
     shape = _shape(batch)
     if shape:
         return shape[0]
@@ -1881,12 +2006,12 @@ class _Loop:
         try:
             meter._guard(meter.watch_optimizers)
             meter.loop_began()
-            iterator = iter(self._loader)
+            take = functools.partial(next, iter(self._loader))
             source = id(self._loader)
             buffered = _buffered(self._loader)
             while True:
                 try:
-                    batch = meter.fetch(lambda: next(iterator), source, buffered)
+                    batch = meter.fetch(take, source, buffered)
                 except StopIteration:
                     return
                 yield batch
@@ -2021,7 +2146,7 @@ def _window_told(count: int, seconds: float | None, *units: float | None) -> Non
     meter._window.ended, meter._window.steps, meter._window.units = now, count, meter._units * count
     meter._shut(warm)
     meter._window = None
-    meter._step_units[meter._units] = meter._step_units.get(meter._units, 0) + count
+    meter._count_step_of(meter._units, None, count)
     if meter.measure.mode == "benchmark" and not warm:
         meter._timed_steps += count
         meter._times.append(1000 * seconds / count)

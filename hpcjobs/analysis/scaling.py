@@ -11,13 +11,16 @@ from typing import Any, Literal
 from hpcjobs.analysis.attribution import is_slow, losses, parts_spread, slow_nodes
 from hpcjobs.analysis.intervals import spread, student_interval, variation, welch_ratio
 from hpcjobs.base.columns import (
+    FLAG_BASE_DISTURBED,
     FLAG_CONFOUNDED,
+    FLAG_DISTURBED,
     FLAG_FEWER,
     FLAG_HARDWARE,
     FLAG_NO_BASELINE,
     FLAG_SAME_NODES,
     FLAG_SLOW_NODE,
     FLAG_SOFTWARE,
+    FLAG_STARVED,
     FLAGS,
 )
 from hpcjobs.base.errors import InputError
@@ -234,6 +237,8 @@ def _against(row: ScalingRow, base: ScalingRow | None, baseline: Baseline) -> Sc
         return dataclasses.replace(row, baseline_gpus=base.gpus)
     speedup, per_gpu = row.throughput / base.throughput, base.gpus / row.gpus
     welch = None if row is base else welch_ratio(row.rates, base.rates)
+    if row is not base and {FLAG_DISTURBED, FLAG_STARVED} & set(base.flags.split()):
+        row = _flagged(row, FLAG_BASE_DISTURBED)
     return dataclasses.replace(
         row,
         baseline_gpus=base.gpus,

@@ -34,6 +34,8 @@ FLAG_DISTURBED = "blocks_disturbed"
 FLAG_UNCLAIMED = "allreduce_not_claimed"
 FLAG_STARVED = "ranks_wait_for_cpus"
 FLAG_ALONE = "ranks_alone"
+FLAG_NO_PARTS = "ended_before_parts"
+FLAG_BASE_DISTURBED = "base_disturbed"
 
 # What each flag says of a row. Some are raised for a single run and stand in runs.csv too.
 FLAGS: Mapping[str, str] = {
@@ -43,6 +45,8 @@ FLAGS: Mapping[str, str] = {
     FLAG_UNSETTLED: "the step times of a benchmark did not settle during its warm-up",
     FLAG_IMPRECISE: "a benchmark reached its limit of steps, or the script's end, before the precision that was asked "
     "for",
+    FLAG_NO_PARTS: "the script of a benchmark ended before its control blocks did, so the parts of its steps are not "
+    "told: let it train longer",
     FLAG_VAGUE: "the passes through the control blocks differ so much that a part of the step is not told apart: half "
     "of its 95 % interval is more than 5 % of the step, and more than half of the part (or the ranks wait for CPUs, as "
     "ranks_wait_for_cpus says)",
@@ -53,6 +57,8 @@ FLAGS: Mapping[str, str] = {
     "like the others: all-reduce, skew and computing are not told. Put fewer ranks or threads on a node",
     FLAG_DISTURBED: "another load disturbed control blocks, as the CPUs or clocks of their nodes show; their passes "
     "are left out if enough others remain",
+    FLAG_BASE_DISTURBED: "the base of this row has the flag blocks_disturbed or ranks_wait_for_cpus: its rate may be "
+    "too low, and speed-up and efficiency of this row too high",
     FLAG_LOADER: "input_wait_ms is the time in the loader alone, of the slowest rank, as no control blocks were run: "
     "where the device has work left meanwhile, a step loses less",
     FLAG_ALONE: "the ranks of a PyTorch training exchanged nothing, so each seems to have trained alone: their rates "

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base.columns import FLAG_ALONE, FLAG_IMPRECISE, FLAG_LOADER, FLAG_UNFINISHED, FLAG_UNSETTLED
+from hpcjobs.base.columns import FLAG_ALONE, FLAG_IMPRECISE, FLAG_LOADER, FLAG_NO_PARTS, FLAG_UNFINISHED, FLAG_UNSETTLED
 from hpcjobs.base.contract import LogKey
 from hpcjobs.base.files import open_plain, read_json
 from hpcjobs.base.metrics import Measurement
@@ -294,6 +294,9 @@ def _flags(log: TrainLog) -> Iterator[str]:
         event = log.last(key)
         if event is not None and isinstance(event.value, dict) and event.value.get(good) is False:
             yield flag
+    stop = log.last(LogKey.RUN_STOP)
+    if stop is not None and stop.metadata.get("parts_missing") is True:
+        yield FLAG_NO_PARTS
 
 
 def _time_to_train(log: TrainLog, about: dict[str, Any], rate: float) -> tuple[float | None, float | None, str]:

@@ -21,87 +21,35 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
-_WAY = "auto"
-METER: Any = sys.modules["_hpcjobs_meter"].METER
-
-
-class _Driver:
-    """What the patched places call."""
-
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
-        self.child = False  # of a fork: a worker of a DataLoader, or something of the user's
-        self.grad: Callable[[], bool] | None = None
-        self.known: dict[int, Any] = {}  # the live optimizers, as METER has them
-        self.sharded: dict[int, Any] = {}  # the live FSDP modules, likewise
-        self.evaluating = False
-        self.steps = 0  # of all optimizers
-        self.taken: set[int] = set()  # what else batches were taken from before the first step
-        self.ended: set[int] = set()  # of these, what came to its end
-        self.fetches = 0  # batches of the training since the last step
-        self.strange: int | None = None  # what else batches were taken from, and gradients were wanted
-        self.trained: set[int] = set()  # what the training takes its batches from
-        self.leader = 0  # id of the optimizer whose steps are counted where no DataLoader hands out batches
-        self.unfed = 0  # its steps since the last batch of the training
-        os.register_at_fork(after_in_child=self._forked)
-
-    def _forked(self) -> None:
-        self.child = True
-
-    def here(self) -> bool:
-        """Whether this is the training's own process and thread, and the meter is on."""
-        return bool(METER.on) and not self.child and threading.get_ident() == self.thread
-
-    def drives(self) -> bool:
-        """Whether what this file sees is what METER is told now. Claims it, if nobody has a better claim."""
-        # METER.way changes when another driver takes over. In each step, so without more calls than needed.
-        on = METER.on and not self.child and threading.get_ident() == self.thread
-        return bool(on and (METER.way == _WAY or METER.drives(_WAY)))
-
-    def evaluates(self, now: bool) -> None:
-        """An evaluation goes on, or the training. It is told in the log once there is a step."""
-        if now:
-            METER.pause()
-        if now != self.evaluating and METER.step:
-            self.evaluating = now
-            key, kind = ("eval_start", "INTERVAL_START") if now else ("eval_stop", "INTERVAL_END")
-            METER.tell(key, kind=kind, epoch_num=METER.epoch)
-
-    def trains(self) -> bool:
-        """Whether gradients are wanted: an evaluation takes its batches without."""
-        if self.grad is None:
-            self.grad = sys.modules["torch"].is_grad_enabled
-        return self.grad()
-
-    def guard(self, where: str, action: Callable[..., Any], *arguments: Any) -> None:
-        """Do what a patched place is there for. Whatever it raises turns the meter off."""
-        try:
-            if METER.way == _WAY and self.here():
-                action(*arguments)
-        except Exception as error:
-            self.surprise(where, error)
-
-    def surprise(self, where: str, error: Exception) -> None:
-        """Turn the meter off, in one line. What the script's own signal handler raised is raised."""
-        METER.surprise(error, f"{where}: {type(error).__name__}: {' '.join(str(error).split())}")
-
-
-DRIVER = _Driver()
+_driver: Any = sys.modules["_hpcjobs_meter_driver"]  # which sitecustomize.py loads before
+WAY, METER, DRIVER, remember = _driver.WAY, _driver.METER, _driver.DRIVER, _driver.remember
 
 
 def _patch_loader(module: Any) -> None:
     """Each batch that a DataLoader's iterator hands out in the main process."""
     kind = module._BaseDataLoaderIter
     original = kind.__next__
+    driver, get_ident = DRIVER, threading.get_ident
 
     @functools.wraps(original)
     def following(self: Any) -> Any:
+        # In each step, so with fewer calls than would be plain: here, drives and trains of DRIVER.
+        told = None
         try:
-            told = _batch_of(self) if DRIVER.drives() else None
+            if (METER.way == WAY and METER.on and not driver.child and get_ident() == driver.thread) or driver.drives():
+                told = self.__dict__.get("_hpcjobs_told")
+                if told is None or driver.evaluating or not (driver.grad or driver.trains)():
+                    told = _look(self)
+                if told is not None:
+                    driver.unfed = 0
+                    driver.fetches += 1
+                    if driver.fetches > _ENDLESS and METER.phase in "bc":
+                        raise RuntimeError(f"{_ENDLESS} batches and no step of an optimizer")
         except Exception as error:
-            DRIVER.surprise("a batch", error)
+            driver.surprise("a batch", error)
             told = None
         if told is None:
             try:
@@ -110,7 +58,7 @@ def _patch_loader(module: Any) -> None:
                 DRIVER.guard("a loader's end", DRIVER.evaluates, False)
                 raise
         try:
-            return METER.fetch(lambda: original(self), *told)
+            return METER.fetch(MethodType(original, self), *told)
         except StopIteration:
             self._hpcjobs_told = None
             DRIVER.ended.add(told[0])
@@ -130,22 +78,8 @@ def _patch_loader(module: Any) -> None:
     module.DataLoader.__iter__ = beginning
 
 
-def _batch_of(iterator: Any) -> tuple[int, int] | None:
-    """Of a batch of the training that is to come: its source, and how many batches are prepared ahead. Else None."""
-    told: tuple[int, int] | None = getattr(iterator, "_hpcjobs_told", None)
-    if told is None or DRIVER.evaluating or not DRIVER.trains():
-        told = _look(iterator)
-        if told is None:
-            return None
-    DRIVER.unfed = 0
-    DRIVER.fetches += 1
-    if DRIVER.fetches > _ENDLESS and METER.phase in "bc":
-        raise RuntimeError(f"{_ENDLESS} batches and no step of an optimizer")
-    return told
-
-
 def _look(iterator: Any) -> tuple[int, int] | None:
-    """The same, at the first batch of an iterator, and of an evaluation."""
+    """Of a batch of the training that is to come: its source, and how many batches are prepared ahead. Else None."""
     # Loaders that are made anew for each epoch share their data.
     source = id(iterator._dataset)
     workers = iterator._num_workers
@@ -181,9 +115,11 @@ def _forget_with(dataset: Any, source: int) -> None:
 def _patch_optimizer(module: Any) -> None:
     """Each optimizer's step, by PyTorch's own hook (PyTorch 2.1 on)."""
 
+    driver, get_ident = DRIVER, threading.get_ident
+
     def stepped(*told: Any) -> None:
         try:
-            if DRIVER.drives():
+            if (METER.way == WAY and METER.on and not driver.child and get_ident() == driver.thread) or driver.drives():
                 _after_step(told[0])
         except Exception as error:
             DRIVER.surprise("an optimizer's step", error)
@@ -216,10 +152,7 @@ _UNFED = 3
 def _after_step(optimizer: Any) -> None:
     key = id(optimizer)
     if key not in DRIVER.known:
-        DRIVER.known[key] = _remember(METER.optimizers, optimizer, lambda: DRIVER.known.pop(key, None))
-        # Of several optimizers the first is the one that counts, as long as it lives.
-        if DRIVER.leader not in DRIVER.known:
-            DRIVER.leader = key
+        _know(key, optimizer)
     if DRIVER.strange is not None or DRIVER.taken:
         if DRIVER.strange is not None and not DRIVER.fetches:
             DRIVER.trained.add(DRIVER.strange)
@@ -227,7 +160,8 @@ def _after_step(optimizer: Any) -> None:
         DRIVER.trained |= DRIVER.taken - DRIVER.ended or DRIVER.taken
         DRIVER.taken.clear()
         DRIVER.strange = None
-    DRIVER.ended.clear()
+    if DRIVER.ended:
+        DRIVER.ended.clear()
     DRIVER.fetches = 0
     DRIVER.steps += 1
     METER.step_ended()
@@ -235,6 +169,13 @@ def _after_step(optimizer: Any) -> None:
         DRIVER.unfed += 1
         if DRIVER.unfed >= _UNFED:
             _own_batch()
+
+
+def _know(key: int, optimizer: Any) -> None:
+    DRIVER.known[key] = remember(METER.optimizers, optimizer, lambda: DRIVER.known.pop(key, None))
+    # Of several optimizers the first is the one that counts, as long as it lives.
+    if DRIVER.leader not in DRIVER.known:
+        DRIVER.leader = key
 
 
 def _own_batch() -> None:
@@ -249,18 +190,6 @@ def _own_batch() -> None:
             METER.beat(local)
             METER.pause()
     METER.beat(local)
-
-
-def _remember(items: list[Any], one: Any, gone: Callable[[], object] = bool) -> Any:
-    """Put an object into a list of METER's without keeping it alive. Returns what stands there for it."""
-
-    def forget(proxy: Any) -> None:
-        gone()
-        items[:] = [item for item in items if item is not proxy]
-
-    proxy = weakref.proxy(one, forget)
-    items.append(proxy)
-    return proxy
 
 
 def _patch_init(kind: Any, made: Callable[[Any], None]) -> None:
@@ -281,7 +210,7 @@ def _patch_init(kind: Any, made: Callable[[Any], None]) -> None:
 
 def _patch_ddp(module: Any) -> None:
     """Each DistributedDataParallel."""
-    _patch_init(module.DistributedDataParallel, lambda model: _remember(METER.models, model))
+    _patch_init(module.DistributedDataParallel, lambda model: remember(METER.models, model))
 
 
 def _sharded(model: Any) -> None:
@@ -290,7 +219,7 @@ def _sharded(model: Any) -> None:
     for proxy in [proxy for key, proxy in DRIVER.sharded.items() if key in inner]:
         METER.models[:] = [item for item in METER.models if item is not proxy]
     key = id(model)
-    DRIVER.sharded[key] = _remember(METER.models, model, lambda: DRIVER.sharded.pop(key, None))
+    DRIVER.sharded[key] = remember(METER.models, model, lambda: DRIVER.sharded.pop(key, None))
 
 
 def _patch_fsdp(module: Any) -> None:
@@ -365,7 +294,7 @@ def _patch_lightning(module: Any) -> None:
 
     @functools.wraps(original)
     def broadcast(self: Any) -> Any:
-        if METER.phase == "c" and DRIVER.here() and METER.way == _WAY:
+        if METER.phase == "c" and DRIVER.here() and METER.way == WAY:
             return None
         return original(self)
 
@@ -385,7 +314,7 @@ def _patch_trainer(module: Any) -> None:
     @functools.wraps(original)
     def items(self: Any, *args: Any, **keywords: Any) -> Any:
         about = self.args
-        silent = METER.phase == "c" and DRIVER.here() and METER.way == _WAY
+        silent = METER.phase == "c" and DRIVER.here() and METER.way == WAY
         if not silent or not getattr(about, "average_tokens_across_devices", False):
             return original(self, *args, **keywords)
         about.average_tokens_across_devices = False

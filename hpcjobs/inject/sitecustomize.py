@@ -95,6 +95,7 @@ class _Watcher:
                     self.off = True
                     return
                 _load("_hpcjobs_rank_end", os.path.join(_HERE, "rank_end.py")).watch()
+                _load("_hpcjobs_meter_driver", os.path.join(_HERE, "meter_driver.py"))
                 self.patch = _load("_hpcjobs_meter_torch", os.path.join(_HERE, "meter_torch.py")).patch
             self.patch(name, module)
         except Exception as error:

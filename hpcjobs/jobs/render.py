@@ -40,7 +40,8 @@ RANK_SCRIPT = "rank.sh"
 # What the Python of an open command can import, and what puts the meter into it: files of this package, which stand in
 # METER_FOLDER beside the scripts.
 METER_FOLDER = "python"
-METER_FILES = ("meter.py", *(f"inject/{name}.py" for name in ("sitecustomize", "meter_torch", "rank_end")))
+_INJECTED = ("sitecustomize", "meter_driver", "meter_torch", "rank_end")
+METER_FILES = ("meter.py", *(f"inject/{name}.py" for name in _INJECTED))
 
 
 def job_name(sweep: str, group: str, submission: int) -> str:

@@ -223,7 +223,8 @@ def test_whatever_a_parameter_holds_each_run_is_told_its_own(index: int, tmp_pat
 def test_the_meter_s_files_stand_beside_the_scripts_of_a_command(tmp_path: Path) -> None:
     told(tmp_path, "start=once", cluster=local())
     place = tmp_path / "o" / "scripts" / "python"
-    names = ("meter.py", "inject/sitecustomize.py", "inject/meter_torch.py", "inject/rank_end.py")
+    injected = ("sitecustomize", "meter_driver", "meter_torch", "rank_end")
+    names = ("meter.py", *(f"inject/{name}.py" for name in injected))
     for name in names:
         assert (place / name).read_text() == resources.files("hpcjobs").joinpath(name).read_text("utf-8")
         assert stat.S_IMODE((place / name).stat().st_mode) == 0o644

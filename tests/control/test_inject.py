@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from hpcjobs.jobs.render import METER_FILES
+
 ROOT = Path(__file__).parent.parent.parent
 INJECT = ROOT / "hpcjobs" / "inject"
 FAKE = Path(__file__).parent / "fake_torch"
@@ -195,11 +197,11 @@ def test_a_pytorch_that_surprises_turns_it_off_in_one_line(broken: str, tmp_path
     assert line.startswith(WARNING)
 
 
-@pytest.mark.parametrize("missing", ["meter_torch.py", "rank_end.py", "meter.py"])
+@pytest.mark.parametrize("missing", ["meter_driver.py", "meter_torch.py", "rank_end.py", "meter.py"])
 def test_files_that_are_missing_or_damaged_turn_it_off_in_one_line(missing: str, tmp_path: Path) -> None:
     scripts = tmp_path / "python"
     (scripts / "inject").mkdir(parents=True)
-    for path in ("inject/sitecustomize.py", "inject/meter_torch.py", "inject/rank_end.py", "meter.py"):
+    for path in METER_FILES:
         (scripts / path).write_bytes((ROOT / "hpcjobs" / path).read_bytes())
     damaged = next(scripts.rglob(missing))
     damaged.write_text("def half_a_")
@@ -295,7 +297,7 @@ def test_a_module_of_the_user_called_meter_is_the_users(tmp_path: Path) -> None:
     assert lines(tmp_path, "run_stop")
 
 
-@pytest.mark.parametrize("name", ["sitecustomize", "meter_torch", "rank_end"])
+@pytest.mark.parametrize("name", ["sitecustomize", "meter_driver", "meter_torch", "rank_end"])
 def test_python_3_8_reads_it(name: str) -> None:
     text = (INJECT / f"{name}.py").read_text()
     tree = ast.parse(text, feature_version=(3, 8))

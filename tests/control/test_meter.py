@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 
@@ -189,6 +190,34 @@ for number, batch in enumerate(meter.steps(loader(99))):
     assert [step for step, *_ in windows(outcome)] == [5, 9, 13]
     assert (outcome.folder / "train.log").read_bytes().endswith(b"}\n")
     assert not outcome.named("run_stop")
+
+
+def test_short_windows_are_written_together_and_kill_9_loses_half_a_second_of_them(tmp_path):
+    script = f"""{CLOCK}
+import os, signal
+for number, batch in enumerate(meter.steps(loader(9999))):
+    spend(1)
+    if number == 2345:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    outcome = train(tmp_path, script, measure={"warmup": 1, "window_steps": 4})
+    ends = [step for step, *_ in windows(outcome)]
+    assert ends == list(range(5, ends[-1] + 1, 4))
+    assert 2345 - 510 < ends[-1] < 2345 - 10
+
+
+def test_the_line_of_a_window_is_written_as_json_writes_it(tmp_path):
+    script = f"""{CLOCK}
+for batch in meter.steps(loader(9), samples=3):
+    spend(7)
+meter.window(steps=10, seconds=0.5)
+meter.window(steps=10, seconds=0.5, samples=20, loss=0.1 + 0.2)
+"""
+    train(tmp_path, script, measure={"warmup": 1, "window_steps": 4})
+    lines = [line for line in (tmp_path / "metrics" / "train.log").read_text().splitlines() if "tracked_stats" in line]
+    assert len(lines) == 4
+    for line in lines:
+        assert line == f":::MLLOG {json.dumps(json.loads(line.partition(' ')[2]))}"
 
 
 def test_children_that_a_training_forks_leave_its_log_alone(tmp_path):

@@ -249,6 +249,15 @@ def test_an_all_reduce_that_is_not_told_raises_a_flag(tmp_path: Path) -> None:
     assert (found.allreduce_ms, found.flags) == (None, ("allreduce_not_claimed",))
 
 
+def test_a_benchmark_that_ended_before_its_parts_raises_a_flag(tmp_path: Path) -> None:
+    log = meter_log(mode="benchmark", status=None) + line(
+        LogKey.RUN_STOP, None, 1020, status="success", parts_missing=True
+    )
+    one = reading(tmp_path, log, "", "mode=benchmark").measurement
+    assert one is not None
+    assert (one.throughput, one.compute_ms, one.flags) == (pytest.approx(320.0), None, ("ended_before_parts",))
+
+
 def test_a_meter_that_is_left_out_is_not_missed(tmp_path: Path) -> None:
     assert "meter" not in reading(tmp_path, None, "hello\n", "measure.meter=off").problem
 

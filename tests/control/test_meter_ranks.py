@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from tests.meter_scripts import RING, train
+from tests.meter_scripts import CLOCK, RING, train
 
 BENCHMARK = {"mode": "benchmark", "warmup": 4, "max_steps": 20, "control_passes": 2, "control_steps": 2}
 
@@ -262,3 +262,17 @@ def test_a_surprise_in_c_switches_the_all_reduce_on_again(tmp_path):
     outcome = train(tmp_path, script, ranks=2, measure=BENCHMARK)
     assert (outcome.codes, outcome.out) == ([0, 0], ["[False, True]\n"] * 2)
     assert "the meter is off: ZeroDivisionError" in outcome.err[0]
+
+
+@pytest.mark.parametrize(
+    ("ends_after", "repeat", "missing"),
+    [(20, "1", True), (32, "1", True), (20, "2", None), (10_000, "1", None)],
+    ids=["while timed", "in a block", "a repeat without blocks", "not by itself"],
+)
+def test_a_script_that_ends_before_its_parts_are_told_says_so(tmp_path, ends_after, repeat, missing):
+    script = f"{CLOCK}\nfor batch in meter.steps(loader({ends_after})):\n    spend(10)\n"
+    outcome = train(tmp_path, script, measure={**BENCHMARK, "control_repeats": 1}, HPCJOBS_REPEAT=repeat)
+    assert outcome.codes == [0], outcome.err
+    assert bool(outcome.named("hpcjobs_control")) is (ends_after == 10_000)
+    (stop,) = outcome.named("run_stop")
+    assert (stop.metadata["status"], stop.metadata.get("parts_missing")) == ("success", missing)

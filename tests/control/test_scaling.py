@@ -315,6 +315,17 @@ def test_differing_software_and_gpus_among_what_is_compared() -> None:
     assert [row.flags for row in rows] == ["software_differs gpus_differ"] * 2 + [""] * 2
 
 
+@pytest.mark.parametrize("flag", ["blocks_disturbed", "ranks_wait_for_cpus"])
+def test_a_disturbed_base_makes_the_efficiencies_of_its_rows_suspect(flag: str) -> None:
+    """A base that another load slowed down: twice the ranks seem to do three times the work."""
+    rows = table(
+        [run(1, 10.0, flags=flag), run(2, 30.0), run(1, 10.0, params="a=1"), run(2, 20.0, params="a=1", flags=flag)]
+    )
+    assert [(row.efficiency, row.flags) for row in rows] == [
+        (1.0, flag), (1.5, "base_disturbed"), (1.0, ""), (1.0, flag)
+    ]  # fmt: skip
+
+
 def test_flags_of_runs_and_rows_stand_together_once_and_known() -> None:
     runs = [
         run(2, 1.0, 1, nodelist="n1", flags="throttled shared_nodes"),
