@@ -13,7 +13,8 @@ from hpcjobs.base.contract import ErrorCode
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunState
 from hpcjobs.cli.show import reason
 from hpcjobs.collect import causes, evidence
-from hpcjobs.collect.failures import FAILURE_CLASSES, cancelled_by_slurm, classify
+from hpcjobs.collect.failure_classes import FAILURE_CLASSES
+from hpcjobs.collect.failures import cancelled_by_slurm, classify
 from hpcjobs.engine.state import RunStatus
 from tests.control.failure_lines import HOROVOD_SHUT_DOWN, LINES, OVER_MEMORY
 
