@@ -26,6 +26,8 @@ _WORDS = {
     "NodeDown": "node_failure",
     "SystemFailure": "node_failure",
     "JobLaunchFailure": "launch",
+    "OutOfMemory": "out_of_memory",
+    "TimeLimit": "timeout",
 }
 # Causes outside the run: what its ranks report then is only a consequence.
 _OUTSIDE = {"timeout", "out_of_memory", "node_failure", "preempted"}
