@@ -170,6 +170,11 @@ def is_no_answer(line: str) -> bool:
     return _NO_ANSWER.search(line) is not None
 
 
+def is_doubtful(line: str) -> bool:
+    """Whether runs that end well print such a line, too: a program's own error is more likely the cause."""
+    return re.search(rf"{causes_mpi.ALSO_IN_GOOD_RUNS}|\bNCCL WARN ", line) is not None
+
+
 def is_consequence(line: str) -> bool:
     """Whether a rank's error only follows from the end of another rank."""
     return re.search(causes_program.OTHERS, line) is not None
@@ -200,6 +205,7 @@ __all__ = [
     "class_of",
     "find",
     "is_consequence",
+    "is_doubtful",
     "is_lost_connection",
     "is_no_answer",
     "label",

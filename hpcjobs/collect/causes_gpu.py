@@ -64,7 +64,7 @@ DEVICE = (
         r"\bcuDNN error: CUDNN_STATUS_",
         r"\bCUDA_ERROR_(?:ILLEGAL|MISALIGNED|LAUNCH|ASSERT|INVALID_PC|HARDWARE)",
         r"\bcudaError(?:Illegal|Assert|LaunchFailure|MisalignedAddress|HardwareStackError)\w*",
-        r"\ban illegal memory access was encountered",
+        r"\b(?:an illegal memory access was encountered|device-side assert triggered)",
         r"\b(?:Test CUDA failure|Cuda failure|Failed: Cuda error)\b",
         r"\bCU(?:BLAS|SOLVER|SPARSE|FFT)_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED|ARCH_MISMATCH)",
         r"\bMemory access fault by GPU node",
@@ -91,7 +91,7 @@ NCCL = (
     lines("nccl_error", rf"\bNCCL WARN {_NCCL_GOES_ON}"),
     lines(
         "nccl_error",
-        r"NCCL (?:error in: [^\n]*)\n[^\n]*\bnccl[A-Z]\w+: [^\n]*",
+        r"\bNCCL error(?: in)?: [^\n]*\n[^\n]*?(?P<name>\bnccl[A-Z]\w+: [^\n]*)",
         r"\bNCCL error in: ",
         r"\bnccl(?:Remote|System|Internal|UnhandledCuda|InvalidUsage|InvalidArgument)\w*: ",
         r"\bnccl[A-Z]\w* failed",

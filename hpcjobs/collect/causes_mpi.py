@@ -35,6 +35,11 @@ NOT_BUILT_FOR_IT = (
     ),
     lines("mpi_error", r"\bUCX +(?:ERROR|FATAL) "),
 )
+# PMIx and its plugin in Slurm print such lines when any rank ends, too.
+ALSO_IN_GOOD_RUNS = (
+    r"\bPMIX ERROR|\b(?:ORTE_ERROR_LOG|OPAL ERROR|PRTE ERROR): "
+    rf"|{STEPD} *mpi/pmix\S*: (?![^\n]*Error handler invoked)"
+)
 MPI = (
     lines(
         "mpi_error",
@@ -56,13 +61,7 @@ MPI = (
         r"A requested component was not found, or was unable to be opened",
         r"The OpenFabrics stack has reported a network error event",
     ),
-    # PMIx and its plugin in Slurm print such lines in runs that end well, too, and when a rank ends.
-    lines(
-        "mpi_error",
-        r"\bPMIX ERROR",
-        r"\b(?:ORTE_ERROR_LOG|OPAL ERROR|PRTE ERROR): ",
-        rf"{STEPD} *mpi/pmix\S*: (?![^\n]*Error handler invoked)",
-    ),
+    lines("mpi_error", ALSO_IN_GOOD_RUNS),
 )
 PEER_GONE = (
     lines(

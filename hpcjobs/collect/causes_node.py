@@ -25,7 +25,7 @@ ENDED_BY_SLURM = (
         r"Exceeded (?:job|step) memory limit",
         # The words of slurmstepd for both versions of cgroups, then the kernel's.
         r"(?<!Detected 0 )\boom[-_ ]kill event",
-        r"killed by the cgroup out-of-memory handler",
+        r"killed by the cgroup out-of-memory handler|have been OOM Killed",
         r"\boom-kill:constraint=|\binvoked oom-killer\b|\boom_kill [1-9]",
         r"Memory cgroup out of memory: Kill",
         rf"{TASK_END}Out Of Memory",

@@ -49,6 +49,10 @@ def why(*logs: Path, ends_known: bool = False) -> str:
     lines = [line for lines in read for line in lines]
     text = "\n".join(_once(lines))
     found = causes.find(text)
+    if found is not None and causes.is_doubtful(_line(text, found[1])):
+        own = next(filter(None, map(own_lines.last_error, read)), "")
+        if own:
+            return own[:_SHOWN_LENGTH]
     if found is not None and found[0] != causes.LAUNCHER:
         return _shown(text, found[1]) + _of_ranks(text, found[1], lines) + _other_nodes(text, found[1])
     words = next(filter(None, map(own_lines.last_words, read)), "")[:_SHOWN_LENGTH]
@@ -70,11 +74,15 @@ def _once(lines: Sequence[str]) -> list[str]:
     return kept
 
 
-def _of_ranks(text: str, match: re.Match[str], lines: Sequence[str]) -> str:
-    """` (8 ranks)` if so many ranks have printed the matched line, but for its numbers; "" if one did."""
+def _line(text: str, match: re.Match[str]) -> str:
     start = text.rfind("\n", 0, match.start()) + 1
     end = text.find("\n", start)
-    line = text[start : end if end >= 0 else None]
+    return text[start : end if end >= 0 else None]
+
+
+def _of_ranks(text: str, match: re.Match[str], lines: Sequence[str]) -> str:
+    """` (8 ranks)` if so many ranks have printed the matched line, but for its numbers; "" if one did."""
+    line = _line(text, match)
     if causes.label(line) is None:
         return ""
     told = _DIGITS.sub("#", own_lines.bare(line))

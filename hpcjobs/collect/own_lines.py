@@ -59,8 +59,16 @@ def last_words(lines: Sequence[str]) -> str:
     print, the last is the one whose first stands last.
     """
     own = list(dict.fromkeys(_own(lines)))
-    errors = [line for line in own[-_NEAR_THE_END:] if _ERROR.search(line)]
-    return (errors or own or [""])[-1]
+    return _error(own) or (own or [""])[-1]
+
+
+def last_error(lines: Sequence[str]) -> str:
+    """The last line of the command's own, near its end, that says what is wrong; "" if none does."""
+    return _error(list(dict.fromkeys(_own(lines))))
+
+
+def _error(own: Sequence[str]) -> str:
+    return next((line for line in reversed(own[-_NEAR_THE_END:]) if _ERROR.search(line)), "")
 
 
 def _own(lines: Sequence[str]) -> Iterator[str]:
@@ -79,7 +87,7 @@ def _own(lines: Sequence[str]) -> Iterator[str]:
             pass  # a line of the program's source
         elif not _FRAME.match(line):
             raising = False
-            if not causes.is_consequence(line):
+            if not causes.is_consequence(line) and not causes.is_doubtful(line):
                 yield lines[number]
 
 
