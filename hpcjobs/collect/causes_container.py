@@ -43,7 +43,8 @@ CONTAINERS = (
         rf"{RANK}(?:nvidia-container-cli: (?!warn)|enroot-\w+: )",
         r"\bdocker: Error response from daemon: ",
         r"\bOCI runtime (?:create|exec|start)?[^\n]{0,12}(?:error|failed)",
-        r"\bch-run\[\d+\]: error: ",
+        r"\bch-run\[\d+\]: error: |/\.singularity\.d/actions/\w+: [^\n]*\bexec: ",
+        rf"{RANK}Error for command \"\w+\": ",
         rf"{RANK}Error: (?:crun|runc|short-name|initializing source|unable to copy from source|creating container)\b",
     ),
     # Its own summaries, where enroot's log says nothing.

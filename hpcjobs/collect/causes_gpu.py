@@ -53,7 +53,7 @@ DEVICE = (
         r"Error: CUDA error: (?:no CUDA-capable device is detected|invalid device ordinal)",
         r"CUDA failure [^\n]*'(?:no CUDA-capable device is detected|invalid device ordinal)",
         r"Error: [^\n]*(?:CUDA driver version is insufficient|CUDA unknown error|Error 804: forward compat)",
-        r"NVIDIA-SMI has failed because",
+        r"NVIDIA-SMI has failed because|Driver/library version mismatch|^No devices were found",
     ),
     lines("device_shared", r"Duplicate GPU detected"),
     lines(
@@ -79,14 +79,15 @@ _LAST_ERROR = (
 # NCCL warns of these, and goes on without.
 _NCCL_GOES_ON = (
     r"(?![^\n]*(?:[Cc]onnection closed by (?:remote )?peer|Failed to open lib|No device found|iommu=pt|NUMA auto balanc"
-    r"|plugin|Could not find|MNNVL|version|environment|[Ii]gnor|[Ff]all(?:ing)? ?back|not supported|disabl))"
+    r"|plugin|Could not find|MNNVL|[Ii]gnor|[Ff]all(?:ing)? ?back|not supported|disabl))"
 )
 NCCL = (
     lines(
         "nccl_error",
         rf"(?P<a>NCCL error in: )[^\n]*\n[^\n]*?(?P<b>\bnccl[A-Z]\w+: )[^\n]*\n{_LAST_ERROR}",
         r"[Cc]aught collective operation timeout",
-        r"(?P<is>\bDistBackendError: \[\d+\] is setting up NCCL communicator)[^\n]*?(?P<got>got error: [^\n]*)",
+        r"(?P<is>\b\w+Error: \[\d+\] is setting up NCCL communicator)[^\n]*?(?P<got>got error: [^\n]*)",
+        r"\bNCCL communicator was aborted",
     ),
     lines("nccl_error", rf"\bNCCL WARN {_NCCL_GOES_ON}"),
     lines(
@@ -109,6 +110,7 @@ TORCHRUN_SIGNAL = (
         "signal",
         first_failed("-(?!15 )"),
         r"\bexitcode *: -\d+ \(pid: \d+\) Signal \d+ ",  # the same as one line
+        r"\bexits with return code = -(?!15\b)\d+",  # DeepSpeed
     ),
 )
 # Exit code 1 may be that of a rank whose exception only follows from the end of another.

@@ -18,6 +18,9 @@ NOT_LAUNCHED = (
         r"(?:ORTE|PRTE) daemon has unexpectedly failed",
         r"unable to locate a\s+usable \"srun\" command",
         r"Host key verification failed",
+        r"All nodes which are allocated for this job are already filled",
+        r"There are no allocated resources for the application",
+        r"binding more\s+processes than cpus on a resource",
         r"\b(?:srun|mpirun|mpiexec|horovodrun|orted|orterun|apptainer|singularity|enroot|docker): "
         r"(?:command )?not found",
     ),
@@ -38,7 +41,7 @@ NOT_BUILT_FOR_IT = (
 # PMIx and its plugin in Slurm print such lines when any rank ends, too.
 ALSO_IN_GOOD_RUNS = (
     r"\bPMIX ERROR|\b(?:ORTE_ERROR_LOG|OPAL ERROR|PRTE ERROR): "
-    rf"|{STEPD} *mpi/pmix\S*: (?![^\n]*Error handler invoked)"
+    rf"|{STEPD} *mpi/pm\S*: (?![^\n]*Error handler invoked)"
 )
 MPI = (
     lines(

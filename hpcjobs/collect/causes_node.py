@@ -47,7 +47,7 @@ BROKEN_NODE = (
         r"uncorrectable (?:ECC|NVLink) error",
         r"CUDA_ERROR_ECC_UNCORRECTABLE",
         r"GPU has fallen off the bus",
-        r"\bGPU is lost\b",
+        r"\bGPU is lost\b|Unable to determine the device handle for (?:GPU|gpu)",
         r"\bRmInitAdapter failed",
         # NVSwitch needs a Fabric Manager, which does not run on this node.
         r"Error 802: system not yet initialized|CUDA_ERROR_SYSTEM_NOT_READY",
@@ -55,7 +55,8 @@ BROKEN_NODE = (
         rf"{_XID}45\b[^\n]*caused by previous Xid {_BROKEN}",
         rf"{_XID}154\b[^\n]*\bto 0x[1-9a-fA-F]",  # the driver says what must be done: reset or reboot
         r"\bSXid \(PCI:[^)\n]*\): \d+, Fatal",
-        r"\bNode \S+ unexpectedly rebooted",
+        r"\bNode \S+ unexpectedly rebooted|\bNodes? \S+ not responding, setting DOWN",
+        r"\[Hardware Error\]: [^\n]*(?:[Uu]ncorrected|[Ff]atal)",
     ),
 )
 # No rank gave a reason: the driver's note on a fault of the program is all.
@@ -69,7 +70,7 @@ NOT_STARTED = (
         r"srun: error: (?:Couldn't (?:find the|load) specified plugin|cannot find mpi plugin|Invalid MPI type)",
         r"srun: error: (?:Task launch for|Application launch failed)",
         r"srun: error: tasks? [\d,-]+ launch failed: ",
-        r"srun: fatal: ",
+        r"srun: fatal: |aborted before step completely launched",
         rf"{STEPD}(?:execve\(\)|[^\n]{{0,60}}\b[Pp]rolog failed)",
         r"\bTaskProlog failed status",
         r"slurm_script: line \d+: [^\n]{1,200}: (?:command not found|No such file or directory|Permission denied)",

@@ -24,8 +24,9 @@ _NO_EXCEPTION = (
 # Most exceptions end in Error; some of the standard library and of others are named otherwise, and then have a module.
 EXCEPTION = (
     rf"{_NO_EXCEPTION}(?:\w[\w.]*(?:Error|Exception|Interrupt)\b"
-    r"|[A-Za-z_][\w.]*\.(?:error|timeout|gaierror|herror|Empty|Full|BrokenProcessPool|\w+(?:Failure|Timeout|Expired"
-    r"|NotFound|Exit|Failed))(?=: |$)|Stop(?:Async)?Iteration(?=: |$))"
+    r"|[A-Za-z_][\w.]*\.(?:error|timeout|gaierror|herror|Empty|Full|BrokenProcessPool|\w*(?:Failure|Timeout|Expired"
+    r"|NotFound|Exit|Failed))(?=: |$)"
+    r"|(?:[a-z_]\w*\.)+(?:exceptions|errors)\.\w+(?=: |$)|Stop(?:Async)?Iteration(?=: |$))"
 )
 # pdsh, with which DeepSpeed starts its nodes, begins lines with the node's name.
 _HOST = r"(?:[A-Za-z][\w.-]{0,40}\d[\w.-]{0,20}: )?"
@@ -40,8 +41,7 @@ DISK_FULL = (
     errors(
         "disk_full",
         r"[Nn]o space left on device",
-        r"\b[Qq]uota exceeded",
-        r"[Dd]isk quota exceeded",
+        r"\b(?:[Dd]isk|[Ff]ile|[Uu]ser|[Gg]roup|[Bb]lock|[Ii]node|[Ss]torage) quota (?:limit )?exceeded",
         r"\[Errno (?:28|122)\]",
         r"not enough space for /",
     ),
@@ -87,11 +87,14 @@ HOST_MEMORY = (
     ),
 )
 # The program ended itself. absl and glog begin such a line with F and the date, TensorFlow with F and the file.
-_FATAL = r"(?:\bF\d{4} [\d:. ]+\d+ [\w./-]+:\d+\] |: F (?:[\w.-]+/)+[\w.-]+:\d+\] )"
+_FATAL = (
+    r"(?![^\n]*(?:another task|distributed service|coordination service))"  # JAX: the end of another process
+    r"(?:\bF\d{4} [\d:. ]+\d+ [\w./-]+:\d+\] |: F (?:[\w.-]+/)+[\w.-]+:\d+\] )"
+)
 ABORTED = (
     lines(
         "signal",
-        rf"{_FATAL}",
+        _FATAL,
         r"(?P<terminate>terminate called after throwing an instance of '[^'\n]+')\s+"
         rf"(?P<what>what\(\): +{_NOT_OF_OTHERS}[^\n]*)",
         r"\bAssertion [`'][^\n]{1,300}['`] failed\b",
@@ -160,6 +163,7 @@ EXITED = (
 )
 LAST = (
     lines(LAUNCHER, r"Primary job +terminated", r"BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES"),
+    lines(LAUNCHER, r"\bexits with return code = \d"),  # DeepSpeed
     lines("", rf"{STEPD}|(?:srun|mpirun|sbatch): error:"),
     lines("", r"command not found|No such file or directory|Permission denied"),
 )

@@ -55,9 +55,10 @@ def why(*logs: Path, ends_known: bool = False) -> str:
             return own[:_SHOWN_LENGTH]
     if found is not None and found[0] != causes.LAUNCHER:
         return _shown(text, found[1]) + _of_ranks(text, found[1], lines) + _other_nodes(text, found[1])
-    words = next(filter(None, map(own_lines.last_words, read)), "")[:_SHOWN_LENGTH]
+    order = (own_lines.last_error, own_lines.last_message, own_lines.last_words)
+    words = next((said for each in order for lines in read if (said := each(lines))), "")[:_SHOWN_LENGTH]
     if found is None:
-        return words or next(filter(None, map(own_lines.last_message, read)), "")[:_SHOWN_LENGTH]
+        return words or next(filter(None, map(own_lines.last_line, read)), "")[:_SHOWN_LENGTH]
     if words and ends_known:
         return words
     return "; ".join(filter(None, (words, _shown(text, found[1]))))[:_SHOWN_LENGTH]

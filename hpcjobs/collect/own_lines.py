@@ -16,6 +16,9 @@ _RULER = re.compile(r"([-=*#_~])\1{19,}")
 # Open MPI wraps its messages at 75 characters; a shorter line ends by itself.
 _WRAPPED = 40
 _SENTENCE_LINES = 5
+_OPEN_MPI_RULE = "-" * 74
+# A sentence of five words at least, and no warning.
+_BEGINS = re.compile(r"(?!WARNING|NOTE|Note|Traceback)[A-Z]\w*(?: +\S+){4}")
 _OF_OTHER_LINES = re.compile(r"\[\S+:\d+\] |\*\*\* |(?:srun|slurmstepd\S*|mpirun|sbatch): |-->|[A-Z][\w ]{0,20}: ")
 # A longer text between two rules is not a message of Open MPI.
 _MESSAGE_LINES = 30
@@ -27,6 +30,7 @@ _OF_LAUNCHERS = re.compile(
     r"|MPI_ABORT was invoked|with errorcode -?\d|NOTE: invoking MPI_ABORT|You may or may not see output"
     r"|exactly when Open MPI kills them|\[\S+:\d+\] (?:\d+ more process|Set MCA parameter|\*\*\*|\[ ?\d+\] )"
     r"|\S+: line \d+: +\d+ \w[\w ]*(?:\(core dumped\))?  "  # bash on a process that a signal ended
+    r"|=+ {2,}[A-Z]|\[[\d :,-]+\] \[(?:INFO|ERROR)\] \[launch\.py|\[rank: \d+\] Child process"
     r"|[EWI]\d{4} [\d:.]+ \d+ torch/distributed/elastic/|(?:ERROR|WARNING|INFO):torch\.distributed\.elastic"
 )
 _TORCHRUN_REPORTS = re.compile(r"failed \(exitcode: -?\d+\) local_rank: |ChildFailedError")
@@ -97,20 +101,24 @@ def bare(line: str) -> str:
 
 
 def last_message(lines: Sequence[str]) -> str:
-    """What a log without any word of the command ends with: Open MPI's last message, else its last line.
-
-    Neither is ever a ruler or a stack frame.
-    """
+    """The first sentence of Open MPI's last message that is not about the end of a process; "" without one."""
     plain = [bare(line) for line in lines]
-    told = [number for number in range(len(lines)) if not _is_decoration(plain[number])]
+    inside = _messages(plain)
+    starts = [
+        number
+        for number in inside
+        if number - 1 in inside and plain[number - 1] == _OPEN_MPI_RULE and _BEGINS.match(plain[number])
+    ]
+    told = [number for number in starts if not _OF_LAUNCHERS.match(plain[number])]
     if not told:
         return ""
-    inside = _messages(plain)
-    first = last = told[-1]
-    while first in inside and first - 1 in inside and not _RULE.fullmatch(plain[first - 1]):
-        first -= 1
     text = "\n".join(lines)
-    return sentence(text, sum(len(line) + 1 for line in lines[:first])) if first != last else lines[last]
+    return sentence(text, sum(len(line) + 1 for line in lines[: max(told)]))
+
+
+def last_line(lines: Sequence[str]) -> str:
+    """The last line that is neither a ruler nor a stack frame; "" without one."""
+    return next((line for line in reversed(lines) if not _is_decoration(bare(line))), "")
 
 
 def sentence(text: str, start: int) -> str:
