@@ -18,7 +18,7 @@ from hpcjobs.base.metrics import Run, ScalingRow
 from hpcjobs.base.tabular import Metric, metrics_of
 from hpcjobs.chexnet.classes import AUC_MEANINGS
 from hpcjobs.cli import hpcjobs
-from hpcjobs.collect import failures
+from hpcjobs.collect import failure_classes
 from hpcjobs.config import Cluster
 from hpcjobs.config.cluster import OWNED_SBATCH, RETRYABLE
 from hpcjobs.config.keys import keys_of
@@ -178,10 +178,10 @@ def _failures() -> str:
     own = TRAINERS["command"].hints()
     rows = [
         (f"`{kind}`", about.meaning, about.hint, own.get(kind, ""), "yes" if kind in RETRYABLE else "")
-        for kind, about in sorted(failures.FAILURE_CLASSES.items())
+        for kind, about in sorted(failure_classes.FAILURE_CLASSES.items())
     ]
     return (
-        f"{MADE.format(source='hpcjobs/collect/failures.py')}# Classes of failure\n\n"
+        f"{MADE.format(source='hpcjobs/collect/failure_classes.py')}# Classes of failure\n\n"
         "`hpcjobs status`, `runs.csv` and the page show the class of each failed run, the line of the log that says why,\n"
         "and what to do. If several lines report a failure, Slurm's come first, then those of the rank that gave up, then\n"
         "other causes, and last what only follows from the end of another rank. `may be retried`: the profile's `retry`\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpcjobs.base.contract import ERROR_PREFIX
@@ -11,11 +12,15 @@ from hpcjobs.base.files import open_plain
 from hpcjobs.collect import causes, own_lines
 
 _TAIL_BYTES = 256 * 1024
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+# Colours count even where a log has lost the character that begins them.
+_ESCAPES = re.compile(
+    r"\x1b\[[0-9;?]*[A-Za-z]|(?:\^\[)?\[(?:[01];)?(?:0|1|2|22|39|[349][0-7]|38;[25];[\d;]{1,11})m(?!in\b|\])|[\x00-\x08\x0b-\x1f\x7f]"
+)
 
 # A longer line is data, not a message. It is cut, so that it cannot slow the search down.
 _LINE_LENGTH = 2000
 _SHOWN_LENGTH = 400
+_DIGITS = re.compile(r"\d+(?:\.\d+)?")
 
 
 def tail(path: Path, size: int = _TAIL_BYTES) -> list[str]:
@@ -28,27 +33,71 @@ def tail(path: Path, size: int = _TAIL_BYTES) -> list[str]:
     except OSError:
         return []
     lines = data.decode("utf-8", errors="replace").replace("\r", "\n").split("\n")
-    return [clean for line in lines if (clean := _ESCAPES.sub("", line[:_LINE_LENGTH]).strip())]
+    clean = (_ESCAPES.sub("", line[:_LINE_LENGTH]).strip() for line in lines)
+    return [line for line in clean if line]
 
 
 def why(*logs: Path, ends_known: bool = False) -> str:
     """The line that says why, searched in the logs in their order; else the last words of the command itself.
 
-    A message of several lines becomes one line with the parts that matter. Where only the launcher says that a process
-    failed, the command's own last words come first. `ends_known`: the launcher's line would say nothing more, because
-    the ends of the processes are known.
+    A message of several lines becomes one line with the parts that matter. A line that several ranks print is told
+    once, with their number. Where only the launcher says that a process failed, the command's own last words come
+    first.
+    `ends_known`: the launcher's line would say nothing more, because the ends of the processes are known.
     """
     read = [tail(path) for path in logs]
-    text = "\n".join(line for lines in read for line in lines)
+    lines = [line for lines in read for line in lines]
+    text = "\n".join(_once(lines))
     found = causes.find(text)
+    if found is not None and causes.is_doubtful(_line(text, found[1])):
+        own = next(filter(None, map(own_lines.last_error, read)), "")
+        if own:
+            return own[:_SHOWN_LENGTH]
     if found is not None and found[0] != causes.LAUNCHER:
-        return _shown(text, found[1])
-    words = next(filter(None, map(own_lines.last_words, read)), "")[:_SHOWN_LENGTH]
+        return _shown(text, found[1]) + _of_ranks(text, found[1], lines) + _other_nodes(text, found[1])
+    order = (own_lines.last_error, own_lines.last_message, own_lines.last_words)
+    words = next((said for each in order for lines in read if (said := each(lines))), "")[:_SHOWN_LENGTH]
     if found is None:
-        return words or next((lines[-1][:_SHOWN_LENGTH] for lines in read if lines), "")
+        return words or next(filter(None, map(own_lines.last_line, read)), "")[:_SHOWN_LENGTH]
     if words and ends_known:
         return words
     return "; ".join(filter(None, (words, _shown(text, found[1]))))[:_SHOWN_LENGTH]
+
+
+def _once(lines: Sequence[str]) -> list[str]:
+    """The lines without those that another rank has printed before in the same words."""
+    seen: dict[str, int] = {}
+    kept = []
+    for line in lines:
+        rank = causes.label(line)
+        if rank is None or seen.setdefault(own_lines.bare(line), rank) == rank:
+            kept.append(line)
+    return kept
+
+
+def _line(text: str, match: re.Match[str]) -> str:
+    start = text.rfind("\n", 0, match.start()) + 1
+    end = text.find("\n", start)
+    return text[start : end if end >= 0 else None]
+
+
+def _of_ranks(text: str, match: re.Match[str], lines: Sequence[str]) -> str:
+    """` (8 ranks)` if so many ranks have printed the matched line, but for its numbers; "" if one did."""
+    line = _line(text, match)
+    if causes.label(line) is None:
+        return ""
+    told = _DIGITS.sub("#", own_lines.bare(line))
+    ranks = {causes.label(each) for each in lines if _DIGITS.sub("#", own_lines.bare(each)) == told} - {None}
+    return f" ({len(ranks)} ranks)" if len(ranks) > 1 else ""
+
+
+def _other_nodes(text: str, match: re.Match[str]) -> str:
+    """The lines of the other nodes that srun could not reach either."""
+    if not causes.is_no_answer(match[0]):
+        return ""
+    named = dict.fromkeys(node for line in text.split("\n") if causes.is_no_answer(line) for node in causes.nodes(line))
+    first = list(causes.nodes(match[0]))
+    return "".join(f"; failed on node {node}: the same" for node in named if node not in first)
 
 
 def _shown(text: str, match: re.Match[str]) -> str:
@@ -61,4 +110,6 @@ def _shown(text: str, match: re.Match[str]) -> str:
     line = text[start : end if end >= 0 else None]
     # A launcher may put a rank before our own message.
     own = line.find(ERROR_PREFIX)
+    if own < 0 and "\n" not in line:
+        line = own_lines.sentence(text, start)
     return " ".join(line[max(own, 0) :].split("\n"))[:_SHOWN_LENGTH]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,167 +12,7 @@ from hpcjobs.base.contract import ERROR_PREFIX, EXIT_INTERRUPTED, ErrorCode
 from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord
 from hpcjobs.collect import causes
-
-
-@dataclasses.dataclass(frozen=True)
-class FailureClass:
-    """What a class of failure means, and what to do about it, in one line each."""
-
-    meaning: str
-    hint: str
-
-
-FAILURE_CLASSES: Mapping[str, FailureClass] = {
-    ErrorCode.DATA_MISSING: FailureClass(
-        "data.dir, its dataset.json or a shard does not exist",
-        "make the shards with `hpcjobs data prepare`, or correct data.dir",
-    ),
-    ErrorCode.DATA_MISMATCH: FailureClass(
-        "the shards have another format, class order or image size than the trainer reads",
-        "prepare the data again with `hpcjobs data prepare`",
-    ),
-    ErrorCode.DATA_TOO_SMALL: FailureClass(
-        "the data have fewer images than one step, or all steps, of the run need",
-        "use a smaller batch, more data, or data.repeat=true",
-    ),
-    ErrorCode.DATA_DAMAGED: FailureClass(
-        "a record of a shard cannot be read; the log names the shard and the record",
-        "make the damaged shard again with `hpcjobs data prepare`",
-    ),
-    ErrorCode.WEIGHTS_MISSING: FailureClass(
-        "the file of model.weights is not on the node, or does not fit the model",
-        "fetch the weights on a login node, or set model.weights=none",
-    ),
-    ErrorCode.DEVICE_MISSING: FailureClass(
-        "the framework finds no GPU, or not the one that it asks for",
-        "check the profile's GPU request and the node's driver",
-    ),
-    ErrorCode.DEVICE_SHARED: FailureClass(
-        "two ranks were given the same GPU",
-        "check how the site binds GPUs to tasks",
-    ),
-    ErrorCode.HOST_MEMORY: FailureClass(
-        "the node has too little memory: for data.cache, or for an allocation that failed",
-        "ask for more memory, or set data.cache=none",
-    ),
-    ErrorCode.DEVICE_MEMORY: FailureClass(
-        "the GPU has too little memory",
-        "use a smaller batch, batch.passes=2, or train.precision=mixed_float16",
-    ),
-    ErrorCode.HOROVOD_BUILD: FailureClass(
-        "Horovod was built without something that the run needs, such as NCCL",
-        "build Horovod with HOROVOD_GPU_OPERATIONS=NCCL; `horovodrun --check-build` shows what it has",
-    ),
-    ErrorCode.STALLED: FailureClass(
-        "a rank finished no step and no batch of an evaluation for train.stall_s seconds",
-        "look at the node that is named and at stacks-rNNN.txt; train.stall_s sets how long ranks wait",
-    ),
-    ErrorCode.NAN_LOSS: FailureClass(
-        "the loss was infinite or not a number",
-        "lower lr.base, or check the data with `hpcjobs data verify`",
-    ),
-    ErrorCode.RUN_YAML: FailureClass(
-        "run.yaml does not match the ranks that were started",
-        "the launcher started another number of ranks than run.yaml plans: check `launcher` and `launcher_options`",
-    ),
-    "timeout": FailureClass(
-        "the job reached its time limit and wrote no checkpoint",
-        "ask for more time (`time` in the profile) or fewer steps",
-    ),
-    "deadline": FailureClass(
-        "the job's --deadline passed before it ended",
-        "remove --deadline from the profile's `sbatch`",
-    ),
-    "out_of_memory": FailureClass(
-        "Slurm or the kernel killed it because it used too much memory",
-        "ask for more memory (`mem_per_gpu_mib` in the profile), or set data.cache=none",
-    ),
-    "node_failure": FailureClass(
-        "a node failed or was lost, or a part of its hardware failed",
-        "the node failed; try again",
-    ),
-    "boot_failure": FailureClass(
-        "Slurm could not boot the job's nodes",
-        "the nodes did not boot; try again",
-    ),
-    "preempted": FailureClass(
-        "another job took its nodes, and Slurm did not requeue it",
-        "the job was preempted; try again",
-    ),
-    "revoked": FailureClass(
-        "another cluster of the federation started the job",
-        "look for the job on the other clusters of the federation",
-    ),
-    "interrupted": FailureClass(
-        "a signal asked it to end (time limit, SIGTERM), and it wrote a checkpoint",
-        "run it again: it continues from its checkpoint",
-    ),
-    "disk_full": FailureClass(
-        "a disk or a quota is full",
-        "free disk space or quota: in the sweep's folder, or in /tmp and /dev/shm on the nodes",
-    ),
-    "launch": FailureClass(
-        "the launcher or its plugin failed before Python started",
-        "no rank started: check `launcher`, `mpi_plugin`, `launcher_options`, `modules` and `python` in the profile",
-    ),
-    "run_as_root": FailureClass(
-        "Open MPI starts nothing as root",
-        "submit as another user, or set OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 in `env` of the "
-        "profile",
-    ),
-    "module_missing": FailureClass(
-        "an environment module of the profile cannot be loaded",
-        "compare `modules` in the profile with `module avail` on a node",
-    ),
-    "workdir_missing": FailureClass(
-        "a node of the run cannot enter the command's workdir",
-        "give a workdir that compute nodes see, and mount it into the container if there is one",
-    ),
-    "import_error": FailureClass(
-        "Python cannot find a module or a shared library",
-        "check `python` and `modules` in the profile: a library is missing on the nodes",
-    ),
-    "nccl_error": FailureClass(
-        "NCCL failed, and no rank gave another reason",
-        "see the run's job.log; `env` in the profile can name the network (NCCL_SOCKET_IFNAME, NCCL_IB_HCA)",
-    ),
-    "gloo_error": FailureClass(
-        "PyTorch's gloo lost another rank or found no way to it, and no rank gave another reason",
-        "see the run's job.log; `env` in the profile can name the network (GLOO_SOCKET_IFNAME)",
-    ),
-    "cuda_error": FailureClass(
-        "CUDA or cuDNN reported an error of the program or of a GPU",
-        "see the run's job.log; CUDA_LAUNCH_BLOCKING=1 in `env` makes it name the operation",
-    ),
-    "shared_memory": FailureClass(
-        "the processes that load data ran out of shared memory (/dev/shm)",
-        "give the node or the container a larger /dev/shm, or load data with fewer workers",
-    ),
-    "mpi_error": FailureClass(
-        "MPI failed, and no rank gave another reason",
-        "see the run's job.log; the launcher must belong to the MPI that Horovod was built with",
-    ),
-    "no_measurement": FailureClass(
-        "the exit code is 0, but the log has no timed window",
-        "the run ended well but timed no window: see its train.log",
-    ),
-    "traceback": FailureClass(
-        "a Python exception of no other class",
-        "see the run's job.log",
-    ),
-    "signal": FailureClass(
-        "a signal ended a process, and no line of the log gives a reason",
-        "a process crashed or was killed, perhaps because the node had no memory left: see the run's job.log",
-    ),
-    "exit_code": FailureClass(
-        "the exit code is not 0, and no line of the log gives a reason",
-        "see the run's job.log",
-    ),
-    "lost": FailureClass(
-        "neither Slurm nor a file of the run says how it ended",
-        "the scheduler no longer knows the job, and it left no exit.json: its node may have failed",
-    ),
-}
+from hpcjobs.collect.failure_classes import FAILURE_CLASSES
 
 # Final states of Slurm, and its reasons for other states, that name a class by themselves.
 _WORDS = {
@@ -187,6 +26,8 @@ _WORDS = {
     "NodeDown": "node_failure",
     "SystemFailure": "node_failure",
     "JobLaunchFailure": "launch",
+    "OutOfMemory": "out_of_memory",
+    "TimeLimit": "timeout",
 }
 # Causes outside the run: what its ranks report then is only a consequence.
 _OUTSIDE = {"timeout", "out_of_memory", "node_failure", "preempted"}
@@ -221,7 +62,9 @@ def classify(
         kind, evidence = _named(kind, evidence, line, first, ranks, told=told)
     reported = cause.get("nodes") if cause else None
     # Version 0.1 wrote the nodes into the message alone, and a log line is all that Slurm or MPI leave.
-    named = reported if isinstance(reported, list) and reported else causes.nodes(evidence)
+    named = reported if isinstance(reported, list) and reported else list(causes.nodes(evidence))
+    if kind == "node_failure" and causes.is_no_answer(evidence) and 1 < len(job_nodes) <= len(set(named)):
+        kind = "launch"  # srun reached none of the nodes: not all of them are broken
     return failure(kind, evidence, _bad_nodes(kind, map(str, named), job_nodes))
 
 

@@ -27,8 +27,16 @@ _OURS = ("scripts", "slurm", "runs", "provenance.json")
 
 
 def scripts(sweep: Sweep) -> dict[str, str]:
-    """The text of every script, by group. Raises InputError if one cannot be rendered."""
+    """The text of every script, by group.
+
+    Raises InputError if one cannot be rendered, or if the folder's name would split a list of folders in one.
+    """
     plan, root = sweep.plan, sweep.where.root
+    if ":" in str(root) and render.support_files(plan.groups, plan.cluster):
+        raise InputError(
+            f"--out {shown(root)}: its path has a colon, at which PYTHONPATH would split it in the environment of the "
+            "command; give a folder without one"
+        )
     texts = {group.name: render.script(group, plan.cluster, sweep.id, root) for group in plan.groups}
     if plan.allocation is not None:
         texts[plan.allocation.name] = render.allocation(plan.allocation, plan.cluster, sweep.id, root)

@@ -10,7 +10,7 @@ from hpcjobs.base.contract import CHECK_NODE, FAILURE, OK, WARNING, Finding
 from hpcjobs.base.errors import SubmitRefused
 from hpcjobs.base.files import open_plain, read_json
 from hpcjobs.collect import causes
-from hpcjobs.collect.failures import FAILURE_CLASSES
+from hpcjobs.collect.failure_classes import FAILURE_CLASSES
 from hpcjobs.plan.cost import Objection
 from hpcjobs.site.check_job import CLOCK, CheckJob, last_line
 

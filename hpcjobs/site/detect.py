@@ -11,7 +11,9 @@ import yaml
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.base.times import seconds
 from hpcjobs.config import Cluster, Document, convert, dump
+from hpcjobs.site import limits, usable
 from hpcjobs.site.facts import Facts, Nodes
+from hpcjobs.site.gres import Gpus
 
 # The share of a node's memory that jobs request: the system and its daemons need the rest.
 _MEMORY_SHARE = 0.95
@@ -43,21 +45,33 @@ class Detected:
 class _Kind:
     """Nodes with the same GPUs. `away` of them are down or drained.
 
-    Cores (physical ones of a node), sockets and memory are the smallest values among the nodes.
+    `cores` and `memory_mib` are what a job can ask for on each of them, `has_cores` (physical ones), sockets and
+    `has_mib` what each of them has. `fewer` and `less` say why a job gets no more.
     """
 
-    gpu_type: str | None
-    gpus: int
+    gpus_of: tuple[Gpus, ...]
     count: int
     away: int
+    has_cores: int
     cores: int
+    fewer: str
     sockets: int
     threads_per_core: int
+    has_mib: int
     memory_mib: int
+    less: str
+
+    @property
+    def gpu_type(self) -> str | None:
+        return self.gpus_of[0].type if self.gpus_of else None
+
+    @property
+    def gpus(self) -> int:
+        return self.gpus_of[0].count if self.gpus_of else 0
 
     def __str__(self) -> str:
-        gpus = f"{self.gpus} {self.gpu_type or 'GPUs'}" if self.gpus else "no GPUs"
-        return f"{self.count} nodes, each {gpus}, {self.cores} cores, {self.memory_mib / 1024:.0f} GiB"
+        gpus = " and ".join(map(str, self.gpus_of)) or "no GPUs"
+        return f"{self.count} nodes, each {gpus}, {self.cores} cores, {self.has_mib / 1024:.0f} GiB"
 
 
 def profile_of(facts: Facts, partition: str | None = None, device: str | None = None) -> Detected:
@@ -66,10 +80,11 @@ def profile_of(facts: Facts, partition: str | None = None, device: str | None = 
     Raises InputError if there is no such partition, or if none is given and Slurm has no default one.
     """
     name = _chosen(facts, partition)
-    kinds = _kinds(nodes for nodes in facts.nodes if nodes.partition == name)
+    about = facts.partitions[name]
+    kinds = _kinds(facts, about, [nodes for nodes in facts.nodes if nodes.partition == name])
     if not kinds:
         raise InputError(f"partition {name} has no nodes; choose another one: {', '.join(facts.partitions)}")
-    kind, about = kinds[0], facts.partitions[name]
+    kind = kinds[0]
     version = facts.config.get("SLURM_VERSION", "")
     computes = device or ("gpu" if kind.gpus else "cpu")
     lines = [
@@ -83,7 +98,7 @@ def profile_of(facts: Facts, partition: str | None = None, device: str | None = 
         *_nodes(kind, about),
         *(("", f"Other nodes of this partition: {other}") for other in kinds[1:]),
         *_other_gpu_partitions(facts, name, kind),
-        *_memory(facts, about, kind),
+        *_memory(facts, kind),
         ("sharing: exclusive", "whole nodes, so that no other job disturbs the figures"),
         *_bind(facts),
         (
@@ -91,6 +106,7 @@ def profile_of(facts: Facts, partition: str | None = None, device: str | None = 
             "" if about.get("State", "UP") == "UP" else f"its state is {about['State']} now",
         ),
         *_accounting(facts, about),
+        *limits.lines(facts, about),
         *_time(about),
         (
             "",
@@ -128,24 +144,30 @@ def _chosen(facts: Facts, partition: str | None) -> str:
     return (default or list(facts.partitions))[0]
 
 
-def _kinds(here: Iterable[Nodes]) -> list[_Kind]:
-    """The kinds of nodes: those with GPUs first, then the most numerous."""
-    groups: dict[tuple[str | None, int], list[Nodes]] = {}
+def _kinds(facts: Facts, about: Mapping[str, str], here: Iterable[Nodes]) -> list[_Kind]:
+    """The kinds of nodes: those with GPUs first, then the most numerous. Each has the smallest values of its nodes."""
+    groups: dict[tuple[Gpus, ...], list[Nodes]] = {}
     for nodes in here:
-        groups.setdefault((nodes.gpu_type, nodes.gpus), []).append(nodes)
-    kinds = [
-        _Kind(
-            gpu_type,
-            gpus,
-            sum(each.count for each in group),
-            sum(each.count for each in group if each.away),
-            min(each.sockets * each.cores_per_socket for each in group),
-            min(each.sockets for each in group),
-            max(each.threads_per_core for each in group),
-            min(each.memory_mib for each in group),
+        groups.setdefault(nodes.gpus_of, []).append(nodes)
+    kinds = []
+    for gpus_of, group in groups.items():
+        cores, fewer = usable.cores(facts, about, group)
+        memory, less = usable.memory(facts, about, group)
+        kinds.append(
+            _Kind(
+                gpus_of=gpus_of,
+                count=sum(each.count for each in group),
+                away=sum(each.count for each in group if each.away),
+                has_cores=min(each.sockets * each.cores_per_socket for each in group),
+                cores=cores,
+                fewer=fewer,
+                sockets=min(each.sockets for each in group),
+                threads_per_core=max(each.threads_per_core for each in group),
+                has_mib=min(each.memory_mib for each in group),
+                memory_mib=memory,
+                less=less,
+            )
         )
-        for (gpu_type, gpus), group in groups.items()
-    ]
     return sorted(kinds, key=lambda kind: (kind.gpus == 0, -kind.count, -kind.gpus))
 
 
@@ -179,10 +201,17 @@ def _nodes(kind: _Kind, about: Mapping[str, str]) -> list[_Line]:
     lines = [(f"nodes: {nodes}", f"{kind.away} of {kind.count} are down or drained now" if kind.away else "")]
     per_node = kind.gpus or max(1, kind.sockets)
     lines.append((f"gpus_per_node: {per_node}", "" if kind.gpus else "a guess: one rank per socket"))
-    lines.append((f"gpu_request: {'gres' if kind.gpus else 'none'}", ""))
+    shared = bool(kind.gpus_of) and not kind.gpus_of[0].consumed
+    lines.append(
+        (f"gpu_request: {'gres' if kind.gpus else 'none'}", "no_consume: jobs share the GPUs" if shared else "")
+    )
     if kind.gpu_type:
-        lines.append((f"gpu_type: {_scalar(kind.gpu_type)}", ""))
-    lines.append((f"cpus_per_gpu: {max(1, kind.cores // per_node)}", f"a node has {kind.cores} cores"))
+        slices = "slices of GPUs (MIG): NCCL joins none of them" if kind.gpus_of[0].slices else ""
+        lines.append((f"gpu_type: {_scalar(kind.gpu_type)}", slices))
+    if others := kind.gpus_of[1:]:
+        lines.append(("", f"Each of these nodes also has {' and '.join(map(str, others))}: a job asks for one type"))
+    why = f"a node has {kind.has_cores} cores" + (f", a job gets {kind.cores}: {kind.fewer}" if kind.fewer else "")
+    lines.append((f"cpus_per_gpu: {max(1, kind.cores // per_node)}", why))
     if kind.threads_per_core > 1:
         why = f"Slurm counts {kind.threads_per_core} hyper-threads per core; a rank gets whole cores"
         lines.append(("sbatch: {hint: nomultithread}", why))
@@ -202,13 +231,15 @@ def _other_gpu_partitions(facts: Facts, name: str, kind: _Kind) -> list[_Line]:
     return [("", f"Partitions with GPUs, for `cluster detect --partition`: {', '.join(others)}")]
 
 
-def _memory(facts: Facts, about: Mapping[str, str], kind: _Kind) -> list[_Line]:
+def _memory(facts: Facts, kind: _Kind) -> list[_Line]:
     if "MEMORY" not in facts.config.get("SelectTypeParameters", "").upper():
         return [("", "Slurm does not allocate memory here: mem_per_gpu_mib would have no effect")]
-    caps = [about.get("MaxMemPerNode", ""), facts.config.get("MaxMemPerNode", "")]
-    node = min([int(kind.memory_mib * _MEMORY_SHARE), *(int(cap) for cap in caps if cap.isdigit() and int(cap))])
-    share = node // (kind.gpus or max(1, kind.sockets))
-    return [(f"mem_per_gpu_mib: {share}", f"a rank's share of {_MEMORY_SHARE:.0%} of a node's {kind.memory_mib} MiB")]
+    free = int(kind.has_mib * _MEMORY_SHARE)
+    share = min(free, kind.memory_mib) // (kind.gpus or max(1, kind.sockets))
+    why = f"a rank's share of {_MEMORY_SHARE:.0%} of a node's {kind.has_mib} MiB"
+    if kind.memory_mib < free:
+        why = f"a rank's share of {kind.memory_mib} MiB: {kind.less}; a node has {kind.has_mib} MiB"
+    return [(f"mem_per_gpu_mib: {share}", why)]
 
 
 def _bind(facts: Facts) -> list[_Line]:

@@ -61,6 +61,16 @@ def test_every_word_after_the_dashes_is_the_commands(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_whose_path_would_split_pythonpath_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    words = [word for word in SWEEP if word != "--dry-run"]
+    done = hpcjobs(*words, "--out", "run:1/a", "--", "prog", cwd=tmp_path, code=2)
+    assert done.stderr.startswith(
+        "hpcjobs: error: --out run:1/a: its path has a colon, at which PYTHONPATH would split it"
+    )
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_flags_before_the_dashes_are_keys_of_the_experiment(tmp_path: Path) -> None:
     pattern = r"tokens/s: (?P<throughput>[\d.]+), loss"
     flags = ("--start", "node", "--pattern", pattern, "--of", "rank", "--unit", "tokens")

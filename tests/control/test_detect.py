@@ -10,6 +10,7 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster
 from hpcjobs.site.detect import Detected, profile_of
 from hpcjobs.site.facts import Facts, read
+from hpcjobs.site.gres import Gpus, gpus
 
 # What the virtual cluster of tests/slurm answers.
 CONFIG = """Configuration data as of 2026-11-25T15:37:00
@@ -117,7 +118,9 @@ def test_a_partition_without_gpus_computes_on_cpus_and_names_the_partitions_with
 
 
 def test_gpu_types_are_read_as_sites_write_them() -> None:
-    assert (profile_of(MIXED, "mig").cluster.gpu_type, profile_of(MIXED, "mig").cluster.gpus_per_node) == ("1g.5gb", 7)
+    # NCCL does not join slices of GPUs: a whole GPU comes first, and the slices are told.
+    assert (profile_of(MIXED, "mig").cluster.gpu_type, profile_of(MIXED, "mig").cluster.gpus_per_node) == ("a100", 1)
+    assert "Each of these nodes also has 7 1g.5gb: a job asks for one type" in profile_of(MIXED, "mig").text
     assert "its state is DRAIN now" in profile_of(MIXED, "mig").text
     plain = profile_of(MIXED, "1e3").cluster
     assert (plain.partition, plain.gpu_type, plain.gpus_per_node) == ("1e3", None, 2)
@@ -152,3 +155,121 @@ def test_the_profile_is_valid_if_slurm_reports_hardly_anything() -> None:
 
 def test_memory_is_not_requested_where_slurm_does_not_allocate_it() -> None:
     assert profile_of(dataclasses.replace(VIRTUAL, config={})).cluster.mem_per_gpu_mib is None
+
+
+@pytest.mark.parametrize(
+    ("printed", "found"),
+    [
+        ("gpu:h100:8(S:0-1)", [("h100", 8)]),
+        ("gpu:4", [(None, 4)]),
+        ("gpu:tesla:2(S:0,1),gpu:kepler:4(S:0),nvme:1", [("kepler", 4), ("tesla", 2)]),
+        ("gpu:a100:2(S:0),gpu:a100:2(S:1)", [("a100", 4)]),
+        ("gpu:a100_1g.5gb:14,gpu:a100:6,gpu:a100_3g.20gb:2", [("a100", 6), ("a100_1g.5gb", 14), ("a100_3g.20gb", 2)]),
+        ("gpu:nvidia_h100_nvl:1(S:0),VramPerGpu:no_consume:94G", [("nvidia_h100_nvl", 1)]),
+        ("bandwidth:lustre:no_consume:4G,mps:100,gpumem:80G", []),
+        ("(null)", []),
+    ],
+)
+def test_the_gpus_of_a_node_are_read_in_every_form(printed: str, found: list[tuple[str | None, int]]) -> None:
+    assert [(each.type, each.count) for each in gpus(printed)] == found
+
+
+def test_gpus_that_slurm_does_not_count_are_counted_here_and_told() -> None:
+    assert gpus("gpu:x:no_consume:4") == (Gpus("x", 4, consumed=False),)
+    assert gpus("gpu:no_consume:2") == (Gpus(None, 2, consumed=False),)
+    found = profile_of(read(CONFIG, PARTITIONS, "v100|4|idle|192000|2|20|1|gpu:x:no_consume:4\n"))
+    assert (found.cluster.gpu_type, found.cluster.gpus_per_node) == ("x", 4)
+    assert "gres           # no_consume: jobs share the GPUs" in found.text
+
+
+# A partition of a university's cluster with Slurm 25.05; names are changed.
+LAB = read(
+    CONFIG,
+    "PartitionName=lab-gpu AllowGroups=private_lab AllowAccounts=ALL AllowQos=ALL Default=NO QoS=N/A ReqResv=NO "
+    "MaxCPUsPerNode=UNLIMITED MaxCPUsPerSocket=UNLIMITED Nodes=gpu004 RootOnly=NO State=UP TotalCPUs=64 TotalNodes=1 "
+    "MaxMemPerNode=UNLIMITED TRES=cpu=62,mem=750G,node=1,billing=264,gres/gpu=1,gres/gpu:nvidia_h100_nvl=1\n",
+    "lab-gpu|1|mix-|768000|2|32|1|gpu:nvidia_h100_nvl:1(S:0),VramPerGpu:no_consume:94G\n",
+)
+
+
+def test_a_job_is_not_given_the_cores_that_the_site_keeps() -> None:
+    found = profile_of(LAB, "lab-gpu")
+    assert (found.cluster.cpus_per_gpu, found.cluster.gpus_per_node) == (62, 1)
+    assert "a node has 64 cores, a job gets 62: the partition's TRES cpu=62" in found.text
+
+
+def test_who_may_use_the_partition_is_told() -> None:
+    def told(facts: Facts) -> str:
+        return "\n".join(comments(profile_of(facts, "lab-gpu")))
+
+    assert "Only members of these groups may use the partition (AllowGroups): private_lab\n" in told(LAB)
+    assert "private_lab; you are in private_lab" in told(dataclasses.replace(LAB, groups=("users", "private_lab")))
+    assert "private_lab; you are in none of them here" in told(dataclasses.replace(LAB, groups=("users",)))
+    limited = {"AllowGroups": "ALL", "AllowQos": "gpu,long", "DenyAccounts": "guests", "QoS": "part", "ReqResv": "YES"}
+    held = {
+        "ReservationName": "course",
+        "PartitionName": "lab-gpu",
+        "NodeCnt": "1",
+        "Nodes": "gpu004",
+        "Users": "(null)",
+    }
+    held |= {"Accounts": "teaching", "StartTime": "2026-11-25T08:00:00", "EndTime": "2026-11-25T18:00:00"}
+    other = {**held, "ReservationName": "elsewhere", "PartitionName": "cpu"}
+    about = {"lab-gpu": {**LAB.partitions["lab-gpu"], **limited}}
+    text = told(dataclasses.replace(LAB, partitions=about, reservations=(held, other)))
+    assert "AllowGroups" not in text
+    assert "Only these qualities of service may use the partition (AllowQos): gpu,long" in text
+    assert "These accounts may not use the partition (DenyAccounts): guests" in text
+    assert "The partition's own quality of service part may limit jobs further" in text
+    assert "Jobs need a reservation here" in text
+    assert (
+        "Reservation course holds 1 nodes (gpu004) from 2026-11-25T08:00:00 to 2026-11-25T18:00:00, for accounts "
+        in text
+    )
+    assert "elsewhere" not in text
+
+
+NODE = (
+    "NodeName=n1 Arch=x86_64 CoresPerSocket=20 CPUAlloc=0 {cpus} Gres=gpu:v100:4 RealMemory=192000 "
+    "Sockets=2 ThreadsPerCore={threads} {kept} Partitions=v100,debug \n"
+)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "kept", "threads", "cores", "why"),
+    [
+        # Slurm 22.05 says what is left for jobs, in CPUs; before, only what is kept.
+        ("CPUEfctv=72 CPUTot=80", "CoreSpecCount=4 CPUSpecList=0-7", 2, 36, "CPUSpecList"),
+        ("CPUEfctv=36 CPUTot=40", "CoreSpecCount=4", 1, 36, "CoreSpecCount"),
+        ("CPUTot=80", "CPUSpecList=0-1,40-41", 2, 38, "CPUSpecList"),
+        ("CPUTot=80", "CoreSpecCount=2", 2, 38, "CoreSpecCount"),
+        # A site that has Slurm count cores though they have hyper-threads.
+        ("CPUEfctv=36 CPUTot=40", "CoreSpecCount=4", 2, 36, "CoreSpecCount"),
+        ("CPUEfctv=80 CPUTot=80", "", 2, 40, ""),
+    ],
+)
+def test_cores_that_a_node_keeps_for_the_system_are_left_out(
+    cpus: str, kept: str, threads: int, cores: int, why: str
+) -> None:
+    node = NODE.format(cpus=cpus, kept=kept, threads=threads)
+    nodes = NODES.replace("|20|1|", f"|20|{threads}|")
+    found = profile_of(read(CONFIG, PARTITIONS, nodes, MPI, each_node=node))
+    assert found.cluster.cpus_per_gpu == cores // 4
+    assert (f"a node has 40 cores, a job gets {cores}: {why} of its nodes" in found.text) == bool(why)
+
+
+def test_limits_of_the_partition_and_memory_that_a_node_keeps() -> None:
+    capped = PARTITIONS.replace("State=UP\n", "MaxCPUsPerNode=32 State=UP\n")
+    found = profile_of(read(CONFIG, capped, NODES, MPI))
+    assert found.cluster.cpus_per_gpu == 8
+    assert "a job gets 32: the partition's MaxCPUsPerNode=32" in found.text
+    node = NODE.format(cpus="CPUTot=40", kept="MemSpecLimit=32000", threads=1)
+    found = profile_of(read(CONFIG, PARTITIONS, NODES, MPI, each_node=node))
+    assert found.cluster.mem_per_gpu_mib == 40000
+    assert "160000 MiB: MemSpecLimit of its nodes; a node has 192000 MiB" in found.text
+
+
+def test_the_sum_of_unequal_nodes_says_nothing_of_one_of_them() -> None:
+    nodes = "p|1|idle|64000|1|8|1|gpu:2\np|1|idle|64000|1|64|1|gpu:2\n"
+    found = profile_of(read(CONFIG, "PartitionName=p Default=YES TotalCPUs=72 TRES=cpu=70,mem=125G,node=2\n", nodes))
+    assert found.cluster.cpus_per_gpu == 4

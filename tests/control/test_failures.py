@@ -13,8 +13,10 @@ from hpcjobs.base.contract import ErrorCode
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunState
 from hpcjobs.cli.show import reason
 from hpcjobs.collect import causes, evidence
-from hpcjobs.collect.failures import FAILURE_CLASSES, cancelled_by_slurm, classify
+from hpcjobs.collect.failure_classes import FAILURE_CLASSES
+from hpcjobs.collect.failures import cancelled_by_slurm, classify
 from hpcjobs.engine.state import RunStatus
+from tests.control.failure_kinds import KINDS
 from tests.control.failure_lines import HOROVOD_SHUT_DOWN, LINES, OVER_MEMORY
 
 SRUN_INTERRUPTED = """\
@@ -118,7 +120,9 @@ def test_an_error_without_a_name_is_shown_as_it_is(tmp_path: Path) -> None:
     assert (failure.kind, failure.evidence) == ("traceback", line)
 
 
-@pytest.mark.parametrize(("kind", "part", "log"), LINES, ids=[f"{kind}-{part[:30]}" for kind, part, _ in LINES])
+@pytest.mark.parametrize(
+    ("kind", "part", "log"), [*LINES, *KINDS], ids=[f"{kind}-{part[:30]}" for kind, part, _ in [*LINES, *KINDS]]
+)
 def test_real_lines_name_their_class(kind: str, part: str, log: str, tmp_path: Path) -> None:
     failure = why(tmp_path, 1, "epoch 1\n" + log)
     assert (failure.kind, part in failure.evidence) == (kind, True), failure.evidence
@@ -134,7 +138,7 @@ def test_every_class_that_a_line_can_name_has_a_hint() -> None:
 def test_noise_between_the_ranks_lines_changes_nothing(seed: int, tmp_path: Path) -> None:
     """Noise is binary data, colours, carriage returns, huge lines and prefixes, at any place between lines."""
     draw = random.Random(seed)
-    kind, _, log = draw.choice([row for row in LINES if row[0] != "exit_code"])
+    kind, _, log = draw.choice([row for row in [*LINES, *KINDS] if row[0] != "exit_code"])
     noise = [
         bytes(draw.choices(range(256), k=50)).replace(b"\n", b"").replace(b"E", b""),
         b"\x1b[2K\r 12/40 [===>...] loss: 0.31\r",

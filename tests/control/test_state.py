@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from hpcjobs.base.records import ExitRecord, JobState, RunState
-from hpcjobs.collect.failures import FAILURE_CLASSES, classify
+from hpcjobs.collect.failure_classes import FAILURE_CLASSES
+from hpcjobs.collect.failures import classify
 from hpcjobs.engine.state import Evidence, Intention, RunStatus, fold, next_number, submissions, unanswered
 
 RUN = "g0002-r01"

@@ -11,7 +11,7 @@ import pytest
 from hpcjobs.base import columns
 from hpcjobs.base.columns import FLAGS, REPORT_COLUMNS, RUN_COLUMNS
 from hpcjobs.chexnet.classes import AUC_MEANINGS
-from hpcjobs.collect import failures
+from hpcjobs.collect import failure_classes
 from hpcjobs.config import Experiment, to_builtins
 from hpcjobs.config.profiles import cluster, read
 from hpcjobs.trainers.registry import experiment_in
@@ -77,7 +77,7 @@ def test_every_column_flag_and_class_of_failure_is_there() -> None:
     for known in (REPORT_COLUMNS, RUN_COLUMNS, AUC_MEANINGS, FLAGS):
         assert set(known) <= named
     assert {"throughput", "oversubscribed"} <= named
-    assert set(failures.FAILURE_CLASSES) <= spans("failures.md")
+    assert set(failure_classes.FAILURE_CLASSES) <= spans("failures.md")
 
 
 def test_a_key_that_the_code_gains_makes_the_page_out_of_date(monkeypatch: pytest.MonkeyPatch) -> None:

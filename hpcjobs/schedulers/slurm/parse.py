@@ -9,11 +9,17 @@ from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.base.hostlist import expand_hosts, expand_indices
 from hpcjobs.base.records import JobState, RunState
 
-# Slurm's job states, as squeue(1) and sacct(1) of 22.05 list them. A state that is not in this table is shown as it is,
-# and counts as neither success nor failure.
+# Slurm's job states, as slurm.schedmd.com/job_state_codes.html of 26.05 lists them. Only base states are ends. A flag
+# stands beside a base state and is shown in its place while something goes on: COMPLETING, UPDATE_DB, EXPEDITING (Slurm
+# asks whether the job runs again at once); a job whose launch or whose nodes' configuration failed is queued again and
+# held, until Slurm or the user ends it. A word that is not in this table is shown as it is, and counts as neither
+# success nor failure.
 WORDS: dict[str, RunState] = {
     "PENDING": RunState.PENDING,
     "CONFIGURING": RunState.PENDING,
+    "LAUNCH_FAILED": RunState.PENDING,
+    "POWER_UP_NODE": RunState.PENDING,
+    "RECONFIG_FAIL": RunState.PENDING,
     "REQUEUED": RunState.PENDING,
     "REQUEUE_FED": RunState.PENDING,
     "REQUEUE_HOLD": RunState.PENDING,
@@ -21,11 +27,13 @@ WORDS: dict[str, RunState] = {
     "SPECIAL_EXIT": RunState.PENDING,
     "RUNNING": RunState.RUNNING,
     "COMPLETING": RunState.RUNNING,
+    "EXPEDITING": RunState.RUNNING,
     "RESIZING": RunState.RUNNING,
     "SIGNALING": RunState.RUNNING,
     "STAGE_OUT": RunState.RUNNING,
     "STOPPED": RunState.RUNNING,
     "SUSPENDED": RunState.RUNNING,
+    "UPDATE_DB": RunState.RUNNING,
     "COMPLETED": RunState.DONE,
     "CANCELLED": RunState.CANCELLED,
     "BOOT_FAIL": RunState.FAILED,

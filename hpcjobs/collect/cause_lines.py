@@ -1,0 +1,65 @@
+"""What lists of causes are made of: a class with the patterns of its lines, and the prefixes of ranks' lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+# The prefixes of a rank's line: `[1,0]<stderr>:` (mpirun --tag-output; version 5 puts the job's name and @ before the
+# numbers), `3: ` (srun --label), that of horovodrun, with or without the time, `[default0]:` (torchrun), `[rank0]: `
+# (PyTorch's own tracebacks) and `(Worker pid=7)` (Ray).
+RANK = (
+    r"^[ \t]*(?:(?:[A-Z][\w :]{0,30})?\[(?:[^\s\[\]@]{1,60}@)?[\d,]+\]<std(?:out|err)> ?: ?|\d{1,6}: "
+    r"|\[(?:rank|default)\d{1,6}\]: ?|\(\w{1,40} pid=\d+[^)\n]{0,60}\) ?){0,3}"
+)
+# Slurm 26.05 begins the lines of its step daemon with a time instead of the program's name.
+STEPD = r"(?:slurmstepd\S*:|\[\d{4}-\d\d-\d\dT[\d:.]+\]) error: "
+# How srun reports the end of a task: `srun: error: n2: task 1: ` or `tasks 0-3,5: `.
+TASK_END = r"srun: error: \S+: tasks? [\d,-]+: "
+
+# The kind of a launcher's summary.
+LAUNCHER = "launcher"
+
+# A line that says so is no failure, whatever else it says: the program goes on.
+_HARMLESS = re.compile(
+    r"\bwarn(?:ing)?s?\b(?! The)|\w+Warning\b|\(ignored\)|\bignor(?:ed|ing)\b|\bretry(?:ing)?\b|\bfall(?:ing)? ?back\b"
+    r"|\bskipp(?:ed|ing)\b|Exception ignored",
+    re.IGNORECASE,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cause:
+    """The lines of one class. Lines of `kind` "" report a failure without its class; those of "own" name it.
+
+    Those of LAUNCHER have no class either: they say that a process failed, and never why. `warnings`: a line counts
+    even if it says that it is a warning.
+
+    A message shows what the named groups of `pattern` match, or the whole line if it has none.
+    """
+
+    kind: str
+    pattern: re.Pattern[str]
+    warnings: bool = True
+
+    def matches(self, text: str) -> Iterator[re.Match[str]]:
+        """The lines of a text that count, in their order."""
+        for match in self.pattern.finditer(text):
+            if self.warnings or not _HARMLESS.search(text, *_line(text, match)):
+                yield match
+
+
+def lines(kind: str, *patterns: str) -> Cause:
+    """The lines of a class that match one of these patterns."""
+    return Cause(kind, re.compile("|".join(patterns), re.MULTILINE))
+
+
+def errors(kind: str, *patterns: str) -> Cause:
+    """As `lines`, without lines that say of themselves that they are warnings."""
+    return Cause(kind, re.compile("|".join(patterns), re.MULTILINE), warnings=False)
+
+
+def _line(text: str, match: re.Match[str]) -> tuple[int, int]:
+    end = text.find("\n", match.start())
+    return text.rfind("\n", 0, match.start()) + 1, end if end >= 0 else len(text)

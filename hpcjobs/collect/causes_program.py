@@ -1,0 +1,169 @@
+"""What a program, Python, the system's libraries and its file systems print when a run fails."""
+
+from __future__ import annotations
+
+import re
+
+from hpcjobs.base.contract import ERROR_PREFIX
+from hpcjobs.collect.cause_lines import LAUNCHER, RANK, STEPD, TASK_END, errors, lines
+
+# What a rank prints because another one ended: Horovod stops all of them, and connections to it break.
+OTHERS = (
+    r"(?:Horovod has been shut down|HorovodInternalError|\bnccl[A-Z]|\bNCCL |\bMPI_(?:ERR|ABORT)|gloo/transport/"
+    r"|\bConnection (?:was )?(?:closed|reset) by (?:remote )?peer|failed to recv, got 0 bytes|\bDistBackendError\b"
+    r"|[Cc]aught collective operation timeout|taking the entire process down"
+    r"|DataLoader worker \(pid\(s\) [^)]*\) exited unexpectedly)"
+)
+# The same, as Python's own exceptions. (requests.exceptions.ConnectionError is about another connection.)
+LOST = r"(?:BrokenPipe|Connection|ConnectionReset|ConnectionAborted)Error: |(?:\w+\.)*RendezvousClosedError\b"
+_NOT_OF_OTHERS = rf"(?![^\n]*{OTHERS})"
+# torchrun's own exceptions only say that a process of its node failed, and how NCCL names its errors is no exception.
+_NO_EXCEPTION = (
+    r"(?!Exception ignored|ImportError|ModuleNotFoundError|torch\.distributed\.elastic\.(?!rendezvous)|nccl[A-Z])"
+)
+# Most exceptions end in Error; some of the standard library and of others are named otherwise, and then have a module.
+EXCEPTION = (
+    rf"{_NO_EXCEPTION}(?:\w[\w.]*(?:Error|Exception|Interrupt)\b"
+    r"|[A-Za-z_][\w.]*\.(?:error|timeout|gaierror|herror|Empty|Full|BrokenProcessPool|\w*(?:Failure|Timeout|Expired"
+    r"|NotFound|Exit|Failed))(?=: |$)"
+    r"|(?:[a-z_]\w*\.)+(?:exceptions|errors)\.\w+(?=: |$)|Stop(?:Async)?Iteration(?=: |$))"
+)
+# pdsh, with which DeepSpeed starts its nodes, begins lines with the node's name.
+_HOST = r"(?:[A-Za-z][\w.-]{0,40}\d[\w.-]{0,20}: )?"
+
+_SIGNALS = r"(?:Killed|Segmentation fault|Bus error|Aborted|Illegal instruction|Floating point exception)"
+
+OWN = (
+    lines("own", rf"{re.escape(ERROR_PREFIX)} (?=[a-z_]+: )(?!unexpected)"),
+    lines("interrupted", r"^hpcjobs: SIG[A-Z0-9]+: ended after step"),
+)
+DISK_FULL = (
+    errors(
+        "disk_full",
+        r"[Nn]o space left on device",
+        r"\b(?:[Dd]isk|[Ff]ile|[Uu]ser|[Gg]roup|[Bb]lock|[Ii]node|[Ss]torage) quota (?:limit )?exceeded",
+        r"\[Errno (?:28|122)\]",
+        r"not enough space for /",
+    ),
+)
+CREDENTIAL = (
+    errors(
+        "credential",
+        # Munge, and what Slurm says of its credentials
+        r"[Mm]unge (?:en|de)code failed",
+        r"error: [^\n]*(?:(?:Invalid|Expired|Rewound|Replayed) credential|[Jj]ob credential (?:expired|revoked))",
+        r"Protocol authentication error",
+        r"\bPermission denied \((?:publickey|gssapi|password|keyboard)",
+        r"(?:No|[Mm]atching) (?:Kerberos )?credentials? (?:cache found|were supplied|found)",
+        rf"{RANK}{_HOST}(?:\w+\.)*\w*(?:NoCredentials|CredentialRetrieval|TokenRetrieval|Authentication|GatedRepo|"
+        r"LocalTokenNotFound|DefaultCredentials)Error\b",
+        rf"{RANK}{_HOST}{EXCEPTION}[^\n]*(?:\b401\b[^\n]*Unauthorized|Unauthorized[^\n]*\b401\b|ExpiredToken\b|"
+        r"InvalidAccessKeyId|[Aa]pi[_ ]key not configured|[Ii]nvalid (?:user )?token|[Uu]nable to locate credentials)",
+    ),
+)
+FILE_SYSTEM = (
+    errors(
+        "file_system",
+        r"\bStale (?:NFS )?file handle",
+        r"\[Errno (?:5|30|108|116|117|121)\]",
+        r"\b[Ii]nput/output error",
+        r"\bRead-only file system",
+        r"\bRemote I/O error",
+        r"Cannot send after transport endpoint shutdown",
+        r"Transport endpoint is not connected: ?['\"/]",
+        r"\bStructure needs cleaning",
+        r"unable to lock file, errno",  # HDF5
+        r"\bLustreError: [^\n]*(?:evicted|-5\b|-108\b)",
+    ),
+)
+HOST_MEMORY = (
+    errors(
+        "host_memory",
+        r"(?<!OutOf)MemoryError\b",
+        r"std::bad_alloc",
+        r"Cannot allocate memory",
+        r"DefaultCPUAllocator: (?:can't|not enough)",
+        r"OOM when allocating [^\n]*(?:device:CPU|allocator (?:mkl)?cpu)",
+    ),
+)
+# The program ended itself. absl and glog begin such a line with F and the date, TensorFlow with F and the file.
+_FATAL = (
+    r"(?![^\n]*(?:another task|distributed service|coordination service))"  # JAX: the end of another process
+    r"(?:\bF\d{4} [\d:. ]+\d+ [\w./-]+:\d+\] |: F (?:[\w.-]+/)+[\w.-]+:\d+\] )"
+)
+ABORTED = (
+    lines(
+        "signal",
+        _FATAL,
+        r"(?P<terminate>terminate called after throwing an instance of '[^'\n]+')\s+"
+        rf"(?P<what>what\(\): +{_NOT_OF_OTHERS}[^\n]*)",
+        r"\bAssertion [`'][^\n]{1,300}['`] failed\b",
+        r"\bLLVM ERROR: ",
+        r"\b(?:double free or corruption|free\(\): invalid|malloc\(\): |corrupted (?:size|double-linked))",
+        r"\bmunmap_chunk\(\): invalid pointer",
+        r"\*\*\* (?:stack smashing|buffer overflow) detected",
+    ),
+)
+EXCEPTIONS = (
+    lines(
+        "traceback",
+        rf"{re.escape(ERROR_PREFIX)} unexpected: {_NOT_OF_OTHERS}",
+        rf"{RANK}(?!{LOST}){_HOST}{EXCEPTION}{_NOT_OF_OTHERS}",
+    ),
+)
+LATE_EXCEPTIONS = (lines("traceback", RANK + EXCEPTION, rf"{re.escape(ERROR_PREFIX)} unexpected: "),)
+MODULES = (
+    lines(
+        "module_missing",
+        r"Lmod has detected the following error:[^\n]*(?:\n[^\n]+)?",
+        r"ModuleCmd_\w+\.c\(\d+\):ERROR:",
+        r"Unable to locate a modulefile for",
+        r"\bmodule: command not found",
+        r"/lmod: No such file or directory",
+    ),
+    lines(
+        "import_error",
+        RANK + r"(?:ImportError|ModuleNotFoundError)\b",
+        r"error while loading shared libraries:",
+        r"symbol lookup error:",
+        r"version `[^'\n]+' not found \(required by",
+        r"No module named ",
+    ),
+)
+SIGNAL_OF_LAUNCHER = (
+    lines(
+        "signal",
+        rf"{TASK_END}{_SIGNALS}",
+        r"exited on signal \d+",
+        r"KILLED BY SIGNAL: \d+|EXIT STRING: [\w ]+\(signal \d+\)",
+        rf"line \d+: +\d+ {_SIGNALS}",
+    ),
+)
+SIGNAL = (
+    lines(
+        "signal",
+        r"Caught signal \d+ \(\w+",  # UCX
+        r"Signal: [A-Z][a-z ]+ \(\d+\)",
+        r"Segmentation fault",
+        r"Fatal Python error",
+        r"\bKilled(?= \(\d+ ranks\)$|$)",
+    ),
+)
+# TensorFlow tries again with less memory: this line alone need not be the end.
+MEMORY_WORDS = (
+    lines("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
+    lines("out_of_memory", r"[Oo]ut [Oo]f [Mm]emory", r"\bOOM\b"),
+)
+JOB_SCRIPT = (lines("", re.escape(ERROR_PREFIX)),)  # an error of the job script has no class
+EXITED = (
+    lines(LAUNCHER, rf"{TASK_END}Exited with exit code"),
+    lines(
+        LAUNCHER, r"(?P<a>exited with non-zero status)[\s\S]{0,120}?(?P<b>Process name: \S+)\s+(?P<c>Exit code: +\d+)"
+    ),
+)
+LAST = (
+    lines(LAUNCHER, r"Primary job +terminated", r"BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES"),
+    lines(LAUNCHER, r"\bexits with return code = \d"),  # DeepSpeed
+    lines("", rf"{STEPD}|(?:srun|mpirun|sbatch): error:"),
+    lines("", r"command not found|No such file or directory|Permission denied"),
+)
