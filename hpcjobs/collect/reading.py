@@ -23,6 +23,7 @@ FORMATS: dict[str, str] = {
     "dllogger": "NVIDIA's DLLogger: DLLL {json}, and its lines on standard output",
     "mxnet": "MXNet: Speed: N samples/sec",
     "keras": "Keras' progress: 4096/4096 - 749s - loss: ...",
+    "megatron": "Megatron-LM and Megatron-DeepSpeed: elapsed time per iteration (ms)",
     "nccl-tests": "nccl-tests and rccl-tests: tables of algbw and busbw",
     "osu": "OSU micro-benchmarks: tables of latency or bandwidth",
 }
@@ -38,6 +39,7 @@ _READERS = {
     "dllogger": ("dllogger", "DlloggerReader"),
     "mxnet": ("mxnet", "MxnetReader"),
     "keras": ("keras", "KerasReader"),
+    "megatron": ("megatron", "MegatronReader"),
     "nccl-tests": ("nccl", "NcclReader"),
     "osu": ("osu", "OsuReader"),
 }
@@ -53,6 +55,7 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
         ),
     ),
     (re.compile(b"DLL"), (("dllogger", re.compile(rb"\bDLLL? (?:\d{4}-\d\d-\d\d |\{)")),)),
+    (re.compile(b"elapsed time per "), (("megatron", re.compile(rb"iteration +\d+/ *\d+ \|.* elapsed time per iteration \(m?s\): +\d")),)),
     (re.compile(b"- loss: "), (("keras", re.compile(rb"(?:\d+/\d+|^\s?-).* -? ?\d+m?s.*- loss: (?:\d|nan)")),)),
 )
 # Rare words. They are searched only after their rare first letter was found.

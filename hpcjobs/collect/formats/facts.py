@@ -1,0 +1,88 @@
+"""What a log says of its run, each number with the line that says it; and whether two figures of a log agree."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from hpcjobs.collect.formats.context import Context
+from hpcjobs.collect.formats.reader import Findings
+from hpcjobs.collect.lines import Line
+
+# Relative distance within which two figures of a log agree, beyond their rounding: one may hold a pause that the other
+# leaves out.
+SLACK = 0.1
+
+# Lines of PyTorch Lightning and of DeepSpeed's launcher that say how many processes there are, one for each GPU.
+_PROCESSES = re.compile(
+    r"\b(?:GLOBAL_RANK: \d+, (MEMBER): \d+/|(dist_world_size)=|(Starting with) (?=\d+ processes))(\d{1,9})\b"
+)
+
+
+class Fact(NamedTuple):
+    """A number, the line that says it, and the log's word for it."""
+
+    value: float
+    line: int
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.words} {self.value:.6g} (line {self.line})"
+
+
+class Facts:
+    """Whole numbers that a log says of a run, by name. One that it says in two ways is not known, and both are named."""
+
+    needles = (*Context.needles, b"MEMBER: ", b" processes", b"dist_world_size=")
+
+    def __init__(self) -> None:
+        self.context = Context()
+        self.first: dict[str, Fact] = {}
+        self.against: dict[str, Fact] = {}
+
+    def say(self, name: str, value: int, line: int, words: str) -> None:
+        """Take a number above 0. The first counts, and one that differs contradicts it."""
+        if value <= 0:
+            return
+        known = self.first.setdefault(name, Fact(value, line, words))
+        if known.value != value:
+            self.against.setdefault(name, Fact(value, line, words))
+
+    def take(self, line: Line) -> None:
+        """Read what scripts of any framework print about GPUs, nodes and batch."""
+        if match := _PROCESSES.search(line.text):
+            self.say("gpus", int(match[4]), line.number, match[1] or match[2] or match[3])
+            return
+        context = self.context
+        before = context.gpus, context.local_batch, context.global_batch, context.nodes
+        context.take(line.text)
+        after = context.gpus, context.local_batch, context.global_batch, context.nodes
+        for name, old, new in zip(("gpus", "local_batch", "global_batch", "nodes"), before, after, strict=True):
+            if new and not old:
+                self.say(name, new, line.number, name)
+
+    def get(self, name: str, findings: Findings | None = None) -> int | None:
+        """The number, or None if it is not known; a contradiction becomes a problem."""
+        if name not in self.first:
+            return None
+        if name in self.against:
+            if findings is not None:
+                findings.problem(
+                    self.against[name].line,
+                    f"the log contradicts itself: {self.first[name]}; {self.against[name]}: none counts",
+                )
+            return None
+        return int(self.first[name].value)
+
+
+def contradiction(one: Fact | None, other: Fact | None, half: float = 0.0, slack: float = SLACK) -> str:
+    """What two figures of a log that should be equal say, if they differ by more than `slack` and rounding; else "".
+
+    `half` is the relative rounding error of both together.
+    """
+    if one is None or other is None or one.value <= 0 or other.value <= 0:
+        return ""
+    bound = 1 + slack + half
+    if 1 / bound <= one.value / other.value <= bound:
+        return ""
+    return f"the log contradicts itself: {one}; {other}: no figure counts"
