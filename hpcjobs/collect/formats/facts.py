@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -86,3 +87,41 @@ def contradiction(one: Fact | None, other: Fact | None, half: float = 0.0, slack
     if 1 / bound <= one.value / other.value <= bound:
         return ""
     return f"the log contradicts itself: {one}; {other}: no figure counts"
+
+
+class Product:
+    """A rate times the time of a step, over many lines: the batch of a step, as far as rounding lets it be known."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+        self.low, self.high = 0.0, math.inf
+        self.line = 0
+        self.why = ""  # what contradicts it
+
+    def add(self, rate: float, half_rate: float, time: float, half_time: float, line: int) -> None:
+        """Take the two figures of a line, with the largest rounding error of each."""
+        low = (rate - half_rate) * max(time - half_time, 0)
+        high = (rate + half_rate) * (time + half_time)
+        if not 0 < high < math.inf:
+            return
+        if (low > self.high * (1 + SLACK) or high * (1 + SLACK) < self.low) and not self.why:
+            here = Fact(rate * time, line, self.words)
+            self.why = f"the log contradicts itself: {here}; {self.fact()}: no figure counts"
+        if low <= self.high and high >= self.low:
+            self.low, self.high, self.line = max(low, self.low), min(high, self.high), self.line or line
+
+    def fact(self) -> Fact | None:
+        """The middle of what it may be, or None."""
+        return Fact((self.low + self.high) / 2, self.line, self.words) if self.high < math.inf else None
+
+    def whole(self) -> int | None:
+        """The one whole number that it can be, or None."""
+        least = math.ceil(self.low - 1e-9)
+        return least if self.high < math.inf and least > 0 and math.floor(self.high + 1e-9) == least else None
+
+
+def half(number: bytes) -> float:
+    """The largest rounding error of a number as it is printed: half a unit of its last digit."""
+    digits, _, power = number.lower().partition(b"e")
+    decimals = len(digits.partition(b".")[2])
+    return float(0.5 * 10.0 ** (int(power or 0) - decimals))

@@ -75,7 +75,7 @@ class StepReader(FormatReader, Generic[R]):
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         number = first
-        for begin, end in self._sections(block):
+        for begin, end in sections(block, self.begin):
             part = block[begin:end] if begin or end < len(block) else block
             self.numbers = Numbers(part, number)
             if begin or (self.begin and part.find(self.begin, 0, part.find(b"\n") + 1 or len(part)) >= 0):
@@ -98,18 +98,6 @@ class StepReader(FormatReader, Generic[R]):
         if not self.began:
             for line in lines(part[at:], number + part.count(b"\n", 0, at), self.heads):
                 self.head(line)
-
-    def _sections(self, block: bytes) -> Iterator[tuple[int, int]]:
-        """Begin and end of the parts of a block, each beginning with the line that begins a run."""
-        start = 0
-        at = block.find(self.begin) if self.begin else -1
-        while at >= 0:
-            begin = block.rfind(b"\n", 0, at) + 1
-            if begin > start:
-                yield start, begin
-                start = begin
-            at = block.find(self.begin, at + 1)
-        yield start, len(block)
 
     def again(self) -> R:
         """End the run, and begin one of which nothing but the facts is known: a training that was started again."""
@@ -167,3 +155,16 @@ class StepReader(FormatReader, Generic[R]):
         if began:
             self.run, self.began = self.new(), False
             self.end(run)
+
+
+def sections(block: bytes, begin: bytes) -> Iterator[tuple[int, int]]:
+    """Begin and end of the parts of a block, each of which begins with a line that has `begin`, or with the block."""
+    start = 0
+    at = block.find(begin) if begin else -1
+    while at >= 0:
+        line = block.rfind(b"\n", 0, at) + 1
+        if line > start:
+            yield start, line
+            start = line
+        at = block.find(begin, at + 1)
+    yield start, len(block)
