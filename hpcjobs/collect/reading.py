@@ -138,6 +138,8 @@ def _read(path: Path, format: str | None, option: int | None, skip: Collection[s
     reader = _reader(format)(findings) if format else None
     for number, block in source.blocks():
         at = 0
+        if format != "hpcjobs":  # which says its GPUs itself
+            findings.world.feed(number, block)
         if reader is None:
             format, at = detect(block, skip)
             if not format:
@@ -147,6 +149,7 @@ def _read(path: Path, format: str | None, option: int | None, skip: Collection[s
             reader = _reader(format)(findings)
         reader.feed(number, block, at)
     if reader is not None:
+        findings.ended = True
         reader.close()
     problems = [*source.problems, *findings.problems]
     if not findings.measurements and not problems:
