@@ -4,11 +4,12 @@ The rule, which docs/numbers.md tells with examples:
 
 - Each figure has one or more readings, the plainest first. What the log says outright has one: `Total img/sec`. What
   it leaves open has several: a `throughput` of nobody knows how many GPUs, a count of samples or of steps.
-- Two figures agree where a reading of one lies within a tenth of a reading of the other, beyond their rounding. A
-  tenth, because one may hold an evaluation, a warm-up or a checkpoint that the other leaves out; figures that were
-  mixed up in public logs are a fifth or more apart.
+- Two figures agree where a reading of one lies within 15 % of a reading of the other, beyond their rounding. So much
+  is between figures of MLPerf logs of which one holds evaluations, a warm-up or checkpoints that the other leaves out;
+  figures that were mixed up are a fifth or more apart.
 - The value that most figures support counts, and then that of the plainest readings. Its figure is the first given.
-- One figure alone counts as it plainly reads, if it is one that can stand alone.
+- One figure alone counts as it plainly reads, if it is one that can stand alone. What cannot (a count of nobody knows
+  what) supports others, and contradicts none.
 - Figures that nothing agrees on give no rate, and both lines are named. A figure that two others outvote is named too.
 """
 
@@ -23,7 +24,7 @@ from typing import NamedTuple
 from hpcjobs.collect.measurements import SteadyRate
 
 # Relative distance within which two figures agree, beyond their rounding.
-TOLERANCE = 0.1
+TOLERANCE = 0.15
 
 
 class Kind(enum.Enum):
@@ -170,9 +171,13 @@ def agree(figures: Sequence[Figure], sizes: Sizes) -> Agreed:
     values.sort(key=lambda value: value[:3])
     count, plain, _, best, figure = values[0]
     rivals = [value for value in values if value[:2] == (count, plain) and not near(value[3], best)]
+    standing = [(figure, found) for figure, found in given if figure.alone]
     if count == -1 or rivals:
-        return _contradicted(given)
-    outvoted = [one for one, found in given if not any(near(best, each) for each in found)]
+        if len(standing) == 1:
+            alone, found = standing[0]
+            return Agreed(found[0].rate, alone, found[0].how)
+        return _contradicted(standing) if standing else Agreed()
+    outvoted = [one for one, found in standing if not any(near(best, each) for each in found)]
     said = "; ".join(_told(one) for one in outvoted)
     return Agreed(
         best.rate,

@@ -57,6 +57,7 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
 )
 # Rare words. They are searched only after their rare first letter was found.
 _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...] = (
+    (b":::MLPv0", ((b":::MLPv0", "mlperf", re.compile(rb":::MLPv0\.5\.\d ")),)),
     (
         b"#",
         (
