@@ -145,7 +145,6 @@ class World:
         if own or any(one.line > self.since for one in said):
             # What an earlier run of the log printed is not of this one; its launcher may be.
             said = [one for one in said if one.line > self.since or one.name in _LAUNCHERS]
-        self.since = end
         newest: dict[tuple[str, str], Statement] = {}
         for one in said:
             kept = newest.get((one.of, one.name))

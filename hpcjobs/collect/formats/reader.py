@@ -136,6 +136,7 @@ class FormatReader:
             found.problem(line, NO_GPUS)
         if global_batch is None:
             missing.append("batch")
+        found.world.since = math.inf if found.ended or not found.at else found.before
         found.measurements.append(
             Throughput(
                 source=found.path,
