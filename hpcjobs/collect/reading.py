@@ -128,6 +128,7 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
 )
 # Rare words. They are searched only after their rare first letter was found.
 _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...] = (
+    (b":::MLPv0", ((b":::MLPv0", "mlperf", re.compile(rb":::MLPv0\.5\.\d ")),)),
     (
         b"#",
         (
@@ -209,6 +210,8 @@ def _read(path: Path, format: str | None, option: int | None, skip: Collection[s
     reader = _reader(format)(findings) if format else None
     for number, block in source.blocks():
         at = 0
+        if format != "hpcjobs":  # which says its GPUs itself
+            findings.world.feed(number, block)
         if reader is None:
             format, at = detect(block, skip)
             if not format:
@@ -218,6 +221,7 @@ def _read(path: Path, format: str | None, option: int | None, skip: Collection[s
             reader = _reader(format)(findings)
         reader.feed(number, block, at)
     if reader is not None:
+        findings.ended = True
         reader.close()
     problems = [*source.problems, *findings.problems]
     if not findings.measurements and not problems:
