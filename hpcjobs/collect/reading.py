@@ -108,10 +108,10 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
         ),
     ),
     (
-        re.compile(b"data_time: |batch_cost: "),
+        re.compile(b"data_time: |batch_cost"),
         (
             ("mmengine", re.compile(rb"(?:Epoch|Iter)(?:\(train\))? *(?:\[ *\d+\])?\[ *\d+/\d+\].*(?<![\w.])time: \d")),
-            ("paddle", re.compile(rb"batch_cost: \d.*[ _]ips: \d[\d.]* ?[a-z]+/s")),
+            ("paddle", re.compile(rb"batch_cost:? \d.*[ _]ips:? \d")),
         ),
     ),
     (
@@ -124,6 +124,17 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
         ),
     ),
     (re.compile(b"DLL"), (("dllogger", re.compile(rb"\bDLLL? (?:\d{4}-\d\d-\d\d |\{)")),)),
+    (
+        re.compile(rb"\d(?:it/s|s/it)\b"),
+        (
+            (
+                "progress",
+                re.compile(
+                    rb"(?i)\b(?:epochs?|train|training|steps?)\b[^|%]{0,60}\d%\|[^|]*\| \d+/\d+ \[.*\d(?:it/s|s/it)"
+                ),
+            ),
+        ),
+    ),
     (re.compile(b"- loss: "), (("keras", re.compile(rb"(?:\d+/\d+|^\s?-).* -? ?\d+m?s.*- loss: (?:\d|nan)")),)),
 )
 # Rare words. They are searched only after their rare first letter was found.
@@ -147,6 +158,8 @@ _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...
 _OWN = b'"hpcjobs_run"'
 # The figures of these count even if DLLogger or Keras prints its progress before them.
 _FIRST = ("horovod", "tf_cnn_benchmarks")
+# Many trainings show bars: they count only in a log of no other format.
+_LAST = frozenset({"progress"})
 
 
 def read_log(
@@ -163,8 +176,9 @@ def read_log(
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: no such format; {nearest(format, FORMATS)}")
     option, problems = (gpus, []) if gpus_from is None else gpus_in(path, gpus_from)
-    result = _read(path, format, option)
+    result = _read(path, format, option, frozenset() if format else _LAST)
     if format is None:
+        result = result if result.format else _read(path, None, option)
         tried = result
         skip: frozenset[str] = frozenset()
         while tried.format and not any(map(_counts, tried.measurements)):

@@ -3,8 +3,8 @@
     Epoch 3:  47%|████▋     | 7/15 [06:19<07:13,  1.35it/s, v_num=0]
      12%|█▏        | 45/378 [18:03<2:13:35, 24.07s/it]
 
-The seconds before < are cut to whole ones. The rate behind them is smoothed while the bar runs. Once it has ended, it is
-steps over time; it counts if it lies where the seconds let it.
+The seconds before < are cut to whole ones. The rate behind them is smoothed while the bar runs. Once it has ended, it
+is steps over time, and counts if it lies where the seconds let it.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class ComposerReader(FormatReader):
         self.facts = Facts()
         self.windows: dict[str, Windows] = {"samples": Windows(), "tokens": Windows()}
         self.block: dict[str, tuple[float, float]] = {}  # the metrics of a block, and their rounding errors
-        self.gpus = Product("GPUs by the rates of all and of one:")
+        self.ratio = Product("GPUs by the rates of all and of one:")
         self.size = Product("samples_per_sec over batches_per_sec")
 
     def take(self, line: Line) -> None:
@@ -71,7 +71,7 @@ class ComposerReader(FormatReader):
             self.windows[name].add(1.0, 1 / value)
         whole = name.removeprefix("device/")
         if name != whole and whole in block:
-            self.gpus.add(*block[whole], 1 / value, error / value**2, line)
+            self.ratio.add(*block[whole], 1 / value, error / value**2, line)
         if name == "samples" and "batches" in block:
             batches, its_error = block["batches"]
             self.size.add(value, error, 1 / batches, its_error / batches**2, line)
@@ -80,22 +80,21 @@ class ComposerReader(FormatReader):
         name = "samples" if self.windows["samples"] else "tokens"
         steady, facts = self.windows[name].steady(), self.facts
         if steady is not None:
-            if (count := self.gpus.whole()) is not None:
-                facts.say("gpus", count, self.gpus.line, self.gpus.words)
+            if (count := self.ratio.whole()) is not None:
+                facts.say("gpus", count, self.ratio.line, self.ratio.words)
             said: Fact | None = facts.first.get("global_batch")
             error = (self.size.high - self.size.low) / self.size.high if self.size.high < float("inf") else 0.0
-            why = self.gpus.why or self.size.why or contradiction(self.size.fact(), said, error)
+            why = self.ratio.why or self.size.why or contradiction(self.size.fact(), said, error)
             batch = facts.get("global_batch", self.findings) or self.size.whole()
             self.add_run(
                 self.line,
                 f"throughput/{name}_per_sec",
                 total=None if why else steady.rate,
-                gpus=facts.get("gpus", self.findings),
-                nodes=facts.get("nodes"),
                 global_batch=batch if name == "samples" and not why else None,
                 sd=None if why else steady.sd,
                 steady=None if why else steady,
                 unit=name,
                 why=why,
+                **facts.own(self.findings),
             )
         self._begin()

@@ -23,7 +23,8 @@ from hpcjobs.collect.lines import Line, seconds
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)"
 _CONFIG = re.compile(
-    r":print\] +(train_batch_size|train_micro_batch_size_per_gpu|gradient_accumulation_steps|world_size) (?:\.+ )?(\d{1,9})\s*$"
+    r":print\] +(train_batch_size|train_micro_batch_size_per_gpu|gradient_accumulation_steps|world_size) "
+    r"(?:\.+ | *)(\d{1,9})\s*$"
 )
 _NAMES = {
     "train_batch_size": "global_batch",
@@ -111,7 +112,7 @@ class DeepspeedReader(StepReader[_Run]):
         facts = run.facts
         batch, micro, parallel = (facts.first.get(name) for name in ("global_batch", "micro", "parallel"))
         # The engine's world size leaves out model parallelism: it counts if no other line says the GPUs.
-        if parallel and not facts.first.get("gpus") and run.windows is not None:
+        if parallel and "gpus" not in facts.first and not self.gpus(run.line, None).gpus:
             facts.say("gpus", int(parallel.value), parallel.line, "world_size")
         steady = run.windows.steady(0 if len(run.windows) < 3 else None)
         rate = steady.rate if steady else run.average
@@ -126,12 +127,12 @@ class DeepspeedReader(StepReader[_Run]):
             run.line,
             "SamplesPerSec of all GPUs",
             total=None if why else rate,
-            gpus=facts.get("gpus", self.findings),
-            nodes=facts.get("nodes"),
-            local_batch=int(micro.value * (facts.get("accumulation") or 1)) if micro and not batch else None,
+            local_batch=int(micro.value) if micro and not batch else None,
+            accumulation=facts.get("accumulation") if micro and not batch else None,
             global_batch=int(batch.value) if batch else None,
             sd=steady.sd if steady and not why else None,
             steady=steady if not why else None,
             unit="samples",
             why=why,
+            **facts.own(self.findings),
         )

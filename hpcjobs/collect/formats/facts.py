@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hpcjobs.collect.formats.context import Context
 from hpcjobs.collect.formats.reader import Findings
@@ -13,6 +13,7 @@ from hpcjobs.collect.lines import Line
 # Relative distance within which two figures of a log agree, beyond their rounding: one may hold a pause that the other
 # leaves out.
 SLACK = 0.1
+_BATCHES = ("local_batch", "global_batch")
 
 # Lines of PyTorch Lightning and of DeepSpeed's launcher that say how many processes there are, one for each GPU.
 _PROCESSES = re.compile(
@@ -32,9 +33,9 @@ class Fact(NamedTuple):
 
 
 class Facts:
-    """Whole numbers that a log says of a run, by name. One that it says in two ways is not known, and both are named."""
+    """Whole numbers that a log says of a run, by name. If it says two, none is known, and both are named."""
 
-    needles = (*Context.needles, b"MEMBER: ", b" processes", b"dist_world_size=")
+    needles = (b"atch", b"MEMBER: ", b" processes", b"dist_world_size=")
 
     def __init__(self) -> None:
         self.context = Context()
@@ -50,17 +51,21 @@ class Facts:
             self.against.setdefault(name, Fact(value, line, words))
 
     def take(self, line: Line) -> None:
-        """Read what scripts of any framework print about GPUs, nodes and batch."""
+        """Read what scripts of any framework print about the batch, and launchers about their processes."""
         if match := _PROCESSES.search(line.text):
             self.say("gpus", int(match[4]), line.number, match[1] or match[2] or match[3])
             return
         context = self.context
-        before = context.gpus, context.local_batch, context.global_batch, context.nodes
+        known = context.local_batch, context.global_batch
         context.take(line.text)
-        after = context.gpus, context.local_batch, context.global_batch, context.nodes
-        for name, old, new in zip(("gpus", "local_batch", "global_batch", "nodes"), before, after, strict=True):
-            if new and not old:
-                self.say(name, new, line.number, name)
+        for name, before, now in zip(_BATCHES, known, (context.local_batch, context.global_batch), strict=True):
+            if now and not before:
+                self.say(name, now, line.number, name.replace("_", " "))
+
+    def own(self, findings: Findings) -> dict[str, Any]:
+        """What the room's own lines say of the number of GPUs, as FormatReader.add_run takes it."""
+        gpus = self.get("gpus", findings)
+        return {"gpus": gpus, "gpus_at": (self.first["gpus"].line, self.first["gpus"].words)} if gpus else {}
 
     def get(self, name: str, findings: Findings | None = None) -> int | None:
         """The number, or None if it is not known; a contradiction becomes a problem."""

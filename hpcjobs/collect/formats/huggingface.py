@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer, from version 4 on, and scripts that print its head and a bar of tqdm (Accelerate, Diffusers).
+"""The Hugging Face Trainer, from version 4 on, and scripts that print its head and a bar of tqdm (Diffusers).
 
     ***** Running training *****
       Num examples = 346,940
@@ -10,8 +10,8 @@
     {'loss': 0.28, 'learning_rate': 6.4e-06, 'epoch': 2.61}                       no time: not read
     {'train_runtime': 437.8544, 'train_samples_per_second': 25.132, 'train_steps_per_second': 3.145, ..., 'epoch': 3.0}
 
-The summary counts what was planned: it does not hold if the training goes on from a checkpoint, or stops before its end.
-Every rank may print it: lines that say the same are one run. Without a summary the bar of all optimization steps counts.
+The summary counts what was planned: it does not hold if the training goes on from a checkpoint, or stops before its
+end. Every rank may print it: lines that say the same are one run. Without it the bar of all optimization steps counts.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ class HuggingfaceReader(FormatReader):
             return
         facts, head = run.facts, run.head
         each, whole, accumulation = head.get("each"), head.get("whole"), head.get("accumulation")
-        if each and whole and whole.value % (parts := each.value * (accumulation.value if accumulation else 1)) == 0:
+        parts = each.value * (accumulation.value if accumulation else 1) if each else 0
+        # If both are the same, there is one GPU, or one process that drives several: some versions do not say.
+        if whole and parts and whole.value > parts and whole.value % parts == 0:
             facts.say("gpus", int(whole.value / parts), whole.line, "total batch over that of a device:")
         if whole:
             facts.first.pop("global_batch", None)
@@ -161,17 +163,15 @@ class HuggingfaceReader(FormatReader):
             return
         rate = float(run.summary["train_samples_per_second"])
         why = self._why(run, rate)
-        steps, seconds = head.get("steps"), float(run.summary.get("train_runtime", 0))
         self.add_run(
             run.line,
             "train_samples_per_second",
             total=None if why else rate,
-            gpus=facts.get("gpus", self.findings),
-            nodes=facts.get("nodes"),
             global_batch=facts.get("global_batch", self.findings),
-            step_ms=1000 * seconds / steps.value if steps and seconds and not why else None,
+            accumulation=int(accumulation.value) if accumulation else None,
             unit="samples",
             why=why,
+            **facts.own(self.findings),
         )
 
     @staticmethod

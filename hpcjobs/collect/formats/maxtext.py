@@ -2,7 +2,7 @@
 
     Num_devices: 256, shape (1, 1, 256, 1, ...)
     Config param per_device_batch_size: 6.0
-    completed step: 7, seconds: 6.051, TFLOP/s/device: 451.236, Tokens/s/device: 8123.462, total_weights: 393216, loss: 6.8
+    completed step: 7, seconds: 6.051, TFLOP/s/device: 451.236, Tokens/s/device: 8123.462, total_weights: 393216, ...
 
 Tokens/s/device times the seconds is the batch of a device in tokens, which the configuration checks. The rate over all
 devices needs their number, which `Num_devices` says. total_weights counts the tokens that are no padding.
@@ -70,7 +70,8 @@ class MaxtextReader(StepReader[_Run]):
         steady, tokens = run.windows.steady(), run.tokens.fact()
         if steady is None or tokens is None:
             return
-        gpus, sizes = run.facts.get("gpus", self.findings), run.sizes
+        own, sizes = run.facts.own(self.findings), run.sizes
+        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.option
         each = None
         if {*_SIZES[:2]} <= sizes.keys():
             each = sizes[_SIZES[0]].value * sizes[_SIZES[1]].value
@@ -83,10 +84,10 @@ class MaxtextReader(StepReader[_Run]):
             run.line,
             "Tokens/s/device",
             per_gpu=None if why else rate,
-            gpus=gpus,
             local_batch=None if why else local,
             step_ms=None if why else 1000 / steady.rate,
             steady=scaled(steady, (local or tokens.value) * gpus) if gpus and not why else None,
             unit="tokens",
             why=why or "the log gives the rate of one device, but not how many there are",
+            **own,
         )

@@ -54,7 +54,8 @@ class EpochRun(Run):
         count, time = self.newest
         if self.lines:
             begin = next((line for line in self.lines if 10 * line[0] >= count), (0, 0.0))
-            if begin[0] < count and begin[1] < time:
+            # From less than half of the steps, the rounded means do not give their time.
+            if 2 * begin[0] <= count and begin[1] < time:
                 count, time = count - begin[0], time - begin[1]
             self.lines = []
         if count > 0 and 0 < time < math.inf:

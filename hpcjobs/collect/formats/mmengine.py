@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 
+from hpcjobs.collect.formats.reader import Findings
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line
 
@@ -32,15 +33,15 @@ class MmengineReader(StepReader[Run]):
     name = "mmengine"
     heads = (
         *(b"dict(", b"batch_size", b"samples_per_gpu", b"imgs_per_gpu", b"gpu_ids = ", b"GPU number: "),
-        *(b"accumulative_counts", b"cumulative_iters", b"nproc"),
+        *(b"accumulative_counts", b"cumulative_iters"),
     )
     steps = re.compile(
         rb"(?:Epoch|Iter)(?:\(train\))? *(?:\[ *(\d{1,9})\])?\[ *(\d{1,9})/(\d{1,9})\](?=[^\n\x1e]{1,2000}?data_time: )"
         rb"[^\n\x1e]*?(?<![\w.])time: " + _NUMBER
     )  # fmt: skip
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
+    def __init__(self, findings: Findings) -> None:
+        super().__init__(findings)
         self.section = ""
 
     def new(self) -> Run:
@@ -61,8 +62,6 @@ class MmengineReader(StepReader[Run]):
             facts.say("gpus", count, line.number, "gpu_ids" if match[1] or match[2] else "GPU number")
         elif match := _ACCUMULATION.search(text):
             facts.say("accumulation", int(match[1]), line.number, "accumulation of gradients")
-        elif "nproc" in text:
-            facts.take(line)
 
     def step(self, match: re.Match[bytes]) -> None:
         run, (epoch, number, of, time) = self.run, match.groups()
@@ -76,7 +75,7 @@ class MmengineReader(StepReader[Run]):
             run.windows.extend((float(count),), (count * mean,))
 
     def end(self, run: Run) -> None:
-        accumulation = run.facts.get("accumulation", self.findings) or 1
+        accumulation = run.facts.get("accumulation") or 1
         why = (
             "the log says two accumulations of gradients: no figure counts"
             if "accumulation" in run.facts.against

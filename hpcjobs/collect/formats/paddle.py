@@ -1,6 +1,6 @@
 """PaddlePaddle's toolkits (Clas, Detection, OCR, Seg, Video, NLP, FleetX): `ips`, a rate of one GPU.
 
-    [Train][Epoch 1/120][Iter: 10/626]lr: 0.1, loss: 6.9, batch_cost: 0.36s, reader_cost: 0.2, ips: 700.1 samples/s, eta: ...
+    [Train][Epoch 1/120][Iter: 10/626]lr: 0.1, batch_cost: 0.36s, reader_cost: 0.2, ips: 700.1 samples/s, eta: ...
     epoch: [3/40], global_step: 900, ..., avg_batch_cost: 0.012, avg_samples: 32, ips: 268.31 samples/s, eta: 0:12:03
     global step 2, ..., avg_batch_cost: 0.133 sec, speed: 7.51 step/s, ips_total: 61529 tokens/s, ips: 7691 tokens/s
 
@@ -20,11 +20,12 @@ from hpcjobs.collect.lines import Line
 from hpcjobs.collect.steady import scaled
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)"
-_TRAINERS = re.compile(r"\bPADDLE_TRAINERS_NUM\W{1,80}(\d{1,9})\b")
+_TRAINERS = re.compile(r"\b(?:PADDLE_TRAINERS_NUM\W{1,80}|the number of gpu is )(\d{1,9})\b")
 _LAUNCH = re.compile(
     r"paddle\.distributed\.launch\b.*? --(?:selected_gpus|gpus|devices)[= ]['\"]?(\d+(?:,\d+)*)(?!.* --ips)"
 )
-_OTHER = re.compile(rb"(?i)\beval|\bval\b|\btest|\bEND ")
+_OTHER = re.compile(rb"(?i)\beval|\bval(?:id)?\b|\btest|\bEND ")
+_TOTAL = re.compile(rb" ips_total: " + _NUMBER)
 _STEP = re.compile(
     rb"(?i)(?:global[_ ]step|iter|step|batch)[:\]]? ?\[? *(\d{1,12})(?:/\d{1,12})?|\] +\[ *(\d{1,12})/\d"
 )
@@ -38,7 +39,7 @@ class _Run(Run):
     def __init__(self) -> None:
         super().__init__()
         self.local = Product("ips x time of a step")
-        self.gpus = Product("GPUs by ips_total and ips:")
+        self.ratio = Product("GPUs by ips_total and ips:")
         self.total = False
         self.open = False  # whether ips may be of all GPUs
         self.unit = "samples"
@@ -49,10 +50,9 @@ class PaddleReader(StepReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "paddle"
-    heads = (b"PADDLE_TRAINERS_NUM", b"distributed.launch", *Facts.needles)
+    heads = (b"PADDLE_TRAINERS_NUM", b"number of gpu is", b"distributed.launch", *Facts.needles)
     steps = re.compile(
-        rb"batch_cost: " + _NUMBER + rb"(?: ?s(?:ec)?)?[^\n\x1e]*?(speed: [\d.]+ step/s)?[^\n\x1e]*?(?: ips_total: " + _NUMBER
-        + rb" [a-z]+/s(?:ec)?,)?[ _]ips: " + _NUMBER + rb" ?([a-z]+)/s"
+        rb"batch_cost:? " + _NUMBER + rb"([^\n\x1e]*?)[ _]ips:? " + _NUMBER + rb"(?: ?([a-z]+)/s)?"
     )  # fmt: skip
 
     def new(self) -> _Run:
@@ -72,7 +72,7 @@ class PaddleReader(StepReader[_Run]):
         before = block[max(block.rfind(b"\n", 0, at), block.rfind(b"\x1e", 0, at)) + 1 : at]
         if _OTHER.search(before):
             return
-        run, cost, rate = self.run, float(match[1]), float(match[4])
+        run, cost, rate = self.run, float(match[1]), float(match[3])
         if (epoch := _EPOCH.search(before)) and int(epoch[1]) != run.epoch:
             if int(epoch[1]) < run.epoch:
                 run = self.again()
@@ -90,22 +90,23 @@ class PaddleReader(StepReader[_Run]):
         if not (0 < cost < math.inf and 0 < rate < math.inf):
             return
         line = self.numbers.at(at)
-        run.unit = next((unit for word, unit in _UNITS.items() if match[5].startswith(word)), "samples")
+        run.unit = next((unit for word, unit in _UNITS.items() if (match[4] or b"").startswith(word)), "samples")
         run.windows.extend((1.0,), (cost,))
-        run.local.add(rate, half(match[4]), cost, half(match[1]), line)
-        run.open = run.open or (match[2] is not None and match[3] is None)
-        if match[3]:
+        run.local.add(rate, half(match[3]), cost, half(match[1]), line)
+        if whole := _TOTAL.search(match[2]):
             run.total = True
-            run.gpus.add(float(match[3]), half(match[3]), 1 / rate, half(match[4]) / rate**2, line)
+            run.ratio.add(float(whole[1]), half(whole[1]), 1 / rate, half(match[3]) / rate**2, line)
+        run.open = run.open or (not whole and b"step/s" in match[2])
 
     def end(self, run: _Run) -> None:
         facts, local, steady = run.facts, run.local.fact(), run.windows.steady()
         if local is None or steady is None:
             return
-        why = run.local.why or run.gpus.why
-        if (counted := run.gpus.whole()) is not None:
-            facts.say("gpus", counted, run.gpus.line, run.gpus.words)
-        gpus = facts.get("gpus", self.findings)
+        why = run.local.why or run.ratio.why
+        if (counted := run.ratio.whole()) is not None:
+            facts.say("gpus", counted, run.ratio.line, run.ratio.words)
+        own = facts.own(self.findings)
+        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.option
         each, whole = facts.first.get("local_batch"), facts.first.get("global_batch")
         times = gpus
         if run.open and gpus != 1 and run.unit != "tokens" and whole and _near(local, whole):
@@ -121,14 +122,13 @@ class PaddleReader(StepReader[_Run]):
             "ips_total" if run.total else "ips of one GPU" if times == gpus else "ips of all GPUs",
             total=rate * times if times and not why else None,
             per_gpu=rate if times == gpus and not why else None,
-            gpus=gpus,
-            nodes=facts.get("nodes"),
             local_batch=batch if times == gpus and not why else None,
             global_batch=batch * times if batch and times and not why else None,
             step_ms=None if why else 1000 / steady.rate,
             steady=scaled(steady, (batch or local.value) * times) if times and not why else None,
             unit=run.unit,
             why=why or "the log gives the rate of one GPU, but not how many there are",
+            **own,
         )
 
 

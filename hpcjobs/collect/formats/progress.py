@@ -3,9 +3,9 @@
     Epoch 3:  47%|████▋     | 7/15 [06:19<07:13,  1.35it/s, v_num=0]
     Validation DataLoader 0: 100%|██████████| 3/3 [00:01<00:00,  2.1it/s]
 
-A bar counts if its name has the word epoch, train, training or step, and no other use: a download, an evaluation, a bar
-without a name may be anything. A validation that begins ends its epoch's bar. A step of a bar is one batch of each rank,
-so there is a rate of samples only if the log says the batch, and no accumulation of gradients.
+A bar counts if its name has the word epoch, train, training or step, and no other use: a download, an evaluation, a
+bar without a name may be anything. A validation that begins ends its epoch's bar. A step of a bar is one batch of each
+rank, so there is a rate of samples only if the log says the batch, and no accumulation of gradients.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def add_bars(reader: FormatReader, steps: Steps, facts: Facts, line: int, batch:
         return
     if coarse > 0.01:
         findings.problem(line, f"the bars show whole seconds, so the time of a step is known to {coarse:.0%}")
-    gpus, local = facts.get("gpus", findings), facts.get("local_batch", findings)
+    own = facts.own(findings)
+    gpus, local = reader.gpus(line, own.get("gpus")).gpus or findings.option, facts.get("local_batch", findings)
     whole = batch
     if whole is None and "accumulation" not in facts.first:
         whole = facts.get("global_batch", findings)
@@ -80,13 +81,12 @@ def add_bars(reader: FormatReader, steps: Steps, facts: Facts, line: int, batch:
     reader.add_run(
         line,
         "steps of progress bars",
-        gpus=gpus,
-        nodes=facts.get("nodes"),
         global_batch=whole,
         step_ms=1000 / steady.rate,
         steady=scaled(steady, whole),
         unit="samples" if whole else "steps",
         why=NO_BATCH,
+        **own,
     )
 
 

@@ -39,8 +39,8 @@ class StepAvgReader(StepReader[_Run]):
     name = "step_avg"
     heads = ()
     steps = re.compile(
-        rb"step:(\d{1,12})/\d{1,12} (?:(val_loss:)\S+ |train_loss:\S+ )?train_time:" + _NUMBER + rb"ms step_avg:" + _NUMBER
-        + rb"ms"
+        rb"step:(\d{1,12})/\d{1,12} (?:(val_loss:)\S+ |train_loss:\S+ )?train_time:" + _NUMBER
+        + rb"ms step_avg:" + _NUMBER + rb"ms"
     )  # fmt: skip
 
     def new(self) -> _Run:

@@ -45,7 +45,7 @@ R = TypeVar("R", bound=Run)
 
 
 class StepReader(FormatReader, Generic[R]):
-    """Reads `steps`, and before the first of a run lines with one of `heads`. `begin` is on a line that begins a run."""
+    """Reads `steps`, and before a run's first lines with one of `heads`. `begin` is on a line that begins a run."""
 
     heads: ClassVar[tuple[bytes, ...]] = Facts.needles
     begin: ClassVar[bytes] = b""
@@ -79,7 +79,7 @@ class StepReader(FormatReader, Generic[R]):
             part = block[begin:end] if begin or end < len(block) else block
             self.numbers = Numbers(part, number)
             if begin or (self.begin and part.find(self.begin, 0, part.find(b"\n") + 1 or len(part)) >= 0):
-                self.close()
+                self._end_at(number)
             self._section(part, number)
             number += part.count(b"\n") if end < len(block) else 0
 
@@ -102,7 +102,7 @@ class StepReader(FormatReader, Generic[R]):
     def again(self) -> R:
         """End the run, and begin one of which nothing but the facts is known: a training that was started again."""
         facts, line = self.run.facts, self.numbers
-        self.close()
+        self._end_at(line.number)
         self.run.facts, self.began = facts, True
         self.numbers = line
         return self.run
@@ -127,28 +127,31 @@ class StepReader(FormatReader, Generic[R]):
         if steady is None:
             return
         facts = run.facts
-        gpus = facts.get("gpus", self.findings)
-        local = facts.get("local_batch", self.findings)
-        if local:
-            local *= accumulation
-        if batch is None and local and (gpus or self.findings.option):
-            batch = local * (gpus or self.findings.option or 1)
-        about: dict[str, Any] = {"gpus": gpus, "nodes": facts.get("nodes"), "unit": unit, **more}
+        about: dict[str, Any] = {**facts.own(self.findings), "unit": unit, **more}
         if why:
             self.add_run(run.line, figure, why=why, **about)
             return
-        each = batch / accumulation if batch else None
+        local = facts.get("local_batch", self.findings)
+        gpus = self.gpus(run.line, about.get("gpus")).gpus or self.findings.option
+        each = batch / accumulation if batch else local * gpus if local and gpus else None
         self.add_run(
             run.line,
             figure,
             global_batch=batch,
             local_batch=local,
+            accumulation=accumulation if accumulation > 1 else None,
             step_ms=1000 * accumulation / steady.rate,
             sd=steady.sd * each if steady.sd is not None and each else None,
             steady=scaled(steady, each),
             why=NO_BATCH,
             **about,
         )
+
+    def _end_at(self, line: int) -> None:
+        """End the run before a line, which belongs to the next."""
+        if self.began:
+            self.findings.before, self.findings.at = line - 1, line
+            self.close()
 
     def close(self) -> None:
         run, began = self.run, self.began

@@ -55,9 +55,10 @@ class SwinReader(MeterReader[EpochRun]):
         self.epoch_line(int(epoch), int(step), int(of), float(mean), match.start())
 
     def end(self, run: EpochRun) -> None:
-        accumulation = run.facts.get("accumulation", self.findings) or 1
+        accumulation = run.facts.get("accumulation") or 1
+        why = ""
         if run.last < 1:
-            self.findings.problem(
-                run.line, "the log has one line of a step, which is the first: it holds the start, too"
-            )
-        self.add_steps(run, run.steady(), "mean time of a step", "samples", accumulation=accumulation)
+            why = "the log has one line of a step, the first of the run, which holds its start: no figure counts"
+        elif "accumulation" in run.facts.against:
+            why = "the log says two accumulations of gradients: no figure counts"
+        self.add_steps(run, run.steady(), "mean time of a step", "samples", accumulation=accumulation, why=why)

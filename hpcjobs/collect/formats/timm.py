@@ -1,7 +1,7 @@
 """timm's train.py, old and new.
 
     Training in distributed mode with multiple processes, 1 device per process.Process 0, total 8, device cuda:0.
-    Train: 0 [  50/1251 (  4%)]  Loss: 6.96 (6.96)  Time: 0.734s,  261.42/s  (0.742s,  258.85/s)  LR: 1.000e-04  Data: ...
+    Train: 0 [  50/1251 (  4%)]  Loss: 6.96 (6.96)  Time: 0.734s,  261.42/s  (0.742s,  258.85/s)  LR: ...
 
 Time and rate are of the step and, in brackets, the mean since the epoch's begin. The rate is over all GPUs, and of an
 optimizer's step, so it counts accumulation. Rate times time is the batch of all GPUs.

@@ -82,7 +82,8 @@ class TorchtitanReader(StepReader[_Run]):
         steady = run.windows.steady()
         if steady is None:
             return
-        gpus = run.facts.get("gpus", self.findings)
+        own = run.facts.own(self.findings)
+        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.option
         why = ""
         if run.tokens and gpus and run.implied:
             implied = Fact(gpus * statistics.median(run.implied), run.line, "tokens of a step by tps and time stamps")
@@ -92,10 +93,10 @@ class TorchtitanReader(StepReader[_Run]):
             run.line,
             "tps of one GPU",
             per_gpu=None if why else steady.rate,
-            gpus=gpus,
             global_batch=whole,
             sd=steady.sd * gpus if steady.sd is not None and gpus and not why else None,
             steady=scaled(steady, gpus) if not why else None,
             unit="tokens",
             why=why or "the log gives the rate of one GPU, but not how many there are",
+            **own,
         )

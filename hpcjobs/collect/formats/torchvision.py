@@ -98,7 +98,7 @@ class TorchvisionReader(StepReader[_Run]):
         if len(run.epochs) > 1:
             steady = run.epochs.steady(1, "all but the first epoch")
         accumulation = facts.get("accumulation", self.findings) or 1
-        local, gpus = facts.get("local_batch"), facts.get("gpus")
+        local, gpus = facts.get("local_batch"), self.gpus(run.line, facts.get("gpus")).gpus
         why = ""
         if run.batches and local:
             implied = statistics.median(run.batches)
