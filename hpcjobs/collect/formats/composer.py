@@ -37,6 +37,7 @@ class ComposerReader(FormatReader):
 
     def _begin(self) -> None:
         self.line = 0
+        self.open: tuple[re.Match[str], int] | None = None
         self.batch = 0
         self.facts = Facts()
         self.windows: dict[str, Windows] = {"samples": Windows(), "tokens": Windows()}
@@ -46,13 +47,11 @@ class ComposerReader(FormatReader):
 
     def take(self, line: Line) -> None:
         text = line.text
+        if self.open is not None:
+            self._metric(*self.open)
+            self.open = None
         if match := _METRIC.search(text):
-            name, value = (match[1] or "") + match[2], float(match[3])
-            if name in self.block or value <= 0:
-                return  # another rank's copy
-            self.line = self.line or line.number
-            self.block[name] = value, half(match[3].encode())
-            self._compare(name, line.number)
+            self.open = match, line.number
         elif match := _BATCH.search(text):
             batch = int(match[1])
             if batch < self.batch and batch <= 2:
@@ -63,6 +62,14 @@ class ComposerReader(FormatReader):
             self.facts.say(_NAMES[match[1]], int(match[2]), line.number, match[1])
         elif not self.line:
             self.facts.take(line)
+
+    def _metric(self, match: re.Match[str], line: int) -> None:
+        """Take a metric after which the log goes on: a number at its end may be cut off."""
+        name, value = (match[1] or "") + match[2], float(match[3])
+        if name not in self.block and value > 0:  # else another rank's copy
+            self.line = self.line or line
+            self.block[name] = value, half(match[3].encode())
+            self._compare(name, line)
 
     def _compare(self, name: str, line: int) -> None:
         """Take a metric of all GPUs, and compare it with those of the block before it."""

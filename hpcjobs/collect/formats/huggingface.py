@@ -42,12 +42,12 @@ _BEGIN = b"***** Running training *****"
 _GOES_ON = re.compile(r"Continuing training from (?:checkpoint|global step (\d+)|epoch (\d+))")
 # DeepSpeed's engine tells its configuration when it starts; a Trainer that looks for a batch starts it again.
 _ENGINE = re.compile(r"\[config\.py:\d+:print\] +(train_batch_size|world_size) \.{2,} (\d{1,9})\s*$")
-_VALUE = r"['\"]: ['\"]?(\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,3})?)"
+_VALUE = r"['\"]: ['\"]?(\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,3})?)(?=[^\d.e])"
 _SUMMARY = {
     name: re.compile(rf"['\"]{name}" + _VALUE)
     for name in ("train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch")
 }
-_TABLE = re.compile(r"^\s*train_(samples_per_second)\s*=\s*(\d{1,15}(?:\.\d{1,15})?)\s*$")
+_TABLE = re.compile(r"^\s*train_(samples|steps)_per_second\s*=\s*(\d{1,15}(?:\.\d{1,15})?)\s*$")
 # Two summaries that differ by less are of one run: its ranks stop at slightly different times.
 _SAME = 0.02
 
@@ -84,6 +84,7 @@ class HuggingfaceReader(FormatReader):
         ),
         *(
             b"train_samples_per_second",
+            b"train_steps_per_second",
             b"Running training *****",
             b":print]   train_batch_size ..",
             b":print]   world_size .",
@@ -93,6 +94,7 @@ class HuggingfaceReader(FormatReader):
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
         self.run = _Run()
+        self.table: tuple[str, int] | None = None  # a rate of the table at the end, which its next line confirms
         self.before: _Run | None = None  # the run that ended last, whose summary other ranks may print again
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
@@ -127,8 +129,11 @@ class HuggingfaceReader(FormatReader):
             if "train_samples_per_second" in found and "train_runtime" in found:
                 self._summary(line, found)
         elif match := _TABLE.match(text):
-            if not run.summary and not _same(self.before, match[2]):
-                run.summary, run.at = {"train_samples_per_second": match[2]}, line.number
+            if match[1] == "samples":
+                self.table = match[2], line.number
+            elif self.table and not run.summary and not _same(self.before, self.table[0]):
+                run.summary, run.at = {"train_samples_per_second": self.table[0]}, self.table[1]
+                run.line = run.line or run.at
         elif "[config.py:" not in text:
             run.facts.take(line)
 

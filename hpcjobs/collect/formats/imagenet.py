@@ -15,7 +15,7 @@ import re
 from hpcjobs.collect.formats.facts import Product, contradiction, half
 from hpcjobs.collect.formats.meters import EpochRun, MeterReader
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
 
 
 class _Run(EpochRun):
@@ -45,6 +45,9 @@ class ImagenetReader(MeterReader[_Run]):
             self.run.batch.add(float(speed), half(speed), float(mean), half(mean), line)
 
     def end(self, run: _Run) -> None:
+        steady, mean = run.steady(), run.batch.fact()
         batch, said = run.batch.whole(), run.facts.get("global_batch", self.findings)
+        # Rounding may leave several batches open: their middle is exact enough for a rate.
+        total = mean.value * steady.rate if mean and steady and not batch and not said else None
         why = run.batch.why or (contradiction(run.batch.fact(), run.facts.first.get("global_batch")) if said else "")
-        self.add_steps(run, run.steady(), "mean Time of a step", "images", batch=said or batch, why=why)
+        self.add_steps(run, steady, "mean Time of a step", "images", batch=said or batch, why=why, total=total)

@@ -21,7 +21,7 @@ from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line
 from hpcjobs.collect.steady import Windows
 
-_NUMBER = rb"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
+_NUMBER = rb"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?=[^\d.])"
 _WORLD = re.compile(r"using world size: (\d{1,9})\b")
 _ARGUMENT = re.compile(r"^\s*(world_size|global_batch_size) \.{2,} (\d{1,9})\b")
 _PER_SECOND = re.compile(rb"\| samples per second: " + _NUMBER)

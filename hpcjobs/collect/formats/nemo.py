@@ -17,7 +17,7 @@ import re
 from hpcjobs.collect.formats.facts import Fact, contradiction
 from hpcjobs.collect.formats.steps import Run, StepReader
 
-_NUMBER = rb"(\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,3})?)"
+_NUMBER = rb"(\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,3})?)(?=[^\d.])"
 
 
 class _Run(Run):
@@ -82,7 +82,8 @@ class NemoReader(StepReader[_Run]):
     def end(self, run: _Run) -> None:
         whole = int(run.batch.value) if run.batch else run.facts.get("global_batch", self.findings)
         figure = "global batch over train_step_timing"
-        self.add_steps(run, run.windows.steady(), figure, "sequences", batch=whole, why=run.why)
+        why = run.why or ("" if whole else "the log does not say the batch, nor whether a step is one of the optimizer")
+        self.add_steps(run, run.windows.steady(), figure, "sequences", batch=whole, why=why)
 
 
 def _whole(number: bytes) -> int | None:

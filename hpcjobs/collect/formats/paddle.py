@@ -19,7 +19,7 @@ from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line
 from hpcjobs.collect.steady import scaled
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
 _TRAINERS = re.compile(r"\b(?:PADDLE_TRAINERS_NUM\W{1,80}|the number of gpu is )(\d{1,9})\b")
 _LAUNCH = re.compile(
     r"paddle\.distributed\.launch\b.*? --(?:selected_gpus|gpus|devices)[= ]['\"]?(\d+(?:,\d+)*)(?!.* --ips)"

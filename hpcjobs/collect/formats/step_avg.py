@@ -17,8 +17,9 @@ import re
 from hpcjobs.collect.formats.facts import Fact
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line
+from hpcjobs.collect.world import OWN, Gpus
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
 # So many first steps may be left out of step_avg.
 _WARMUP = 100
 
@@ -45,6 +46,10 @@ class StepAvgReader(StepReader[_Run]):
 
     def new(self) -> _Run:
         return _Run()
+
+    def gpus(self, line: int, own: int | None, words: str = OWN) -> Gpus:
+        """No number of GPUs: what looks like one is source code."""
+        return Gpus()
 
     def head(self, line: Line) -> None:
         """Nothing before the first step is read."""

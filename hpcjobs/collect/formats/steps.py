@@ -129,7 +129,7 @@ class StepReader(FormatReader, Generic[R]):
         facts = run.facts
         about: dict[str, Any] = {**facts.own(self.findings), "unit": unit, **more}
         if why:
-            self.add_run(run.line, figure, why=why, **about)
+            self.add_run(run.line, figure, why=why, **{**about, "total": None})
             return
         local = facts.get("local_batch", self.findings)
         gpus = self.gpus(run.line, about.get("gpus")).gpus or self.findings.option

@@ -15,7 +15,7 @@ from hpcjobs.collect.formats.facts import Facts, Product, contradiction, half
 from hpcjobs.collect.formats.meters import EpochRun, MeterReader
 from hpcjobs.collect.lines import Line
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
 _PROCESSES = re.compile(r"\bProcess \d+, total (\d{1,9})\b")
 _SINGLE = re.compile(r"Training with a single process on (1 device|1 GPU)")
 

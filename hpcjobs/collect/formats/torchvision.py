@@ -19,7 +19,7 @@ from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line
 from hpcjobs.collect.steady import Windows
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)(?=[^\d.])"
 _ARGUMENT = re.compile(
     r"(?<![\w.])(batch_size|batch_size_per_gpu|world_size|accum_iter|update_freq)=(\d{1,9})(?=[,)\s]|$)"
 )
