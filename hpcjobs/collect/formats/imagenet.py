@@ -40,7 +40,7 @@ class ImagenetReader(MeterReader[_Run]):
 
     def step(self, match: re.Match[bytes]) -> None:
         epoch, step, of, _, mean, _, speed = match.groups()
-        if self.epoch_line(int(epoch), int(step), int(of), float(mean), match.start()) and speed:
+        if self.epoch_line(int(epoch), int(step), int(of), mean, match.start()) and speed:
             line = self.numbers.at(match.start())
             self.run.batch.add(float(speed), half(speed), float(mean), half(mean), line)
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from typing import TypeVar
 
+from hpcjobs.collect.formats.facts import half
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.measurements import SteadyRate
 
 RULE = "all but the first tenth of the first epoch"
 # Lines of the first epoch that are kept; of more, every second is dropped.
 _KEPT = 4096
+# The largest relative error that rounding may leave.
+_ERROR = 0.01
 
 
 class EpochRun(Run):
@@ -28,9 +31,10 @@ class EpochRun(Run):
         self.offset = 0  # 1: the epoch's first line is that of step 0, so n stands for n + 1 steps
         self.lines: list[tuple[int, float]] = []  # steps up to a line, and their s: of the first epoch
         self.newest: tuple[int, float] = (0, 0.0)
+        self.half = 0.0  # the rounding error of its mean
 
-    def take(self, epoch: int, step: int, length: int, mean: float) -> bool:
-        """Take a line. Returns whether it counts: a copy of another rank does not."""
+    def take(self, epoch: int, step: int, length: int, mean: bytes) -> bool:
+        """Take a line with its mean in s. Returns whether it counts: a copy of another rank does not."""
         if epoch != self.epoch:
             self.close_epoch()
             self.epoch, self.length, self.offset, self.last = epoch, length, 1 if step == 0 else 0, -1
@@ -38,7 +42,7 @@ class EpochRun(Run):
             return False
         self.last = step
         count = step + self.offset
-        self.newest = count, count * mean
+        self.newest, self.half = (count, count * float(mean)), half(mean)
         if not self.windows:
             self.lines.append(self.newest)
             if len(self.lines) > _KEPT:
@@ -54,8 +58,9 @@ class EpochRun(Run):
         count, time = self.newest
         if self.lines:
             begin = next((line for line in self.lines if 10 * line[0] >= count), (0, 0.0))
-            # From less than half of the steps, the rounded means do not give their time.
-            if 2 * begin[0] <= count and begin[1] < time:
+            # The means are rounded: they give the time of the steps between if these are enough.
+            error = self.half * (count + begin[0])
+            if begin[0] < count and error <= _ERROR * (time - begin[1]):
                 count, time = count - begin[0], time - begin[1]
             self.lines = []
         if count > 0 and 0 < time < math.inf:
@@ -74,7 +79,7 @@ E = TypeVar("E", bound=EpochRun)
 class MeterReader(StepReader[E]):
     """Reads lines of epochs and steps with a mean."""
 
-    def epoch_line(self, epoch: int, step: int, length: int, mean: float, at: int) -> bool:
+    def epoch_line(self, epoch: int, step: int, length: int, mean: bytes, at: int) -> bool:
         """Take the line at position `at`, and begin another run if it is the first of one."""
         if self.run.restarts(epoch, step):
             self.again().line = self.numbers.at(at)

@@ -52,7 +52,7 @@ class SwinReader(MeterReader[EpochRun]):
 
     def step(self, match: re.Match[bytes]) -> None:
         epoch, step, of, _, mean = match.groups()
-        self.epoch_line(int(epoch), int(step), int(of), float(mean), match.start())
+        self.epoch_line(int(epoch), int(step), int(of), mean, match.start())
 
     def end(self, run: EpochRun) -> None:
         accumulation = run.facts.get("accumulation") or 1

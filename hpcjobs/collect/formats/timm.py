@@ -52,7 +52,7 @@ class TimmReader(MeterReader[_Run]):
 
     def step(self, match: re.Match[bytes]) -> None:
         epoch, step, of, time, rate, mean, means = match.groups()
-        if self.epoch_line(int(epoch), int(step), int(of), float(mean), match.start()) and int(step) + 1 < int(of):
+        if self.epoch_line(int(epoch), int(step), int(of), mean, match.start()) and int(step) + 1 < int(of):
             run, line = self.run, self.numbers.at(match.start())
             run.batch.add(float(rate), half(rate), float(time), half(time), line)
             run.mean.add(float(means), half(means), float(mean), half(mean), line)
