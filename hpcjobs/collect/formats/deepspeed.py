@@ -86,7 +86,7 @@ class DeepspeedReader(StepReader[_Run]):
             return
         run.average = rate
         if match[6]:
-            run.windows.add(1.0, 1 / rate)
+            run.add(1.0, 1 / rate)
             batch = run.facts.first.get("global_batch")
             time = float(match[5])
             said = Fact(rate * time, self.numbers.at(match.start()), "samples/sec x iter time")
@@ -94,7 +94,7 @@ class DeepspeedReader(StepReader[_Run]):
         elif step > _START:
             total = (step - _START) / rate
             if run.before is not None and total > run.before[1]:
-                run.windows.add(float(step - run.before[0]), total - run.before[1])
+                run.add(float(step - run.before[0]), total - run.before[1])
             run.before = step, total
         self._stamp(match, count)
 
@@ -114,7 +114,7 @@ class DeepspeedReader(StepReader[_Run]):
         # The engine's world size leaves out model parallelism: it counts if no other line says the GPUs.
         if parallel and "gpus" not in facts.first and not self.gpus(run.line, None).gpus:
             facts.say("gpus", int(parallel.value), parallel.line, "world_size")
-        steady = run.windows.steady(0 if len(run.windows) < 3 else None)
+        steady = run.settled()
         rate = steady.rate if steady else run.average
         why = run.why
         if batch and run.stamps and not why:

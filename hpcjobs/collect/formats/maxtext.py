@@ -63,11 +63,11 @@ class MaxtextReader(StepReader[_Run]):
             count = run.count(step)
         time, rate = float(match[2]), float(match[4])
         if count and time > 0:
-            run.windows.add(1.0, time)
+            run.add(1.0, time)
             run.tokens.add(rate, half(match[4]), time, half(match[2]), self.numbers.at(match.start()))
 
     def end(self, run: _Run) -> None:
-        steady, tokens = run.windows.steady(), run.tokens.fact()
+        steady, tokens = run.settled(), run.tokens.fact()
         if steady is None or tokens is None:
             return
         own, sizes = run.facts.own(self.findings), run.sizes

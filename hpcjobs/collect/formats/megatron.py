@@ -19,7 +19,6 @@ import sys
 from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line
-from hpcjobs.collect.steady import Windows
 
 _NUMBER = rb"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?=[^\d.])"
 _WORLD = re.compile(r"using world size: (\d{1,9})\b")
@@ -79,7 +78,8 @@ class MegatronReader(StepReader[_Run]):
             run.batch = Fact(batch, self.numbers.at(match.start()), "global batch size")
             run.consumed = None
             if grew:  # Its iterations had both batches.
-                run.grew, run.windows, run.rate = True, Windows(), None
+                run.grew, run.rate = True, None
+                run.clear()
                 return
         if match[2]:
             self._consumed(match, step, int(match[2]))
@@ -89,7 +89,7 @@ class MegatronReader(StepReader[_Run]):
             words = "samples per second x time of an iteration"
             run.rate = Fact(float(found[1]) * time if found else 0, self.numbers.at(match.start()), words)
         if 0 < time < math.inf:
-            run.windows.extend((count,), (count * time,))
+            run.add(count, count * time)
 
     def _consumed(self, match: re.Match[bytes], step: int, consumed: int) -> None:
         """Compare the batch with the samples since the line before."""
@@ -104,7 +104,7 @@ class MegatronReader(StepReader[_Run]):
             run.why = contradiction(said, run.batch, slack=0)
 
     def end(self, run: _Run) -> None:
-        steady = run.windows.steady()
+        steady = run.settled()
         if steady is None:
             return
         whole = run.facts.get("global_batch", self.findings) if run.batch is None else int(run.batch.value)

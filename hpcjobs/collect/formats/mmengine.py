@@ -72,7 +72,7 @@ class MmengineReader(StepReader[Run]):
             run.line = self.numbers.at(match.start())
             count = run.count(step)
         if count and 0 < mean < math.inf:
-            run.windows.extend((float(count),), (count * mean,))
+            run.add(float(count), count * mean)
 
     def end(self, run: Run) -> None:
         accumulation = run.facts.get("accumulation") or 1
@@ -81,4 +81,4 @@ class MmengineReader(StepReader[Run]):
             if "accumulation" in run.facts.against
             else ""
         )
-        self.add_steps(run, run.windows.steady(), "time of a step", "samples", accumulation=accumulation, why=why)
+        self.add_steps(run, run.settled(), "time of a step", "samples", accumulation=accumulation, why=why)

@@ -65,7 +65,7 @@ class NemoReader(StepReader[_Run]):
         time = float(match[4])
         run.lines += 1
         if 0 < time < math.inf:
-            run.windows.extend((1.0,), (time,))
+            run.add(1.0, time)
 
     def _consumed(self, match: re.Match[bytes], step: int, consumed: int) -> None:
         """Compare the batch with the samples since the line before; the first line has those since the begin."""
@@ -83,7 +83,7 @@ class NemoReader(StepReader[_Run]):
         whole = int(run.batch.value) if run.batch else run.facts.get("global_batch", self.findings)
         figure = "global batch over train_step_timing"
         why = run.why or ("" if whole else "the log does not say the batch, nor whether a step is one of the optimizer")
-        self.add_steps(run, run.windows.steady(), figure, "sequences", batch=whole, why=why)
+        self.add_steps(run, run.settled(), figure, "sequences", batch=whole, why=why)
 
 
 def _whole(number: bytes) -> int | None:

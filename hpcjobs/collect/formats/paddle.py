@@ -91,7 +91,7 @@ class PaddleReader(StepReader[_Run]):
             return
         line = self.numbers.at(at)
         run.unit = next((unit for word, unit in _UNITS.items() if (match[4] or b"").startswith(word)), "samples")
-        run.windows.extend((1.0,), (cost,))
+        run.add(1.0, cost)
         run.local.add(rate, half(match[3]), cost, half(match[1]), line)
         if whole := _TOTAL.search(match[2]):
             run.total = True
@@ -99,7 +99,7 @@ class PaddleReader(StepReader[_Run]):
         run.open = run.open or (not whole and b"step/s" in match[2])
 
     def end(self, run: _Run) -> None:
-        facts, local, steady = run.facts, run.local.fact(), run.windows.steady()
+        facts, local, steady = run.facts, run.local.fact(), run.settled()
         if local is None or steady is None:
             return
         why = run.local.why or run.ratio.why

@@ -67,7 +67,7 @@ class StepAvgReader(StepReader[_Run]):
             count = run.count(step)
         if count:
             if said[1] > run.ms:
-                run.windows.add(float(count), (said[1] - run.ms) / 1000)
+                run.add(float(count), (said[1] - run.ms) / 1000)
             run.newest, run.ms = said, said[1]
 
     def end(self, run: _Run) -> None:
@@ -83,6 +83,4 @@ class StepAvgReader(StepReader[_Run]):
             why = f"the log contradicts itself: {one}; {other}: no figure counts"
         figure = "step_avg of the last step"
         good = why.startswith("the log gives")
-        self.add_run(
-            run.line, figure, step_ms=each if good else None, steady=run.windows.steady(), unit="steps", why=why
-        )
+        self.add_run(run.line, figure, step_ms=each if good else None, steady=run.settled(), unit="steps", why=why)

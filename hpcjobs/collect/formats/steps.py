@@ -6,6 +6,7 @@ rank's copy. One far below the newest begins another run, and so does the line t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any, ClassVar, Generic, TypeVar
@@ -14,8 +15,9 @@ from hpcjobs.collect.formats.facts import Facts
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line, Numbers, lines
 from hpcjobs.collect.measurements import SteadyRate
-from hpcjobs.collect.steady import Windows, scaled
+from hpcjobs.collect.steady import TENTH, Windows, scaled
 
+_MANY = 512
 NO_BATCH = "the log gives the time of a step, but not the batch of all GPUs: there is no rate"
 
 
@@ -29,6 +31,29 @@ class Run:
         self.last = -1  # the newest step
         self.gap = 1  # steps from the line before to the newest
         self.windows = Windows()
+        self._work: list[float] = []  # of windows that wait to be added many at once
+        self._times: list[float] = []
+
+    def add(self, work: float, time: float) -> None:
+        """Take a window: its work, and the s that it took."""
+        if 0 < work < math.inf and 0 < time < math.inf:
+            self._work.append(work)
+            self._times.append(time)
+            if len(self._work) == _MANY:
+                self._flush()
+
+    def clear(self) -> None:
+        """Forget all windows."""
+        self.windows, self._work, self._times = Windows(), [], []
+
+    def _flush(self) -> None:
+        self.windows.extend(self._work, self._times)
+        self._work, self._times = [], []
+
+    def settled(self, warmup: int | None = None, rule: str = TENTH) -> SteadyRate | None:
+        """The steady state of the windows: see Windows.steady."""
+        self._flush()
+        return self.windows.steady(warmup, rule)
 
     def count(self, step: int) -> int:
         """The steps since the line before; 0: another rank's copy; -1: another run begins. `gap` for the first line."""

@@ -70,7 +70,7 @@ class TorchtitanReader(StepReader[_Run]):
         rate = float(match[2].replace(b",", b""))
         if not count or not rate:
             return
-        run.windows.extend((float(count),), (count / rate,))
+        run.add(float(count), count / rate)
         if len(run.implied) < _STAMPS:
             block = self.numbers.block
             at = seconds(block[block.rfind(b"\n", 0, match.start()) + 1 : match.start()].decode("utf-8", "replace"))
@@ -79,7 +79,7 @@ class TorchtitanReader(StepReader[_Run]):
             run.at = at
 
     def end(self, run: _Run) -> None:
-        steady = run.windows.steady()
+        steady = run.settled()
         if steady is None:
             return
         own = run.facts.own(self.findings)

@@ -86,15 +86,15 @@ class TorchvisionReader(StepReader[_Run]):
         if done <= _SMOOTHED:  # The mean of all steps of the epoch.
             count, spent = done - run.sum[0], done * mean - run.sum[1]
             run.sum = done, done * mean
-            run.windows.add(float(count), spent)
+            run.add(float(count), spent)
         else:
-            run.windows.extend((float(count),), (count * mean,))
+            run.add(float(count), count * mean)
         if rate and len(run.batches) < _KEPT:
             run.batches.append(float(rate) * max(mean - float(data), 0))
 
     def end(self, run: _Run) -> None:
         facts = run.facts
-        steady = run.windows.steady()
+        steady = run.settled()
         if len(run.epochs) > 1:
             steady = run.epochs.steady(1, "all but the first epoch")
         accumulation = facts.get("accumulation", self.findings) or 1
