@@ -180,12 +180,12 @@ def read_log(
     if format is None:
         result = result if result.format else _read(path, None, option)
         tried = result
-        skip: frozenset[str] = frozenset()
+        skip = frozenset() if result.format in _LAST else _LAST
         while tried.format and not any(map(_counts, tried.measurements)):
             # The log may have lines of another format that give the figure.
             skip |= {"hpcjobs", "mlperf"} if tried.format in ("hpcjobs", "mlperf") else {tried.format}
             tried = _read(path, None, option, skip)
-        if skip and tried.format:
+        if tried is not result and tried.format:
             note = Problem(str(path), 0, f"read as {tried.format}: as {result.format} it has no figure")
             result = dataclasses.replace(tried, problems=(*tried.problems, note))
     return dataclasses.replace(result, problems=(*problems, *result.problems)) if problems else result

@@ -57,7 +57,8 @@ class EpochRun(Run):
         """Add the open epoch as a window."""
         count, time = self.newest
         if self.lines:
-            begin = next((line for line in self.lines if 10 * line[0] >= count), (0, 0.0))
+            before = [line for line in self.lines if line[0] < count]
+            begin = next((line for line in before if 10 * line[0] >= count), before[-1] if before else (0, 0.0))
             # The means are rounded: they give the time of the steps between if these are enough.
             error = self.half * (count + begin[0])
             if begin[0] < count and error <= _ERROR * (time - begin[1]):
