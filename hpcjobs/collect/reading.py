@@ -23,6 +23,21 @@ FORMATS: dict[str, str] = {
     "dllogger": "NVIDIA's DLLogger: DLLL {json}, and its lines on standard output",
     "mxnet": "MXNet: Speed: N samples/sec",
     "keras": "Keras' progress: 4096/4096 - 749s - loss: ...",
+    "megatron": "Megatron-LM and Megatron-DeepSpeed: elapsed time per iteration (ms)",
+    "nemo": "NeMo: train_step_timing in s",
+    "huggingface": "Hugging Face Trainer: train_samples_per_second",
+    "deepspeed": "DeepSpeed: SamplesPerSec, and its pipeline engine's samples/sec",
+    "imagenet": "PyTorch's ImageNet example: Epoch: [0][10/626] Time 0.3 (0.4)",
+    "timm": "timm: Train: 0 [50/1251 (4%)] ... Time: 0.4s, 2500.1/s",
+    "torchvision": "torchvision's references, and others with its MetricLogger: time: ... data: ...",
+    "swin": "Swin Transformer: Train: [0/300][10/1251] eta ... time 0.4 (0.5)",
+    "mmengine": "OpenMMLab, mmcv and mmengine: time: 0.4, data_time: 0.01",
+    "paddle": "PaddlePaddle's toolkits: batch_cost and ips",
+    "maxtext": "MaxText: completed step: ..., Tokens/s/device",
+    "torchtitan": "torchtitan: tps, tokens a second of one GPU",
+    "composer": "MosaicML's Composer: throughput/samples_per_sec",
+    "step_avg": "modded-nanogpt and kin: step_avg:143.95ms",
+    "progress": "progress bars of trainings, such as PyTorch Lightning's: it/s, s/it",
     "nccl-tests": "nccl-tests and rccl-tests: tables of algbw and busbw",
     "osu": "OSU micro-benchmarks: tables of latency or bandwidth",
 }
@@ -38,6 +53,21 @@ _READERS = {
     "dllogger": ("dllogger", "DlloggerReader"),
     "mxnet": ("mxnet", "MxnetReader"),
     "keras": ("keras", "KerasReader"),
+    "megatron": ("megatron", "MegatronReader"),
+    "nemo": ("nemo", "NemoReader"),
+    "huggingface": ("huggingface", "HuggingfaceReader"),
+    "deepspeed": ("deepspeed", "DeepspeedReader"),
+    "imagenet": ("imagenet", "ImagenetReader"),
+    "timm": ("timm", "TimmReader"),
+    "torchvision": ("torchvision", "TorchvisionReader"),
+    "swin": ("swin", "SwinReader"),
+    "mmengine": ("mmengine", "MmengineReader"),
+    "paddle": ("paddle", "PaddleReader"),
+    "maxtext": ("maxtext", "MaxtextReader"),
+    "torchtitan": ("torchtitan", "TorchtitanReader"),
+    "composer": ("composer", "ComposerReader"),
+    "step_avg": ("step_avg", "StepAvgReader"),
+    "progress": ("progress", "ProgressReader"),
     "nccl-tests": ("nccl", "NcclReader"),
     "osu": ("osu", "OsuReader"),
 }
@@ -52,11 +82,64 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
             ("mxnet", re.compile(rb"\b[Ss]peed: \d[\d.e+]* samples/sec")),
         ),
     ),
+    (
+        re.compile(b"elapsed time per iter"),
+        (("megatron", re.compile(rb"iteration +\d+/ *\d+ \|.* elapsed time per iteration \(m?s\): +\d")),),
+    ),
+    (
+        re.compile(b"train_s(?:tep_timing|amples_per)|Total train batch"),
+        (
+            ("nemo", re.compile(rb"global_step[:=] ?\d.*train_step_timing in s[:=] ?\d")),
+            ("huggingface", re.compile(rb"'train_samples_per_second': '?\d|^ *train_samples_per_second += +\d")),
+            ("huggingface", re.compile(rb"Total train batch size \(w\. parallel, distributed.*\) = \d")),
+        ),
+    ),
+    (
+        re.compile(b"SamplesPerSec=|iter time .s.: "),
+        (("deepspeed", re.compile(rb"[=/]\d+, (?:RunningAvg)?SamplesPerSec=\d|steps: \d+ loss: .* samples/sec: \d")),),
+    ),
+    (
+        re.compile(b"Epoch: \\[|Train: |poch: \\["),
+        (
+            ("imagenet", re.compile(rb"Epoch: \[\d+\]\[ *\d+/\d+\]\s+(?:\| )?Time +\d[\d.]* +\( *\d")),
+            ("timm", re.compile(rb"Train: \d+ \[ *\d+/\d+ \( *\d+%\)\].*Time: +[\d.]+s, +[\d.]+/s +\(")),
+            ("swin", re.compile(rb"Train: \[\d+/\d+\]\[ *\d+/\d+\]\s+eta .*\btime +[\d.]+ +\(")),
+            ("torchvision", re.compile(rb"poch: \[\d+(?:/\d+)?\] +\[ *\d+/\d+\] +eta: .* time: [\d.]+ +data: \d")),
+        ),
+    ),
+    (
+        re.compile(b"data_time: |batch_cost"),
+        (
+            ("mmengine", re.compile(rb"(?:Epoch|Iter)(?:\(train\))? *(?:\[ *\d+\])?\[ *\d+/\d+\].*(?<![\w.])time: \d")),
+            ("paddle", re.compile(rb"batch_cost:? \d.*[ _]ips:? \d")),
+        ),
+    ),
+    (
+        re.compile(b"completed step: |GiB.* [tw]ps: |throughput/|step_avg:"),
+        (
+            ("maxtext", re.compile(rb"completed step: \d+, seconds: .*Tokens/s/device: \d")),
+            ("torchtitan", re.compile(rb"step: +\d+ +loss: .* memory: .* [tw]ps: \d")),
+            ("composer", re.compile(rb"\bthroughput/(?:device/)?(?:samples|tokens)_per_sec: \d")),
+            ("step_avg", re.compile(rb"step:\d+/\d+ .*train_time:[\d.]+ms step_avg:\d")),
+        ),
+    ),
     (re.compile(b"DLL"), (("dllogger", re.compile(rb"\bDLLL? (?:\d{4}-\d\d-\d\d |\{)")),)),
+    (
+        re.compile(rb"\d(?:it/s|s/it)\b"),
+        (
+            (
+                "progress",
+                re.compile(
+                    rb"(?i)\b(?:epochs?|train|training|steps?)\b[^|%]{0,60}\d%\|[^|]*\| \d+/\d+ \[.*\d(?:it/s|s/it)"
+                ),
+            ),
+        ),
+    ),
     (re.compile(b"- loss: "), (("keras", re.compile(rb"(?:\d+/\d+|^\s?-).* -? ?\d+m?s.*- loss: (?:\d|nan)")),)),
 )
 # Rare words. They are searched only after their rare first letter was found.
 _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...] = (
+    (b":::MLPv0", ((b":::MLPv0", "mlperf", re.compile(rb":::MLPv0\.5\.\d ")),)),
     (
         b"#",
         (
@@ -75,6 +158,8 @@ _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...
 _OWN = b'"hpcjobs_run"'
 # The figures of these count even if DLLogger or Keras prints its progress before them.
 _FIRST = ("horovod", "tf_cnn_benchmarks")
+# Many trainings show bars: they count only in a log of no other format.
+_LAST = frozenset({"progress"})
 
 
 def read_log(
@@ -91,15 +176,16 @@ def read_log(
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: no such format; {nearest(format, FORMATS)}")
     option, problems = (gpus, []) if gpus_from is None else gpus_in(path, gpus_from)
-    result = _read(path, format, option)
+    result = _read(path, format, option, frozenset() if format else _LAST)
     if format is None:
+        result = result if result.format else _read(path, None, option)
         tried = result
-        skip: frozenset[str] = frozenset()
+        skip = frozenset() if result.format in _LAST else _LAST
         while tried.format and not any(map(_counts, tried.measurements)):
             # The log may have lines of another format that give the figure.
             skip |= {"hpcjobs", "mlperf"} if tried.format in ("hpcjobs", "mlperf") else {tried.format}
             tried = _read(path, None, option, skip)
-        if skip and tried.format:
+        if tried is not result and tried.format:
             note = Problem(str(path), 0, f"read as {tried.format}: as {result.format} it has no figure")
             result = dataclasses.replace(tried, problems=(*tried.problems, note))
     return dataclasses.replace(result, problems=(*problems, *result.problems)) if problems else result
@@ -138,6 +224,8 @@ def _read(path: Path, format: str | None, option: int | None, skip: Collection[s
     reader = _reader(format)(findings) if format else None
     for number, block in source.blocks():
         at = 0
+        if format != "hpcjobs":  # which says its GPUs itself
+            findings.world.feed(number, block)
         if reader is None:
             format, at = detect(block, skip)
             if not format:
@@ -147,6 +235,7 @@ def _read(path: Path, format: str | None, option: int | None, skip: Collection[s
             reader = _reader(format)(findings)
         reader.feed(number, block, at)
     if reader is not None:
+        findings.ended = True
         reader.close()
     problems = [*source.problems, *findings.problems]
     if not findings.measurements and not problems:

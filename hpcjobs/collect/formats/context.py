@@ -58,21 +58,23 @@ def _first(pattern: re.Pattern[str], text: str) -> int | None:
 
 
 def local_and_global(
-    batch: int | None, gpus: int | None, implied: float | None, option: int | None = None
+    batch: int | None, gpus: int | None, implied: float | None, option: int | None = None, accumulation: int = 1
 ) -> tuple[int | None, int | None]:
     """(local, global) batch of a `batch` that may be either, None if it is not known.
 
     `implied` is the global batch by the rates over all GPUs and the log's time stamps, if it has both. It decides
-    if it is within a fifth of one of the two. With one GPU both are the same. `option` is the number of GPUs that
-    --gpus-from gives.
+    if it is within a fifth of one of them: of the batch, of batch x GPUs, or of that x `accumulation` (how often
+    gradients are added up before a step). With one GPU, and nothing added up, both are the same. `option` is the
+    number of GPUs that --gpus-from gives.
     """
     gpus = gpus or option
-    if batch is None or gpus == 1:
+    if batch is None or (gpus == 1 and accumulation == 1):
         return batch, batch
     if implied is None or gpus is None:
         return None, None
     if abs(implied / batch - 1) < 0.2:
-        return None, batch
-    if abs(implied / (batch * gpus) - 1) < 0.2:
-        return batch, None
+        return (batch if gpus == 1 else None), batch
+    for times in (1, accumulation):
+        if abs(implied / (batch * gpus * times) - 1) < 0.2:
+            return batch, batch * gpus * times
     return None, None

@@ -8,8 +8,10 @@
 The first form is written to files (JSON; some copies lack DLLL), the others to standard output, with DLLL until 2019.
 A step without numbers is the run's summary, one number is an epoch or a step, two are an iteration. A step of three
 numbers, or with the word validation, is not training. The summary's figure counts if there is one, else the
-iterations, else the epochs. Rates are over all GPUs. PARAMETER begins a run. Its batch_size is per GPU in some
-scripts and global in others: rates and time stamps decide, and without them it stays open.
+iterations, else the epochs. An iteration that a script repeats (it skips the update while the loss scale is too
+large) does not count. Rates are over all GPUs. NeMo logs no rate, but consumed_samples and the time of a step.
+PARAMETER begins a run. Its batch_size is per GPU in some scripts and global in others, with or without accumulation:
+rates and time stamps decide, and without them it stays open.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import re
 import statistics
 from typing import Any
 
+from hpcjobs.collect.agreement import Figure, Kind
 from hpcjobs.collect.formats import context
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line, seconds
@@ -37,8 +40,11 @@ _KEYS = (
     *("train_epoch_avg_items/sec", "train_avg_items/sec", "throughput", "ips", "images_per_second", "img/sec"),
 )
 _RANKS = {key: rank for rank, key in enumerate(_KEYS)}
+# NeMo's names: samples since the begin, and s of a step (a moving mean).
+_CONSUMED, _TIMING = "consumed_samples", ("train_step_timing in s", "train_step_timing")
 _UNITS = ("images", "sequences", "samples", "tokens", "frames")
 _STEPS_KEPT = 500
+_ACCUMULATION = ("num_accumulation_steps", "gradient_accumulation_steps", "accumulate_grad_batches", "grad_accum_steps")
 
 
 class _Run:
@@ -54,7 +60,36 @@ class _Run:
         self.iterations: dict[str, Windows] = {}
         self.epochs: dict[str, Windows] = {}
         self.implied: list[float] = []  # global batches, from rates and time stamps
+        self.took: list[float] = []  # s of a step, from time stamps
         self.before: tuple[tuple[int, ...], float] | None = None
+        self.pending: dict[str, tuple[tuple[int, ...], float]] = {}  # key: newest iteration and rate, not yet counted
+        self.again: dict[str, int] = {}  # key: lines of iterations that were repeated
+        self.all: dict[str, Windows] = {}  # iterations with the repeated ones
+        self.consumed: tuple[float, float] | None = None  # samples and time of the newest line
+        self.samples = Windows()
+        self.timings = Windows()
+
+    def iterate(self, key: str, step: tuple[int, ...], rate: float) -> None:
+        """Take the rate of an iteration. It counts when the next comes, and not if that has the same number."""
+        self.all.setdefault(key, Windows()).add(1.0, 1 / rate)
+        before = self.pending.get(key)
+        if before is not None and before[0] == step:
+            self.again[key] = self.again.get(key, 1) + 1
+        elif before is not None:
+            self._flush(key, before[1])
+        self.pending[key] = step, rate
+
+    def _flush(self, key: str, rate: float) -> None:
+        if not self.again.pop(key, 0):
+            self.iterations.setdefault(key, Windows()).add(1.0, 1 / rate)
+
+    def finish(self) -> None:
+        """Count the last iterations. If ranks without a prefix print every iteration, all of them count."""
+        for key, (_, rate) in self.pending.items():
+            self._flush(key, rate)
+            kept = self.iterations.get(key)
+            if kept is None or len(kept) * 2 < len(self.all[key]):
+                self.iterations[key] = self.all[key]
 
 
 class DlloggerReader(FormatReader):
@@ -117,12 +152,14 @@ class DlloggerReader(FormatReader):
         run = self.run
         if (run.summary or run.iterations or run.epochs) and line.rank == run.rank:
             self._end()
-        self.run.parameters.update((key, data[key]) for key in data if key not in self.run.parameters)
+        for key, value in data.items():
+            self.run.parameters.setdefault(key.removeprefix("cfg/"), value)
 
     def _figures(self, line: Line, step: tuple[int, ...], at: float | None, data: dict[str, Any]) -> None:
         run = self.run
         found = [(key, rate) for key in data if key in _RANKS and (rate := _float(data[key])) is not None and rate > 0]
-        if not found or len(step) > 2:
+        consumed = _float(data.get(_CONSUMED))
+        if (not found and consumed is None) or len(step) > 2:
             return
         if not run.line:
             run.line, run.rank = line.number, line.rank
@@ -131,21 +168,32 @@ class DlloggerReader(FormatReader):
         for key, rate in found:
             if not step:
                 run.summary[key] = rate
+            elif len(step) == 2 or "Iteration" in line.text:
+                run.iterate(key, step, rate)
             else:
-                kept = run.iterations if len(step) == 2 or "Iteration" in line.text else run.epochs
-                kept.setdefault(key, Windows()).add(1.0, 1 / rate)
-        if len(step) == 2 and at is not None:
+                run.epochs.setdefault(key, Windows()).add(1.0, 1 / rate)
+        if consumed is not None and at is not None:
+            if run.consumed and consumed > run.consumed[0]:
+                run.samples.add(consumed - run.consumed[0], at - run.consumed[1])
+            run.consumed = consumed, at
+            timing = next((took for name in _TIMING if (took := _float(data.get(name))) is not None), None)
+            if timing is not None and timing > 0:
+                run.timings.add(1.0, timing)
+        if len(step) == 2 and at is not None and found:
             if run.before and len(run.implied) < _STEPS_KEPT:
                 (epoch, iteration), before = run.before[0], run.before[1]
                 count = step[1] - iteration
                 if step[0] == epoch and count > 0 and at > before:
                     run.implied.append(found[0][1] * (at - before) / count)
+                    run.took.append((at - before) / count)
             run.before = step, at
 
     def _end(self) -> None:
         run, self.run = self.run, _Run()
+        run.finish()
         keys = sorted({*run.summary, *run.iterations, *run.epochs}, key=_RANKS.__getitem__)
         if not keys:
+            self._consumed(run)
             return
         # A summary counts before iterations, even if its key comes later in _KEYS.
         key = next((key for key in keys if key in run.summary), keys[0])
@@ -163,13 +211,19 @@ class DlloggerReader(FormatReader):
         local, whole = run.stdout.get("Per-GPU Batch Size"), run.stdout.get("Global Batch Size")
         whole = whole or _whole(about, "global_batch_size", "total_batch_size")
         local = local or _whole(about, "local_batch_size", "batch_size_per_gpu", "per_gpu_batch_size")
+        checks = []
+        if len(run.took) > 3:  # The batch and the time stamps check the rate, if the batch is said and not derived.
+            checks = [Figure(Kind.STEP, statistics.median(run.took), run.line, "time between iterations", half=0.01)]
         if not local and not whole:
+            checks = []
             batch = _whole(about, "batch_size", "train_batch_size")
-            local, whole = context.local_and_global(batch, gpus, implied, self.findings.option)
+            times = _whole(about, *_ACCUMULATION) or 1
+            local, whole = context.local_and_global(batch, gpus, implied, self.findings.option, times)
         self.add_run(
             run.line,
             figure,
             total=total,
+            figures=checks,
             gpus=gpus,
             nodes=_whole(about, "num_nodes", "nnodes", "n_nodes"),
             local_batch=local,
@@ -179,6 +233,28 @@ class DlloggerReader(FormatReader):
             unit=_unit(keys, next((run.units[key] for key in keys if key in run.units), "")),
             device="cpu" if str(about.get("cpu")).lower() == "true" else "gpu",
             model=str(about.get("arch") or about.get("model_name") or about.get("model") or ""),
+            precision=_precision(about),
+        )
+
+    def _consumed(self, run: _Run) -> None:
+        """Add a run of NeMo, whose samples over time count; the step's time, a moving mean, supports them."""
+        steady = run.samples.steady()
+        if steady is None:
+            return
+        figures = [Figure(Kind.TOTAL, steady.rate, run.line, "consumed_samples over time", steady=steady)]
+        if timing := run.timings.steady():
+            figures.append(Figure(Kind.STEP, 1 / timing.rate, run.line, "train_step_timing", alone=False))
+        about = run.parameters
+        self.add_run(
+            run.line,
+            "consumed_samples over time",
+            figures=figures,
+            gpus=_gpus(run),
+            nodes=_whole(about, "num_nodes", "nnodes", "n_nodes"),
+            global_batch=_whole(about, "global_batch_size"),
+            tokens=_whole(about, "encoder_seq_length", "seq_length"),
+            unit="sequences" if "encoder_seq_length" in about else "samples",
+            device="gpu",
             precision=_precision(about),
         )
 

@@ -1,10 +1,12 @@
-"""MLPerf training logs of anyone, with the lines that mlperf_lines reads.
+"""MLPerf training logs of anyone, v0.5 to v5.x and HPC, with the lines that mlperf_lines reads.
 
-Several ranks may write the same line: the first of an event counts. The rate is what the log calls one, if it does:
-`training_sequences_per_second` at the end of NVIDIA's BERT, else `tracked_stats` (`throughput`; `imgs_sec` in v2.x),
-else `throughput`. Else it is `train_samples` over the time of epochs (or blocks) without their validation. The
-arguments that NVIDIA's scripts for MXNet print, one line by each rank, may give the samples (num_examples) and the
-number of GPUs. `submission_entry` of v0.6 may give the GPUs too: accelerators of a node x nodes.
+Several ranks may write the same line: the first of an event counts. Independent figures of a run check each other
+(collect/agreement.py), in this order: `training_sequences_per_second` at the end of NVIDIA's BERT; `throughput` (in
+v2.x `imgs_sec`) of tracked_stats; `throughput`; the rates that scripts print beside; the samples that events count,
+over time; train_samples over the time of epochs or blocks; the time of a step. A `throughput` may be one GPU's, or in
+tokens; train_samples may be steps, or the samples of a plan that the run did not finish. Evaluations that the training
+waits for do not count as its time. `submission_entry` of v0.6 and keys of HPC give the GPUs: accelerators of a node x
+nodes.
 """
 
 from __future__ import annotations
@@ -14,20 +16,31 @@ from collections import deque
 from typing import Any
 
 from hpcjobs.collect import mlperf_lines
-from hpcjobs.collect.formats.context import Context
+from hpcjobs.collect.agreement import Figure, Kind
+from hpcjobs.collect.formats import mlperf_sets
+from hpcjobs.collect.formats.mlperf_progress import Progress, number
+from hpcjobs.collect.formats.mlperf_sets import Counts
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line
 from hpcjobs.collect.mlperf_lines import Event
-from hpcjobs.collect.steady import Windows, scaled
+from hpcjobs.collect.steady import Windows
 
 _ARGUMENTS = re.compile(r"(?:Node\[(\d+)\] )?(?:start with arguments )?Namespace\((.*)\)")
 _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)=(?:'([^']*)'|(\w+))")
 # The names that the training throughput has among the figures of tracked_stats.
 _RATES = ("throughput", "imgs_sec", "samples_per_sec", "samples_per_second", "images_per_second")
 _SUMMARY = re.compile(r"'training_sequences_per_second': (\d+(?:\.\d+)?)")
-_BEGINS = {"submission_benchmark", "cache_clear", "init_start", "run_start"}
-_IMAGES = {"resnet", "ssd", "maskrcnn", "retinanet", "unet3d", "rnnt_", "minigo_"}
+_BEGINS = {"submission_benchmark", "cache_clear", "init_start", "run_start", "run_clear_caches"}
+# Of tracked_stats: the time of a training step, s.
+_STEPS = ("train_step_time", "train_step_timing", "train_step_timing in s", "step_time")
+_PRINTED = re.compile(r"avg\. samples / sec: (\d+(?:\.\d+)?)|\bSpeed: (\d+(?:\.\d+)?) samples/sec")
+# Events whose counters are those of the training; others count what was evaluated, or start anew.
+_COUNTING = {"tracked_stats", "throughput", "train_loss", "eval_start", "eval_accuracy", "block_stop", "epoch_stop"}
+_COUNTING |= {"run_stop", "opt_learning_rate"}
+_IMAGES = {"resnet", "ssd", "maskrcnn", "mask_rcnn", "retinanet", "unet3d", "stable_diffusion"}
 _SEQUENCES = {"bert", "gpt3", "gpt2", "llama2_70b_lora", "llama31_405b", "llama31_8b"}
+# Log keys of parallelism in which a GPU has no batch of its own.
+_SHARED = re.compile(r"(?:tensor|pipeline|model|context|expert)_(?:model_)?parallel")
 
 
 class _Run:
@@ -36,20 +49,20 @@ class _Run:
     def __init__(self) -> None:
         self.line = 0
         self.values: dict[str, Any] = {}
+        self.at: dict[str, int] = {}  # key: line of its value
         self.arguments: dict[str, str] = {}
         self.workers: dict[str, int] = {}  # node or rank: its number of GPUs
         self.began: float | None = None
         self.ended: float | None = None
         self.status = ""
-        self.summary: float | None = None
-        self.stats = Windows()
-        self.throughputs = Windows()
+        self.summary: tuple[float, int] | None = None
+        self.rates: dict[str, Windows] = {}  # tracked_stats, throughput: windows of images and s
+        self.lines: dict[str, int] = {}
+        self.newest: dict[str, float] = {}  # of each of these, and of what is printed: when it came last
+        self.steps = Windows()
+        self.printed = Windows()
         self.seen: deque[object] = deque(maxlen=4096)
-        self.open: dict[str, tuple[object, float]] = {}  # epoch, block or eval: its number and the time of its start
-        self.validation = 0.0  # s of evaluations within the open epoch or block
-        self.epochs = Windows()
-        self.blocks = Windows()
-        self.evals: list[float] = [0.0, 0.0]  # number, total s
+        self.progress = Progress()
         self.accuracy: float | None = None
 
 
@@ -57,12 +70,11 @@ class MlperfReader(FormatReader):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "mlperf"
-    needles = (mlperf_lines.MARK, b"Namespace(", b"nproc", b"training_sequences_per_second")
+    needles = (mlperf_lines.MARK, mlperf_lines.MARK_05, b"Namespace(", b"training_sequences_per_second", b"amples")
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
         self.run = _Run()
-        self.context = Context()
 
     def take(self, line: Line) -> None:
         if event := mlperf_lines.event(line.text):
@@ -74,36 +86,59 @@ class MlperfReader(FormatReader):
                 gpus = len(re.findall(r"\d+", found.get("gpus", "")))
                 self.run.workers[match[1] or line.rank] = gpus
         elif match := _SUMMARY.search(line.text):
-            self.run.summary = float(match[1])
-        elif "nproc" in line.text:
-            self.context.take(line.text)
+            self.run.summary = float(match[1]), line.number
+        elif (match := _PRINTED.search(line.text)) and self.run.ended is None:
+            rate = float(match[1] or match[2])
+            if rate > 0 and not self._repeated(line.text):
+                self.run.printed.add(1.0, 1 / rate)
+                self.run.lines.setdefault("printed", line.number)
 
     def _event(self, line: Line, event: Event) -> None:
         key, at, value, about = event
         if self.run.ended is not None and key in _BEGINS:
             self._end()
-        run = self.run
-        if run.ended is not None:
-            return  # another rank's copy of the end, or a line after it
+        run, progress = self.run, self.run.progress
         run.line = run.line or line.number
         if key in ("tracked_stats", "throughput"):
-            stats = value if isinstance(value, dict) else {"throughput": value}
-            rate = next((number for name in _RATES if (number := _number(stats.get(name))) is not None), None)
-            mark = next((about[name] for name in ("step", "samples_count", "epoch_num") if name in about), at)
-            if rate is not None and rate > 0 and not self._repeated((key, str(mark))):
-                (run.stats if key == "tracked_stats" else run.throughputs).add(1.0, 1 / rate)
+            self._stats(line, key, at, value, about)
         elif key in ("epoch_start", "block_start", "eval_start"):
-            self._start(key[:5].rstrip("_"), about, at)
+            if run.ended is None:
+                if key == "epoch_start" and "benchmark" in about:  # v0.5 does not say where an epoch ends
+                    progress.stop("epoch", None, at, line.number)
+                progress.start(key[:5].rstrip("_"), _which(about), at, about)
         elif key in ("epoch_stop", "block_stop", "eval_stop"):
-            self._stop(key[:5].rstrip("_"), about, at)
+            progress.stop(key[:5].rstrip("_"), _which(about), at, line.number)
         elif key == "eval_accuracy":
-            run.accuracy = _number(value) if _number(value) is not None else run.accuracy
+            run.accuracy = number(value) if number(value) is not None else run.accuracy
         elif key == "run_start":
             run.began = at if run.began is None else run.began
-        elif key == "run_stop":
+        elif key == "run_stop" and run.ended is None:
             run.ended, run.status = at, str(about.get("status", ""))
-        else:
-            run.values.setdefault(key, value)
+        elif key not in run.values:
+            run.values[key], run.at[key] = value, line.number
+        if "benchmark" in about:
+            run.values.setdefault("submission_benchmark", about["benchmark"])
+        if key in _COUNTING and not _validates(value):
+            progress.count(about, at, line.number)
+
+    def _stats(self, line: Line, key: str, at: float, value: Any, about: dict[str, Any]) -> None:
+        run = self.run
+        stats = value if isinstance(value, dict) else {"throughput": value}
+        rate = next((found for name in _RATES if (found := number(stats.get(name))) is not None), None)
+        step = next((found for name in _STEPS if (found := number(stats.get(name))) is not None), None)
+        mark = next((about[name] for name in ("step", "samples_count", "epoch_num") if name in about), at)
+        if step is not None and step > 0 and not self._repeated(("step", str(mark))):
+            run.steps.add(1.0, step)
+            run.lines.setdefault("step", line.number)
+        if rate is None or rate <= 0 or self._repeated((key, str(mark))):
+            return
+        # A rate counts for the time since the one before it: an epoch that was cut short is nearly nothing.
+        now = run.progress.clock(at)
+        since = run.newest.get(key, run.began if run.began is not None else now)
+        run.newest[key] = now
+        took = max(now - since, 1e-3)
+        run.rates.setdefault(key, Windows()).add(rate * took, took)
+        run.lines.setdefault(key, line.number)
 
     def _repeated(self, mark: object) -> bool:
         """Whether another rank has written this event."""
@@ -112,81 +147,68 @@ class MlperfReader(FormatReader):
         self.run.seen.append(mark)
         return False
 
-    def _start(self, what: str, about: dict[str, Any], at: float) -> None:
-        mark = (what, str(_which(about)))
-        if mark not in self.run.seen and what not in self.run.open:
-            self.run.open[what] = (_which(about), at)
-            if what == "block":
-                self.run.open["samples"] = (about.get("epoch_count", 1), _number(about.get("samples_count")) or 0.0)
-            if what != "eval":
-                self.run.validation = 0.0
+    def _figures(self, run: _Run, batch: int | None, tokens: int | None) -> list[Figure]:
+        """The independent figures of a run, the one to be preferred first."""
+        figures, progress, line = [], run.progress, run.line
+        if run.summary:
+            figures.append(Figure(Kind.OPEN, run.summary[0], run.summary[1], "training_sequences_per_second"))
+        for key, words in (("tracked_stats", "throughput of tracked_stats"), ("throughput", "throughput")):
+            if (windows := run.rates.get(key)) and (steady := windows.steady()):
+                figures.append(Figure(Kind.OPEN, steady.rate, run.lines[key], words, steady=steady))
+                break
+        samples, kind, sure = self._samples(run, batch)
+        counter = progress.counter_figure(batch, tokens, samples if sure or kind is Kind.COUNT else None, run.ended)
+        epochs = progress.epoch_figure(samples, kind, sure)
+        figures += [figure for figure in (epochs, counter) if figure is not None]
+        if steady := run.printed.steady():
+            printed = Figure(Kind.OPEN, steady.rate, run.lines["printed"], "samples/sec that is printed", alone=False)
+            figures.append(printed)
+        if steady := run.steps.steady():
+            figures.append(Figure(Kind.STEP, 1 / steady.rate, run.lines["step"], "time of a step in tracked_stats"))
+        local = _whole(run.values.get("batch_size_05"))
+        steps = progress.counters.get("iteration")
+        if local and steps is not None and steps.points > 2 and steps.clock_ended > steps.clock_began:
+            rate = local * (steps.last - steps.first) / (steps.clock_ended - steps.clock_began)
+            figures.append(Figure(Kind.OPEN, rate, line, "input_batch_size x iterations", alone=False))
+        return figures
 
-    def _stop(self, what: str, about: dict[str, Any], at: float) -> None:
-        run = self.run
-        if what not in run.open:
-            return
-        which, begun = run.open.pop(what)
-        if which is not None:
-            run.seen.append((what, str(which)))
-        took = at - begun
-        if what == "eval":
-            run.evals[0] += 1
-            run.evals[1] += took
-            run.validation += took
-        elif what == "epoch":
-            run.epochs.add(1.0, took - run.validation)
-        else:
-            count, before = run.open.pop("samples")
-            after, epochs = _number(about.get("samples_count")), _number(count) or 1.0
-            if after is not None and after > before:
-                run.blocks.add(after - before, took - run.validation)
-            elif samples := self._samples():
-                run.blocks.add(epochs * samples, took - run.validation)
-
-    def _samples(self) -> float | None:
-        run = self.run
-        return _number(run.values.get("train_samples")) or _number(run.arguments.get("num_examples"))
+    def _samples(self, run: _Run, batch: int | None) -> tuple[float | None, Kind, bool]:
+        """(samples of the training set, how they count, whether that is sure)."""
+        named = number(run.values.get("train_samples"))
+        samples = named or number(run.arguments.get("num_examples"))
+        if not samples:
+            return None, Kind.COUNT, False
+        what = mlperf_sets.counts(str(run.values.get("submission_benchmark", "")), samples, batch)
+        if what is Counts.STEPS and batch:
+            return samples * batch, Kind.TOTAL, True
+        if what is Counts.UNKNOWN and samples < (batch or 2):
+            return None, Kind.COUNT, False  # Not even one batch: a placeholder.
+        return samples, Kind.TOTAL if what is Counts.SAMPLES else Kind.COUNT, what is Counts.SAMPLES
 
     def _end(self) -> None:
-        run, samples = self.run, self._samples()
+        run = self.run
         self.run = _Run()
-        rule = "all but the first tenth of the {}, and at least one of several"
-        figure, total, epoch_s, steady = "", None, None, None
-        if run.epochs:
-            cold = run.epochs.steady()
-            epoch_s = 1 / cold.rate if cold else None
-        if run.summary:
-            figure, total = "training_sequences_per_second", run.summary
-            steady = run.stats.steady()
-        elif run.stats:
-            figure, steady = "throughput of tracked_stats", run.stats.steady()
-        elif run.throughputs:
-            figure, steady = "throughput", run.throughputs.steady()
-        elif run.epochs and samples:
-            steady = run.epochs.steady(rule=rule.format("epochs"))
-            figure, total = "train_samples over the time of epochs", samples / epoch_s if epoch_s else None
-        elif run.blocks:
-            figure, steady = "samples over the time of blocks", run.blocks.steady(rule=rule.format("blocks"))
-        if not figure and run.began is None and epoch_s is None:
+        progress, batch = run.progress, _whole(run.values.get("global_batch_size"))
+        tokens = _whole(run.values.get("max_sequence_length"))
+        figures = self._figures(run, batch, tokens)
+        epoch_s = progress.epoch_s()
+        if not figures and run.began is None and epoch_s is None:
             return
-        if total is not None and not run.summary:  # of epochs, converted to samples
-            steady = scaled(steady, samples)
-        elif total is None and steady is not None:
-            total = steady.rate
         took = run.ended - run.began if run.ended is not None and run.began is not None else None
         success = run.status == "success" and took is not None
-        gpus, nodes, model = self._machine(run)
+        gpus, at, nodes, model = self._machine(run, batch)
         benchmark = str(run.values.get("submission_benchmark", ""))
         self.add_run(
             run.line,
-            figure or "none",
-            total=total,
+            "none",
+            figures=figures,
             gpus=gpus,
+            gpus_at=at,
             nodes=nodes,
-            local_batch=_whole(run.arguments.get("batch_size")) if set(run.workers.values()) == {1} else None,
-            global_batch=_whole(run.values.get("global_batch_size")),
-            sd=steady.sd if steady else None,
-            steady=steady,
+            local_batch=self._local(run),
+            global_batch=batch,
+            accumulation=None,
+            tokens=tokens,
             unit="images" if benchmark in _IMAGES else "sequences" if benchmark in _SEQUENCES else "samples",
             device="gpu" if model or run.workers else "",
             gpu_model=model,
@@ -195,56 +217,78 @@ class MlperfReader(FormatReader):
             epoch_s=epoch_s,
             time_to_train_s=took if success else None,
             time_to_train_kind="measured_to_target" if success else "",
-            eval_s=run.evals[1] / run.evals[0] if run.evals[0] else None,
+            eval_s=sum(progress.evals) / len(progress.evals) if progress.evals else None,
             score=run.accuracy,
             score_name="accuracy" if run.accuracy is not None else "",
             why="the log has neither a throughput in tracked_stats nor train_samples and the times of epochs",
         )
 
-    def _machine(self, run: _Run) -> tuple[int | None, int | None, str]:
-        """(GPUs, nodes, the GPUs' model), None or empty if the log does not say."""
-        entry = str(run.values.get("submission_entry", ""))
+    def _local(self, run: _Run) -> int | None:
+        """The batch of one GPU, if each rank prints arguments with one GPU."""
+        each = set(run.workers.values())
+        return _whole(run.arguments.get("batch_size")) if each == {1} else None
+
+    def _machine(self, run: _Run, batch: int | None) -> tuple[int | None, tuple[int, str] | None, int | None, str]:
+        """(GPUs, the line and the words that say so, nodes, the GPUs' model), None or empty if the log does not say."""
+        values = run.values
+        entry = str(values.get("submission_entry", ""))
         entries = {
             name: _whole(match[1]) if (match := re.search(rf"{name}\W+(\d+)", entry)) else None
             for name in ("num_accelerators", "num_nodes")
         }
         nodes, each = entries["num_nodes"], entries["num_accelerators"]
         model = re.search(r"accelerator\W+([A-Za-z][\w. -]*)", entry)
-        gpus = sum(run.workers.values()) or None
-        whole, local = _whole(run.values.get("global_batch_size")), _whole(run.arguments.get("batch_size"))
-        if gpus and whole and local and set(run.workers.values()) == {1} and whole != gpus * local:
-            # Arguments of some ranks are missing, or batches are accumulated. The batches do not show which.
-            gpus = None if len(run.workers) == 1 else gpus
-        if gpus is None and each and nodes:
-            gpus = each * nodes
-        if gpus is None and self.context.gpus:
-            gpus, nodes = self.context.gpus, self.context.nodes
-        if nodes is None and gpus:
-            platform = re.match(r"(\d+)x", str(run.values.get("submission_platform", "")))
+        named = model[1].strip() if model else ""
+        gpus: int | None = None
+        at: tuple[int, str] | None = None
+        if each and nodes:
+            gpus, at = each * nodes, (run.at["submission_entry"], f"{each} accelerators x {nodes} nodes")
+        elif ranks := _whole(values.get("number_of_ranks")):
+            gpus, at = ranks, (run.at["number_of_ranks"], "number_of_ranks")
+            nodes, each = _whole(values.get("number_of_nodes")), _whole(values.get("accelerators_per_node"))
+            if nodes and each and nodes * each != ranks:
+                self.findings.problem(
+                    at[0],
+                    f"number_of_ranks {ranks} (line {at[0]}) and {nodes} nodes x {each} accelerators "
+                    f"(line {run.at['number_of_nodes']}) contradict each other: the number of GPUs is not known",
+                )
+                gpus = nodes = None
+        elif (local := self._local(run)) and batch and batch % local == 0:
+            # Each rank prints its batch. Ranks whose lines are missing or broken still are part of the global batch.
+            ranks = batch // local
+            if len(run.workers) == ranks or ranks // 2 < len(run.workers) <= ranks:
+                gpus, at = ranks, (run.at["global_batch_size"], f"global batch {batch} / local batch {local}")
+        elif (local := _whole(values.get("local_batch_size"))) and batch and not _SHARED.search(" ".join(values)):
+            accumulated = _whole(values.get("gradient_accumulation_steps"))
+            if accumulated and batch % (local * accumulated) == 0:
+                gpus = batch // (local * accumulated)
+                at = run.at["local_batch_size"], f"global batch {batch} / local batch {local}"
+        elif run.workers and set(run.workers.values()) != {0} and len(run.workers) == 1 and batch is None:
+            gpus = sum(run.workers.values()) or None
+        if nodes is None:
+            platform = re.match(r"(\d+)x", str(values.get("submission_platform", "")))
             count = int(platform[1]) if platform else 0
-            nodes = count if count and gpus % count == 0 else None
-        return gpus, nodes, model[1].strip() if model else ""
+            known = gpus or self.gpus(run.line, None).gpus
+            nodes = count if count and known and known % count == 0 else None
+        return gpus, at, nodes, named
 
     def close(self) -> None:
         if self.run.line:
             self._end()
 
 
-def _which(about: dict[str, Any]) -> object:
-    return next((about[name] for name in ("epoch_num", "first_epoch_num", "samples_count") if name in about), None)
+def _which(about: dict[str, Any]) -> float | None:
+    names = ("epoch_num", "first_epoch_num", "samples_count")
+    return next((number(about[name]) for name in names if name in about), None)
 
 
-def _number(value: object) -> float | None:
-    """A finite number, also of a string, which some logs write; else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if abs(number) < float("inf") else None
+def _validates(value: object) -> bool:
+    """Whether the figures of an event are those of an evaluation alone."""
+    return (
+        isinstance(value, dict) and bool(value) and all(str(name).startswith(("val", "eval", "test")) for name in value)
+    )
 
 
 def _whole(value: object) -> int | None:
-    number = _number(value)
-    return int(number) if number is not None and number >= 1 and number == int(number) else None
+    found = number(value)
+    return int(found) if found is not None and found >= 1 and found == int(found) else None

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from hpcjobs.collect import agreement
+from hpcjobs.collect.agreement import Figure, Kind, Sizes
 from hpcjobs.collect.lines import Line, lines
 from hpcjobs.collect.measurements import Measured, Problem, Throughput
+from hpcjobs.collect.steady import scaled
+from hpcjobs.collect.world import OWN, Gpus, Statement, World
 
 NO_GPUS = "the log does not say how many GPUs it used: --gpus-from can read the number from its path"
 
 
 @dataclasses.dataclass
 class Findings:
-    """What was found in one log so far. `option` is the number of GPUs that --gpus-from finds in its path."""
+    """What was found in one log so far. `option` is the number of GPUs that --gpus-from finds in its path.
+
+    `world` is what lines of any format say of GPUs and nodes. `at` is the line that a reader takes, `before` the one
+    that it took before, so that a run that ends does not see what is said of the next; `ended` is set after the last.
+    """
 
     path: str
     option: int | None = None
+    world: World = dataclasses.field(default_factory=World)
+    at: int = 0
+    before: int = 0
+    ended: bool = False
     measurements: list[Measured] = dataclasses.field(default_factory=list)
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
@@ -40,7 +52,10 @@ class FormatReader:
 
         `sign` is where the first line begins that only this format has; 0 if that is not known.
         """
+        found = self.findings
         for line in lines(block, first, self.needles):
+            if line.number != found.at:
+                found.before, found.at = found.at, line.number
             self.take(line)
 
     def take(self, line: Line) -> None:
@@ -49,6 +64,12 @@ class FormatReader:
     def close(self) -> None:
         """Finish the last run: the log has ended."""
 
+    def gpus(self, line: int, own: int | None, words: str = OWN) -> Gpus:
+        """The GPUs of the run that ends here. `own` is what the reader knows of them, from `line` with these words."""
+        found = self.findings
+        end = math.inf if found.ended or not found.at else found.before
+        return found.world.resolve(end, Statement("all", OWN, own, line, words) if own else None)
+
     def add_run(
         self,
         line: int,
@@ -56,53 +77,77 @@ class FormatReader:
         *,
         total: float | None = None,
         per_gpu: float | None = None,
+        figures: Sequence[Figure] = (),
         gpus: int | None = None,
+        gpus_at: tuple[int, str] | None = None,
+        nodes: int | None = None,
         local_batch: int | None = None,
         global_batch: int | None = None,
+        accumulation: int | None = None,
+        tokens: int | None = None,
         step_ms: float | None = None,
         why: str = "",
         **more: Any,
     ) -> None:
-        """Add a training run. Figures that follow from others are filled in, and `missing` names what is not known.
+        """Add a training run: agreement.agree says which of its figures is the rate, world.World how many GPUs it has.
 
-        `line` is the log's line at which the run begins, `figure` the log's name of the rate, `why` the problem to
-        report if there is no rate.
+        `line` is the log's line at which the run begins, `figure` the log's name of the rate in `total` (over all
+        GPUs) or `per_gpu`; `step_ms` is a step's time that the log gives. `figures` are more figures of the same run,
+        which count after these. `gpus` is what the reader's own lines say, at `gpus_at` (line, words). `accumulation`
+        is how many times gradients of a step are added up, `tokens` how many a sequence has. `why` is the problem to
+        report if there is no rate. `missing` names what is not known.
         """
         found, option = self.findings, self.findings.option
-        gpus_from = "log" if gpus else ""
+        at, words = gpus_at or (line, OWN)
+        world = self.gpus(at, gpus, words)
+        gpus, gpus_from = world.gpus, "log" if world.gpus else ""
+        if world.contradiction:
+            found.problem(world.line or line, f"{world.contradiction}: the number of GPUs is not known")
         if not gpus and option:
             gpus, gpus_from = option, "option"
         elif gpus and option and option != gpus:
             found.problem(line, f"the log says {gpus} GPUs, the path {option}: the log counts")
-        gpus = gpus or None
+        local_batch, global_batch, odd = agreement.batches(gpus, local_batch, global_batch, accumulation)
+        if odd:
+            found.problem(line, f"{odd}: the batch is not known")
         total, per_gpu, step_ms = _figure(total), _figure(per_gpu), _figure(step_ms)
-        if total is None and per_gpu is not None and gpus:
-            total = per_gpu * gpus
-        if gpus and local_batch and not global_batch:
-            global_batch = local_batch * gpus
-        elif gpus and global_batch and not local_batch and global_batch % gpus == 0:
-            local_batch = global_batch // gpus
-        if total is None and step_ms and global_batch:
-            total = global_batch / step_ms * 1000
-        elif step_ms is None and total and global_batch:
-            step_ms = global_batch / total * 1000
-        missing = [name for name, value in (("throughput", total), ("gpus", gpus)) if value is None]
-        if total is None:
+        given = [Figure(Kind.TOTAL, total, line, figure)] if total else []
+        given += [Figure(Kind.ONE, per_gpu, line, figure)] if per_gpu else []
+        given += figures
+        given += [Figure(Kind.STEP, step_ms / 1000, line, "time of a step")] if step_ms else []
+        agreed = agreement.agree(given, Sizes(gpus, global_batch, tokens))
+        rate, counts = agreed.rate, agreed.figure
+        if agreed.contradiction:
+            found.problem(agreed.line or line, agreed.contradiction)
+        if counts is not None and counts in figures:
+            figure = counts.words + (f" ({agreed.how})" if agreed.how else "")
+            if counts.steady is not None and rate is not None and "steady" not in more:
+                steady = more["steady"] = scaled(counts.steady, rate / counts.value)
+                more["sd"] = steady.sd if steady else None
+        if rate is None and agreed.contradiction:
+            step_ms = per_gpu = None
+            more |= {"steady": None, "sd": None}
+        elif global_batch and rate and (step_ms is None or counts is None or counts.kind is not Kind.STEP):
+            step_ms = global_batch / rate * 1000 if step_ms is None or agreed.contradiction else step_ms
+        missing = [name for name, value in (("throughput", rate), ("gpus", gpus)) if value is None]
+        if rate is None and not agreed.contradiction:
             found.problem(line, why or "the log does not give a rate over all GPUs")
-        if gpus is None:
+        if gpus is None and not world.contradiction:
             found.problem(line, NO_GPUS)
         if global_batch is None:
             missing.append("batch")
+        found.world.since = math.inf if found.ended or not found.at else found.before
         found.measurements.append(
             Throughput(
                 source=found.path,
                 line=line,
                 format=self.name,
                 figure=figure,
-                throughput=total,
-                per_gpu=per_gpu if per_gpu is not None else total / gpus if total and gpus else None,
+                throughput=rate,
+                per_gpu=per_gpu if per_gpu is not None else rate / gpus if rate and gpus else None,
                 gpus=gpus,
                 gpus_from=gpus_from,
+                nodes=nodes or (world.nodes if gpus_from == "log" else None),
                 local_batch=local_batch,
                 global_batch=global_batch,
                 step_ms=step_ms,

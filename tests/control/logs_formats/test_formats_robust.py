@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hpcjobs.collect.measurements import Bandwidth, LogResult, Throughput
 from hpcjobs.collect.reading import FORMATS, read_log
 from tests.control.logs import train_log
+from tests.control.logs_formats.made import MAKERS, Truth
 from tests.control.logs_formats.reading import SAMPLES
 from tests.control.logs_formats.test_formats_dllogger import MXNET, PYTORCH
 from tests.control.logs_formats.test_formats_horovod import RUN
@@ -29,6 +30,7 @@ LOGS: dict[str, bytes] = {
     "mxnet": (ARGUMENTS.format(0, 128, "0,1", "device") + speeds(0, 500.0, 128)).encode(),
     "mlperf": mlperf().encode(),
     "keras": ("Number of devices: 2\n" + "".join(f"Epoch {n}/7\n" + text for n, text in enumerate(EPOCHS.values(), 1))).encode(),
+    **{name: make(Truth()).encode() for name, make in MAKERS.items()},
     "nccl-tests": (NEW + OLD).encode(),
     "osu": (BANDWIDTH + REDUCE + PAIRS).encode(),
 }  # fmt: skip

@@ -1,0 +1,138 @@
+"""DeepSpeed's timer of the throughput, and the lines of its pipeline engine.
+
+    [2023-11-07 01:55:23,714] [INFO] [timer.py:260:stop] epoch=0/micro_step=40/global_step=10, RunningAvgSamplesPerSec=
+      25.025771473496132, CurrSamplesPerSec=25.704280480541442, MemAllocated=4.32GB, MaxMemAllocated=38.49GB
+    [...] [timer.py:198:stop] 0/20, RunningAvgSamplesPerSec=232.7, CurrSamplesPerSec=227.4         until 0.7
+    [...] [timer.py:154:stop] 0/20, SamplesPerSec=109.7                                            until 0.5
+    steps: 20 loss: 7.1 iter time (s): 1.230 samples/sec: 104.065                                  pipeline
+
+The rates are over all GPUs. The running average begins at the second step; from two of them follows the rate of the
+steps between. The timer does not count what is between two steps, such as waiting for data: time stamps and batch show
+how much that is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+
+from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
+from hpcjobs.collect.formats.steps import Run, StepReader
+from hpcjobs.collect.lines import Line, seconds
+
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)(?=[^\d.])"
+_CONFIG = re.compile(
+    r":print\] +(train_batch_size|train_micro_batch_size_per_gpu|gradient_accumulation_steps|world_size) "
+    r"(?:\.+ | *)(\d{1,9})\s*$"
+)
+_NAMES = {
+    "train_batch_size": "global_batch",
+    "train_micro_batch_size_per_gpu": "micro",
+    "gradient_accumulation_steps": "accumulation",
+    "world_size": "parallel",
+}
+# The timer leaves out its first steps.
+_START = 2
+# How much longer a step may take by the time stamps than by the timer.
+_BETWEEN = 0.25
+_STAMPS = 500
+
+
+class _Run(Run):
+    """One run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = 0.0
+        self.before: tuple[int, float] | None = None  # step and s of a sample up to it, of the newest running average
+        self.at: float | None = None
+        self.stamps: list[float] = []  # s of a step
+        self.why = ""
+
+
+class DeepspeedReader(StepReader[_Run]):
+    """Reads the logs that the text at the top of this file describes."""
+
+    name = "deepspeed"
+    heads = (b":print]", *Facts.needles)
+    steps = re.compile(
+        rb"[=/](\d{1,12}), (?:Running(Avg))?SamplesPerSec=" + _NUMBER
+        + rb"|\bsteps: (\d{1,12}) loss: \S+ iter time \(s\): " + _NUMBER + rb" samples/sec: " + _NUMBER
+    )  # fmt: skip
+
+    def new(self) -> _Run:
+        return _Run()
+
+    def head(self, line: Line) -> None:
+        facts = self.run.facts
+        if match := _CONFIG.search(line.text):
+            name = _NAMES[match[1]]
+            for known in (facts.first, facts.against):  # The newest engine counts.
+                known.pop(name, None)
+            facts.say(name, int(match[2]), line.number, match[1])
+        elif ":print]" not in line.text:
+            facts.take(line)
+
+    def step(self, match: re.Match[bytes]) -> None:
+        run, step = self.run, int(match[1] or match[4])
+        count = run.count(step)
+        if count < 0:
+            run = self.again()
+            run.line = self.numbers.at(match.start())
+            count = run.count(step)
+        rate = float(match[3] or match[6])
+        if not count or not 0 < rate < math.inf:
+            return
+        run.average = rate
+        if match[6]:
+            run.add(1.0, 1 / rate)
+            batch = run.facts.first.get("global_batch")
+            time = float(match[5])
+            said = Fact(rate * time, self.numbers.at(match.start()), "samples/sec x iter time")
+            run.why = run.why or contradiction(said, batch, 0.0005 / time if time else 1)
+        elif step > _START:
+            total = (step - _START) / rate
+            if run.before is not None and total > run.before[1]:
+                run.add(float(step - run.before[0]), total - run.before[1])
+            run.before = step, total
+        self._stamp(match, count)
+
+    def _stamp(self, match: re.Match[bytes], count: int) -> None:
+        run, block = self.run, self.numbers.block
+        if len(run.stamps) < _STAMPS:
+            at = seconds(block[block.rfind(b"\n", 0, match.start()) + 1 : match.start()].decode("utf-8", "replace"))
+            if at is not None and run.at is not None and at > run.at:
+                run.stamps.append((at - run.at) / count)
+            run.at = at
+
+    def end(self, run: _Run) -> None:
+        if not run.average:
+            return
+        facts = run.facts
+        batch, micro, parallel = (facts.first.get(name) for name in ("global_batch", "micro", "parallel"))
+        # The engine's world size leaves out model parallelism: it counts if no other line says the GPUs.
+        if parallel and "gpus" not in facts.first and not self.gpus(run.line, None).gpus:
+            facts.say("gpus", int(parallel.value), parallel.line, "world_size")
+        steady = run.settled()
+        rate = steady.rate if steady else run.average
+        why = run.why
+        if batch and run.stamps and not why:
+            stamps = Fact(
+                batch.value / statistics.median(run.stamps), run.line, "batch over the time of a step by time stamps"
+            )
+            said = Fact(rate, run.line, "SamplesPerSec")
+            why = contradiction(said, stamps, slack=_BETWEEN)
+        self.add_run(
+            run.line,
+            "SamplesPerSec of all GPUs",
+            total=None if why else rate,
+            local_batch=int(micro.value) if micro and not batch else None,
+            accumulation=facts.get("accumulation") if micro and not batch else None,
+            global_batch=int(batch.value) if batch else None,
+            sd=steady.sd if steady and not why else None,
+            steady=steady if not why else None,
+            unit="samples",
+            why=why,
+            **facts.own(self.findings),
+        )

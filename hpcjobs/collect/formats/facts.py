@@ -1,0 +1,132 @@
+"""What a log says of its run, each number with the line that says it; and whether two figures of a log agree."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, NamedTuple
+
+from hpcjobs.collect.formats.context import Context
+from hpcjobs.collect.formats.reader import Findings
+from hpcjobs.collect.lines import Line
+
+# Relative distance within which two figures of a log agree, beyond their rounding: one may hold a pause that the other
+# leaves out.
+SLACK = 0.1
+_BATCHES = ("local_batch", "global_batch")
+
+# Lines of PyTorch Lightning and of DeepSpeed's launcher that say how many processes there are, one for each GPU.
+_PROCESSES = re.compile(
+    r"\b(?:GLOBAL_RANK: \d+, (MEMBER): \d+/|(dist_world_size)=|(Starting with) (?=\d+ processes))(\d{1,9})\b"
+)
+
+
+class Fact(NamedTuple):
+    """A number, the line that says it, and the log's word for it."""
+
+    value: float
+    line: int
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.words} {self.value:.6g} (line {self.line})"
+
+
+class Facts:
+    """Whole numbers that a log says of a run, by name. If it says two, none is known, and both are named."""
+
+    needles = (b"atch", b"MEMBER: ", b" processes", b"dist_world_size=")
+
+    def __init__(self) -> None:
+        self.context = Context()
+        self.first: dict[str, Fact] = {}
+        self.against: dict[str, Fact] = {}
+
+    def say(self, name: str, value: int, line: int, words: str) -> None:
+        """Take a number above 0. The first counts, and one that differs contradicts it."""
+        if value <= 0:
+            return
+        known = self.first.setdefault(name, Fact(value, line, words))
+        if known.value != value:
+            self.against.setdefault(name, Fact(value, line, words))
+
+    def take(self, line: Line) -> None:
+        """Read what scripts of any framework print about the batch, and launchers about their processes."""
+        if match := _PROCESSES.search(line.text):
+            self.say("gpus", int(match[4]), line.number, match[1] or match[2] or match[3])
+            return
+        context = self.context
+        known = context.local_batch, context.global_batch
+        context.take(line.text)
+        for name, before, now in zip(_BATCHES, known, (context.local_batch, context.global_batch), strict=True):
+            if now and not before:
+                self.say(name, now, line.number, name.replace("_", " "))
+
+    def own(self, findings: Findings) -> dict[str, Any]:
+        """What the room's own lines say of the number of GPUs, as FormatReader.add_run takes it."""
+        gpus = self.get("gpus", findings)
+        return {"gpus": gpus, "gpus_at": (self.first["gpus"].line, self.first["gpus"].words)} if gpus else {}
+
+    def get(self, name: str, findings: Findings | None = None) -> int | None:
+        """The number, or None if it is not known; a contradiction becomes a problem."""
+        if name not in self.first:
+            return None
+        if name in self.against:
+            if findings is not None:
+                findings.problem(
+                    self.against[name].line,
+                    f"the log contradicts itself: {self.first[name]}; {self.against[name]}: none counts",
+                )
+            return None
+        return int(self.first[name].value)
+
+
+def contradiction(one: Fact | None, other: Fact | None, half: float = 0.0, slack: float = SLACK) -> str:
+    """What two figures of a log that should be equal say, if they differ by more than `slack` and rounding; else "".
+
+    `half` is the relative rounding error of both together.
+    """
+    if one is None or other is None or one.value <= 0 or other.value <= 0:
+        return ""
+    bound = 1 + slack + half
+    if 1 / bound <= one.value / other.value <= bound:
+        return ""
+    return f"the log contradicts itself: {one}; {other}: no figure counts"
+
+
+class Product:
+    """A rate times the time of a step, over many lines: the batch of a step, as far as rounding lets it be known."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+        self.low, self.high = 0.0, math.inf
+        self.line = 0
+        self.why = ""  # what contradicts it
+
+    def add(self, rate: float, half_rate: float, time: float, half_time: float, line: int) -> None:
+        """Take the two figures of a line, with the largest rounding error of each."""
+        low = (rate - half_rate) * max(time - half_time, 0)
+        high = (rate + half_rate) * (time + half_time)
+        if not 0 < high < math.inf:
+            return
+        if (low > self.high * (1 + SLACK) or high * (1 + SLACK) < self.low) and not self.why:
+            here = Fact(rate * time, line, self.words)
+            self.why = f"the log contradicts itself: {here}; {self.fact()}: no figure counts"
+        if low <= self.high and high >= self.low:
+            self.low, self.high, self.line = max(low, self.low), min(high, self.high), self.line or line
+
+    def fact(self) -> Fact | None:
+        """The middle of what it may be, or None."""
+        return Fact((self.low + self.high) / 2, self.line, self.words) if self.high < math.inf else None
+
+    def whole(self) -> int | None:
+        """The one whole number that it can be, or None."""
+        least = math.ceil(self.low - 1e-9)
+        return least if self.high < math.inf and least > 0 and math.floor(self.high + 1e-9) == least else None
+
+
+def half(number: bytes) -> float:
+    """The largest rounding error of a number as it is printed: half a unit of its last digit."""
+    digits, _, power = number.lower().partition(b"e")
+    decimals = len(digits.partition(b".")[2])
+    return float(0.5 * 10.0 ** (int(power or 0) - decimals))

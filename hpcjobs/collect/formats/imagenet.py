@@ -1,0 +1,53 @@
+"""PyTorch's ImageNet example, and the scripts that were made from it (Apex, DALI and many others).
+
+    Epoch: [0][  10/5005]  Time  0.300 ( 0.400)  Data  0.000 ( 0.101)  Loss 6.9e+00 (7.0e+00)  Acc@1 ...
+    Epoch: [0][10/125]     Time 0.866 (0.866)  Speed 230.949 (230.949)  Loss ...            Apex
+
+The time is of one step, and in brackets the mean since the epoch's begin, which counts. Speed is over all GPUs. The
+example prints neither batch nor GPUs: without them there is the time of a step alone. `Use GPU: 0 for training` says
+which GPU of its node a process has, and not how many there are.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hpcjobs.collect.formats.facts import Product, contradiction, half
+from hpcjobs.collect.formats.meters import EpochRun, MeterReader
+
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+
+
+class _Run(EpochRun):
+    """One run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch = Product("Speed x Time of a step")
+
+
+class ImagenetReader(MeterReader[_Run]):
+    """Reads the logs that the text at the top of this file describes."""
+
+    name = "imagenet"
+    steps = re.compile(
+        rb"Epoch: \[(\d{1,9})\]\[ *(\d{1,9})/(\d{1,9})\]\s+(?:\| )?Time +" + _NUMBER + rb" +\( *" + _NUMBER
+        + rb"\)(?:[ \t]+Speed +" + _NUMBER + rb" +\( *" + _NUMBER + rb"\))?"
+    )  # fmt: skip
+
+    def new(self) -> _Run:
+        return _Run()
+
+    def step(self, match: re.Match[bytes]) -> None:
+        epoch, step, of, _, mean, _, speed = match.groups()
+        if self.epoch_line(int(epoch), int(step), int(of), mean, match.start()) and speed:
+            line = self.numbers.at(match.start())
+            self.run.batch.add(float(speed), half(speed), float(mean), half(mean), line)
+
+    def end(self, run: _Run) -> None:
+        steady, mean = run.steady(), run.batch.fact()
+        batch, said = run.batch.whole(), run.facts.get("global_batch", self.findings)
+        # Rounding may leave several batches open: their middle is exact enough for a rate.
+        total = mean.value * steady.rate if mean and steady and not batch and not said else None
+        why = run.batch.why or (contradiction(run.batch.fact(), run.facts.first.get("global_batch")) if said else "")
+        self.add_steps(run, steady, "mean Time of a step", "images", batch=said or batch, why=why, total=total)

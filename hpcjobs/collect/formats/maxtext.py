@@ -1,0 +1,93 @@
+"""MaxText: lines of steps, whose rate is of one device.
+
+    Num_devices: 256, shape (1, 1, 256, 1, ...)
+    Config param per_device_batch_size: 6.0
+    completed step: 7, seconds: 6.051, TFLOP/s/device: 451.236, Tokens/s/device: 8123.462, total_weights: 393216, ...
+
+Tokens/s/device times the seconds is the batch of a device in tokens, which the configuration checks. The rate over all
+devices needs their number, which `Num_devices` says. total_weights counts the tokens that are no padding.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hpcjobs.collect.formats.facts import Fact, Facts, Product, contradiction, half
+from hpcjobs.collect.formats.steps import Run, StepReader
+from hpcjobs.collect.lines import Line
+from hpcjobs.collect.steady import scaled
+
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+_DEVICES = re.compile(r"\bNum_devices: (\d{1,9})\b")
+_SIZES = ("per_device_batch_size", "max_target_length", "gradient_accumulation_steps")
+_PARAMETER = re.compile(r"\bConfig param (" + "|".join(_SIZES) + r"): (\d{1,9}(?:\.\d{1,9})?)\s*$")
+
+
+class _Run(Run):
+    """One run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = Product("Tokens/s/device x seconds")
+        self.sizes: dict[str, Fact] = {}
+
+
+class MaxtextReader(StepReader[_Run]):
+    """Reads the logs that the text at the top of this file describes."""
+
+    name = "maxtext"
+    heads = (b"Num_devices", b"Config param ", *Facts.needles)
+    steps = re.compile(
+        rb"completed step: (\d{1,12}), seconds: " + _NUMBER + rb", TFLOP/s/device: " + _NUMBER
+        + rb", Tokens/s/device: " + _NUMBER
+    )  # fmt: skip
+
+    def new(self) -> _Run:
+        return _Run()
+
+    def head(self, line: Line) -> None:
+        run = self.run
+        if match := _DEVICES.search(line.text):
+            run.facts.say("gpus", int(match[1]), line.number, "Num_devices")
+        elif match := _PARAMETER.search(line.text):
+            run.sizes[match[1]] = Fact(float(match[2]), line.number, match[1])
+        elif "Config param" not in line.text:
+            run.facts.take(line)
+
+    def step(self, match: re.Match[bytes]) -> None:
+        run, step = self.run, int(match[1])
+        count = run.count(step)
+        if count < 0:
+            run = self.again()
+            run.line = self.numbers.at(match.start())
+            count = run.count(step)
+        time, rate = float(match[2]), float(match[4])
+        if count and time > 0:
+            run.add(1.0, time)
+            run.tokens.add(rate, half(match[4]), time, half(match[2]), self.numbers.at(match.start()))
+
+    def end(self, run: _Run) -> None:
+        steady, tokens = run.settled(), run.tokens.fact()
+        if steady is None or tokens is None:
+            return
+        own, sizes = run.facts.own(self.findings), run.sizes
+        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.option
+        each = None
+        if {*_SIZES[:2]} <= sizes.keys():
+            each = sizes[_SIZES[0]].value * sizes[_SIZES[1]].value
+            each *= sizes[_SIZES[2]].value if _SIZES[2] in sizes else 1
+        said = Fact(each, sizes[_SIZES[0]].line, "tokens of a device's batch") if each else None
+        why = run.tokens.why or contradiction(tokens, said, slack=0.01)
+        local = int(each) if each else run.tokens.whole()
+        rate = steady.rate * (local or tokens.value)
+        self.add_run(
+            run.line,
+            "Tokens/s/device",
+            per_gpu=None if why else rate,
+            local_batch=None if why else local,
+            step_ms=None if why else 1000 / steady.rate,
+            steady=scaled(steady, (local or tokens.value) * gpus) if gpus and not why else None,
+            unit="tokens",
+            why=why or "the log gives the rate of one device, but not how many there are",
+            **own,
+        )

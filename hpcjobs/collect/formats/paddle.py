@@ -1,0 +1,136 @@
+"""PaddlePaddle's toolkits (Clas, Detection, OCR, Seg, Video, NLP, FleetX): `ips`, a rate of one GPU.
+
+    [Train][Epoch 1/120][Iter: 10/626]lr: 0.1, batch_cost: 0.36s, reader_cost: 0.2, ips: 700.1 samples/s, eta: ...
+    epoch: [3/40], global_step: 900, ..., avg_batch_cost: 0.012, avg_samples: 32, ips: 268.31 samples/s, eta: 0:12:03
+    global step 2, ..., avg_batch_cost: 0.133 sec, speed: 7.51 step/s, ips_total: 61529 tokens/s, ips: 7691 tokens/s
+
+ips times the time of a step is the batch of a GPU. ips_total is over all GPUs: together with ips it says how many.
+Where `speed: ... step/s` stands without ips_total, ips was of one GPU in some versions and of all in others: it counts
+if there is one GPU, or if the batch says which.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from hpcjobs.collect.formats.facts import Fact, Facts, Product, half
+from hpcjobs.collect.formats.steps import Run, StepReader
+from hpcjobs.collect.lines import Line
+from hpcjobs.collect.steady import scaled
+
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+_TRAINERS = re.compile(r"\b(?:PADDLE_TRAINERS_NUM\W{1,80}|the number of gpu is )(\d{1,9})\b")
+_LAUNCH = re.compile(
+    r"paddle\.distributed\.launch\b.*? --(?:selected_gpus|gpus|devices)[= ]['\"]?(\d+(?:,\d+)*)(?!.* --ips)"
+)
+_OTHER = re.compile(rb"(?i)\beval|\bval(?:id)?\b|\btest|\bEND ")
+_TOTAL = re.compile(rb" ips_total: " + _NUMBER)
+_STEP = re.compile(
+    rb"(?i)(?:global[_ ]step|iter|step|batch)[:\]]? ?\[? *(\d{1,12})(?:/\d{1,12})?|\] +\[ *(\d{1,12})/\d"
+)
+_EPOCH = re.compile(rb"(?i)epoch:? ?\[? *(\d{1,9})")
+_UNITS = {b"image": "images", b"img": "images", b"sequence": "sequences", b"token": "tokens", b"word": "tokens"}
+
+
+class _Run(Run):
+    """One run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = Product("ips x time of a step")
+        self.ratio = Product("GPUs by ips_total and ips:")
+        self.total = False
+        self.open = False  # whether ips may be of all GPUs
+        self.unit = "samples"
+        self.epoch = -1
+
+
+class PaddleReader(StepReader[_Run]):
+    """Reads the logs that the text at the top of this file describes."""
+
+    name = "paddle"
+    heads = (b"PADDLE_TRAINERS_NUM", b"number of gpu is", b"distributed.launch", *Facts.needles)
+    steps = re.compile(
+        rb"batch_cost:? " + _NUMBER + rb"([^\n\x1e]*?)[ _]ips:? " + _NUMBER + rb"(?: ?([a-z]+)/s)?"
+    )  # fmt: skip
+
+    def new(self) -> _Run:
+        return _Run()
+
+    def head(self, line: Line) -> None:
+        facts = self.run.facts
+        if match := _TRAINERS.search(line.text):
+            facts.say("gpus", int(match[1]), line.number, "PADDLE_TRAINERS_NUM")
+        elif match := _LAUNCH.search(line.text):
+            facts.say("gpus", match[1].count(",") + 1, line.number, "GPUs of paddle.distributed.launch:")
+        else:
+            facts.take(line)
+
+    def step(self, match: re.Match[bytes]) -> None:
+        block, at = self.numbers.block, match.start()
+        before = block[max(block.rfind(b"\n", 0, at), block.rfind(b"\x1e", 0, at)) + 1 : at]
+        if _OTHER.search(before):
+            return
+        run, cost, rate = self.run, float(match[1]), float(match[3])
+        if (epoch := _EPOCH.search(before)) and int(epoch[1]) != run.epoch:
+            if int(epoch[1]) < run.epoch:
+                run = self.again()
+                run.line = self.numbers.at(at)
+            elif b"global" not in before:
+                run.last = -1
+            run.epoch = int(epoch[1])
+        if step := _STEP.search(_EPOCH.sub(b"", before)):
+            count = run.count(int(step[1] or step[2]))
+            if count < 0 and not epoch:
+                run = self.again()
+                run.line = self.numbers.at(at)
+            elif count <= 0:
+                return
+        if not (0 < cost < math.inf and 0 < rate < math.inf):
+            return
+        line = self.numbers.at(at)
+        run.unit = next((unit for word, unit in _UNITS.items() if (match[4] or b"").startswith(word)), "samples")
+        run.add(1.0, cost)
+        run.local.add(rate, half(match[3]), cost, half(match[1]), line)
+        if whole := _TOTAL.search(match[2]):
+            run.total = True
+            run.ratio.add(float(whole[1]), half(whole[1]), 1 / rate, half(match[3]) / rate**2, line)
+        run.open = run.open or (not whole and b"step/s" in match[2])
+
+    def end(self, run: _Run) -> None:
+        facts, local, steady = run.facts, run.local.fact(), run.settled()
+        if local is None or steady is None:
+            return
+        why = run.local.why or run.ratio.why
+        if (counted := run.ratio.whole()) is not None:
+            facts.say("gpus", counted, run.ratio.line, run.ratio.words)
+        own = facts.own(self.findings)
+        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.option
+        each, whole = facts.first.get("local_batch"), facts.first.get("global_batch")
+        times = gpus
+        if run.open and gpus != 1 and run.unit != "tokens" and whole and _near(local, whole):
+            times = 1
+        elif run.open and gpus != 1 and not (each and _near(local, each)):
+            why = why or "ips may be of one GPU or of all: the log does not say which"
+        elif each and not _near(local, each) and run.unit != "tokens":
+            why = why or f"the log contradicts itself: {local}; {each}: no figure counts"
+        batch = run.local.whole()
+        rate = local.value * steady.rate if batch is None else batch * steady.rate
+        self.add_run(
+            run.line,
+            "ips_total" if run.total else "ips of one GPU" if times == gpus else "ips of all GPUs",
+            total=rate * times if times and not why else None,
+            per_gpu=rate if times == gpus and not why else None,
+            local_batch=batch if times == gpus and not why else None,
+            global_batch=batch * times if batch and times and not why else None,
+            step_ms=None if why else 1000 / steady.rate,
+            steady=scaled(steady, (batch or local.value) * times) if times and not why else None,
+            unit=run.unit,
+            why=why or "the log gives the rate of one GPU, but not how many there are",
+            **own,
+        )
+
+
+def _near(one: Fact, other: Fact) -> bool:
+    return 0.9 < one.value / other.value < 1.1

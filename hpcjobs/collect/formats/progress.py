@@ -1,0 +1,93 @@
+"""Progress bars of trainings, above all PyTorch Lightning's: a rate of steps.
+
+    Epoch 3:  47%|████▋     | 7/15 [06:19<07:13,  1.35it/s, v_num=0]
+    Validation DataLoader 0: 100%|██████████| 3/3 [00:01<00:00,  2.1it/s]
+
+A bar counts if its name has the word epoch, train, training or step, and no other use: a download, an evaluation, a
+bar without a name may be anything. A validation that begins ends its epoch's bar. A step of a bar is one batch of each
+rank, so there is a rate of samples only if the log says the batch, and no accumulation of gradients.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hpcjobs.collect.formats.bars import LEAST_S, State, Steps, states
+from hpcjobs.collect.formats.facts import Facts
+from hpcjobs.collect.formats.reader import Findings, FormatReader
+from hpcjobs.collect.formats.steps import NO_BATCH
+from hpcjobs.collect.lines import Line, Numbers, lines
+from hpcjobs.collect.steady import scaled
+
+_TRAINING = re.compile(r"(?i)\b(?:epochs?|train|training|steps?)\b")
+_OTHER = re.compile(r"(?i)val|test|eval|sanity|predict|download|infer|sampl|token|map\b|load|generat|extract|cach|sav")
+_VALIDATION = re.compile(r"(?i)\bvalid|\beval|\btest")
+_ACCUMULATION = re.compile(
+    r"(?i)\b(?:accumulate_grad_batches|gradient[ _]accumulation(?:[ _]steps)?)\W{1,5}(\d{1,9})\b"
+)
+
+
+class ProgressReader(FormatReader):
+    """Reads the bars that the text at the top of this file describes."""
+
+    name = "progress"
+
+    def __init__(self, findings: Findings) -> None:
+        super().__init__(findings)
+        self.facts = Facts()
+        self.steps = Steps()
+        self.line = 0
+
+    def feed(self, first: int, block: bytes, sign: int = 0) -> None:
+        numbers, stop = Numbers(block, first), 0 if self.line else len(block)
+        for at, state in states(block):
+            if _TRAINING.search(state.name) and not _OTHER.search(state.name):
+                if not self.line:
+                    self.line, stop = numbers.at(at), block.rfind(b"\n", 0, at) + 1
+                self.steps.take(state)
+            elif _VALIDATION.search(state.name):
+                self.steps.frozen = True
+        for line in lines(block[:stop], first, (b"ccumulat", *Facts.needles)) if stop else ():
+            self._head(line)
+
+    def _head(self, line: Line) -> None:
+        if match := _ACCUMULATION.search(line.text):
+            self.facts.say("accumulation", int(match[1]), line.number, "accumulation of gradients")
+        else:
+            self.facts.take(line)
+
+    def close(self) -> None:
+        add_bars(self, self.steps, self.facts, self.line)
+
+
+def add_bars(reader: FormatReader, steps: Steps, facts: Facts, line: int, batch: int | None = None) -> None:
+    """Add a run by its bars; `batch` is that of one of their steps over all GPUs, if it is known."""
+    findings = reader.findings
+    steady, coarse = steps.steady()
+    if steady is None or not line:
+        return
+    if coarse > 0.5 / LEAST_S:
+        findings.problem(line, "the bars are too short: they show whole seconds, which do not give a rate")
+        return
+    if coarse > 0.01:
+        findings.problem(line, f"the bars show whole seconds, so the time of a step is known to {coarse:.0%}")
+    own = facts.own(findings)
+    gpus, local = reader.gpus(line, own.get("gpus")).gpus or findings.option, facts.get("local_batch", findings)
+    whole = batch
+    if whole is None and "accumulation" not in facts.first:
+        whole = facts.get("global_batch", findings)
+    if whole is None and local and gpus:
+        whole = local * gpus
+    reader.add_run(
+        line,
+        "steps of progress bars",
+        global_batch=whole,
+        step_ms=1000 / steady.rate,
+        steady=scaled(steady, whole),
+        unit="samples" if whole else "steps",
+        why=NO_BATCH,
+        **own,
+    )
+
+
+__all__ = ["ProgressReader", "State", "add_bars"]

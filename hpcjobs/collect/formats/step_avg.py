@@ -1,0 +1,86 @@
+"""Logs of modded-nanogpt and of the trainings that began with it: `step_avg`, the mean time of a step.
+
+    step:1489/1490 train_time:212893ms step_avg:143.94ms
+    step:1490/1490 train_time:213044ms step_avg:143.95ms
+    step:1490/1490 val_loss:3.2794 train_time:213121ms step_avg:144.00ms
+
+step_avg leaves out the first steps where the script does. The last line of a training step counts, and its train_time
+must fit. Such a log prints its own source code: what is in there is no fact of the run, so neither batch nor GPUs are
+read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from hpcjobs.collect.formats.facts import Fact
+from hpcjobs.collect.formats.steps import Run, StepReader
+from hpcjobs.collect.lines import Line
+from hpcjobs.collect.world import OWN, Gpus
+
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+# So many first steps may be left out of step_avg.
+_WARMUP = 100
+
+
+class _Run(Run):
+    """One run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.newest: tuple[int, float, float, int] | None = None  # step, ms, step_avg, line: of a training step
+        self.checked: tuple[int, float, float, int] | None = None  # the same of a line of a validation
+        self.ms = math.inf
+
+
+class StepAvgReader(StepReader[_Run]):
+    """Reads the logs that the text at the top of this file describes."""
+
+    name = "step_avg"
+    heads = ()
+    steps = re.compile(
+        rb"step:(\d{1,12})/\d{1,12} (?:(val_loss:)\S+ |train_loss:\S+ )?train_time:" + _NUMBER
+        + rb"ms step_avg:" + _NUMBER + rb"ms"
+    )  # fmt: skip
+
+    def new(self) -> _Run:
+        return _Run()
+
+    def gpus(self, line: int, own: int | None, words: str = OWN) -> Gpus:
+        """No number of GPUs: what looks like one is source code."""
+        return Gpus()
+
+    def head(self, line: Line) -> None:
+        """Nothing before the first step is read."""
+
+    def step(self, match: re.Match[bytes]) -> None:
+        run, step = self.run, int(match[1])
+        said = step, float(match[3]), float(match[4]), self.numbers.at(match.start())
+        if match[2]:
+            run.checked, run.ms = said, math.inf
+            return
+        count = run.count(step)
+        if count < 0:
+            run = self.again()
+            run.line = said[3]
+            count = run.count(step)
+        if count:
+            if said[1] > run.ms:
+                run.add(float(count), (said[1] - run.ms) / 1000)
+            run.newest, run.ms = said, said[1]
+
+    def end(self, run: _Run) -> None:
+        newest = run.newest or run.checked
+        if newest is None or not newest[2]:
+            return
+        step, total, each, line = newest
+        timed = total / each
+        slack = 0.01 * step + 2
+        why = "the log gives the time of a step, but neither batch nor GPUs: there is no rate"
+        if not step - _WARMUP - slack <= timed <= step + slack:
+            one, other = Fact(each, line, "step_avg"), Fact(total / max(step, 1), line, "train_time over the steps")
+            why = f"the log contradicts itself: {one}; {other}: no figure counts"
+        figure = "step_avg of the last step"
+        good = why.startswith("the log gives")
+        self.add_run(run.line, figure, step_ms=each if good else None, steady=run.settled(), unit="steps", why=why)

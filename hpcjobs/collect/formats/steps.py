@@ -1,0 +1,198 @@
+"""The base of rooms whose logs have one line for each step, or for each few: when a run begins, and which lines count.
+
+What a log says of its run (GPUs, batch, arguments) is read up to its first step. A step that was seen before is another
+rank's copy. One far below the newest begins another run, and so does the line that the framework prints at its start.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar, Generic, TypeVar
+
+from hpcjobs.collect.formats.facts import Facts
+from hpcjobs.collect.formats.reader import Findings, FormatReader
+from hpcjobs.collect.lines import Line, Numbers, lines
+from hpcjobs.collect.measurements import SteadyRate
+from hpcjobs.collect.steady import TENTH, Windows, scaled
+
+_MANY = 512
+NO_BATCH = "the log gives the time of a step, but not the batch of all GPUs: there is no rate"
+
+
+class Run:
+    """One run: what the log says of it, and its steps in order."""
+
+    def __init__(self) -> None:
+        self.line = 0
+        self.facts = Facts()
+        self.first = 0
+        self.last = -1  # the newest step
+        self.gap = 1  # steps from the line before to the newest
+        self.windows = Windows()
+        self._work: list[float] = []  # of windows that wait to be added many at once
+        self._times: list[float] = []
+
+    def add(self, work: float, time: float) -> None:
+        """Take a window: its work, and the s that it took."""
+        if 0 < work < math.inf and 0 < time < math.inf:
+            self._work.append(work)
+            self._times.append(time)
+            if len(self._work) == _MANY:
+                self._flush()
+
+    def clear(self) -> None:
+        """Forget all windows."""
+        self.windows, self._work, self._times = Windows(), [], []
+
+    def _flush(self) -> None:
+        self.windows.extend(self._work, self._times)
+        self._work, self._times = [], []
+
+    def settled(self, warmup: int | None = None, rule: str = TENTH) -> SteadyRate | None:
+        """The steady state of the windows: see Windows.steady."""
+        self._flush()
+        return self.windows.steady(warmup, rule)
+
+    def count(self, step: int) -> int:
+        """The steps since the line before; 0: another rank's copy; -1: another run begins. `gap` for the first line."""
+        if self.last < 0:
+            self.first = self.last = step
+            return self.gap
+        if step > self.last:
+            self.gap, self.last = step - self.last, step
+            return self.gap
+        return -1 if step <= self.last - 3 * self.gap or (step < self.first) else 0
+
+
+R = TypeVar("R", bound=Run)
+
+
+class StepReader(FormatReader, Generic[R]):
+    """Reads `steps`, and before a run's first lines with one of `heads`. `begin` is on a line that begins a run."""
+
+    heads: ClassVar[tuple[bytes, ...]] = Facts.needles
+    begin: ClassVar[bytes] = b""
+    steps: ClassVar[re.Pattern[bytes]]
+
+    def __init__(self, findings: Findings) -> None:
+        super().__init__(findings)
+        self.run = self.new()
+        self.began = False  # whether the run has a step
+        self.numbers = Numbers(b"", 1)
+
+    def new(self) -> R:
+        """An empty run."""
+        raise NotImplementedError
+
+    def head(self, line: Line) -> None:
+        """Read a line before the first step of a run."""
+        self.run.facts.take(line)
+
+    def step(self, match: re.Match[bytes]) -> None:
+        """Read a line of a step; `self.numbers.at(match.start())` is its number."""
+        raise NotImplementedError
+
+    def end(self, run: R) -> None:
+        """Add the measurement of a run that has steps."""
+        raise NotImplementedError
+
+    def feed(self, first: int, block: bytes, sign: int = 0) -> None:
+        number = first
+        for begin, end in sections(block, self.begin):
+            part = block[begin:end] if begin or end < len(block) else block
+            self.numbers = Numbers(part, number)
+            if begin or (self.begin and part.find(self.begin, 0, part.find(b"\n") + 1 or len(part)) >= 0):
+                self._end_at(number)
+            self._section(part, number)
+            number += part.count(b"\n") if end < len(block) else 0
+
+    def _section(self, part: bytes, number: int) -> None:
+        at = 0
+        step = self.step
+        for match in self.steps.finditer(part):
+            if not self.began:
+                stop = part.rfind(b"\n", 0, match.start()) + 1
+                for line in lines(part[at:stop], number + part.count(b"\n", 0, at), self.heads):
+                    self.head(line)
+                self.began = True
+                self.run.line = self.numbers.at(match.start())
+            step(match)
+            at = match.end()
+        if not self.began:
+            for line in lines(part[at:], number + part.count(b"\n", 0, at), self.heads):
+                self.head(line)
+
+    def again(self) -> R:
+        """End the run, and begin one of which nothing but the facts is known: a training that was started again."""
+        facts, line = self.run.facts, self.numbers
+        self._end_at(line.number)
+        self.run.facts, self.began = facts, True
+        self.numbers = line
+        return self.run
+
+    def add_steps(
+        self,
+        run: R,
+        steady: SteadyRate | None,
+        figure: str,
+        unit: str,
+        *,
+        batch: int | None = None,
+        accumulation: int = 1,
+        why: str = "",
+        **more: Any,
+    ) -> None:
+        """Add a run by the steady state of its steps, in steps a second, and the batch of a step of all GPUs.
+
+        Without `batch` the local batch and the GPUs give it. `accumulation` timed steps are one of the optimizer.
+        `why` is what contradicts the run's figures: it then has none.
+        """
+        if steady is None:
+            return
+        facts = run.facts
+        about: dict[str, Any] = {**facts.own(self.findings), "unit": unit, **more}
+        if why:
+            self.add_run(run.line, figure, why=why, **{**about, "total": None})
+            return
+        local = facts.get("local_batch", self.findings)
+        gpus = self.gpus(run.line, about.get("gpus")).gpus or self.findings.option
+        each = batch / accumulation if batch else local * gpus if local and gpus else None
+        self.add_run(
+            run.line,
+            figure,
+            global_batch=batch,
+            local_batch=local,
+            accumulation=accumulation if accumulation > 1 else None,
+            step_ms=1000 * accumulation / steady.rate,
+            sd=steady.sd * each if steady.sd is not None and each else None,
+            steady=scaled(steady, each),
+            why=NO_BATCH,
+            **about,
+        )
+
+    def _end_at(self, line: int) -> None:
+        """End the run before a line, which belongs to the next."""
+        if self.began:
+            self.findings.before, self.findings.at = line - 1, line
+            self.close()
+
+    def close(self) -> None:
+        run, began = self.run, self.began
+        if began:
+            self.run, self.began = self.new(), False
+            self.end(run)
+
+
+def sections(block: bytes, begin: bytes) -> Iterator[tuple[int, int]]:
+    """Begin and end of the parts of a block, each of which begins with a line that has `begin`, or with the block."""
+    start = 0
+    at = block.find(begin) if begin else -1
+    while at >= 0:
+        line = block.rfind(b"\n", 0, at) + 1
+        if line > start:
+            yield start, line
+            start = line
+        at = block.find(begin, at + 1)
+    yield start, len(block)

@@ -1,0 +1,112 @@
+"""The MetricLogger of torchvision's references, and of DETR, DeiT, MAE, DINO, ConvNeXt and others that began with it.
+
+    Namespace(amp=True, batch_size=128, ..., world_size=8)
+    Epoch: [0]  [  10/5004]  eta: 0:30:12  lr: 0.1  img/s: 2625.49  loss: ...  time: 0.3591  data: 0.0019  max mem: 8000
+    Epoch: [0] Total time: 0:10:00 (0.1199 s / it)
+
+The time is the mean of the newest 20 steps. batch_size is of one GPU. img/s is of one GPU, too, of one step, and leaves
+out the wait for data: it checks the batch, and is no rate of the training. If the epochs say s / it, they count.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+
+from hpcjobs.collect.formats.facts import Fact, Facts
+from hpcjobs.collect.formats.steps import Run, StepReader
+from hpcjobs.collect.lines import Line
+from hpcjobs.collect.steady import Windows
+
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)(?=[^\d.])"
+_ARGUMENT = re.compile(
+    r"(?<![\w.])(batch_size|batch_size_per_gpu|world_size|accum_iter|update_freq)=(\d{1,9})(?=[,)\s]|$)"
+)
+_FACTS = {"world_size": "gpus", "accum_iter": "accumulation", "update_freq": "accumulation"}
+_TOTAL = re.compile(rb"poch: \[\d{1,9}[\]/][^\n\x1e]{0,20}Total time: [^\n\x1e]{1,30} \(" + _NUMBER + rb" s / it\)")
+# The steps whose mean a line shows.
+_SMOOTHED = 20
+# How far img/s times the time without data may lie from the batch: it is of one step, the time of twenty.
+_APART = 0.4
+_KEPT = 500
+
+
+class _Run(Run):
+    """One run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = -1
+        self.sum = (0, 0.0)  # steps and s of the open epoch's first lines
+        self.epochs = Windows()
+        self.batches: list[float] = []  # img/s times time without data
+
+
+class TorchvisionReader(StepReader[_Run]):
+    """Reads the logs that the text at the top of this file describes."""
+
+    name = "torchvision"
+    heads = (b"batch_size=", b"batch_size_per_gpu=", b"world_size=", b"accum_iter=", b"update_freq=", *Facts.needles)
+    steps = re.compile(
+        rb"poch: \[(\d{1,9})(?:/\d{1,9})?\] +\[ *(\d{1,9})/(\d{1,9})\] +eta: (?:[^\n\x1e]*? img/s: " + _NUMBER
+        + rb")?[^\n\x1e]*? time: " + _NUMBER + rb" +data: " + _NUMBER
+    )  # fmt: skip
+
+    def new(self) -> _Run:
+        return _Run()
+
+    def feed(self, first: int, block: bytes, sign: int = 0) -> None:
+        super().feed(first, block, sign)
+        for match in _TOTAL.finditer(block):
+            self.run.epochs.add(1.0, float(match[1]))
+
+    def head(self, line: Line) -> None:
+        found = _ARGUMENT.findall(line.text)
+        for name, value in found:
+            self.run.facts.say(_FACTS.get(name, "local_batch"), int(value), line.number, name)
+        if "Not using distributed mode" in line.text:
+            self.run.facts.say("gpus", 1, line.number, "Not using distributed mode: GPUs")
+        elif not found:
+            self.run.facts.take(line)
+
+    def step(self, match: re.Match[bytes]) -> None:
+        run, (epoch, step, of, rate, time, data) = self.run, match.groups()
+        at, mean = int(epoch) * int(of) + int(step), float(time)
+        count = run.count(at)
+        if count < 0:
+            run = self.again()
+            run.line = self.numbers.at(match.start())
+            count = run.count(at)
+        if not count or not 0 < mean < math.inf:
+            return
+        if run.epoch != int(epoch):
+            run.epoch, run.sum = int(epoch), (0, 0.0)
+        done = int(step) + 1
+        if done <= _SMOOTHED:  # The mean of all steps of the epoch.
+            count, spent = done - run.sum[0], done * mean - run.sum[1]
+            run.sum = done, done * mean
+            run.add(float(count), spent)
+        else:
+            run.add(float(count), count * mean)
+        if rate and len(run.batches) < _KEPT:
+            run.batches.append(float(rate) * max(mean - float(data), 0))
+
+    def end(self, run: _Run) -> None:
+        facts = run.facts
+        steady = run.settled()
+        if len(run.epochs) > 1:
+            steady = run.epochs.steady(1, "all but the first epoch")
+        accumulation = facts.get("accumulation", self.findings) or 1
+        local, gpus = facts.get("local_batch"), self.gpus(run.line, facts.get("gpus")).gpus
+        why = ""
+        if run.batches and local:
+            implied = statistics.median(run.batches)
+            said = Fact(implied, run.line, "img/s x time of a step"), facts.first["local_batch"]
+            wholes = (local, local * gpus) if gpus else (local,)
+            if not any(1 / (1 + _APART) < implied / whole < 1 + _APART for whole in wholes):
+                why = f"the log contradicts itself: {said[0]}; {said[1]}: no figure counts"
+        unit = "images" if run.batches else "samples"
+        if "accumulation" in facts.against:
+            why = why or "the log says two accumulations of gradients: no figure counts"
+        self.add_steps(run, steady, "time of a step", unit, accumulation=accumulation, why=why)
