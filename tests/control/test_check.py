@@ -247,7 +247,7 @@ def test_the_script_of_a_check_starts_its_command_like_a_run() -> None:
     assert not {"--array", "--requeue", "--signal"} & {
         line.split()[1].split("=")[0] for line in text.splitlines() if line.startswith("#SBATCH")
     }
-    assert "--mpi=pmix --nodes=2 --relative=0 --ntasks=8 --ntasks-per-node=4" in text
+    assert '--mpi=pmix --nodes=2 --nodelist="${node_list:-$SLURM_JOB_NODELIST}" --ntasks=8 --ntasks-per-node=4' in text
     assert "python -m m /s/50%)\n" in text
 
 

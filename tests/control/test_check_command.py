@@ -239,7 +239,7 @@ def test_the_probe_has_a_rank_for_each_gpu_whatever_starts_the_runs(
     monkeypatch.setattr(check_job, "run", run)
     fitness._probe(plan_of(cluster, f"start={start}"), tmp_path, 1.0, print, 60)
     (text,) = scripts
-    assert "--mpi=pmix --nodes=2 --relative=0 --ntasks=8 --ntasks-per-node=4" in text
+    assert '--mpi=pmix --nodes=2 --nodelist="${node_list:-$SLURM_JOB_NODELIST}" --ntasks=8 --ntasks-per-node=4' in text
     assert f"command=(/opt/python -m hpcjobs.nodes.probe --out {tmp_path}/fabric.json" in "".join(
         text.split("\\\n    ")
     )

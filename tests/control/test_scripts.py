@@ -25,9 +25,13 @@ from hpcjobs.jobs import render
 from hpcjobs.plan.planning import Terms, make_plan, parameter_grid
 from tests.running import PATIENCE_S, until
 
-# Runs the command after its options, as a step with one rank.
+# Runs the command after its options, as a step with one rank. Records the nodes that the options name.
 SRUN = """#!/bin/bash
-while [[ "$1" == --* ]]; do shift; done
+while [[ "$1" == --* ]]; do
+    case "$1" in --nodes=* | --nodelist=* | --relative=*) printf '%s ' "$1" ;; esac >>"$FOLDER/steps"
+    shift
+done
+echo >>"$FOLDER/steps"
 exec "$@"
 """
 # Records its run and the task that it sees, then runs the commands in the variable TRAINER.
@@ -152,7 +156,7 @@ def test_a_task_claims_its_submission_and_leaves_an_attempt(site: Site) -> None:
 
 
 def test_a_submission_is_for_one_job_and_its_restarts(site: Site) -> None:
-    site.run("g0001", "1")
+    site.run("g0001", "1", TRAINER="exit 1")
     # A second job of the same submission.
     code, output = site.run("g0001", "1", job="13")
     assert code == 0
@@ -172,6 +176,29 @@ def test_a_submission_is_for_one_job_and_its_restarts(site: Site) -> None:
     ]
     assert len(site.executions) == 3
     assert not any("/." in f"/{name}" for name in site.files())
+
+
+def test_a_run_that_has_ended_well_is_not_executed_again_by_a_restart(site: Site) -> None:
+    """Slurm 24.11 requeues a job that was preempted once again after its second, good end."""
+    assert site.run("g0001", "1", TRAINER="exit 75")[0] == EXIT_INTERRUPTED
+    assert site.run("g0001", "1", restart=1) == (0, "")
+    said = "hpcjobs: g0001-r01 has ended with 0 before this restart: job 12_0 has nothing left to do\n"
+    assert site.run("g0001", "1", restart=2) == (0, said)
+    assert (len(site.executions), site.files().count("a002"), site.files().count("a003")) == (2, 1, 0)
+    # The good end of another submission does not count, even if Slurm's job ids have begun anew.
+    assert site.run("g0001", "2", TRAINER="exit 1")[0] == 1
+    assert site.run("g0001", "2", restart=1) == (0, "")
+    assert "a004" in site.files()
+
+
+def test_a_step_names_the_first_nodes_of_its_job(site: Site) -> None:
+    """Where a step with --relative=0 begins depends on the version of Slurm."""
+    site.run("g0002", "1")
+    site.run("all", "2", "0,1", job="13")
+    steps = (site.folder / "steps").read_text().splitlines()
+    assert steps == ["--nodes=1 --nodelist=n[1-4] ", "--nodes=1 --nodelist=n1 ", "--nodes=1 --nodelist=n1 "]
+    claims = [json.loads(path.read_text()) for path in site.sweep.root.glob("runs/*/a*/claim")]
+    assert sorted(claim["nodelist"] for claim in claims) == ["n1", "n1", "n[1-4]"]
 
 
 def test_of_many_jobs_that_race_only_one_runs(site: Site) -> None:
