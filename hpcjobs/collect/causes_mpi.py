@@ -30,7 +30,7 @@ NOT_BUILT_FOR_IT = (
     lines(
         "mpi_error",
         r"OMPI was not built with SLURM(?:'s PMI)? support",
-        r"[^\n]*\bpml_ucx\.c:\d+ +Error: [^\n]*",
+        r"\bpml_ucx\.c:\d+ +Error: ",
         r"\bUCP worker does not support MPI_THREAD_MULTIPLE",
         r"PMI server not found",
         r"\bPMI2?_Init (?:failed|returned)",
