@@ -101,7 +101,7 @@ class NcclReader(FormatReader):
         ranks = world * self.each if world else None
         if not self.told:
             self.told = True
-            missing = min(set(range(max(self.ranks))) - set(self.ranks), default=0)
+            missing = next(rank for rank in range(len(self.ranks) + 1) if rank not in self.ranks)
             count = f"{ranks} of the launcher count" if ranks else "their number is not known"
             self.findings.problem(self.findings.at, f"the list of ranks lacks rank {missing}: {count}")
         return ranks
