@@ -108,7 +108,8 @@ def _all(path: Path, option: int | None) -> LogResult:
     results: list[tuple[LogResult, int]] = []
     skip: frozenset[str] = frozenset()
     while len(results) < _MOST_FORMATS:
-        one, last = _read_to(path, None, option, skip)
+        apart = next((last for each, last in results if each.format in _COLLECTIVES), 0)
+        one, last = _read_to(path, None, option, skip, apart)
         if not one.format:
             break
         results.append((one, last))
@@ -168,9 +169,15 @@ def _read(path: Path, format: str | None, option: int | None) -> LogResult:
     return _read_to(path, format, option)[0]
 
 
-def _read_to(path: Path, format: str | None, option: int | None, skip: Collection[str] = ()) -> tuple[LogResult, int]:
-    """Read a log once, and the last line that its reader took. Formats in `skip` are not detected."""
+def _read_to(
+    path: Path, format: str | None, option: int | None, skip: Collection[str] = (), apart: int = 0
+) -> tuple[LogResult, int]:
+    """Read a log once, and the last line that its reader took.
+
+    Formats in `skip` are not detected. What lines up to `apart` say of GPUs is of tables that another reader reads.
+    """
     findings, source = Findings(str(path), option), Source(path)
+    findings.world.apart = apart
     reader = _reader(format)(findings) if format else None
     for number, block in source.blocks():
         at = 0
@@ -181,7 +188,7 @@ def _read_to(path: Path, format: str | None, option: int | None, skip: Collectio
             if not format:
                 continue
             if number > 1:  # Earlier blocks may say which GPUs and batch the run has.
-                return _read_to(path, format, option)
+                return _read_to(path, format, option, apart=apart)
             reader = _reader(format)(findings)
         reader.feed(number, block, at)
     if reader is not None:

@@ -4,7 +4,8 @@
     # Size       Avg Latency(us)   Min Latency(us)   Max Latency(us)  Iterations
     16777216             8630.58           8619.50           8642.46         10
 
-A megabyte is 10^6 bytes. The tables do not give the number of ranks; point-to-point tests have two.
+A title of MPI-CUDA, MPI-ROCM or NCCL is of a build for GPUs, whose buffers the words D and H say: D D, H D, or a line
+# Send Buffer on DEVICE (D). A build for GPUs without these words does not say its device. A megabyte is 10^6 bytes. The tables do not give the number of ranks; point-to-point tests have two.
 """
 
 from __future__ import annotations
