@@ -105,6 +105,7 @@ class HuggingfaceReader(FormatReader):
                 self._end()
             facts = Facts.needles if not self.run.summary else ()
             for line in lines(part, number, (*self.needles, *facts)):
+                self.findings.before = self.findings.at = line.number
                 self.take(line)
             planned = self.run.head.get("steps")
             if planned is not None:

@@ -11,6 +11,7 @@ nodes.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import deque
 from typing import Any
@@ -24,6 +25,7 @@ from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line
 from hpcjobs.collect.mlperf_lines import Event
 from hpcjobs.collect.steady import Windows
+from hpcjobs.collect.world import Statement
 
 _ARGUMENTS = re.compile(r"(?:Node\[(\d+)\] )?(?:start with arguments )?Namespace\((.*)\)")
 _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)=(?:'([^']*)'|(\w+))")
@@ -159,6 +161,8 @@ class MlperfReader(FormatReader):
         samples, kind, sure = self._samples(run, batch)
         counter = progress.counter_figure(batch, tokens, samples if sure or kind is Kind.COUNT else None, run.ended)
         epochs = progress.epoch_figure(samples, kind, sure)
+        if epochs is not None and not sure and samples and samples < (batch or 2):
+            epochs = dataclasses.replace(epochs, alone=False)  # Not even one batch: steps, or a placeholder.
         figures += [figure for figure in (epochs, counter) if figure is not None]
         if steady := run.printed.steady():
             printed = Figure(Kind.OPEN, steady.rate, run.lines["printed"], "samples/sec that is printed", alone=False)
@@ -167,9 +171,9 @@ class MlperfReader(FormatReader):
             figures.append(Figure(Kind.STEP, 1 / steady.rate, run.lines["step"], "time of a step in tracked_stats"))
         local = _whole(run.values.get("batch_size_05"))
         steps = progress.counters.get("iteration")
-        if local and steps is not None and steps.points > 2 and steps.clock_ended > steps.clock_began:
-            rate = local * (steps.last - steps.first) / (steps.clock_ended - steps.clock_began)
-            figures.append(Figure(Kind.OPEN, rate, line, "input_batch_size x iterations", alone=False))
+        if local and steps is not None and (pace := steps.windows.steady()):
+            words = "input_batch_size x iterations"
+            figures.append(Figure(Kind.OPEN, local * pace.rate, line, words, alone=False))
         return figures
 
     def _samples(self, run: _Run, batch: int | None) -> tuple[float | None, Kind, bool]:
@@ -181,8 +185,6 @@ class MlperfReader(FormatReader):
         what = mlperf_sets.counts(str(run.values.get("submission_benchmark", "")), samples, batch)
         if what is Counts.STEPS and batch:
             return samples * batch, Kind.TOTAL, True
-        if what is Counts.UNKNOWN and samples < (batch or 2):
-            return None, Kind.COUNT, False  # Not even one batch: a placeholder.
         return samples, Kind.TOTAL if what is Counts.SAMPLES else Kind.COUNT, what is Counts.SAMPLES
 
     def _end(self) -> None:
@@ -246,13 +248,11 @@ class MlperfReader(FormatReader):
         elif ranks := _whole(values.get("number_of_ranks")):
             gpus, at = ranks, (run.at["number_of_ranks"], "number_of_ranks")
             nodes, each = _whole(values.get("number_of_nodes")), _whole(values.get("accelerators_per_node"))
-            if nodes and each and nodes * each != ranks:
-                self.findings.problem(
-                    at[0],
-                    f"number_of_ranks {ranks} (line {at[0]}) and {nodes} nodes x {each} accelerators "
-                    f"(line {run.at['number_of_nodes']}) contradict each other: the number of GPUs is not known",
-                )
-                gpus = nodes = None
+            if nodes and each:
+                told = f"{nodes} nodes x {each} accelerators"
+                said = Statement("all", "number of GPUs", nodes * each, run.at["number_of_nodes"], told)
+                self.findings.world.statements.append(said)
+                nodes = nodes if nodes * each == ranks else None
         elif (local := self._local(run)) and batch and batch % local == 0:
             # Each rank prints its batch. Ranks whose lines are missing or broken still are part of the global batch.
             ranks = batch // local
