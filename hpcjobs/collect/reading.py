@@ -184,7 +184,6 @@ def _read_to(
         if reader is None:
             format, at = detect(block, skip)
             if not format:
-                findings.world.feed(number, block)
                 continue
             if number > 1:  # Earlier blocks may say which GPUs and batch the run has.
                 return _read_to(path, format, option, apart=apart)
