@@ -73,21 +73,22 @@ _READERS = {
 }
 
 # Lines that only one format has. Each contains a needle, which is searched first because it is found much faster.
-_SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]], ...] = (
+_SIGNS: tuple[tuple[tuple[bytes, ...], tuple[tuple[str, re.Pattern[bytes]], ...]], ...] = (
     (
-        re.compile(b"/sec"),
-        (
-            ("tf_cnn_benchmarks", re.compile(rb"images/sec: \d[\d.]* \+/- |total images/sec: \d")),
-            ("horovod", re.compile(rb"\b[Ii]mg/sec per \w+: *\d|Iter #\d+: [\d.]+ img/sec|Total [Ii]mg/sec on \d")),
-            ("mxnet", re.compile(rb"\b[Ss]peed: \d[\d.e+]* samples/sec")),
-        ),
+        (b"images/sec: ",),
+        (("tf_cnn_benchmarks", re.compile(rb"images/sec: \d[\d.]* \+/- |total images/sec: \d")),),
     ),
     (
-        re.compile(b"elapsed time per iter"),
+        (b"mg/sec",),
+        (("horovod", re.compile(rb"\b[Ii]mg/sec per \w+: *\d|Iter #\d+: [\d.]+ img/sec|Total [Ii]mg/sec on \d")),),
+    ),
+    ((b"samples/sec",), (("mxnet", re.compile(rb"\b[Ss]peed: \d[\d.e+]* samples/sec")),)),
+    (
+        (b"elapsed time per iter",),
         (("megatron", re.compile(rb"iteration +\d+/ *\d+ \|.* elapsed time per iteration \(m?s\): +\d")),),
     ),
     (
-        re.compile(b"train_s(?:tep_timing|amples_per)|Total train batch"),
+        (b"train_step_timing", b"train_samples_per", b"Total train batch"),
         (
             ("nemo", re.compile(rb"global_step[:=] ?\d.*train_step_timing in s[:=] ?\d")),
             ("huggingface", re.compile(rb"'train_samples_per_second': '?\d|^ *train_samples_per_second += +\d")),
@@ -95,11 +96,11 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
         ),
     ),
     (
-        re.compile(b"SamplesPerSec=|iter time .s.: "),
+        (b"SamplesPerSec=", b"iter time (s): "),
         (("deepspeed", re.compile(rb"[=/]\d+, (?:RunningAvg)?SamplesPerSec=\d|steps: \d+ loss: .* samples/sec: \d")),),
     ),
     (
-        re.compile(b"Epoch: \\[|Train: |poch: \\["),
+        (b"poch: [", b"Train: "),
         (
             ("imagenet", re.compile(rb"Epoch: \[\d+\]\[ *\d+/\d+\]\s+(?:\| )?Time +\d[\d.]* +\( *\d")),
             ("timm", re.compile(rb"Train: \d+ \[ *\d+/\d+ \( *\d+%\)\].*Time: +[\d.]+s, +[\d.]+/s +\(")),
@@ -108,14 +109,14 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
         ),
     ),
     (
-        re.compile(b"data_time: |batch_cost"),
+        (b"data_time: ", b"batch_cost"),
         (
             ("mmengine", re.compile(rb"(?:Epoch|Iter)(?:\(train\))? *(?:\[ *\d+\])?\[ *\d+/\d+\].*(?<![\w.])time: \d")),
             ("paddle", re.compile(rb"batch_cost:? \d.*[ _]ips:? \d")),
         ),
     ),
     (
-        re.compile(b"completed step: |GiB.* [tw]ps: |throughput/|step_avg:"),
+        (b"completed step: ", b"ps: ", b"throughput/", b"step_avg:"),
         (
             ("maxtext", re.compile(rb"completed step: \d+, seconds: .*Tokens/s/device: \d")),
             ("torchtitan", re.compile(rb"step: +\d+ +loss: .* memory: .* [tw]ps: \d")),
@@ -123,9 +124,9 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
             ("step_avg", re.compile(rb"step:\d+/\d+ .*train_time:[\d.]+ms step_avg:\d")),
         ),
     ),
-    (re.compile(b"DLL"), (("dllogger", re.compile(rb"\bDLLL? (?:\d{4}-\d\d-\d\d |\{)")),)),
+    ((b"DLL",), (("dllogger", re.compile(rb"\bDLLL? (?:\d{4}-\d\d-\d\d |\{)")),)),
     (
-        re.compile(rb"\d(?:it/s|s/it)\b"),
+        (b"it/s", b"s/it"),
         (
             (
                 "progress",
@@ -135,7 +136,7 @@ _SIGNS: tuple[tuple[re.Pattern[bytes], tuple[tuple[str, re.Pattern[bytes]], ...]
             ),
         ),
     ),
-    (re.compile(b"- loss: "), (("keras", re.compile(rb"(?:\d+/\d+|^\s?-).* -? ?\d+m?s.*- loss: (?:\d|nan)")),)),
+    ((b"- loss: ",), (("keras", re.compile(rb"(?:\d+/\d+|^\s?-).* -? ?\d+m?s.*- loss: (?:\d|nan)")),)),
 )
 # Rare words. They are searched only after their rare first letter was found.
 _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...] = (
@@ -161,6 +162,7 @@ _COLLECTIVES = ("nccl-tests", "osu")
 _MOST_FORMATS = 4
 # The figures of these count even if DLLogger or Keras prints its progress before them.
 _FIRST = ("horovod", "tf_cnn_benchmarks")
+_IMAGES = 3  # how many of _SIGNS, the first ones, are of rates of images
 # These are left out at first: what times a part of a step (DeepSpeed), and bars, which many trainings show. DeepSpeed
 # counts where no other format has a figure, bars in a log of no other format.
 _LAST: tuple[frozenset[str], ...] = (frozenset({"deepspeed", "progress"}), frozenset({"progress"}), frozenset())
@@ -326,17 +328,21 @@ def detect(block: bytes, skip: Collection[str] = ()) -> tuple[str, int]:
                     found, end = name, begin
                     break
                 at = block.find(word, stop, end)
-    for needle, signs in _SIGNS:
-        match = needle.search(block, 0, end)
-        while match is not None:
-            begin, stop = _bounds(block, match.start())
-            name = next((name for name, sign in signs if name not in skip and sign.search(block, begin, stop)), "")
-            if name:
-                found, end = name, begin
-                break
-            match = needle.search(block, stop, end)
-        if found in _FIRST:
+    for number, (needles, signs) in enumerate(_SIGNS):
+        if all(name in skip for name, _ in signs):
+            continue
+        # The earliest line of those of images counts, and then no other format is looked for.
+        if number >= _IMAGES and found in _FIRST:
             break
+        for needle in needles:
+            at = block.find(needle, 0, end)
+            while at >= 0:
+                begin, stop = _bounds(block, at)
+                name = next((name for name, sign in signs if name not in skip and sign.search(block, begin, stop)), "")
+                if name:
+                    found, end = name, begin
+                    break
+                at = block.find(needle, stop, end)
     return "hpcjobs" if found == "mlperf" and _OWN in block else found, end
 
 
