@@ -4,8 +4,9 @@
     Epoch: [0]  [  10/5004]  eta: 0:30:12  lr: 0.1  img/s: 2625.49  loss: ...  time: 0.3591  data: 0.0019  max mem: 8000
     Epoch: [0] Total time: 0:10:00 (0.1199 s / it)
 
-The time is the mean of the newest 20 steps. batch_size is of one GPU. img/s is of one GPU, too, of one step, and leaves
-out the wait for data: it checks the batch, and is no rate of the training. If the epochs say s / it, they count.
+The time is the mean of the newest 20 steps; a mean that holds steps of a run's first 20 is left out. batch_size is of
+one GPU. img/s is of one GPU, too, of one step, and leaves out the wait for data: it checks the batch, and is no rate of
+the training. If the epochs say s / it, they count.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class _Run(Run):
 
     def __init__(self) -> None:
         super().__init__()
-        self.epoch = -1
+        self.epoch = self.first = -1
         self.sum = (0, 0.0)  # steps and s of the open epoch's first lines
         self.epochs = Windows()
         self.batches: list[float] = []  # img/s times time without data
@@ -81,13 +82,14 @@ class TorchvisionReader(StepReader[_Run]):
         if not count or not 0 < mean < math.inf:
             return
         if run.epoch != int(epoch):
+            run.first = int(epoch) if run.epoch < 0 else run.first
             run.epoch, run.sum = int(epoch), (0, 0.0)
         done = int(step) + 1
         if done <= _SMOOTHED:  # The mean of all steps of the epoch.
             count, spent = done - run.sum[0], done * mean - run.sum[1]
             run.sum = done, done * mean
             run.add(float(count), spent)
-        else:
+        elif run.epoch != run.first or done > 2 * _SMOOTHED - 1:  # Before, the mean holds steps of the warm-up.
             run.add(float(count), count * mean)
         if rate and len(run.batches) < _KEPT:
             run.batches.append(float(rate) * max(mean - float(data), 0))
