@@ -12,9 +12,10 @@ import click
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import Run
 from hpcjobs.cli import names, show
-from hpcjobs.cli.show_pattern import hint, show_matches
+from hpcjobs.cli.show_logs import show_logs
+from hpcjobs.cli.show_pattern import show_matches
 from hpcjobs.cli.show_report import print_collectives, print_report
-from hpcjobs.collect import reading, runs_csv
+from hpcjobs.collect import runs_csv
 from hpcjobs.collect.log_files import read_logs, try_pattern
 from hpcjobs.collect.pattern import OF, TAKE, Pattern
 from hpcjobs.report import build
@@ -119,13 +120,7 @@ def _tried(
 def _any_logs(paths: Sequence[Path], format_: str | None, gpus_from: str | None, as_json: bool) -> list[Run] | None:
     """The runs of any training's logs; None if the logs measure only collectives, which are printed here."""
     found = read_logs(paths, format_, gpus_from)
-    for problem in found.problems:
-        show.talk(str(problem))
-        if problem.reason.startswith(reading.UNKNOWN):
-            hint(Path(problem.path), "; --pattern reads them")
-    if found.collectives and found.runs:
-        count = len(found.collectives)
-        show.talk(f"{count} measurements of collectives are left out: collect their logs separately")
+    show_logs(found)
     if found.collectives and not found.runs:
         print_collectives(found.collectives, as_json)
         return None

@@ -25,17 +25,16 @@ def runs(results: Iterable[LogResult]) -> tuple[list[Run], list[Problem]]:
     problems: list[Problem] = []
     for result in results:
         problems += result.problems
+        told = {problem.line for problem in result.problems}
         for one in result.measurements:
             if not isinstance(one, Throughput):
                 continue
-            if one.gpus is None:
-                problems.append(
-                    Problem(one.source, one.line, "the log does not say the number of GPUs: give --gpus-from")
-                )
-            elif one.throughput is None:
-                problems.append(
-                    Problem(one.source, one.line, "the log does not say what makes its figure a rate (the batch)")
-                )
+            if one.gpus is None or one.throughput is None:
+                what = "the number of GPUs: give --gpus-from"
+                if one.gpus is not None:
+                    what = "what makes its figure a rate (the batch)"
+                if one.line not in told:  # Its reader has not said it.
+                    problems.append(Problem(one.source, one.line, f"the log does not say {what}"))
             else:
                 found.append((one, _run(one, one.gpus)))
     return _separated(found), problems

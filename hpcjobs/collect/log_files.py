@@ -11,18 +11,19 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import Run
 from hpcjobs.collect import anylogs, reading
 from hpcjobs.collect.claims import Sizes
-from hpcjobs.collect.measurements import Bandwidth, Problem
+from hpcjobs.collect.measurements import Bandwidth, LogResult, Problem
 from hpcjobs.collect.pattern import Pattern
 from hpcjobs.collect.pattern_log import PatternRead, read_pattern
 
 
 @dataclasses.dataclass(frozen=True)
 class LogsFound:
-    """What logs hold: runs of trainings, measurements of collectives, and problems with the rest."""
+    """What logs hold: runs of trainings, measurements of collectives, problems; and `results`, each log by itself."""
 
     runs: list[Run]
     collectives: list[Bandwidth]
     problems: list[Problem]
+    results: Sequence[LogResult] = ()
 
 
 def read_logs(paths: Sequence[Path], format_: str | None = None, gpus_from: str | None = None) -> LogsFound:
@@ -38,7 +39,7 @@ def read_logs(paths: Sequence[Path], format_: str | None = None, gpus_from: str 
     results = [reading.read_log(path, format_, _pattern(gpus_from)) for path in _files(paths)]
     runs, problems = anylogs.runs(results)
     collectives = [one for result in results for one in result.measurements if isinstance(one, Bandwidth)]
-    return LogsFound(runs, collectives, problems)
+    return LogsFound(runs, collectives, problems, results)
 
 
 def try_pattern(

@@ -22,6 +22,36 @@ _SHOWN = 4
 _LENGTH = 200
 
 
+# A rate before its unit, a rate after its name, and a time of a step in either order.
+_UNIT = r"(?P<unit>samples|tokens|tok|images|imgs?|sequences|seqs?|examples|steps|it)"
+_BEFORE = re.compile(rf"(?i)\d[\d.,]* ?(?P<words>{_UNIT}(?:/| per )s(?:ec(?:ond)?)?)")
+_AFTER = re.compile(
+    rf"(?i)(?P<words>\b(?:throughput|speed|tps|{_UNIT}[ _]?(?:per|/)[ _]?s(?:ec(?:ond)?)?)\b[^\w\n]{{0,4}})\d"
+)
+_STEP = re.compile(
+    r"(?i)(?P<words>\b(?:step|iteration|batch|iter)[ _](?:time|avg)(?: ?\(m?s\))?[^\w\n]{0,4}"
+    r"|elapsed time per iteration \(ms\): ?)\d[\d.,]* ?(?P<in>ms|s)?\b"
+)
+_UNITS = {"tok": "tokens", "img": "images", "imgs": "images", "seq": "sequences", "seqs": "sequences", "it": "steps"}
+
+
+def suggested(text: str) -> str:
+    """The options that read a line like this one, empty if its figure has no clear words."""
+    if match := _BEFORE.search(text):
+        unit = match["unit"].lower()
+        words = re.escape(match["words"]).replace(r"\ ", " ").replace(r"\/", "/")
+        return f"--pattern '(?P<throughput>[\\d.,]+) ?{words}' --unit {_UNITS.get(unit, unit)}"
+    if match := _AFTER.search(text):
+        unit = (match["unit"] or "samples").lower()
+        words = re.escape(match["words"]).replace(r"\ ", " ").replace(r"\/", "/")
+        return f"--pattern '{words}(?P<throughput>[\\d.,]+)' --unit {_UNITS.get(unit, unit)}"
+    if match := _STEP.search(text):
+        group = "step_ms" if match["in"] == "ms" or "(ms)" in match["words"] else "step_s"
+        words = re.escape(match["words"]).replace(r"\ ", " ")
+        return f"--pattern '{words}(?P<{group}>[\\d.,]+)' --batch N"
+    return ""
+
+
 def likely_lines(path: Path) -> list[Line]:
     """Up to four lines with a rate; if there is none, up to four that hold a number beside loss, step and the like."""
     rates: dict[str, Line] = {}

@@ -156,6 +156,9 @@ _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...
     ),
 )
 _OWN = b'"hpcjobs_run"'
+# Tables, which are no trainings.
+_COLLECTIVES = ("nccl-tests", "osu")
+_MOST_FORMATS = 4
 # The figures of these count even if DLLogger or Keras prints its progress before them.
 _FIRST = ("horovod", "tf_cnn_benchmarks")
 # Many trainings show bars: they count only in a log of no other format.
@@ -167,28 +170,58 @@ def read_log(
 ) -> LogResult:
     """Read one log. Whatever is wrong with it becomes a problem and raises no error.
 
-    `format` is one of FORMATS; if it is None, the first line that only one format has decides. `gpus_from` has one
-    group, which is the number of GPUs if the expression is found in the path; `gpus` is it without that. What the log
-    says of its GPUs counts before both.
+    `format` is one of FORMATS; if it is None, lines that only one format has decide, and a log may have several.
+    `gpus_from` has one group, which is the number of GPUs if the expression is found in the path; `gpus` is it without
+    that. What the log says of its GPUs counts before both.
 
     Raises InputError if the format is not one of FORMATS, or `gpus_from` does not have exactly one group.
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: no such format; {nearest(format, FORMATS)}")
     option, problems = (gpus, []) if gpus_from is None else gpus_in(path, gpus_from)
-    result = _read(path, format, option, frozenset() if format else _LAST)
-    if format is None:
-        result = result if result.format else _read(path, None, option)
-        tried = result
-        skip = frozenset() if result.format in _LAST else _LAST
-        while tried.format and not any(map(_counts, tried.measurements)):
-            # The log may have lines of another format that give the figure.
-            skip |= {"hpcjobs", "mlperf"} if tried.format in ("hpcjobs", "mlperf") else {tried.format}
-            tried = _read(path, None, option, skip)
-        if tried is not result and tried.format:
-            note = Problem(str(path), 0, f"read as {tried.format}: as {result.format} it has no figure")
-            result = dataclasses.replace(tried, problems=(*tried.problems, note))
+    result = _read(path, format, option) if format is not None else _all(path, option)
     return dataclasses.replace(result, problems=(*problems, *result.problems)) if problems else result
+
+
+def _all(path: Path, option: int | None) -> LogResult:
+    """Read a log in each format that it has.
+
+    The first format with a figure counts. Tables of collectives beside trainings count too, and so do trainings of
+    another format that begin after the first one's last line. A training that two formats print counts once.
+    """
+    results: list[tuple[LogResult, int]] = []
+    skip = _LAST
+    while len(results) < _MOST_FORMATS:
+        apart = next((last for each, last in results if each.format in _COLLECTIVES), 0)
+        one, last = _read_to(path, None, option, skip, apart)
+        if not one.format and not any(_counts(each) for result, _ in results for each in result.measurements):
+            one, last = _read_to(path, None, option, skip - _LAST, apart)
+        if not one.format:
+            break
+        results.append((one, last))
+        skip |= {"hpcjobs", "mlperf"} if one.format in ("hpcjobs", "mlperf") else {one.format}
+        if one.format == "hpcjobs" and any(map(_counts, one.measurements)):
+            break  # Its readers know every line.
+    if not results:
+        return one
+    first = results[0][0]
+    given = [(each, last) for each, last in results if any(map(_counts, each.measurements))]
+    if not given:
+        return first
+    main, end = given[0]
+    problems = list(main.problems)
+    if main is not first:
+        problems.append(Problem(str(path), 0, f"read as {main.format}: as {first.format} it has no figure"))
+    measured = list(main.measurements)
+    for other, last in given[1:]:
+        apart = (other.format in _COLLECTIVES) != (main.format in _COLLECTIVES)
+        added = [one for one in other.measurements if apart or one.line > end]
+        if added:
+            measured += added
+            begun = min(one.line for one in added)
+            problems += [one for one in other.problems if apart or one.line >= begun]
+            end = max(end, last)
+    return dataclasses.replace(main, measurements=tuple(measured), problems=tuple(problems))
 
 
 def _counts(measured: object) -> bool:
@@ -218,9 +251,19 @@ def gpus_in(path: Path, gpus_from: re.Pattern[str]) -> tuple[int | None, list[Pr
     return None, [Problem(str(path), 0, f"--gpus-from {gpus_from.pattern} finds no number of GPUs in the path")]
 
 
-def _read(path: Path, format: str | None, option: int | None, skip: Collection[str] = ()) -> LogResult:
-    """Read a log once. Formats in `skip` are not detected."""
+def _read(path: Path, format: str | None, option: int | None) -> LogResult:
+    return _read_to(path, format, option)[0]
+
+
+def _read_to(
+    path: Path, format: str | None, option: int | None, skip: Collection[str] = (), apart: int = 0
+) -> tuple[LogResult, int]:
+    """Read a log once, and the last line that its reader took.
+
+    Formats in `skip` are not detected. What lines up to `apart` say of GPUs is of tables that another reader reads.
+    """
     findings, source = Findings(str(path), option), Source(path)
+    findings.world.apart = apart
     reader = _reader(format)(findings) if format else None
     for number, block in source.blocks():
         at = 0
@@ -231,7 +274,7 @@ def _read(path: Path, format: str | None, option: int | None, skip: Collection[s
             if not format:
                 continue
             if number > 1:  # Earlier blocks may say which GPUs and batch the run has.
-                return _read(path, format, option)
+                return _read_to(path, format, option, apart=apart)
             reader = _reader(format)(findings)
         reader.feed(number, block, at)
     if reader is not None:
@@ -244,7 +287,7 @@ def _read(path: Path, format: str | None, option: int | None, skip: Collection[s
         problems.append(
             Problem(str(path), 0, f"{source.zeros} of its bytes are zero, as after a crash or on a full disk")
         )
-    return LogResult(str(path), format or "", tuple(findings.measurements), tuple(problems))
+    return LogResult(str(path), format or "", tuple(findings.measurements), tuple(problems)), findings.at
 
 
 def _nothing(source: Source, format: str | None) -> str:

@@ -82,6 +82,7 @@ class World:
         self.statements: list[Statement] = []
         self.tags: dict[int, list[int]] = {}  # rank: number of its lines, place of the first among the tagged
         self.tagged = 0
+        self.apart = 0  # the last line of what another reader reads
         self.since = 0.0  # the line at which the run before ended
         self.launcher = 0  # the line of the newest launcher: its options may stand on the lines after it
 
@@ -139,9 +140,12 @@ class World:
                     kept[0] += 1
                     self.tagged += 1
 
-    def resolve(self, end: float, own: Statement | None = None) -> Gpus:
-        """The GPUs of the run that ends at line `end`. `own` is what the reader knows of it from its own lines."""
-        said = [one for one in self.statements if one.line <= end]
+    def resolve(self, end: float, own: Statement | None = None, alone: bool = False) -> Gpus:
+        """The GPUs of the run that ends at line `end`. `own` is what the reader knows of it from its own lines.
+
+        `alone` tells that the log has this run only, so that all tags of ranks are its own.
+        """
+        said = [one for one in self.statements if self.apart < one.line <= end]
         if own or any(one.line > self.since for one in said):
             # What an earlier run of the log printed is not of this one; its launcher may be.
             said = [one for one in said if one.line > self.since or one.name in _LAUNCHERS]
@@ -161,7 +165,7 @@ class World:
         if found.gpus is None and not found.contradiction:
             found = Gpus(self._tags(), nodes)
         late = max(self.tags, default=-1)
-        if found.gpus and late >= found.gpus and end == float("inf") and self._tags() is not None:
+        if found.gpus and late >= found.gpus and alone and self._tags() is not None:
             told = every[0] if every else each[0]
             return Gpus(None, None, f"{_told(told)}, but rank {late} prints lines", told.line)
         if found.gpus and nodes and (nodes > found.gpus or found.gpus % nodes):

@@ -10,9 +10,10 @@
     Train on 60000 samples, validate on 10000 samples                         of Keras to 2.3, TensorFlow to 2.1
      - 12s - loss: 0.5                                                        Keras 2, verbose=2: no count
 
-Only the last line of an epoch counts. A line without Epoch before it and without val_ is taken for evaluate().
-If several ranks print an epoch's line, their mean counts. An epoch's time includes its validation. Keras prints
-neither batch nor GPUs, but the script may.
+A time in whole seconds is half a second more or less, and 0s may be that too: a run's figure is refused where this is
+more than 15 % of an epoch, unless the script prints the total time. Only the last line of an epoch counts. A line
+without Epoch before it and without val_ is taken for evaluate(). If several ranks print an epoch's line, their mean
+counts. An epoch's time includes its validation. Keras prints neither batch nor GPUs, but the script may.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ _TIME = r"(\d+)s(?: +(?:- )?(\d+)(ms|us|μs|s|ns)/(step|sample|epoch))?"
 _DONE = re.compile(r"(?:^|\s)(\d+)/(\d+)(?: \[=+\]| ━+)?(?: -)? " + _TIME + r"(?= - )(.*)")
 _BARE = re.compile(r"^\s?- " + _TIME + r"(?= - )(.*)")
 _LATER = re.compile(r" - (\d+)(ms|us|μs|s|ns)/(epoch|step)\b")
+_TOTAL = re.compile(r"^\s*Total (?:training )?time(?: taken)?(?: is)?[: =]+(\d+(?:\.\d+)?) ?s(?:ec(?:ond)?s?)?\b", re.I)
+# Rounding of more than this part of the time is told, more than this is no figure.
+_COARSE, _TOO_COARSE = 0.02, 0.15
 _TRAIN_ON = re.compile(r"Train on (\d+) (?:samples|steps)")
 _METRIC = re.compile(r"\b\w*loss: (?:\d|nan)")
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "μs": 1e-6, "ns": 1e-9}
@@ -40,7 +44,8 @@ class _Epoch:
 
     def __init__(self, number: int, line: int) -> None:
         self.number, self.line = number, line
-        self.seconds: dict[tuple[str, int], float] = {}  # (rank, line): s; the last on a line counts
+        # (rank, line): s and its largest rounding error; the last on a line counts
+        self.seconds: dict[tuple[str, int], tuple[float, float]] = {}
         self.count = 0  # steps or samples; 0: not known
         self.samples = False
         self.validated = False
@@ -52,7 +57,8 @@ class _Run:
     def __init__(self) -> None:
         self.line = 0
         self.epoch: _Epoch | None = None
-        self.windows = Windows()
+        self.times: list[tuple[float, float]] = []  # s of each epoch and its largest rounding error
+        self.total: tuple[float, int] | None = None  # s of all epochs, as the script prints it, and its line
         self.count = 0
         self.samples = False
         self.validated = False
@@ -62,7 +68,7 @@ class KerasReader(FormatReader):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "keras"
-    needles = (b"loss: ", b"Epoch ", b"Train on ", *Context.needles)
+    needles = (b"loss: ", b"Epoch ", b"Train on ", b"otal time", b"otal training time", *Context.needles)
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
@@ -84,6 +90,8 @@ class KerasReader(FormatReader):
                 self._done(line, int(match[1]), match[3], match[4], match[5], match[6], match[7])
         elif (match := _BARE.match(text)) and _METRIC.search(text):
             self._done(line, 0, match[1], match[2], match[3], match[4], match[5])
+        elif match := _TOTAL.search(text):
+            self.run.total = float(match[1]), line.number
         elif match := _TRAIN_ON.search(text):
             self.train_on = int(match[1])
         else:
@@ -116,8 +124,6 @@ class KerasReader(FormatReader):
             number = 1 if epoch is None else epoch.number + (1 if done else 0)
         self.last = line.text
         seconds = _seconds(count, whole, unit_time, unit, per, rest)
-        if seconds is None:
-            return
         if number is not None and (epoch is None or epoch.number != number):
             self._close_epoch()
             epoch = run.epoch = _Epoch(number, line.number)
@@ -135,39 +141,65 @@ class KerasReader(FormatReader):
         run.epoch = None
         run.count, run.samples = run.count or epoch.count, run.samples or epoch.samples
         run.validated = run.validated or epoch.validated
-        run.windows.add(1.0, mean(epoch.seconds.values()))
+        run.times.append((mean(took for took, _ in epoch.seconds.values()), max(h for _, h in epoch.seconds.values())))
 
     def _end(self) -> None:
         self._close_epoch()
         run, self.run = self.run, _Run()
-        steady = run.windows.steady(min(1, len(run.windows) - 1), "all but the first epoch, if there are several")
-        if steady is None:
+        if not run.times:
             return
-        epoch_s, context = 1 / steady.rate, self.context
+        context, steady = self.context, None
+        epoch_s, half, coarse = self._epoch(run)
+        if epoch_s and all(took > 0 for took, _ in run.times):
+            windows = Windows()
+            for took, _ in run.times:
+                windows.add(1.0, took)
+            steady = windows.steady(min(1, len(run.times) - 1), "all but the first epoch, if there are several")
         local, whole = context.local_batch, context.global_batch
         if not local and not whole:
-            local, whole = local_and_global(context.batch, context.gpus, None, self.findings.option)
-        step_ms = 1000 * epoch_s / run.count if run.count and not run.samples else None
+            gpus = self.gpus(run.line, None).gpus
+            local, whole = local_and_global(context.batch, gpus, None, self.findings.option)
+        step_ms = 1000 * epoch_s / run.count if epoch_s and run.count and not run.samples else None
         why = "the log gives the time of a step, but not the batch: there is no rate"
         if not run.count:
             why = "the log gives the time of an epoch, but not its number of steps"
-        rate = run.count / epoch_s if run.samples else None
+        if coarse:
+            why = coarse
+        elif epoch_s and half > _COARSE * epoch_s:
+            self.findings.problem(run.line, f"epochs are rounded to whole seconds: within {100 * half / epoch_s:.0f} %")
+        rate = run.count / epoch_s if epoch_s and run.samples else None
         self.add_run(
             run.line,
             "samples over the time of epochs" if run.samples else "batch over the time of steps",
             total=rate,
-            gpus=context.gpus,
-            nodes=context.nodes,
             local_batch=local,
             global_batch=whole,
             step_ms=step_ms,
-            sd=steady.sd * run.count if steady.sd is not None and run.samples else None,
-            steady=scaled(steady, run.count or None),
+            sd=steady.sd * run.count if steady and steady.sd is not None and run.samples else None,
+            steady=scaled(steady, run.count or None) if not coarse else None,
             unit="samples",
             epoch_s=epoch_s,
             flags=(FLAG_VALIDATION,) if run.validated else (),
             why=why,
         )
+
+    def _epoch(self, run: _Run) -> tuple[float | None, float, str]:
+        """(s of an epoch, its largest rounding error, why it is not known).
+
+        The mean of all epochs but the first, if there are several. If that is too coarse, the total that the script
+        prints, over all epochs, where the epochs' own times allow it.
+        """
+        counted = run.times[1:] or run.times
+        took, half = mean(took for took, _ in counted), mean(half for _, half in counted)
+        if took > 0 and half <= _TOO_COARSE * took:
+            return took, half, ""
+        whole, error = sum(took for took, _ in run.times), sum(half for _, half in run.times)
+        if run.total and abs(run.total[0] - whole) <= error:
+            return run.total[0] / len(run.times), 0.0, ""
+        told = f"an epoch took {max(took - half, 0):.3g} to {took + half:.3g} s"
+        if run.total:
+            told += f", and the total {run.total[0]:g} s (line {run.total[1]}) contradicts that"
+        return None, half, f"epochs are rounded to whole seconds: {told}"
 
     def close(self) -> None:
         self._end()
@@ -175,12 +207,12 @@ class KerasReader(FormatReader):
 
 def _seconds(
     count: int, whole: str, unit_time: str | None, unit: str | None, per: str | None, rest: str
-) -> float | None:
-    """The seconds of an epoch: of the times on the line, the one with the smallest rounding error."""
-    # (seconds, largest rounding error as a fraction of them)
-    found = [(float(whole), 0.5 / int(whole))] if int(whole) else []
+) -> tuple[float, float]:
+    """The seconds of an epoch and their largest rounding error: of the times on the line, the most exact one."""
+    found = [(float(whole), 0.5)]
     more = [(unit_time, unit, per)] if unit_time and unit and per else []
     for number, its_unit, of in more + [match.groups() for match in _LATER.finditer(rest)]:
-        if int(number) and (of == "epoch" or count):
-            found.append((int(number) * _SECONDS[its_unit] * (1 if of == "epoch" else count), 0.5 / int(number)))
-    return min(found, key=lambda pair: pair[1])[0] if found else None
+        if of == "epoch" or count:
+            one = _SECONDS[its_unit] * (1 if of == "epoch" else count)
+            found.append((int(number) * one, 0.5 * one))
+    return min(found, key=lambda pair: pair[1])

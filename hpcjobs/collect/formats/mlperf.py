@@ -24,6 +24,7 @@ from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line
 from hpcjobs.collect.mlperf_lines import Event
 from hpcjobs.collect.steady import Windows
+from hpcjobs.collect.world import Statement
 
 _ARGUMENTS = re.compile(r"(?:Node\[(\d+)\] )?(?:start with arguments )?Namespace\((.*)\)")
 _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)=(?:'([^']*)'|(\w+))")
@@ -246,13 +247,11 @@ class MlperfReader(FormatReader):
         elif ranks := _whole(values.get("number_of_ranks")):
             gpus, at = ranks, (run.at["number_of_ranks"], "number_of_ranks")
             nodes, each = _whole(values.get("number_of_nodes")), _whole(values.get("accelerators_per_node"))
-            if nodes and each and nodes * each != ranks:
-                self.findings.problem(
-                    at[0],
-                    f"number_of_ranks {ranks} (line {at[0]}) and {nodes} nodes x {each} accelerators "
-                    f"(line {run.at['number_of_nodes']}) contradict each other: the number of GPUs is not known",
-                )
-                gpus = nodes = None
+            if nodes and each:
+                told = f"{nodes} nodes x {each} accelerators"
+                said = Statement("all", "number of GPUs", nodes * each, run.at["number_of_nodes"], told)
+                self.findings.world.statements.append(said)
+                nodes = nodes if nodes * each == ranks else None
         elif (local := self._local(run)) and batch and batch % local == 0:
             # Each rank prints its batch. Ranks whose lines are missing or broken still are part of the global batch.
             ranks = batch // local

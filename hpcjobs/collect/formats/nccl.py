@@ -26,8 +26,12 @@ _TYPES = (
     *("f8e4m3", "f8e5m2", "fp8_e4m3", "fp8_e5m2"),
 )
 _NAME = re.compile(r"\b([a-z][a-z_]*)_perf(?:_mpi)?\b")
-_RANK = re.compile(r"#\s+Rank\s+(\d+)(?: +Group +\d+)?(?: +Pid +\d+)? +on +(\S+) +device +\d+ \[[^\]]*\] *(.*\S)?")
+# Copies in Markdown lose the # of a first line.
+_RANK = re.compile(
+    r"(?:#|^)\s+Rank\s+(\d+)(?: +Group +\d+)?(?: +Pid +\d+)? +on +(\S+) +device +\d+ \[[^\]]*\] *(.*\S)?"
+)
 _HEADER = re.compile(r"#\s+(?:size|bytes)\s.*\bbusbw\b")
+_SIZES = re.compile(r"nThread (\d+) nGpus (\d+)")
 _START = re.compile(r"# (?:nThread|Collective test starting)|(?:nccl|rccl)-tests(?: version|:)")
 _ROW = re.compile(rf"(?:^|\s)(\d+\s+\d+\s+(?:{'|'.join(_TYPES)})\s.*)")
 
@@ -36,11 +40,12 @@ class NcclReader(FormatReader):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "nccl-tests"
-    needles = (b"#", b"_perf", *(f" {name} ".encode() for name in _TYPES))
+    needles = (b"#", b"_perf", b"  Rank ", b"nThread", *(f" {name} ".encode() for name in _TYPES))
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
         self.op = ""
+        self.told = False  # whether a missing rank was told
         self.named = False  # whether a line after the last row names the operation
         self._reset()
 
@@ -52,6 +57,7 @@ class NcclReader(FormatReader):
         self.hosts: set[str] = set()
         self.gpu_model = ""
         self.copies = False
+        self.each = 1  # ranks of a process
 
     def take(self, line: Line) -> None:
         text = line.text
@@ -75,6 +81,8 @@ class NcclReader(FormatReader):
             if self.columns:
                 self._reset()
                 self.op = self.op if self.named else ""
+            if match := _SIZES.search(text):
+                self.each = int(match[1]) * int(match[2])
             self._name(text)
         else:
             self._name(text)
@@ -83,8 +91,24 @@ class NcclReader(FormatReader):
         if match := _NAME.search(text):
             self.op, self.named = match[1], True
 
+    def _ranks(self) -> int | None:
+        """The number of ranks: those listed, if none is missing among them, else what the launcher says."""
+        if self.ranks and set(self.ranks) == set(range(len(self.ranks))):
+            return len(self.ranks)
+        if not self.ranks:
+            return None
+        world = self.findings.world.resolve(self.findings.at).gpus
+        ranks = world * self.each if world else None
+        if not self.told:
+            self.told = True
+            missing = next(rank for rank in range(len(self.ranks) + 1) if rank not in self.ranks)
+            count = f"{ranks} of the launcher count" if ranks else "their number is not known"
+            self.findings.problem(self.findings.at, f"the list of ranks lacks rank {missing}: {count}")
+        return ranks
+
     def _row(self, number: int, figures: list[str]) -> None:
         self.named = False
+        ranks = self._ranks()
         columns = self.columns
         head = dict(zip(columns, figures, strict=False))
         root = _whole(head.get("root", ""))
@@ -112,11 +136,11 @@ class NcclReader(FormatReader):
                     redop=head.get("redop", head.get("op", "")).replace("none", ""),
                     root=None if root == -1 else root,
                     wrong=_whole(figures[at + 3]) if counts and at + 3 < len(figures) else None,
-                    ranks=len(self.ranks) or None,
+                    ranks=ranks,
                     nodes=len(self.hosts) or None,
                     gpu_model=self.gpu_model,
                     device="gpu",
-                    missing=tuple(name for name, known in (("op", self.op), ("ranks", self.ranks)) if not known),
+                    missing=tuple(name for name, known in (("op", self.op), ("ranks", ranks)) if not known),
                 )
             )
 

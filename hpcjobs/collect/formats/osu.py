@@ -4,7 +4,9 @@
     # Size       Avg Latency(us)   Min Latency(us)   Max Latency(us)  Iterations
     16777216             8630.58           8619.50           8642.46         10
 
-A megabyte is 10^6 bytes. The tables do not give the number of ranks; point-to-point tests have two.
+The title of a build for GPUs (MPI-CUDA, MPI-ROCM) does not say where the buffers are. Their words do: `# Send Buffer on
+DEVICE (D)`, or D D, H H and -d cuda of the command line. A megabyte is 10^6 bytes. The tables do not give the number of
+ranks, but the launcher may; point-to-point tests have two.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ from hpcjobs.collect.measurements import Bandwidth
 _TITLE = re.compile(r"# OSU ([A-Za-z]+\d?)(?:-(\w+))?([ _].+?) Test\b")
 _ROW = re.compile(r"\s*-?\d[\d.]*(?:e[+-]?\d+)?(?:\s+(?:-?\d[\d.]*(?:e[+-]?\d+)?|Pass|Fail|-|nan))*\s*$", re.I)
 _PAIRS = re.compile(r"\[ *pairs: *(\d+) *\]")
+_BUFFERS = re.compile(r"# Send Buffer on (HOST|DEVICE) \([HD]\) and Receive Buffer on (HOST|DEVICE)")
+_COMMAND = re.compile(r"\bosu_\w+\b(?P<options>[^|;>]*)")
+# Titles of builds whose buffers are always the host's, and of those that always are on GPUs.
+_HOST, _DEVICE = ("MPI", "MPI2", "MPI3", "OPENSHMEM", "UPC", "UPC++"), ("NCCL", "RCCL", "XCCL")
 _OPS = {
     "allreduce": "all_reduce",
     "allgather": "all_gather",
@@ -52,6 +58,8 @@ class OsuReader(FormatReader):
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
         self.op = self.device = ""
+        self.begun = 0  # line of the newest title
+        self.command = ""  # options of the newest command line
         self.ranks: int | None = None
         self.columns: list[str] = []
         self.rows = Copies()
@@ -60,7 +68,7 @@ class OsuReader(FormatReader):
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         for number, raw in enumerate(block.split(b"\n"), first):
             # Lines of tables are short. Until a header was read, only a line with # can matter.
-            if 0 < len(raw) < 400 and (self.columns or b"#" in raw):
+            if 0 < len(raw) < 400 and (self.columns or b"#" in raw or b"osu_" in raw):
                 for line in parts(raw, number):
                     self.take(line)
 
@@ -69,20 +77,39 @@ class OsuReader(FormatReader):
             match = _TITLE.search(line.text)
             self.op = _operation(match[3]) if match else ""
             kind = f"{match[1]} {match[2] or ''}".upper() if match else ""
-            self.device = (
-                "cpu" if kind.strip() in ("MPI", "MPI2", "MPI3", "OPENSHMEM", "UPC") else "gpu" if kind else ""
-            )
+            self.device = self._device(kind.split())
+            # A command line is of the table after it, and of no other.
+            self.command, self.findings.world.apart, self.begun = "", self.begun, line.number
             self.ranks = 2 if _PAIRED.fullmatch(self.op) else None
             if line.rank in self.titled:  # The same rank prints it again: a new table.
                 self.rows, self.titled = Copies(), set()
             self.titled.add(line.rank)
             self.columns = []
+        elif match := _BUFFERS.search(line.text):
+            both = {match[1], match[2]}
+            self.device = "gpu" if both == {"DEVICE"} else "cpu" if both == {"HOST"} else ""
+        elif match := _COMMAND.search(line.text):
+            self.command = match["options"]
         elif match := _PAIRS.search(line.text):
             self.ranks = 2 * int(match[1])
         elif self.op and re.match(r"#\s*(Size|Avg|Overall)\b", text := unstamped(line.text).strip()):
             self.columns = [_column(name) for name in re.split(r"\s{2,}|\t+| (?=Messages/s|MB/s)", text[1:].strip())]
         elif self.columns and _ROW.match(text := unstamped(line.text)) and not self.rows.is_copy(line):
             self._row(line.number, text.split())
+
+    def _device(self, kind: list[str]) -> str:
+        """Where the buffers are by the words of the title and of the command; "" if they do not say."""
+        if not kind:
+            return ""
+        if len(kind) == 1 and kind[0] in _HOST:
+            return "cpu"
+        words = self.command.split()
+        if kind[0] in _DEVICE or words[-2:] == ["D", "D"]:
+            return "gpu"
+        collective = _PAIRED.fullmatch(self.op) is None
+        if collective and re.search(r"(?:^|\s)-d +(?:cuda|rocm|openacc|managed)\b", self.command):
+            return "gpu"
+        return "cpu" if words[-2:] == ["H", "H"] else ""
 
     def _row(self, number: int, figures: list[str]) -> None:
         if len(figures) < min(2, len(self.columns)) or len(figures) > len(self.columns):
@@ -91,7 +118,8 @@ class OsuReader(FormatReader):
         size, time, rate = row.get("size"), _number(row, "time_us"), _number(row, "rate")
         if (size is not None and not size.isdigit()) or (time is None and rate is None):
             return
-        missing = ("ranks",) if self.ranks is None else ()
+        ranks = self.ranks or self.findings.world.resolve(number).gpus
+        missing = tuple(name for name, known in (("ranks", ranks), ("device", self.device)) if not known)
         self.findings.measurements.append(
             Bandwidth(
                 source=self.findings.path,
@@ -103,7 +131,7 @@ class OsuReader(FormatReader):
                 algbw=None if rate is None else rate / 1000,
                 min_us=_number(row, "min_us"),
                 max_us=_number(row, "max_us"),
-                ranks=self.ranks,
+                ranks=ranks,
                 device=self.device,
                 missing=missing,
             )

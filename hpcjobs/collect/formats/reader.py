@@ -67,8 +67,13 @@ class FormatReader:
     def gpus(self, line: int, own: int | None, words: str = OWN) -> Gpus:
         """The GPUs of the run that ends here. `own` is what the reader knows of them, from `line` with these words."""
         found = self.findings
-        end = math.inf if found.ended or not found.at else found.before
-        return found.world.resolve(end, Statement("all", OWN, own, line, words) if own else None)
+        alone = found.ended and not found.world.since and not found.world.apart
+        return found.world.resolve(self._end_line(), Statement("all", OWN, own, line, words) if own else None, alone)
+
+    def _end_line(self) -> float:
+        """The last line of the run that ends: the one before the line that is taken, or the log's last."""
+        found = self.findings
+        return (found.at if found.ended else found.before) if found.at else math.inf
 
     def add_run(
         self,
@@ -136,7 +141,7 @@ class FormatReader:
             found.problem(line, NO_GPUS)
         if global_batch is None:
             missing.append("batch")
-        found.world.since = math.inf if found.ended or not found.at else found.before
+        found.world.since = self._end_line()
         found.measurements.append(
             Throughput(
                 source=found.path,

@@ -10,7 +10,9 @@
     10    images/sec: 3754.5 +/- 2.1 (jitter = 7.6)  7.824      the mean from step 1 on
     total images/sec: 3744.75                       over all workers, under Horovod printed by every rank
 
-Each rank prints its own estimate of the total, and their mean counts. Lines of steps are of one worker.
+Each rank prints its own estimate of the total, and their mean counts. Lines of steps are of one worker, and Devices
+are a worker's: with parameter servers the workers are global batch / (batch per device x devices), and only the total
+is a rate of them all.
 """
 
 from __future__ import annotations
@@ -99,6 +101,7 @@ class TfCnnReader(FormatReader):
                     run = self._next()
                 if not run.steps[-1]:
                     run.first, run.line = rank, numbers.at(begin)
+                    self.findings.before = self.findings.at = run.line
                 if rank == run.first and step > run.steps[-1]:
                     run.steps.append(step)
                     run.means.append(float(match[2]))
@@ -119,7 +122,8 @@ class TfCnnReader(FormatReader):
         many = run.many or run.header.get("Variables") == "horovod"
         if rank in run.ended and not many and total not in run.totals:
             run = self._next()  # Only the totals of several runs were kept.
-        run.line = run.line or numbers.at(begin)
+        self.findings.before = self.findings.at = numbers.at(begin)
+        run.line = run.line or self.findings.at
         run.ended.add(rank)
         run.totals.append(total)
 
@@ -162,23 +166,34 @@ class TfCnnReader(FormatReader):
             self.findings.problem(run.line, f"mode {mode}: not a training")
             return self.run
         devices = re.findall(r"'([^']+)'", about.get("Devices", ""))
-        gpus = len(devices) or None
-        if gpus is None and run.global_batch and run.local_batch:
-            gpus = run.global_batch // run.local_batch
+        gpus, workers = len(devices) or None, 1
+        if run.global_batch and run.local_batch and run.global_batch % run.local_batch == 0:
+            shares = run.global_batch // run.local_batch
+            if gpus is None or ("/job:worker" in devices[0] and shares % gpus == 0):
+                gpus, workers = shares, shares // (gpus or shares)
         total = mean(run.totals) if run.totals else None
         # Under Horovod the line of a step is of one rank.
         ranks = len(devices) if about.get("Variables") == "horovod" else 1
         run.flush()
         steady = scaled(run.windows.steady(0, "all steps after the benchmark's own warm-up"), ranks)
-        if total is None:
+        why = ""
+        if total is None and workers > 1:
+            steady = None
+            why = (
+                f"the log ends before the total: its lines of steps are of one of {workers} workers, and no rate of all"
+            )
+        elif total is None:
             self.findings.problem(run.line, "the log ends before the total: the last line of steps counts")
+            total = run.means[-1] * ranks
         self.add_run(
             run.line,
             "total images/sec" if run.totals else "images/sec of the last step",
-            total=total if total is not None else run.means[-1] * ranks,
+            total=total,
             gpus=gpus,
             local_batch=run.local_batch,
             global_batch=run.global_batch,
+            accumulation=1,
+            why=why,
             sd=steady.sd if steady else None,
             steady=steady,
             unit="images",

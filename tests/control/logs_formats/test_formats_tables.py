@@ -126,8 +126,8 @@ def test_osu(tmp_path: Path, prefix: str) -> None:
     assert [(row.op, row.size, row.time_us, row.algbw, row.ranks, row.device) for row in rows] == [
         ("bandwidth", 1, None, 0.00101, 2, "gpu"),
         ("bandwidth", 33554432, None, 93.13052, 2, "gpu"),
-        ("reduce", 1, 53.34, None, None, "gpu"),
-        ("reduce", 2048, 58.17, None, None, "gpu"),
+        ("reduce", 1, 53.34, None, None, ""),  # a build for GPUs; where its buffers are is not said
+        ("reduce", 2048, 58.17, None, None, ""),
         ("all_reduce", 1048576, 86.10, None, None, "cpu"),
         ("barrier", None, 3.05, None, None, "cpu"),
         ("multi_bandwidth", 1048576, None, 98.76543, 8, "cpu"),
@@ -150,7 +150,34 @@ def test_osu(tmp_path: Path, prefix: str) -> None:
 )
 def test_titles_of_osu(tmp_path: Path, title: str, columns: str, op: str, ranks: int | None) -> None:
     (row,) = table(read(tmp_path, f"# {title}\n# {columns}\n4                  9.77\n"))
-    assert (row.op, row.ranks, row.device) == (op, ranks, "gpu" if "-CUDA" in title or "-ROCM" in title else "cpu")
+    assert (row.op, row.ranks, row.device) == (
+        op,
+        ranks,
+        "gpu" if "NCCL" in title else "" if "-ROCM" in title else "cpu",
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "device"),
+    [
+        # open-mpi/ompi, pull request 12318; ofiwg/libfabric; eth-cscs/cscs-docs
+        ("srun -N2 --mpi=pmix ./pt2pt/osu_bw --validation D D", "", "gpu"),
+        ("mpirun -np 2 ./osu_bw H H", "", "cpu"),
+        ("", "# Send Buffer on DEVICE (D) and Receive Buffer on DEVICE (D)\n", "gpu"),
+        ("", "# Send Buffer on HOST (H) and Receive Buffer on HOST (H)\n", "cpu"),
+        ("", "# Send Buffer on HOST (H) and Receive Buffer on DEVICE (D)\n", ""),
+        ("", "", ""),
+    ],
+)
+def test_the_device_of_osu_by_its_words(tmp_path: Path, command: str, words: str, device: str) -> None:
+    text = f"$ {command}\n# OSU MPI-CUDA Bandwidth Test v7.1\n{words}# Size      Bandwidth (MB/s)\n1   1.01\n"
+    (row,) = table(read(tmp_path, text))
+    assert (row.device, row.missing) == (device, () if device else ("device",))
+
+
+def test_the_ranks_of_a_collective_are_the_launchers(tmp_path: Path) -> None:
+    text = "$ mpirun -np 16 ./osu_allreduce\n" + ALLREDUCE
+    assert [row.ranks for row in table(read(tmp_path, text))] == [16]
 
 
 def test_rows_under_an_unknown_title_do_not_count(tmp_path: Path) -> None:
