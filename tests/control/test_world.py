@@ -1,0 +1,70 @@
+"""How many GPUs a run has, by the lines of launchers, scripts and ranks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from hpcjobs.collect.world import World
+
+
+def world(text: str) -> World:
+    found = World()
+    found.feed(1, text.encode())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "nodes"),
+    [
+        ("Namespace(batch_size=8, num_gpus=8, num_workers=32)\n", 8, None),
+        ("Namespace(batch_size=8, gpus='0,1,2,3', kvstore=None)\n", 4, None),
+        ("args: world_size=16 rank=3\n", 16, None),
+        ("RANK 5: LOCAL_RANK 5, WORLD_SIZE 8, OMP_NUM_THREADS 1\n", 8, None),
+        ("python -m torch.distributed.run --standalone --nproc_per_node=8 train.py\n", 8, 1),
+        ("torchrun --nproc_per_node=8 --nnodes=4 train.py\n", 32, 4),
+        ("mpirun --allow-run-as-root -np 192 --hostfile hosts_24 -x PATH python train.py\n", 192, None),
+        ("> mpirun -v --mca btl self,tcp \\\n>    -np 16 \\\n>    -npernode 8 \\\n", 16, 2),
+        ("+ srun --ntasks=1 hostname\n+ srun --ntasks=16 --ntasks-per-node=8 ./run.sh\n", 16, 2),
+        ("I am rank 4 of 8\nI am rank 0 of 8\n", 8, None),
+        ("num_gpus=8 num_sockets = 2\nsrun --ntasks=16 --ntasks-per-node=8 ./run.sh\n", 16, 2),
+        ("world_size=1\nusing world size: 32\n", 32, None),
+        ("".join(f"[1,{rank}]<stdout>:loss 2\n" for rank in range(8)) * 3, 8, None),
+        ("nothing\n", None, None),
+    ],
+)
+def test_what_says_the_gpus(text: str, gpus: int | None, nodes: int | None) -> None:
+    found = world(text).resolve(math.inf)
+    assert (found.gpus, found.nodes, found.contradiction) == (gpus, nodes, "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"[1,{rank}]<stdout>:loss 2\n" for rank in range(13) if rank != 5) * 3,  # one is missing
+        "".join(f"[1,{rank}]<stdout>:loss 2\n" for rank in range(8)),  # each was heard once
+        "[1,0]<stdout>:loss 2\n" * 9
+        + "[1,1]<stdout>:loss 2\n" * 9
+        + "[1,2]<stdout>:a\n[1,2]<stdout>:b\n",  # one is late
+        "[1,0]<stdout>:loss 2\n" * 9,  # one rank prints for all
+    ],
+)
+def test_the_ranks_that_happen_to_print_are_no_number_of_gpus(text: str) -> None:
+    assert world(text).resolve(math.inf).gpus is None
+
+
+def test_statements_that_cannot_both_hold_are_named() -> None:
+    found = world("mpirun -np 16 ./a\nx\nworld_size=12\n").resolve(math.inf)
+    assert found.gpus is None
+    assert found.contradiction == "world_size=12 (line 3: 12) and mpirun -np 16 (line 1: 16) contradict each other"
+    tags = "".join(f"[1,{rank}]<stdout>:loss 2\n" for rank in range(8)) * 3
+    found = world("number of GPUs: 4\n" + tags).resolve(math.inf, alone=True)
+    assert found.contradiction == "number of GPUs: 4 (line 1: 4), but rank 7 prints lines"
+
+
+def test_a_later_run_has_its_own_launcher() -> None:
+    found = world("mpirun -np 2 ./a\nx\nmpirun -np 4 ./a\n")
+    assert found.resolve(2).gpus == 2
+    found.since = 2
+    assert found.resolve(9).gpus == 4
