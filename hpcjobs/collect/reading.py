@@ -194,7 +194,7 @@ def _all(path: Path, option: int | None) -> LogResult:
     while len(results) < _MOST_FORMATS:
         apart = next((last for each, last in results if each.format in _COLLECTIVES), 0)
         one, last = _read_to(path, None, option, skip, apart)
-        if not one.format and not any(_counts(each) for result, _ in results for each in result.measurements):
+        if not one.format and not results:
             one, last = _read_to(path, None, option, skip - _LAST, apart)
         if not one.format:
             break
