@@ -6,19 +6,23 @@ The logs are many train.log files of 207 lines, nearly all of them timed windows
 bare loop's pattern finds what is read of such a line: the time of a step, the number of steps, and whether the window
 is warm-up. It keeps nothing; read_log detects the format and computes the run's figures. Two more ratios are printed
 but not judged: to a loop with the cheapest pattern, a fixed text and one figure, and those for tf_cnn_benchmarks (the
-real log of eight GPUs with 210 lines, twelve of which count; in many files, and repeated in one). The loops take
-turns, and the smallest CPU time of each counts. The logs are written to a temporary folder. The exit code is 1 if a
-ratio is above 2, or if memory grows with the length of the long run's log.
+real log of eight GPUs with 210 lines, twelve of which count; in many files, and repeated in one). Below them stands
+each room of a framework's logs, on one long log made up by tests/control/logs_formats/made.py, beside a bare loop with
+a pattern of what the room reads of a line; it is printed, and not judged. The loops take turns, and the smallest CPU
+time of each counts. The logs are written to a temporary folder. The exit code is 1 if a ratio is above 2, or if memory
+grows with the length of the long run's log.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import importlib
 import json
 import math
 import re
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +34,23 @@ from hpcjobs.collect.reading import read_log
 TARGET, GROWTH_MIB = 2.0, 64
 SAMPLE = Path(__file__).parent.parent / "tests/control/logs_formats/samples/tf_cnn_fp16_8gpus.log.gz"
 FIGURES = re.compile(rb'"step_ms": ([0-9.]+).*"steps": ([0-9]+).*"warmup": (true|false)')
+# Of each room: what it reads of a line.
+ROOMS = {
+    "megatron": rb"iteration +(\d+)/.*elapsed time per iteration \(ms\): ([0-9.]+).*global batch size: +(\d+)",
+    "nemo": rb"global_batch_size: (\d+) \| global_step: (\d+).*train_step_timing in s: ([0-9.]+)",
+    "deepspeed": rb"global_step=(\d+), RunningAvgSamplesPerSec=([0-9.]+)",
+    "imagenet": rb"Epoch: \[(\d+)\]\[ *(\d+)/.*Time +([0-9.]+) +\( *([0-9.]+)\)\s+Speed ([0-9.]+)",
+    "timm": rb"Train: (\d+) \[ *(\d+)/.*Time: ([0-9.]+)s, +([0-9.]+)/s +\(([0-9.]+)s, +([0-9.]+)/s\)",
+    "torchvision": rb"Epoch: \[(\d+)\] +\[ *(\d+)/.*img/s: ([0-9.]+).*time: ([0-9.]+) +data: ([0-9.]+)",
+    "swin": rb"Train: \[(\d+)/\d+\]\[(\d+)/.*time ([0-9.]+) \(([0-9.]+)\)",
+    "mmengine": rb"Epoch\(train\) +\[(\d+)\]\[ *(\d+)/.*time: ([0-9.]+) ",
+    "paddle": rb"Iter: (\d+)/.*batch_cost: ([0-9.]+)s.*ips: ([0-9.]+)",
+    "maxtext": rb"completed step: (\d+), seconds: ([0-9.]+).*Tokens/s/device: ([0-9.]+)",
+    "torchtitan": rb"step: +(\d+) .*tps: ([0-9,]+)",
+    "composer": rb"throughput/(\w+): ([0-9.]+)",
+    "step_avg": rb"step:(\d+)/\d+ train_time:(\d+)ms step_avg:([0-9.]+)ms",
+    "progress": rb"Epoch (\d+): .*\| (\d+)/\d+ \[(\d+):(\d+)<",
+}
 FIXED = {"train.log": re.compile(rb'"step_ms": ([0-9.]+)'), "tf_cnn": re.compile(rb"images/sec: ([0-9.]+)")}
 
 
@@ -117,6 +138,23 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def rooms(size: int, rounds: int) -> None:
+    """Print each room's time beside its floor, on a log of about `size` bytes."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    made = importlib.import_module("tests.control.logs_formats.made")
+    print("room                    MiB   figures s   ours s   / figures")
+    for name, figures in ROOMS.items():
+        shortest = len(made.MAKERS[name](made.Truth()))
+        text = made.MAKERS[name](made.Truth(length=max(1, size // shortest)))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_text(text, encoding="utf-8")
+            pattern = re.compile(figures)
+            turns = [(timed(bare, [path], pattern), timed(ours, [path])) for _ in range(rounds)]
+        floor, read = (min(times) for times in zip(*turns, strict=True))
+        print(f"{name:<18} {len(text) / 2**20:8.0f} {floor:11.3f} {read:8.3f} {read / floor:11.2f}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", type=int, default=1000)
@@ -145,6 +183,7 @@ def main() -> int:
                 f"{read / least:14.2f} {ratio:10.2f} {peak_mib():9.0f}"
             )
             good = good and not (judged and (ratio > TARGET or (make is large and grown > GROWTH_MIB)))
+    rooms(10_000_000, options.rounds)
     print(f"wanted: at most {TARGET:g} times the bare loop of the figures, and one long log within {GROWTH_MIB} MiB")
     return 0 if good else 1
 

@@ -161,8 +161,9 @@ _COLLECTIVES = ("nccl-tests", "osu")
 _MOST_FORMATS = 4
 # The figures of these count even if DLLogger or Keras prints its progress before them.
 _FIRST = ("horovod", "tf_cnn_benchmarks")
-# Many trainings show bars: they count only in a log of no other format.
-_LAST = frozenset({"progress"})
+# These are left out at first: what times a part of a step (DeepSpeed), and bars, which many trainings show. DeepSpeed
+# counts where no other format has a figure, bars in a log of no other format.
+_LAST: tuple[frozenset[str], ...] = (frozenset({"deepspeed", "progress"}), frozenset({"progress"}), frozenset())
 
 
 def read_log(
@@ -190,18 +191,19 @@ def _all(path: Path, option: int | None) -> LogResult:
     another format that begin after the first one's last line. A training that two formats print counts once.
     """
     results: list[tuple[LogResult, int]] = []
-    skip = _LAST
-    while len(results) < _MOST_FORMATS:
-        apart = next((last for each, last in results if each.format in _COLLECTIVES), 0)
-        one, last = _read_to(path, None, option, skip, apart)
-        if not one.format and not results:
-            one, last = _read_to(path, None, option, skip - _LAST, apart)
-        if not one.format:
+    skip: frozenset[str] = frozenset()
+    for late in _LAST:
+        if any(_counts(measured) for each, _ in results for measured in each.measurements) or (results and not late):
             break
-        results.append((one, last))
-        skip |= {"hpcjobs", "mlperf"} if one.format in ("hpcjobs", "mlperf") else {one.format}
-        if one.format == "hpcjobs" and any(map(_counts, one.measurements)):
-            break  # Its readers know every line.
+        while len(results) < _MOST_FORMATS:
+            apart = next((last for each, last in results if each.format in _COLLECTIVES), 0)
+            one, last = _read_to(path, None, option, skip | late, apart)
+            if not one.format:
+                break
+            results.append((one, last))
+            skip |= {"hpcjobs", "mlperf"} if one.format in ("hpcjobs", "mlperf") else {one.format}
+            if one.format == "hpcjobs" and any(map(_counts, one.measurements)):
+                break  # Its readers know every line.
     if not results:
         return one
     first = results[0][0]

@@ -132,6 +132,7 @@ class HuggingfaceReader(FormatReader):
                 self._end()
             facts = Facts.needles if not self.run.summary else ()
             for line in lines(part, number, (*self.needles, *facts)):
+                self.findings.before = self.findings.at = line.number
                 self.take(line)
             planned = self.run.head.get("steps")
             for _, state in states(part):

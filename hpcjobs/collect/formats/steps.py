@@ -120,6 +120,8 @@ class StepReader(FormatReader, Generic[R]):
                 self.run.line = self.numbers.at(match.start())
             step(match)
             at = match.end()
+        if at:
+            self.findings.before = self.findings.at = self.numbers.at(at)
         if not self.began:
             for line in lines(part[at:], number + part.count(b"\n", 0, at), self.heads):
                 self.head(line)
