@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 
 from hpcjobs.collect.formats.bars import LEAST_S, State, Steps, states
-from hpcjobs.collect.formats.facts import Facts
+from hpcjobs.collect.formats.facts import ACCUMULATION, Facts
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.formats.steps import NO_BATCH
 from hpcjobs.collect.lines import Line, Numbers, lines
@@ -30,9 +30,6 @@ _WORDS = frozenset(
     )
 )
 _VALIDATION = re.compile(r"(?i)\bvalid|\beval|\btest")
-_ACCUMULATION = re.compile(
-    r"(?i)\b(?:accumulate_grad_batches|gradient[ _]accumulation(?:[ _]steps)?)\W{1,5}(\d{1,9})\b"
-)
 
 
 class ProgressReader(FormatReader):
@@ -66,7 +63,7 @@ class ProgressReader(FormatReader):
         return self.steps if _STEPS.search(name) else self.open if _TRAINING.search(name) else None
 
     def _head(self, line: Line) -> None:
-        if match := _ACCUMULATION.search(line.text):
+        if match := ACCUMULATION.search(line.text):
             self.facts.say("accumulation", int(match[1]), line.number, "accumulation of gradients")
         else:
             self.facts.take(line)
