@@ -42,8 +42,9 @@ class Figure:
     """One figure of a log: what it is, its value, the line that says it, and the log's words for it.
 
     `half` is the largest rounding error, in the unit of `value`. `least` is the figure if pauses count too
-    (evaluations, checkpoints), where the log gives both. A figure that is not `alone` supports others, but gives no
-    rate by itself. `steady` is the steady state that it comes from, in the same unit.
+    (evaluations, checkpoints), and `most` if a warm-up does not, where the log gives these. A figure that is not
+    `alone` supports others, but gives no rate by itself. `steady` is the steady state that it comes from, in the same
+    unit.
     """
 
     kind: Kind
@@ -52,6 +53,7 @@ class Figure:
     words: str
     half: float = 0.0
     least: float | None = None
+    most: float | None = None
     alone: bool = True
     steady: SteadyRate | None = None
 
@@ -138,7 +140,8 @@ def readings(figure: Figure, sizes: Sizes) -> list[Reading]:
         factors.append((float(sizes.global_batch), "steps, times the global batch"))
     if figure.kind in (Kind.OPEN, Kind.COUNT) and sizes.tokens and sizes.tokens > 1:
         factors.append((1 / sizes.tokens, "tokens, over the tokens of a sequence"))
-    low, high = max(min(value, least) - figure.half, 0.0), max(value, least) + figure.half
+    most = figure.most if figure.most is not None else value
+    low, high = max(min(value, least) - figure.half, 0.0), max(value, least, most) + figure.half
     return [Reading(value * factor, low * factor, high * factor, how) for factor, how in factors]
 
 

@@ -17,7 +17,7 @@ from hpcjobs.collect.sources import Source
 # The values of --format.
 FORMATS: dict[str, str] = {
     "hpcjobs": "hpcjobs' own train.log",
-    "mlperf": "MLPerf training logs, :::MLL (v0.6) and :::MLLOG (v0.7 on)",
+    "mlperf": "MLPerf training and HPC logs: :::MLPv0.5.0, :::MLL (v0.6), :::MLLOG (v0.7 on)",
     "horovod": "Horovod's synthetic benchmarks: Img/sec per GPU, Total img/sec on N GPU(s)",
     "tf_cnn_benchmarks": "TensorFlow's tf_cnn_benchmarks: total images/sec",
     "dllogger": "NVIDIA's DLLogger: DLLL {json}, and its lines on standard output",

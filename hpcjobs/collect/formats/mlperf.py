@@ -11,6 +11,7 @@ nodes.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import deque
 from typing import Any
@@ -160,6 +161,8 @@ class MlperfReader(FormatReader):
         samples, kind, sure = self._samples(run, batch)
         counter = progress.counter_figure(batch, tokens, samples if sure or kind is Kind.COUNT else None, run.ended)
         epochs = progress.epoch_figure(samples, kind, sure)
+        if epochs is not None and not sure and samples and samples < (batch or 2):
+            epochs = dataclasses.replace(epochs, alone=False)  # Not even one batch: steps, or a placeholder.
         figures += [figure for figure in (epochs, counter) if figure is not None]
         if steady := run.printed.steady():
             printed = Figure(Kind.OPEN, steady.rate, run.lines["printed"], "samples/sec that is printed", alone=False)
@@ -168,9 +171,9 @@ class MlperfReader(FormatReader):
             figures.append(Figure(Kind.STEP, 1 / steady.rate, run.lines["step"], "time of a step in tracked_stats"))
         local = _whole(run.values.get("batch_size_05"))
         steps = progress.counters.get("iteration")
-        if local and steps is not None and steps.points > 2 and steps.clock_ended > steps.clock_began:
-            rate = local * (steps.last - steps.first) / (steps.clock_ended - steps.clock_began)
-            figures.append(Figure(Kind.OPEN, rate, line, "input_batch_size x iterations", alone=False))
+        if local and steps is not None and (pace := steps.windows.steady()):
+            words = "input_batch_size x iterations"
+            figures.append(Figure(Kind.OPEN, local * pace.rate, line, words, alone=False))
         return figures
 
     def _samples(self, run: _Run, batch: int | None) -> tuple[float | None, Kind, bool]:
@@ -182,8 +185,6 @@ class MlperfReader(FormatReader):
         what = mlperf_sets.counts(str(run.values.get("submission_benchmark", "")), samples, batch)
         if what is Counts.STEPS and batch:
             return samples * batch, Kind.TOTAL, True
-        if what is Counts.UNKNOWN and samples < (batch or 2):
-            return None, Kind.COUNT, False  # Not even one batch: a placeholder.
         return samples, Kind.TOTAL if what is Counts.SAMPLES else Kind.COUNT, what is Counts.SAMPLES
 
     def _end(self) -> None:

@@ -7,11 +7,12 @@ multiples of the tokens of a global batch are tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from typing import Any
 
-from hpcjobs.collect.agreement import Figure, Kind
+from hpcjobs.collect.agreement import TOLERANCE, Figure, Kind
 from hpcjobs.collect.steady import Windows, scaled
 
 # Names of counters, the clearest first. `step` may be an epoch, a step or a sample.
@@ -42,7 +43,8 @@ class Counter:
     def __init__(self, value: float, at: float, clock: float, line: int) -> None:
         self.first = self.last = value
         self.began = self.ended = at
-        self.clock_began = self.clock_ended = clock
+        self.windows = Windows()  # counts and s without pauses
+        self._marked, self._clock = value, clock  # the end of the newest window
         self.line = line
         self.points = 1
         self.divisor = 0  # of all increments; 1: some are no whole numbers
@@ -54,8 +56,11 @@ class Counter:
         step = value - self.last
         self.fractions = self.fractions or step != int(step)
         self.divisor = 1 if self.fractions else math.gcd(self.divisor, int(step))
-        self.last, self.ended, self.clock_ended, self.line = value, at, clock, line
+        self.last, self.ended, self.line = value, at, line
         self.points += 1
+        if clock > self._clock:
+            self.windows.add(value - self._marked, clock - self._clock)
+            self._marked, self._clock = value, clock
 
 
 class Progress:
@@ -199,10 +204,17 @@ class Progress:
                 found.append((False, Figure(Kind.COUNT, share / took, line, words, least=share / whole)))
         for name in COUNTERS:
             counter = self.counters.get(name)
-            if counter is not None and counter.points > 1 and counter.clock_ended > counter.clock_began:
+            if counter is not None and counter.windows:
                 found.append(self._counted(name, counter, batch, tokens, samples))
         figures = [figure for _, figure in sorted(found, key=lambda one: one[0]) if figure is not None]
-        return next((figure for figure in figures if figure.alone), figures[0] if figures else None)
+        best = next((figure for figure in figures if figure.alone), figures[0] if figures else None)
+        if best is not None and self.counted is not None and best is found[0][1]:
+            # Counters begin after the first interval. If that held a warm-up worth a contradiction, they count.
+            later = next((one for one in figures if one is not best and one.alone and one.value < 2 * best.value), None)
+            if later is not None and later.value > best.value * (1 + TOLERANCE):
+                return dataclasses.replace(later, least=min(best.value, later.least or later.value))
+            best = dataclasses.replace(best, most=later.value if later else None)
+        return best
 
     def _counted(
         self, name: str, counter: Counter, batch: int | None, tokens: int | None, samples: float | None
@@ -227,7 +239,9 @@ class Progress:
             alone = True
         elif name == "step" and counter.last <= len(self.epochs) + 1:
             return True, None  # It counts epochs.
-        done = (counter.last - counter.first) * factor
-        rate = done / (counter.clock_ended - counter.clock_began)
+        steady = scaled(counter.windows.steady(), factor)
+        if steady is None:
+            return True, None
+        done, rate = (counter.last - counter.first) * factor, steady.rate
         least = done / (counter.ended - counter.began) if counter.ended > counter.began else None
-        return not alone, Figure(kind, rate, counter.line, words, least=least, alone=alone)
+        return not alone, Figure(kind, rate, counter.line, words, least=least, alone=alone, steady=steady)
