@@ -64,7 +64,7 @@ _TASKS = re.compile(r"--ntasks-per-node[= ](\d+)\b|-npernode (\d+)\b|--map-by pp
 _NNODES = re.compile(r"--nnodes[= ](\d+)\b(?!:)")
 _NODES = re.compile(r"\bsrun\b.*?\s(?:-N ?|--nodes[= ])(\d+)\b")
 _SAID_NODES = re.compile(
-    rf"\b(?:num_nodes|nnodes|num_machines)[\"']?[=:] ?(\d+)\b|--num[_-](?:nodes|machines) (\d+)\b"
+    rf"\b(?:num_nodes|nnodes|num_machines)[\"']?[=:] ?(\d+)\b(?!:)|--num[_-](?:nodes|machines) (\d+)\b"
     rf"|\bnumber of nodes{_IS}(\d+)\b",
     re.I,
 )
@@ -159,6 +159,8 @@ class World:
             self._add("nodes", "nodes", match, number)
         elif match := _SAID_NODES.search(text):
             self._add("nodes", "number of nodes", match, number)
+        elif "--nnodes" in text and not _NNODES.search(text):  # 1:4, or a variable
+            self.statements.append(Statement("nodes", "--nnodes", 0, number, "--nnodes"))
 
     def _add(self, of: str, name: str, match: re.Match[str], number: int) -> None:
         value = next((int(group) for group in match.groups() if group and len(group) < 9), 0)
@@ -247,7 +249,9 @@ class World:
                 nodes = total // node.value
             return Gpus(total, nodes)
         tags = self._tags()
-        products = {one.value * (nodes or 1): one for one in each if nodes or one.name not in _OF_A_NODE}
+        products = {
+            one.value * (nodes or 1): one for one in each if nodes or (one.name not in _OF_A_NODE and nodes is None)
+        }
         if tags is not None:
             if products and not any(tags % one.value == 0 for one in each):
                 return Gpus()
