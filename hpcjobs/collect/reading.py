@@ -269,8 +269,6 @@ def _read_to(
     reader = _reader(format)(findings) if format else None
     for number, block in source.blocks():
         at = 0
-        if format != "hpcjobs":  # which says its GPUs itself
-            findings.world.feed(number, block)
         if reader is None:
             format, at = detect(block, skip)
             if not format:
@@ -278,6 +276,8 @@ def _read_to(
             if number > 1:  # Earlier blocks may say which GPUs and batch the run has.
                 return _read_to(path, format, option, apart=apart)
             reader = _reader(format)(findings)
+        if format != "hpcjobs":  # which says its GPUs itself
+            findings.world.feed(number, block)
         reader.feed(number, block, at)
     if reader is not None:
         findings.ended = True

@@ -125,7 +125,8 @@ class World:
         for begin, end in spots(block, self.needles):
             if end - begin < _LONGEST:
                 self.take(numbers.at(begin), block[begin:end].decode("utf-8", "replace"))
-        if self.tagged < _MOST_TAGS:
+        tagged = b"]<std" in block or b"[rank" in block or b"\n0: " in block or block.startswith(b"0: ")
+        if self.tagged < _MOST_TAGS and (tagged or self.tags):
             self._tag(block)
 
     def take(self, number: int, text: str) -> None:
