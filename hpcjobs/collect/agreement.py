@@ -9,7 +9,8 @@ The rule, which docs/numbers.md tells with examples:
   figures that were mixed up are a fifth or more apart.
 - The value that most figures support counts, and then that of the plainest readings. Its figure is the first given.
 - One figure alone counts as it plainly reads, if it is one that can stand alone. What cannot (a count of nobody knows
-  what) supports others, and contradicts none.
+  what) supports others, and contradicts none. A rate that may be one GPU's or that of all needs another figure once the
+  GPUs are known to be several.
 - Figures that nothing agrees on give no rate, and both lines are named. A figure that two others outvote is named too.
 """
 
@@ -160,8 +161,7 @@ def agree(figures: Sequence[Figure], sizes: Sizes) -> Agreed:
     if not given:
         return Agreed()
     if len(given) == 1:
-        figure, found = given[0]
-        return Agreed(found[0].rate, figure, found[0].how) if figure.alone else Agreed()
+        return _sole(*given[0], sizes) if given[0][0].alone else Agreed()
     # (supporters, plainness of the readings by which they support, order): the best value first.
     values: list[tuple[int, int, int, Reading, Figure]] = []
     for order, (figure, found) in enumerate(given):
@@ -177,8 +177,7 @@ def agree(figures: Sequence[Figure], sizes: Sizes) -> Agreed:
     standing = [(figure, found) for figure, found in given if figure.alone]
     if count == -1 or rivals:
         if len(standing) == 1:
-            alone, found = standing[0]
-            return Agreed(found[0].rate, alone, found[0].how)
+            return _sole(*standing[0], sizes)
         return _contradicted(standing) if standing else Agreed()
     outvoted = [one for one, found in standing if not any(near(best, each) for each in found)]
     said = "; ".join(_told(one) for one in outvoted)
@@ -189,6 +188,15 @@ def agree(figures: Sequence[Figure], sizes: Sizes) -> Agreed:
         f"{said}: contradicts {_told(figure)}{f' ({best.how})' if best.how else ''}, which counts" if said else "",
         min((one.line for one in outvoted), default=0),
     )
+
+
+def _sole(figure: Figure, found: list[Reading], sizes: Sizes) -> Agreed:
+    """The rate by one figure that no other confirms."""
+    if figure.kind is Kind.OPEN and (sizes.gpus is None or len(found) > 1):
+        return Agreed(
+            None, None, "", f"{_told(figure)} may be of one GPU or of all: no figure confirms it", figure.line
+        )
+    return Agreed(found[0].rate, figure, found[0].how)
 
 
 def _contradicted(given: Sequence[tuple[Figure, list[Reading]]]) -> Agreed:

@@ -17,34 +17,65 @@ from typing import NamedTuple
 from hpcjobs.collect.lines import Numbers, spots
 
 _IS = r"[\"']?(?: is| are)? ?[:=(]? ?"
-# Of all processes or GPUs of the run.
+# A number of something else: `for data loading`, `per node`, `in the tensor group`.
+_END = r"\b(?! (?:for|per|in|of)\b)"
+# Of all processes or GPUs of the run. Devices may be those of one node.
 _ALL = (
-    ("world size", re.compile(rf"\bworld[_ ]size{_IS}(\d+)\b", re.I)),
+    ("world size", re.compile(rf"\bworld[_ ]size{_IS}(\d+){_END}", re.I)),
     (
         "number of GPUs",
         re.compile(
-            rf"\bnum(?:ber)?[ _]of[ _](?:gpus|devices|replicas|num_replicas_in_sync|ranks|processes){_IS}(\d+)\b"
-            rf"|\bnum (?:gpus|devices|replicas){_IS}(\d+)\b"
-            rf"|\bnum_replicas_in_sync{_IS}(\d+)\b|\b(?:hvd|horovod)[._ ]size(?:\(\))?{_IS}(\d+)\b|\bon (\d+) GPUs\b",
+            rf"\bnum(?:ber)?[ _]of[ _](?:gpus|devices){_IS}(\d+){_END}|\bnum (?:gpus|devices){_IS}(\d+){_END}"
+            r"|(?<!for )\b(?:runs?|running|training|launching|launched|starting|started)\b[^.#]{0,40}? on (\d+) GPUs\b",
             re.I,
         ),
     ),
-    ("rank of", re.compile(r"\brank:? \d+ (?:of|out of) (\d+)\b", re.I)),
+    (
+        "number of processes",
+        re.compile(
+            rf"\bnum(?:ber)?[ _]of[ _](?:replicas|num_replicas_in_sync|ranks|processes){_IS}(\d+){_END}"
+            rf"|\bnum replicas{_IS}(\d+){_END}|\bnum_replicas_in_sync{_IS}(\d+)\b"
+            rf"|\b(?:hvd|horovod)[._ ]size(?:\(\))?{_IS}(\d+)\b",
+            re.I,
+        ),
+    ),
+    ("rank of", re.compile(rf"\brank:? \d+ (?:of|out of) (\d+){_END}", re.I)),
     ("mpirun", re.compile(r"\b(?:mpirun|mpiexec|orterun|horovodrun)\b.*?\s-{1,2}(?:np|n)[ =](\d+)\b")),
     ("srun", re.compile(r"\bsrun\b.*?\s(?:--ntasks[= ]|-n ?)(\d+)\b")),
 )  # fmt: skip
+# Groups of ranks, which are a part of all: removed before a line is read.
+_PARTS = re.compile(
+    r"\b(?:local|node|group|[dtpesc]p|model|pipeline|pipe|tensor|data|expert|context|sequence|parallel|shard|replica)"
+    r"[ _-](?:parallel[ _-])?(?:world[ _-]?size|rank)\b\W{0,3}\d+(?: (?:of|out of) \d+)?",
+    re.I,
+)
+# Comments, help and prose, which are of no run.
+_TOLD = re.compile(
+    r"(?:^|[>\]]:? ?)\s*(?:#|//)|\busage:|\be\.g\.|\b(?:for )?example:|\(default|\bpre-?trained\b|\bdefaults? "
+    r"|^\s*-{1,2}[\w-]+(?:[= ]\S+)?\s+[A-Za-z]{2,} [a-z]+ ",
+    re.I,
+)
 _NP = re.compile(r"(?:^|\s)-(?:np|n) (\d+)\b")
 # Of one node, or of one process, in the arguments of a script.
 _LIST = re.compile(r"\b(?:gpus|gpu_ids|device_ids)[\"']?[=:] ?[\"'\[]?(\d+(?:, ?\d+)+)\b")
-_COUNT = re.compile(r"\b(?:num_gpus|ngpus|gpu_num)[\"']?[=:] ?(\d+)\b")
+_COUNT = re.compile(r"(?:\b(?:num_gpus|ngpus|gpu_num|n?gpus_per_node)[\"']?[=:] ?|--num[_-]gpus )(\d+)\b")
 _EACH = re.compile(r"--nproc[_-]per[_-]node[= ](\d+)\b")
 _TASKS = re.compile(r"--ntasks-per-node[= ](\d+)\b|-npernode (\d+)\b|--map-by ppr:(\d+):node\b")
 _NNODES = re.compile(r"--nnodes[= ](\d+)\b(?!:)")
 _NODES = re.compile(r"\bsrun\b.*?\s(?:-N ?|--nodes[= ])(\d+)\b")
-_TAG = re.compile(rb"\n(?:\[\d+,(\d+)\]<std|\[(\d+)\]<std|\[rank(\d+)\]|\s*(\d+): )")
+_SAID_NODES = re.compile(
+    rf"\b(?:num_nodes|nnodes|num_machines)[\"']?[=:] ?(\d+)\b(?!:)|--num[_-](?:nodes|machines) (\d+)\b"
+    rf"|\bnumber of nodes{_IS}(\d+)\b",
+    re.I,
+)
+# Tags of torchrun ([rank0]:, [default0]:) are of the ranks of one node, and PyTorch prints them before errors alone.
+_TAG = re.compile(rb"\n(?:\[\d+,(\d+)\]<std|\[(\d+)\]<std)")
 _STAMPED = re.compile(rb"\d{4}\[\d+,(\d+)\]<std")
+# srun --label writes them before each line; a list of classes or of epochs has them, too.
+_BARE = re.compile(rb"\n\s*(\d+): ")
+_LABELLED = 0.8
 _OF_A_NODE = ("--nproc_per_node", "tasks per node")
-_LAUNCHERS = ("mpirun", "srun", *_OF_A_NODE)
+_LAUNCHERS = ("mpirun", "srun", "--nnodes", "nodes", *_OF_A_NODE)
 # Lines are longer only where a program prints data; launch lines with many options are shorter.
 _LONGEST = 40_000
 _MOST_TAGS = 200_000
@@ -75,13 +106,15 @@ class World:
     needles = (
         *(b"orld_size", b"ORLD_SIZE", b"orld size", b"um_gpus", b"gpus=", b"gpus'", b'gpus"', b"ngpus", b"nproc"),
         *(b"mpirun", b"mpiexec", b"srun ", b"horovodrun", b"ppr:", b" GPUs", b"umber of ", b"um_", b"Num GPUs"),
-        *(b"size()", b"ank ", b"npernode", b" -np "),
+        *(b"size()", b"ank ", b"npernode", b" -np ", b"nnodes", b"num-gpus", b"um-nodes", b"gpu_num", b"gpus_per_node"),
     )
 
     def __init__(self) -> None:
         self.statements: list[Statement] = []
         self.tags: dict[int, list[int]] = {}  # rank: number of its lines, place of the first among the tagged
+        self.bare: dict[int, list[int]] = {}  # the same of srun's labels
         self.tagged = 0
+        self.lines = 0
         self.apart = 0  # the last line of what another reader reads
         self.since = 0.0  # the line at which the run before ended
         self.launcher = 0  # the line of the newest launcher: its options may stand on the lines after it
@@ -98,6 +131,9 @@ class World:
 
     def take(self, number: int, text: str) -> None:
         """Read one line that contains a needle."""
+        if _TOLD.search(text):
+            return
+        text = _PARTS.sub(" ", text)
         launches = False
         for name, pattern in _ALL:
             if match := pattern.search(text):
@@ -122,6 +158,10 @@ class World:
             self._add("each", "tasks per node", match, number)
         if match := _NODES.search(text):
             self._add("nodes", "nodes", match, number)
+        elif match := _SAID_NODES.search(text):
+            self._add("nodes", "number of nodes", match, number)
+        elif "--nnodes" in text and not _NNODES.search(text):  # 1:4, or a variable
+            self.statements.append(Statement("nodes", "--nnodes", 0, number, "--nnodes"))
 
     def _add(self, of: str, name: str, match: re.Match[str], number: int) -> None:
         value = next((int(group) for group in match.groups() if group and len(group) < 9), 0)
@@ -133,67 +173,86 @@ class World:
             self.statements.append(Statement(of, name, value, number, words))
 
     def _tag(self, block: bytes) -> None:
-        for pattern in (_TAG, _STAMPED):
-            for groups in pattern.findall(b"\n" + block):
+        block = b"\n" + block
+        self.lines += block.count(b"\n") - block.endswith(b"\n")
+        for pattern, tags in ((_TAG, self.tags), (_STAMPED, self.tags), (_BARE, self.bare)):
+            for groups in pattern.findall(block):
                 tag = next(group for group in ([groups] if isinstance(groups, bytes) else groups) if group)
                 if len(tag) < 7:
-                    kept = self.tags.setdefault(int(tag), [0, self.tagged])
+                    kept = tags.setdefault(int(tag), [0, self.tagged])
                     kept[0] += 1
                     self.tagged += 1
 
-    def resolve(self, end: float, own: Statement | None = None, alone: bool = False) -> Gpus:
+    def resolve(
+        self, end: float, own: Statement | None = None, alone: bool = False, begin: float = float("inf")
+    ) -> Gpus:
         """The GPUs of the run that ends at line `end`. `own` is what the reader knows of it from its own lines.
 
-        `alone` tells that the log has this run only, so that all tags of ranks are its own.
+        `alone` tells that the log has this run only, so that all tags of ranks are its own. `begin` is the run's first
+        line: launchers after it start something else.
         """
         said = [one for one in self.statements if self.apart < one.line <= end]
         if own or any(one.line > self.since for one in said):
             # What an earlier run of the log printed is not of this one; its launcher may be.
-            said = [one for one in said if one.line > self.since or one.name in _LAUNCHERS]
+            launched = any(one.line > self.since and one.name in _LAUNCHERS for one in said)
+            said = [one for one in said if one.line > self.since or (one.name in _LAUNCHERS and not launched)]
+        if any(one.line <= begin and one.name in _LAUNCHERS for one in said):
+            said = [one for one in said if one.line <= begin or one.name not in _LAUNCHERS]
         newest: dict[tuple[str, str], Statement] = {}
+        most: dict[str, Statement] = {}
         for one in said:
-            kept = newest.get((one.of, one.name))
-            # Scripts start steps of few tasks before and after the training.
-            if kept is None or one.name not in ("srun", "nodes") or one.value > kept.value:
-                newest[one.of, one.name] = one
+            newest[one.of, one.name] = one
+            if one.name == "srun" and (one.name not in most or one.value >= most[one.name].value):
+                most[one.name] = one
+        if most and most["srun"].value != newest["all", "srun"].value:
+            # Scripts start steps of few tasks before the training; of more, nobody knows which is the training.
+            low, high = newest["all", "srun"], most["srun"]
+            return Gpus(None, None, f"{_told(high)} and {_told(low)} may both be the training", low.line)
         every = [one for (of, _), one in newest.items() if of == "all"] + ([own] if own else [])
         each = [one for (of, _), one in newest.items() if of == "each"]
-        nodes = max((one.value for (of, _), one in newest.items() if of == "nodes"), default=None)
-        # A size of 1 is what a process knows before it has joined the others.
-        most = max((one.value for one in every), default=0)
-        every = [one for one in every if one.value == most or one.value > 1]
+        told = [one for (of, _), one in newest.items() if of == "nodes"]
+        nodes = max((one.value for one in told), default=None)
+        # A size of 1 is what a process knows before it has joined the others, or the number of nodes.
+        largest = max((one.value for one in [*every, *each] if one is not own), default=1)
+        every = [one for one in every if one is own or one.value > 1 or largest == 1]
         found = self._all(every, each, nodes)
         if found.gpus is None and not found.contradiction:
             found = Gpus(self._tags(), nodes)
         late = max(self.tags, default=-1)
         if found.gpus and late >= found.gpus and alone and self._tags() is not None:
-            told = every[0] if every else each[0]
-            return Gpus(None, None, f"{_told(told)}, but rank {late} prints lines", told.line)
+            first = (every or each)[0]
+            return Gpus(None, None, f"{_told(first)}, but rank {late} prints lines", first.line)
         if found.gpus and nodes and (nodes > found.gpus or found.gpus % nodes):
             return found._replace(nodes=None)
         return found
 
     def _all(self, every: list[Statement], each: list[Statement], nodes: int | None) -> Gpus:
+        launched = next((one for one in each if one.name == "--nproc_per_node"), None)
+        if launched and nodes:
+            return _launched(launched, nodes, [*every, *(one for one in each if one is not launched)])
         values = {one.value for one in every}
         if len(values) > 1:
             # Processes may drive several GPUs each: then the GPUs are a multiple of the launcher's processes.
             gpus = [one for one in every if one.name in ("number of GPUs", OWN)]
             most = max(values)
             if not (gpus and {one.value for one in gpus} == {most} and all(most % value == 0 for value in values)):
-                low, high = min(every, key=_value), max(every, key=_value)
-                return Gpus(None, None, f"{_told(low)} and {_told(high)} contradict each other", low.line)
+                return _against(min(every, key=_value), max(every, key=_value))
             return Gpus(most, nodes)
         if values:
             total = values.pop()
-            odd = next((one for one in each if total % one.value and one.value % total), None)
+            odd = next((one for one in each if total % one.value), None)
             if odd is not None:
-                return Gpus(None, None, f"{_told(every[0])} and {_told(odd)} contradict each other", every[0].line)
+                return _against(every[0], odd)
+            if nodes and nodes > 1 and all(one.name == "number of GPUs" for one in every):
+                return Gpus(None, None, f"{_told(every[0])} may be of one of {nodes} nodes or of all", every[0].line)
             node = next((one for one in each if one.name in _OF_A_NODE), None)
             if nodes is None and node and total % node.value == 0:
                 nodes = total // node.value
             return Gpus(total, nodes)
         tags = self._tags()
-        products = {one.value * (nodes or 1): one for one in each if nodes or one.name != "tasks per node"}
+        products = {
+            one.value * (nodes or 1): one for one in each if nodes or (one.name not in _OF_A_NODE and nodes is None)
+        }
         if tags is not None:
             if products and not any(tags % one.value == 0 for one in each):
                 return Gpus()
@@ -202,17 +261,34 @@ class World:
         if len(products) == 1:
             return Gpus(next(iter(products)), nodes)
         if products:
-            low, high = min(products.values(), key=_value), max(products.values(), key=_value)
-            return Gpus(None, None, f"{_told(low)} and {_told(high)} contradict each other", low.line)
+            return _against(min(products.values(), key=_value), max(products.values(), key=_value))
         return Gpus()
 
     def _tags(self) -> int | None:
         """How many ranks have tags, if they are all: from 0 on, each with two lines, none appearing late."""
-        count = len(self.tags)
-        if count < 2 or set(self.tags) != set(range(count)):
+        labelled = sum(lines for lines, _ in self.bare.values())
+        tags = self.tags or (self.bare if labelled >= _LABELLED * self.lines else {})
+        count = len(tags)
+        if count < 2 or set(tags) != set(range(count)):
             return None
-        complete = all(lines >= 2 and first * 2 < self.tagged for lines, first in self.tags.values())
+        complete = all(lines >= 2 and first * 2 < self.tagged for lines, first in tags.values())
         return count if complete else None
+
+
+def _launched(node: Statement, nodes: int, others: list[Statement]) -> Gpus:
+    """The GPUs that torchrun starts on all nodes. Others may say the same, those of one node, or how many nodes."""
+    total = node.value * nodes
+    for one in others:
+        of_nodes = one.name in ("mpirun", "srun", "world size") and one.value == nodes
+        of_one = one.of == "each" or one.name == "number of GPUs"
+        if one.value != total and not of_nodes and not (of_one and one.value in (1, node.value)):
+            told = f"{_told(one)} and {_told(node)} on {nodes} nodes contradict each other"
+            return Gpus(None, None, told, one.line)
+    return Gpus(total, nodes)
+
+
+def _against(one: Statement, other: Statement) -> Gpus:
+    return Gpus(None, None, f"{_told(one)} and {_told(other)} contradict each other", one.line)
 
 
 OWN = "the run's own lines"

@@ -31,6 +31,13 @@ def world(text: str) -> World:
         ("num_gpus=8 num_sockets = 2\nsrun --ntasks=16 --ntasks-per-node=8 ./run.sh\n", 16, 2),
         ("world_size=1\nusing world size: 32\n", 32, None),
         ("".join(f"[1,{rank}]<stdout>:loss 2\n" for rank in range(8)) * 3, 8, None),
+        ("deepspeed --num_gpus=8 --num_nodes=4 train.py\n", 32, 4),
+        ("WORLD_SIZE=2 RANK=0\n+ torchrun --nnodes=2 --nproc_per_node=8 train.py\n", 16, 2),  # of nodes, in Kubernetes
+        ("srun -N 2 -n 2 torchrun --nnodes 2 --nproc_per_node 4 train.py\n", 8, 2),
+        ("torchrun --nnodes=2 --nproc_per_node=4 train.py\nNumber of GPUs: 4\n", 8, 2),
+        ("Namespace(batch_size=256, world_size=1, gpus='0,1,2,3')\n", 4, None),
+        ("gpus=[0,1,2,3]\nnum_nodes=2\n", 8, 2),
+        ("".join(f"{rank}: loss 2\n" for rank in range(8)) * 3, 8, None),
         ("nothing\n", None, None),
     ],
 )
@@ -52,6 +59,47 @@ def test_what_says_the_gpus(text: str, gpus: int | None, nodes: int | None) -> N
 )
 def test_the_ranks_that_happen_to_print_are_no_number_of_gpus(text: str) -> None:
     assert world(text).resolve(math.inf).gpus is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data parallel world size: 4\n",
+        "local world size: 4, local rank 0 of 4\n",
+        "dp world_size: 4, tp world_size: 2\n",
+        "initialize_model_parallel: rank 3 of 4 in the tensor group\n",
+        "# example: mpirun -np 16 python train.py\n",
+        "  --num_gpus=8 for eight GPUs of one node\n",
+        "# the learning rate is for training on 8 GPUs\nweights pretrained on 64 GPUs\n",
+        "number of processes: 16 for data loading\n",
+        "torchrun --nproc_per_node 4 --nnodes 1:4 train.py\n",  # elastic
+        "Epoch 1\n" * 40 + "".join(f"{index}: class\n" for index in range(10)) * 2,
+        "".join(f"[rank{rank}]: Traceback\n" for rank in (0, 1)) * 20,  # those of one node that failed
+    ],
+)
+def test_parts_examples_and_lists_are_no_number_of_gpus(text: str) -> None:
+    found = world(text).resolve(math.inf)
+    assert (found.gpus, found.contradiction) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("+ srun --ntasks=64 ./prepare\n+ srun --ntasks=8 ./train\n", "may both be the training"),
+        ("Number of devices: 4\nNumber of nodes: 2\n", "may be of one of 2 nodes or of all"),
+        ("mpirun -np 3 torchrun --nproc_per_node=8 train.py\n", "contradict each other"),
+        ("Namespace(ngpus_per_node=4, world_size=2)\n", "contradict each other"),
+    ],
+)
+def test_what_may_be_a_part_or_all_is_refused(text: str, why: str) -> None:
+    found = world(text).resolve(math.inf)
+    assert found.gpus is None
+    assert why in found.contradiction
+
+
+def test_a_launcher_after_the_runs_begin_starts_something_else() -> None:
+    found = world("mpirun -np 8 python train.py\nstep 1\nmpirun -np 2 python evaluate.py\n")
+    assert found.resolve(math.inf, begin=2).gpus == 8
 
 
 def test_statements_that_cannot_both_hold_are_named() -> None:

@@ -32,6 +32,11 @@ _NAMES = {
     "gradient_accumulation_steps": "accumulation",
     "world_size": "parallel",
 }
+# A model that several GPUs share: then the engine's world size is a part of them.
+_SHARED = re.compile(
+    r"(?i)\b(?:tensor|model|pipeline|pipe|sequence|expert)[ _-](?:model[ _-])?parallel(?:[ _-](?:size|degree))?\W{1,40}"
+    r"(?:[2-9]|\d\d)|\bmp_size\W{1,40}(?:[2-9]|\d\d)|\bPipelineEngine\b|\bSTAGE=[1-9]"
+)
 # The timer leaves out its first steps.
 _START = 2
 # How much longer a step may take by the time stamps than by the timer.
@@ -49,13 +54,14 @@ class _Run(Run):
         self.at: float | None = None
         self.stamps: list[float] = []  # s of a step
         self.why = ""
+        self.shared = False  # whether several GPUs share the model
 
 
 class DeepspeedReader(StepReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "deepspeed"
-    heads = (b":print]", *Facts.needles)
+    heads = (b":print]", b"arallel", b"mp_size", b"PipelineEngine", b"STAGE=", *Facts.needles)
     steps = re.compile(
         rb"[=/](\d{1,12}), (?:Running(Avg))?SamplesPerSec=" + _NUMBER
         + rb"|\bsteps: (\d{1,12}) loss: \S+ iter time \(s\): " + _NUMBER + rb" samples/sec: " + _NUMBER
@@ -66,6 +72,7 @@ class DeepspeedReader(StepReader[_Run]):
 
     def head(self, line: Line) -> None:
         facts = self.run.facts
+        self.run.shared = self.run.shared or _SHARED.search(line.text) is not None
         if match := _CONFIG.search(line.text):
             name = _NAMES[match[1]]
             for known in (facts.first, facts.against):  # The newest engine counts.
@@ -86,6 +93,7 @@ class DeepspeedReader(StepReader[_Run]):
             return
         run.average = rate
         if match[6]:
+            run.shared = True
             run.add(1.0, 1 / rate)
             batch = run.facts.first.get("global_batch")
             time = float(match[5])
@@ -111,8 +119,8 @@ class DeepspeedReader(StepReader[_Run]):
             return
         facts = run.facts
         batch, micro, parallel = (facts.first.get(name) for name in ("global_batch", "micro", "parallel"))
-        # The engine's world size leaves out model parallelism: it counts if no other line says the GPUs.
-        if parallel and "gpus" not in facts.first and not self.gpus(run.line, None).gpus:
+        # The engine's world size leaves out model parallelism: it counts if no line says the GPUs, or a shared model.
+        if parallel and not run.shared and "gpus" not in facts.first and not self.gpus(run.line, None).gpus:
             facts.say("gpus", int(parallel.value), parallel.line, "world_size")
         steady = run.settled()
         rate = steady.rate if steady else run.average

@@ -15,6 +15,11 @@ from hpcjobs.collect.lines import Line
 SLACK = 0.1
 _BATCHES = ("local_batch", "global_batch")
 
+# How many micro-batches a step of the optimizer has, in arguments and configurations.
+ACCUMULATION = re.compile(
+    r"(?i)\b(?:accumulate_grad_batches|grad(?:ient)?[ _]accum(?:ulation)?(?:[ _]steps)?|accumulation[ _]steps"
+    r"|accum_iter)\W{1,5}(\d{1,9})\b"
+)
 # Lines of PyTorch Lightning and of DeepSpeed's launcher that say how many processes there are, one for each GPU.
 _PROCESSES = re.compile(
     r"\b(?:GLOBAL_RANK: \d+, (MEMBER): \d+/|(dist_world_size)=|(Starting with) (?=\d+ processes))(\d{1,9})\b"

@@ -11,7 +11,9 @@
     {'train_runtime': 437.8544, 'train_samples_per_second': 25.132, 'train_steps_per_second': 3.145, ..., 'epoch': 3.0}
 
 The summary counts what was planned: it does not hold if the training goes on from a checkpoint, or stops before its
-end. Every rank may print it: lines that say the same are one run. Without it the bar of all optimization steps counts.
+end, which the bar of all steps shows where the head is not printed. Until version 4.5 train_samples_per_second was the
+steps a second: without train_steps_per_second it counts if the head confirms it. Every rank may print it: lines that
+say the same are one run. Without it the bar of all optimization steps counts.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ _SUMMARY = {
     for name in ("train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch")
 }
 _TABLE = re.compile(r"^\s*train_(samples|steps)_per_second\s*=\s*(\d{1,15}(?:\.\d{1,15})?)\s*$")
+# Bars of so many totals are kept.
+_BARS = 64
 # Two summaries that differ by less are of one run: its ranks stop at slightly different times.
 _SAME = 0.02
 
@@ -61,8 +65,31 @@ class _Run:
         self.head: dict[str, Fact] = {}
         self.goes_on: int | None = None
         self.steps = Steps()
+        self.bars: dict[int, _Bar] = {}  # by their total
         self.summary: dict[str, str] = {}
         self.at = 0  # its line
+
+
+class _Bar:
+    """The first steps that a bar shows, and the newest."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.done = 0
+
+    def take(self, done: int) -> None:
+        """Take the steps done."""
+        if done and done not in self.seen and len(self.seen) < 2:
+            self.seen.append(done)
+        self.done = max(done, self.done)
+
+    def why(self, total: int) -> str:
+        """What makes the steps that were run fewer than the total, or ""."""
+        if self.done < 0.98 * total:
+            return f"of which {self.done} were done"
+        if len(self.seen) > 1 and self.seen[0] > max(0.02 * total, 3 * (self.seen[1] - self.seen[0])):
+            return f"of which it began at {self.seen[0]}"
+        return ""
 
 
 class HuggingfaceReader(FormatReader):
@@ -108,10 +135,11 @@ class HuggingfaceReader(FormatReader):
                 self.findings.before = self.findings.at = line.number
                 self.take(line)
             planned = self.run.head.get("steps")
-            if planned is not None:
-                for _, state in states(part):
-                    if state.total == planned.value:
-                        self.run.steps.take(state)
+            for _, state in states(part):
+                if planned is not None and state.total == planned.value:
+                    self.run.steps.take(state)
+                elif planned is None and not re.search("[A-Za-z]{2}", state.name) and len(self.run.bars) < _BARS:
+                    self.run.bars.setdefault(state.total, _Bar()).take(state.done)
             number += part.count(b"\n")
 
     def take(self, line: Line) -> None:
@@ -197,6 +225,8 @@ class HuggingfaceReader(FormatReader):
         if "train_runtime" not in run.summary:
             return ""
         seconds = float(run.summary["train_runtime"])
+        if not planned and (cut := _cut(run, seconds)):
+            return f"{said} counts {cut}: no figure counts"
         error = half(run.summary["train_samples_per_second"].encode()) / rate if rate else 0.0
         samples, examples = (
             Fact(rate * seconds, run.at, "train_samples_per_second x train_runtime"),
@@ -214,10 +244,22 @@ class HuggingfaceReader(FormatReader):
             text = run.summary["train_steps_per_second"]
             steps = Fact(float(text) * whole.value, run.at, "train_steps_per_second x batch")
             whys.append(contradiction(said, steps, error + half(text.encode()) / float(text)))
+        if not whys and "train_steps_per_second" not in run.summary:
+            return f"{said} without train_steps_per_second is the steps a second in versions until 4.5"
         return whys[0] if whys and all(whys) else ""
 
     def close(self) -> None:
         self._end()
+
+
+def _cut(run: _Run, seconds: float) -> str:
+    """What the bar of the planned steps shows that were not run, or "". The summary gives the steps, rounded."""
+    text = run.summary.get("train_steps_per_second", "0")
+    steps, error = float(text) * seconds, half(text.encode()) * seconds + 1
+    for total, bar in run.bars.items():
+        if abs(total - steps) <= error and (why := bar.why(total)):
+            return f"{total} planned steps, {why}"
+    return ""
 
 
 def _epochs(head: dict[str, Fact]) -> float:

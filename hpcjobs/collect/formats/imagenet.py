@@ -5,15 +5,17 @@
 
 The time is of one step, and in brackets the mean since the epoch's begin, which counts. Speed is over all GPUs. The
 example prints neither batch nor GPUs: without them there is the time of a step alone. `Use GPU: 0 for training` says
-which GPU of its node a process has, and not how many there are.
+which GPU of its node a process has, and not how many there are. Where gradients are accumulated, nobody knows whether a
+step is one of the optimizer.
 """
 
 from __future__ import annotations
 
 import re
 
-from hpcjobs.collect.formats.facts import Product, contradiction, half
+from hpcjobs.collect.formats.facts import ACCUMULATION, Fact, Facts, Product, contradiction, half
 from hpcjobs.collect.formats.meters import EpochRun, MeterReader
+from hpcjobs.collect.lines import Line
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
 
@@ -30,6 +32,7 @@ class ImagenetReader(MeterReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "imagenet"
+    heads = (b"ccum", *Facts.needles)
     steps = re.compile(
         rb"Epoch: \[(\d{1,9})\]\[ *(\d{1,9})/(\d{1,9})\]\s+(?:\| )?Time +" + _NUMBER + rb" +\( *" + _NUMBER
         + rb"\)(?:[ \t]+Speed +" + _NUMBER + rb" +\( *" + _NUMBER + rb"\))?"
@@ -37,6 +40,11 @@ class ImagenetReader(MeterReader[_Run]):
 
     def new(self) -> _Run:
         return _Run()
+
+    def head(self, line: Line) -> None:
+        if match := ACCUMULATION.search(line.text):
+            self.run.facts.say("accumulation", int(match[1]), line.number, "accumulation of gradients")
+        self.run.facts.take(line)
 
     def step(self, match: re.Match[bytes]) -> None:
         epoch, step, of, _, mean, _, speed = match.groups()
@@ -50,4 +58,10 @@ class ImagenetReader(MeterReader[_Run]):
         # Rounding may leave several batches open: their middle is exact enough for a rate.
         total = mean.value * steady.rate if mean and steady and not batch and not said else None
         why = run.batch.why or (contradiction(run.batch.fact(), run.facts.first.get("global_batch")) if said else "")
+        if not why and any(value and value.value > 1 for value in _accumulated(run.facts)):
+            why = "gradients are accumulated: the log does not say whether a step is one of the optimizer"
         self.add_steps(run, steady, "mean Time of a step", "images", batch=said or batch, why=why, total=total)
+
+
+def _accumulated(facts: Facts) -> tuple[Fact | None, Fact | None]:
+    return facts.first.get("accumulation"), facts.against.get("accumulation")

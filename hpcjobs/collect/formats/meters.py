@@ -35,6 +35,8 @@ class EpochRun(Run):
 
     def take(self, epoch: int, step: int, length: int, mean: bytes) -> bool:
         """Take a line with its mean in s. Returns whether it counts: a copy of another rank does not."""
+        if epoch < self.epoch:
+            return False
         if epoch != self.epoch:
             self.close_epoch()
             self.epoch, self.length, self.offset, self.last = epoch, length, 1 if step == 0 else 0, -1
@@ -50,8 +52,11 @@ class EpochRun(Run):
         return True
 
     def restarts(self, epoch: int, step: int) -> bool:
-        """Whether a line begins another run: an epoch before, or the begin of this one after many of its steps."""
-        return epoch < self.epoch - 1 or (epoch <= self.epoch and 10 * step < self.last and step <= 1)
+        """Whether a line begins another run: an epoch before, or the begin of this one after half of its steps.
+
+        What comes less late is another rank's copy.
+        """
+        return epoch < self.epoch - 1 or (epoch <= self.epoch and step <= 1 and 2 * self.last > self.length)
 
     def close_epoch(self) -> None:
         """Add the open epoch as a window."""

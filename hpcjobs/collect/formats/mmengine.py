@@ -7,7 +7,8 @@
 
 The time is the mean of the steps since the line before (mmengine: of its window). The batch of a GPU stands in the
 configuration, as samples_per_gpu, imgs_per_gpu, or batch_size of train_dataloader; the GPUs as gpu_ids = range(0, 8) or
-GPU number: 8. A step is a batch: with an accumulation, several are one of the optimizer.
+GPU number: 8. `gpu_ids = range(0, 1)` of a distributed training is no number: versions until 2020 print it for any.
+A step is a batch: with an accumulation, several are one of the optimizer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class MmengineReader(StepReader[Run]):
     name = "mmengine"
     heads = (
         *(b"dict(", b"batch_size", b"samples_per_gpu", b"imgs_per_gpu", b"gpu_ids = ", b"GPU number: "),
-        *(b"accumulative_counts", b"cumulative_iters"),
+        *(b"accumulative_counts", b"cumulative_iters", b"Distributed training: "),
     )
     steps = re.compile(
         rb"(?:Epoch|Iter)(?:\(train\))? *(?:\[ *(\d{1,9})\])?\[ *(\d{1,9})/(\d{1,9})\](?=[^\n\x1e]{1,2000}?data_time: )"
@@ -43,12 +44,15 @@ class MmengineReader(StepReader[Run]):
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
         self.section = ""
+        self.distributed = False
 
     def new(self) -> Run:
         return Run()
 
     def head(self, line: Line) -> None:
         facts, text = self.run.facts, line.text
+        if "Distributed training: " in text:
+            self.distributed = "Distributed training: True" in text
         if match := _SECTION.search(text):
             self.section = match[1]
         if (match := _BATCH.search(text)) and "local_batch" not in facts.first:
@@ -59,7 +63,8 @@ class MmengineReader(StepReader[Run]):
             facts.say("local_batch", int(match[1]), line.number, "batch_size of train_dataloader")
         elif match := _GPUS.search(text):
             count = int(match[1] or match[3] or 0) or len(re.findall(r"\d+", match[2]))
-            facts.say("gpus", count, line.number, "gpu_ids" if match[1] or match[2] else "GPU number")
+            if count > 1 or not self.distributed or match[3]:
+                facts.say("gpus", count, line.number, "gpu_ids" if match[1] or match[2] else "GPU number")
         elif match := _ACCUMULATION.search(text):
             facts.say("accumulation", int(match[1]), line.number, "accumulation of gradients")
 

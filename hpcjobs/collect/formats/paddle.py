@@ -21,9 +21,9 @@ from hpcjobs.collect.steady import scaled
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
 _TRAINERS = re.compile(r"\b(?:PADDLE_TRAINERS_NUM\W{1,80}|the number of gpu is )(\d{1,9})\b")
-_LAUNCH = re.compile(
-    r"paddle\.distributed\.launch\b.*? --(?:selected_gpus|gpus|devices)[= ]['\"]?(\d+(?:,\d+)*)(?!.* --ips)"
-)
+_LAUNCH = re.compile(r"paddle\.distributed\.launch\b.*? --(?:selected_gpus|gpus|devices)[= ]['\"]?(\d+(?:,\d+)*)")
+# Of several nodes, of which a launcher's line says the GPUs of one.
+_NODES = re.compile(r" --(?:nnodes[= ](\d{1,6})(?![\d:])|(?:ips|cluster_node_ips)[= ]['\"]?([^\s'\"]+)|nnodes)")
 _OTHER = re.compile(rb"(?i)\beval|\bval(?:id)?\b|\btest|\bEND ")
 _TOTAL = re.compile(rb" ips_total: " + _NUMBER)
 _STEP = re.compile(
@@ -63,7 +63,9 @@ class PaddleReader(StepReader[_Run]):
         if match := _TRAINERS.search(line.text):
             facts.say("gpus", int(match[1]), line.number, "PADDLE_TRAINERS_NUM")
         elif match := _LAUNCH.search(line.text):
-            facts.say("gpus", match[1].count(",") + 1, line.number, "GPUs of paddle.distributed.launch:")
+            nodes = _NODES.search(line.text)
+            times = int(nodes[1] or 0) or (nodes[2].count(",") + 1 if nodes[2] else 0) if nodes else 1
+            facts.say("gpus", (match[1].count(",") + 1) * times, line.number, "GPUs of paddle.distributed.launch:")
         else:
             facts.take(line)
 

@@ -3,9 +3,10 @@
     Epoch 3:  47%|████▋     | 7/15 [06:19<07:13,  1.35it/s, v_num=0]
     Validation DataLoader 0: 100%|██████████| 3/3 [00:01<00:00,  2.1it/s]
 
-A bar counts if its name has the word epoch, train, training or step, and no other use: a download, an evaluation, a
-bar without a name may be anything. A validation that begins ends its epoch's bar. A step of a bar is one batch of each
-rank, so there is a rate of samples only if the log says the batch, and no accumulation of gradients.
+A bar counts if its name says an epoch with its number, or steps, and nothing else: a download, the preparation of data,
+an evaluation, a bar without a name may be anything. One named after the training alone may count epochs, so it needs
+another after it. Bars of epochs are never steps. A validation that begins ends its epoch's bar. A step of a bar is one
+batch of each rank, so there is a rate of samples only if the log says the batch, and no accumulation of gradients.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from __future__ import annotations
 import re
 
 from hpcjobs.collect.formats.bars import LEAST_S, State, Steps, states
-from hpcjobs.collect.formats.facts import Facts
+from hpcjobs.collect.formats.facts import ACCUMULATION, Facts
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.formats.steps import NO_BATCH
 from hpcjobs.collect.lines import Line, Numbers, lines
 from hpcjobs.collect.steady import scaled
 
-_TRAINING = re.compile(r"(?i)\b(?:epochs?|train|training|steps?)\b")
-_OTHER = re.compile(r"(?i)val|test|eval|sanity|predict|download|infer|sampl|token|map\b|load|generat|extract|cach|sav")
-_VALIDATION = re.compile(r"(?i)\bvalid|\beval|\btest")
-_ACCUMULATION = re.compile(
-    r"(?i)\b(?:accumulate_grad_batches|gradient[ _]accumulation(?:[ _]steps)?)\W{1,5}(\d{1,9})\b"
+_STEPS = re.compile(r"(?i)\bepoch\W{0,3}\d|\b(?:train(?:ing)?[ _])?steps?\b")
+_TRAINING = re.compile(r"(?i)\btrain(?:ing)?\b")
+# What else the name of a training's bar may have: numbers, a rank, a loss.
+_WORDS = frozenset(
+    (
+        *("epoch", "epochs", "train", "training", "step", "steps", "of", "rank", "gpu", "stdout", "stderr", "model"),
+        *("loss", "lr", "acc", "avg", "mean", "iter", "iters", "iteration", "iterations", "progress", "info", "e"),
+    )
 )
+_VALIDATION = re.compile(r"(?i)\bvalid|\beval|\btest")
 
 
 class ProgressReader(FormatReader):
@@ -36,27 +41,40 @@ class ProgressReader(FormatReader):
         super().__init__(findings)
         self.facts = Facts()
         self.steps = Steps()
+        self.open = Steps()  # bars that may count epochs
         self.line = 0
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         numbers, stop = Numbers(block, first), 0 if self.line else len(block)
         for at, state in states(block):
-            if _TRAINING.search(state.name) and not _OTHER.search(state.name):
+            if bars := self._bars(state.name):
                 if not self.line:
                     self.line, stop = numbers.at(at), block.rfind(b"\n", 0, at) + 1
-                self.steps.take(state)
+                bars.take(state)
             elif _VALIDATION.search(state.name):
-                self.steps.frozen = True
+                self.steps.frozen = self.open.frozen = True
         for line in lines(block[:stop], first, (b"ccumulat", *Facts.needles)) if stop else ():
             self._head(line)
 
+    def _bars(self, name: str) -> Steps | None:
+        """The bars to which one of this name belongs, or None."""
+        if not {word.lower() for word in re.findall(r"[A-Za-z]+", name)} <= _WORDS:
+            return None
+        return self.steps if _STEPS.search(name) else self.open if _TRAINING.search(name) else None
+
     def _head(self, line: Line) -> None:
-        if match := _ACCUMULATION.search(line.text):
+        if match := ACCUMULATION.search(line.text):
             self.facts.say("accumulation", int(match[1]), line.number, "accumulation of gradients")
         else:
             self.facts.take(line)
 
     def close(self) -> None:
+        if not self.steps.newest and not self.steps.bars:
+            self.open.close()
+            if len(self.open.bars) == 1:
+                self.findings.problem(self.line, "one bar named after the training may count steps or epochs")
+                return
+            self.steps = self.open
         add_bars(self, self.steps, self.facts, self.line)
 
 

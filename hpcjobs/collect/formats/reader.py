@@ -64,11 +64,15 @@ class FormatReader:
     def close(self) -> None:
         """Finish the last run: the log has ended."""
 
-    def gpus(self, line: int, own: int | None, words: str = OWN) -> Gpus:
-        """The GPUs of the run that ends here. `own` is what the reader knows of them, from `line` with these words."""
+    def gpus(self, line: int, own: int | None, words: str = OWN, begin: int | None = None) -> Gpus:
+        """The GPUs of the run that ends here. `own` is what the reader knows of them, from `line` with these words.
+
+        `begin` is the run's first line, if it is not `line`.
+        """
         found = self.findings
         alone = found.ended and not found.world.since and not found.world.apart
-        return found.world.resolve(self._end_line(), Statement("all", OWN, own, line, words) if own else None, alone)
+        said = Statement("all", OWN, own, line, words) if own else None
+        return found.world.resolve(self._end_line(), said, alone, max(line, begin or 0))
 
     def _end_line(self) -> float:
         """The last line of the run that ends: the one before the line that is taken, or the log's last."""
@@ -104,7 +108,7 @@ class FormatReader:
         """
         found, option = self.findings, self.findings.option
         at, words = gpus_at or (line, OWN)
-        world = self.gpus(at, gpus, words)
+        world = self.gpus(at, gpus, words, line)
         gpus, gpus_from = world.gpus, "log" if world.gpus else ""
         if world.contradiction:
             found.problem(world.line or line, f"{world.contradiction}: the number of GPUs is not known")

@@ -47,7 +47,7 @@ class StepAvgReader(StepReader[_Run]):
     def new(self) -> _Run:
         return _Run()
 
-    def gpus(self, line: int, own: int | None, words: str = OWN) -> Gpus:
+    def gpus(self, line: int, own: int | None, words: str = OWN, begin: int | None = None) -> Gpus:
         """No number of GPUs: what looks like one is source code."""
         return Gpus()
 
