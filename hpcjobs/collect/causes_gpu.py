@@ -81,9 +81,12 @@ _NCCL_GOES_ON = (
     r"(?![^\n]*(?:[Cc]onnection closed by (?:remote )?peer|Failed to open lib|No device found|iommu=pt|NUMA auto balanc"
     r"|plugin|Could not find|MNNVL|[Ii]gnor|[Ff]all(?:ing)? ?back|not supported|disabl))"
 )
+# The network gave up on this rank's own transfer: what other ranks see follows from it.
+GAVE_UP = r"[^\n]*(?:Got completion [^\n]*with (?:error|status)|\bibv_\w+ failed)"
 NCCL = (
     lines(
         "nccl_error",
+        rf"\bNCCL WARN {GAVE_UP}",
         rf"(?P<a>NCCL error in: )[^\n]*\n[^\n]*?(?P<b>\bnccl[A-Z]\w+: )[^\n]*\n{_LAST_ERROR}",
         r"[Cc]aught collective operation timeout",
         r"(?P<is>\b\w+Error: \[\d+\] is setting up NCCL communicator)[^\n]*?(?P<got>got error: [^\n]*)",
@@ -109,7 +112,7 @@ TORCHRUN_SIGNAL = (
     lines(
         "signal",
         first_failed("-(?!15 )"),
-        r"\bexitcode *: -\d+ \(pid: \d+\) Signal \d+ ",  # the same as one line
+        r"^(?:host *: \S+ )?rank *: \d+ exitcode *: -(?!15 )\d+ \(pid: \d+\)",  # the same as one line
         r"\bexits with return code = -(?!15\b)\d+",  # DeepSpeed
     ),
 )
