@@ -103,7 +103,8 @@ _NODES = (
 _NAMED = tuple(re.compile(pattern, re.MULTILINE) for pattern in _NODES)
 _NO_ANSWER = re.compile(causes_node.NO_ANSWER)
 _DOUBTFUL = re.compile(
-    rf"{causes_mpi.ALSO_IN_GOOD_RUNS}|\bUCX +ERROR |\bpml_ucx\.c:\d+ +Error: |PSM\d |\bNCCL WARN (?!{causes_gpu.GAVE_UP})"
+    rf"{causes_mpi.ALSO_IN_GOOD_RUNS}|\bUCX +ERROR |\bpml_ucx\.c:\d+ +Error: |PSM\d "
+    rf"|\bNCCL WARN (?!{causes_gpu.GAVE_UP})"
 )
 # So many lines of one class are compared by their time.
 _COMPARED = 1000
@@ -183,6 +184,16 @@ def class_of(line: str) -> str:
     return "" if kind == LAUNCHER else kind
 
 
+def may_follow(kind: str) -> bool:
+    """Whether a failure of this class may follow from the end of another rank, whose reason stands before it."""
+    return kind in _FOLLOWS - {LAUNCHER, ""}
+
+
+def is_progress(line: str) -> bool:
+    """Whether a line looks like one of a training that goes on."""
+    return _PROGRESS.search(line) is not None
+
+
 def is_no_answer(line: str) -> bool:
     """Whether srun says that it could not reach a node to start the tasks there."""
     return _NO_ANSWER.search(line) is not None
@@ -226,7 +237,9 @@ __all__ = [
     "is_doubtful",
     "is_lost_connection",
     "is_no_answer",
+    "is_progress",
     "label",
+    "may_follow",
     "nodes",
     "rank",
 ]

@@ -141,3 +141,27 @@ def test_a_rank_that_a_signal_ended_by_torchruns_summary_without_the_signals_nam
         "  rank      : 5 (local_rank: 1)\n  exitcode  : -11 (pid: 883)\n  error_file: <N/A>\n"
     )
     assert why(tmp_path, 1, STEPS + summary).kind == "signal"
+
+
+def test_the_rank_that_failed_is_found_before_what_hundreds_of_others_print_of_it(tmp_path: Path) -> None:
+    """Their lines have frames, are longer than what is read at first, and the log does not begin with a whole line."""
+    frames = "".join(
+        f"frame #{number}: c10d::watchdogHandler() + 0xc80 (0x7fe1 in libtorch_cuda.so)\n" for number in range(40)
+    )
+    others = "".join(LOST.replace("[rank0]", f"[rank{rank}]") + frames for rank in range(400))
+    assert len(others) > 1_000_000
+    ended = why(tmp_path, 1, f"[rank700]: ValueError: boom\n{others}{EXITED}")
+    assert (ended.kind, ended.evidence) == ("traceback", "[rank700]: ValueError: boom")
+    # Nobody else said anything.
+    ended = why(tmp_path, 1, others + EXITED)
+    assert (ended.kind, ended.evidence.startswith("NCCL error in: ncclRemoteError: ")) == ("nccl_error", True)
+
+
+@pytest.mark.timeout(120)  # minutes, if what is read further back is not thinned
+def test_a_flood_of_lines_that_differ_in_numbers_is_searched_quickly(tmp_path: Path) -> None:
+    flood = "".join(
+        f"n{number % 4}:{number}:{number} [{number % 8}] misc/socket.cc:538 NCCL WARN Net : Connection closed by remote peer n{number}<47861>\n"
+        for number in range(100_000)
+    )
+    ended = why(tmp_path, 1, flood + EXITED)
+    assert (ended.kind, ended.evidence.startswith("n")) == ("nccl_error", True)
