@@ -24,6 +24,7 @@ NOT_LAUNCHED = (
         r"was unable to (?:start|launch) the specified application",
         r"(?:ORTE|PRTE|PRRTE) was unable to reliably start one or more daemons",
         r"(?:ORTE|PRTE|PRRTE) daemon has unexpectedly failed",
+        r"ORTE does not know how to route a message",
         r"unable to locate a\s+usable \"srun\" command",
         r"Host key verification failed",
         r"All nodes which are allocated for this job are already filled",

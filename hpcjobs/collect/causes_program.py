@@ -57,6 +57,7 @@ CREDENTIAL = (
         r"Protocol authentication error",
         r"\bPermission denied \((?:publickey|gssapi|password|keyboard)",
         r"(?:No|[Mm]atching) (?:Kerberos )?credentials? (?:cache found|were supplied|found)",
+        r"unable to read credentials? cache",
         r"\b[Aa]pi[_ ]key not configured|^401 Client Error\b|\btrying to access a gated repo\b",
         rf"{RANK}{_HOST}(?:\w+\.)*\w*(?:NoCredentials|CredentialRetrieval|TokenRetrieval|Authentication|GatedRepo|"
         r"LocalTokenNotFound|DefaultCredentials)Error\b",

@@ -144,5 +144,5 @@ def _shown(text: str, match: re.Match[str]) -> str:
     # A launcher may put a rank before our own message.
     own = line.find(ERROR_PREFIX)
     if own < 0 and "\n" not in line:
-        line = own_lines.sentence(text, start, max(0, match.start() - start)).removeprefix("| ")
+        line = own_lines.whole(text, start, max(0, match.start() - start)).removeprefix("| ")
     return " ".join(line[max(own, 0) :].split("\n"))[:_SHOWN_LENGTH]

@@ -120,6 +120,19 @@ def last_line(lines: Sequence[str]) -> str:
     return next((line for line in reversed(lines) if not _is_decoration(bare(line))), "")
 
 
+def whole(text: str, start: int, place: int = 0) -> str:
+    """As `sentence`; an exception that only announces its message has its next line, too."""
+    line, _, after = text[start : start + 3000].partition("\n")
+    following = bare(after.partition("\n")[0])
+    if (
+        line.endswith(":")
+        and _RAISED.match(bare(line))
+        and not (_TRACEBACK.match(following) or _is_decoration(following))
+    ):
+        return f"{line} {following}"
+    return sentence(text, start, place)
+
+
 def sentence(text: str, start: int, place: int = 0) -> str:
     """The line of a text at `start`; the sentence at `place` of that line where Open MPI wrapped it, after a rule."""
     before = text[max(0, start - 3000) : start].split("\n")[:-1]

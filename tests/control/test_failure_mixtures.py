@@ -65,6 +65,28 @@ REPORTS = [
      "*****************************************\nSetting OMP_NUM_THREADS environment variable for each process to be 1\n"
      "*****************************************\n" + RAISED + "RuntimeError: The server socket has failed to listen on any "
      "local network address. The server socket has failed to bind to [::]:25641 (errno: 98 - Address already in use).\n"),
+    # TheAtticusProject/cuad issue 9, mlcommons/training_results_v0.5 issue 9, milabench pull request 397
+    ("nccl_error", "NCCL Error 1: unhandled cuda error", "terminate called after throwing an instance of 'std::runtime_error'\n  what():  NCCL Error 1: unhandled cuda error\n" + EXITED),
+    ("device_missing", "invalid device ordinal", "RuntimeError: cuda runtime error (10) : invalid device ordinal at torch/csrc/cuda/Module.cpp:34\n"),
+    ("cuda_error", "HSA_STATUS_ERROR_EXCEPTION", ":0:rocdevice.cpp            :3586: 92087492418 us:  Callback: Queue 0x772c aborting with error : HSA_STATUS_ERROR_EXCEPTION: a hardware exception. code: 0x1016\n" + EXITED),
+    # shihao1895/MemoryVLA issue 20, lyu-yx/ACUMEN issue 4
+    ("signal", "failed (exitcode: -9)",
+     "[m-0] [2026-03-30 19:24:35,966] torch.distributed.elastic.multiprocessing.api: [WARNING] Sending process 73 the closing signal SIGTERM\n"
+     "[m-0] [2026-03-30 19:24:42,731] torch.distributed.elastic.multiprocessing.api: [ERROR] failed (exitcode: -9) for binary located at /usr/bin/python\n"),
+    ("signal", "terminated with signal SIGKILL", RAISED + "torch.multiprocessing.spawn.ProcessExitedException: process 0 terminated with signal SIGKILL\n"),
+    # hautreux/auks issue 61, open-mpi/ompi issue 12473
+    ("credential", "unable to read credential cache", "auks_api: auks cred extraction failed : krb5 cred : unable to read credential cache\n" + EXITED),
+    ("launch", "ORTE does not know how to route a message to the specified daemon located on the indicated node:",
+     RULE + "ORTE does not know how to route a message to the specified daemon\nlocated on the indicated node:\n\n  my node:   n1\n" + RULE),
+    # Paddle, PyTorch: the message begins below the exception
+    ("device_memory", "Out of memory error on GPU 0. Cannot allocate 2.0GB", "ResourceExhaustedError: \n\nOut of memory error on GPU 0. Cannot allocate 2.0GB memory on GPU 0.\n"),
+    ("traceback", 'state_dict for Net: Missing key(s) in state_dict: "fc.weight".',
+     RAISED + 'RuntimeError: Error(s) in loading state_dict for Net:\n\tMissing key(s) in state_dict: "fc.weight".\n'),
+    # a watchdog of PyTorch aborts its process: the signal only follows
+    ("nccl_error", "NCCL error: remote process exited",
+     "terminate called after throwing an instance of 'c10::DistBackendError'\n  what():  [PG 0 Rank 1] Process group watchdog thread "
+     "terminated with exception: NCCL error: remote process exited or there was a network error\n"
+     "E1129 23:10:20.353000 875 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: -6) local_rank: 1 (pid: 883)\n"),
 ]  # fmt: skip
 
 
