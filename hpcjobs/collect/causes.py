@@ -36,6 +36,7 @@ CAUSES: tuple[Cause, ...] = (
     *causes_mpi.NOT_BUILT_FOR_IT,
     *causes_mpi.NOT_LAUNCHED,
     *causes_node.NOT_STARTED,
+    *causes_mpi.NETWORK,
     *causes_program.SIGNAL_OF_LAUNCHER,
     *causes_gpu.TORCHRUN_SIGNAL,
     *causes_program.SIGNAL,
@@ -54,7 +55,9 @@ CAUSES: tuple[Cause, ...] = (
 )
 # If one task exits by itself, srun then kills the others: their signals are not the cause. PyTorch's watchdog aborts
 # its process.
-_EXITED = re.compile(rf"{TASK_END}Exited with exit code|[Cc]aught collective operation timeout", re.MULTILINE)
+_EXITED = re.compile(
+    rf"{TASK_END}Exited with exit code|[Cc]aught collective operation timeout|watchdog thread terminated", re.MULTILINE
+)
 # A program that prints so many lines of progress after an exception went on: it did not end the program.
 _PROGRESS = re.compile(
     r"\b(?:step|iter|iteration|epoch|batch)\b[^\n]{0,20}\d|\d ?(?:it/s|s/it)\b"
@@ -62,12 +65,22 @@ _PROGRESS = re.compile(
     re.IGNORECASE,
 )
 _WENT_ON = 20
+# What a program may report and go on without.
+_SURVIVED = {
+    "traceback", "host_memory", "device_memory", "shared_memory", "disk_full", "file_system", "credential",
+    "cuda_error", "device_missing", "nccl_error", "mpi_error", "gloo_error", "out_of_memory",
+}  # fmt: skip
+# They follow from the end of another rank, or say only that a process ended: no reason to doubt an exception.
+_FOLLOWS = {"nccl_error", "gloo_error", "mpi_error", LAUNCHER, ""}
+_RAISED = re.compile(rf"{RANK}{causes_program.EXCEPTION}", re.MULTILINE)
 
 # Times of lines, with the day if they have it: `[E626 06:24:44.9`, `2026-11-29 23:10:20,123`.
 _TIME = re.compile(r"(?:\b[EFIW](\d{3,4}) |(\d{4}[-/]\d\d[-/]\d\d)[T ])(\d\d:\d\d:\d\d(?:[.,]\d+)?)")
-# The number of the rank that a line names as its own.
+# The number of the rank that a line names as its own. Under torchrun, srun's label is that of a node.
+_SRUN_OR_MPIRUN = r"(?:\d{1,6}: |\[[^\s\]]{1,60}\]<std\w+>: ?)?"
 _LABEL = re.compile(
-    r"[ \t]*(?:\[rank(\d{1,6})\]:|(\d{1,6}): |\[(?:[^\s\[\]@]{1,60}@)?\d+,(\d+)\]<std)|[^\n]{0,80}\[Rank (\d+)\]"
+    rf"[ \t]*(?:{_SRUN_OR_MPIRUN}(?:\[default\d{{1,6}}\]: ?)?\[rank(\d{{1,6}})\]:|(\d{{1,6}}): "
+    r"|\[(?:[^\s\[\]@]{1,60}@)?\d+,(\d+)\]<std)|[^\n]{0,80}\[Rank (\d+)\]"
 )
 # torchrun's summary of a node: when its first process failed, and which rank that was.
 _ROOT_CAUSE = re.compile(
@@ -91,6 +104,10 @@ _NODES = (
 )
 _NAMED = tuple(re.compile(pattern, re.MULTILINE) for pattern in _NODES)
 _NO_ANSWER = re.compile(causes_node.NO_ANSWER)
+_DOUBTFUL = re.compile(
+    rf"{causes_mpi.ALSO_IN_GOOD_RUNS}|\bUCX +ERROR |\bpml_ucx\.c:\d+ +Error: |PSM\d "
+    rf"|\bNCCL WARN (?!{causes_gpu.GAVE_UP})"
+)
 # So many lines of one class are compared by their time.
 _COMPARED = 1000
 
@@ -102,36 +119,40 @@ def find(text: str) -> tuple[str, re.Match[str]] | None:
         match = _first(cause, text)
         if match is None or (cause.kind == "signal" and _EXITED.search(text, 0, match.start())):
             continue
-        if survived is not None and cause.kind != "signal":
+        if survived is not None and (cause.kind in _FOLLOWS or cause in causes_program.LATE_EXCEPTIONS):
             continue
-        if survived is None and cause.kind == "traceback" and _went_on(text, match.end()):
-            survived = cause.kind, match
+        if _may_survive(cause) and _went_on(text, match.end()):
+            # Python may print its progress after its exception: it is then the cause if there is no other.
+            if survived is None and _RAISED.match(text, _bounds(text, match)[0]):
+                survived = cause.kind, match
             continue
         return cause.kind, match
     return survived
+
+
+def _may_survive(cause: Cause) -> bool:
+    return cause.kind in _SURVIVED and cause not in causes_node.ENDED_BY_SLURM
 
 
 def _first(cause: Cause, text: str) -> re.Match[str] | None:
     """The line of this cause that was printed first.
 
     Of those that have a time, that is the earliest; of those of ranks, that of the rank that torchrun calls the first.
-    An exception after which the program went on does not count if there is a later one.
+    One after which the program went on does not count if there is a later one.
     """
     found: list[re.Match[str]] = []
     for match in cause.matches(text):
-        if found and cause.kind == "traceback" and _went_on(text, found[-1].end(), match.start()):
+        if found and _may_survive(cause) and _went_on(text, found[-1].end(), match.start()):
             found.clear()
         found.append(match)
-        if len(found) == _COMPARED:
-            break
     if len(found) < 2:
         return found[0] if found else None
     root = min(_ROOT_CAUSE.finditer(text), key=lambda each: each["time"], default=None)
     if root is not None and (of_root := [each for each in found if _label(text, each) == int(root["rank"])]):
         return of_root[0]
-    times = [_TIME.search(text, *_bounds(text, each)) for each in found]
+    times = [_TIME.search(text, *_bounds(text, each)) for each in found[:_COMPARED]]
     known = [tuple(part or "" for part in time.groups()) for time in times if time]
-    return found[known.index(min(known))] if len(known) == len(found) else found[0]
+    return found[known.index(min(known))] if len(known) == len(times) else found[0]
 
 
 def _went_on(text: str, begin: int, end: int | None = None) -> bool:
@@ -165,6 +186,16 @@ def class_of(line: str) -> str:
     return "" if kind == LAUNCHER else kind
 
 
+def may_follow(kind: str) -> bool:
+    """Whether a failure of this class may follow from the end of another rank, whose reason stands before it."""
+    return kind in _FOLLOWS - {LAUNCHER, ""}
+
+
+def is_progress(line: str) -> bool:
+    """Whether a line looks like one of a training that goes on."""
+    return _PROGRESS.search(line) is not None
+
+
 def is_no_answer(line: str) -> bool:
     """Whether srun says that it could not reach a node to start the tasks there."""
     return _NO_ANSWER.search(line) is not None
@@ -172,7 +203,7 @@ def is_no_answer(line: str) -> bool:
 
 def is_doubtful(line: str) -> bool:
     """Whether runs that end well print such a line, too: a program's own error is more likely the cause."""
-    return re.search(rf"{causes_mpi.ALSO_IN_GOOD_RUNS}|\bNCCL WARN ", line) is not None
+    return _DOUBTFUL.search(line) is not None
 
 
 def is_consequence(line: str) -> bool:
@@ -208,7 +239,9 @@ __all__ = [
     "is_doubtful",
     "is_lost_connection",
     "is_no_answer",
+    "is_progress",
     "label",
+    "may_follow",
     "nodes",
     "rank",
 ]

@@ -30,6 +30,7 @@ CONTAINERS = (
         "launch",
         rf"{RANK}FATAL: {{3}}\S",
         r"\bFATAL: +container creation failed",
+        rf"{RANK}FATAL +\[U=\d+,P=\d+\] +\w+\(\) ",  # with --debug
         r"\bFATAL: +[^\n]*(?:squashfs|rootfs|\.sif\b|singularity|apptainer|setuid|mount )",
         r"\bFATAL: kernel too old",
         rf"{RANK}ERROR  : (?![^\n]*Non-fatal)",  # Singularity 2

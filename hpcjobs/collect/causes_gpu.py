@@ -28,7 +28,11 @@ SHARED_MEMORY = (
         r"failed to extend /dev/shm/",
         r"Error while creating shared memory segment",  # NCCL
     ),
-    lines("signal", r"DataLoader worker \(pid \d+\) is killed by signal: (?!Terminated)"),
+    lines(
+        "signal",
+        r"DataLoader worker \(pid \d+\) is killed by signal: (?!Terminated)",
+        r"\bProcessExitedException: process \d+ terminated with signal (?!SIGTERM)",
+    ),
 )
 DEVICE_MEMORY = (
     lines(
@@ -41,6 +45,8 @@ DEVICE_MEMORY = (
         r"Dst tensor is not initialized",
         r"(?:CUDA|Cuda|cuda|HIP)\w* (?:error|failure|failed)[^\n]{0,30}out of memory",
         r"CUDA out of memory",
+        r"[Oo]ut of memory error on GPU \d",  # Paddle
+        r"\bcuda runtime error \(\d+\) : out of memory",
         r"OutOfMemoryError: \w+ out of memory",
     ),
 )
@@ -50,7 +56,9 @@ DEVICE = (
         r"RuntimeError: No CUDA GPUs are available",
         r"Found no NVIDIA driver on your system",
         r"The NVIDIA driver on your system is too old",
-        r"Error: CUDA error: (?:no CUDA-capable device is detected|invalid device ordinal)",
+        r"Error: (?:CUDA|HIP|cuda runtime) error(?: \(\d+\) )?: "
+        r"(?:no \S+-capable device is detected|invalid device ordinal)",
+        r"Error: Unable to initialize backend '(?:cuda|rocm|gpu)'",  # JAX
         r"CUDA failure [^\n]*'(?:no CUDA-capable device is detected|invalid device ordinal)",
         r"Error: [^\n]*(?:CUDA driver version is insufficient|CUDA unknown error|Error 804: forward compat)",
         r"NVIDIA-SMI has failed because|Driver/library version mismatch|^No devices were found",
@@ -67,7 +75,8 @@ DEVICE = (
         r"\b(?:an illegal memory access was encountered|device-side assert triggered)",
         r"\b(?:Test CUDA failure|Cuda failure|Failed: Cuda error)\b",
         r"\bCU(?:BLAS|SOLVER|SPARSE|FFT)_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED|ARCH_MISMATCH)",
-        r"\bMemory access fault by GPU node",
+        r"\bcuda runtime error \(\d+\)",
+        r"\bMemory access fault by GPU node|\bHSA_STATUS_ERROR|\bhipErrorNoBinaryForGpu",
     ),
 )
 
@@ -81,9 +90,12 @@ _NCCL_GOES_ON = (
     r"(?![^\n]*(?:[Cc]onnection closed by (?:remote )?peer|Failed to open lib|No device found|iommu=pt|NUMA auto balanc"
     r"|plugin|Could not find|MNNVL|[Ii]gnor|[Ff]all(?:ing)? ?back|not supported|disabl))"
 )
+# The network gave up on this rank's own transfer: what other ranks see follows from it.
+GAVE_UP = r"[^\n]*(?:Got completion [^\n]*with (?:error|status)|\bibv_\w+ failed)"
 NCCL = (
     lines(
         "nccl_error",
+        rf"\bNCCL WARN {GAVE_UP}",
         rf"(?P<a>NCCL error in: )[^\n]*\n[^\n]*?(?P<b>\bnccl[A-Z]\w+: )[^\n]*\n{_LAST_ERROR}",
         r"[Cc]aught collective operation timeout",
         r"(?P<is>\b\w+Error: \[\d+\] is setting up NCCL communicator)[^\n]*?(?P<got>got error: [^\n]*)",
@@ -96,7 +108,7 @@ NCCL = (
         r"\bNCCL error in: ",
         r"\bnccl(?:Remote|System|Internal|UnhandledCuda|InvalidUsage|InvalidArgument)\w*: ",
         r"\bnccl[A-Z]\w* failed",
-        r"\bNCCL (?:error|async error|failure)",
+        r"\bNCCL (?:[Ee]rror|async error|failure)",
         r"\bDistBackendError: ",
         r"NCCL operations have failed or timed out",
         r"watchdog (?:thread terminated with exception|got stuck|thread got stuck)",
@@ -109,9 +121,10 @@ TORCHRUN_SIGNAL = (
     lines(
         "signal",
         first_failed("-(?!15 )"),
-        r"\bexitcode *: -\d+ \(pid: \d+\) Signal \d+ ",  # the same as one line
+        r"^(?:host *: \S+ )?rank *: \d+ exitcode *: -(?!15 )\d+ \(pid: \d+\)",  # the same as one line
         r"\bexits with return code = -(?!15\b)\d+",  # DeepSpeed
     ),
+    lines("signal", r"\bfailed \(exitcode: -(?!15\))\d+\)"),
 )
 # Exit code 1 may be that of a rank whose exception only follows from the end of another.
 TORCHRUN_EXIT = (lines(LAUNCHER, first_failed("(?!1 )")),)

@@ -6,6 +6,14 @@ from hpcjobs.collect.cause_lines import STEPD, lines
 
 ROOT = (lines("run_as_root", r"(?:mpirun|orterun|mpiexec|prterun) has detected an attempt to run as root"),)
 
+# The network gave up, and UCX aborts its process: the signal only follows.
+NETWORK = (
+    lines(
+        "mpi_error",
+        r"\.c:\d+ +(?:Transport retry count exceeded|(?:Local|Remote) [\w ]{1,40}(?:error|violation|exceeded))"
+        r" on \w+:\d",
+    ),
+)
 NOT_LAUNCHED = (
     lines(
         "launch",
@@ -15,7 +23,8 @@ NOT_LAUNCHED = (
         r"(?P<g>mpirun was unable to find the specified executable file)[\s\S]{0,500}?(?P<h>Executable: +[^\n]+)",
         r"was unable to (?:start|launch) the specified application",
         r"(?:ORTE|PRTE|PRRTE) was unable to reliably start one or more daemons",
-        r"(?:ORTE|PRTE) daemon has unexpectedly failed",
+        r"(?:ORTE|PRTE|PRRTE) daemon has unexpectedly failed",
+        r"ORTE does not know how to route a message",
         r"unable to locate a\s+usable \"srun\" command",
         r"Host key verification failed",
         r"All nodes which are allocated for this job are already filled",
@@ -30,13 +39,12 @@ NOT_BUILT_FOR_IT = (
     lines(
         "mpi_error",
         r"OMPI was not built with SLURM(?:'s PMI)? support",
-        r"\bpml_ucx\.c:\d+ +Error: ",
         r"\bUCP worker does not support MPI_THREAD_MULTIPLE",
         r"PMI server not found",
         r"\bPMI2?_Init (?:failed|returned)",
         r"unable to reach each other for\s+MPI communications",
     ),
-    lines("mpi_error", r"\bUCX +(?:ERROR|FATAL) "),
+    lines("mpi_error", r"\bUCX +(?:ERROR|FATAL) |\bpml_ucx\.c:\d+ +Error: "),
 )
 # PMIx and its plugin in Slurm print such lines when any rank ends, too.
 ALSO_IN_GOOD_RUNS = (
@@ -59,8 +67,9 @@ MPI = (
         r"Fatal error in (?:internal_|P?MPI_)\w+",
         r"\bMPICH ERROR \[Rank",
         r"\bMPIR_Init_thread|\bMPIDI?_\w+\(\d+\)\.*: ",
-        r"Open MPI failed to (?:TCP )?\w+",
+        r"Open MPI failed (?:to (?:TCP )?|an OFI )\w+",
         r"before MPI_INIT completed",
+        r"PSM[23] (?:can't open \w+ unit|was unable to open an endpoint)",
         r"A requested component was not found, or was unable to be opened",
         r"The OpenFabrics stack has reported a network error event",
     ),

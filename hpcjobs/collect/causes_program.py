@@ -30,6 +30,8 @@ EXCEPTION = (
 )
 # pdsh, with which DeepSpeed starts its nodes, begins lines with the node's name.
 _HOST = r"(?:[A-Za-z][\w.-]{0,40}\d[\w.-]{0,20}: )?"
+# Python 3.11 prints the exceptions of an ExceptionGroup, and what caused them, behind such bars.
+_GROUP = r"(?:[ |]*\| )?"
 
 _SIGNALS = r"(?:Killed|Segmentation fault|Bus error|Aborted|Illegal instruction|Floating point exception)"
 
@@ -55,10 +57,12 @@ CREDENTIAL = (
         r"Protocol authentication error",
         r"\bPermission denied \((?:publickey|gssapi|password|keyboard)",
         r"(?:No|[Mm]atching) (?:Kerberos )?credentials? (?:cache found|were supplied|found)",
+        r"unable to read credentials? cache",
+        r"\b[Aa]pi[_ ]key not configured|^401 Client Error\b|\btrying to access a gated repo\b",
         rf"{RANK}{_HOST}(?:\w+\.)*\w*(?:NoCredentials|CredentialRetrieval|TokenRetrieval|Authentication|GatedRepo|"
         r"LocalTokenNotFound|DefaultCredentials)Error\b",
         rf"{RANK}{_HOST}{EXCEPTION}[^\n]*(?:\b401\b[^\n]*Unauthorized|Unauthorized[^\n]*\b401\b|ExpiredToken\b|"
-        r"InvalidAccessKeyId|[Aa]pi[_ ]key not configured|[Ii]nvalid (?:user )?token|[Uu]nable to locate credentials)",
+        r"InvalidAccessKeyId|[Ii]nvalid (?:user )?token|[Uu]nable to locate credentials)",
     ),
 )
 FILE_SYSTEM = (
@@ -76,12 +80,14 @@ FILE_SYSTEM = (
         r"\bLustreError: [^\n]*(?:evicted|-5\b|-108\b)",
     ),
 )
+# Network libraries say so where the limit of locked memory is too low.
+_NO_LOCKED_MEMORY = r"^(?![^\n]*(?:\bUCX +[A-Z]+ |\bNCCL WARN |\bibv_|\blibfabric:|\bsend CQ\b))[^\n]*"
 HOST_MEMORY = (
     errors(
         "host_memory",
         r"(?<!OutOf)MemoryError\b",
         r"std::bad_alloc",
-        r"Cannot allocate memory",
+        rf"{_NO_LOCKED_MEMORY}Cannot allocate memory",
         r"DefaultCPUAllocator: (?:can't|not enough)",
         r"OOM when allocating [^\n]*(?:device:CPU|allocator (?:mkl)?cpu)",
     ),
@@ -108,7 +114,7 @@ EXCEPTIONS = (
     lines(
         "traceback",
         rf"{re.escape(ERROR_PREFIX)} unexpected: {_NOT_OF_OTHERS}",
-        rf"{RANK}(?!{LOST}){_HOST}{EXCEPTION}{_NOT_OF_OTHERS}",
+        rf"{RANK}{_GROUP}(?!{LOST}){_HOST}{EXCEPTION}{_NOT_OF_OTHERS}",
     ),
 )
 LATE_EXCEPTIONS = (lines("traceback", RANK + EXCEPTION, rf"{re.escape(ERROR_PREFIX)} unexpected: "),)
@@ -143,6 +149,7 @@ SIGNAL = (
     lines(
         "signal",
         r"Caught signal \d+ \(\w+",  # UCX
+        r"\*\*\* (?:Received signal (?!15\b)\d+|SIG(?!TERM)[A-Z]+ received at time=)",  # TensorFlow, absl
         r"Signal: [A-Z][a-z ]+ \(\d+\)",
         r"Segmentation fault",
         r"Fatal Python error",
@@ -151,8 +158,13 @@ SIGNAL = (
 )
 # TensorFlow tries again with less memory: this line alone need not be the end.
 MEMORY_WORDS = (
-    lines("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
-    lines("out_of_memory", r"[Oo]ut [Oo]f [Mm]emory", r"\bOOM\b"),
+    errors("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
+    errors(
+        "out_of_memory",
+        r"[Oo]ut [Oo]f [Mm]emory(?=[.!]?$|[^\n]*\b(?:[Ee]rror|[Kk]illed|[Tt]erminated|[Aa]bort\w*)\b)",
+        r"\b(?:[Ee]rror|[Kk]illed|[Tt]erminated|FATAL|[Ff]atal)\b[^\n]{0,80}\b(?:[Oo]ut [Oo]f [Mm]emory|OOM)\b",
+        r"\bOOM[- ]?[Kk]ill(?:ed|er)\b",
+    ),
 )
 JOB_SCRIPT = (lines("", re.escape(ERROR_PREFIX)),)  # an error of the job script has no class
 EXITED = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hpcjobs.base.contract import ERROR_PREFIX
@@ -12,6 +13,8 @@ from hpcjobs.base.files import open_plain
 from hpcjobs.collect import causes, own_lines
 
 _TAIL_BYTES = 256 * 1024
+# Hundreds of ranks that lose another one print some 10 kB each, and what that one printed stands before.
+_MOST_BYTES = 8 * 1024 * 1024
 # Colours count even where a log has lost the character that begins them.
 _ESCAPES = re.compile(
     r"\x1b\[[0-9;?]*[A-Za-z]|(?:\^\[)?\[(?:[01];)?(?:0|1|2|22|39|[349][0-7]|38;[25];[\d;]{1,11})m(?!in\b|\])|[\x00-\x08\x0b-\x1f\x7f]"
@@ -20,21 +23,31 @@ _ESCAPES = re.compile(
 # A longer line is data, not a message. It is cut, so that it cannot slow the search down.
 _LINE_LENGTH = 2000
 _SHOWN_LENGTH = 400
+# C++ prints dozens of them for each rank, and none says why.
+_FRAME = re.compile(r"(?:^|[\]:] ?)frame #\d+: ")
+# So many lines that differ in their numbers alone are searched where much is read, but for those of progress.
+_ALIKE = 32
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")
 
 
 def tail(path: Path, size: int = _TAIL_BYTES) -> list[str]:
-    """The lines of the last `size` bytes of a file without terminal escapes; empty if it cannot be read."""
+    """The whole lines in the last `size` bytes of a file, without terminal escapes and C++'s stack frames.
+
+    Empty if it cannot be read.
+    """
     try:
         with open_plain(path) as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - size))
+            begin = max(0, file.tell() - size)
+            file.seek(begin)
             data = file.read()
     except OSError:
         return []
     lines = data.decode("utf-8", errors="replace").replace("\r", "\n").split("\n")
+    if begin and len(lines) > 1:
+        lines = lines[1:]  # the rest of a line
     clean = (_ESCAPES.sub("", line[:_LINE_LENGTH]).strip() for line in lines)
-    return [line for line in clean if line]
+    return [line for line in clean if line and not _FRAME.search(line)]
 
 
 def why(*logs: Path, ends_known: bool = False) -> str:
@@ -46,9 +59,12 @@ def why(*logs: Path, ends_known: bool = False) -> str:
     `ends_known`: the launcher's line would say nothing more, because the ends of the processes are known.
     """
     read = [tail(path) for path in logs]
+    text, found = _found(read)
+    if found is not None and causes.may_follow(found[0]):
+        further = [tail(path, _MOST_BYTES) for path in logs]
+        if further != read:
+            read, (text, found) = further, _found(map(_thinned, further))
     lines = [line for lines in read for line in lines]
-    text = "\n".join(_once(lines))
-    found = causes.find(text)
     if found is not None and causes.is_doubtful(_line(text, found[1])):
         own = next(filter(None, map(own_lines.last_error, read)), "")
         if own:
@@ -62,6 +78,23 @@ def why(*logs: Path, ends_known: bool = False) -> str:
     if words and ends_known:
         return words
     return "; ".join(filter(None, (words, _shown(text, found[1]))))[:_SHOWN_LENGTH]
+
+
+def _found(read: Iterable[Sequence[str]]) -> tuple[str, tuple[str, re.Match[str]] | None]:
+    """The text of these logs without what ranks repeat, and the class and the line in it that say why."""
+    text = "\n".join(_once([line for lines in read for line in lines]))
+    return text, causes.find(text)
+
+
+def _thinned(lines: Sequence[str]) -> list[str]:
+    alike: Counter[str] = Counter()
+    kept = []
+    for line in lines:
+        shape = _DIGITS.sub("#", line)
+        alike[shape] += 1
+        if alike[shape] <= _ALIKE or causes.is_progress(line):
+            kept.append(line)
+    return kept
 
 
 def _once(lines: Sequence[str]) -> list[str]:
@@ -111,5 +144,5 @@ def _shown(text: str, match: re.Match[str]) -> str:
     # A launcher may put a rank before our own message.
     own = line.find(ERROR_PREFIX)
     if own < 0 and "\n" not in line:
-        line = own_lines.sentence(text, start)
+        line = own_lines.whole(text, start, max(0, match.start() - start)).removeprefix("| ")
     return " ".join(line[max(own, 0) :].split("\n"))[:_SHOWN_LENGTH]

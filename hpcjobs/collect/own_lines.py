@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from hpcjobs.collect import causes
 
 _RULE = re.compile(r"-{70,}")
-_RULER = re.compile(r"([-=*#_~])\1{19,}")
 # Open MPI wraps its messages at 75 characters; a shorter line ends by itself.
 _WRAPPED = 40
 _SENTENCE_LINES = 5
@@ -40,7 +39,7 @@ _FRAME = re.compile(r'File "[^"]*", line \d+|[\^~ ]+$')
 # Stack frames of C++, of Python's faulthandler and of MPI and UCX, and what stands around them.
 _TRACE = re.compile(
     r"frame #\d+: |#\d+ +(?:0x|[\w<~]+(?:::|\())|@ +(?:0x)?[0-9a-f]{6,}|\d+ +\S+\.so\S*\(|\S+\(\S*\+0x[0-9a-f]+\)"
-    r"|[^\n]*\[0x[0-9a-f]{6,}\]$|\*\*\* (?:Check failure stack trace|Begin stack trace|End stack trace)"
+    r"|[^\n]*\[0x[0-9a-f]{6,}\]$|\*\*\* (?:Check failure|BEGIN|Begin|END|End)\b[\w ]* (?:stack trace|STACK TRACE)"
     r"|=+ backtrace|(?:Exception raised from|(?:Current t|T)hread 0x)[^\n]*\(most recent call|C\+\+ CapturedTraceback"
     r"|(?:Stack trace|Backtrace|Call stack|Extension modules)\b[^\n]*:|terminate called (?:after|without|recursively)"
     r"|During handling of the above exception|The above exception was the direct cause|PC: @ 0x"
@@ -49,7 +48,7 @@ _TRACE = re.compile(
 _PREFIX = re.compile(causes.RANK)
 # How programs begin the line that says what is wrong. A number after `error:` is a figure, as that of a metric.
 _ERROR = re.compile(
-    r"\b(?:ERROR|FATAL|CRITICAL)\b|\b(?:[Ee]rror|[Ff]atal): *(?![-+.\d\s])"
+    r"\b(?:ERROR|FATAL|CRITICAL)\b|\b(?:[Ee]rror|[Ff]atal): *(?=[^-+.\d\s])"
     r"|: (?:command )?not found$|No such file or directory|Permission denied"
 )
 # Among so many last lines the one that looks like an error is the cause; an older one did not end the program.
@@ -121,11 +120,24 @@ def last_line(lines: Sequence[str]) -> str:
     return next((line for line in reversed(lines) if not _is_decoration(bare(line))), "")
 
 
-def sentence(text: str, start: int) -> str:
-    """The line of a text at `start`; all of its sentence where Open MPI wrapped it, after a rule."""
+def whole(text: str, start: int, place: int = 0) -> str:
+    """As `sentence`; an exception that only announces its message has its next line, too."""
+    line, _, after = text[start : start + 3000].partition("\n")
+    following = bare(after.partition("\n")[0])
+    if (
+        line.endswith(":")
+        and _RAISED.match(bare(line))
+        and not (_TRACEBACK.match(following) or _is_decoration(following))
+    ):
+        return f"{line} {following}"
+    return sentence(text, start, place)
+
+
+def sentence(text: str, start: int, place: int = 0) -> str:
+    """The line of a text at `start`; the sentence at `place` of that line where Open MPI wrapped it, after a rule."""
     before = text[max(0, start - 3000) : start].split("\n")[:-1]
     line, *after = text[start : start + 3000].split("\n")[:_SENTENCE_LINES]
-    if not any(_RULER.fullmatch(bare(each)) for each in before[-_MESSAGE_LINES:]):
+    if _OPEN_MPI_RULE not in map(bare, before[-_MESSAGE_LINES:]) or _RAISED.match(bare(line)):
         return line
     found = [line]
     while before and _continues(bare(found[0])) and _is_open(before[-1]):
@@ -136,9 +148,11 @@ def sentence(text: str, start: int) -> str:
             break
         found.append(each)
     first = found[0] if matched == 0 else bare(found[0])
+    if len(found) == 1:
+        return line
     words = [first, *map(bare, found[1:])]
     joined = " ".join(words)
-    at = len(" ".join(words[:matched])) + len(words[matched]) // 2
+    at = len(" ".join(words[:matched])) + place + 1
     end = joined.find(". ", at)
     begin = joined.rfind(". ", 0, at)
     return joined[begin + 2 if begin >= 0 else 0 : end + 1 if end >= 0 else None]

@@ -43,7 +43,7 @@ class Detected:
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """Nodes with the same GPUs. `away` of them are down or drained.
+    """Nodes with the same GPUs. `away` of them are down, drained or silent.
 
     `cores` and `memory_mib` are what a job can ask for on each of them, `has_cores` (physical ones), sockets and
     `has_mib` what each of them has. `fewer` and `less` say why a job gets no more.
@@ -124,7 +124,7 @@ def profile_of(facts: Facts, partition: str | None = None, device: str | None = 
 
 def _written(lines: Iterable[_Line]) -> Iterator[str]:
     for setting, comment in lines:
-        beside = f"{setting:<28}# {comment}"
+        beside = f"{setting:<27} # {comment}"  # YAML's comments need the space
         if not setting or (comment and len(beside) > _WIDTH):
             yield f"# {comment}\n"
         if setting:
@@ -198,9 +198,10 @@ def _why(kind: _Kind, device: str | None) -> str:
 def _nodes(kind: _Kind, about: Mapping[str, str]) -> list[_Line]:
     most = about.get("MaxNodes", "")
     nodes = min(kind.count, int(most)) if most.isdigit() and int(most) else kind.count
-    lines = [(f"nodes: {nodes}", f"{kind.away} of {kind.count} are down or drained now" if kind.away else "")]
-    per_node = kind.gpus or max(1, kind.sockets)
-    lines.append((f"gpus_per_node: {per_node}", "" if kind.gpus else "a guess: one rank per socket"))
+    lines = [(f"nodes: {nodes}", f"{kind.away} of {kind.count} are down, drained or silent now" if kind.away else "")]
+    per_node = min(kind.gpus or max(1, kind.sockets), kind.cores)
+    fewer = f"of {kind.gpus}: a rank needs a core, and a job gets {kind.cores}" if per_node < kind.gpus else ""
+    lines.append((f"gpus_per_node: {per_node}", fewer if kind.gpus else "a guess: one rank per socket"))
     shared = bool(kind.gpus_of) and not kind.gpus_of[0].consumed
     lines.append(
         (f"gpu_request: {'gres' if kind.gpus else 'none'}", "no_consume: jobs share the GPUs" if shared else "")
@@ -235,7 +236,7 @@ def _memory(facts: Facts, kind: _Kind) -> list[_Line]:
     if "MEMORY" not in facts.config.get("SelectTypeParameters", "").upper():
         return [("", "Slurm does not allocate memory here: mem_per_gpu_mib would have no effect")]
     free = int(kind.has_mib * _MEMORY_SHARE)
-    share = min(free, kind.memory_mib) // (kind.gpus or max(1, kind.sockets))
+    share = min(free, kind.memory_mib) // min(kind.gpus or max(1, kind.sockets), kind.cores)
     why = f"a rank's share of {_MEMORY_SHARE:.0%} of a node's {kind.has_mib} MiB"
     if kind.memory_mib < free:
         why = f"a rank's share of {kind.memory_mib} MiB: {kind.less}; a node has {kind.has_mib} MiB"
@@ -254,7 +255,10 @@ def _accounting(facts: Facts, about: Mapping[str, str]) -> list[_Line]:
     accounts, qos = list(facts.accounts), list(facts.qos)
     for key, allowed, mine in (("account", "AllowAccounts", accounts), ("qos", "AllowQos", qos)):
         limited_to = about.get(allowed, "ALL")
-        usable = [word for word in mine if limited_to == "ALL" or word in limited_to.split(",")]
+        denied = about.get(allowed.replace("Allow", "Deny"), "").split(",")
+        usable = [
+            word for word in mine if word not in denied and (limited_to == "ALL" or word in limited_to.split(","))
+        ]
         if len(mine) > 1 or usable != mine:
             choice = f"yours that are allowed here: {', '.join(usable) or 'none'}; absent: your default"
             lines.append(("", f"{key}: {usable[0] if usable else '...':<20}# {choice}"))

@@ -31,7 +31,7 @@ _AWAY = ("down", "drain", "drng", "fail", "inval", "unk")
 class Nodes:
     """Equal nodes of a partition: their number, and what each of them has.
 
-    `away`: they are down or drained. `gpus_of`: their GPUs by type, those first that a job should ask for.
+    `away`: they are down, drained or silent. `gpus_of`: their GPUs by type, those first that a job should ask for.
     """
 
     partition: str
@@ -169,5 +169,5 @@ def _nodes(line: str) -> Nodes | None:
     partition, count, state, *sizes, gres = words
     # sinfo appends a + to the smallest value if some of the nodes have more.
     memory, sockets, cores, threads = (int(size.rstrip("+") or 0) for size in sizes)
-    away = state.startswith(_AWAY)
+    away = state.startswith(_AWAY) or state.endswith("*")  # it does not respond
     return Nodes(partition, int(count), away, memory, sockets, cores, threads, gpus(gres))

@@ -30,6 +30,8 @@ def _comments(facts: Facts, about: Mapping[str, str]) -> Iterator[str]:
             yield f"These {whose} may not use the partition ({key}): {denied}"
     if (own := about.get("QoS", "")) not in _ANYBODY:
         yield f"The partition's own quality of service {own} may limit jobs further: `sacctmgr show qos {own}`"
+    if (least := about.get("MinNodes", "")).isdigit() and int(least) > 1:
+        yield f"A job has at least {least} nodes here (MinNodes): plan no runs on fewer"
     if about.get("ReqResv") == "YES":
         yield "Jobs need a reservation here (ReqResv): reservation: NAME"
     if about.get("RootOnly") == "YES":

@@ -37,7 +37,8 @@ def cores(facts: Facts, about: Mapping[str, str], group: Iterable[Nodes]) -> tup
 def memory(facts: Facts, about: Mapping[str, str], group: Iterable[Nodes]) -> tuple[int, str]:
     """(MiB of a node that a job can ask for, why it is less than the node has; "" if it is not).
 
-    As `cores`, with MemSpecLimit of the nodes, TRES of the partition, and MaxMemPerNode of both partition and site.
+    As `cores`, with MemSpecLimit of the nodes, TRES of the partition, MaxMemPerNode and MaxMemPerCPU of both partition
+    and site. Slurm's CPUs may be hyper-threads: one for each core is what a job is sure to get.
     """
     those = list(group)
     has = min(each.memory_mib for each in those)
@@ -50,6 +51,8 @@ def memory(facts: Facts, about: Mapping[str, str], group: Iterable[Nodes]) -> tu
     for whose, words in (("the partition's", about), ("the site's", facts.config)):
         if (most := words.get("MaxMemPerNode", "")).isdigit() and int(most):
             found.append((int(most), f"{whose} MaxMemPerNode={most}"))
+        if (most := words.get("MaxMemPerCPU", "")).isdigit() and int(most):
+            found.append((int(most) * cores(facts, about, those)[0], f"{whose} MaxMemPerCPU={most}"))
     least, why = min(found, key=lambda each: each[0])
     return least, why
 

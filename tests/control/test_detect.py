@@ -100,7 +100,7 @@ def test_the_profile_describes_the_most_numerous_gpu_nodes_by_the_smallest_of_th
     assert (cluster.cpus_per_gpu, cluster.sbatch) == (12, {"hint": "nomultithread"})
     assert (cluster.launcher, cluster.bind, cluster.mem_per_gpu_mib) == ("mpirun", "cores", None)
     text = found.text
-    assert "2 of 8 are down or drained now" in text
+    assert "2 of 8 are down, drained or silent now" in text
     assert "Other nodes of this partition: 3 nodes, each 8 h100, 128 cores, 977 GiB" in text
     assert "names only pmi2" in text
     # Only one of the user's two accounts may use the partition.
@@ -273,3 +273,39 @@ def test_the_sum_of_unequal_nodes_says_nothing_of_one_of_them() -> None:
     nodes = "p|1|idle|64000|1|8|1|gpu:2\np|1|idle|64000|1|64|1|gpu:2\n"
     found = profile_of(read(CONFIG, "PartitionName=p Default=YES TotalCPUs=72 TRES=cpu=70,mem=125G,node=2\n", nodes))
     assert found.cluster.cpus_per_gpu == 4
+
+
+ONE = "PartitionName=p Default=YES State=UP TotalCPUs=40 "
+
+
+def test_memory_that_a_site_gives_by_the_cpu_is_not_exceeded() -> None:
+    found = profile_of(read(CONFIG, ONE + "MaxMemPerCPU=4000\n", "p|2|idle|192000|2|20|1|gpu:a100:4\n"))
+    assert found.cluster.mem_per_gpu_mib == 40000
+    assert "160000 MiB: the partition's MaxMemPerCPU=4000; a node has 192000 MiB" in found.text
+    site = read(CONFIG + "MaxMemPerCPU            = 1000\n", ONE + "\n", "p|2|idle|192000|2|20|2|gpu:a100:4\n")
+    assert profile_of(site).cluster.mem_per_gpu_mib == 10000  # hyper-threads or not: one CPU for each core is sure
+
+
+def test_a_long_name_of_a_gpu_is_not_run_together_with_its_comment() -> None:
+    gres = "gpu:nvidia_h100_80gb_hbm3_1g.10gb:7(S:0),gpu:nvidia_h100_80gb_hbm3_2g.20gb:3(S:0)"
+    found = profile_of(read(CONFIG, ONE + "\n", f"p|1|idle|192000|2|20|1|{gres}\n"))
+    assert (found.cluster.gpu_type, found.cluster.gpus_per_node) == ("nvidia_h100_80gb_hbm3_1g.10gb", 7)
+    assert "gpu_type: nvidia_h100_80gb_hbm3_1g.10gb # slices of GPUs (MIG)" in found.text
+
+
+def test_nodes_that_do_not_respond_and_a_least_number_of_nodes_are_told() -> None:
+    nodes = "p|2|idle*|192000|2|20|1|gpu:a100:4\np|6|mix-|192000|2|20|1|gpu:a100:4\n"
+    text = profile_of(read(CONFIG, ONE + "MinNodes=2\n", nodes)).text
+    assert "2 of 8 are down, drained or silent now" in text
+    assert "A job has at least 2 nodes here (MinNodes)" in text
+
+
+def test_no_more_gpus_are_asked_for_than_a_job_gets_cores() -> None:
+    found = profile_of(read(CONFIG, ONE + "MaxCPUsPerNode=4\n", "p|1|idle|192000|2|20|1|gpu:a100:8\n"))
+    assert (found.cluster.gpus_per_node, found.cluster.cpus_per_gpu) == (4, 1)
+    assert "of 8: a rank needs a core, and a job gets 4" in found.text
+
+
+def test_an_account_that_the_partition_denies_is_not_proposed() -> None:
+    found = profile_of(read(CONFIG, ONE + "DenyAccounts=hpc\n", "p|1|idle|1000|1|8|1|(null)\n", assoc="hpc|n\nbio|n\n"))
+    assert "yours that are allowed here: bio;" in found.text
