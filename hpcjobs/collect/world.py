@@ -198,6 +198,13 @@ class World:
             said = [one for one in said if one.line > self.since or (one.name in _LAUNCHERS and not launched)]
         if any(one.line <= begin and one.name in _LAUNCHERS for one in said):
             said = [one for one in said if one.line <= begin or one.name not in _LAUNCHERS]
+        for one in [one for one in said if one.line > begin and one.name not in _LAUNCHERS]:
+            first = next((each for each in said if each.line <= begin and each[:2] == one[:2] and each.value > 1), None)
+            if first and first.value != one.value and one.value > 1:
+                if alone:
+                    why = f"{_told(first)} and {_told(one)} are of two starts of the training"
+                    return Gpus(None, None, why, one.line)
+                said.remove(one)  # It is of the next run.
         newest: dict[tuple[str, str], Statement] = {}
         most: dict[str, Statement] = {}
         for one in said:
