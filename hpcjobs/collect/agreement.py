@@ -75,12 +75,14 @@ class Batches(NamedTuple):
     contradiction: str = ""
 
 
-def batches(gpus: int | None, local: int | None, whole: int | None, accumulation: int | None) -> Batches:
+def batches(
+    gpus: int | None, local: int | None, whole: int | None, accumulation: int | None, shared: bool = False
+) -> Batches:
     """The local and the global batch, the one that the log lacks from the other.
 
     The global batch is local batch x GPUs x steps of accumulation. A global batch that is a multiple of local batch x
     GPUs is accumulated, if the log does not say how often. One that is a divisor of it belongs to a model that several
-    GPUs share.
+    GPUs share. If that is known, or may be (`shared`), the global batch gives no local one.
     """
     each = accumulation or 1
     if gpus and local and whole:
@@ -91,7 +93,7 @@ def batches(gpus: int | None, local: int | None, whole: int | None, accumulation
             return Batches(None, None, f"global batch {whole} and {said} contradict each other")
     elif gpus and local:
         whole = local * gpus * each
-    elif gpus and whole and whole % (gpus * each) == 0:
+    elif gpus and whole and whole % (gpus * each) == 0 and not shared:
         local = whole // (gpus * each)
     return Batches(local, whole)
 
@@ -192,10 +194,9 @@ def agree(figures: Sequence[Figure], sizes: Sizes) -> Agreed:
 
 def _sole(figure: Figure, found: list[Reading], sizes: Sizes) -> Agreed:
     """The rate by one figure that no other confirms."""
-    if figure.kind is Kind.OPEN and (sizes.gpus is None or len(found) > 1):
-        return Agreed(
-            None, None, "", f"{_told(figure)} may be of one GPU or of all: no figure confirms it", figure.line
-        )
+    if figure.kind is Kind.OPEN and len(found) > 1:
+        what = "one GPU or of all" if sizes.gpus and sizes.gpus > 1 else "samples or of tokens"
+        return Agreed(None, None, "", f"{_told(figure)} may be of {what}: no figure confirms it", figure.line)
     return Agreed(found[0].rate, figure, found[0].how)
 
 

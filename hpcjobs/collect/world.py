@@ -71,7 +71,9 @@ _SAID_NODES = re.compile(
 # Tags of torchrun ([rank0]:, [default0]:) are of the ranks of one node, and PyTorch prints them before errors alone.
 _TAG = re.compile(rb"\n(?:\[\d+,(\d+)\]<std|\[(\d+)\]<std)")
 _STAMPED = re.compile(rb"\d{4}\[\d+,(\d+)\]<std")
-# srun --label writes them before each line; a list of classes or of epochs has them, too.
+# srun --label writes them before each line; a list of classes or of epochs has them, too. So they count where srun is
+# seen to write them, or nearly every line has one.
+_LABEL = re.compile(r"\bsrun\b.*?\s(?:-l|--label)\b")
 _BARE = re.compile(rb"\n\s*(\d+): ")
 _LABELLED = 0.8
 _OF_A_NODE = ("--nproc_per_node", "tasks per node")
@@ -115,6 +117,7 @@ class World:
         self.bare: dict[int, list[int]] = {}  # the same of srun's labels
         self.tagged = 0
         self.lines = 0
+        self.labels = False  # whether srun is told to write labels
         self.apart = 0  # the last line of what another reader reads
         self.since = 0.0  # the line at which the run before ended
         self.launcher = 0  # the line of the newest launcher: its options may stand on the lines after it
@@ -125,8 +128,9 @@ class World:
         for begin, end in spots(block, self.needles):
             if end - begin < _LONGEST:
                 self.take(numbers.at(begin), block[begin:end].decode("utf-8", "replace"))
-        tagged = b"]<std" in block or b"[rank" in block or b"\n0: " in block or block.startswith(b"0: ")
-        if self.tagged < _MOST_TAGS and (tagged or self.tags):
+        self.lines += block.count(b"\n")
+        tagged = b"]<std" in block or b"\n0: " in block or b"\n 0: " in block or block.startswith((b"0: ", b" 0: "))
+        if self.tagged < _MOST_TAGS and (tagged or self.tags or self.bare):
             self._tag(block)
 
     def take(self, number: int, text: str) -> None:
@@ -134,6 +138,7 @@ class World:
         if _TOLD.search(text):
             return
         text = _PARTS.sub(" ", text)
+        self.labels = self.labels or _LABEL.search(text) is not None
         launches = False
         for name, pattern in _ALL:
             if match := pattern.search(text):
@@ -174,7 +179,6 @@ class World:
 
     def _tag(self, block: bytes) -> None:
         block = b"\n" + block
-        self.lines += block.count(b"\n") - block.endswith(b"\n")
         for pattern, tags in ((_TAG, self.tags), (_STAMPED, self.tags), (_BARE, self.bare)):
             for groups in pattern.findall(block):
                 tag = next(group for group in ([groups] if isinstance(groups, bytes) else groups) if group)
@@ -198,6 +202,13 @@ class World:
             said = [one for one in said if one.line > self.since or (one.name in _LAUNCHERS and not launched)]
         if any(one.line <= begin and one.name in _LAUNCHERS for one in said):
             said = [one for one in said if one.line <= begin or one.name not in _LAUNCHERS]
+        for one in [one for one in said if one.line > begin and one.name not in _LAUNCHERS]:
+            first = next((each for each in said if each.line <= begin and each[:2] == one[:2] and each.value > 1), None)
+            if first and first.value != one.value and one.value > 1:
+                if alone:
+                    why = f"{_told(first)} and {_told(one)} are of two starts of the training"
+                    return Gpus(None, None, why, one.line)
+                said.remove(one)  # It is of the next run.
         newest: dict[tuple[str, str], Statement] = {}
         most: dict[str, Statement] = {}
         for one in said:
@@ -267,7 +278,7 @@ class World:
     def _tags(self) -> int | None:
         """How many ranks have tags, if they are all: from 0 on, each with two lines, none appearing late."""
         labelled = sum(lines for lines, _ in self.bare.values())
-        tags = self.tags or (self.bare if labelled >= _LABELLED * self.lines else {})
+        tags = self.tags or (self.bare if self.labels or labelled >= _LABELLED * self.lines else {})
         count = len(tags)
         if count < 2 or set(tags) != set(range(count)):
             return None

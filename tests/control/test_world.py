@@ -38,6 +38,14 @@ def world(text: str) -> World:
         ("Namespace(batch_size=256, world_size=1, gpus='0,1,2,3')\n", 4, None),
         ("gpus=[0,1,2,3]\nnum_nodes=2\n", 8, 2),
         ("".join(f"{rank}: loss 2\n" for rank in range(8)) * 3, 8, None),
+        # mlcommons/training_results_v5.0, Dell/results/2xXE9680Lx8B200-SXM-180GB/bert/result_0.txt
+        (
+            "+ srun -l --mpi=none --ntasks-per-node=8 ./run.sh\n"
+            + "".join(f"{rank}: Run vars: id 156 gpus 8 mparams ''\n" for rank in range(16)) * 2
+            + ":::MLLOG\n" * 40,
+            16,
+            2,
+        ),
         ("nothing\n", None, None),
     ],
 )

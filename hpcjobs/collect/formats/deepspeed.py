@@ -61,6 +61,7 @@ class DeepspeedReader(StepReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "deepspeed"
+    begin = b":print]   train_batch_size ."
     heads = (b":print]", b"arallel", b"mp_size", b"PipelineEngine", b"STAGE=", *Facts.needles)
     steps = re.compile(
         rb"[=/](\d{1,12}), (?:Running(Avg))?SamplesPerSec=" + _NUMBER
@@ -140,6 +141,7 @@ class DeepspeedReader(StepReader[_Run]):
             global_batch=int(batch.value) if batch else None,
             sd=steady.sd if steady and not why else None,
             steady=steady if not why else None,
+            shared=run.shared,
             unit="samples",
             why=why,
             **facts.own(self.findings),

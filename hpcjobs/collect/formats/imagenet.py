@@ -32,6 +32,7 @@ class ImagenetReader(MeterReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "imagenet"
+    begin = b"Namespace("
     heads = (b"ccum", *Facts.needles)
     steps = re.compile(
         rb"Epoch: \[(\d{1,9})\]\[ *(\d{1,9})/(\d{1,9})\]\s+(?:\| )?Time +" + _NUMBER + rb" +\( *" + _NUMBER

@@ -36,6 +36,7 @@ class MaxtextReader(StepReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "maxtext"
+    begin = b"Num_devices: "
     heads = (b"Num_devices", b"Config param ", *Facts.needles)
     steps = re.compile(
         rb"completed step: (\d{1,12}), seconds: " + _NUMBER + rb", TFLOP/s/device: " + _NUMBER

@@ -111,4 +111,6 @@ class MegatronReader(StepReader[_Run]):
         if run.grew:
             self.findings.problem(run.line, f"the batch grows: only the lines with the newest, {whole}, count")
         why = run.why or contradiction(run.rate, run.batch)
-        self.add_steps(run, steady, "global batch over the time of iterations", "sequences", batch=whole, why=why)
+        self.add_steps(
+            run, steady, "global batch over the time of iterations", "sequences", batch=whole, why=why, shared=True
+        )

@@ -32,6 +32,7 @@ class MmengineReader(StepReader[Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "mmengine"
+    begin = b"Distributed training: "
     heads = (
         *(b"dict(", b"batch_size", b"samples_per_gpu", b"imgs_per_gpu", b"gpu_ids = ", b"GPU number: "),
         *(b"accumulative_counts", b"cumulative_iters", b"Distributed training: "),

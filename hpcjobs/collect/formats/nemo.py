@@ -35,6 +35,7 @@ class NemoReader(StepReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "nemo"
+    begin = b"MEMBER: "
     steps = re.compile(
         rb"global_(?:batch_size: (\d{1,9}) \| global_)?step[:=] ?" + _NUMBER + rb"\b(?:, consumed_samples=" + _NUMBER
         + rb")?[^\n\x1e]*?train_step_timing in s[:=] ?" + _NUMBER
@@ -83,7 +84,7 @@ class NemoReader(StepReader[_Run]):
         whole = int(run.batch.value) if run.batch else run.facts.get("global_batch", self.findings)
         figure = "global batch over train_step_timing"
         why = run.why or ("" if whole else "the log does not say the batch, nor whether a step is one of the optimizer")
-        self.add_steps(run, run.settled(), figure, "sequences", batch=whole, why=why)
+        self.add_steps(run, run.settled(), figure, "sequences", batch=whole, why=why, shared=True)
 
 
 def _whole(number: bytes) -> int | None:

@@ -50,6 +50,7 @@ class PaddleReader(StepReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "paddle"
+    begin = b"PADDLE_TRAINERS_NUM"
     heads = (b"PADDLE_TRAINERS_NUM", b"number of gpu is", b"distributed.launch", *Facts.needles)
     steps = re.compile(
         rb"batch_cost:? " + _NUMBER + rb"([^\n\x1e]*?)[ _]ips:? " + _NUMBER + rb"(?: ?([a-z]+)/s)?"

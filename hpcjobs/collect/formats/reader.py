@@ -93,6 +93,7 @@ class FormatReader:
         local_batch: int | None = None,
         global_batch: int | None = None,
         accumulation: int | None = None,
+        shared: bool = False,
         tokens: int | None = None,
         step_ms: float | None = None,
         why: str = "",
@@ -100,11 +101,11 @@ class FormatReader:
     ) -> None:
         """Add a training run: agreement.agree says which of its figures is the rate, world.World how many GPUs it has.
 
-        `line` is the log's line at which the run begins, `figure` the log's name of the rate in `total` (over all
-        GPUs) or `per_gpu`; `step_ms` is a step's time that the log gives. `figures` are more figures of the same run,
-        which count after these. `gpus` is what the reader's own lines say, at `gpus_at` (line, words). `accumulation`
-        is how many times gradients of a step are added up, `tokens` how many a sequence has. `why` is the problem to
-        report if there is no rate. `missing` names what is not known.
+        `line` is the log's line at which the run begins, `figure` the log's name of the rate in `total` (over all GPUs)
+        or `per_gpu`; `step_ms` is a step's time that the log gives. `figures` are more figures of the same run, which
+        count after these. `gpus` is what the reader's own lines say, at `gpus_at` (line, words). `accumulation` is how
+        many times gradients of a step are added up, `shared` whether GPUs may share a model, `tokens` how many a
+        sequence has. `why` is the problem to report if there is no rate. `missing` names what is not known.
         """
         found, option = self.findings, self.findings.option
         at, words = gpus_at or (line, OWN)
@@ -116,7 +117,7 @@ class FormatReader:
             gpus, gpus_from = option, "option"
         elif gpus and option and option != gpus:
             found.problem(line, f"the log says {gpus} GPUs, the path {option}: the log counts")
-        local_batch, global_batch, odd = agreement.batches(gpus, local_batch, global_batch, accumulation)
+        local_batch, global_batch, odd = agreement.batches(gpus, local_batch, global_batch, accumulation, shared)
         if odd:
             found.problem(line, f"{odd}: the batch is not known")
         total, per_gpu, step_ms = _figure(total), _figure(per_gpu), _figure(step_ms)

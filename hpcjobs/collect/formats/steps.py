@@ -127,8 +127,13 @@ class StepReader(FormatReader, Generic[R]):
                 self.head(line)
 
     def again(self) -> R:
-        """End the run, and begin one of which nothing but the facts is known: a training that was started again."""
-        facts, line = self.run.facts, self.numbers
+        """End the run, and begin one of which nothing but the facts is known: a training that was started again.
+
+        If lines since the run's begin say its GPUs anew, its facts may be others, too, and are not known.
+        """
+        line, begun = self.numbers, self.run.line
+        anew = any(begun < one.line <= line.number for one in self.findings.world.statements)
+        facts = Facts() if anew else self.run.facts
         self._end_at(line.number)
         self.run.facts, self.began = facts, True
         self.numbers = line

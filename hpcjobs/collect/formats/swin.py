@@ -26,6 +26,7 @@ class SwinReader(MeterReader[EpochRun]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "swin"
+    begin = b"WORLD_SIZE in environ"
     heads = (b"WORLD_SIZE in environ", b"BATCH_SIZE: ", b"ACCUMULATION_STEPS: ", b"INFO A", *Facts.needles)
     steps = re.compile(
         rb"Train: \[(\d{1,9})/\d{1,9}\]\[ *(\d{1,9})/(\d{1,9})\]\s+eta [^\n\x1e]*?\btime +" + _NUMBER + rb" +\( *"

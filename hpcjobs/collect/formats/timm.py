@@ -33,6 +33,7 @@ class TimmReader(MeterReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "timm"
+    begin = b"Training in distributed mode"
     heads = (b"Process ", b"single process", *Facts.needles)
     steps = re.compile(
         rb"Train: (\d{1,9}) \[ *(\d{1,9})/(\d{1,9}) \( *\d+%\)\][^\n\x1e]*?Time: +" + _NUMBER + rb"s, +" + _NUMBER

@@ -41,6 +41,7 @@ class TorchtitanReader(StepReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "torchtitan"
+    begin = b"device mesh with "
     heads = (b"device mesh with ", b"global batch size ", *Facts.needles)
     steps = re.compile(
         rb"step: +(\d{1,12}) +loss: [^\n\x1e]*? memory: [^\n\x1e]*?[tw]ps: (\d{1,3}(?:,\d{3}){1,4}|\d{1,12})(?=\s)"

@@ -48,6 +48,7 @@ class TorchvisionReader(StepReader[_Run]):
     """Reads the logs that the text at the top of this file describes."""
 
     name = "torchvision"
+    begin = b"Namespace("
     heads = (b"batch_size=", b"batch_size_per_gpu=", b"world_size=", b"accum_iter=", b"update_freq=", *Facts.needles)
     steps = re.compile(
         rb"poch: \[(\d{1,9})(?:/\d{1,9})?\] +\[ *(\d{1,9})/(\d{1,9})\] +eta: (?:[^\n\x1e]*? img/s: " + _NUMBER

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcjobs.collect.measurements import Throughput
 from tests.control.logs_formats.reading import one, read, reasons
 
 
@@ -32,7 +33,8 @@ def bars(name: str, steps: int, seconds: float) -> str:
 )
 def test_bars_of_epochs_and_of_data_are_no_steps(tmp_path: Path, name: str, steps: int, seconds: float) -> None:
     result = read(tmp_path, "global batch size: 256\nworld_size: 4\n" + bars(name, steps, seconds))
-    assert [(one.throughput, one.step_ms) for one in result.measurements] in ([], [(None, None)])
+    found = [run for run in result.measurements if isinstance(run, Throughput)]
+    assert all(run.throughput is None and run.step_ms is None for run in found)
 
 
 def test_bars_of_one_epoch_each_are_steps(tmp_path: Path) -> None:
@@ -141,3 +143,70 @@ def test_gpus_of_paddles_launcher(tmp_path: Path, options: str, gpus: int | None
         for step in range(0, 200, 10)
     )
     assert one(read(tmp_path, f"python -m paddle.distributed.launch {options} train.py\n" + lines)).gpus == gpus
+
+
+def resumed(head: str, lines: str) -> str:
+    """Two starts of a training in one file: on 8 GPUs, and then on 16 from its next step on."""
+    return "".join(
+        head.format(gpus) + "".join(lines.format(step=step, epoch=epoch) for step in range(first, first + 200, 10))
+        for gpus, first, epoch in ((8, 10, 1), (16, 210, 2))
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "lines", "per_gpu"),
+    [
+        (
+            "Namespace(batch_size=32, world_size={})\n",
+            "Epoch: [{epoch}]  [{step}/1000]  eta: 0:30:12  loss: 6.9 (6.9)  time: 0.2500  data: 0.0100  max mem: 8000\n",
+            128,
+        ),
+        (
+            "[titan] - root - INFO - Building 1-D device mesh with ['dp_shard'], [{}]\n",
+            "[titan] - root - INFO - step: {step}  loss:  7.4  memory: 40.00GiB(50.00%)  tps: 8,192  mfu: 40.50%\n",
+            8192,
+        ),
+        (
+            "Num_devices: {}, shape (1)\n",
+            "completed step: {step}, seconds: 2.000, TFLOP/s/device: 451.2, Tokens/s/device: 4096.000, total_weights: 1\n",
+            4096,
+        ),
+        (
+            "PADDLE_TRAINERS_NUM: {}\n",
+            "[Train][Epoch {epoch}/120][Iter: {step}/626]lr: 0.1, batch_cost: 0.50000s, ips: 128.00000 samples/s\n",
+            128,
+        ),
+        (
+            "mmdet - INFO - Distributed training: True\ndata = dict(samples_per_gpu=2)\ngpu_ids = range(0, {})\n",
+            "mmdet - INFO - Epoch [{epoch}][{step}/7330]	lr: 0.00399, time: 0.500, data_time: 0.016, memory: 7966\n",
+            4,
+        ),
+    ],
+    ids=["torchvision", "torchtitan", "maxtext", "paddle", "mmengine"],
+)
+def test_a_training_that_goes_on_with_other_gpus_is_another_run(
+    tmp_path: Path, head: str, lines: str, per_gpu: float
+) -> None:
+    found = [run for run in read(tmp_path, resumed(head, lines)).measurements if isinstance(run, Throughput)]
+    assert [run.gpus for run in found] == [8, 16]
+    assert [run.per_gpu for run in found] == pytest.approx([per_gpu, per_gpu])
+
+
+def test_two_starts_that_no_line_parts_have_no_number_of_gpus(tmp_path: Path) -> None:
+    text = "world_size=8\n" + meters(0) + "world_size=16\n" + meters(0).replace("[1]", "[3]").replace("[0]", "[2]")
+    result = read(tmp_path, text)
+    assert one(result).gpus is None
+    assert "are of two starts of the training" in reasons(result)
+
+
+# Tensor and pipeline parallelism: the global batch over the GPUs is no local batch.
+MEGATRON = """\
+using world size: 8, data-parallel size: 1, tensor-model-parallel size: 4, pipeline-model-parallel size: 2
+ iteration       10/    1000 | consumed samples:          160 | elapsed time per iteration (ms): 2000.0 | learning rate: 1.0E-04 | global batch size:    16 | lm loss: 1.0E+01 |
+ iteration       20/    1000 | consumed samples:          320 | elapsed time per iteration (ms): 2000.0 | learning rate: 1.0E-04 | global batch size:    16 | lm loss: 1.0E+01 |
+"""
+
+
+def test_gpus_that_share_a_model_have_no_batch_each(tmp_path: Path) -> None:
+    measured = one(read(tmp_path, MEGATRON))
+    assert (measured.gpus, measured.throughput, measured.global_batch, measured.local_batch) == (8, 8, 16, None)
