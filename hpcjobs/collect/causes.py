@@ -56,7 +56,8 @@ CAUSES: tuple[Cause, ...] = (
 # If one task exits by itself, srun then kills the others: their signals are not the cause. PyTorch's watchdog aborts
 # its process.
 _EXITED = re.compile(
-    rf"{TASK_END}Exited with exit code|[Cc]aught collective operation timeout|watchdog thread terminated", re.MULTILINE
+    rf"{TASK_END}Exited with exit code|[Cc]aught collective operation timeout|watchdog (?:thread terminated|got stuck)",
+    re.MULTILINE,
 )
 # A program that prints so many lines of progress after an exception went on: it did not end the program.
 _PROGRESS = re.compile(

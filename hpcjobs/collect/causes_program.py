@@ -94,7 +94,8 @@ HOST_MEMORY = (
 )
 # The program ended itself. absl and glog begin such a line with F and the date, TensorFlow with F and the file.
 _FATAL = (
-    r"(?:\bF\d{4} [\d:. ]+\d+ [\w./-]+:\d+\] |: F (?:[\w.-]+/)+[\w.-]+:\d+\] |^F (?:[\w.-]+/)+[\w.-]+:\d+\] )"
+    r"(?:\bF\d{4} [\d:. ]+\d+ (?!ProcessGroupNCCL)[\w./-]+:\d+\] "
+    r"|: F (?:[\w.-]+/)+[\w.-]+:\d+\] |^F (?:[\w.-]+/)+[\w.-]+:\d+\] )"
     r"(?![^\n]*(?:another task|distributed service|coordination service))"  # JAX: the end of another process
 )
 ABORTED = (

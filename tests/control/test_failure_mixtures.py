@@ -83,6 +83,9 @@ REPORTS = [
     ("traceback", 'state_dict for Net: Missing key(s) in state_dict: "fc.weight".',
      RAISED + 'RuntimeError: Error(s) in loading state_dict for Net:\n\tMissing key(s) in state_dict: "fc.weight".\n'),
     # a watchdog of PyTorch aborts its process: the signal only follows
+    ("nccl_error", "watchdog got stuck for 600 seconds",
+     "[rank1]:[F1129 10:00:00.100000 ProcessGroupNCCL.cpp:1154] [PG 0 Rank 1] ProcessGroupNCCL's watchdog got stuck for 600 seconds\n"
+     "srun: error: n1: task 1: Aborted (core dumped)\n"),
     ("nccl_error", "NCCL error: remote process exited",
      "terminate called after throwing an instance of 'c10::DistBackendError'\n  what():  [PG 0 Rank 1] Process group watchdog thread "
      "terminated with exception: NCCL error: remote process exited or there was a network error\n"
@@ -187,3 +190,26 @@ def test_a_flood_of_lines_that_differ_in_numbers_is_searched_quickly(tmp_path: P
     )
     ended = why(tmp_path, 1, flood + EXITED)
     assert (ended.kind, ended.evidence.startswith("n")) == ("nccl_error", True)
+
+
+HARMLESS = [
+    "[1668693503.47300] [n1:1188440:0]  ucp_context.c:1234 UCX  WARN  network device 'mlx5_0:1' is not available\n" * 8,
+    "n1:4:5 [0] misc/socket.cc:538 NCCL WARN Net : Connection closed by remote peer n2<47861>\n" * 40,
+    "/usr/lib/x.py:33: UserWarning: CUDA initialization: CUDA unknown error - this may be due to an environment\n",
+    "n2 kernel: NVRM: Xid (PCI:0000:dc:00): 63, Row Remapper: New row marked for remapping\n",
+    "n3 kernel: NVRM: Xid (PCI:0000:01:00): 144, SAW_MVB Nonfatal XC0 i0 Link 0 (0x00000001)\n",  # leptonai/gpud 1160
+    RULE + "WARNING: There was an error initializing an OpenFabrics device.\n\n  Local host:   n1\n" + RULE,
+    'Lmod has detected the following error: The following module(s) are unknown: "git"\n',
+    "slurmstepd: error: Unable to create TMPDIR [/scratch/1]: Permission denied\nslurmstepd: error: Setting TMPDIR to /tmp\n",
+    "WARNING: Could not find any nv files on this host!\n",
+]
+
+
+@pytest.mark.parametrize("harmless", HARMLESS, ids=range(len(HARMLESS)))
+@pytest.mark.parametrize("first", [True, False])
+def test_a_harmless_line_before_or_after_an_exception_is_not_the_cause(
+    harmless: str, first: bool, tmp_path: Path
+) -> None:
+    raised = f"{RAISED}ValueError: boom\n"
+    ended = why(tmp_path, 1, (harmless + STEPS + raised if first else STEPS + raised + harmless) + EXITED)
+    assert (ended.kind, ended.evidence) == ("traceback", "ValueError: boom")
