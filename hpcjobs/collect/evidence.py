@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hpcjobs.base.contract import ERROR_PREFIX
@@ -25,15 +25,17 @@ _LINE_LENGTH = 2000
 _SHOWN_LENGTH = 400
 # C++ prints dozens of them for each rank, and none says why.
 _FRAME = re.compile(r"(?:^|[\]:] ?)frame #\d+: ")
+# Of Python's tracebacks the place; the source line below it may hold the words of any failure.
+_PLACE = re.compile(r'(.{0,80}?)File "[^"]+", line \d+(?:, in |$)')
 # So many lines that differ in their numbers alone are searched where much is read, but for those of progress.
 _ALIKE = 32
 _DIGITS = re.compile(r"\d+(?:\.\d+)?")
 
 
 def tail(path: Path, size: int = _TAIL_BYTES) -> list[str]:
-    """The whole lines in the last `size` bytes of a file, without terminal escapes and C++'s stack frames.
+    """The whole lines in the last `size` bytes of a file, without terminal escapes and what is printed of programs.
 
-    Empty if it cannot be read.
+    That is C++'s stack frames, and the source lines of Python's tracebacks. Empty if the file cannot be read.
     """
     try:
         with open_plain(path) as file:
@@ -46,8 +48,19 @@ def tail(path: Path, size: int = _TAIL_BYTES) -> list[str]:
     lines = data.decode("utf-8", errors="replace").replace("\r", "\n").split("\n")
     if begin and len(lines) > 1:
         lines = lines[1:]  # the rest of a line
-    clean = (_ESCAPES.sub("", line[:_LINE_LENGTH]).strip() for line in lines)
-    return [line for line in clean if line and not _FRAME.search(line)]
+    clean = (_ESCAPES.sub("", line[:_LINE_LENGTH]).rstrip() for line in lines)
+    return [line.strip() for line in _without_source(clean) if line and not _FRAME.search(line)]
+
+
+def _without_source(lines: Iterable[str]) -> Iterator[str]:
+    """The lines but for those that a traceback shows of a program: further to the right than the place above them."""
+    deeper: str | None = None
+    for line in lines:
+        if deeper is not None and line.startswith(deeper):
+            continue
+        place = _PLACE.match(line)
+        deeper = f"{place[1]}  " if place and place[1].endswith(" ") else None
+        yield line
 
 
 def why(*logs: Path, ends_known: bool = False) -> str:

@@ -180,7 +180,7 @@ def test_names_come_with_descriptions(folder: Path) -> None:
         ("report --against h", ["here.yaml"]),
         ("collect --logs h", ["here.yaml"]),
         ("collect h", []),
-        ("collect --logs --format n", ["nccl-tests"]),
+        ("collect --logs --format n", ["nccl-tests", "nemo"]),
         ("cancel after:noon ", ["g0001-r01", "g0002-r01"]),
         ("cancel after:noon g0001-r01 ", ["g0002-r01"]),
         ("cancel nowhere ", []),

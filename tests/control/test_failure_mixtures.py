@@ -213,3 +213,15 @@ def test_a_harmless_line_before_or_after_an_exception_is_not_the_cause(
     raised = f"{RAISED}ValueError: boom\n"
     ended = why(tmp_path, 1, (harmless + STEPS + raised if first else STEPS + raised + harmless) + EXITED)
     assert (ended.kind, ended.evidence) == ("traceback", "ValueError: boom")
+
+
+SHOWS = (
+    '{0}Traceback (most recent call last):\n{0}  File "train.py", line 40, in main\n'
+    '{0}    raise RuntimeError("CUDA out of memory" if oom else "bad labels")\n{0}          ^^^^^^^^^^^^^^^^^\n'
+)
+
+
+@pytest.mark.parametrize("prefix", ["", "[rank3]: ", "3: "])
+def test_a_line_of_the_program_that_a_traceback_shows_is_no_message(tmp_path: Path, prefix: str) -> None:
+    failure = why(tmp_path, 1, SHOWS.format(prefix) + f"{prefix}RuntimeError: bad labels\n")
+    assert (failure.kind, failure.evidence) == ("traceback", f"{prefix}RuntimeError: bad labels")
