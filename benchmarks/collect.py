@@ -49,6 +49,7 @@ ROOMS = {
     "torchtitan": rb"step: +(\d+) .*tps: ([0-9,]+)",
     "composer": rb"throughput/(\w+): ([0-9.]+)",
     "step_avg": rb"step:(\d+)/\d+ train_time:(\d+)ms step_avg:([0-9.]+)ms",
+    "epochs": rb"Time taken for epoch (\d+) is ([0-9.]+) sec, avg ([0-9.]+) samples/sec",
     "progress": rb"Epoch (\d+): .*\| (\d+)/\d+ \[(\d+):(\d+)<",
 }
 FIXED = {"train.log": re.compile(rb'"step_ms": ([0-9.]+)'), "tf_cnn": re.compile(rb"images/sec: ([0-9.]+)")}

@@ -37,6 +37,7 @@ FORMATS: dict[str, str] = {
     "torchtitan": "torchtitan: tps, tokens a second of one GPU",
     "composer": "MosaicML's Composer: throughput/samples_per_sec",
     "step_avg": "modded-nanogpt and kin: step_avg:143.95ms",
+    "epochs": "NERSC's tutorials: Time taken for epoch N is N sec, avg N samples/sec",
     "progress": "progress bars of trainings, such as PyTorch Lightning's: it/s, s/it",
     "nccl-tests": "nccl-tests and rccl-tests: tables of algbw and busbw",
     "osu": "OSU micro-benchmarks: tables of latency or bandwidth",
@@ -67,6 +68,7 @@ _READERS = {
     "torchtitan": ("torchtitan", "TorchtitanReader"),
     "composer": ("composer", "ComposerReader"),
     "step_avg": ("step_avg", "StepAvgReader"),
+    "epochs": ("epochs", "EpochsReader"),
     "progress": ("progress", "ProgressReader"),
     "nccl-tests": ("nccl", "NcclReader"),
     "osu": ("osu", "OsuReader"),
@@ -123,6 +125,10 @@ _SIGNS: tuple[tuple[tuple[bytes, ...], tuple[tuple[str, re.Pattern[bytes]], ...]
             ("composer", re.compile(rb"\bthroughput/(?:device/)?(?:samples|tokens)_per_sec: \d")),
             ("step_avg", re.compile(rb"step:\d+/\d+ .*train_time:[\d.]+ms step_avg:\d")),
         ),
+    ),
+    (
+        (b"Time taken for epoch ",),
+        (("epochs", re.compile(rb"Time taken for epoch \d+ is \d[\d.]* sec, avg \d[\d.]* samples/sec")),),
     ),
     ((b"DLL",), (("dllogger", re.compile(rb"\bDLLL? (?:\d{4}-\d\d-\d\d |\{)")),)),
     (

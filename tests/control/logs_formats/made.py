@@ -243,6 +243,17 @@ def step_avg(truth: Truth) -> str:
     )
 
 
+def epochs(truth: Truth) -> str:
+    steps = 50
+    text = f"global_batch_size {truth.batch}\nNsamples {steps * truth.batch}\nworld_size {truth.gpus}\n"
+    for epoch, time in enumerate(truth.times(6 * truth.length)[1:], 1):  # one slow epoch
+        text += (
+            f"2021-11-12 00:46:23,492 - root - INFO - Time taken for epoch {epoch} is {steps * time} sec, avg "
+            f"{truth.batch / time} samples/sec\n2021-11-12 00:46:23,492 - root - INFO -   Avg train loss=0.014280\n"
+        )
+    return text
+
+
 def progress(truth: Truth) -> str:
     text = f"initializing ddp: GLOBAL_RANK: 0, MEMBER: 1/{truth.gpus}\n"
     for epoch in range(2 + truth.length):
@@ -273,6 +284,7 @@ MAKERS: dict[str, Callable[[Truth], str]] = {
     "torchtitan": torchtitan,
     "composer": composer,
     "step_avg": step_avg,
+    "epochs": epochs,
     "progress": progress,
 }
 TOKENS = ("maxtext", "torchtitan")

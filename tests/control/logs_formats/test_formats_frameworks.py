@@ -118,6 +118,20 @@ step:1490/1490 val_loss:3.2794 train_time:213121ms step_avg:144.00ms
 """
 
 
+# NERSC/sc22-dl-tutorial, example_logs
+NERSC = """\
+2021-11-12 00:32:26,119 - root - INFO - global_batch_size 64
+2021-11-12 00:32:26,119 - root - INFO - base_batch_size 64
+2021-11-12 00:32:26,119 - root - INFO - Nsamples 65536
+2021-11-12 00:32:26,150 - root - INFO - rank 0, begin data loader init
+2021-11-12 00:46:23,492 - root - INFO - Time taken for epoch 1 is 752.9529612064362 sec, avg 87.03863770585806 samples/sec
+2021-11-12 00:46:23,492 - root - INFO -   Avg train loss=0.014280
+2021-11-12 00:47:36,657 - root - INFO -   Total validation time: 73.16440415382385 sec
+2021-11-12 00:59:52,873 - root - INFO - Time taken for epoch 2 is 736.1673448085785 sec, avg 89.02323698837927 samples/sec
+2021-11-12 01:13:09,400 - root - INFO - Time taken for epoch 3 is 725.6503672599792 sec, avg 90.31346631499791 samples/sec
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "format", "rate", "unit", "gpus", "batch"),
     [
@@ -131,6 +145,7 @@ step:1490/1490 val_loss:3.2794 train_time:213121ms step_avg:144.00ms
         (TIMM, "timm", 128 / 0.2879, "images", None, 128),
         (DETR, "torchvision", 16 / ((11 * 1.4 - 8.132) / 10), "samples", 8, 16),
         (FLEETX, "paddle", 8192 / 0.12026, "tokens", 8, 8192),
+        (NERSC, "epochs", 2 * 65536 / (736.1673 + 725.6504), "samples", None, 64),
         (TORCHTITAN, "torchtitan", 8 * 171933, "tokens", 8, None),
     ],
 )
@@ -176,6 +191,12 @@ def test_the_rate_of_one_gpu_is_not_multiplied_by_a_number_that_nobody_says(
     assert (measured.throughput, measured.gpus, measured.unit) == (None, None, unit)
     total = one(read(tmp_path, text, gpus_from=r"s(o)me|(?!)")).throughput
     assert total is None
+
+
+def test_epochs_that_do_not_fit_their_samples_have_no_rate(tmp_path: Path) -> None:
+    result = read(tmp_path, NERSC.replace("Nsamples 65536", "Nsamples 32768"))
+    assert one(result).throughput is None
+    assert "samples of an epoch 65536 (line 5); Nsamples 32768 (line 3)" in reasons(result)
 
 
 def test_a_step_of_micro_batches_is_refused(tmp_path: Path) -> None:
