@@ -25,7 +25,7 @@ run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two 
 COMPUTE=(tests/docs tests/browser tests/e2e tests/data tests/train)
 # The tests of the control half are divided by their first letters, so that both lanes take about as long.
 SLURM_LANE=(tests/control/test_[a-i]*.py)
-COMPUTE_LANE=(tests/control/test_[j-z]*.py)
+COMPUTE_LANE=(tests/control/logs_formats tests/control/test_[j-z]*.py)
 compute_and_control() {
     local rc=0
     run compute "${COMPUTE[@]}" || rc=1

@@ -24,10 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="the full counts of what is otherwise run in part")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # An example may start a process; how long that takes is the machine's affair.
-    hypothesis.settings.register_profile("any machine", deadline=None)
+    # An example may start a process; how long that takes is the affair of the machine. Examples are the same in each
+    # run, but in a soak: a run that finds a new one says nothing of whether a change broke something.
+    hypothesis.settings.register_profile("any machine", deadline=None, derandomize=not config.getoption("--soak"))
     hypothesis.settings.load_profile("any machine")
     # A shell starts what runs in its background with SIGINT ignored, and every child would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)

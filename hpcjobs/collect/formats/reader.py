@@ -43,6 +43,8 @@ class FormatReader:
 
     name: ClassVar[str]
     needles: ClassVar[tuple[bytes, ...]] = ()
+    # Whether the time of a step checks the rate. Not where both come from the same windows, whose batches may differ.
+    checks: ClassVar[bool] = True
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
@@ -124,7 +126,7 @@ class FormatReader:
         given = [Figure(Kind.TOTAL, total, line, figure)] if total else []
         given += [Figure(Kind.ONE, per_gpu, line, figure)] if per_gpu else []
         given += figures
-        given += [Figure(Kind.STEP, step_ms / 1000, line, "time of a step")] if step_ms else []
+        given += [Figure(Kind.STEP, step_ms / 1000, line, "time of a step")] if step_ms and self.checks else []
         agreed = agreement.agree(given, Sizes(gpus, global_batch, tokens))
         rate, counts = agreed.rate, agreed.figure
         if agreed.contradiction:

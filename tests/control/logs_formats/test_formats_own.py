@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from hpcjobs.collect import mllog
 from tests.control.logs import line, train_log
@@ -73,28 +71,3 @@ def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
     )
     measured = one(read(tmp_path, noisy))
     assert (measured.step_ms, measured.throughput) == (expected.step_ms, expected.throughput)
-
-
-@given(
-    times=st.lists(st.floats(1, 1e5), min_size=1, max_size=40),
-    gpus=st.sampled_from([1, 2, 3, 16, 512]),
-    batch=st.integers(1, 512),
-    kept=st.floats(0, 1),
-)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_log_made_up_from_known_steps_gives_them_wherever_it_is_cut_off(
-    tmp_path: Path, times: list[float], gpus: int, batch: int, kept: float
-) -> None:
-    """The warm-up window, ten times as slow and more, is in no figure."""
-    text = as_written(train_log(gpus=gpus, batch=batch, step_ms=tuple(times), warmup_ms=1e6))
-    cut = text[: round(kept * len(text))]
-    whole = [line for line in cut.splitlines(keepends=True) if line.endswith("\n")]
-    timed = times[: max(0, sum('"tracked_stats"' in line for line in whole) - 1)]
-    result = read(tmp_path, cut)
-    if not timed:
-        assert result.measurements == ()
-        return
-    step_ms = sum(timed) / len(timed)
-    assert one(result).step_ms == pytest.approx(step_ms)
-    assert one(result).throughput == pytest.approx(1000 * gpus * batch / step_ms)
-    assert (one(result).gpus, one(result).global_batch) == (gpus, gpus * batch)

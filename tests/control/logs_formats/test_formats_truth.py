@@ -16,6 +16,8 @@ from tests.control.logs_formats.reading import one, reasons
 
 # The first two steps are slow, and times have three digits: a rate may lie so far off.
 NEAR = 0.05
+# The mean since an epoch's begin holds the slow steps, which the one line that is left may not let be left out.
+CUT = 0.1
 LOGS = {**MAKERS, "mmcv": mmcv}
 
 truths = st.builds(
@@ -37,7 +39,7 @@ def read(folder: Path, text: str) -> LogResult:
     return read_log(path)
 
 
-def holds(measured: Throughput, name: str, truth: Truth, told: bool = True) -> bool:
+def holds(measured: Throughput, name: str, truth: Truth, told: bool = True, near_by: float = NEAR) -> bool:
     """Whether each figure is the truth or is not known. `told`: whether the log says how gradients are accumulated.
 
     A log of mmcv does not: its step is a batch.
@@ -49,10 +51,10 @@ def holds(measured: Throughput, name: str, truth: Truth, told: bool = True) -> b
     near = pytest.approx
     return all(
         (
-            measured.throughput in (None, near(rate * factor, rel=NEAR)),
+            measured.throughput in (None, near(rate * factor, rel=near_by)),
             measured.gpus in (None, truth.gpus),
             measured.global_batch in (None, batch * factor),
-            measured.step_ms in (None, near(1000 * step_s, rel=NEAR)),
+            measured.step_ms in (None, near(1000 * step_s, rel=near_by)),
         )
     )
 
@@ -77,7 +79,7 @@ def test_a_log_cut_off_at_both_ends_gives_no_other_number(
     text = LOGS[name](truth)
     for measured in read(tmp_path, text[round(begin * len(text)) : round(end * len(text))]).measurements:
         assert isinstance(measured, Throughput)
-        assert holds(measured, name, truth) or holds(measured, name, truth, told=False), measured
+        assert any(holds(measured, name, truth, told, CUT) for told in (True, False)), measured
 
 
 @pytest.mark.parametrize("name", LOGS)
