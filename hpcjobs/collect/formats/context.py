@@ -1,4 +1,4 @@
-"""Reads what scripts print about GPUs, nodes and batch in logs of any format, if the meaning is clear."""
+"""Reads what scripts print about GPUs and batch in logs of any format, if the meaning is clear."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ class Context:
 
     def __init__(self) -> None:
         self.gpus: int | None = None
-        self.nodes: int | None = None
         self.local_batch: int | None = None
         self.global_batch: int | None = None
         self.batch: int | None = None
@@ -42,8 +41,8 @@ class Context:
         self.gpus = self.gpus or _first(_GPUS, text)
         each = _first(_LAUNCH, text)
         if each and not self.gpus:
-            self.nodes = _first(_NODES, text) or (None if "--nnodes" in text else 1)
-            self.gpus = each * self.nodes if self.nodes else None
+            nodes = _first(_NODES, text) or (None if "--nnodes" in text else 1)
+            self.gpus = each * nodes if nodes else None
         batch = _first(_GLOBAL, text)
         local = _first(_LOCAL, text)
         self.global_batch = self.global_batch or batch

@@ -83,12 +83,8 @@ class DeepspeedReader(StepReader[_Run]):
             facts.take(line)
 
     def step(self, match: re.Match[bytes]) -> None:
-        run, step = self.run, int(match[1] or match[4])
-        count = run.count(step)
-        if count < 0:
-            run = self.again()
-            run.line = self.numbers.at(match.start())
-            count = run.count(step)
+        step = int(match[1] or match[4])
+        run, count = self.follow(step, match)
         rate = float(match[3] or match[6])
         if not count or not 0 < rate < math.inf:
             return

@@ -44,12 +44,8 @@ class EpochsReader(StepReader[_Run]):
             super().head(line)
 
     def step(self, match: re.Match[bytes]) -> None:
-        run, (epoch, time, rate) = self.run, (int(match[1]), float(match[2]), float(match[3]))
-        count = run.count(epoch)
-        if count < 0:
-            run = self.again()
-            run.line = self.numbers.at(match.start())
-            count = run.count(epoch)
+        epoch, time, rate = int(match[1]), float(match[2]), float(match[3])
+        run, count = self.follow(epoch, match)
         if count:
             run.add(rate * time, time)
             run.epochs += 1

@@ -56,12 +56,8 @@ class MaxtextReader(StepReader[_Run]):
             run.facts.take(line)
 
     def step(self, match: re.Match[bytes]) -> None:
-        run, step = self.run, int(match[1])
-        count = run.count(step)
-        if count < 0:
-            run = self.again()
-            run.line = self.numbers.at(match.start())
-            count = run.count(step)
+        step = int(match[1])
+        run, count = self.follow(step, match)
         time, rate = float(match[2]), float(match[4])
         if count and time > 0:
             run.add(1.0, time)

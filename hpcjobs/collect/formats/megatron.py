@@ -63,12 +63,8 @@ class MegatronReader(StepReader[_Run]):
             facts.take(line)
 
     def step(self, match: re.Match[bytes]) -> None:
-        run, step = self.run, int(match[1])
-        count = run.count(step)
-        if count < 0:
-            run = self.again()
-            run.line = self.numbers.at(match.start())
-            count = run.count(step)
+        step = int(match[1])
+        run, count = self.follow(step, match)
         if not count:
             return
         time = float(match[4]) / (1000 if match[3] else 1)

@@ -70,13 +70,9 @@ class MmengineReader(StepReader[Run]):
             facts.say("accumulation", int(match[1]), line.number, "accumulation of gradients")
 
     def step(self, match: re.Match[bytes]) -> None:
-        run, (epoch, number, of, time) = self.run, match.groups()
+        epoch, number, of, time = match.groups()
         step, mean = (int(epoch) * int(of) if epoch else 0) + int(number), float(time)
-        count = run.count(step)
-        if count < 0:
-            run = self.again()
-            run.line = self.numbers.at(match.start())
-            count = run.count(step)
+        run, count = self.follow(step, match)
         if count and 0 < mean < math.inf:
             run.add(float(count), count * mean)
 

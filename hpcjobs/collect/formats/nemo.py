@@ -49,11 +49,7 @@ class NemoReader(StepReader[_Run]):
         run, step = self.run, _whole(match[2])
         if step is None:
             return
-        count = run.count(step)
-        if count < 0:
-            run = self.again()
-            run.line = self.numbers.at(match.start())
-            count = run.count(step)
+        run, count = self.follow(step, match)
         if not count:
             return
         if match[1]:

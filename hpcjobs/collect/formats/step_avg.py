@@ -60,11 +60,7 @@ class StepAvgReader(StepReader[_Run]):
         if match[2]:
             run.checked, run.ms = said, math.inf
             return
-        count = run.count(step)
-        if count < 0:
-            run = self.again()
-            run.line = said[3]
-            count = run.count(step)
+        run, count = self.follow(step, match)
         if count:
             if said[1] > run.ms:
                 run.add(float(count), (said[1] - run.ms) / 1000)

@@ -139,6 +139,14 @@ class StepReader(FormatReader, Generic[R]):
         self.numbers = line
         return self.run
 
+    def follow(self, step: int, match: re.Match[bytes]) -> tuple[R, int]:
+        """The run of a step, and its steps since the line before; 0: another rank's copy. It may begin another run."""
+        count = self.run.count(step)
+        if count < 0:
+            self.again().line = self.numbers.at(match.start())
+            count = self.run.count(step)
+        return self.run, count
+
     def add_steps(
         self,
         run: R,

@@ -62,12 +62,8 @@ class TorchtitanReader(StepReader[_Run]):
             facts.take(line)
 
     def step(self, match: re.Match[bytes]) -> None:
-        run, step = self.run, int(match[1])
-        count = run.count(step)
-        if count < 0:
-            run = self.again()
-            run.line = self.numbers.at(match.start())
-            count = run.count(step)
+        step = int(match[1])
+        run, count = self.follow(step, match)
         rate = float(match[2].replace(b",", b""))
         if not count or not rate:
             return

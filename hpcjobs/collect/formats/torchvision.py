@@ -73,13 +73,9 @@ class TorchvisionReader(StepReader[_Run]):
             self.run.facts.take(line)
 
     def step(self, match: re.Match[bytes]) -> None:
-        run, (epoch, step, of, rate, time, data) = self.run, match.groups()
+        epoch, step, of, rate, time, data = match.groups()
         at, mean = int(epoch) * int(of) + int(step), float(time)
-        count = run.count(at)
-        if count < 0:
-            run = self.again()
-            run.line = self.numbers.at(match.start())
-            count = run.count(at)
+        run, count = self.follow(at, match)
         if not count or not 0 < mean < math.inf:
             return
         if run.epoch != int(epoch):

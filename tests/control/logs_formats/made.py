@@ -32,6 +32,10 @@ class Truth:
         slow = [self.warmup] * 2 + [1.0] * count
         return [self.step_s * slow[step] * (1 + self.noise * chance.uniform(-1, 1)) for step in range(count)]
 
+    def batches(self, count: int) -> list[float]:
+        """The seconds of so many batches, of which each step has `accumulation`."""
+        return [time / self.accumulation for time in self.times(count) for _ in range(self.accumulation)][:count]
+
     def stamps(self, times: list[float]) -> Iterator[str]:
         at = datetime.datetime(2025, 3, 4, 5, 6, 7)
         for time in times:
@@ -123,9 +127,7 @@ def timm(truth: Truth) -> str:
 
 def torchvision(truth: Truth) -> str:
     text = f"Namespace(accum_iter={truth.accumulation}, amp=True, batch_size={truth.local}, lr=0.1, world_size={truth.gpus})\n"
-    times = [time / truth.accumulation for time in truth.times(400 * truth.length) for _ in range(truth.accumulation)][
-        : 400 * truth.length
-    ]
+    times = truth.batches(400 * truth.length)
     for step in range(0, 400 * truth.length, 10):
         window = times[max(0, step - 19) : step + 1]
         mean = sum(window) / len(window)
@@ -138,9 +140,7 @@ def torchvision(truth: Truth) -> str:
 
 def swin(truth: Truth) -> str:
     text = f"RANK and WORLD_SIZE in environ: 0/{truth.gpus}\n  ACCUMULATION_STEPS: {truth.accumulation}\n  BATCH_SIZE: {truth.local}\n"
-    times = [time / truth.accumulation for time in truth.times(400 * truth.length) for _ in range(truth.accumulation)][
-        : 400 * truth.length
-    ]
+    times = truth.batches(400 * truth.length)
     for step, time, mean in _means(times, 10):
         text += (
             f"[2024-09-24 09:36:48 swin] (main.py 188): INFO Train: [0/300][{step}/{400 * truth.length}]\teta 0:08:30 lr 0.000002\t "
