@@ -146,6 +146,20 @@ def test_horovodrun_ends_its_ranks_when_the_job_is_ended(tmp_path: Path) -> None
     assert left.stdout == ""
 
 
+def test_a_run_whose_ranks_were_ended_has_not_ended_well_though_horovodrun_says_0(tmp_path: Path) -> None:
+    """With a fake horovodrun: the real one ends with 0 now and then, if it is told to end its ranks."""
+    text = ready_to_run(tmp_path, "horovodrun", "")
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/bash\ntrap 'exit 0' TERM\ntouch {tmp_path}/began\nwhile true; do sleep 0.1; done\n")
+    (tmp_path / "script").write_text(text)
+    process = subprocess.Popen(["bash", tmp_path / "script"], env={**os.environ, **TASK})
+    until((tmp_path / "began").exists)
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 143
+    record = json.loads((tmp_path / "o" / "runs" / "g0002-r01" / "a001" / "exit.json").read_text())
+    assert (record["rc"], record["signal"]) == (143, 15)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
