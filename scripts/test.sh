@@ -19,37 +19,26 @@ run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two 
     .venv/bin/python -m pytest --durations=20 -o "cache_dir=.pytest_cache/$1" "${@:2}"
 }
 
-# Two lanes side by side use both cores. Tests of the compute half run ranks that wait for each other; tests of the control
-# half run one short process after another, and those on the virtual cluster mostly wait for Slurm. The lanes share no
-# files. tests/e2e comes before tests/train, which initialises MPI in pytest's own process.
-COMPUTE=(tests/docs tests/browser tests/e2e tests/data tests/train)
-# The tests of the control half are divided by their first letters, so that both lanes take about as long.
-SLURM_LANE=(tests/control/test_[a-i]*.py)
-COMPUTE_LANE=(tests/control/logs_formats tests/control/test_[j-z]*.py)
-compute_and_control() {
-    local rc=0
-    run compute "${COMPUTE[@]}" || rc=1
-    run control-2 "${COMPUTE_LANE[@]}" || rc=1
-    return "$rc"
-}
-control_and_slurm() {
-    local rc=0
-    run control-1 "${SLURM_LANE[@]}" || rc=1
-    # Last, and in it the tests of Slurm's time limits last: by then the other lane has ended.
-    if [ "$(id -u)" = 0 ]; then run slurm tests/slurm || rc=1; fi
-    return "$rc"
-}
+# Three lanes side by side keep two cores busy: tests of the compute half run ranks that wait for each other, those of the
+# control half run one short process after another, and those on the virtual cluster mostly wait for Slurm. The lanes share
+# no files. tests/e2e comes before tests/train, which initialises MPI in pytest's own process.
+compute() { run compute tests/docs tests/browser tests/e2e tests/data tests/train; }
+control() { run control tests/control; }
+# In it the tests of Slurm's time limits are last: by then the other lanes have ended, or nearly so.
+slurm() { run slurm tests/slurm; }
 side_by_side() {
-    local output rc=0 other
-    output="$(mktemp)"
-    compute_and_control >"$output" 2>&1 &
-    other=$!
-    # shellcheck disable=SC2064 # the pid and the name of now
-    trap "kill -INT $other 2>/dev/null; rm -f '$output'" EXIT
-    control_and_slurm || rc=1
-    wait "$other" || rc=1
-    cat "$output"
-    rm -f "$output"
+    local output rc=0 lane others=()
+    output="$(mktemp -d)"
+    for lane in "${@:2}"; do
+        "$lane" >"$output/$lane" 2>&1 &
+        others+=("$!")
+    done
+    # shellcheck disable=SC2064 # the pids and the name of now
+    trap "kill -INT ${others[*]} 2>/dev/null; rm -rf '$output'" EXIT
+    "$1" || rc=1
+    for lane in "${others[@]}"; do wait "$lane" || rc=1; done
+    for lane in "${@:2}"; do cat "$output/$lane"; done
+    rm -rf "$output"
     trap - EXIT
     return "$rc"
 }
@@ -67,7 +56,9 @@ if [ "$failed" = 0 ]; then
     if [ $# -gt 0 ] || [ "$(nproc)" -lt 2 ]; then
         stage "pytest" run all "${marks[@]}" "$@"
     else
-        stage "pytest, in two lanes" side_by_side
+        lanes=(compute control)
+        if [ "$(id -u)" = 0 ]; then lanes=(slurm "${lanes[@]}"); fi
+        stage "pytest, in ${#lanes[@]} lanes" side_by_side "${lanes[@]}"
     fi
 fi
 echo "== wall time"

@@ -79,8 +79,8 @@ def run_tool(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
 
-# Files whose tests measure rates or depend on time limits. They run last in this folder: by then the other lane of
-# `make test` has ended.
+# Files whose tests measure rates or depend on time limits. They run last in this folder: by then the other lanes of
+# `make test` have ended.
 _BY_THE_CLOCK = ("test_probe.py", "test_limits.py", "test_states.py", "test_survival.py")
 
 

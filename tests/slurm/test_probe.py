@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,16 +44,24 @@ srun --mpi=pmix {sys.executable} -m hpcjobs.nodes.probe --out {tmp_path}/fabric.
     output = "".join(log.read_text() for log in tmp_path.glob("slurm-*.out"))
     assert row["State"] == "COMPLETED", output
     found = json.loads((tmp_path / "fabric.json").read_text())
-    nodes = [each for each in found["slow"] if "node" in each]
-    assert [(each["node"], each["way"]) for each in nodes] == [("c4140-3", "out")], output
+    named = {(each["node"], each["way"]): each["bytes_per_s"] for each in found["slow"] if "node" in each}
+    assert ("c4140-3", "out") in named, output
     # On a busy machine messages are slower than their link, never faster.
-    rate = nodes[0]["bytes_per_s"]
+    rate = named["c4140-3", "out"]
     assert 0.3 * GIGABIT < rate < 1.15 * GIGABIT
-    slow = [each["bytes_per_s"] for each in found["pairs"] if each["from"] == "c4140-3"]
-    assert len(slow) == 3
-    assert max(slow) == rate
+    sent: dict[str, list[float]] = {}
+    received: dict[str, list[float]] = {}
+    for each in found["pairs"]:
+        sent.setdefault(each["from"], []).append(each["bytes_per_s"])
+        received.setdefault(each["to"], []).append(each["bytes_per_s"])
+    assert len(sent["c4140-3"]) == 3
+    assert max(sent["c4140-3"]) == rate
+    # Another node is named only where the machine is so busy that the messages of this node, too, take far longer.
+    usual = statistics.median(max(rates) for rates in (*sent.values(), *received.values()))
+    ways = {"out": sent, "in": received}
+    assert all(max(ways[way][node]) < SLOW * usual for node, way in named if way in ways), output
     assert f"node c4140-3 is slow (out): {rate / 1e9:.3g} GB/s" in output
     # A prediction uses the other nodes.
-    assert found["across_bytes_per_s"] > rate / SLOW
+    assert found["across_bytes_per_s"] > rate
     assert len(found["pairs"]) == 12
     assert {tuple(each["between"]) for each in found["allreduce"]} >= {("c4140-1", "c4140-4"), ("c4140-2", "c4140-2")}
