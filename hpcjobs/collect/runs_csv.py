@@ -53,7 +53,10 @@ def read_runs(text: str, source: str) -> list[Run]:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise InputError(f"{source}: expected a JSON list of objects, as `hpcjobs collect --json` prints")
     else:
-        rows = list(csv.DictReader(io.StringIO(text)))
+        try:
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise InputError(f"{source}: not CSV: {error}") from None
     if not rows:
         raise InputError(f"{source}: holds no runs")
     return [_read_run(row, f"{source}: run {number}") for number, row in enumerate(rows, 1)]

@@ -74,7 +74,7 @@ def _answer_open(sweep: Sweep, journal: Journal) -> tuple[list[str], list[str]]:
     A job that the scheduler does not have is submitted again under the same number. If the first one still arrives,
     the claims let only one of the two run each run. Runs that were cancelled meanwhile stay cancelled.
     """
-    open_ = unanswered(journal.read())
+    open_ = unanswered(journal.read(), sweep.plan.run_names)
     names = {intention: render.job_name(sweep.id, intention.group, intention.number) for intention in open_}
     found = sweep.scheduler.find(list(names.values())) if open_ else {}
     adopted, resubmitted = [], []
