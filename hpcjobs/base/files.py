@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-
 # An integer of JSON with more digits counts as damage: the largest that is written has 20.
 _DIGITS = 300
 

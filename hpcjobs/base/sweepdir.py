@@ -206,9 +206,11 @@ _FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "after": (_is_words, "a list of texts"),
     "exclude": (_is_words, "a list of texts"),
     "retries": (
-        lambda value: isinstance(value, dict)
-        and all(key.isascii() and key.isdigit() and len(key) < 10 for key in value)
-        and _is_words(list(value.values())),
+        lambda value: (
+            isinstance(value, dict)
+            and all(key.isascii() and key.isdigit() and len(key) < 10 for key in value)
+            and _is_words(list(value.values()))
+        ),
         "texts by whole numbers",
     ),
 }
@@ -274,7 +276,8 @@ def is_time(value: object) -> bool:
 def read_aborts(attempt: Path) -> list[dict[str, Any]]:
     """The abort-rNNN.json of each rank that gave up, the earliest first; code and message are texts."""
     found = [read_json(path) or {} for path in sorted(attempt.glob("abort-r*.json"))]
-    whole = [abort for abort in found if all(isinstance(abort.get(key, ""), str) for key in ("code", "message", "host"))]
+    texts = ("code", "message", "host")
+    whole = [abort for abort in found if all(isinstance(abort.get(key, ""), str) for key in texts)]
     return sorted(whole, key=lambda abort: abort["time"] if is_time(abort.get("time")) else 0)
 
 

@@ -20,8 +20,8 @@ from hpcjobs.schedulers import factory
 from tests.control import sweeps
 from tests.control.fake_scheduler import FakeScheduler, Pace
 
-# Each ends at once. predict and compare read what report wrote.
-COMMANDS = ("status O", "collect O", "report O", "predict O", "report O --against O", "resume O", "cancel O")
+# A report is a second of figures: its own figures come from what `collect` returns.
+COMMANDS = ("status O", "collect O", "predict O", "resume O", "cancel O")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,9 @@ def test_a_line_of_the_journal_about_no_run_of_the_plan_is_named_and_the_others_
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with (study / "journal.jsonl").open("a") as file:
-        file.write('{"time": 1, "event": "submitted", "group": "g0001", "submission": 9, "indices": [99], "job": "7"}\n')
+        file.write(
+            '{"time": 1, "event": "submitted", "group": "g0001", "submission": 9, "indices": [99], "job": "7"}\n'
+        )
         file.write('{"time": 1, "event": "cancel", "runs": 5}\n{"time": NaN, "event"\n')
     printed = said(f"status {study}", capsys)
     assert "the plan has no index 99 of group 'g0001': submitted is left out" in printed
@@ -87,10 +89,13 @@ def test_a_host_list_of_a_billion_hosts_is_one_text() -> None:
 def test_a_run_folder_that_is_gone_is_made_anew_and_the_others_are_resumed(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    lines = map(json.loads, (study / "journal.jsonl").read_text().splitlines())
+    # An hour ago: what the scheduler does not know is lost.
+    (study / "journal.jsonl").write_text("".join(json.dumps({**line, "time": 900}) + "\n" for line in lines))
     shutil.rmtree(study / "runs/g0001-r01")
     printed = said(f"resume {study}", capsys)
     assert "runs/g0001-r01" in printed
-    assert "g0002-r01" in printed.splitlines()
+    assert {"g0001-r01", "g0002-r01"} <= set(printed.splitlines())
     assert (study / "runs/g0001-r01/run.yaml").is_file()
 
 
@@ -168,7 +173,7 @@ def files(folder: Path) -> list[str]:
 
 @given(draw=st.data())
 @settings(
-    max_examples=int(os.environ.get("HPCJOBS_DAMAGE_EXAMPLES", "25")),
+    max_examples=int(os.environ.get("HPCJOBS_DAMAGE_EXAMPLES", "15")),
     deadline=None,
     derandomize="HPCJOBS_DAMAGE_EXAMPLES" not in os.environ,
     suppress_health_check=list(HealthCheck),
@@ -198,4 +203,3 @@ def test_no_damage_of_a_study_ends_a_command_with_a_traceback(
         for command in COMMANDS:
             said(command.replace("O", str(folder)))
     shutil.rmtree(folder)
-
