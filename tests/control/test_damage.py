@@ -12,10 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcjobs.base.errors import HpcjobsError
+from hpcjobs.base.errors import HpcjobsError, InputError
 from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.cli import hpcjobs
+from hpcjobs.collect.runs_csv import read_runs
 from hpcjobs.schedulers import factory
 from tests.control import sweeps
 from tests.control.fake_scheduler import FakeScheduler, Pace
@@ -203,3 +204,19 @@ def test_no_damage_of_a_study_ends_a_command_with_a_traceback(
         for command in COMMANDS:
             said(command.replace("O", str(folder)))
     shutil.rmtree(folder)
+
+
+# --- a runs.csv that another program wrote ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_runs_csv_of_a_spreadsheet_is_read(delimiter: str) -> None:
+    lines = (("gpus", "throughput", "params"), ("1", "10.5", "a=1"), ("2", "19", ""))
+    text = "\ufeff" + "\r\n".join(delimiter.join(words) for words in lines)
+    runs = read_runs(text, "theirs.csv")
+    assert [(run.gpus, run.throughput, run.params) for run in runs] == [(1, 10.5, "a=1"), (2, 19.0, "")]
+
+
+def test_a_field_that_is_too_long_for_csv_is_named() -> None:
+    with pytest.raises(InputError, match=r"theirs\.csv: not CSV: field larger than field limit"):
+        read_runs(f"gpus,throughput,params\n1,2,{'x' * 200_000}\n", "theirs.csv")
