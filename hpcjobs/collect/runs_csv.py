@@ -51,6 +51,8 @@ def read_runs(text: str, source: str) -> list[Run]:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"{source}: line {error.lineno}: not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{source}: cannot be read as JSON: {error}") from None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise InputError(f"{source}: expected a JSON list of objects, as `hpcjobs collect --json` prints")
     else:

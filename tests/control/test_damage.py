@@ -220,3 +220,15 @@ def test_a_runs_csv_of_a_spreadsheet_is_read(delimiter: str) -> None:
 def test_a_field_that_is_too_long_for_csv_is_named() -> None:
     with pytest.raises(InputError, match=r"theirs\.csv: not CSV: field larger than field limit"):
         read_runs(f"gpus,throughput,params\n1,2,{'x' * 200_000}\n", "theirs.csv")
+
+
+def test_json_that_cannot_be_read_is_named() -> None:
+    for text in ("[" * 100_000, f'[{{"gpus": {"9" * 5000}}}]'):
+        with pytest.raises(InputError, match=r"theirs\.json: cannot be read as JSON"):
+            read_runs(text, "theirs.json")
+
+
+def test_a_report_over_a_size_that_was_not_measured_writes_nothing(study: Path) -> None:
+    shutil.rmtree(study / "report")
+    assert "3" in said(f"report {study} --baseline 3")
+    assert not (study / "report").exists()
