@@ -18,7 +18,7 @@ from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import Limits, Tell
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Cluster, Document, Experiment, profiles
-from hpcjobs.engine import cancel, folder, follow, resume, submit
+from hpcjobs.engine import cancel, folder, follow, home, resume, submit
 from hpcjobs.engine.resume import Resumed
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep, load, plan_of, writing
@@ -105,6 +105,7 @@ class Study:
         With `retryable`, only missing runs, and failures that the profile's `retry` allows. Raises InputError,
         SubmitRefused, SchedulerUnreachable, or lock.Locked if another process works on the sweep.
         """
+        home.check_original(self.sweep)
         with writing(self.sweep.where):
             _make_data(self.sweep)
             return resume.resume(self.sweep, self._tell, retryable=retryable)

@@ -285,5 +285,5 @@ def load_run(path: Path) -> RunConfig:
         if data.get("version") != RUN_YAML_VERSION:
             raise TypeError(f"version {data.get('version')!r}, expected {RUN_YAML_VERSION}")
         return RunConfig(**data)
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: not a run.yaml of this hpcjobs: {error}") from None

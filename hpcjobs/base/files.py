@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+# An integer of JSON with more digits counts as damage: the largest that is written has 20.
+_DIGITS = 300
 
 
 def write_atomic(path: Path, text: str | bytes, *, durable: bool = True) -> None:
@@ -110,10 +114,31 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file. None if the file is missing or damaged, or holds something else."""
     try:
         with open_plain(path, follow=True) as file:
-            data = json.loads(file.read().decode("utf-8", errors="replace"))
-    except (OSError, ValueError, RecursionError):
+            data = parse_json(file.read().decode("utf-8", errors="replace"))
+    except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; a number beyond a float's range, and NaN, is None: it is not known.
+
+    Raises ValueError for what is not JSON, or is nested too deep to be read.
+    """
+    try:
+        return json.loads(text, parse_float=_finite, parse_int=_within_float, parse_constant=lambda word: None)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _within_float(text: str) -> int | None:
+    # float() and str() of a longer one raise OverflowError and ValueError where nobody expects them.
+    return int(text) if len(text) < _DIGITS else None
 
 
 def open_plain(path: Path, *, follow: bool = False) -> BinaryIO:

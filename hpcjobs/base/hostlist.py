@@ -6,23 +6,37 @@ import re
 from collections.abc import Iterable, Iterator
 
 _PART = re.compile(r"([^,\[\]]*)(?:\[([^\]]*)\])?([^,\[\]]*)(?:,|$)")
+# More hosts than any list of one job has.
+MOST = 1_000_000
 _RANGE = re.compile(r"^(\d+)-(\d+)$")
 
 
 def expand_hosts(text: str) -> list[str]:
     """The hosts of a host list: `n[1-3,07],head` is n1 n2 n3 n07 head. Keeps leading zeros and the order.
 
-    Slurm's `None assigned` and `(null)` are empty lists. A text that is not a host list is returned as the only host.
+    Slurm's `None assigned` and `(null)` are empty lists. A text that is not a host list is returned as the only host,
+    and a part of it with more than MOST hosts as it stands: no cluster has these.
     """
     if text in ("None assigned", "(null)"):
         return []
     hosts: list[str] = []
     for prefix, inner, suffix in _PART.findall(text):
-        if inner:
+        if inner and sum(map(_count, inner.split(","))) > MOST:
+            hosts.append(f"{prefix}[{inner}]{suffix}")
+        elif inner:
             hosts += [f"{prefix}{number}{suffix}" for number in _numbers(inner)]
         elif prefix + suffix:
             hosts.append(prefix + suffix)
     return hosts
+
+
+def _count(part: str) -> int:
+    """How many numbers a range has; more than MOST if its ends have so many digits."""
+    match = _RANGE.match(part)
+    if match is None:
+        return 1
+    low, high = match.groups()
+    return max(0, int(high) - int(low) + 1) if max(len(low), len(high)) < 20 else MOST + 1
 
 
 def _numbers(text: str) -> Iterator[str]:

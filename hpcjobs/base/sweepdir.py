@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ import yaml
 
 from hpcjobs.base import contract
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.files import claim_link, open_plain, read_json
+from hpcjobs.base.files import claim_link, open_plain, parse_json, read_json
 from hpcjobs.base.records import ExitRecord, RankRecord
 
 # 2: an experiment names its trainer. 1, of version 0.1: it does not.
 SWEEP_YAML_VERSION = 2
 
-_ATTEMPT = re.compile(r"^a(\d{3,})$")
-_CLAIM = re.compile(r"^claim-s(\d{3,})$")
+_ATTEMPT = re.compile(r"^a(\d{3,9})$", re.ASCII)
+_CLAIM = re.compile(r"^claim-s(\d{3,9})$", re.ASCII)
 
 
 def new_sweep_id() -> str:
@@ -123,8 +123,7 @@ def newest_claim(sweep: SweepDir, run: str, entries: Iterable[str]) -> tuple[str
     numbers = [int(match[1]) for name in entries if (match := _CLAIM.match(name))]
     if not numbers:
         return "", 0
-    claim = read_json(sweep.claim(run, max(numbers))) or {}
-    return str(claim.get("job", "")), max(numbers)
+    return read_claim(sweep.claim(run, max(numbers))).get("job", ""), max(numbers)
 
 
 def is_revoked(sweep: SweepDir, run: str, submission: int) -> bool:
@@ -146,8 +145,8 @@ def read_sweep_yaml(path: Path) -> dict[str, Any]:
         with open_plain(path, follow=True) as file:
             text = file.read().decode("utf-8")
         data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())[:400]}") from None
     if not isinstance(data, dict) or data.get("version") not in (1, 2) or not isinstance(data.get("sweep"), str):
         raise InputError(f"{path}: not a sweep.yaml of this hpcjobs")
     return data
@@ -157,19 +156,83 @@ def read_sweep_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_journal(sweep: SweepDir) -> list[dict[str, Any]]:
-    """All whole lines of the journal; a last line cut short by a crash is left out."""
+    """All whole events of the journal, oldest first. Raises InputError if there is one that cannot be read."""
+    return read_events(sweep)[0]
+
+
+def read_events(sweep: SweepDir) -> tuple[list[dict[str, Any]], list[str]]:
+    """(all whole events of the journal, what is wrong with its other lines); raises InputError as `read_journal`.
+
+    A last line that a crash cut short is left out in silence.
+    """
     try:
         with open_plain(sweep.journal) as file:
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
-        return []
-    events = []
-    for line in text.split("\n"):  # not splitlines: Slurm's messages in it may hold other line separators
-        with contextlib.suppress(json.JSONDecodeError):
-            entry = json.loads(line)
-            if isinstance(entry, dict) and "event" in entry:
-                events.append(entry)
-    return events
+        return [], []
+    except OSError as error:
+        raise InputError(f"{sweep.journal}: cannot be read: {error.strerror}") from None
+    events, wrong = [], []
+    *lines, last = text.split("\n")  # not splitlines: Slurm's messages in it may hold other line separators
+    for number, line in enumerate((*lines, last), 1):
+        try:
+            entry = parse_json(line)
+            problem = _wrong_event(entry)
+        except ValueError:
+            problem = "it is not JSON"
+        if not problem:
+            events.append(entry)
+        elif line.strip() and number <= len(lines):
+            wrong.append(f"{sweep.journal}: line {number} is left out: {problem}")
+    return events, wrong
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+# What a field of an event must be, if it is there; and the fields that an event must have.
+_FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "time": (lambda value: is_time(value), "a time in seconds since the epoch"),
+    "group": (lambda value: isinstance(value, str), "a text"),
+    "submission": (_is_count, "a whole number"),
+    "indices": (lambda value: isinstance(value, list) and all(map(_is_count, value)), "a list of whole numbers"),
+    "job": (lambda value: isinstance(value, str), "a text"),
+    "runs": (_is_words, "a list of texts"),
+    "after": (_is_words, "a list of texts"),
+    "exclude": (_is_words, "a list of texts"),
+    "retries": (
+        lambda value: (
+            isinstance(value, dict)
+            and all(key.isascii() and key.isdigit() and len(key) < 10 for key in value)
+            and _is_words(list(value.values()))
+        ),
+        "texts by whole numbers",
+    ),
+}
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "submitting": ("group", "submission", "indices", "time"),
+    "submitted": ("group", "submission", "indices", "job", "time"),
+    "refused": ("group", "submission", "indices"),
+    "cancel": ("runs",),
+}
+
+
+def _wrong_event(entry: object) -> str:
+    """What is wrong with a line of the journal, or an empty text."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("event"), str):
+        return "it is not an event"
+    for name in _NEEDED.get(entry["event"], ()):
+        if name not in entry:
+            return f"{entry['event']} has no {name}"
+    for name, (is_right, expected) in _FIELDS.items():
+        if name in entry and not is_right(entry[name]):
+            return f"{name} is {str(entry[name])[:40]!r}: expected {expected}"
+    return ""
 
 
 # --- evidence of an attempt ----------------------------------------------------------------------
@@ -181,15 +244,41 @@ def read_exit(attempt: Path) -> ExitRecord | None:
     if data is None:
         return None
     try:
-        return ExitRecord(**{field.name: data[field.name] for field in dataclasses.fields(ExitRecord)})
+        found = ExitRecord(**{field.name: data[field.name] for field in dataclasses.fields(ExitRecord)})
     except KeyError:
         return None
+    texts = (found.run, found.attempt, found.job, found.nodelist)
+    is_right = (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(code, int) and abs(code) < 2**31 for code in (found.rc, found.signal))
+        and is_time(found.start)
+        and is_time(found.end)
+    )
+    return found if is_right else None
+
+
+def read_claim(path: Path) -> dict[str, Any]:
+    """The keys of a claim that can be read: job, nodelist (texts), submission, restart (whole), start (s, epoch)."""
+    found = read_json(path) or {}
+    rules: Mapping[str, Callable[[object], bool]] = {
+        **dict.fromkeys(("job", "nodelist"), lambda value: isinstance(value, str)),
+        **dict.fromkeys(("submission", "restart"), _is_count),
+        "start": is_time,
+    }
+    return {key: found[key] for key, is_right in rules.items() if key in found and is_right(found[key])}
+
+
+def is_time(value: object) -> bool:
+    """Whether a value may be a time in seconds since the epoch, up to the year 9999."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 253402300800
 
 
 def read_aborts(attempt: Path) -> list[dict[str, Any]]:
-    """The abort-rNNN.json of each rank that gave up, the earliest first."""
-    found = [read_json(path) for path in sorted(attempt.glob("abort-r*.json"))]
-    return sorted((abort for abort in found if abort), key=lambda abort: float(abort.get("time", 0)))
+    """The abort-rNNN.json of each rank that gave up, the earliest first; code and message are texts."""
+    found = [read_json(path) or {} for path in sorted(attempt.glob("abort-r*.json"))]
+    texts = ("code", "message", "host")
+    whole = [abort for abort in found if all(isinstance(abort.get(key, ""), str) for key in texts)]
+    return sorted(whole, key=lambda abort: abort["time"] if is_time(abort.get("time")) else 0)
 
 
 def read_ranks(attempt: Path) -> list[RankRecord]:

@@ -45,18 +45,30 @@ def read_runs(text: str, source: str) -> list[Run]:
     have are ignored. Raises InputError if the text is neither CSV nor such JSON, or a value is not what its column
     holds.
     """
+    text = text.removeprefix("\ufeff")  # the mark with which spreadsheets begin a file
     if text.lstrip()[:1] in ("[", "{"):
         try:
             rows = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"{source}: line {error.lineno}: not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{source}: cannot be read as JSON: {error}") from None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise InputError(f"{source}: expected a JSON list of objects, as `hpcjobs collect --json` prints")
     else:
-        rows = list(csv.DictReader(io.StringIO(text)))
+        try:
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
+        except csv.Error as error:
+            raise InputError(f"{source}: not CSV: {error}") from None
     if not rows:
         raise InputError(f"{source}: holds no runs")
     return [_read_run(row, f"{source}: run {number}") for number, row in enumerate(rows, 1)]
+
+
+def _delimiter(text: str) -> str:
+    """What stands between the columns: a comma, or a semicolon or tab as spreadsheets of some languages write it."""
+    header = text.partition("\n")[0]
+    return max(",;\t", key=header.count)  # a comma if there is one column
 
 
 def renamed(row: Mapping[str, Any]) -> dict[str, Any]:

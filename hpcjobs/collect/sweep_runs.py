@@ -84,8 +84,8 @@ class _Sweep:
         if self._begun is None:
             self._begun = {}
             for path in self.where.runs.glob(f"*/a*/{contract.CLAIM}"):
-                claim = read_json(path) or {}
-                if isinstance(claim.get("start"), (int, float)) and claim.get("restart") == 0:
+                claim = sweepdir.read_claim(path)
+                if "start" in claim and claim.get("restart") == 0:
                     task = str(claim.get("job", ""))
                     self._begun[task] = min(claim["start"], self._begun.get(task, claim["start"]))
         return self._begun
@@ -166,7 +166,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader) 
     config, wrong = sweep.config(name)
     attempt, found = _newest(sweep.where, config, read)
     measured = found.measurement if found else None
-    claim = (read_json(attempt / contract.CLAIM) or {}) if attempt else {}
+    claim = sweepdir.read_claim(attempt / contract.CLAIM) if attempt else {}
     nodes = [read_json(path) or {} for path in sorted(attempt.glob(contract.node_json("*")))] if attempt else []
     local_batch, global_batch = _batches(config)
     start = claim.get("start")

@@ -9,6 +9,7 @@ from hpcjobs.base import sweepdir
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.base.records import RunState
 from hpcjobs.engine.follow import Watch
+from hpcjobs.engine.home import check_original
 from hpcjobs.engine.journal import locked
 from hpcjobs.engine.state import submissions
 from hpcjobs.engine.sweep import Sweep
@@ -20,7 +21,7 @@ def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
     """End the named runs, or all runs if `names` is empty; returns the names of those that were ended.
 
     A run whose submission has no recorded answer is ended too: its claim is revoked, so that a job that arrives later
-    does not run it. Raises InputError for an unknown name, SchedulerUnreachable, or lock.Locked.
+    does not run it. Raises InputError for an unknown name or a copy of a study, SchedulerUnreachable, or lock.Locked.
     """
     known = {run.name for run in sweep.plan.runs}
     for name in names:
@@ -28,6 +29,7 @@ def cancel(sweep: Sweep, names: Sequence[str]) -> list[str]:
             raise InputError(f"no run '{name}' in {sweep.where.root}: {nearest(name, known)}")
     if names and sweep.plan.allocation is not None:
         raise InputError(f"{sweep.where.root}: one job holds all runs and ends as a whole: give no names of runs")
+    check_original(sweep)
     with locked(sweep.where) as journal:
         runs = {run.run: run for run in Watch(sweep, lambda text: None, must_answer=True).look()}
         live = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hpcjobs.base import contract
@@ -59,23 +59,33 @@ def write_folder(sweep: Sweep, rendered: Mapping[str, str], command: list[str]) 
     files |= {where.scripts / name: text for name, text in support.items()}
     for name in support:
         (where.scripts / name).parent.mkdir(parents=True, exist_ok=True)
-    for group in sweep.plan.groups:
-        files[where.script(group.name).with_suffix(".runs")] = "".join(f"{run.name}\n" for run in group.runs)
-    if sweep.plan.allocation is not None:
-        places = {run.name: (group.name, i) for group in sweep.plan.groups for i, run in enumerate(group.runs)}
-        lines = "".join("{} {} {}\n".format(run.name, *places[run.name]) for run in sweep.plan.allocation.runs)
-        files[where.script(sweep.plan.allocation.name).with_suffix(".runs")] = lines
+    files |= {where.script(name).with_suffix(".runs"): text for name, text in run_lists(sweep).items()}
     configs = run_configs(sweep)
     for name, text in zip(configs, dump_runs(configs.values()), strict=True):
         where.run(name).mkdir()
         files[where.run(name) / contract.RUN_YAML] = text
     write_new(files)
-    for name in support:
-        # torchrun executes rank.sh in place of its interpreter.
-        (where.scripts / name).chmod(0o755 if name == render.RANK_SCRIPT else 0o644)
+    make_executable(where, support)
     write_json(where.provenance, provenance(command, to_builtins(sweep.plan.cluster)))
-    write_atomic(where.sweep_yaml, dump(to_yaml(sweep.id, sweep.plan)))
+    write_atomic(where.sweep_yaml, dump(to_yaml(sweep.id, sweep.plan) | {"begun_in": str(where.root)}))
     (where.root / UNFINISHED).unlink()
+
+
+def run_lists(sweep: Sweep) -> dict[str, str]:
+    """The text of each list of runs that a script reads, by group: a line for each array index."""
+    plan = sweep.plan
+    lists = {group.name: "".join(f"{run.name}\n" for run in group.runs) for group in plan.groups}
+    if plan.allocation is not None:
+        places = {run.name: (group.name, i) for group in plan.groups for i, run in enumerate(group.runs)}
+        lines = ("{} {} {}\n".format(run.name, *places[run.name]) for run in plan.allocation.runs)
+        lists[plan.allocation.name] = "".join(lines)
+    return lists
+
+
+def make_executable(where: SweepDir, support: Iterable[str]) -> None:
+    """torchrun executes rank.sh in place of its interpreter."""
+    for name in support:
+        (where.scripts / name).chmod(0o755 if name == render.RANK_SCRIPT else 0o644)
 
 
 def check_free(folder: Path) -> None:

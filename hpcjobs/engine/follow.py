@@ -8,17 +8,17 @@ import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hpcjobs.base import contract, sweepdir
 from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.errors import SchedulerUnreachable
-from hpcjobs.base.files import read_json
 from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import evidence
 from hpcjobs.collect.attempts import Reading
-from hpcjobs.engine.state import NFS_CACHE_S, Evidence, RunStatus, Submission, fold, submissions
+from hpcjobs.engine.state import NFS_CACHE_S, Evidence, RunStatus, Submission, fold, planned, submissions
 from hpcjobs.engine.sweep import Sweep, run_configs
 from hpcjobs.trainers.registry import read_ended, trainer_of
 
@@ -59,7 +59,7 @@ def look(where: SweepDir, name: str, config: Callable[[], RunConfig], readings: 
     if not attempts:
         return Evidence(claimed_by=claimed, submission=number)
     run, newest = config(), attempts[-1]
-    claim = read_json(newest / contract.CLAIM) or {}
+    claim = sweepdir.read_claim(newest / contract.CLAIM)
     submission = claim.get("submission")
     exit_record = sweepdir.read_exit(newest)
     found = readings.read(run, newest, exit_record)
@@ -115,12 +115,13 @@ class Watch:
         self._answers: Mapping[str, JobState] = {}
         self._answered_at: float | None = None
         self._away = False
+        self._told: set[str] = set()
 
     def look(self) -> list[RunStatus]:
         """The state of every run. Raises SchedulerUnreachable only with `must_answer`."""
         sweep = self._sweep
         names = list(self._sizes)
-        submitted = submissions(sweepdir.read_journal(sweep.where), sweep.plan.run_names)
+        submitted = submissions(self._events(), sweep.plan.run_names)
         found = {name: self._settled.get(name) or self._look(name) for name in names}
         self._settled.update({name: evidence for name, evidence in found.items() if evidence.settled})
         tasks = {
@@ -139,6 +140,16 @@ class Watch:
                 found[name] = _failed_before_start(sweep.where, each, task)
         runs = fold(names, submitted, answers, found, time.time())
         return [dataclasses.replace(run, gpus=self._sizes[run.run], failure=self._hinted(run.failure)) for run in runs]
+
+    def _events(self) -> list[dict[str, Any]]:
+        """The journal's events. What is wrong with a line of it is told once."""
+        events, wrong = sweepdir.read_events(self._sweep.where)
+        outside = planned(events, self._sweep.plan.run_names)[1]
+        for problem in (*wrong, *(f"{self._sweep.where.journal}: {text}" for text in outside)):
+            if problem not in self._told:
+                self._told.add(problem)
+                self._tell(problem)
+        return events
 
     def _look(self, name: str) -> Evidence:
         found = look(self._sweep.where, name, lambda: self._configs[name], self._readings)

@@ -9,6 +9,7 @@ from hpcjobs.base import sweepdir
 from hpcjobs.base.errors import SubmitRefused
 from hpcjobs.base.records import RunState, Tell
 from hpcjobs.engine.follow import Watch
+from hpcjobs.engine.home import check_original, settle
 from hpcjobs.engine.journal import Journal, locked
 from hpcjobs.engine.state import (
     Intention,
@@ -46,9 +47,11 @@ def resume(sweep: Sweep, tell: Tell, *, retryable: bool = False) -> Resumed:
 
     With `retryable`, only runs that were never submitted, and failed runs whose failure class the profile's `retry`
     allows once more. Raises lock.Locked, which names the holder, SchedulerUnreachable (an unreachable scheduler never
-    means that a job does not exist) or SubmitRefused.
+    means that a job does not exist), SubmitRefused, or InputError for a copy of a study.
     """
+    check_original(sweep)
     with locked(sweep.where) as journal:
+        settle(sweep, journal, check_original(sweep), tell)
         adopted, resubmitted = _answer_open(sweep, journal)
         runs = Watch(sweep, tell, must_answer=True).look()
         submitted = submissions(journal.read(), sweep.plan.run_names)
@@ -74,7 +77,7 @@ def _answer_open(sweep: Sweep, journal: Journal) -> tuple[list[str], list[str]]:
     A job that the scheduler does not have is submitted again under the same number. If the first one still arrives,
     the claims let only one of the two run each run. Runs that were cancelled meanwhile stay cancelled.
     """
-    open_ = unanswered(journal.read())
+    open_ = unanswered(journal.read(), sweep.plan.run_names)
     names = {intention: render.job_name(sweep.id, intention.group, intention.number) for intention in open_}
     found = sweep.scheduler.find(list(names.values())) if open_ else {}
     adopted, resubmitted = [], []

@@ -10,7 +10,7 @@ from typing import Any
 from hpcjobs.base.contract import EXIT_INTERRUPTED
 from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RankRecord, RunState
 from hpcjobs.collect.failures import cancelled_by_slurm, classify, failure
-from hpcjobs.jobs.group import ALLOCATION
+from hpcjobs.jobs.group import ALLOCATION, COLLECTOR
 
 # A job that was submitted less than this ago, in seconds, may not be in the accounting yet.
 GRACE_S = 60.0
@@ -101,13 +101,38 @@ class RunStatus:
     ending: bool = False
 
 
+def planned(
+    journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]
+) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """(the events about runs of the plan, what is wrong with the others).
+
+    `groups` gives the run names of each submitted script by array index. An event of another index or group is damage:
+    none of its indices counts.
+    """
+    kept: list[Mapping[str, Any]] = []
+    wrong = []
+    for event in journal:
+        group = event.get("group")
+        length = 1 if group == COLLECTOR else len(groups.get(str(group), ()))
+        indices = (*event.get("indices", ()), *map(int, event.get("retries", ())))
+        if group is not None and not length:
+            wrong.append(f"the plan has no group {str(group)[:40]!r}: {str(event['event'])[:40]} is left out")
+        elif group is not None and max(indices, default=0) >= length:
+            wrong.append(
+                f"the plan has no index {max(indices)} of group {group!r}: {str(event['event'])[:40]} is left out"
+            )
+        else:
+            kept.append(event)
+    return kept, wrong
+
+
 def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]) -> dict[str, Submission]:
     """The newest submission of each run. `groups` gives the run names of each submitted script by array index.
 
     All runs of the one allocation belong to its only task.
     """
     submitted: dict[str, list[Submission]] = {}
-    for event in journal:
+    for event in planned(journal, groups)[0]:
         kind, group = event["event"], event.get("group", "")
         if kind in ("submitting", "submitted") and group in groups:
             for index in event["indices"]:
@@ -120,7 +145,7 @@ def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[
                     earlier[-1] = dataclasses.replace(earlier[-1], task=task, at=event["time"])
         elif kind == "refused" and group in groups:
             for index in event["indices"]:
-                del submitted[groups[group][index]][-1:]
+                del submitted.get(groups[group][index], [])[-1:]
         elif kind == "cancel":
             for run in event["runs"]:
                 if submitted.get(run):
@@ -128,10 +153,10 @@ def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[
     return {run: earlier[-1] for run, earlier in submitted.items() if earlier}
 
 
-def unanswered(journal: Iterable[Mapping[str, Any]]) -> list[Intention]:
+def unanswered(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[Intention]:
     """Intentions without a recorded answer: their jobs may or may not exist."""
     open_: dict[tuple[str, int], Intention] = {}
-    for event in journal:
+    for event in planned(journal, groups)[0]:
         if event["event"] == "submitting":
             lists = (tuple(event.get(key, ())) for key in ("indices", "exclude", "after"))
             intention = Intention(event["group"], event["submission"], *lists)
@@ -143,7 +168,7 @@ def unanswered(journal: Iterable[Mapping[str, Any]]) -> list[Intention]:
 
 def next_number(journal: Iterable[Mapping[str, Any]], group: str) -> int:
     """The number of the group's next submission, from 1."""
-    return max((event["submission"] for event in journal if event.get("group") == group), default=0) + 1
+    return max((event.get("submission", 0) for event in journal if event.get("group") == group), default=0) + 1
 
 
 def excluded_nodes(journal: Iterable[Mapping[str, Any]], group: str, indices: Iterable[int]) -> set[str]:
@@ -158,7 +183,7 @@ def excluded_nodes(journal: Iterable[Mapping[str, Any]], group: str, indices: It
 def retried(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]) -> Counter[tuple[str, str]]:
     """How often each (run, failure class) was submitted again because of that class."""
     count: Counter[tuple[str, str]] = Counter()
-    for event in journal:
+    for event in planned(journal, groups)[0]:
         if event["event"] == "submitting" and event["group"] in groups:
             for index, kind in event.get("retries", {}).items():
                 count[groups[event["group"]][int(index)], kind] += 1

@@ -95,8 +95,8 @@ def plan_of(path: Path) -> tuple[str, Plan]:
             variants.append(Variant(entry["params"], experiment_in(document)))
         cluster = convert(Document(str(path), data["cluster"], {}), Cluster)
         return data["sweep"], make_plan(data["gpus"], variants, cluster, data["repeats"], Terms(**data["terms"]))
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a sweep.yaml of this hpcjobs: {error!r}") from None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{path}: not a sweep.yaml of this hpcjobs: {repr(error)[:400]}") from None
 
 
 def load(folder: Path) -> Sweep:

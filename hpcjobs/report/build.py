@@ -81,6 +81,8 @@ def scaling_rows(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[ScalingRow
 def report_sweep(sweep: Sweep, statuses: Sequence[RunStatus], request: ReportRequest, tell: Tell) -> Report:
     """Collect a sweep and write its report. Raises InputError if the request cannot be met."""
     where = sweep.where
+    if request.baseline is not None:
+        scaling.table(_collect(sweep, statuses), _baseline(request.baseline))  # refuses one before a file is written
     runs = collect_sweep(sweep, statuses)
     experiment = sweep.plan.variants[0].experiment.name
     return _write(

@@ -128,7 +128,7 @@ def test_a_lock_that_another_process_took_over_is_not_removed(tmp_path: Path):
 def test_a_process_that_lost_its_lock_gets_an_error_before_it_writes(tmp_path: Path):
     where = SweepDir(tmp_path)
     with locked(where) as journal:
-        journal.append("submitting")
+        journal.append("submitting", group="g0001", submission=1, indices=[0])
         (tmp_path / "lock").write_text('{"id": "theirs", "pid": 7, "host": "elsewhere"}')
         with pytest.raises(Locked, match="process 7 on elsewhere took the lock over"):
             journal.append("submitted")

@@ -181,10 +181,10 @@ def test_cancelled_by_slurm_for_its_memory_is_a_failure() -> None:
 
 
 def test_what_was_begun_and_not_answered() -> None:
-    assert unanswered(SENT) == []
-    assert unanswered(SENT[:1]) == [Intention("g0002", 1, (0, 1))]
+    assert unanswered(SENT, GROUPS) == []
+    assert unanswered(SENT[:1], GROUPS) == [Intention("g0002", 1, (0, 1))]
     refused = {**SENT[0], "event": "refused", "said": "no"}
-    assert unanswered([SENT[0], refused]) == []
+    assert unanswered([SENT[0], refused], GROUPS) == []
     assert next_number(SENT, "g0002") == 2
     assert next_number(SENT, "g0004") == 1
 
