@@ -78,7 +78,8 @@ def read(config: str, partitions: str, nodes: str, mpi: str = "", help_: str = "
             by_name[words["PartitionName"]] = words
     rows = [line.partition("|")[::2] for line in assoc.splitlines()]
     return Facts(
-        config=dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", config, re.MULTILINE)),
+        # Newer versions (24.11, 26.05) print (null) where no plugin is configured.
+        config=dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", config.replace("(null)", "none"), re.MULTILINE)),
         partitions=by_name,
         nodes=tuple(alike for line in nodes.splitlines() if (alike := _nodes(line)) is not None),
         mpi=tuple(re.findall(r"\b(pmix(?:_v\d+)?|pmi2|cray_shasta|openmpi)\b", mpi)),
