@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.schedulers.slurm.commands import Refused, run
+from hpcjobs.schedulers.slurm.limits import mpi_plugins
 
 _SINFO = ("sinfo", "--noheader", "--exact", "--format=%R|%D|%t|%m|%X|%Y|%Z|%G")
 _CONFIG = ("scontrol", "show", "config")
@@ -82,7 +83,7 @@ def read(config: str, partitions: str, nodes: str, mpi: str = "", help_: str = "
         config=dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", config.replace("(null)", "none"), re.MULTILINE)),
         partitions=by_name,
         nodes=tuple(alike for line in nodes.splitlines() if (alike := _nodes(line)) is not None),
-        mpi=tuple(re.findall(r"\b(pmix(?:_v\d+)?|pmi2|cray_shasta|openmpi)\b", mpi)),
+        mpi=tuple(name for name in mpi_plugins(mpi) if name != "none"),
         pyxis="--container-image" in help_,
         accounts=tuple(dict.fromkeys(account for account, _ in rows if account)),
         qos=tuple(dict.fromkeys(word for _, words in rows for word in words.split(",") if word)),

@@ -142,5 +142,7 @@ def test_a_detected_profile_names_the_launcher_that_can_start_ranks(tmp_path: Pa
     (tmp_path / "found.yaml").write_text(found)
     words = ("sweep", "--gpus", "1,16", "--experiment", "demo", "--cluster", "./found.yaml", "--dry-run", "--json")
     plan = json.loads(hpcjobs(*words, cwd=tmp_path, env=cluster.env).stdout)["plan"]
+    done = hpcjobs(*words[:5], "--cluster", "virtual", "--dry-run", cwd=tmp_path, env=cluster.env)
+    assert ("`mpi_plugin: pmix`, but `srun --mpi=list` names" in done.stderr) == (about["launcher"] == "mpirun")
     # Each script would start at a time, as `sbatch --test-only` says.
     assert all(start.startswith("20") for start in plan["starts"].values()), plan["starts"]
