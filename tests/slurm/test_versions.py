@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -140,9 +141,14 @@ def test_a_detected_profile_names_the_launcher_that_can_start_ranks(tmp_path: Pa
     assert {key: about[key] for key in same} == {key: getattr(shipped, key) for key in same}
     assert "(null)" not in found
     (tmp_path / "found.yaml").write_text(found)
-    words = ("sweep", "--gpus", "1,16", "--experiment", "demo", "--cluster", "./found.yaml", "--dry-run", "--json")
-    plan = json.loads(hpcjobs(*words, cwd=tmp_path, env=cluster.env).stdout)["plan"]
-    done = hpcjobs(*words[:5], "--cluster", "virtual", "--dry-run", cwd=tmp_path, env=cluster.env)
-    assert ("`mpi_plugin: pmix`, but `srun --mpi=list` names" in done.stderr) == (about["launcher"] == "mpirun")
+
+    def planned(profile: str) -> dict[str, Any]:
+        words = ("sweep", "--gpus", "1,16", "--experiment", "demo", "--cluster", profile, "--dry-run", "--json")
+        return json.loads(hpcjobs(*words, cwd=tmp_path, env=cluster.env).stdout)["plan"]
+
     # Each script would start at a time, as `sbatch --test-only` says.
+    plan = planned("./found.yaml")
     assert all(start.startswith("20") for start in plan["starts"].values()), plan["starts"]
+    # The profile `virtual` starts its ranks by srun and PMIx.
+    warned = [line for line in planned("virtual")["warnings"] if "`launcher: mpirun` needs no plugin" in line]
+    assert len(warned) == (about["launcher"] == "mpirun")
