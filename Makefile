@@ -9,7 +9,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
-.PHONY: help setup setup-test setup-torch demo test test-torch soak lint format docs bench cluster-up cluster-down clean
+.PHONY: help setup setup-test setup-torch demo test test-slurm test-torch soak lint format docs bench cluster-up cluster-down clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -30,6 +30,10 @@ demo: setup ## scaling study of a tiny network on 1, 2 and 4 ranks of this machi
 
 test: ## all tests; as root also those on a virtual Slurm cluster
 	@scripts/test.sh
+
+SLURM ?= all
+test-slurm: setup-test ## tests/slurm with another Slurm: SLURM=20.11, 22.05, 24.11, 26.05 or all; MARK=versions for the short set (root)
+	$(PYTHON) tests/slurm/versions.py $(SLURM) $(PYTHON) -m pytest -o cache_dir=.pytest_cache/slurm-$(SLURM) -m "$(or $(MARK),slurm)" tests/slurm
 
 test-torch: setup-torch ## PyTorch's part of examples/ on a virtual Slurm cluster (root)
 	$(PYTHON) -m pytest -s tests/torch

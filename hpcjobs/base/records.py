@@ -78,6 +78,8 @@ class Limits:
     `max_array`: tasks of one array. `max_jobs`: jobs and array tasks of the whole site. `max_submit`: jobs and array
     tasks of one user, pending and running. `own`: how many of those the user has now. `partition`: whose limits follow.
     `max_nodes`: nodes of one job. `max_time_s`: its time limit in seconds. `up`: whether the partition accepts jobs.
+    `version`: the scheduler's, such as (22, 5). `mpi`: the plugins by which its launcher connects ranks; empty if they
+    are not known, and it always has `none`.
     """
 
     max_array: int | None = None
@@ -88,6 +90,8 @@ class Limits:
     max_nodes: int | None = None
     max_time_s: int | None = None
     up: bool = True
+    version: tuple[int, int] | None = None
+    mpi: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,13 @@ import enum
 from collections.abc import Iterator, Mapping
 
 from hpcjobs.base.records import Limits
+from hpcjobs.jobs.arms import launch_of
 from hpcjobs.jobs.group import Group, PlannedRun
 from hpcjobs.plan.planning import Plan
 from hpcjobs.trainers.registry import trainer_of
+
+# The oldest Slurm on which hpcjobs was tried.
+OLDEST_SLURM = (20, 11)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +80,21 @@ class ObjectionKind(enum.Enum):
     MAX_NODES = "max_nodes"
     MAX_TIME = "max_time"
     PARTITION_DOWN = "partition_down"
+    MPI_PLUGIN = "mpi_plugin"
+    OLD_SLURM = "old_slurm"
 
     @property
     def passes(self) -> bool:
-        """Whether the conflict ends without the user: the jobs only wait longer."""
-        return self is ObjectionKind.PARTITION_DOWN
+        """Whether the jobs may run all the same: after a longer wait, or on a Slurm that was never tried."""
+        return self in (ObjectionKind.PARTITION_DOWN, ObjectionKind.OLD_SLURM)
+
+    @property
+    def remedy(self) -> str:
+        """What the user can do."""
+        return {
+            ObjectionKind.MPI_PLUGIN: "set `launcher: mpirun` in the profile, or a plugin that your MPI was built with",
+            ObjectionKind.OLD_SLURM: "look at the first job's nodes and end with sacct, and report what differs",
+        }.get(self, "give smaller sizes, or another partition, time or QOS in the profile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +125,18 @@ def objections(plan: Plan, limits: Limits, time_s: int | None) -> Iterator[Objec
             f"{limits.max_time_s / 3600:g} h: the jobs may never start"
         )
         yield Objection(ObjectionKind.MAX_TIME, text)
+    plugin = plan.cluster.mpi_plugin
+    ranks = any(launch_of(group.runs[0], plan.cluster).start == "rank" for group in plan.groups)
+    if plan.cluster.launcher == "srun" and ranks and limits.mpi and plugin not in ("none", *limits.mpi):
+        text = (
+            f"`mpi_plugin: {plugin}`, but `srun --mpi=list` names {', '.join(limits.mpi)}: no rank would start; "
+            "`launcher: mpirun` needs no plugin"
+        )
+        yield Objection(ObjectionKind.MPI_PLUGIN, text)
+    if limits.version is not None and limits.version < OLDEST_SLURM:
+        theirs, oldest = (f"{year}.{month:02d}" for year, month in (limits.version, OLDEST_SLURM))
+        text = f"Slurm {theirs} is older than {oldest}, the oldest on which hpcjobs was tried"
+        yield Objection(ObjectionKind.OLD_SLURM, text)
     if not limits.up:
         yield Objection(
             ObjectionKind.PARTITION_DOWN, f"partition {limits.partition} is not up: the jobs wait until it is"

@@ -22,8 +22,7 @@ def fits(objections: Iterable[Objection], tests: Mapping[str, Callable[[], str]]
     """What the site's limits and `sbatch --test-only` say of each script, by group."""
     for objection in objections:
         state = WARNING if objection.kind.passes else FAILURE
-        remedy = "give smaller sizes, or another partition, time or QOS in the profile"
-        yield Finding("limits", state, objection.text, remedy)
+        yield Finding("limits", state, objection.text, objection.kind.remedy)
     for group, test in tests.items():
         try:
             yield Finding("sbatch", OK, f"{group}: could start {test()}")

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.base.hostlist import expand_indices
 from hpcjobs.schedulers.slurm.commands import Refused, run
+from hpcjobs.schedulers.slurm.limits import mpi_plugins
 from hpcjobs.site.gres import Gpus, gpus
 
 _SINFO = ("sinfo", "--noheader", "--exact", "--format=%R|%D|%t|%m|%X|%Y|%Z|%G")
@@ -109,10 +110,11 @@ def read(
     by_name = {words["PartitionName"]: words for words in _words(partitions) if "PartitionName" in words}
     rows = [line.partition("|")[::2] for line in assoc.splitlines()]
     return Facts(
-        config=dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", config, re.MULTILINE)),
+        # Newer versions (24.11, 26.05) print (null) where no plugin is configured.
+        config=dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", config.replace("(null)", "none"), re.MULTILINE)),
         partitions=by_name,
         nodes=tuple(alike for line in nodes.splitlines() if (alike := _nodes(line)) is not None),
-        mpi=tuple(re.findall(r"\b(pmix(?:_v\d+)?|pmi2|cray_shasta|openmpi)\b", mpi)),
+        mpi=tuple(name for name in mpi_plugins(mpi) if name != "none"),
         pyxis="--container-image" in help_,
         accounts=tuple(dict.fromkeys(account for account, _ in rows if account)),
         qos=tuple(dict.fromkeys(word for _, words in rows for word in words.split(",") if word)),

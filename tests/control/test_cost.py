@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hpcjobs.base.records import Limits
@@ -74,6 +76,28 @@ def test_every_limit_that_is_exceeded_is_named() -> None:
         "a time limit of 4 h, but partition short allows 1 h: the jobs may never start",
         "partition short is not up: the jobs wait until it is",
     ]
-    assert list(objections(plan, Limits(), 4 * 3600)) == []
+    assert list(objections(plan, Limits(version=(20, 11), mpi=("none", "pmix")), 4 * 3600)) == []
     one = planned(1, 16, repeats=60, one_allocation=True)
     assert ObjectionKind.MAX_SUBMIT not in {each.kind for each in objections(one, site, None)}
+
+
+def test_a_slurm_without_the_launchers_plugin_and_one_that_was_never_tried_are_named() -> None:
+    """Debian's Slurm 26.05 has no PMIx."""
+    plan = planned(1, 16)
+    debian = Limits(version=(26, 5), mpi=("none", "cray_shasta", "pmi2"))
+    (found,) = objections(plan, debian, None)
+    assert (found.kind, found.kind.passes) == (ObjectionKind.MPI_PLUGIN, False)
+    assert found.text == (
+        "`mpi_plugin: pmix`, but `srun --mpi=list` names none, cray_shasta, pmi2: no rank would start; "
+        "`launcher: mpirun` needs no plugin"
+    )
+    assert "launcher: mpirun" in found.kind.remedy
+    mpirun = dataclasses.replace(plan, cluster=msgspec.structs.replace(plan.cluster, launcher="mpirun"))
+    assert list(objections(mpirun, debian, None)) == []
+    # The plugins are not known.
+    assert list(objections(plan, Limits(version=(26, 5)), None)) == []
+    (old,) = objections(plan, Limits(version=(19, 5)), None)
+    assert (old.text, old.kind.passes) == (
+        "Slurm 19.05 is older than 20.11, the oldest on which hpcjobs was tried",
+        True,
+    )

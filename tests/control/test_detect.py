@@ -153,6 +153,14 @@ def test_the_profile_is_valid_if_slurm_reports_hardly_anything() -> None:
     assert "Slurm has no accounting database here" in found.text
 
 
+def test_what_is_not_configured_is_none_whatever_slurm_prints() -> None:
+    """24.11 and 26.05 print (null) for a plugin that is not configured, and 22.05 none."""
+    facts = read(CONFIG.replace("task/none", "(null)").replace("CR_CORE_MEMORY", "(null)"), PARTITIONS, NODES, MPI)
+    text = profile_of(facts).text
+    assert "TaskPlugin none binds nothing" in text
+    assert "(null)" not in text
+
+
 def test_memory_is_not_requested_where_slurm_does_not_allocate_it() -> None:
     assert profile_of(dataclasses.replace(VIRTUAL, config={})).cluster.mem_per_gpu_mib is None
 

@@ -98,6 +98,33 @@ def test_limits() -> None:
     assert limits.config("") == (None, None)
 
 
+def test_the_version_of_slurm() -> None:
+    assert limits.version("SLURM_CONF              = /etc/slurm.conf\nSLURM_VERSION           = 22.05.8\n") == (22, 5)
+    assert limits.version("SLURM_VERSION           = 26.05.5-1\n") == (26, 5)
+    assert limits.version("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "plugins"),
+    [
+        # The virtual cluster's Slurm 20.11, 22.05, 24.11 and 26.05.
+        ("srun: MPI types are...\nsrun: pmix\nsrun: pmix_v4\nsrun: none\nsrun: pmi2\n", "pmix pmix_v4 none pmi2"),
+        (
+            "MPI plugin types are...\n\tpmix\n\tnone\n\tpmi2\nspecific pmix plugin versions available: pmix_v4\n",
+            "pmix none pmi2 pmix_v4",
+        ),
+        (
+            "MPI plugin types are...\n\tnone\n\tpmix\n\tpmi2\nspecific pmix plugin versions available: pmix_v5,pmix_v4\n",
+            "none pmix pmi2 pmix_v5 pmix_v4",
+        ),
+        ("MPI plugin types are...\n\tnone\n\tcray_shasta\n\tpmi2\n", "none cray_shasta pmi2"),
+        ("srun: error: --mpi: no such option\n", ""),
+    ],
+)
+def test_the_mpi_plugins_of_slurm(text: str, plugins: str) -> None:
+    assert " ".join(limits.mpi_plugins(text)) == plugins
+
+
 # Partitions of the virtual cluster and of a real site.
 PARTITIONS = (
     "PartitionName=v100 AllowGroups=ALL Default=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00 State=UP TotalNodes=4\n"

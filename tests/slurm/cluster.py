@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """A Slurm cluster of four C4140 nodes on one machine: `cluster.py up`, `down`, `status`, `env`, `packages`.
 
-Real daemons, in five network namespaces with their own addresses and host names on one bridge: the
-head (munged, mariadbd, slurmdbd, slurmctld) and four nodes (a slurmd, 40 configured CPUs and four
-`gpu:v100` that are device nodes of /dev/null). Every process is in one of the namespaces, and every
-file is below one state folder. So `down` needs no pid files, and works after any crash.
+Real daemons, in five network namespaces with their own addresses and host names on one bridge: the head (munged,
+mariadbd, slurmdbd, slurmctld) and four nodes (a slurmd, 40 configured CPUs and four `gpu:v100` that are device nodes
+of /dev/null). Every process is in one of the namespaces and every file below one state folder, so `down` works after
+any crash.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from string import Template
 
-# Debian 12 has them.
-PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server", "openmpi-bin", "libopenmpi-dev", "iproute2")
+PACKAGES = (  # of Debian 12; the last one is for versions.py
+    *("slurm-wlm", "slurmdbd", "munge", "mariadb-server", "openmpi-bin", "libopenmpi-dev", "iproute2", "mmdebstrap"),
+)
 PROGRAMS = (
     *("slurmctld", "slurmd", "slurmdbd", "sbatch", "sacct", "sinfo", "sacctmgr", "munged"),
     *("mariadbd", "mariadb-install-db", "mpirun", "ip", "unshare", "nsenter"),

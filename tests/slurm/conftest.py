@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from hpcjobs.config import profiles, to_builtins
+from tests.running import until
 
 from . import cluster as virtual
 
@@ -111,6 +112,14 @@ def cluster() -> Iterator[Slurm]:
             assert down.returncode == 0, down.stderr
 
 
+@pytest.fixture
+def pmix(cluster: Slurm) -> None:
+    """Leave a test out whose ranks srun must connect by PMIx, if this Slurm was built without it."""
+    listed = cluster.cluster.run("srun", "--mpi=list")
+    if "pmix" not in listed.stdout + listed.stderr:
+        pytest.skip("this Slurm has no PMIx")
+
+
 @pytest.fixture(autouse=True)
 def _no_job_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Cancel the jobs of a test after it, whatever its result, and wait for their end: the next one needs the nodes."""
@@ -129,6 +138,16 @@ def _no_job_left(request: pytest.FixtureRequest) -> Iterator[None]:
         deadline = time.monotonic() + 120
         while queue() & left and time.monotonic() < deadline:
             time.sleep(0.3)
+
+
+@pytest.fixture
+def nodes_come_back(cluster: Slurm) -> Iterator[None]:
+    """Make all nodes usable again after each test."""
+    yield
+    for node in virtual.NODES:
+        if "down" in cluster.run("sinfo", "-h", "-N", "-n", node, "-o", "%T"):
+            cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
+    until(lambda: cluster.cluster.usable_nodes() == len(virtual.NODES))
 
 
 def profile(folder: Path, **changes: object) -> str:

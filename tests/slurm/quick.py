@@ -135,6 +135,7 @@ def quick(folder: Path, cluster: Slurm, **changes: Any) -> Quick:
         path.write_text(text)
         path.chmod(0o755)
     about = {**to_builtins(profiles.cluster("virtual")), "name": "quick", "python": str(folder / "trainer")}
+    about |= {"mpi_plugin": "none"}  # the fake trainer needs no MPI, and some versions of Slurm have no PMIx
     about |= {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 100, "collect": {"job": False}}
     (folder / "quick.yaml").write_text(yaml.safe_dump({**about, **changes}))
     return Quick(folder, cluster)

@@ -28,8 +28,14 @@ pytestmark = pytest.mark.slurm
 FAKES = Path(__file__).parent / "fakes"
 TRAINER = FAKES / "trainer.sh"
 LAUNCHERS = ("srun", "mpirun")
-# Lets many jobs share few nodes.
-SMALL = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 4000, "collect": {"job": False}}
+# Lets many jobs share few nodes. The fake trainer needs no MPI, and some versions of Slurm have no PMIx.
+SMALL = {
+    "mpi_plugin": "none",
+    "sharing": "shared",
+    "cpus_per_gpu": 1,
+    "mem_per_gpu_mib": 4000,
+    "collect": {"job": False},
+}
 
 
 def sweep(
@@ -81,6 +87,7 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
     tmp_path: Path,
     shards: Dataset,  # noqa: F811
     cluster: Slurm,
+    pmix: None,
 ) -> None:
     """Two ranks on two nodes under each launcher, beside another task of the array, and a job without requeues."""
     # The ranks of the array's first task are fake and work until the test lets them finish. Those of the last task,
@@ -91,7 +98,7 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
     both.chmod(0o755)
     words = ("--gpus", "2", "--repeats", "2", "--set", "train.steps=1000000")
     limits: dict[str, Any] = {"time": "10", "signal_s": 20}
-    two: dict[str, Any] = {"python": both, "data": shards.folder, "gpus_per_node": 1, **limits}
+    two: dict[str, Any] = {"python": both, "data": shards.folder, "mpi_plugin": "pmix", "gpus_per_node": 1, **limits}
     outs = {name: sweep(tmp_path / name, cluster, *words, launcher=name, **two) for name in LAUNCHERS}
     bounded = sweep(tmp_path / "bounded", cluster, "--gpus", "1", requeues=1, **limits)
     tasks = {launcher: f"{job_of(out)}_1" for launcher, out in outs.items()}

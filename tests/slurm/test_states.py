@@ -29,16 +29,6 @@ def begun(site: Quick, *runs: str) -> None:
     until(lambda: set(runs) <= set(site.executions()))
 
 
-@pytest.fixture
-def nodes_come_back(cluster: Slurm) -> Iterator[None]:
-    """Make all nodes usable again after each test."""
-    yield
-    for node in virtual.NODES:
-        if "down" in cluster.run("sinfo", "-h", "-N", "-n", node, "-o", "%T"):
-            cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
-    until(lambda: cluster.cluster.usable_nodes() == len(virtual.NODES))
-
-
 def test_resume_excludes_a_failed_node_and_leaves_a_run_that_slurm_requeued(
     tmp_path: Path, cluster: Slurm, nodes_come_back: None
 ) -> None:

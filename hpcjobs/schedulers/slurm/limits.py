@@ -7,6 +7,7 @@ import re
 from hpcjobs.base.times import seconds
 
 _CONFIG = re.compile(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", re.MULTILINE)
+_VERSION = re.compile(r"^SLURM_VERSION\s*=\s*(\d+)\.(\d+)", re.MULTILINE)
 
 # Patterns of sbatch's messages, and the limit that each is about (slurm_strerror, and the reasons of squeue(1), of
 # 22.05). The first pattern that matches counts.
@@ -31,6 +32,25 @@ def config(text: str) -> tuple[int | None, int | None]:
     """
     found = {name: int(value) for name, value in _CONFIG.findall(text)}
     return found.get("MaxArraySize"), found.get("MaxJobCount")
+
+
+def version(text: str) -> tuple[int, int] | None:
+    """Slurm's version, such as (22, 5), from `scontrol show config`. None if it is not shown."""
+    found = _VERSION.search(text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def mpi_plugins(text: str) -> tuple[str, ...]:
+    """The plugins that `srun --mpi=list` names, each on its own line; the last line may have more, behind a colon.
+
+    Empty if there is no list. 20.11 writes `srun: ` before each of them.
+    """
+    _, heading, listed = text.partition("types are...")
+    found = []
+    for line in listed.splitlines() if heading else ():
+        _, colon, after = line.strip().removeprefix("srun: ").rpartition(":")
+        found += re.findall(r"[\w.-]+", after) if colon or " " not in after else []
+    return tuple(dict.fromkeys(found))
 
 
 def partition(text: str, name: str | None) -> tuple[str, int | None, int | None, bool]:

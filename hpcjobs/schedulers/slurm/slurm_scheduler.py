@@ -166,10 +166,16 @@ class SlurmScheduler:
 
     def limits(self, partition: str | None) -> Limits:
         """The limits that slurmctld knows."""
-        max_array, max_jobs = limits.config(run("scontrol", "show", "config"))
+        config = run("scontrol", "show", "config")
+        max_array, max_jobs = limits.config(config)
         name, nodes, time_s, up = limits.partition(run("scontrol", "--oneliner", "show", "partition"), partition)
         own = len(run("squeue", "--noheader", "--array", "--format=%F", f"--user={getpass.getuser()}").split())
-        return Limits(max_array, max_jobs, None, own, name, nodes, time_s, up)
+        try:
+            mpi = limits.mpi_plugins(run("srun", "--mpi=list", both=True))
+        except (Refused, SchedulerUnreachable):
+            mpi = ()
+        version = limits.version(config)
+        return Limits(max_array, max_jobs, None, own, name, nodes, time_s, up, version, mpi)
 
     def user_limit(self, qos: str | None) -> int | None:
         """The limit that sacctmgr shows. None if there is no accounting, or it does not answer. May take seconds."""
