@@ -170,7 +170,7 @@ class Meter:
         self._begun = self._failed = self._closed = self._in_epoch = False
         self._started_ms = self._loop_at = 0  # ms since the epoch
         self._noted = 0.0
-        self._lines: list[str] = []  # of windows, that are not written yet
+        self._lines: list[Any] = []  # what is not written yet: lines, and the arguments of _window_line
         self._wrote = 0.0  # s, perf_counter: when the last of them were
         self._facts: dict[str, Any] = {}
         self._exchange: _Exchange | None = None
@@ -557,12 +557,9 @@ class Meter:
 
     def _tell_window(self, window: _Window, warm: bool) -> None:
         """The line of a window. Short ones go to the file together: of them a kill -9 loses the last half second."""
-        steps = window.steps
-        figures = window_figures(steps, window.ended - window.opened, window.units * self.size / steps or None)
-        wait = 1000 * window.loader_s / steps if self._fed else None
-        values = (_number(figures["throughput"]), _number(figures["step_ms"]), _number(self.loss), _number(wait))
-        where = (self.step, steps, max(self.epoch, 1), "true" if warm else "false")
-        self._lines.append(_WINDOW_LINE % (_ms(), *values, *where))
+        about = self.step, max(self.epoch, 1), self.loss, self._fed
+        # A line becomes text when it is written: a step of a short training is left with the least that can be done.
+        self._lines.append((window, time.time(), self.size, *about, warm))
         if window.ended - window.opened > _SHORT_S or window.ended - self._wrote > _WRITE_S:
             self._write_lines()
 
@@ -939,8 +936,8 @@ class Meter:
         """Append the lines that wait, by one write. Raises OSError if the disk is full."""
         if self._fd is None or not self._lines:
             return
-        text = "".join(self._lines).encode()
-        self._lines, self._wrote = [], _now()
+        lines, self._lines, self._wrote = self._lines, [], _now()
+        text = "".join([line if isinstance(line, str) else _window_line(*line) for line in lines]).encode()
         if os.write(self._fd, text) < len(text):
             os.close(self._fd)  # what would be written now would stand behind half a line
             self._fd = None
@@ -1164,6 +1161,16 @@ def _warn(text: str) -> None:
 def _usual(times: dict[Any, int]) -> Any:
     """What came the most times."""
     return max(times, key=times.__getitem__)
+
+
+def _window_line(
+    window: _Window, at: float, ranks: int, step: int, epoch: int, loss: float | None, fed: bool, warm: bool
+) -> str:
+    steps = window.steps
+    figures = window_figures(steps, window.ended - window.opened, window.units * ranks / steps or None)
+    wait = 1000 * window.loader_s / steps if fed else None
+    values = (_number(figures["throughput"]), _number(figures["step_ms"]), _number(loss), _number(wait))
+    return _WINDOW_LINE % (int(1000 * at), *values, step, steps, epoch, "true" if warm else "false")
 
 
 def _number(value: float | None) -> str:
