@@ -24,8 +24,8 @@ pytestmark = [
 PARTS = ("input_wait_ms", "allreduce_ms", "skew_ms")
 # Not eight: on two cores that other work used, too, their all-reduce took 20 to 40 ms with nothing planted.
 GPUS = (2, 4)
-# What PyTorch itself may take of a step. A small all-reduce by gloo takes 1 ms on two quiet cores, and 9 of 33 ms once for
-# four ranks that share them with other work.
+# What PyTorch itself may take of a step. A small all-reduce by gloo takes 1 ms on two quiet cores, and once took 9 of
+# 33 ms for four ranks that share them with other work.
 OWN = 1 / 3
 
 
