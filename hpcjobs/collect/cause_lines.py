@@ -13,18 +13,26 @@ RANK = (
     r"^[ \t]*(?:(?:[A-Z][\w :]{0,30})?\[(?:[^\s\[\]@]{1,60}@)?[\d,]+\]<std(?:out|err)> ?: ?|\d{1,6}: "
     r"|\[(?:rank|default)\d{1,6}\]: ?|\(\w{1,40} pid=\d+[^)\n]{0,60}\) ?){0,3}"
 )
-# Slurm 26.05 begins the lines of its step daemon with a time instead of the program's name.
-STEPD = r"(?:slurmstepd\S*:|\[\d{4}-\d\d-\d\dT[\d:.]+\]) error: "
+# Slurm 26.05 begins the lines of its step daemon with a time instead of the program's name. Other programs print a time
+# in that form, too: only Slurm's own phrases count there.
+_SLURMS_TIME = (
+    r"\[\d{4}-\d\d-\d\dT[\d:.]+\] error: (?= ?(?:\*\*\* (?:JOB|STEP) |Detected \d+ oom|pyxis: |spank|execve\(\)"
+    r"|mpi/pm|container_[gp]_|task[_/]|cgroup|xcgroup|proctrack|job_container|run_command: |Plugin stack "
+    r"|Failed to (?:send|invoke)\b|[Cc]ouldn't chdir|[Cc]ould not (?:run|open)\b"
+    r"|Unable to (?:create TMPDIR|resolve|establish|unlink)|Setting TMPDIR"
+    r"|[Ee]xceeded (?:job|step) |write to unblock|[\w/: ]{0,40}\bprolog\b|_\w+: ))"
+)
+STEPD = rf"(?:slurmstepd\S*: error: |{_SLURMS_TIME})"
 # How srun reports the end of a task: `srun: error: n2: task 1: ` or `tasks 0-3,5: `.
 TASK_END = r"srun: error: \S+: tasks? [\d,-]+: "
 
 # The kind of a launcher's summary.
 LAUNCHER = "launcher"
 
-# A line that says so is no failure, whatever else it says: the program goes on.
+# A line that says so is no failure, whatever else it says: the program goes on. (NCCL's WARN is its word for errors.)
 _HARMLESS = re.compile(
-    r"\bwarn(?:ing)?s?\b(?! The)|\w+Warning\b|\(ignored\)|\bignor(?:ed|ing)\b|\bretry(?:ing)?\b|\bfall(?:ing)? ?back\b"
-    r"|\bskipp(?:ed|ing)\b|Exception ignored",
+    r"(?<!NCCL )\bwarn(?:ing)?s?\b(?! The)|\w+Warning\b|\(ignored\)|\bignor(?:ed|ing)\b|\bretry(?:ing)?\b"
+    r"|\bfall(?:ing)? ?back\b|\bskipp(?:ed|ing)\b|Exception ignored",
     re.IGNORECASE,
 )
 
@@ -58,6 +66,20 @@ def lines(kind: str, *patterns: str) -> Cause:
 def errors(kind: str, *patterns: str) -> Cause:
     """As `lines`, without lines that say of themselves that they are warnings."""
     return Cause(kind, re.compile("|".join(patterns), re.MULTILINE), warnings=False)
+
+
+def go_ends_itself(frame: str = "") -> str:
+    """The line with which a program in Go ends itself, and the beginning of its stacks, which come below.
+
+    `frame`: one of the first stack frames matches it. (The second form is the first, shown as one line.)
+    """
+    begins = r"(?:panic: |fatal error: |runtime/cgo: )[^\n]*"
+    stack = r"\bgoroutine \d+ \[[^\n]*"
+    within = rf"(?:\n[^\n]*){{0,12}}?\n[^\n]*(?P<frame>{frame}\S*)" if frame else ""
+    return (
+        rf"{RANK}(?P<panic>{begins})\n[\s\S]{{0,1500}}?(?P<stack>{stack}){within}"
+        rf"|^{begins}{stack}{f' {frame}' if frame else ''}"
+    )
 
 
 def _line(text: str, match: re.Match[str]) -> tuple[int, int]:

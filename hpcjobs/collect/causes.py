@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.collect import causes_container, causes_gpu, causes_mpi, causes_node, causes_program
-from hpcjobs.collect.cause_lines import LAUNCHER, RANK, TASK_END, Cause
+from hpcjobs.collect.cause_lines import LAUNCHER, RANK, STEPD, TASK_END, Cause
 
 # The cause is the first of these that matches a line of the log, and of its lines the first. Their order: Slurm and
 # the rank that gave up, which know the reason; what happened by itself; what follows from the end of another rank
@@ -32,6 +32,7 @@ CAUSES: tuple[Cause, ...] = (
     *causes_program.ABORTED,
     *causes_program.EXCEPTIONS,
     *causes_program.MODULES,
+    *causes_program.TICKET,
     *causes_mpi.ROOT,
     *causes_mpi.NOT_BUILT_FOR_IT,
     *causes_mpi.NOT_LAUNCHED,
@@ -53,10 +54,11 @@ CAUSES: tuple[Cause, ...] = (
     *causes_mpi.PEER_GONE,
     *causes_program.LAST,
 )
-# If one task exits by itself, srun then kills the others: their signals are not the cause. PyTorch's watchdog aborts
-# its process.
+# If one task exits by itself, srun then kills the others: their signals are not the cause. PyTorch's watchdog, an
+# exception of NCCL that C++ does not catch and Open MPI's transports abort their process.
 _EXITED = re.compile(
-    rf"{TASK_END}Exited with exit code|[Cc]aught collective operation timeout|watchdog (?:thread terminated|got stuck)",
+    rf"{TASK_END}Exited with exit code|[Cc]aught collective operation timeout|watchdog (?:thread terminated|got stuck)"
+    r"|due to a collective timeout|what\(\): +[^\n]*\bNCCL\b|is aborting the MPI job|\bmca_btl_tcp_\w+\] received unex",
     re.MULTILINE,
 )
 # A program that prints so many lines of progress after an exception went on: it did not end the program.
@@ -132,7 +134,8 @@ def find(text: str) -> tuple[str, re.Match[str]] | None:
 
 
 def _may_survive(cause: Cause) -> bool:
-    return cause.kind in _SURVIVED and cause not in causes_node.ENDED_BY_SLURM
+    # A job that Slurm puts back into the queue may begin again in the same log.
+    return cause.kind == "preempted" or (cause.kind in _SURVIVED and cause not in causes_node.ENDED_BY_SLURM)
 
 
 def _first(cause: Cause, text: str) -> re.Match[str] | None:
@@ -234,6 +237,7 @@ __all__ = [
     "CAUSES",
     "LAUNCHER",
     "RANK",
+    "STEPD",
     "class_of",
     "find",
     "is_consequence",

@@ -5,12 +5,12 @@ pyxis prints enroot's log, then its own words, then Slurm prints those of its pl
 
 from __future__ import annotations
 
-from hpcjobs.collect.cause_lines import RANK, errors, lines
+from hpcjobs.collect.cause_lines import RANK, errors, go_ends_itself, lines
 
 _PYXIS = r"\bpyxis: "
 # What says only that something before it failed, what is no error, and what is cleaned up after an end.
 _NO_REASON = (
-    r"(?!\s*(?:\[(?:INFO|WARN)|printing |import(?:ing|ed) |creat(?:ing|ed) |child \d+ failed|container start failed"
+    r"(?! *(?:\[(?:INFO|WARN)|printing |import(?:ing|ed) |creat(?:ing|ed) |child \d+ failed|container start failed"
     r"|couldn't (?:start container|execute enroot command|get list of existing|cleanup|remove)|if the image has an"
     r"|failed to (?:import|create|start)\b(?![^\n]*: )|\S+: line \d+: +\d+ |\d+ \w+ ?[\w ]*\()"
     r"|[^\n]*exited with return code|[^\n]*could not remove)"
@@ -30,18 +30,19 @@ CONTAINERS = (
         "launch",
         rf"{RANK}FATAL: {{3}}\S",
         r"\bFATAL: +container creation failed",
-        rf"{RANK}FATAL +\[U=\d+,P=\d+\] +\w+\(\) ",  # with --debug
-        r"\bFATAL: +[^\n]*(?:squashfs|rootfs|\.sif\b|singularity|apptainer|setuid|mount )",
+        rf"{RANK}(?:FATAL|ERROR|ABORT) +\[U=\d+,P=\d+\] +\w+\(\) ",  # with --debug
+        r"\bFATAL: [^\n]*(?:squashfs|rootfs|\.sif\b|singularity|apptainer|setuid|mount )",
         r"\bFATAL: kernel too old",
         rf"{RANK}ERROR  : (?![^\n]*Non-fatal)",  # Singularity 2
         rf"{RANK}ABORT  : Retval",
     ),
-    errors("launch", rf"{_PYXIS}\s*nvidia-container-cli: (?!warn)"),
-    errors("launch", rf"{_PYXIS}{_NO_REASON}\s*{_SAYS_WHY}"),
-    errors("launch", rf"{_PYXIS}{_NO_REASON}\s*[^\n]*{_FAILS}"),
+    lines("launch", go_ends_itself(r"github\.com/(?:sylabs|apptainer|hpcng|opencontainers|containers)/")),
+    errors("launch", rf"(?:{_PYXIS} *|{RANK})nvidia-container-cli: (?!warn)"),
+    errors("launch", rf"{_PYXIS}{_NO_REASON} *{_SAYS_WHY}"),
+    errors("launch", rf"{_PYXIS}{_NO_REASON}[^\n]*{_FAILS}"),
     errors(
         "launch",
-        rf"{RANK}(?:nvidia-container-cli: (?!warn)|enroot-\w+: )",
+        rf"{RANK}enroot-\w+: ",
         r"\bdocker: Error response from daemon: ",
         r"\bOCI runtime (?:create|exec|start)?[^\n]{0,12}(?:error|failed)",
         r"\bch-run\[\d+\]: error: |/\.singularity\.d/actions/\w+: [^\n]*\bexec: ",

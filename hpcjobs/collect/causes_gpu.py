@@ -26,7 +26,7 @@ SHARED_MEMORY = (
         r"insufficient shared memory \(shm\)",
         r"unable to (?:write to|allocate|open|resize|mmap)[^\n]{1,60}/torch_\d[^\n]*No space left",
         r"failed to extend /dev/shm/",
-        r"Error while creating shared memory segment",  # NCCL
+        r"\bNCCL WARN Call to posix_fallocate failed|Error while creating shared memory segment",
     ),
     lines(
         "signal",
@@ -38,16 +38,17 @@ DEVICE_MEMORY = (
     lines(
         "device_memory",
         r"OOM when allocating",
-        r"RESOURCE_EXHAUSTED: (?:Out of memory|Failed to allocate)",
+        r"(?:RESOURCE_EXHAUSTED|Resource exhausted): (?:Out of memory|Failed to allocate)",
+        r"XlaRuntimeError: INTERNAL: Failed to allocate \d+ bytes",
         r"ResourceExhaustedError: [^\n]*(?:[Oo]ut of memory|[Ff]ailed to allocate)",
         r"CU(?:DNN|BLAS|FFT)_(?:STATUS_)?ALLOC_FAILED",
         r"Error: [^\n]*CUDA_ERROR_OUT_OF_MEMORY",
         r"Dst tensor is not initialized",
         r"(?:CUDA|Cuda|cuda|HIP)\w* (?:error|failure|failed)[^\n]{0,30}out of memory",
-        r"CUDA out of memory",
+        r"\b(?:CUDA|HIP|XPU|NPU|HPU|MUSA|MPS backend) out of memory",
         r"[Oo]ut of memory error on GPU \d",  # Paddle
         r"\bcuda runtime error \(\d+\) : out of memory",
-        r"OutOfMemoryError: \w+ out of memory",
+        r"\b(?:torch|cupy)[\w.]*\.OutOfMemoryError\b",
     ),
 )
 DEVICE = (
@@ -60,7 +61,9 @@ DEVICE = (
         r"(?:no \S+-capable device is detected|invalid device ordinal)",
         r"Error: Unable to initialize backend '(?:cuda|rocm|gpu)'",  # JAX
         r"CUDA failure [^\n]*'(?:no CUDA-capable device is detected|invalid device ordinal)",
-        r"Error: [^\n]*(?:CUDA driver version is insufficient|CUDA unknown error|Error 804: forward compat)",
+        r"Error: [^\n]*(?:CUDA driver version is insufficient|CUDA unknown error|CUDA driver initialization failed)",
+        r"Error: Unexpected error from cudaGetDeviceCount\(\)(?![^\n]*out of memory)",
+        r"Error: Torch not compiled with CUDA enabled|Error: Attempting to deserialize object on (?:a )?CUDA device",
         r"NVIDIA-SMI has failed because|Driver/library version mismatch|^No devices were found",
     ),
     lines("device_shared", r"Duplicate GPU detected"),
@@ -69,7 +72,7 @@ DEVICE = (
         # The kernel's own words on its assertion come before the exception that only tells of one.
         r"\bblock: \[[\d,]+\], thread: \[[\d,]+\] Assertion [^\n]*failed",
         r"\b(?:CUDA|HIP) error: (?!out of memory)",
-        r"\bcuDNN error: CUDNN_STATUS_",
+        r"(?:\bcuDNN error|Error): CUDNN_STATUS_",
         r"\bCUDA_ERROR_(?:ILLEGAL|MISALIGNED|LAUNCH|ASSERT|INVALID_PC|HARDWARE)",
         r"\bcudaError(?:Illegal|Assert|LaunchFailure|MisalignedAddress|HardwareStackError)\w*",
         r"\b(?:an illegal memory access was encountered|device-side assert triggered)",
@@ -91,7 +94,7 @@ _NCCL_GOES_ON = (
     r"|plugin|Could not find|MNNVL|[Ii]gnor|[Ff]all(?:ing)? ?back|not supported|disabl))"
 )
 # The network gave up on this rank's own transfer: what other ranks see follows from it.
-GAVE_UP = r"[^\n]*(?:Got completion [^\n]*with (?:error|status)|\bibv_\w+ failed)"
+GAVE_UP = r"[^\n]*(?:Got completion [^\n]*with (?:error|status)|\bibv_\w+ failed|Request completed with error)"
 NCCL = (
     lines(
         "nccl_error",
@@ -108,9 +111,10 @@ NCCL = (
         r"\bNCCL error in: ",
         r"\bnccl(?:Remote|System|Internal|UnhandledCuda|InvalidUsage|InvalidArgument)\w*: ",
         r"\bnccl[A-Z]\w* failed",
-        r"\bNCCL (?:[Ee]rror|async error|failure)",
+        r"\bNCCL (?:[Ee]rror|async error|failure)|\bNCCL operation [^\n]{1,200} failed",
+        r"\bunhandled (?:cuda|system) error",
         r"\bDistBackendError: ",
-        r"NCCL operations have failed or timed out",
+        r"NCCL operations have failed or timed out|Received a dump signal due to a collective timeout",
         r"watchdog (?:thread terminated with exception|got stuck|thread got stuck)",
         r"\bNCCL WARN [^\n]*[Cc]onnection closed by (?:remote )?peer",
     ),

@@ -21,7 +21,10 @@ NOT_LAUNCHED = (
         r"(?P<c>requested more processes than the ppr for)[\s\S]{0,120}?(?P<d>PPR: +\S+)",
         r"(?P<e>we found no available cpus on)[\s\S]{0,40}?(?P<f>Node: +\S+)",
         r"(?P<g>mpirun was unable to find the specified executable file)[\s\S]{0,500}?(?P<h>Executable: +[^\n]+)",
+        r"was unable to complete a TCP connection\s+to another process",
+        r"\bssh: (?:connect to host|Could not resolve hostname) ",
         r"was unable to (?:start|launch) the specified application",
+        r"(?P<i>tried to fork a new process via the \"execve\" system call but)\s+(?P<j>failed)",
         r"(?:ORTE|PRTE|PRRTE) was unable to reliably start one or more daemons",
         r"(?:ORTE|PRTE|PRRTE) daemon has unexpectedly failed",
         r"ORTE does not know how to route a message",
@@ -48,7 +51,7 @@ NOT_BUILT_FOR_IT = (
 )
 # PMIx and its plugin in Slurm print such lines when any rank ends, too.
 ALSO_IN_GOOD_RUNS = (
-    r"\bPMIX ERROR|\b(?:ORTE_ERROR_LOG|OPAL ERROR|PRTE ERROR): "
+    r"\bPMII_singinit: |\bPMIX ERROR|\b(?:ORTE_ERROR_LOG|OPAL ERROR|PRTE ERROR): "
     rf"|{STEPD} *mpi/pm\S*: (?![^\n]*Error handler invoked)"
 )
 MPI = (
@@ -71,6 +74,7 @@ MPI = (
         r"before MPI_INIT completed",
         r"PSM[23] (?:can't open \w+ unit|was unable to open an endpoint)",
         r"A requested component was not found, or was unable to be opened",
+        r"\bmca_btl_tcp_\w+\] |\bmtl_ofi\.h:\d+: |is aborting the MPI job",
         r"The OpenFabrics stack has reported a network error event",
     ),
     lines("mpi_error", ALSO_IN_GOOD_RUNS),

@@ -17,7 +17,7 @@ _OF_PROGRAM = r"(?:13|31|32|43|68|69)\b"
 
 ENDED_BY_SLURM = (
     lines("node_failure", r"DUE TO NODE FAILURE", r"srun: error: Node failure on "),
-    lines("preempted", r"DUE TO PREEMPTION"),
+    lines("preempted", r"DUE TO (?:PREEMPTION|JOB REQUEUE)"),
     lines("timeout", r"DUE TO TIME LIMIT"),
     lines(
         "out_of_memory",
@@ -46,11 +46,11 @@ BROKEN_NODE = (
         NO_ANSWER,
         r"uncorrectable (?:ECC|NVLink) error",
         r"CUDA_ERROR_ECC_UNCORRECTABLE",
-        r"GPU has fallen off the bus",
+        r"GPU has fallen off the bus|\bNVRM: [^\n]*\bfallen off the bus",
         r"\bGPU is lost\b|Unable to determine the device handle for (?:GPU|gpu)",
         r"\bRmInitAdapter failed",
         # NVSwitch needs a Fabric Manager, which does not run on this node.
-        r"Error 802: system not yet initialized|CUDA_ERROR_SYSTEM_NOT_READY",
+        r"(?:Error 802|CUDA error): system not yet initialized|CUDA_ERROR_SYSTEM_NOT_READY",
         rf"{_XID}(?![^\n]*\bNon-?[Ff]atal\b){_BROKEN}",
         rf"{_XID}45\b[^\n]*caused by previous Xid {_BROKEN}",
         rf"{_XID}154\b[^\n]*\bto 0x[1-9a-fA-F]",  # the driver says what must be done: reset or reboot
@@ -71,7 +71,8 @@ NOT_STARTED = (
         r"srun: error: (?:Task launch for|Application launch failed)",
         r"srun: error: tasks? [\d,-]+ launch failed: ",
         r"srun: fatal: |aborted before step completely launched",
-        rf"{STEPD}(?:execve\(\)|[^\n]{{0,60}}\b[Pp]rolog failed)",
+        r"srun: error: timeout waiting for task launch",
+        rf"{STEPD}(?:execve\(\)|container_[gp]_join|[^\n]{{0,60}}\b[Pp]rolog failed)",
         r"\bTaskProlog failed status",
         r"slurm_script: line \d+: [^\n]{1,200}: (?:command not found|No such file or directory|Permission denied)",
     ),

@@ -5,21 +5,29 @@ from __future__ import annotations
 import re
 
 from hpcjobs.base.contract import ERROR_PREFIX
-from hpcjobs.collect.cause_lines import LAUNCHER, RANK, STEPD, TASK_END, errors, lines
+from hpcjobs.collect.cause_lines import LAUNCHER, RANK, STEPD, TASK_END, errors, go_ends_itself, lines
 
 # What a rank prints because another one ended: Horovod stops all of them, and connections to it break.
 OTHERS = (
-    r"(?:Horovod has been shut down|HorovodInternalError|\bnccl[A-Z]|\bNCCL |\bMPI_(?:ERR|ABORT)|gloo/transport/"
+    r"(?:Horovod has been shut down|HorovodInternalError|\bnccl[A-Z]|\bNCCL:? |\bMPI_(?:ERR|ABORT)|gloo/transport/"
     r"|\bConnection (?:was )?(?:closed|reset) by (?:remote )?peer|failed to recv, got 0 bytes|\bDistBackendError\b"
     r"|[Cc]aught collective operation timeout|taking the entire process down"
     r"|DataLoader worker \(pid\(s\) [^)]*\) exited unexpectedly)"
 )
 # The same, as Python's own exceptions. (requests.exceptions.ConnectionError is about another connection.)
-LOST = r"(?:BrokenPipe|Connection|ConnectionReset|ConnectionAborted)Error: |(?:\w+\.)*RendezvousClosedError\b"
+LOST = (
+    r"(?:BrokenPipe|Connection|ConnectionReset|ConnectionAborted)Error: "
+    r"|(?:\w+\.)*Rendezvous(?:Closed|Connection)Error\b"
+)
 _NOT_OF_OTHERS = rf"(?![^\n]*{OTHERS})"
+# What the dynamic linker says, as the message of an exception of ctypes, too.
+_NO_LIBRARY = r"(?:: cannot open shared object file|: version `[^'\n]+' not found \(required by|: undefined symbol: )"
+# A launcher in Python on the end of a process that it started: the old torch.distributed.launch and DeepSpeed.
+_PROCESS_FAILED = r"subprocess\.CalledProcessError: Command [^\n]{0,80}\bpython[^\n]* returned non-zero exit status"
 # torchrun's own exceptions only say that a process of its node failed, and how NCCL names its errors is no exception.
 _NO_EXCEPTION = (
-    r"(?!Exception ignored|ImportError|ModuleNotFoundError|torch\.distributed\.elastic\.(?!rendezvous)|nccl[A-Z])"
+    r"(?!Exception ignored|ImportError|ModuleNotFoundError|torch\.distributed\.elastic\.(?!rendezvous)|nccl[A-Z]"
+    rf"|\w[\w.]*Error: [^\n]*(?:{_NO_LIBRARY}|died with <Signals\.SIG)|{_PROCESS_FAILED})"
 )
 # Most exceptions end in Error; some of the standard library and of others are named otherwise, and then have a module.
 EXCEPTION = (
@@ -56,23 +64,33 @@ CREDENTIAL = (
         r"error: [^\n]*(?:(?:Invalid|Expired|Rewound|Replayed) credential|[Jj]ob credential (?:expired|revoked))",
         r"Protocol authentication error",
         r"\bPermission denied \((?:publickey|gssapi|password|keyboard)",
-        r"(?:No|[Mm]atching) (?:Kerberos )?credentials? (?:cache found|were supplied|found)",
-        r"unable to read credentials? cache",
+        r"\[Errno 12[67]\]|\bKey has expired|\bRequired key not available",  # of a file system that asks for a ticket
         r"\b[Aa]pi[_ ]key not configured|^401 Client Error\b|\btrying to access a gated repo\b",
         rf"{RANK}{_HOST}(?:\w+\.)*\w*(?:NoCredentials|CredentialRetrieval|TokenRetrieval|Authentication|GatedRepo|"
         r"LocalTokenNotFound|DefaultCredentials)Error\b",
         rf"{RANK}{_HOST}{EXCEPTION}[^\n]*(?:\b401\b[^\n]*Unauthorized|Unauthorized[^\n]*\b401\b|ExpiredToken\b|"
-        r"InvalidAccessKeyId|[Ii]nvalid (?:user )?token|[Uu]nable to locate credentials)",
+        r"\b403\b[^\n]*Forbidden|InvalidAccessKeyId|[Ii]nvalid (?:user )?token|[Uu]nable to locate credentials)",
+        rf"{RANK}{_HOST}(?:\w+\.)*CommError: [^\n]*[Pp]ermission denied",  # Weights & Biases
     ),
 )
+# Tickets that were not renewed do not end a run whose files do not ask for them.
+TICKET = (
+    errors(
+        "credential",
+        r"(?:No|[Mm]atching) (?:Kerberos )?credentials? (?:cache found|were supplied|found)",
+        r"unable to read credentials? cache",
+        rf"{RANK}(?:kinit|aklog): ",
+    ),
+)
+# Network libraries have the same words for their transfers.
+_NO_NETWORK = r"^(?![^\n]*(?:\bMPID?I?R?_\w+\(\d+\)|\bUCX +[A-Z]+ |\bNCCL WARN |\bibv_|\blibfabric:|\bCQ\b))[^\n]*"
 FILE_SYSTEM = (
     errors(
         "file_system",
         r"\bStale (?:NFS )?file handle",
         r"\[Errno (?:5|30|108|116|117|121)\]",
-        r"\b[Ii]nput/output error",
+        rf"{_NO_NETWORK}\b(?:[Ii]nput/output|Remote I/O) error",
         r"\bRead-only file system",
-        r"\bRemote I/O error",
         r"Cannot send after transport endpoint shutdown",
         r"Transport endpoint is not connected: ?['\"/]",
         r"\bStructure needs cleaning",
@@ -87,6 +105,7 @@ HOST_MEMORY = (
         "host_memory",
         r"(?<!OutOf)MemoryError\b",
         r"std::bad_alloc",
+        r"\bray\.exceptions\.OutOfMemoryError\b",
         rf"{_NO_LOCKED_MEMORY}Cannot allocate memory",
         r"DefaultCPUAllocator: (?:can't|not enough)",
         r"OOM when allocating [^\n]*(?:device:CPU|allocator (?:mkl)?cpu)",
@@ -106,6 +125,8 @@ ABORTED = (
         rf"(?P<what>what\(\): +{_NOT_OF_OTHERS}[^\n]*)",
         r"\bAssertion [`'][^\n]{1,300}['`] failed\b",
         r"\bLLVM ERROR: ",
+        go_ends_itself(),
+        r"(?P<rust>\bthread '[^'\n]*'[^\n]{0,20} panicked at [^\n]*?):?(?:\n(?P<why>(?!note: )[^\n]*))?$",
         r"\b(?:double free or corruption|free\(\): invalid|malloc\(\): |corrupted (?:size|double-linked))",
         r"\bmunmap_chunk\(\): invalid pointer",
         r"\*\*\* (?:stack smashing|buffer overflow) detected",
@@ -125,14 +146,16 @@ MODULES = (
         r"Lmod has detected the following error:[^\n]*(?:\n[^\n]+)?",
         r"ModuleCmd_\w+\.c\(\d+\):ERROR:",
         r"Unable to locate a modulefile for",
-        r"\bmodule: command not found",
+        r"\b(?:module|ml): command not found",
         r"/lmod: No such file or directory",
     ),
     lines(
         "import_error",
         RANK + r"(?:ImportError|ModuleNotFoundError)\b",
         r"error while loading shared libraries:",
-        r"symbol lookup error:",
+        rf"{RANK}\w[\w.]*Error: [^\n]*{_NO_LIBRARY}",
+        r"\bCould not load library \S+ Error: ",  # cuDNN
+        r"(?:symbol lookup|relocation) error:",
         r"version `[^'\n]+' not found \(required by",
         r"No module named ",
     ),
@@ -150,9 +173,11 @@ SIGNAL = (
     lines(
         "signal",
         r"Caught signal \d+ \(\w+",  # UCX
-        r"\*\*\* (?:Received signal (?!15\b)\d+|SIG(?!TERM)[A-Z]+ received at time=)",  # TensorFlow, absl
+        # TensorFlow, absl, glog
+        r"\*\*\* (?:Received signal (?!15\b)\d+|SIG(?!TERM)[A-Z]+ (?:received at time=|\(@0x))",
         r"Signal: [A-Z][a-z ]+ \(\d+\)",
-        r"Segmentation fault",
+        r"Segmentation fault|(?:Illegal|illegal hardware) instruction",
+        r"\bdied with <Signals\.SIG(?!TERM)\w+: \d+>",  # Python's subprocess
         r"Fatal Python error",
         r"\bKilled(?= \(\d+ ranks\)$|$)",
     ),
@@ -176,7 +201,7 @@ EXITED = (
 )
 LAST = (
     lines(LAUNCHER, r"Primary job +terminated", r"BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES"),
-    lines(LAUNCHER, r"\bexits with return code = \d"),  # DeepSpeed
+    lines(LAUNCHER, r"\bexits with return code = \d", _PROCESS_FAILED),  # DeepSpeed
     lines("", rf"{STEPD}|(?:srun|mpirun|sbatch): error:"),
     lines("", r"command not found|No such file or directory|Permission denied"),
 )

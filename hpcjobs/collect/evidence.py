@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpcjobs.base.contract import ERROR_PREFIX
 from hpcjobs.base.files import open_plain
-from hpcjobs.collect import causes, own_lines
+from hpcjobs.collect import causes, chained, own_lines
 
 _TAIL_BYTES = 256 * 1024
 # Hundreds of ranks that lose another one print some 10 kB each, and what that one printed stands before.
@@ -71,26 +71,26 @@ def why(*logs: Path, ends_known: bool = False) -> str:
     first.
     `ends_known`: the launcher's line would say nothing more, because the ends of the processes are known.
     """
-    read = [tail(path) for path in logs]
+    read = [chained.without_superseded(tail(path)) for path in logs]
     text, found = _found(read)
     if found is not None and causes.may_follow(found[0]):
-        further = [tail(path, _MOST_BYTES) for path in logs]
+        further = [chained.without_superseded(tail(path, _MOST_BYTES)) for path in logs]
         if further != read:
             read, (text, found) = further, _found(map(_thinned, further))
     lines = [line for lines in read for line in lines]
     if found is not None and causes.is_doubtful(_line(text, found[1])):
         own = next(filter(None, map(own_lines.last_error, read)), "")
         if own:
-            return own[:_SHOWN_LENGTH]
+            return _cut(own)
     if found is not None and found[0] != causes.LAUNCHER:
         return _shown(text, found[1]) + _of_ranks(text, found[1], lines) + _other_nodes(text, found[1])
     order = (own_lines.last_error, own_lines.last_message, own_lines.last_words)
-    words = next((said for each in order for lines in read if (said := each(lines))), "")[:_SHOWN_LENGTH]
+    words = _cut(next((said for each in order for lines in read if (said := each(lines))), ""))
     if found is None:
-        return words or next(filter(None, map(own_lines.last_line, read)), "")[:_SHOWN_LENGTH]
+        return words or _cut(next(filter(None, map(own_lines.last_line, read)), ""))
     if words and ends_known:
         return words
-    return "; ".join(filter(None, (words, _shown(text, found[1]))))[:_SHOWN_LENGTH]
+    return _cut("; ".join(filter(None, (words, _shown(text, found[1])))))
 
 
 def _found(read: Iterable[Sequence[str]]) -> tuple[str, tuple[str, re.Match[str]] | None]:
@@ -146,11 +146,21 @@ def _other_nodes(text: str, match: re.Match[str]) -> str:
     return "".join(f"; failed on node {node}: the same" for node in named if node not in first)
 
 
+def _cut(line: str, said: str = "") -> str:
+    """At most _SHOWN_LENGTH characters of a line: its beginning and its end, or `said` where that stands further on."""
+    if len(line) <= _SHOWN_LENGTH:
+        return line
+    at = line.find(said)
+    if at < _SHOWN_LENGTH // 4:
+        return f"{line[: _SHOWN_LENGTH // 2]} ... {line[5 - _SHOWN_LENGTH // 2 :]}"
+    return f"{line[: _SHOWN_LENGTH // 4]} ... {line[at:]}"[:_SHOWN_LENGTH]
+
+
 def _shown(text: str, match: re.Match[str]) -> str:
     """The matched line of a text, or the parts of it that matter."""
     parts = [part for part in match.groupdict().values() if part]
     if parts:
-        return " ".join(" ".join(part.split()) for part in parts)[:_SHOWN_LENGTH]
+        return _cut(" ".join(" ".join(part.split()) for part in parts))
     start = text.rfind("\n", 0, match.start()) + 1
     end = text.find("\n", max(match.start(), match.end() - 1))
     line = text[start : end if end >= 0 else None]
@@ -158,4 +168,4 @@ def _shown(text: str, match: re.Match[str]) -> str:
     own = line.find(ERROR_PREFIX)
     if own < 0 and "\n" not in line:
         line = own_lines.whole(text, start, max(0, match.start() - start)).removeprefix("| ")
-    return " ".join(line[max(own, 0) :].split("\n"))[:_SHOWN_LENGTH]
+    return _cut(" ".join(line[max(own, 0) :].split("\n")), match[0].partition("\n")[0])

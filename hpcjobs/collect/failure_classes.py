@@ -90,7 +90,7 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         "the nodes did not boot; try again",
     ),
     "preempted": FailureClass(
-        "another job took its nodes, and Slurm did not requeue it",
+        "another job took its nodes, or Slurm put it back into its queue",
         "the job was preempted; try again",
     ),
     "revoked": FailureClass(
@@ -110,8 +110,10 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         "look at the file system that the line names, on the run's nodes; `exclude` in the profile leaves a node out",
     ),
     "credential": FailureClass(
-        "a credential is missing, wrong or expired: of Munge, of ssh, or of a service that the command asks",
-        "renew the credential that the line names; with Munge's, the clocks and the key of the nodes must agree",
+        "a credential is missing, wrong or expired, or gives no access: of Munge, of ssh, of a file system, or of a "
+        "service that the command asks",
+        "renew the credential that the line names, such as a token or a Kerberos ticket; with Munge's, "
+        "the clocks and the key of the nodes must agree",
     ),
     "launch": FailureClass(
         "the launcher, its plugin or the container failed before Python started",
@@ -165,7 +167,8 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
     ),
     "signal": FailureClass(
         "a signal ended a process, or it aborted itself, and no line of the log gives another reason",
-        "a process crashed or was killed, perhaps because the node had no memory left: see the run's job.log",
+        "if the line names a check, an assertion or a panic, the program or a library of it ended itself: see the "
+        "run's job.log; if a process was only killed, the node may have had no memory left",
     ),
     "exit_code": FailureClass(
         "the exit code is not 0, and no line of the log gives a reason",

@@ -18,17 +18,20 @@ _SENTENCE_LINES = 5
 _OPEN_MPI_RULE = "-" * 74
 # A sentence of five words at least, and no warning.
 _BEGINS = re.compile(r"(?!WARNING|NOTE|Note|Traceback)[A-Z]\w*(?: +\S+){4}")
-_OF_OTHER_LINES = re.compile(r"\[\S+:\d+\] |\*\*\* |(?:srun|slurmstepd\S*|mpirun|sbatch): |-->|[A-Z][\w ]{0,20}: ")
+_OF_OTHER_LINES = re.compile(
+    rf"\[\S+:\d+\] |\*\*\* |(?:srun|slurmstepd\S*|mpirun|sbatch): |{causes.STEPD}|-->|[A-Z][\w ]{{0,20}}: "
+)
 # A longer text between two rules is not a message of Open MPI.
 _MESSAGE_LINES = 30
 # What launchers say of an end, whatever its cause. Open MPI's messages may lack a rule where a log is cut.
 _OF_LAUNCHERS = re.compile(
-    r"(?:srun|sbatch|slurmstepd\S*|mpirun|mpiexec|orterun|hpcjobs): |\[\d{4}-\d\d-\d\dT[\d:.]+\] error: "
+    rf"(?:srun|sbatch|slurmstepd\S*|mpirun|mpiexec|orterun|hpcjobs): |{causes.STEPD}"
     r"|mpirun (?:noticed|detected|has exited)|Primary job +terminated|a non-zero exit code\. Per user-direction"
     r"|(?:thus causing|the job to be terminated)|Process name: |Exit code: +\d"
     r"|MPI_ABORT was invoked|with errorcode -?\d|NOTE: invoking MPI_ABORT|You may or may not see output"
     r"|exactly when Open MPI kills them|\[\S+:\d+\] (?:\d+ more process|Set MCA parameter|\*\*\*|\[ ?\d+\] )"
     r"|\S+: line \d+: +\d+ \w[\w ]*(?:\(core dumped\))?  "  # bash on a process that a signal ended
+    r"|subprocess\.CalledProcessError: Command [^\n]{0,80}\bpython"
     r"|=+ {2,}[A-Z]|\[[\d :,-]+\] \[(?:INFO|ERROR)\] \[launch\.py|\[rank: \d+\] Child process"
     r"|[EWI]\d{4} [\d:.]+ \d+ torch/distributed/elastic/|(?:ERROR|WARNING|INFO):torch\.distributed\.elastic"
 )
