@@ -69,7 +69,7 @@ def test_a_log_that_contradicts_itself_gives_no_rate_and_names_both_lines() -> N
     told = reasons(kind("oc20_contradicts_itself"))
     assert "number_of_ranks (line 8: 64) and 128 nodes x 4 accelerators (line 9: 512) contradict each other" in told
     assert "throughput of tracked_stats (lines 27 to 159) 680.9" in told
-    assert "train_samples over the time of epochs (line 31) 10634/s" in told
+    assert "train_samples over the time of epochs (lines 31 to 163) 10634/s" in told
 
 
 def test_lines_of_one_worker_are_no_rate_of_four() -> None:
