@@ -55,7 +55,7 @@ class EpochRun(Run):
         self.length = 0  # steps of an epoch
         self.offset = 0  # 1: the epoch's first line is that of step 0, so n stands for n + 1 steps
         self.start: RunningMean | None = RunningMean()  # of the first epoch, until it ends
-        self.newest: tuple[int, float, float] = (0, 0.0, 0.0)  # steps, s and rounding error of the open epoch
+        self.newest: tuple[float, float, float] = (0, 0.0, 0.0)  # steps, s and rounding error of the open epoch
         self.error = 0.0  # of all windows together, s
 
     def take(self, epoch: int, step: int, length: int, mean: bytes) -> bool:
@@ -95,7 +95,7 @@ class EpochRun(Run):
         elif 2 * count < self.length:
             return
         if 0 < time < math.inf:
-            self.windows.extend((float(count),), (time,))
+            self.windows.extend((count,), (time,))
             self.error += error
 
     def steady(self) -> SteadyRate | None:
