@@ -53,7 +53,7 @@ from hpcjobs.study import open_study
 @click.option("--unit", metavar="WORD", help="With --pattern: what is counted, such as tokens.  [default: samples]")
 @click.option("--warmup", type=int, metavar="N", help="With --pattern: matches or steps left out.  [default: 10]")
 @click.option("--take", type=click.Choice(TAKE), help="With --pattern: how matches become one.  [default: mean]")
-@click.option("--gpus", type=click.IntRange(1), metavar="N", help="With --pattern: the number of GPUs (ranks).")
+@click.option("--gpus", type=click.IntRange(1), metavar="N", help="The number of GPUs of logs that do not say it.")
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="With --pattern: the batch of all GPUs together.")
 @click.option("--json", "as_json", is_flag=True, help="Print the runs as JSON.")
 @click.pass_context
@@ -81,8 +81,8 @@ def collect(
     """
     asked: dict[str, Any] = {"of": of, "unit": unit, "warmup": warmup, "take": take}
     given = {name: value for name, value in asked.items() if value is not None}
-    if pattern is None and (given or gpus or batch):
-        raise InputError("--of, --unit, --warmup, --take, --gpus and --batch need --pattern")
+    if pattern is None and (given or batch):
+        raise InputError("--of, --unit, --warmup, --take and --batch need --pattern")
     if pattern is not None and (format_ or not logs):
         raise InputError("--pattern needs --logs and excludes --format: give `--logs FILE --pattern REGEX`")
     if pattern is not None:
@@ -90,10 +90,10 @@ def collect(
         _print_runs(tried, as_json)
         ctx.exit(int(not tried))
     if logs:
-        runs = _any_logs(paths, format_, gpus_from, as_json)
+        runs = _any_logs(paths, format_, gpus_from, gpus, as_json)
     else:
-        if format_ or gpus_from:
-            raise InputError("--format and --gpus-from need --logs: the format of a sweep's logs is known")
+        if format_ or gpus_from or gpus:
+            raise InputError("--format, --gpus and --gpus-from need --logs: a sweep's logs are known")
         if len(paths) != 1:
             raise InputError("give one FOLDER of a sweep, or --logs and the paths of logs")
         runs = open_study(paths[0], tell=show.talk).collect()
@@ -117,9 +117,11 @@ def _tried(
     return found.runs
 
 
-def _any_logs(paths: Sequence[Path], format_: str | None, gpus_from: str | None, as_json: bool) -> list[Run] | None:
+def _any_logs(
+    paths: Sequence[Path], format_: str | None, gpus_from: str | None, gpus: int | None, as_json: bool
+) -> list[Run] | None:
     """The runs of any training's logs; None if the logs measure only collectives, which are printed here."""
-    found = read_logs(paths, format_, gpus_from)
+    found = read_logs(paths, format_, gpus_from, gpus)
     show_logs(found)
     if found.collectives and not found.runs:
         print_collectives(found.collectives, as_json)

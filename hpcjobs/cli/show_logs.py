@@ -13,10 +13,13 @@ from hpcjobs.collect.measurements import Bandwidth, LogResult, Throughput
 
 
 def show_logs(found: LogsFound) -> None:
-    """A table of many logs, or the problems of a single one; then lines that a pattern could read."""
+    """A table of many logs, or what a single one gives and lacks; then lines that a pattern could read."""
     if len(found.results) > 1:
         _table(found.results)
     else:
+        for result in found.results:
+            for line in _refused(result):
+                talk(line)
         for problem in found.problems:
             talk(str(problem))
         rows = [row for result in found.results for row in _collectives(result)] if found.runs else []
@@ -50,7 +53,9 @@ def _table(results: Sequence[LogResult]) -> None:
 
 def _rows(result: LogResult) -> Iterator[tuple[str, ...]]:
     """Rows of one log: one for each run, each table of a collective, and each problem beyond these."""
-    notes = [f"{problem.line}: {problem.reason}" if problem.line else problem.reason for problem in result.problems]
+    notes = [
+        f"line {problem.line}: {problem.reason}" if problem.line else problem.reason for problem in result.problems
+    ]
     rows = [*_runs(result), *_collectives(result)]
     if not rows:
         rows = [(result.path, result.format or "-", "", "", "")]
@@ -58,16 +63,29 @@ def _rows(result: LogResult) -> Iterator[tuple[str, ...]]:
         yield (*row, "; ".join(notes) if number == 0 else "")
 
 
-def _runs(result: LogResult) -> Iterator[tuple[str, ...]]:
+def _refused(result: LogResult) -> Iterator[str]:
+    """What is known of each training of a log that makes no row."""
     for one in result.measurements:
-        if isinstance(one, Throughput):
-            rate, unit = one.throughput, f"{one.unit}/s"
-            if rate is None and one.per_gpu is not None:
-                rate, unit = one.per_gpu, f"{one.unit}/s of one GPU"
-            elif rate is None and one.step_ms is not None:
-                rate, unit = one.step_ms, "ms a step"
-            known = f"{rate:.6g}" if rate is not None else ""
-            yield result.path, one.format, str(one.gpus or ""), known, unit if known else ""
+        if isinstance(one, Throughput) and (one.gpus is None or one.throughput is None):
+            _, format_, gpus, rate, unit = _run(result.path, one)
+            figure = f"{rate} {unit}" if rate else "no rate"
+            yield f"{result.path}:{one.line}: {format_}, {f'{gpus} GPUs' if gpus else 'GPUs not known'}, {figure}"
+
+
+def _runs(result: LogResult) -> Iterator[tuple[str, ...]]:
+    return (_run(result.path, one) for one in result.measurements if isinstance(one, Throughput))
+
+
+def _run(path: str, one: Throughput) -> tuple[str, ...]:
+    """File, format, GPUs, rate and unit of a training."""
+    rate, unit = one.throughput, f"{one.unit}/s"
+    if rate is None and one.per_gpu is not None:
+        rate, unit = one.per_gpu, f"{one.unit}/s of one GPU"
+    elif rate is None and one.step_ms is not None:
+        rate, unit = one.step_ms, "ms a step"
+    known = f"{rate:.6g}" if rate is not None else ""
+    gpus = f"{one.gpus}{' (CPU)' if one.device == 'cpu' else ''}" if one.gpus else ""
+    return path, one.format, gpus, known, unit if known else ""
 
 
 def _collectives(result: LogResult) -> Iterator[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from hpcjobs.cli.show import talk
 from hpcjobs.collect.measurements import Throughput
 from hpcjobs.collect.pattern import Pattern
-from hpcjobs.collect.pattern_hints import likely_lines, suggested
+from hpcjobs.collect.pattern_hints import likely_lines, suggested_for
 from hpcjobs.collect.pattern_log import PatternRead
 from hpcjobs.collect.pattern_numbers import Found
 from hpcjobs.collect.pattern_series import Matched
@@ -78,6 +78,6 @@ def hint(path: Path, remedy: str = "") -> None:
         talk(f"lines that hold a number beside words of a rate or of a step{remedy}:")
         for each in lines:
             talk(f"  {each.number}: {each.text}")
-        options = next((found for each in lines if (found := suggested(each.text))), "")
+        options = suggested_for(path, lines)
         if options and remedy:
             talk(f"try {options} --gpus N; with --of rank if every rank prints its own")

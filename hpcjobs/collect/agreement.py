@@ -9,8 +9,8 @@ The rule, which docs/numbers.md tells with examples:
   figures that were mixed up are a fifth or more apart.
 - The value that most figures support counts, and then that of the plainest readings. Its figure is the first given.
 - One figure alone counts as it plainly reads, if it is one that can stand alone. What cannot (a count of nobody knows
-  what) supports others, and contradicts none. A rate that may be one GPU's or that of all needs another figure once the
-  GPUs are known to be several.
+  what) supports others, and contradicts none. A rate that may be one GPU's or that of all needs another figure, unless
+  there is one GPU.
 - Figures that nothing agrees on give no rate, and both lines are named. A figure that two others outvote is named too.
 """
 
@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 from hpcjobs.collect.measurements import SteadyRate
 
-# Relative distance within which two figures agree, beyond their rounding.
+# Relative distance within which two figures agree, beyond their rounding. There is no other such distance: what reads
+# logs compares by it (`alike`, `near`), but for two statements of one number, which are equal.
 TOLERANCE = 0.15
 
 
@@ -42,10 +43,10 @@ class Kind(enum.Enum):
 class Figure:
     """One figure of a log: what it is, its value, the line that says it, and the log's words for it.
 
-    `half` is the largest rounding error, in the unit of `value`. `least` is the figure if pauses count too
-    (evaluations, checkpoints), and `most` if a warm-up does not, where the log gives these. A figure that is not
-    `alone` supports others, but gives no rate by itself. `steady` is the steady state that it comes from, in the same
-    unit.
+    Of a mean `line` is the first of its lines and `last` the last. `half` is the largest rounding error, in the unit of
+    `value`. `least` is the figure if pauses count too (evaluations, checkpoints), and `most` if a warm-up does not,
+    where the log gives these. A figure that is not `alone` supports others, but gives no rate by itself. `steady` is
+    the steady state that it comes from, in the same unit.
     """
 
     kind: Kind
@@ -57,6 +58,7 @@ class Figure:
     most: float | None = None
     alone: bool = True
     steady: SteadyRate | None = None
+    last: int = 0
 
 
 class Sizes(NamedTuple):
@@ -148,6 +150,11 @@ def readings(figure: Figure, sizes: Sizes) -> list[Reading]:
     return [Reading(value * factor, low * factor, high * factor, how) for factor, how in factors]
 
 
+def alike(one: float, other: float) -> bool:
+    """Whether two figures above 0 agree."""
+    return one <= other * (1 + TOLERANCE) and other <= one * (1 + TOLERANCE)
+
+
 def near(one: Reading, other: Reading) -> bool:
     """Whether two readings agree."""
     return one.low <= other.high * (1 + TOLERANCE) and other.low <= one.high * (1 + TOLERANCE)
@@ -194,8 +201,8 @@ def agree(figures: Sequence[Figure], sizes: Sizes) -> Agreed:
 
 def _sole(figure: Figure, found: list[Reading], sizes: Sizes) -> Agreed:
     """The rate by one figure that no other confirms."""
-    if figure.kind is Kind.OPEN and len(found) > 1:
-        what = "one GPU or of all" if sizes.gpus and sizes.gpus > 1 else "samples or of tokens"
+    if figure.kind is Kind.OPEN and (len(found) > 1 or sizes.gpus is None):
+        what = "samples or of tokens" if sizes.gpus == 1 else "one GPU or of all"
         return Agreed(None, None, "", f"{_told(figure)} may be of {what}: no figure confirms it", figure.line)
     return Agreed(found[0].rate, figure, found[0].how)
 
@@ -205,7 +212,12 @@ def _contradicted(given: Sequence[tuple[Figure, list[Reading]]]) -> Agreed:
     return Agreed(None, None, "", f"the log contradicts itself: {told}", given[0][0].line)
 
 
+def where(line: int, last: int = 0) -> str:
+    """The words for a line, or for the lines from the first to the last."""
+    return f"lines {line} to {last}" if last > line else f"line {line}"
+
+
 def _told(figure: Figure) -> str:
-    where = f" (line {figure.line})" if figure.line else ""
+    place = f" ({where(figure.line, figure.last)})" if figure.line else ""
     unit = " s a step" if figure.kind is Kind.STEP else "/s"
-    return f"{figure.words}{where} {figure.value:.6g}{unit}"
+    return f"{figure.words}{place} {figure.value:.6g}{unit}"

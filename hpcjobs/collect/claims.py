@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import math
 
 from hpcjobs.collect.formats.context import Context
-from hpcjobs.collect.lines import Line
+from hpcjobs.collect.lines import lines
+from hpcjobs.collect.world import Gpus, Known, World
 
-# Sizes of groups of ranks, as of data or tensor parallelism: not the number of GPUs.
-_PARTS = re.compile(
-    r"[\w-]*parallel[\w -]*size\W{0,3}\d+|[\w-]*parallel world[ _]size\W{0,3}\d+"
-    r"|\b(?:local|node|group|[dtpe]p|model|pipeline|tensor|data|expert)[ _-]world[ _-]size\W{0,3}\d+",
-    re.I,
-)
-# Configurations, which are printed before the ranks know of each other.
+# Configurations, which may be those of another part of the training.
 _DUMPS = ("Namespace(", "{'", '{"')
-_SIZE = re.compile(r"\bsize\b|_size\b|nproc|in_sync")
-# A log that names more sizes than this is not a log of one run.
+# A log that names more batches than this is not a log of one run.
 _KEPT = 64
 
 
@@ -39,58 +33,58 @@ class Sizes:
             local = whole // self.gpus
         return dataclasses.replace(self, local_batch=local, global_batch=whole)
 
+    def known(self) -> Known:
+        """What of this counts the GPUs."""
+        return Known(self.gpus, self.nodes)
+
 
 class Claims:
-    """The numbers of GPUs and the batches that a log states, each with its first line.
-
-    "Number of GPUs" may be that of one node; a world size may not.
-    """
-
-    needles = (*Context.needles, b"WORLD_SIZE")
+    """The number of GPUs that a log states, by world.World, and the batches, each with its first line."""
 
     def __init__(self) -> None:
-        self.ranks: dict[int, int] = {}
-        self.devices: dict[int, int] = {}
+        self.world = World()
         self.local: dict[int, int] = {}
         self.whole: dict[int, int] = {}
 
-    def take(self, line: Line) -> None:
-        """Read one line."""
-        if any(dump in line.text for dump in _DUMPS):
-            return
-        text, context = _PARTS.sub("", line.text), Context()
-        context.take(text)
-        exact = _SIZE.search(text) is not None
-        for kept, number in (
-            (self.ranks if exact else self.devices, context.gpus),
-            (self.local, context.local_batch),
-            (self.whole, context.global_batch),
-        ):
-            if number and len(kept) < _KEPT:
-                kept.setdefault(number, line.number)
+    def feed(self, first: int, block: bytes) -> None:
+        """Read a block of whole lines; `first` is the log's number of the first one."""
+        self.world.feed(first, block)
+        for line in lines(block, first, Context.needles):
+            if any(dump in line.text for dump in _DUMPS):
+                continue
+            context = Context()
+            context.take(line.text)
+            for kept, number in ((self.local, context.local_batch), (self.whole, context.global_batch)):
+                if number and len(kept) < _KEPT:
+                    kept.setdefault(number, line.number)
+
+    def gpus(self, known: Sizes) -> Gpus:
+        """The number of GPUs that the log states."""
+        return self.world.resolve(math.inf, alone=True, known=known.known())
 
     def filled(self, known: Sizes) -> Sizes:
-        """What is known, and of the rest what the log states and states only once."""
-        gpus = known.gpus or _only(self.ranks or self.devices)
+        """What is known, and of the rest what the log states and does not contradict."""
+        gpus = known.gpus or self.gpus(known).gpus
         if known.local_batch or known.global_batch:
             return dataclasses.replace(known, gpus=gpus)
         return Sizes(gpus, known.nodes, _only(self.local), _only(self.whole))
 
-    def contradiction(self, known: Sizes) -> str:
-        """How the log contradicts what is known, or "".
+    def gpus_contradiction(self, known: Sizes) -> str:
+        """How the log contradicts the number of GPUs that is known, or ""."""
+        found = self.gpus(known)
+        if not known.gpus or found.gpus in (None, known.gpus):
+            return ""
+        return f"the log says {found.gpus} GPUs (line {found.line}), the run has {known.gpus}"
 
-        It does if it states sizes of a kind of which none is the known one.
-        """
-        per_node = known.gpus // known.nodes if known.gpus and known.nodes else None
+    def batch_contradiction(self, known: Sizes) -> str:
+        """How the log contradicts the batches that are known, or "": it states some, and none is the known one."""
         for what, stated, right in (
-            ("GPUs", self.ranks, (known.gpus,)),
-            ("GPUs", self.devices if not self.ranks else {}, (known.gpus, per_node)),
-            ("as batch of one GPU", self.local, (known.local_batch,)),
-            ("as global batch", self.whole, (known.global_batch,)),
+            ("as batch of one GPU", self.local, known.local_batch),
+            ("as global batch", self.whole, known.global_batch),
         ):
-            if stated and right[0] is not None and not stated.keys() & {*right}:
+            if stated and right is not None and right not in stated:
                 number, line = next(iter(stated.items()))
-                return f"the log says {number} {what} (line {line}), the run has {right[0]}"
+                return f"the log says {number} {what} (line {line}), the run has {right}"
         return ""
 
 

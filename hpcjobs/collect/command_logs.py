@@ -43,7 +43,7 @@ def read_command_log(path: Path, how: Pattern | str, known: Sizes, unit: str = "
     """
     if isinstance(how, Pattern):
         return _by_pattern(path, how, known)
-    result = read_log(path, None if how == AUTO else how, gpus=known.gpus)
+    result = read_log(path, None if how == AUTO else how, known=known.known())
     found = [one for one in result.measurements if isinstance(one, Throughput)]
     if not found:
         return CommandLog(None, result.problems, _nothing(path, how, result))

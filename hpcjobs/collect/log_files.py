@@ -14,6 +14,7 @@ from hpcjobs.collect.claims import Sizes
 from hpcjobs.collect.measurements import Bandwidth, LogResult, Problem
 from hpcjobs.collect.pattern import Pattern
 from hpcjobs.collect.pattern_log import PatternRead, read_pattern
+from hpcjobs.collect.world import OF_OPTION, Known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +27,20 @@ class LogsFound:
     results: Sequence[LogResult] = ()
 
 
-def read_logs(paths: Sequence[Path], format_: str | None = None, gpus_from: str | None = None) -> LogsFound:
+def read_logs(
+    paths: Sequence[Path], format_: str | None = None, gpus_from: str | None = None, gpus: int | None = None
+) -> LogsFound:
     """Read logs, and all files below folders.
 
-    `format_` is one of reading.FORMATS, or None to detect it. `gpus_from` is a regular expression whose only group
-    finds the number of GPUs in a path, for logs that do not say it. Raises InputError.
+    `format_` is one of reading.FORMATS, or None to detect it. For logs that do not say their number of GPUs, `gpus` is
+    it, or `gpus_from` is a regular expression whose only group finds it in a path. Raises InputError.
     """
     if not paths:
         raise InputError("--logs: give the paths of logs, or of folders that hold them")
     if format_ is not None and format_ not in reading.FORMATS:
         raise InputError(f"--format {format_}: known: {', '.join(reading.FORMATS)}")
-    results = [reading.read_log(path, format_, _pattern(gpus_from)) for path in _files(paths)]
+    finds, known = _finds(gpus, gpus_from), Known(gpus, source=OF_OPTION)
+    results = [anylogs.completed(reading.read_log(path, format_, finds, known)) for path in _files(paths)]
     runs, problems = anylogs.runs(results)
     collectives = [one for result in results for one in result.measurements if isinstance(one, Bandwidth)]
     return LogsFound(runs, collectives, problems, results)
@@ -55,9 +59,7 @@ def try_pattern(
     """
     if not paths:
         raise InputError("--logs: give the paths of logs, or of folders that hold them")
-    if gpus is not None and gpus_from is not None:
-        raise InputError("--gpus and --gpus-from exclude each other: give one of them")
-    finds = _pattern(gpus_from)
+    finds = _finds(gpus, gpus_from)
     reads: list[PatternRead] = []
     for path in _files(paths):
         number, problems = (gpus, []) if finds is None else reading.gpus_in(path, finds)
@@ -68,9 +70,12 @@ def try_pattern(
     return reads, LogsFound(runs, [], problems)
 
 
-def _pattern(text: str | None) -> re.Pattern[str] | None:
+def _finds(gpus: int | None, text: str | None) -> re.Pattern[str] | None:
+    """The expression of --gpus-from."""
     if text is None:
         return None
+    if gpus is not None:
+        raise InputError("--gpus and --gpus-from exclude each other: give one of them")
     try:
         pattern = re.compile(text)
     except re.error as error:

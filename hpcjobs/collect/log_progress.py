@@ -43,7 +43,7 @@ def tail_progress(path: Path, pattern: Pattern | None, known: Sizes) -> Progress
     data = data[data.find(b"\n") + 1 if begin else 0 : data.rfind(b"\n") + 1]
     block = cleaned(data)
     if pattern is None:
-        rates = [one for one in read_tail(path, block, known.gpus).measurements if isinstance(one, Throughput)]
+        rates = [one for one in read_tail(path, block, known.known()).measurements if isinstance(one, Throughput)]
         if not rates or rates[-1].throughput is None:
             return Progress(ago_s=ago_s)
         return Progress(throughput=rates[-1].throughput, unit=rates[-1].unit, ago_s=ago_s)

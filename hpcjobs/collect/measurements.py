@@ -9,11 +9,16 @@ from hpcjobs.base.metrics import Figures
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something in a log that cannot be read, or that it does not say. `line` counts from 1; 0 is the whole file."""
+    """Something in a log that cannot be read, or that it does not say.
+
+    `line` counts from 1; 0 is no line: the whole file, or what no line says. `run` is the line at which the run begins
+    that this is about, 0 if it is about none.
+    """
 
     path: str
     line: int
     reason: str
+    run: int = 0
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.reason}" if self.line else f"{self.path}: {self.reason}"

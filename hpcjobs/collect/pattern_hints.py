@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpcjobs.collect.lines import Line
+from hpcjobs.collect.pattern import Pattern
 from hpcjobs.collect.pattern_log import texts
 from hpcjobs.collect.sources import Source
 
@@ -17,6 +19,8 @@ _RATE = re.compile(
 )
 _OTHER = re.compile(r"(?i)\b(?:loss|tokens|iteration|iter|step)\b[^\n]{0,40}?\d")
 _NUMBERS = re.compile(r"\d[\d.,]*(?:e[+-]?\d+)?")
+# Of so many matches the usual warm-up is no more than a tenth.
+_FEW = 10 * Pattern.warmup
 # Lines that are shown, of each kind; lines that differ in their numbers alone are shown once.
 _SHOWN = 4
 _LENGTH = 200
@@ -35,21 +39,37 @@ _STEP = re.compile(
 _UNITS = {"tok": "tokens", "img": "images", "imgs": "images", "seq": "sequences", "seqs": "sequences", "it": "steps"}
 
 
-def suggested(text: str) -> str:
-    """The options that read a line like this one, empty if its figure has no clear words."""
+def suggested(text: str) -> tuple[str, str]:
+    """(a pattern that reads a line like this one, its further options), both empty if no figure has clear words."""
     if match := _BEFORE.search(text):
         unit = match["unit"].lower()
         words = re.escape(match["words"]).replace(r"\ ", " ").replace(r"\/", "/")
-        return f"--pattern '(?P<throughput>[\\d.,]+) ?{words}' --unit {_UNITS.get(unit, unit)}"
+        return f"(?P<throughput>[\\d.,]+) ?{words}", f"--unit {_UNITS.get(unit, unit)}"
     if match := _AFTER.search(text):
         unit = (match["unit"] or "samples").lower()
         words = re.escape(match["words"]).replace(r"\ ", " ").replace(r"\/", "/")
-        return f"--pattern '{words}(?P<throughput>[\\d.,]+)' --unit {_UNITS.get(unit, unit)}"
+        return f"{words}(?P<throughput>[\\d.,]+)", f"--unit {_UNITS.get(unit, unit)}"
     if match := _STEP.search(text):
         group = "step_ms" if match["in"] == "ms" or "(ms)" in match["words"] else "step_s"
         words = re.escape(match["words"]).replace(r"\ ", " ")
-        return f"--pattern '{words}(?P<{group}>[\\d.,]+)' --batch N"
-    return ""
+        return f"{words}(?P<{group}>[\\d.,]+)", "--batch N"
+    return "", ""
+
+
+def suggested_for(path: Path, likely: Sequence[Line]) -> str:
+    """The options that read a log by the first of its likely lines that has clear words, empty if none has.
+
+    Of a log with few such lines the usual warm-up would leave out most: one in ten is.
+    """
+    pattern, options = next((found for each in likely if (found := suggested(each.text))[0]), ("", ""))
+    if not pattern:
+        return ""
+    words, count = re.compile(pattern), 0
+    for number, block in Source(path).blocks():
+        count += sum(words.search(each.text) is not None for each, _ in texts(block, number))
+        if count > _FEW:
+            return f"--pattern '{pattern}' {options}"
+    return f"--pattern '{pattern}' {options} --warmup {-(-count // 10) if count > 1 else 0}"
 
 
 def likely_lines(path: Path) -> list[Line]:

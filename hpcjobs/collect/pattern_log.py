@@ -25,8 +25,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpcjobs.base.columns import FLAG_RATE_OF_RANK
+from hpcjobs.collect.agreement import alike
 from hpcjobs.collect.claims import Claims, Sizes
-from hpcjobs.collect.lines import Line, Numbers, line, lines, parts, spots
+from hpcjobs.collect.lines import Line, Numbers, line, parts, spots
 from hpcjobs.collect.measurements import LogResult, Problem, SteadyRate, Throughput
 from hpcjobs.collect.pattern import BLOCK_S, Pattern
 from hpcjobs.collect.pattern_numbers import Found, figures
@@ -43,8 +44,6 @@ _MOST_RANKS = 1 << 14
 _WRONG = "not a number"
 # Units that a batch does not count: it counts samples.
 _NO_BATCH = ("token", "step", "iteration", "it")
-# A rate, a step and a batch that differ by more do not belong together.
-_AGREE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +128,7 @@ class _Reader:
         self._same_step: set[str] = set()
 
     def feed(self, first: int, block: bytes) -> None:
-        for each in lines(block, first, Claims.needles):
-            self.claims.take(each)
+        self.claims.feed(first, block)
         begun = time.process_time()
         for each, raw in texts(block, first, self.labels, self.pattern.needle):
             matched = match(self.pattern, each, raw)
@@ -233,8 +231,14 @@ def _result(source: Source, reader: _Reader, pattern: Pattern, known: Sizes) -> 
         one = dataclasses.replace(one, local_batch=None, global_batch=None, missing=missing)
     if of_rank or (wrong_of and pattern.of == "all"):
         one = dataclasses.replace(one, flags=(*one.flags, FLAG_RATE_OF_RANK))
-    result = LogResult(path, FORMAT, (one,), tuple(problems))
-    return PatternRead(result, matches, reader.claims, reader.claims.contradiction(known.whole()) or contradiction)
+    claims, whole = reader.claims, known.whole()
+    if of_gpus := claims.gpus_contradiction(whole):
+        problems.append(Problem(path, 0, of_gpus))
+        one = dataclasses.replace(one, gpus=None, per_gpu=None, missing=(*one.missing, "gpus"))
+    elif stated := claims.gpus(whole).contradiction:
+        problems.append(Problem(path, 0, stated))
+    contradiction = of_gpus or claims.batch_contradiction(whole) or contradiction
+    return PatternRead(LogResult(path, FORMAT, (one,), tuple(problems)), matches, claims, contradiction)
 
 
 def _throughput(path: str, at: int, counted: list[Series], pattern: Pattern, sizes: Sizes) -> tuple[Throughput, str]:
@@ -312,11 +316,11 @@ def _apart(one: Throughput, of: str) -> tuple[str, bool]:
     if not (one.throughput and one.step_ms and one.global_batch and counts_batch(one.unit)):
         return "", False
     each, gpus = one.throughput * one.step_ms / 1000, one.gpus or 1
-    if abs(each / one.global_batch - 1) <= _AGREE:
+    if alike(each, one.global_batch):
         return "", False
     said = f"throughput x step_ms is {each:.6g} {one.unit} a step, but the global batch is {one.global_batch}: "
     by_other = each * gpus if of == "all" else each / gpus
-    if abs(by_other / one.global_batch - 1) <= _AGREE:
+    if alike(by_other, one.global_batch):
         right = "one rank? (--of rank" if of == "all" else "all ranks? (--of all"
         return f"{said}is the figure that of {right}; in an experiment: measure.of)", True
     return f"{said}if the figures are right, so is --batch {max(1, round(each))} (in an experiment: batch)", False

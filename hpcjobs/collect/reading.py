@@ -13,6 +13,7 @@ from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.measurements import LogResult, Problem
 from hpcjobs.collect.sources import Source
+from hpcjobs.collect.world import NOTHING, OF_PATH, Known
 
 # The values of --format.
 FORMATS: dict[str, str] = {
@@ -163,6 +164,8 @@ _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...
     ),
 )
 _OWN = b'"hpcjobs_run"'
+# A window of our own log, which may have lost its begin: MLPerf's readers do not know what it marks as warm-up.
+_WINDOW = re.compile(rb'"key": "tracked_stats", "value": \{"throughput": [^,]+, "step_ms": ')
 # Tables, which are no trainings.
 _COLLECTIVES = ("nccl-tests", "osu")
 _MOST_FORMATS = 4
@@ -175,24 +178,28 @@ _LAST: tuple[frozenset[str], ...] = (frozenset({"deepspeed", "progress"}), froze
 
 
 def read_log(
-    path: Path, format: str | None = None, gpus_from: re.Pattern[str] | None = None, gpus: int | None = None
+    path: Path, format: str | None = None, gpus_from: re.Pattern[str] | None = None, known: Known | None = None
 ) -> LogResult:
     """Read one log. Whatever is wrong with it becomes a problem and raises no error.
 
     `format` is one of FORMATS; if it is None, lines that only one format has decide, and a log may have several.
-    `gpus_from` has one group, which is the number of GPUs if the expression is found in the path; `gpus` is it without
-    that. What the log says of its GPUs counts before both.
+    `gpus_from` has one group, which is the number of GPUs if the expression is found in the path; `known` is what is
+    known of the run without that. What the log says of its GPUs counts before both.
 
     Raises InputError if the format is not one of FORMATS, or `gpus_from` does not have exactly one group.
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}: no such format; {nearest(format, FORMATS)}")
-    option, problems = (gpus, []) if gpus_from is None else gpus_in(path, gpus_from)
-    result = _read(path, format, option) if format is not None else _all(path, option)
+    known = known or NOTHING
+    problems: list[Problem] = []
+    if gpus_from is not None:
+        number, problems = gpus_in(path, gpus_from)
+        known = Known(number, source=OF_PATH)
+    result = _read(path, format, known) if format is not None else _all(path, known)
     return dataclasses.replace(result, problems=(*problems, *result.problems)) if problems else result
 
 
-def _all(path: Path, option: int | None) -> LogResult:
+def _all(path: Path, known: Known) -> LogResult:
     """Read a log in each format that it has.
 
     The first format with a figure counts. Tables of collectives beside trainings count too, and so do trainings of
@@ -205,7 +212,7 @@ def _all(path: Path, option: int | None) -> LogResult:
             break
         while len(results) < _MOST_FORMATS:
             apart = next((last for each, last in results if each.format in _COLLECTIVES), 0)
-            one, last = _read_to(path, None, option, skip | late, apart)
+            one, last = _read_to(path, None, known, skip | late, apart)
             if not one.format:
                 break
             results.append((one, last))
@@ -229,7 +236,7 @@ def _all(path: Path, option: int | None) -> LogResult:
         if added:
             measured += added
             begun = min(one.line for one in added)
-            problems += [one for one in other.problems if apart or one.line >= begun]
+            problems += [one for one in other.problems if apart or (one.line or one.run) >= begun]
             end = max(end, last)
     return dataclasses.replace(main, measurements=tuple(measured), problems=tuple(problems))
 
@@ -238,10 +245,10 @@ def _counts(measured: object) -> bool:
     return getattr(measured, "throughput", 1.0) is not None or getattr(measured, "step_ms", None) is not None
 
 
-def read_tail(path: Path, block: bytes, gpus: int | None = None) -> LogResult:
+def read_tail(path: Path, block: bytes, known: Known) -> LogResult:
     """Read the last lines of a log alone, in the format that they show."""
     format, at = detect(block)
-    findings = Findings(str(path), gpus)
+    findings = Findings(str(path), known)
     if format:
         reader = _reader(format)(findings)
         reader.feed(1, block, at)
@@ -261,18 +268,18 @@ def gpus_in(path: Path, gpus_from: re.Pattern[str]) -> tuple[int | None, list[Pr
     return None, [Problem(str(path), 0, f"--gpus-from {gpus_from.pattern} finds no number of GPUs in the path")]
 
 
-def _read(path: Path, format: str | None, option: int | None) -> LogResult:
-    return _read_to(path, format, option)[0]
+def _read(path: Path, format: str | None, known: Known) -> LogResult:
+    return _read_to(path, format, known)[0]
 
 
 def _read_to(
-    path: Path, format: str | None, option: int | None, skip: Collection[str] = (), apart: int = 0
+    path: Path, format: str | None, known: Known, skip: Collection[str] = (), apart: int = 0
 ) -> tuple[LogResult, int]:
     """Read a log once, and the last line that its reader took.
 
     Formats in `skip` are not detected. What lines up to `apart` say of GPUs is of tables that another reader reads.
     """
-    findings, source = Findings(str(path), option), Source(path)
+    findings, source = Findings(str(path), known), Source(path)
     findings.world.apart = apart
     reader = _reader(format)(findings) if format else None
     for number, block in source.blocks():
@@ -282,7 +289,7 @@ def _read_to(
             if not format:
                 continue
             if number > 1:  # Earlier blocks may say which GPUs and batch the run has.
-                return _read_to(path, format, option, apart=apart)
+                return _read_to(path, format, known, apart=apart)
             reader = _reader(format)(findings)
         if format != "hpcjobs":  # which says its GPUs itself
             findings.world.feed(number, block)
@@ -349,7 +356,7 @@ def detect(block: bytes, skip: Collection[str] = ()) -> tuple[str, int]:
                     found, end = name, begin
                     break
                 at = block.find(needle, stop, end)
-    return "hpcjobs" if found == "mlperf" and _OWN in block else found, end
+    return "hpcjobs" if found == "mlperf" and (_OWN in block or _WINDOW.search(block)) else found, end
 
 
 def _bounds(block: bytes, at: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
     Namespace(..., num_gpus=8, ...)   gpus='0,1,2,3'   world_size=16   WORLD_SIZE 8   I am rank 4 of 8
     mpirun -np 192 ...   horovodrun -np 8 ...   srun --ntasks=16 ...   torchrun --nproc_per_node=8 --nnodes=2
+    device='cpu'   Using CPU                    ranks then count, and none of them has a GPU
     [1,0]<stdout>: ... [1,7]<stdout>:          the tags of a launcher, if no rank appears late or only once
 
 A process drives one GPU, unless the log says the number of GPUs too. Statements that cannot all hold give no number,
@@ -19,11 +20,18 @@ from hpcjobs.collect.lines import Numbers, spots
 _IS = r"[\"']?(?: is| are)? ?[:=(]? ?"
 # A number of something else: `for data loading`, `per node`, `in the tensor group`.
 _END = r"\b(?! (?:for|per|in|of)\b)"
-# Of all processes or GPUs of the run. Devices may be those of one node.
+# What a reader knows of its run's GPUs by the format's own lines.
+OWN = "the run's own lines"
+# A number of GPUs or devices, which may be that of one node.
+DEVICES = "number of GPUs"
+WORLD = "world size"
+# Arguments of a process that has not joined the others, or of a script that counts nodes so.
+_UNJOINED = re.compile(r"\bNamespace\(.*\bworld_size=1\b")
+# Of all processes or GPUs of the run.
 _ALL = (
-    ("world size", re.compile(rf"\bworld[_ ]size{_IS}(\d+){_END}", re.I)),
+    (WORLD, re.compile(rf"\bworld[_ ]size{_IS}(\d+){_END}", re.I)),
     (
-        "number of GPUs",
+        DEVICES,
         re.compile(
             rf"\bnum(?:ber)?[ _]of[ _](?:gpus|devices){_IS}(\d+){_END}|\bnum (?:gpus|devices){_IS}(\d+){_END}"
             r"|(?<!for )\b(?:runs?|running|training|launching|launched|starting|started)\b[^.#]{0,40}? on (\d+) GPUs\b",
@@ -56,6 +64,11 @@ _TOLD = re.compile(
     re.I,
 )
 _NP = re.compile(r"(?:^|\s)-(?:np|n) (\d+)\b")
+# What scripts say that train on CPUs.
+_CPU = re.compile(
+    r"\bdevice[\"']?[:=] ?[\"']?cpu\b|\b[Uu]sing (?:CPU|cpu)(?: only)?\s*$|\busing CPU, this will be slow"
+)
+_GPU = re.compile(r"\bdevice[\"']?[:=] ?[\"']?cuda\b")
 # Of one node, or of one process, in the arguments of a script.
 _LIST = re.compile(r"\b(?:gpus|gpu_ids|device_ids)[\"']?[=:] ?[\"'\[]?(\d+(?:, ?\d+)+)\b")
 _COUNT = re.compile(r"(?:\b(?:num_gpus|ngpus|gpu_num|n?gpus_per_node)[\"']?[=:] ?|--num[_-]gpus )(\d+)\b")
@@ -94,12 +107,28 @@ class Statement(NamedTuple):
 
 
 class Gpus(NamedTuple):
-    """The number of GPUs and of nodes, None if not known, and what contradicts it with the line where."""
+    """The number of GPUs and of nodes, None if not known, or what contradicts it; and the line that says so, or 0."""
 
     gpus: int | None = None
     nodes: int | None = None
     contradiction: str = ""
     line: int = 0
+
+
+class Known(NamedTuple):
+    """What is known of a run from outside its log; None: not known. `source` says where the GPUs come from.
+
+    A plan has no source: whoever has it compares it with what the log says.
+    """
+
+    gpus: int | None = None
+    nodes: int | None = None
+    source: str = ""
+
+
+NOTHING = Known()
+OF_PATH = "the path"
+OF_OPTION = "--gpus"
 
 
 class World:
@@ -109,6 +138,7 @@ class World:
         *(b"orld_size", b"ORLD_SIZE", b"orld size", b"um_gpus", b"gpus=", b"gpus'", b'gpus"', b"ngpus", b"nproc"),
         *(b"mpirun", b"mpiexec", b"srun ", b"horovodrun", b"ppr:", b" GPUs", b"umber of ", b"um_", b"Num GPUs"),
         *(b"size()", b"ank ", b"npernode", b" -np ", b"nnodes", b"num-gpus", b"um-nodes", b"gpu_num", b"gpus_per_node"),
+        *(b"evice: c", b"evice=c", b"evice='c", b"sing CPU", b"sing cpu"),
     )
 
     def __init__(self) -> None:
@@ -120,6 +150,7 @@ class World:
         self.labels = False  # whether srun is told to write labels
         self.apart = 0  # the last line of what another reader reads
         self.since = 0.0  # the line at which the run before ended
+        self.cpu = 0  # the first line that says the training is on CPUs, -1 once one says that it is on GPUs
         self.launcher = 0  # the line of the newest launcher: its options may stand on the lines after it
 
     def feed(self, first: int, block: bytes) -> None:
@@ -137,11 +168,15 @@ class World:
         """Read one line that contains a needle."""
         if _TOLD.search(text):
             return
+        if _GPU.search(text):
+            self.cpu = -1
+        elif not self.cpu and _CPU.search(text):
+            self.cpu = number
         text = _PARTS.sub(" ", text)
         self.labels = self.labels or _LABEL.search(text) is not None
         launches = False
         for name, pattern in _ALL:
-            if match := pattern.search(text):
+            if (match := pattern.search(text)) and not (name == WORLD and _UNJOINED.search(text)):
                 self._add("all", name, match, number)
                 launches = launches or name in ("mpirun", "srun")
         if re.search(r"\b(?:mpirun|mpiexec|horovodrun)\b", text):
@@ -188,12 +223,18 @@ class World:
                     self.tagged += 1
 
     def resolve(
-        self, end: float, own: Statement | None = None, alone: bool = False, begin: float = float("inf")
+        self,
+        end: float,
+        own: Statement | None = None,
+        alone: bool = False,
+        begin: float = float("inf"),
+        known: Known | None = None,
     ) -> Gpus:
         """The GPUs of the run that ends at line `end`. `own` is what the reader knows of it from its own lines.
 
         `alone` tells that the log has this run only, so that all tags of ranks are its own. `begin` is the run's first
-        line: launchers after it start something else.
+        line: launchers after it start something else. `known` is what is known otherwise: of a run on several nodes, a
+        number of GPUs may be that of one of them.
         """
         said = [one for one in self.statements if self.apart < one.line <= end]
         if own or any(one.line > self.since for one in said):
@@ -223,6 +264,10 @@ class World:
         each = [one for (of, _), one in newest.items() if of == "each"]
         told = [one for (of, _), one in newest.items() if of == "nodes"]
         nodes = max((one.value for one in told), default=None)
+        if known and known.gpus and known.nodes and known.nodes > 1 and known.gpus % known.nodes == 0:
+            of_node = [one for one in every if one.name == DEVICES and one.value * known.nodes == known.gpus]
+            every = [one for one in every if one not in of_node]
+            each, nodes = [*each, *of_node], known.nodes if of_node and nodes is None else nodes
         # A size of 1 is what a process knows before it has joined the others, or the number of nodes.
         largest = max((one.value for one in [*every, *each] if one is not own), default=1)
         every = [one for one in every if one is own or one.value > 1 or largest == 1]
@@ -233,6 +278,8 @@ class World:
         if found.gpus and late >= found.gpus and alone and self._tags() is not None:
             first = (every or each)[0]
             return Gpus(None, None, f"{_told(first)}, but rank {late} prints lines", first.line)
+        if found.gpus:
+            found = found._replace(line=next((one.line for one in (*every, *each)), 0))
         if found.gpus and nodes and (nodes > found.gpus or found.gpus % nodes):
             return found._replace(nodes=None)
         return found
@@ -244,7 +291,7 @@ class World:
         values = {one.value for one in every}
         if len(values) > 1:
             # Processes may drive several GPUs each: then the GPUs are a multiple of the launcher's processes.
-            gpus = [one for one in every if one.name in ("number of GPUs", OWN)]
+            gpus = [one for one in every if one.name in (DEVICES, OWN)]
             most = max(values)
             if not (gpus and {one.value for one in gpus} == {most} and all(most % value == 0 for value in values)):
                 return _against(min(every, key=_value), max(every, key=_value))
@@ -254,7 +301,7 @@ class World:
             odd = next((one for one in each if total % one.value), None)
             if odd is not None:
                 return _against(every[0], odd)
-            if nodes and nodes > 1 and all(one.name == "number of GPUs" for one in every):
+            if nodes and nodes > 1 and all(one.name == DEVICES for one in every):
                 return Gpus(None, None, f"{_told(every[0])} may be of one of {nodes} nodes or of all", every[0].line)
             node = next((one for one in each if one.name in _OF_A_NODE), None)
             if nodes is None and node and total % node.value == 0:
@@ -290,8 +337,8 @@ def _launched(node: Statement, nodes: int, others: list[Statement]) -> Gpus:
     """The GPUs that torchrun starts on all nodes. Others may say the same, those of one node, or how many nodes."""
     total = node.value * nodes
     for one in others:
-        of_nodes = one.name in ("mpirun", "srun", "world size") and one.value == nodes
-        of_one = one.of == "each" or one.name == "number of GPUs"
+        of_nodes = one.name in ("mpirun", "srun", WORLD) and one.value == nodes
+        of_one = one.of == "each" or one.name == DEVICES
         if one.value != total and not of_nodes and not (of_one and one.value in (1, node.value)):
             told = f"{_told(one)} and {_told(node)} on {nodes} nodes contradict each other"
             return Gpus(None, None, told, one.line)
@@ -300,9 +347,6 @@ def _launched(node: Statement, nodes: int, others: list[Statement]) -> Gpus:
 
 def _against(one: Statement, other: Statement) -> Gpus:
     return Gpus(None, None, f"{_told(one)} and {_told(other)} contradict each other", one.line)
-
-
-OWN = "the run's own lines"
 
 
 def _value(one: Statement) -> int:

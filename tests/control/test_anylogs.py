@@ -62,8 +62,8 @@ def test_what_cannot_be_a_row_is_said() -> None:
     found, problems = runs([log(None, 100.0), log(4, None), empty])
     assert found == []
     assert [str(problem) for problem in problems] == [
-        "None.log:3: the log does not say the number of GPUs: give --gpus-from",
-        "4.log:3: the log does not say what makes its figure a rate (the batch)",
+        "None.log: the log does not say the number of GPUs: give --gpus N, or --gpus-from REGEX for its path",
+        "4.log: the log does not say what makes its figure a rate (the batch)",
         "x.log: empty",
     ]
 

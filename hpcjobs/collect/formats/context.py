@@ -1,17 +1,12 @@
-"""Reads what scripts print about GPUs and batch in logs of any format, if the meaning is clear."""
+"""Reads what scripts print about the batch in logs of any format, if the meaning is clear."""
 
 from __future__ import annotations
 
 import re
 
+from hpcjobs.collect.agreement import alike
+
 _SEPARATOR = r"(?: is| are)? ?[:=]? ?"
-_GPUS = re.compile(
-    r"\bnum(?:ber)?[ _]?(?:of)?[ _](?:gpus|devices|replicas|num_replicas_in_sync)\b[\"']?" + _SEPARATOR + r"(\d+)\b"
-    r"|\bworld[ _]size\b[\"']?" + _SEPARATOR + r"(\d+)\b"
-    r"|\bnum_replicas_in_sync\b[\"']?" + _SEPARATOR + r"(\d+)\b"
-    r"|\b(?:hvd|horovod)[._ ]size(?:\(\))?\b[\"']?" + _SEPARATOR + r"(\d+)\b",
-    re.I,
-)
 _GLOBAL = re.compile(r"\bglobal[ _-]?(?:train[ _])?batch[ _-]?(?:size)?\b[\"']?" + _SEPARATOR + r"(\d+)\b", re.I)
 _LOCAL = re.compile(
     r"\b(?:local|per[ _-]?(?:gpu|device|replica|rank|worker))[ _-]batch[ _-]?(?:size)?\b[\"']?"
@@ -21,28 +16,20 @@ _LOCAL = re.compile(
     re.I,
 )
 _BATCH = re.compile(r"(?<!\w)batch[ _-]?size\b[\"']?" + _SEPARATOR + r"(\d+)\b", re.I)
-_LAUNCH = re.compile(r"--nproc[_-]per[_-]node[= ](\d+)")
-_NODES = re.compile(r"--nnodes[= ](\d+)\b(?!:)")
 
 
 class Context:
-    """What a log says about its run, or None. Of `batch` it does not say whether it is per GPU or over all."""
+    """What a log says about its batch, or None. Of `batch` it does not say whether it is per GPU or over all."""
 
-    needles = (b"umber of ", b"um_", b"Num GPUs", b"size", b"nproc")
+    needles = (b"atch",)
 
     def __init__(self) -> None:
-        self.gpus: int | None = None
         self.local_batch: int | None = None
         self.global_batch: int | None = None
         self.batch: int | None = None
 
     def take(self, text: str) -> None:
         """Read one line. The first line that gives a number counts."""
-        self.gpus = self.gpus or _first(_GPUS, text)
-        each = _first(_LAUNCH, text)
-        if each and not self.gpus:
-            nodes = _first(_NODES, text) or (None if "--nnodes" in text else 1)
-            self.gpus = each * nodes if nodes else None
         batch = _first(_GLOBAL, text)
         local = _first(_LOCAL, text)
         self.global_batch = self.global_batch or batch
@@ -62,18 +49,18 @@ def local_and_global(
     """(local, global) batch of a `batch` that may be either, None if it is not known.
 
     `implied` is the global batch by the rates over all GPUs and the log's time stamps, if it has both. It decides
-    if it is within a fifth of one of them: of the batch, of batch x GPUs, or of that x `accumulation` (how often
-    gradients are added up before a step). With one GPU, and nothing added up, both are the same. `option` is the
-    number of GPUs that --gpus-from gives.
+    if it agrees with one of them (agreement.alike): of the batch, of batch x GPUs, or of that x `accumulation` (how
+    often gradients are added up before a step). With one GPU, and nothing added up, both are the same. `option` is
+    the number of GPUs that --gpus or --gpus-from gives.
     """
     gpus = gpus or option
     if batch is None or (gpus == 1 and accumulation == 1):
         return batch, batch
     if implied is None or gpus is None:
         return None, None
-    if abs(implied / batch - 1) < 0.2:
+    if alike(implied, batch):
         return (batch if gpus == 1 else None), batch
     for times in (1, accumulation):
-        if abs(implied / (batch * gpus * times) - 1) < 0.2:
+        if alike(implied, batch * gpus * times):
             return batch, batch * gpus * times
     return None, None

@@ -6,9 +6,9 @@
     [...] [timer.py:154:stop] 0/20, SamplesPerSec=109.7                                            until 0.5
     steps: 20 loss: 7.1 iter time (s): 1.230 samples/sec: 104.065                                  pipeline
 
-The rates are over all GPUs. The running average begins at the second step; from two of them follows the rate of the
-steps between. The timer does not count what is between two steps, such as waiting for data: time stamps and batch show
-how much that is.
+The rates are over all GPUs. The running average begins at the third step; from two of them follows the rate of the
+steps between, and one alone, which holds the start, gives no figure. The timer does not count what is between two
+steps, such as waiting for data: time stamps and batch show how much that is.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import math
 import re
 import statistics
 
-from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
+from hpcjobs.collect.formats.facts import Fact, Facts, coarse, contradiction, half
+from hpcjobs.collect.formats.meters import LONE, RunningMean
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line, seconds
+from hpcjobs.collect.steady import scaled
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)(?=[^\d.])"
 _CONFIG = re.compile(
@@ -39,8 +41,6 @@ _SHARED = re.compile(
 )
 # The timer leaves out its first steps.
 _START = 2
-# How much longer a step may take by the time stamps than by the timer.
-_BETWEEN = 0.25
 _STAMPS = 500
 
 
@@ -50,9 +50,11 @@ class _Run(Run):
     def __init__(self) -> None:
         super().__init__()
         self.average = 0.0
+        self.means = RunningMean()  # of the running averages: steps, and s of a sample for each of them
         self.before: tuple[int, float] | None = None  # step and s of a sample up to it, of the newest running average
         self.at: float | None = None
         self.stamps: list[float] = []  # s of a step
+        self.end = 0  # the line of the newest step
         self.why = ""
         self.shared = False  # whether several GPUs share the model
 
@@ -88,7 +90,7 @@ class DeepspeedReader(StepReader[_Run]):
         rate = float(match[3] or match[6])
         if not count or not 0 < rate < math.inf:
             return
-        run.average = rate
+        run.average, run.end = rate, self.numbers.at(match.start())
         if match[6]:
             run.shared = True
             run.add(1.0, 1 / rate)
@@ -98,6 +100,7 @@ class DeepspeedReader(StepReader[_Run]):
             run.why = run.why or contradiction(said, batch, 0.0005 / time if time else 1)
         elif step > _START:
             total = (step - _START) / rate
+            run.means.add(step - _START, total, total * half(match[3]) / rate)
             if run.before is not None and total > run.before[1]:
                 run.add(float(step - run.before[0]), total - run.before[1])
             run.before = step, total
@@ -119,15 +122,25 @@ class DeepspeedReader(StepReader[_Run]):
         # The engine's world size leaves out model parallelism: it counts if no line says the GPUs, or a shared model.
         if parallel and not run.shared and "gpus" not in facts.first and not self.gpus(run.line, None).gpus:
             facts.say("gpus", int(parallel.value), parallel.line, "world_size")
-        steady = run.settled()
-        rate = steady.rate if steady else run.average
-        why = run.why
+        steady, rest, why = run.settled(), run.means.rest(), run.why
+        rate = steady.rate if steady else 0.0
+        if rest is not None:
+            rate = rest[0] / rest[1]
+            told, refused = coarse(rest[2] / rest[1], "running averages")
+            steady, why = scaled(steady, rate / steady.rate) if steady else None, why or refused
+            if told and not why:
+                self.findings.problem(run.line, told)
+        elif steady is None:
+            why = why or LONE
         if batch and run.stamps and not why:
             stamps = Fact(
-                batch.value / statistics.median(run.stamps), run.line, "batch over the time of a step by time stamps"
+                batch.value / statistics.median(run.stamps),
+                run.line,
+                "batch over the time of a step by time stamps",
+                run.end,
             )
-            said = Fact(rate, run.line, "SamplesPerSec")
-            why = contradiction(said, stamps, slack=_BETWEEN)
+            said = Fact(rate, run.line, "SamplesPerSec", run.end)
+            why = contradiction(said, stamps)
         self.add_run(
             run.line,
             "SamplesPerSec of all GPUs",

@@ -213,12 +213,21 @@ class DlloggerReader(FormatReader):
         local = local or _whole(about, "local_batch_size", "batch_size_per_gpu", "per_gpu_batch_size")
         checks = []
         if len(run.took) > 3:  # The batch and the time stamps check the rate, if the batch is said and not derived.
-            checks = [Figure(Kind.STEP, statistics.median(run.took), run.line, "time between iterations", half=0.01)]
+            checks = [
+                Figure(
+                    Kind.STEP,
+                    statistics.median(run.took),
+                    run.line,
+                    "time between iterations",
+                    half=0.01,
+                    last=self.findings.at,
+                )
+            ]
         if not local and not whole:
             checks = []
             batch = _whole(about, "batch_size", "train_batch_size")
             times = _whole(about, *_ACCUMULATION) or 1
-            local, whole = context.local_and_global(batch, gpus, implied, self.findings.option, times)
+            local, whole = context.local_and_global(batch, gpus, implied, self.findings.known.gpus, times)
         self.add_run(
             run.line,
             figure,

@@ -6,13 +6,13 @@ import math
 import re
 from typing import Any, NamedTuple
 
+from hpcjobs.collect.agreement import TOLERANCE, where
 from hpcjobs.collect.formats.context import Context
 from hpcjobs.collect.formats.reader import Findings
 from hpcjobs.collect.lines import Line
 
-# Relative distance within which two figures of a log agree, beyond their rounding: one may hold a pause that the other
-# leaves out.
-SLACK = 0.1
+# Rounding of more than this part of a figure is told; more than the tolerance of agreement leaves no figure.
+TOLD = 0.02
 _BATCHES = ("local_batch", "global_batch")
 
 # How many micro-batches a step of the optimizer has, in arguments and configurations.
@@ -27,14 +27,15 @@ _PROCESSES = re.compile(
 
 
 class Fact(NamedTuple):
-    """A number, the line that says it, and the log's word for it."""
+    """A number, the line that says it, and the log's word for it; of a mean the first line and the last."""
 
     value: float
     line: int
     words: str
+    last: int = 0
 
     def __str__(self) -> str:
-        return f"{self.words} {self.value:.6g} (line {self.line})"
+        return f"{self.words} {self.value:.6g} ({where(self.line, self.last)})"
 
 
 class Facts:
@@ -86,11 +87,13 @@ class Facts:
         return int(self.first[name].value)
 
 
-def contradiction(one: Fact | None, other: Fact | None, half: float = 0.0, slack: float = SLACK) -> str:
-    """What two figures of a log that should be equal say, if they differ by more than `slack` and rounding; else "".
+def contradiction(one: Fact | None, other: Fact | None, half: float = 0.0, exact: bool = False) -> str:
+    """What two figures of a log that should be equal say, if they do not agree; else "".
 
+    They agree within agreement.TOLERANCE, or if they are `exact` (two statements of one number), within rounding alone.
     `half` is the relative rounding error of both together.
     """
+    slack = 0.0 if exact else TOLERANCE
     if one is None or other is None or one.value <= 0 or other.value <= 0:
         return ""
     bound = 1 + slack + half
@@ -105,7 +108,7 @@ class Product:
     def __init__(self, words: str) -> None:
         self.words = words
         self.low, self.high = 0.0, math.inf
-        self.line = 0
+        self.line = self.last = 0  # the first and the last line of a step
         self.why = ""  # what contradicts it
 
     def add(self, rate: float, half_rate: float, time: float, half_time: float, line: int) -> None:
@@ -114,7 +117,8 @@ class Product:
         high = (rate + half_rate) * (time + half_time)
         if not 0 < high < math.inf:
             return
-        if (low > self.high * (1 + SLACK) or high * (1 + SLACK) < self.low) and not self.why:
+        self.last = line
+        if (low > self.high * (1 + TOLERANCE) or high * (1 + TOLERANCE) < self.low) and not self.why:
             here = Fact(rate * time, line, self.words)
             self.why = f"the log contradicts itself: {here}; {self.fact()}: no figure counts"
         if low <= self.high and high >= self.low:
@@ -122,7 +126,11 @@ class Product:
 
     def fact(self) -> Fact | None:
         """The middle of what it may be, or None."""
-        return Fact((self.low + self.high) / 2, self.line, self.words) if self.high < math.inf else None
+        return Fact((self.low + self.high) / 2, self.line, self.words, self.last) if self.high < math.inf else None
+
+    def error(self) -> float:
+        """The relative rounding error of the middle."""
+        return (self.high - self.low) / (self.high + self.low) if self.high < math.inf else 0.0
 
     def whole(self) -> int | None:
         """The one whole number that it can be, or None."""
@@ -135,3 +143,13 @@ def half(number: bytes) -> float:
     digits, _, power = number.lower().partition(b"e")
     decimals = len(digits.partition(b".")[2])
     return float(0.5 * 10.0 ** (int(power or 0) - decimals))
+
+
+def coarse(error: float, what: str) -> tuple[str, str]:
+    """What is to be told of a figure that rounding leaves open by `error` (0.05: by 5 %), and why it does not count.
+
+    Either is "" where it does not apply. `what` is what the log rounds, such as `epochs` to whole seconds.
+    """
+    if error > TOLERANCE:
+        return "", f"{what} are rounded too much: the figure is known to {error:.0%} only, and does not count"
+    return (f"{what} are rounded: the figure is known to {error:.1%}" if error > TOLD else ""), ""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 
+from hpcjobs.collect.formats.facts import coarse, half
 from hpcjobs.collect.formats.reader import Findings, FormatReader, mean
 from hpcjobs.collect.lines import Line
 from hpcjobs.collect.steady import Windows, scaled
@@ -46,6 +47,7 @@ class _Run:
         self.means: list[float] = []  # images/s per GPU, of each rank that prints it
         self.totals: list[float] = []
         self.sds: list[float] = []  # of the totals
+        self.half = 0.0  # the rounding error of the total, else of the mean
 
 
 class HorovodReader(FormatReader):
@@ -67,6 +69,7 @@ class HorovodReader(FormatReader):
                 run = self._next()  # Only the totals of several runs were kept.
             run.gpus, run.device = gpus, _device(match[2])
             run.totals.append(total)
+            run.half = half(match[3].encode())
             run.totalled.add(line.rank)
             run.ended.add(line.rank)
             if match[4]:
@@ -87,6 +90,7 @@ class HorovodReader(FormatReader):
                 run = self._next()
             run.device = _device(match[1])
             run.means.append(float(match[2]))
+            run.half = run.half or half(match[2].encode())
             run.ended.add(line.rank)
         elif match := _ABOUT.search(text):
             mark = (line.rank, match.lastindex)
@@ -115,6 +119,11 @@ class HorovodReader(FormatReader):
             figure, per_gpu = "Iter # img/sec per GPU", steady.rate
             self.findings.problem(run.line, "the log ends before the benchmark's own mean: its Iter lines count")
         if figure:
+            told, why = coarse(run.half / (total or per_gpu or 1), "rates")
+            if told:
+                self.findings.problem(run.line, told)
+            if why:
+                total = per_gpu = steady = None
             steady = scaled(steady, run.gpus)
             if total is None and steady is not None and run.gpus:
                 sd = steady.sd
@@ -130,6 +139,7 @@ class HorovodReader(FormatReader):
                 unit="images",
                 device=run.device,
                 model=run.model,
+                why=why,
             )
         return self.run
 

@@ -61,7 +61,7 @@ class ImagenetReader(MeterReader[_Run]):
         why = run.batch.why or (contradiction(run.batch.fact(), run.facts.first.get("global_batch")) if said else "")
         if not why and any(value and value.value > 1 for value in _accumulated(run.facts)):
             why = "gradients are accumulated: the log does not say whether a step is one of the optimizer"
-        self.add_steps(run, steady, "mean Time of a step", "images", batch=said or batch, why=why, total=total)
+        self.add_epochs(run, steady, "mean Time of a step", "images", batch=said or batch, why=why, total=total)
 
 
 def _accumulated(facts: Facts) -> tuple[Fact | None, Fact | None]:

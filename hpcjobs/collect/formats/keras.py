@@ -21,7 +21,9 @@ from __future__ import annotations
 import re
 
 from hpcjobs.base.columns import FLAG_VALIDATION
+from hpcjobs.collect.agreement import TOLERANCE
 from hpcjobs.collect.formats.context import Context, local_and_global
+from hpcjobs.collect.formats.facts import TOLD
 from hpcjobs.collect.formats.reader import Findings, FormatReader, mean
 from hpcjobs.collect.lines import Line, unstamped
 from hpcjobs.collect.steady import Windows, scaled
@@ -32,8 +34,6 @@ _DONE = re.compile(r"(?:^|\s)(\d+)/(\d+)(?: \[=+\]| ━+)?(?: -)? " + _TIME + r"
 _BARE = re.compile(r"^\s?- " + _TIME + r"(?= - )(.*)")
 _LATER = re.compile(r" - (\d+)(ms|us|μs|s|ns)/(epoch|step)\b")
 _TOTAL = re.compile(r"^\s*Total (?:training )?time(?: taken)?(?: is)?[: =]+(\d+(?:\.\d+)?) ?s(?:ec(?:ond)?s?)?\b", re.I)
-# Rounding of more than this part of the time is told, more than this is no figure.
-_COARSE, _TOO_COARSE = 0.02, 0.15
 _TRAIN_ON = re.compile(r"Train on (\d+) (?:samples|steps)")
 _METRIC = re.compile(r"\b\w*loss: (?:\d|nan)")
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "μs": 1e-6, "ns": 1e-9}
@@ -158,14 +158,14 @@ class KerasReader(FormatReader):
         local, whole = context.local_batch, context.global_batch
         if not local and not whole:
             gpus = self.gpus(run.line, None).gpus
-            local, whole = local_and_global(context.batch, gpus, None, self.findings.option)
+            local, whole = local_and_global(context.batch, gpus, None, self.findings.known.gpus)
         step_ms = 1000 * epoch_s / run.count if epoch_s and run.count and not run.samples else None
         why = "the log gives the time of a step, but not the batch: there is no rate"
         if not run.count:
             why = "the log gives the time of an epoch, but not its number of steps"
         if coarse:
             why = coarse
-        elif epoch_s and half > _COARSE * epoch_s:
+        elif epoch_s and half > TOLD * epoch_s:
             self.findings.problem(run.line, f"epochs are rounded to whole seconds: within {100 * half / epoch_s:.0f} %")
         rate = run.count / epoch_s if epoch_s and run.samples else None
         self.add_run(
@@ -191,7 +191,7 @@ class KerasReader(FormatReader):
         """
         counted = run.times[1:] or run.times
         took, half = mean(took for took, _ in counted), mean(half for _, half in counted)
-        if took > 0 and half <= _TOO_COARSE * took:
+        if took > 0 and half <= TOLERANCE * took:
             return took, half, ""
         whole, error = sum(took for took, _ in run.times), sum(half for _, half in run.times)
         if run.total and abs(run.total[0] - whole) <= error:

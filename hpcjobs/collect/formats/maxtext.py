@@ -68,13 +68,13 @@ class MaxtextReader(StepReader[_Run]):
         if steady is None or tokens is None:
             return
         own, sizes = run.facts.own(self.findings), run.sizes
-        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.option
+        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.known.gpus
         each = None
         if {*_SIZES[:2]} <= sizes.keys():
             each = sizes[_SIZES[0]].value * sizes[_SIZES[1]].value
             each *= sizes[_SIZES[2]].value if _SIZES[2] in sizes else 1
         said = Fact(each, sizes[_SIZES[0]].line, "tokens of a device's batch") if each else None
-        why = run.tokens.why or contradiction(tokens, said, slack=0.01)
+        why = run.tokens.why or contradiction(tokens, said, run.tokens.error(), exact=True)
         local = int(each) if each else run.tokens.whole()
         rate = steady.rate * (local or tokens.value)
         self.add_run(

@@ -97,7 +97,7 @@ class MegatronReader(StepReader[_Run]):
         if run.batch is None or each != run.batch.value:
             said = Fact(each, self.numbers.at(match.start()), "consumed samples of an iteration")
             run.batch = run.batch or said
-            run.why = contradiction(said, run.batch, slack=0)
+            run.why = contradiction(said, run.batch, exact=True)
 
     def end(self, run: _Run) -> None:
         steady = run.settled()

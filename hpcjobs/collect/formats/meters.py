@@ -1,24 +1,49 @@
 """The base of rooms whose lines give the mean since the epoch's begin: `Time 0.300 ( 0.400)` and the like.
 
-The mean of an epoch's last line, times its steps, is the time of the epoch: one window. Lines near each other do not
-give the time between them, as the mean is rounded. Of the run's first epoch the first tenth does not count, up to the
-first line after it. Where ranks print the same line without a prefix, the first counts.
+The mean of an epoch's last line, times its steps, is the time of the epoch: one window. Of the run's first epoch the
+first tenth does not count, up to the first line after it; where there is one line alone, nothing can be left out of its
+mean, and the epoch does not count. A later epoch that ended before its half does not count, either: its mean is that of
+its start. Means are rounded: by how much that may be wrong is told, or refused, as `facts.coarse` says. Where ranks
+print the same line without a prefix, the first counts.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from hpcjobs.collect.formats.facts import half
+from hpcjobs.collect.formats.facts import coarse, half
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.measurements import SteadyRate
 
 RULE = "all but the first tenth of the first epoch"
-# Lines of the first epoch that are kept; of more, every second is dropped.
+LONE = "the mean of the steps holds the run's start, and no later line lets it be left out: no figure counts"
+# Lines that are kept; of more, every second is dropped.
 _KEPT = 4096
-# The largest relative error that rounding may leave.
-_ERROR = 0.01
+
+
+class RunningMean:
+    """Lines that each give the mean of all steps so far: steps up to a line, and the s that they took."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[float, float, float]] = []  # steps, s, and the largest rounding error of s
+
+    def add(self, count: float, time: float, error: float = 0.0) -> None:
+        """Take a line."""
+        self.points.append((count, time, error))
+        if len(self.points) > _KEPT:
+            del self.points[1::2]
+
+    def rest(self) -> tuple[float, float, float] | None:
+        """Steps, s and rounding error from the first line after the first tenth to the last; None of a single line."""
+        if len(self.points) < 2:
+            return None
+        count, time, error = self.points[-1]
+        before = [point for point in self.points if point[0] < count]
+        begin = next((point for point in before if 10 * point[0] >= count), before[-1] if before else None)
+        if begin is None or time <= begin[1]:
+            return None
+        return count - begin[0], time - begin[1], error + begin[2]
 
 
 class EpochRun(Run):
@@ -29,9 +54,9 @@ class EpochRun(Run):
         self.epoch = -1
         self.length = 0  # steps of an epoch
         self.offset = 0  # 1: the epoch's first line is that of step 0, so n stands for n + 1 steps
-        self.lines: list[tuple[int, float]] = []  # steps up to a line, and their s: of the first epoch
-        self.newest: tuple[int, float] = (0, 0.0)
-        self.half = 0.0  # the rounding error of its mean
+        self.start: RunningMean | None = RunningMean()  # of the first epoch, until it ends
+        self.newest: tuple[float, float, float] = (0, 0.0, 0.0)  # steps, s and rounding error of the open epoch
+        self.error = 0.0  # of all windows together, s
 
     def take(self, epoch: int, step: int, length: int, mean: bytes) -> bool:
         """Take a line with its mean in s. Returns whether it counts: a copy of another rank does not."""
@@ -44,11 +69,9 @@ class EpochRun(Run):
             return False
         self.last = step
         count = step + self.offset
-        self.newest, self.half = (count, count * float(mean)), half(mean)
-        if not self.windows:
-            self.lines.append(self.newest)
-            if len(self.lines) > _KEPT:
-                del self.lines[1::2]
+        self.newest = count, count * float(mean), count * half(mean)
+        if self.start is not None:
+            self.start.add(*self.newest)
         return True
 
     def restarts(self, epoch: int, step: int) -> bool:
@@ -60,23 +83,30 @@ class EpochRun(Run):
 
     def close_epoch(self) -> None:
         """Add the open epoch as a window."""
-        count, time = self.newest
-        if self.lines:
-            before = [line for line in self.lines if line[0] < count]
-            begin = next((line for line in before if 10 * line[0] >= count), before[-1] if before else (0, 0.0))
-            # The means are rounded: they give the time of the steps between if these are enough.
-            error = self.half * (count + begin[0])
-            if begin[0] < count and error <= _ERROR * (time - begin[1]):
-                count, time = count - begin[0], time - begin[1]
-            self.lines = []
-        if count > 0 and 0 < time < math.inf:
-            self.windows.extend((float(count),), (time,))
-        self.newest = 0, 0.0
+        count, time, error = self.newest
+        self.newest = 0, 0.0, 0.0
+        if not count:
+            return
+        if self.start is not None:
+            rest, self.start = self.start.rest(), None
+            if rest is None:
+                return
+            count, time, error = rest
+        elif 2 * count < self.length:
+            return
+        if 0 < time < math.inf:
+            self.windows.extend((count,), (time,))
+            self.error += error
 
     def steady(self) -> SteadyRate | None:
         """The steady state of its epochs, in steps a second."""
         self.close_epoch()
         return self.windows.steady(0, RULE)
+
+    def coarse(self) -> float:
+        """The largest relative error that rounding leaves in the steady state."""
+        time = math.fsum(self.windows.times)
+        return self.error / time if time else 0.0
 
 
 E = TypeVar("E", bound=EpochRun)
@@ -90,3 +120,13 @@ class MeterReader(StepReader[E]):
         if self.run.restarts(epoch, step):
             self.again().line = self.numbers.at(at)
         return self.run.take(epoch, step, length, mean)
+
+    def add_epochs(self, run: E, steady: SteadyRate | None, figure: str, unit: str, *, why: str, **more: Any) -> None:
+        """Add a run by the means of its epochs, as add_steps does. Without a window it has no figure."""
+        if steady is None:
+            self.add_run(run.line, figure, unit=unit, why=why or LONE, **run.facts.own(self.findings))
+            return
+        told, refused = coarse(run.coarse(), "means")
+        if told:
+            self.findings.problem(run.line, told)
+        self.add_steps(run, steady, figure, unit, why=why or refused, **more)

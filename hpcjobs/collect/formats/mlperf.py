@@ -5,8 +5,8 @@ Several ranks may write the same line: the first of an event counts. Independent
 v2.x `imgs_sec`) of tracked_stats; `throughput`; the rates that scripts print beside; the samples that events count,
 over time; train_samples over the time of epochs or blocks; the time of a step. A `throughput` may be one GPU's, or in
 tokens; train_samples may be steps, or the samples of a plan that the run did not finish. Evaluations that the training
-waits for do not count as its time. `submission_entry` of v0.6 and keys of HPC give the GPUs: accelerators of a node x
-nodes.
+waits for do not count as its time, also where only the lines of their steps say when one begins. `submission_entry` of
+v0.6 and keys of HPC give the GPUs: accelerators of a node x nodes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line
 from hpcjobs.collect.mlperf_lines import Event
 from hpcjobs.collect.steady import Windows
-from hpcjobs.collect.world import Statement
+from hpcjobs.collect.world import DEVICES, Statement
 
 _ARGUMENTS = re.compile(r"(?:Node\[(\d+)\] )?(?:start with arguments )?Namespace\((.*)\)")
 _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)=(?:'([^']*)'|(\w+))")
@@ -33,7 +33,8 @@ _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)
 _RATES = ("throughput", "imgs_sec", "samples_per_sec", "samples_per_second", "images_per_second")
 _SUMMARY = re.compile(r"'training_sequences_per_second': (\d+(?:\.\d+)?)")
 _BEGINS = {"submission_benchmark", "cache_clear", "init_start", "run_start", "run_clear_caches"}
-# Of tracked_stats: the time of a training step, s.
+# Of tracked_stats: the time of a step of an evaluation, s, and of a training step.
+_VALIDATIONS = ("validation_step_time", "val_step_time", "eval_step_time")
 _STEPS = ("train_step_time", "train_step_timing", "train_step_timing in s", "step_time")
 _PRINTED = re.compile(r"avg\. samples / sec: (\d+(?:\.\d+)?)|\bSpeed: (\d+(?:\.\d+)?) samples/sec")
 # Events whose counters are those of the training; others count what was evaluated, or start anew.
@@ -59,13 +60,19 @@ class _Run:
         self.status = ""
         self.summary: tuple[float, int] | None = None
         self.rates: dict[str, Windows] = {}  # tracked_stats, throughput: windows of images and s
-        self.lines: dict[str, int] = {}
+        self.lines: dict[str, int] = {}  # the first line of each of these, and of what is printed
+        self.ends: dict[str, int] = {}  # the last
         self.newest: dict[str, float] = {}  # of each of these, and of what is printed: when it came last
         self.steps = Windows()
         self.printed = Windows()
         self.seen: deque[object] = deque(maxlen=4096)
         self.progress = Progress()
         self.accuracy: float | None = None
+
+    def lies(self, what: str, line: int) -> None:
+        """Note that a figure has a line."""
+        self.lines.setdefault(what, line)
+        self.ends[what] = line
 
 
 class MlperfReader(FormatReader):
@@ -93,7 +100,7 @@ class MlperfReader(FormatReader):
             rate = float(match[1] or match[2])
             if rate > 0 and not self._repeated(line.text):
                 self.run.printed.add(1.0, 1 / rate)
-                self.run.lines.setdefault("printed", line.number)
+                self.run.lies("printed", line.number)
 
     def _event(self, line: Line, event: Event) -> None:
         key, at, value, about = event
@@ -128,10 +135,15 @@ class MlperfReader(FormatReader):
         stats = value if isinstance(value, dict) else {"throughput": value}
         rate = next((found for name in _RATES if (found := number(stats.get(name))) is not None), None)
         step = next((found for name in _STEPS if (found := number(stats.get(name))) is not None), None)
+        validated = next((found for name in _VALIDATIONS if (found := number(stats.get(name))) is not None), None)
+        if validated is not None and validated > 0:
+            run.progress.evaluated(at - validated)
+        elif step is not None:
+            run.progress.trained(at - step)
         mark = next((about[name] for name in ("step", "samples_count", "epoch_num") if name in about), at)
         if step is not None and step > 0 and not self._repeated(("step", str(mark))):
             run.steps.add(1.0, step)
-            run.lines.setdefault("step", line.number)
+            run.lies("step", line.number)
         if rate is None or rate <= 0 or self._repeated((key, str(mark))):
             return
         # A rate counts for the time since the one before it: an epoch that was cut short is nearly nothing.
@@ -140,7 +152,7 @@ class MlperfReader(FormatReader):
         run.newest[key] = now
         took = max(now - since, 1e-3)
         run.rates.setdefault(key, Windows()).add(rate * took, took)
-        run.lines.setdefault(key, line.number)
+        run.lies(key, line.number)
 
     def _repeated(self, mark: object) -> bool:
         """Whether another rank has written this event."""
@@ -156,7 +168,7 @@ class MlperfReader(FormatReader):
             figures.append(Figure(Kind.OPEN, run.summary[0], run.summary[1], "training_sequences_per_second"))
         for key, words in (("tracked_stats", "throughput of tracked_stats"), ("throughput", "throughput")):
             if (windows := run.rates.get(key)) and (steady := windows.steady()):
-                figures.append(Figure(Kind.OPEN, steady.rate, run.lines[key], words, steady=steady))
+                figures.append(Figure(Kind.OPEN, steady.rate, run.lines[key], words, steady=steady, last=run.ends[key]))
                 break
         samples, kind, sure = self._samples(run, batch)
         counter = progress.counter_figure(batch, tokens, samples if sure or kind is Kind.COUNT else None, run.ended)
@@ -165,10 +177,11 @@ class MlperfReader(FormatReader):
             epochs = dataclasses.replace(epochs, alone=False)  # Not even one batch: steps, or a placeholder.
         figures += [figure for figure in (epochs, counter) if figure is not None]
         if steady := run.printed.steady():
-            printed = Figure(Kind.OPEN, steady.rate, run.lines["printed"], "samples/sec that is printed", alone=False)
-            figures.append(printed)
+            words, last = "samples/sec that is printed", run.ends["printed"]
+            figures.append(Figure(Kind.OPEN, steady.rate, run.lines["printed"], words, alone=False, last=last))
         if steady := run.steps.steady():
-            figures.append(Figure(Kind.STEP, 1 / steady.rate, run.lines["step"], "time of a step in tracked_stats"))
+            words, last = "time of a step in tracked_stats", run.ends["step"]
+            figures.append(Figure(Kind.STEP, 1 / steady.rate, run.lines["step"], words, last=last))
         local = _whole(run.values.get("batch_size_05"))
         steps = progress.counters.get("iteration")
         if local and steps is not None and (pace := steps.windows.steady()):
@@ -250,7 +263,7 @@ class MlperfReader(FormatReader):
             nodes, each = _whole(values.get("number_of_nodes")), _whole(values.get("accelerators_per_node"))
             if nodes and each:
                 told = f"{nodes} nodes x {each} accelerators"
-                said = Statement("all", "number of GPUs", nodes * each, run.at["number_of_nodes"], told)
+                said = Statement("all", DEVICES, nodes * each, run.at["number_of_nodes"], told)
                 self.findings.world.statements.append(said)
                 nodes = nodes if nodes * each == ranks else None
         elif (local := self._local(run)) and batch and batch % local == 0:

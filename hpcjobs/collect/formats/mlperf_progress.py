@@ -12,7 +12,7 @@ import math
 import statistics
 from typing import Any
 
-from hpcjobs.collect.agreement import TOLERANCE, Figure, Kind
+from hpcjobs.collect.agreement import Figure, Kind, alike
 from hpcjobs.collect.steady import Windows, scaled
 
 # Names of counters, the clearest first. `step` may be an epoch, a step or a sample.
@@ -45,7 +45,7 @@ class Counter:
         self.began = self.ended = at
         self.windows = Windows()  # counts and s without pauses
         self._marked, self._clock = value, clock  # the end of the newest window
-        self.line = line
+        self.begin = self.line = line  # of the first value, and of the newest
         self.points = 1
         self.divisor = 0  # of all increments; 1: some are no whole numbers
         self.fractions = value != int(value)
@@ -82,6 +82,8 @@ class Progress:
         self._done: set[tuple[str, str]] = set()
         self._epoched = False
         self.last_began: float | None = None
+        self._eval_ended = -math.inf
+        self._by_steps = False  # whether the open evaluation began by a line of its steps
 
     def clock(self, at: float) -> float:
         """Time without pauses."""
@@ -115,6 +117,7 @@ class Progress:
             waits = self._waits()
             del self._open["eval"]
             self.evals.append(at - since)
+            self._eval_ended, self._by_steps = at, False
             self.paused += at - since if waits else 0.0
         else:
             trained = self.clock(at) - clock
@@ -127,6 +130,17 @@ class Progress:
                 self.blocks.append((self._blocked, trained, line))
         if begun is not None:
             self._done.add((what, str(begun)))
+
+    def evaluated(self, begun: float) -> None:
+        """Take a step of an evaluation by its begin. It begins an evaluation if no event has; eval_stop ends that."""
+        if "eval" not in self._open and begun >= self._eval_ended:
+            self._open["eval"] = None, begun, self.clock(begun)
+            self._by_steps = True
+
+    def trained(self, begun: float) -> None:
+        """Take a step of the training by its begin: it ends an evaluation that no event began, and none has ended."""
+        if self._by_steps and "eval" in self._open and begun > self._open["eval"][1]:
+            self.stop("eval", None, begun, 0)
 
     def count(self, about: dict[str, Any], at: float, line: int) -> None:
         """Take the counters of an event of the training."""
@@ -171,7 +185,11 @@ class Progress:
             rate = steady.rate * samples
             least = min(samples / whole, rate) if whole > 0 else None
             return Figure(
-                kind, rate, epochs[0][2], words, least=least, alone=sure or several, steady=scaled(steady, samples)
+                *(kind, rate, epochs[0][2], words),
+                least=least,
+                alone=sure or several,
+                steady=scaled(steady, samples),
+                last=epochs[-1][2],
             )
         if samples and self.blocks and not self._epoched and not self._counts_to(samples):
             windows, blocks = Windows(), self.blocks
@@ -183,7 +201,8 @@ class Progress:
             steady = windows.steady(rule=_RULE.format("blocks"))
             words, several = "samples over the time of blocks", len(self.blocks) > 1
             if steady is not None:
-                return Figure(kind, steady.rate, blocks[0][2], words, alone=sure or several, steady=steady)
+                sure = sure or several
+                return Figure(kind, steady.rate, blocks[0][2], words, alone=sure, steady=steady, last=blocks[-1][2])
         return None
 
     def _counts_to(self, samples: float) -> bool:
@@ -211,7 +230,7 @@ class Progress:
         if best is not None and self.counted is not None and best is found[0][1]:
             # Counters begin after the first interval. If that held a warm-up worth a contradiction, they count.
             later = next((one for one in figures if one is not best and one.alone and one.value < 2 * best.value), None)
-            if later is not None and later.value > best.value * (1 + TOLERANCE):
+            if later is not None and later.value > best.value and not alike(later.value, best.value):
                 return dataclasses.replace(later, least=min(best.value, later.least or later.value))
             best = dataclasses.replace(best, most=later.value if later else None)
         return best
@@ -244,4 +263,6 @@ class Progress:
             return True, None
         done, rate = (counter.last - counter.first) * factor, steady.rate
         least = done / (counter.ended - counter.began) if counter.ended > counter.began else None
-        return not alone, Figure(kind, rate, counter.line, words, least=least, alone=alone, steady=steady)
+        return not alone, Figure(
+            *(kind, rate, counter.begin, words), least=least, alone=alone, steady=steady, last=counter.line
+        )

@@ -20,9 +20,11 @@ from __future__ import annotations
 import re
 import statistics
 
+from hpcjobs.collect.agreement import alike
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line, seconds
 from hpcjobs.collect.steady import Windows
+from hpcjobs.collect.world import DEVICES
 
 _RATE = r"(\d+(?:\.\d+)?(?:e\+?\d+)?) samples/sec"
 _SPEED = re.compile(
@@ -191,11 +193,7 @@ class MxnetReader(FormatReader):
         if count and run.workers == set(range(count)):
             shares = implied / batch if implied and batch else None
             speaking = len(run.speeds or run.epochs)
-            if (
-                run.example
-                or speaking == count
-                or (shares and (abs(shares / count - 1) < 0.2 or abs(shares - 1) < 0.2))
-            ):
+            if run.example or speaking == count or (shares and (alike(shares, count) or alike(shares, 1))):
                 return count
         return None
 
@@ -207,22 +205,22 @@ class MxnetReader(FormatReader):
         if batch and _is_global(run, about, batch):
             return False, ""
         if implied is not None and batch and workers:
-            if abs(implied / batch - 1) < 0.2:
+            if alike(implied, batch):
                 return True, ""
-            if abs(implied / (batch * workers) - 1) < 0.2:
+            if alike(implied, batch * workers):
                 return False, ""
         if workers and len(run.speeds or run.epochs) > 1:
             return True, ""
         world = self.gpus(run.line, None)
         said = self.findings.world.statements
-        launched = any(one.of == "all" and one.value > 1 and one.name != "number of GPUs" for one in said)
+        launched = any(one.of == "all" and one.value > 1 and one.name != DEVICES for one in said)
         several = launched or len(run.workers) > 1 or about.get("horovod") == "True"
         if not several and "dist" not in about.get("kv_store", "") and about.get("kv_store") != "horovod":
             if not about:
                 told = "the log does not say whether a speed is one worker's or the total, and shows one worker alone"
                 self.findings.problem(run.line, f"{told}: it counts as the total")
             return False, ""
-        if implied is not None and batch and world.gpus and abs(implied / (batch * world.gpus) - 1) < 0.2:
+        if implied is not None and batch and world.gpus and alike(implied, batch * world.gpus):
             return False, ""
         return False, "the log does not say whether a speed is one worker's or the total"
 

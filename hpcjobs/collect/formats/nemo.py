@@ -54,7 +54,7 @@ class NemoReader(StepReader[_Run]):
             return
         if match[1]:
             batch = Fact(int(match[1]), self.numbers.at(match.start()), "global_batch_size")
-            run.why = run.why or contradiction(batch, run.batch, slack=0)
+            run.why = run.why or contradiction(batch, run.batch, exact=True)
             run.batch = run.batch or batch
         consumed = match[3] or match[5]
         if consumed and b"e" not in consumed and b"e" not in match[2]:
@@ -74,7 +74,7 @@ class NemoReader(StepReader[_Run]):
         said = Fact(each, self.numbers.at(match.start()), "consumed samples of a step")
         run.batch = run.batch or said
         if not run.why and each != run.batch.value:
-            run.why = contradiction(said, run.batch, slack=0)
+            run.why = contradiction(said, run.batch, exact=True)
 
     def end(self, run: _Run) -> None:
         whole = int(run.batch.value) if run.batch else run.facts.get("global_batch", self.findings)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 
-from hpcjobs.collect.formats.bars import LEAST_S, State, Steps, states
-from hpcjobs.collect.formats.facts import ACCUMULATION, Facts
+from hpcjobs.collect.formats.bars import State, Steps, states
+from hpcjobs.collect.formats.facts import ACCUMULATION, Facts, coarse
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.formats.steps import NO_BATCH
 from hpcjobs.collect.lines import Line, Numbers, lines
@@ -81,16 +81,16 @@ class ProgressReader(FormatReader):
 def add_bars(reader: FormatReader, steps: Steps, facts: Facts, line: int, batch: int | None = None) -> None:
     """Add a run by its bars; `batch` is that of one of their steps over all GPUs, if it is known."""
     findings = reader.findings
-    steady, coarse = steps.steady()
+    steady, error = steps.steady()
     if steady is None or not line:
         return
-    if coarse > 0.5 / LEAST_S:
-        findings.problem(line, "the bars are too short: they show whole seconds, which do not give a rate")
+    told, refused = coarse(error, "the seconds of bars")
+    if told or refused:
+        findings.problem(line, told or refused)
+    if refused:
         return
-    if coarse > 0.01:
-        findings.problem(line, f"the bars show whole seconds, so the time of a step is known to {coarse:.0%}")
     own = facts.own(findings)
-    gpus, local = reader.gpus(line, own.get("gpus")).gpus or findings.option, facts.get("local_batch", findings)
+    gpus, local = reader.gpus(line, own.get("gpus")).gpus or findings.known.gpus, facts.get("local_batch", findings)
     whole = batch
     if whole is None and "accumulation" not in facts.first:
         whole = facts.get("global_batch", findings)

@@ -12,21 +12,21 @@ from hpcjobs.collect.agreement import Figure, Kind, Sizes
 from hpcjobs.collect.lines import Line, lines
 from hpcjobs.collect.measurements import Measured, Problem, Throughput
 from hpcjobs.collect.steady import scaled
-from hpcjobs.collect.world import OWN, Gpus, Statement, World
+from hpcjobs.collect.world import NOTHING, OF_OPTION, OWN, Gpus, Known, Statement, World
 
-NO_GPUS = "the log does not say how many GPUs it used: --gpus-from can read the number from its path"
+NO_GPUS = "the log does not say how many GPUs it used: give --gpus N, or --gpus-from REGEX for its path"
 
 
 @dataclasses.dataclass
 class Findings:
-    """What was found in one log so far. `option` is the number of GPUs that --gpus-from finds in its path.
+    """What was found in one log so far. `known` is what is known of its run without it.
 
     `world` is what lines of any format say of GPUs and nodes. `at` is the line that a reader takes, `before` the one
     that it took before, so that a run that ends does not see what is said of the next; `ended` is set after the last.
     """
 
     path: str
-    option: int | None = None
+    known: Known = NOTHING
     world: World = dataclasses.field(default_factory=World)
     at: int = 0
     before: int = 0
@@ -34,8 +34,9 @@ class Findings:
     measurements: list[Measured] = dataclasses.field(default_factory=list)
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
-    def problem(self, line: int, reason: str) -> None:
-        self.problems.append(Problem(self.path, line, reason))
+    def problem(self, line: int, reason: str, run: int = 0) -> None:
+        """Say what is wrong with a line; 0: with what no line says. `run` is the line at which its run begins."""
+        self.problems.append(Problem(self.path, line, reason, run))
 
 
 class FormatReader:
@@ -74,7 +75,7 @@ class FormatReader:
         found = self.findings
         alone = found.ended and not found.world.since and not found.world.apart
         said = Statement("all", OWN, own, line, words) if own else None
-        return found.world.resolve(self._end_line(), said, alone, max(line, begin or 0))
+        return found.world.resolve(self._end_line(), said, alone, max(line, begin or 0), found.known)
 
     def _end_line(self) -> float:
         """The last line of the run that ends: the one before the line that is taken, or the log's last."""
@@ -109,19 +110,22 @@ class FormatReader:
         many times gradients of a step are added up, `shared` whether GPUs may share a model, `tokens` how many a
         sequence has. `why` is the problem to report if there is no rate. `missing` names what is not known.
         """
-        found, option = self.findings, self.findings.option
+        found, known = self.findings, self.findings.known
         at, words = gpus_at or (line, OWN)
         world = self.gpus(at, gpus, words, line)
-        gpus, gpus_from = world.gpus, "log" if world.gpus else ""
-        if world.contradiction:
-            found.problem(world.line or line, f"{world.contradiction}: the number of GPUs is not known")
-        if not gpus and option:
-            gpus, gpus_from = option, "option"
-        elif gpus and option and option != gpus:
-            found.problem(line, f"the log says {gpus} GPUs, the path {option}: the log counts")
+        gpus, gpus_from, refused = world.gpus, "log" if world.gpus else "", world.contradiction
+        if refused:
+            found.problem(world.line or line, f"{refused}: the number of GPUs is not known", line)
+        if not gpus and known.gpus:
+            gpus, gpus_from = known.gpus, "option"
+        elif gpus and known.source and known.gpus not in (None, gpus):
+            against = f"the log says {gpus} GPUs, {known.source} {known.gpus}"
+            if known.source == OF_OPTION:
+                gpus, gpus_from, refused = None, "", f"{against}: the number of GPUs is not known"
+            found.problem(world.line, refused or f"{against}: the log counts", line)
         local_batch, global_batch, odd = agreement.batches(gpus, local_batch, global_batch, accumulation, shared)
         if odd:
-            found.problem(line, f"{odd}: the batch is not known")
+            found.problem(line, f"{odd}: the batch is not known", line)
         total, per_gpu, step_ms = _figure(total), _figure(per_gpu), _figure(step_ms)
         given = [Figure(Kind.TOTAL, total, line, figure)] if total else []
         given += [Figure(Kind.ONE, per_gpu, line, figure)] if per_gpu else []
@@ -130,7 +134,7 @@ class FormatReader:
         agreed = agreement.agree(given, Sizes(gpus, global_batch, tokens))
         rate, counts = agreed.rate, agreed.figure
         if agreed.contradiction:
-            found.problem(agreed.line or line, agreed.contradiction)
+            found.problem(agreed.line or line, agreed.contradiction, line)
         if counts is not None and counts in figures:
             figure = counts.words + (f" ({agreed.how})" if agreed.how else "")
             if counts.steady is not None and rate is not None and "steady" not in more:
@@ -141,11 +145,13 @@ class FormatReader:
             more |= {"steady": None, "sd": None}
         elif global_batch and rate and (step_ms is None or counts is None or counts.kind is not Kind.STEP):
             step_ms = global_batch / rate * 1000 if step_ms is None or agreed.contradiction else step_ms
+        if found.world.cpu > 0 and not more.get("device"):
+            more["device"] = "cpu"
         missing = [name for name, value in (("throughput", rate), ("gpus", gpus)) if value is None]
         if rate is None and not agreed.contradiction:
-            found.problem(line, why or "the log does not give a rate over all GPUs")
-        if gpus is None and not world.contradiction:
-            found.problem(line, NO_GPUS)
+            found.problem(0, why or "the log does not give a rate over all GPUs", line)
+        if gpus is None and not refused:
+            found.problem(0, NO_GPUS, line)
         if global_batch is None:
             missing.append("batch")
         found.world.since = self._end_line()

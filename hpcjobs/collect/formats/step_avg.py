@@ -4,9 +4,9 @@
     step:1490/1490 train_time:213044ms step_avg:143.95ms
     step:1490/1490 val_loss:3.2794 train_time:213121ms step_avg:144.00ms
 
-step_avg leaves out the first steps where the script does. The last line of a training step counts, and its train_time
-must fit. Such a log prints its own source code: what is in there is no fact of the run, so neither batch nor GPUs are
-read.
+step_avg leaves out the first steps where the script does. The last line of a training step counts; its train_time and
+the times between lines must fit. Such a log prints its own source code: what is in there is no fact of the run, so
+neither batch nor GPUs are read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 
+from hpcjobs.collect.agreement import alike
 from hpcjobs.collect.formats.facts import Fact
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line
@@ -71,12 +72,18 @@ class StepAvgReader(StepReader[_Run]):
         if newest is None or not newest[2]:
             return
         step, total, each, line = newest
-        timed = total / each
+        steady, said, other = run.settled(), Fact(each, line, "step_avg"), None
         slack = 0.01 * step + 2
+        if not step - _WARMUP - slack <= total / each <= step + slack:
+            other = Fact(total / max(step, 1), line, "train_time over the steps")
+        elif steady and 10 * sum(run.windows.work) >= step and not alike(each, 1000 / steady.rate):
+            other = Fact(1000 / steady.rate, run.line, "ms of a step by the train_time of the lines from there on")
         why = "the log gives the time of a step, but neither batch nor GPUs: there is no rate"
-        if not step - _WARMUP - slack <= timed <= step + slack:
-            one, other = Fact(each, line, "step_avg"), Fact(total / max(step, 1), line, "train_time over the steps")
-            why = f"the log contradicts itself: {one}; {other}: no figure counts"
-        figure = "step_avg of the last step"
-        good = why.startswith("the log gives")
-        self.add_run(run.line, figure, step_ms=each if good else None, steady=run.settled(), unit="steps", why=why)
+        self.add_run(
+            run.line,
+            "step_avg of the last step",
+            step_ms=each if other is None else None,
+            steady=steady if other is None else None,
+            unit="steps",
+            why=why if other is None else f"the log contradicts itself: {said}; {other}: no figure counts",
+        )

@@ -58,8 +58,6 @@ class SwinReader(MeterReader[EpochRun]):
     def end(self, run: EpochRun) -> None:
         accumulation = run.facts.get("accumulation") or 1
         why = ""
-        if run.last < 1:
-            why = "the log has one line of a step, the first of the run, which holds its start: no figure counts"
-        elif "accumulation" in run.facts.against:
+        if "accumulation" in run.facts.against:
             why = "the log says two accumulations of gradients: no figure counts"
-        self.add_steps(run, run.steady(), "mean time of a step", "samples", accumulation=accumulation, why=why)
+        self.add_epochs(run, run.steady(), "mean time of a step", "samples", accumulation=accumulation, why=why)

@@ -64,4 +64,4 @@ class TimmReader(MeterReader[_Run]):
         why = run.batch.why or run.mean.why or contradiction(mean, batch)
         whole = run.batch.whole() or run.mean.whole()
         total = mean.value * steady.rate if steady and mean and not whole and not why else None
-        self.add_steps(run, steady, "rate over all GPUs", "images", batch=whole, why=why, total=total)
+        self.add_epochs(run, steady, "rate over all GPUs", "images", batch=whole, why=why, total=total)

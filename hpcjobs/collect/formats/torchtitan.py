@@ -80,10 +80,15 @@ class TorchtitanReader(StepReader[_Run]):
         if steady is None:
             return
         own = run.facts.own(self.findings)
-        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.option
+        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.known.gpus
         why = ""
         if run.tokens and gpus and run.implied:
-            implied = Fact(gpus * statistics.median(run.implied), run.line, "tokens of a step by tps and time stamps")
+            implied = Fact(
+                gpus * statistics.median(run.implied),
+                run.line,
+                "tokens of a step by tps and time stamps",
+                self.findings.at,
+            )
             why = contradiction(implied, run.tokens)
         whole = int(run.tokens.value) if run.tokens and not why else None
         self.add_run(

@@ -15,6 +15,7 @@ import math
 import re
 import statistics
 
+from hpcjobs.collect.agreement import alike
 from hpcjobs.collect.formats.facts import Fact, Facts
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line
@@ -28,8 +29,6 @@ _FACTS = {"world_size": "gpus", "accum_iter": "accumulation", "update_freq": "ac
 _TOTAL = re.compile(rb"poch: \[\d{1,9}[\]/][^\n\x1e]{0,20}Total time: [^\n\x1e]{1,30} \(" + _NUMBER + rb" s / it\)")
 # The steps whose mean a line shows.
 _SMOOTHED = 20
-# How far img/s times the time without data may lie from the batch: it is of one step, the time of twenty.
-_APART = 0.4
 _KEPT = 500
 
 
@@ -101,9 +100,9 @@ class TorchvisionReader(StepReader[_Run]):
         why = ""
         if run.batches and local:
             implied = statistics.median(run.batches)
-            said = Fact(implied, run.line, "img/s x time of a step"), facts.first["local_batch"]
+            said = Fact(implied, run.line, "img/s x time of a step", self.findings.at), facts.first["local_batch"]
             wholes = (local, local * gpus) if gpus else (local,)
-            if not any(1 / (1 + _APART) < implied / whole < 1 + _APART for whole in wholes):
+            if not any(alike(implied, whole) for whole in wholes):
                 why = f"the log contradicts itself: {said[0]}; {said[1]}: no figure counts"
         unit = "images" if run.batches else "samples"
         if "accumulation" in facts.against:

@@ -126,20 +126,21 @@ def test_mlperf_tracked_stats(tmp_path: Path) -> None:
         text += event("tracked_stats", number, {"throughput": rate, "loss": 1.0}, step=100 * number)
         text += event("tracked_stats", number, {"train_epoch_timing": 3.5}, step=100 * number)
     text += event("run_stop", 99, status="aborted")
-    measured = one(read(tmp_path, text))
+    measured = one(read(tmp_path, "world_size=1\n" + text))
     assert (measured.throughput, measured.unit) == (pytest.approx(1000.0), "sequences")
     assert (measured.figure, measured.time_to_train_s) == ("throughput of tracked_stats", None)
     assert measured.steady is not None
     assert (measured.steady.windows, measured.steady.warmup) == (2, 1)
-    # Of two ranks, it may be the rate of each.
-    result = read(tmp_path, ranks(text))
-    assert one(result).throughput is None
-    assert "may be of one GPU or of all: no figure confirms it" in reasons(result)
+    # Of two ranks, or of nobody knows how many, it may be the rate of each.
+    for several in (ranks(text), text):
+        result = read(tmp_path, several)
+        assert one(result).throughput is None
+        assert "may be of one GPU or of all: no figure confirms it" in reasons(result)
 
 
 def test_mlperf_throughputs_by_other_names(tmp_path: Path) -> None:
     # mlcommons/training_results_v2.1, ASUSTeK/results/ESC8000A-E11-8xA100-PCIE-80GB-NVBridge: resnet, bert
-    text = event("submission_benchmark", 0, "resnet") + event("run_start", 0)
+    text = event("submission_benchmark", 0, "resnet") + event("train_samples", 0, 1281167) + event("run_start", 0)
     for number, rate in enumerate((20000.5, 24172.5, 24172.5), 1):
         text += event("epoch_start", 60.0 * number, epoch_num=number)
         text += event("epoch_stop", 60.0 * number + 53, epoch_num=number)

@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from hpcjobs.collect.measurements import Bandwidth, LogResult, Throughput
 from hpcjobs.collect.reading import FORMATS, read_log
 from tests.control.logs import train_log
-from tests.control.logs_formats.made import MAKERS, Truth
+from tests.control.logs_formats.made import MADE
 from tests.control.logs_formats.reading import SAMPLES
 from tests.control.logs_formats.test_formats_dllogger import MXNET, PYTORCH
 from tests.control.logs_formats.test_formats_horovod import RUN
 from tests.control.logs_formats.test_formats_keras import EPOCHS
 from tests.control.logs_formats.test_formats_mxnet import ARGUMENTS, mlperf, speeds
 from tests.control.logs_formats.test_formats_tables import BANDWIDTH, NEW, OLD, PAIRS, REDUCE
+from tests.control.logs_formats.truth import Truth
 
 LOGS: dict[str, bytes] = {
+    **{made.format: made.make(Truth()).encode() for made in MADE.values()},
     "hpcjobs": train_log(step_ms=(50.0, 60.0)).encode(),
     "horovod": RUN.encode(),
     "tf_cnn_benchmarks": gzip.decompress((SAMPLES / "tf_cnn_fp16_2gpus.log.gz").read_bytes()),
@@ -30,7 +32,6 @@ LOGS: dict[str, bytes] = {
     "mxnet": (ARGUMENTS.format(0, 128, "0,1", "device") + speeds(0, 500.0, 128)).encode(),
     "mlperf": mlperf().encode(),
     "keras": ("Number of devices: 2\n" + "".join(f"Epoch {n}/7\n" + text for n, text in enumerate(EPOCHS.values(), 1))).encode(),
-    **{name: make(Truth()).encode() for name, make in MAKERS.items()},
     "nccl-tests": (NEW + OLD).encode(),
     "osu": (BANDWIDTH + REDUCE + PAIRS).encode(),
 }  # fmt: skip
