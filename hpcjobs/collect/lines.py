@@ -40,6 +40,13 @@ _DIGITS = 40
 _ENDLESS = re.compile(rb"\d{40,}")
 
 
+# What a number must be followed by, in a regular expression, to be whole: not by thousands after a comma or a space, an
+# exponent, or a k that scales it; and not by the end of the text, where it may be cut off.
+WHOLE = rb"(?=[^\d.,kKMG\xc2\xe2]|,\D)(?! \d{3}(?!\d)|[eE][+-]?\d)"
+# The same, of a number with which a line may end.
+WHOLE_OR_END = r"(?=[^\d.,kKMG\xa0\u202f]|[.,](?!\d)|$)(?! \d{3}(?!\d)|[eE][+-]?\d)"
+
+
 class Line(NamedTuple):
     """One line: its number, the rank that wrote it ("" if no launcher names it), and its text without prefixes."""
 

@@ -34,12 +34,12 @@ _ALL = (
         "number of processes",
         re.compile(
             rf"\bnum(?:ber)?[ _]of[ _](?:replicas|num_replicas_in_sync|ranks|processes){_IS}(\d+){_END}"
-            rf"|\bnum replicas{_IS}(\d+){_END}|\bnum_replicas_in_sync{_IS}(\d+)\b"
+            rf"|\bnum (?:replicas|processes){_IS}(\d+){_END}|\bnum_replicas_in_sync{_IS}(\d+)\b"
             rf"|\b(?:hvd|horovod)[._ ]size(?:\(\))?{_IS}(\d+)\b",
             re.I,
         ),
     ),
-    ("rank of", re.compile(rf"\brank:? \d+ (?:of|out of) (\d+){_END}", re.I)),
+    ("rank of", re.compile(rf"\brank:? \d+ (?:of|out of) (\d+){_END}|\[rank-\d+/(\d+)\]", re.I)),
     ("mpirun", re.compile(r"\b(?:mpirun|mpiexec|orterun|horovodrun)\b.*?\s-{1,2}(?:np|n)[ =](\d+)\b")),
     ("srun", re.compile(r"\bsrun\b.*?\s(?:--ntasks[= ]|-n ?)(\d+)\b")),
 )  # fmt: skip
@@ -60,6 +60,12 @@ _NP = re.compile(r"(?:^|\s)-(?:np|n) (\d+)\b")
 _LIST = re.compile(r"\b(?:gpus|gpu_ids|device_ids)[\"']?[=:] ?[\"'\[]?(\d+(?:, ?\d+)+)\b")
 _COUNT = re.compile(r"(?:\b(?:num_gpus|ngpus|gpu_num|n?gpus_per_node)[\"']?[=:] ?|--num[_-]gpus )(\d+)\b")
 _EACH = re.compile(r"--nproc[_-]per[_-]node[= ](\d+)\b")
+# MLPerf's launchers tell the system as one object: the nodes of the job, and the accelerators of each.
+_SYSTEM = re.compile(r":::SYSJSON \{.*\"number_of_nodes\": ?\"?(\d+)\b.*\"accelerators_per_node\": ?\"?(\d+)\b")
+# Beside sockets, GPUs are those of one node, and nodes are NUMA nodes: MLPerf's launchers print them.
+# Nodes beside edges are a graph's.
+_EDGES = re.compile(r"\b(?:number of|num[_ ]|n_)[ ]?edges\b|\bedge_index\b", re.I)
+_SOCKETS = re.compile(r"\b(?:num_sockets|cores_per_socket)\b")
 _TASKS = re.compile(r"--ntasks-per-node[= ](\d+)\b|-npernode (\d+)\b|--map-by ppr:(\d+):node\b")
 _NNODES = re.compile(r"--nnodes[= ](\d+)\b(?!:)")
 _NODES = re.compile(r"\bsrun\b.*?\s(?:-N ?|--nodes[= ])(\d+)\b")
@@ -76,7 +82,7 @@ _STAMPED = re.compile(rb"\d{4}\[\d+,(\d+)\]<std")
 _LABEL = re.compile(r"\bsrun\b.*?\s(?:-l|--label)\b")
 _BARE = re.compile(rb"\n\s*(\d+): ")
 _LABELLED = 0.8
-_OF_A_NODE = ("--nproc_per_node", "tasks per node")
+_OF_A_NODE = ("--nproc_per_node", "tasks per node", "GPUs per node")
 _LAUNCHERS = ("mpirun", "srun", "--nnodes", "nodes", *_OF_A_NODE)
 # Lines are longer only where a program prints data; launch lines with many options are shorter.
 _LONGEST = 40_000
@@ -108,7 +114,20 @@ class World:
     needles = (
         *(b"orld_size", b"ORLD_SIZE", b"orld size", b"um_gpus", b"gpus=", b"gpus'", b'gpus"', b"ngpus", b"nproc"),
         *(b"mpirun", b"mpiexec", b"srun ", b"horovodrun", b"ppr:", b" GPUs", b"umber of ", b"um_", b"Num GPUs"),
-        *(b"size()", b"ank ", b"npernode", b" -np ", b"nnodes", b"num-gpus", b"um-nodes", b"gpu_num", b"gpus_per_node"),
+        b"Num processes",
+        *(
+            b"size()",
+            b"ank ",
+            b"[rank-",
+            b":::SYSJSON",
+            b"npernode",
+            b" -np ",
+            b"nnodes",
+            b"num-gpus",
+            b"um-nodes",
+            b"gpu_num",
+            b"gpus_per_node",
+        ),
     )
 
     def __init__(self) -> None:
@@ -152,7 +171,7 @@ class World:
             count = len(re.findall(r"\d+", match[1]))
             self.statements.append(Statement("each", "gpus", count, number, match[0]))
         elif match := _COUNT.search(text):
-            self._add("each", "num_gpus", match, number)
+            self._add("each", "GPUs per node" if _SOCKETS.search(text) else "num_gpus", match, number)
         if match := _EACH.search(text):
             self._add("each", "--nproc_per_node", match, number)
             if nodes := _NNODES.search(text):
@@ -163,7 +182,13 @@ class World:
             self._add("each", "tasks per node", match, number)
         if match := _NODES.search(text):
             self._add("nodes", "nodes", match, number)
-        elif match := _SAID_NODES.search(text):
+        elif match := _SYSTEM.search(text):
+            said = f"{match[1]} nodes x {match[2]} accelerators"
+            self.statements.append(Statement("nodes", "number of nodes", int(match[1]), number, said))
+            self.statements.append(Statement("each", "GPUs per node", int(match[2]), number, said))
+        elif _EDGES.search(text):
+            self.statements = [one for one in self.statements if one.name != "number of nodes"]
+        elif (match := _SAID_NODES.search(text)) and not _SOCKETS.search(text):
             self._add("nodes", "number of nodes", match, number)
         elif "--nnodes" in text and not _NNODES.search(text):  # 1:4, or a variable
             self.statements.append(Statement("nodes", "--nnodes", 0, number, "--nnodes"))
@@ -212,6 +237,10 @@ class World:
         newest: dict[tuple[str, str], Statement] = {}
         most: dict[str, Statement] = {}
         for one in said:
+            before = newest.get((one.of, one.name))
+            if before and one.of == "all" and one.name not in _LAUNCHERS and 1 < one.value < before.value:
+                # A part of all, or another start: of nodes first and then of all GPUs, numbers grow.
+                return _against(before, one)
             newest[one.of, one.name] = one
             if one.name == "srun" and (one.name not in most or one.value >= most[one.name].value):
                 most[one.name] = one

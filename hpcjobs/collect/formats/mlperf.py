@@ -6,12 +6,13 @@ v2.x `imgs_sec`) of tracked_stats; `throughput`; the rates that scripts print be
 over time; train_samples over the time of epochs or blocks; the time of a step. A `throughput` may be one GPU's, or in
 tokens; train_samples may be steps, or the samples of a plan that the run did not finish. Evaluations that the training
 waits for do not count as its time. `submission_entry` of v0.6 and keys of HPC give the GPUs: accelerators of a node x
-nodes.
+nodes. In v6.0 the batch does, with the micro batch and the split of the model.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections import deque
 from typing import Any
@@ -253,6 +254,9 @@ class MlperfReader(FormatReader):
                 said = Statement("all", "number of GPUs", nodes * each, run.at["number_of_nodes"], told)
                 self.findings.world.statements.append(said)
                 nodes = nodes if nodes * each == ranks else None
+        elif (count := _whole(values.get("number_of_nodes"))) and (each := _whole(values.get("accelerators_per_node"))):
+            gpus, nodes = count * each, count
+            at = run.at["number_of_nodes"], f"{count} nodes x {each} accelerators"
         elif (local := self._local(run)) and batch and batch % local == 0:
             # Each rank prints its batch. Ranks whose lines are missing or broken still are part of the global batch.
             ranks = batch // local
@@ -263,6 +267,8 @@ class MlperfReader(FormatReader):
             if accumulated and batch % (local * accumulated) == 0:
                 gpus = batch // (local * accumulated)
                 at = run.at["local_batch_size"], f"global batch {batch} / local batch {local}"
+        elif found := _of_batch(run, batch):
+            gpus, at = found
         elif run.workers and set(run.workers.values()) != {0} and len(run.workers) == 1 and batch is None:
             gpus = sum(run.workers.values()) or None
         if nodes is None:
@@ -287,6 +293,21 @@ def _validates(value: object) -> bool:
     return (
         isinstance(value, dict) and bool(value) and all(str(name).startswith(("val", "eval", "test")) for name in value)
     )
+
+
+def _of_batch(run: _Run, batch: int | None) -> tuple[int, tuple[int, str]] | None:
+    """(GPUs, the line and the words that say so) by the batch and by how a model is split over GPUs, as v6.0 logs them.
+
+    GPUs of expert parallelism are among those that share the batch.
+    """
+    values = run.values
+    micro, steps = _whole(values.get("micro_batch_size")), _whole(values.get("gradient_accumulation_steps"))
+    split = [_whole(values.get(f"{name}_parallelism")) for name in ("tensor", "pipeline", "context")]
+    if not (batch and micro and steps and None not in split) or batch % (micro * steps):
+        return None
+    of_model = math.prod(each for each in split if each)
+    words = f"global batch {batch} / micro batch {micro} / {steps} accumulated x {of_model} GPUs of a model"
+    return batch // (micro * steps) * of_model, (run.at["micro_batch_size"], words)
 
 
 def _whole(value: object) -> int | None:
