@@ -25,7 +25,7 @@ _ALL = (
     (
         "number of GPUs",
         re.compile(
-            rf"\bnum(?:ber)?[ _]of[ _](?:gpus|devices){_IS}(\d+){_END}|\bnum (?:gpus|devices){_IS}(\d+){_END}"
+            rf"\bnum(?:ber)?[ _]of[ _](?:gpus|devices){_IS}(\d+){_END}|\b(?:num (?:gpus|devices)|gpus used){_IS}(\d+){_END}"
             r"|(?<!for )\b(?:runs?|running|training|launching|launched|starting|started)\b[^.#]{0,40}? on (\d+) GPUs\b",
             re.I,
         ),
@@ -114,7 +114,7 @@ class World:
     needles = (
         *(b"orld_size", b"ORLD_SIZE", b"orld size", b"um_gpus", b"gpus=", b"gpus'", b'gpus"', b"ngpus", b"nproc"),
         *(b"mpirun", b"mpiexec", b"srun ", b"horovodrun", b"ppr:", b" GPUs", b"umber of ", b"um_", b"Num GPUs"),
-        b"Num processes",
+        *(b"Num processes", b"GPUs used"),
         *(
             b"size()",
             b"ank ",

@@ -27,7 +27,7 @@ _LAUNCH = re.compile(r"paddle\.distributed\.launch\b.*? --(?:selected_gpus|gpus|
 _NODES = re.compile(r" --(?:nnodes[= ](\d{1,6})(?![\d:])|(?:ips|cluster_node_ips)[= ]['\"]?([^\s'\"]+)|nnodes)")
 _OTHER = re.compile(rb"(?i)\beval|\bval(?:id)?\b|\btest|\bEND ")
 _TOTAL = re.compile(rb" ips_total: " + _NUMBER)
-_SAMPLES = re.compile(rb"\bavg_samples:? " + _NUMBER)
+_SAMPLES = re.compile(rb"\bavg_samples:? (\d{1,12}(?:\.\d{1,12})?),")
 _STEP = re.compile(
     rb"(?i)(?:global[_ ]step|iter|step|batch)[:\]]? ?\[? *(\d{1,12})(?:/\d{1,12})?|\] +\[ *(\d{1,12})/\d"
 )
