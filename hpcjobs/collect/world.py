@@ -11,6 +11,7 @@ number of GPUs.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ _ALL = (
     (
         "number of GPUs",
         re.compile(
-            rf"\bnum(?:ber)?[ _]of[ _](?:gpus|devices){_IS}(\d+){_END}|\b(?:num (?:gpus|devices)|gpus used){_IS}(\d+){_END}"
+            rf"\bnum(?:ber)?[ _]of[ _](?:gpus|devices){_IS}(\d+){_END}"
+            rf"|\b(?:num (?:gpus|devices)|gpus used){_IS}(\d+){_END}"
             r"|(?<!for )\b(?:runs?|running|training|launching|launched|starting|started)\b[^.#]{0,40}? on (\d+) GPUs\b",
             re.I,
         ),
@@ -137,7 +139,9 @@ class World:
         self.tagged = 0
         self.lines = 0
         self.labels = False  # whether srun is told to write labels
-        self.apart = 0  # the last line of what another reader reads
+        self.apart = 0  # the last line of what another reader reads before
+        self.until = math.inf  # the last line before what another reader reads
+        self.alone = True  # whether all ranks' tags are of the run that is asked for
         self.since = 0.0  # the line at which the run before ended
         self.launcher = 0  # the line of the newest launcher: its options may stand on the lines after it
 
@@ -220,7 +224,8 @@ class World:
         `alone` tells that the log has this run only, so that all tags of ranks are its own. `begin` is the run's first
         line: launchers after it start something else.
         """
-        said = [one for one in self.statements if self.apart < one.line <= end]
+        self.alone = self.until == math.inf and (alone or (begin == math.inf and not self.since))
+        said = [one for one in self.statements if self.apart < one.line <= min(end, self.until)]
         if own or any(one.line > self.since for one in said):
             # What an earlier run of the log printed is not of this one; its launcher may be.
             launched = any(one.line > self.since and one.name in _LAUNCHERS for one in said)
@@ -306,6 +311,8 @@ class World:
 
     def _tags(self) -> int | None:
         """How many ranks have tags, if they are all: from 0 on, each with two lines, none appearing late."""
+        if not self.alone:  # They may be of another run.
+            return None
         labelled = sum(lines for lines, _ in self.bare.values())
         tags = self.tags or (self.bare if self.labels or labelled >= _LABELLED * self.lines else {})
         count = len(tags)

@@ -34,6 +34,8 @@ _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)
 _RATES = ("throughput", "imgs_sec", "samples_per_sec", "samples_per_second", "images_per_second")
 _SUMMARY = re.compile(r"'training_sequences_per_second': (\d+(?:\.\d+)?)")
 _BEGINS = {"submission_benchmark", "cache_clear", "init_start", "run_start", "run_clear_caches"}
+# These begin a run after one that never ended, if that one had trained: ranks write them before the first step.
+_STARTS = {"submission_benchmark", "init_start"}
 # Of tracked_stats: the time of a training step, s.
 _STEPS = ("train_step_time", "train_step_timing", "train_step_timing in s", "step_time")
 _PRINTED = re.compile(r"avg\. samples / sec: (\d+(?:\.\d+)?)|\bSpeed: (\d+(?:\.\d+)?) samples/sec")
@@ -50,7 +52,7 @@ class _Run:
     """One run."""
 
     def __init__(self) -> None:
-        self.line = 0
+        self.line = self.last = 0
         self.values: dict[str, Any] = {}
         self.at: dict[str, int] = {}  # key: line of its value
         self.arguments: dict[str, str] = {}
@@ -67,6 +69,11 @@ class _Run:
         self.seen: deque[object] = deque(maxlen=4096)
         self.progress = Progress()
         self.accuracy: float | None = None
+
+    def trained(self) -> bool:
+        """Whether an epoch, a block or an evaluation has ended, or a rate was told."""
+        done = self.progress
+        return bool(self.rates or self.steps or done.epochs or done.blocks or done.counted or done.evals)
 
 
 class MlperfReader(FormatReader):
@@ -98,10 +105,11 @@ class MlperfReader(FormatReader):
 
     def _event(self, line: Line, event: Event) -> None:
         key, at, value, about = event
-        if self.run.ended is not None and key in _BEGINS:
+        if key in _BEGINS and (self.run.ended is not None or (key in _STARTS and self.run.trained())):
             self._end()
         run, progress = self.run, self.run.progress
         run.line = run.line or line.number
+        run.last = line.number
         if key in ("tracked_stats", "throughput"):
             self._stats(line, key, at, value, about)
         elif key in ("epoch_start", "block_start", "eval_start"):
@@ -191,6 +199,8 @@ class MlperfReader(FormatReader):
     def _end(self) -> None:
         run = self.run
         self.run = _Run()
+        if not self.findings.ended:  # Another program begins: what is said between is of that.
+            self.findings.before = run.last
         progress, batch = run.progress, _whole(run.values.get("global_batch_size"))
         tokens = _whole(run.values.get("max_sequence_length"))
         figures = self._figures(run, batch, tokens)
@@ -225,6 +235,7 @@ class MlperfReader(FormatReader):
             score_name="accuracy" if run.accuracy is not None else "",
             why="the log has neither a throughput in tracked_stats nor train_samples and the times of epochs",
         )
+        self.findings.world.apart = run.last
 
     def _local(self, run: _Run) -> int | None:
         """The batch of one GPU, if each rank prints arguments with one GPU."""

@@ -89,7 +89,7 @@ class PaddleReader(StepReader[_Run]):
             run.epoch = int(epoch[1])
         if step := _STEP.search(_EPOCH.sub(b"", before)):
             count = run.count(int(step[1] or step[2]))
-            if count < 0 and not epoch:
+            if count < 0:
                 run = self.again()
                 run.line = self.numbers.at(at)
             elif count <= 0:

@@ -81,6 +81,8 @@ class StepReader(FormatReader, Generic[R]):
         self.run = self.new()
         self.began = False  # whether the run has a step
         self.numbers = Numbers(b"", 1)
+        self.begins = 1  # the line at which what is read begins, and where in it the step before ended
+        self.done = 0
 
     def new(self) -> R:
         """An empty run."""
@@ -104,12 +106,13 @@ class StepReader(FormatReader, Generic[R]):
             part = block[begin:end] if begin or end < len(block) else block
             self.numbers = Numbers(part, number)
             if begin or (self.begin and part.find(self.begin, 0, part.find(b"\n") + 1 or len(part)) >= 0):
-                self._end_at(number)
+                self._end_at(number, self.findings.at)
             self._section(part, number)
             number += part.count(b"\n") if end < len(block) else 0
 
     def _section(self, part: bytes, number: int) -> None:
-        at = 0
+        at = self.done = 0
+        self.begins = number
         step = self.step
         for match in self.steps.finditer(part):
             if not self.began:
@@ -118,6 +121,7 @@ class StepReader(FormatReader, Generic[R]):
                     self.head(line)
                 self.began = True
                 self.run.line = self.numbers.at(match.start())
+            self.done = at
             step(match)
             at = match.end()
         if at:
@@ -134,7 +138,8 @@ class StepReader(FormatReader, Generic[R]):
         line, begun = self.numbers, self.run.line
         anew = any(begun < one.line <= line.number for one in self.findings.world.statements)
         facts = Facts() if anew else self.run.facts
-        self._end_at(line.number)
+        last = self.begins + line.block.count(b"\n", 0, self.done) if self.done else self.findings.at
+        self._end_at(line.number, last)
         self.run.facts, self.began = facts, True
         self.numbers = line
         return self.run
@@ -187,10 +192,10 @@ class StepReader(FormatReader, Generic[R]):
             **about,
         )
 
-    def _end_at(self, line: int) -> None:
-        """End the run before a line, which belongs to the next."""
+    def _end_at(self, line: int, last: int) -> None:
+        """End the run, whose last step is in line `last`, before a line that belongs to the next."""
         if self.began:
-            self.findings.before, self.findings.at = line - 1, line
+            self.findings.before, self.findings.at = last, line
             self.close()
 
     def close(self) -> None:
