@@ -82,6 +82,17 @@ def spots(block: bytes, needles: Sequence[bytes], start: int = 0) -> list[tuple[
     return found if len(needles) == 1 else sorted(set(found))
 
 
+def after(block: bytes, count: int) -> bytes:
+    """A block without its first `count` lines."""
+    at = 0
+    for _ in range(count):
+        end = block.find(b"\n", at)
+        if end < 0:
+            return b""
+        at = end + 1
+    return block[at:]
+
+
 def lines(block: bytes, first: int, needles: Sequence[bytes]) -> Iterator[Line]:
     """The lines of a block that contain one of the needles; `first` is the number of the block's first line."""
     numbers, split = Numbers(block, first), SPLIT in block

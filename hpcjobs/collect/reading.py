@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.collect.formats.reader import Findings, FormatReader
+from hpcjobs.collect.lines import after
 from hpcjobs.collect.measurements import LogResult, Problem
 from hpcjobs.collect.sources import Source
 
@@ -314,7 +315,7 @@ def _read_to(
     reader = _reader(format)(findings) if format else None
     for number, block in source.blocks():
         if number <= start:
-            number, block = start + 1, _after(block, start + 1 - number)
+            number, block = start + 1, after(block, start + 1 - number)
         at = 0
         if reader is None:
             format, at = detect(block, skip)
@@ -337,17 +338,6 @@ def _read_to(
             Problem(str(path), 0, f"{source.zeros} of its bytes are zero, as after a crash or on a full disk")
         )
     return LogResult(str(path), format or "", tuple(findings.measurements), tuple(problems)), findings.at
-
-
-def _after(block: bytes, lines: int) -> bytes:
-    """A block without its first lines."""
-    at = 0
-    for _ in range(lines):
-        end = block.find(b"\n", at)
-        if end < 0:
-            return b""
-        at = end + 1
-    return block[at:]
 
 
 def _nothing(source: Source, format: str | None) -> str:
