@@ -204,6 +204,9 @@ class MlperfReader(FormatReader):
         progress, batch = run.progress, _whole(run.values.get("global_batch_size"))
         tokens = _whole(run.values.get("max_sequence_length"))
         figures = self._figures(run, batch, tokens)
+        headless = run.began is None and not batch and "submission_benchmark" not in run.values
+        if headless:  # Nothing says what a throughput is of.
+            figures = [dataclasses.replace(each, alone=each.alone and each.kind is not Kind.OPEN) for each in figures]
         epoch_s = progress.epoch_s()
         if not figures and run.began is None and epoch_s is None:
             return
@@ -233,7 +236,9 @@ class MlperfReader(FormatReader):
             eval_s=sum(progress.evals) / len(progress.evals) if progress.evals else None,
             score=run.accuracy,
             score_name="accuracy" if run.accuracy is not None else "",
-            why="the log has neither a throughput in tracked_stats nor train_samples and the times of epochs",
+            why="the log's begin is missing: nothing says whether its throughput is of one GPU or of all"
+            if headless
+            else "the log has neither a throughput in tracked_stats nor train_samples and the times of epochs",
         )
         self.findings.world.apart = run.last
 

@@ -55,6 +55,10 @@ class Run:
         self._flush()
         return self.windows.steady(warmup, rule)
 
+    def is_first_step(self) -> bool:
+        """Whether the run has its first step alone, which holds what compiles and loads."""
+        return self.first == self.last <= 1 and len(self.windows) + len(self._times) <= 1
+
     def count(self, step: int) -> int:
         """The steps since the line before; 0: another rank's copy; -1: another run begins. `gap` for the first line."""
         if self.last < 0:
@@ -75,6 +79,7 @@ class StepReader(FormatReader, Generic[R]):
     heads: ClassVar[tuple[bytes, ...]] = Facts.needles
     begin: ClassVar[bytes] = b""
     steps: ClassVar[re.Pattern[bytes]]
+    of_epochs: ClassVar[bool] = False  # whether a line is of a whole epoch
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
@@ -202,6 +207,9 @@ class StepReader(FormatReader, Generic[R]):
         run, began = self.run, self.began
         if began:
             self.run, self.began = self.new(), False
+            if run.is_first_step() and not self.of_epochs:
+                self.findings.problem(run.line, "the log has the first step alone, which is warm-up: no figure counts")
+                return
             self.end(run)
 
 

@@ -234,3 +234,17 @@ def test_a_run_of_mlperf_that_never_ended_does_not_take_the_next_ones_lines(tmp_
     found = [run for run in read(tmp_path, text).measurements if isinstance(run, Throughput)]
     assert [(run.gpus, run.global_batch) for run in found] == [(None, 8), (16, 16)]
     assert [run.throughput for run in found] == pytest.approx([8.0, 8.0], rel=0.01)
+
+
+def test_the_first_step_alone_is_warm_up(tmp_path: Path) -> None:
+    alone = read(tmp_path, MEGATRON.format(at=1))
+    assert not alone.measurements
+    assert "first step alone" in reasons(alone)
+    assert one(read(tmp_path, MEGATRON.format(at=1) + MEGATRON.format(at=2))).throughput == pytest.approx(16 / 0.8586)
+
+
+def test_a_throughput_whose_head_was_cut_off_is_no_rate(tmp_path: Path) -> None:
+    lines = [event(at, "tracked_stats", {"throughput": 313233.2}, step=at) for at in range(5)]
+    result = read(tmp_path, "\n".join(lines) + "\n")
+    assert one(result).throughput is None
+    assert "begin is missing" in reasons(result)
