@@ -40,6 +40,13 @@ _DIGITS = 40
 _ENDLESS = re.compile(rb"\d{40,}")
 
 
+# What a number must be followed by, in a regular expression, to be whole: not by thousands after a comma or a space, an
+# exponent, or a k that scales it; and not by the end of the text, where it may be cut off.
+WHOLE = rb"(?=[^\d.,kKMG\xc2\xe2]|,\D)(?! \d{3}(?!\d)|[eE][+-]?\d)"
+# The same, of a number with which a line may end.
+WHOLE_OR_END = r"(?=[^\d.,kKMG\xa0\u202f]|[.,](?!\d)|$)(?! \d{3}(?!\d)|[eE][+-]?\d)"
+
+
 class Line(NamedTuple):
     """One line: its number, the rank that wrote it ("" if no launcher names it), and its text without prefixes."""
 
@@ -73,6 +80,17 @@ def spots(block: bytes, needles: Sequence[bytes], start: int = 0) -> list[tuple[
             found.append((block.rfind(b"\n", 0, at) + 1, end))
             at = block.find(needle, end)
     return found if len(needles) == 1 else sorted(set(found))
+
+
+def after(block: bytes, count: int) -> bytes:
+    """A block without its first `count` lines."""
+    at = 0
+    for _ in range(count):
+        end = block.find(b"\n", at)
+        if end < 0:
+            return b""
+        at = end + 1
+    return block[at:]
 
 
 def lines(block: bytes, first: int, needles: Sequence[bytes]) -> Iterator[Line]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import math
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.collect.formats.reader import Findings, FormatReader
+from hpcjobs.collect.lines import after
 from hpcjobs.collect.measurements import LogResult, Problem
 from hpcjobs.collect.sources import Source
 from hpcjobs.collect.world import NOTHING, OF_PATH, Known
@@ -225,20 +227,49 @@ def _all(path: Path, known: Known) -> LogResult:
     given = [(each, last) for each, last in results if any(map(_counts, each.measurements))]
     if not given:
         return first
-    main, end = given[0]
+    main, _ = given[0]
+    end = _last_line(path, *given[0]) if given[1:] else 0
     problems = list(main.problems)
     if main is not first:
         problems.append(Problem(str(path), 0, f"read as {main.format}: as {first.format} it has no figure"))
     measured = list(main.measurements)
     for other, last in given[1:]:
         apart = (other.format in _COLLECTIVES) != (main.format in _COLLECTIVES)
+        if not apart and any(one.line > end for one in other.measurements):
+            # Another training. What lines say of the one is not of the other: each is read from its own lines.
+            if measured == list(main.measurements):
+                main, _ = _read_to(path, main.format, known, until=end)
+                measured, problems = list(main.measurements), list(main.problems)
+            other, last = _read_to(path, other.format, known, start=end)
         added = [one for one in other.measurements if apart or one.line > end]
         if added:
             measured += added
             begun = min(one.line for one in added)
             problems += [one for one in other.problems if apart or (one.line or one.run) >= begun]
-            end = max(end, last)
+            end = max(end, _last_line(path, other, last))
     return dataclasses.replace(main, measurements=tuple(measured), problems=tuple(problems))
+
+
+def _last_line(path: Path, result: LogResult, last: int) -> int:
+    """The last line that only the format of a result has: its reader may have looked at more, up to `last`."""
+    signs = [
+        (needle, sign)
+        for needles, group in _SIGNS
+        for name, sign in group
+        if name == result.format
+        for needle in needles
+    ] + [(needle, sign) for _, group in _RARE for needle, name, sign in group if name == result.format]
+    found = 0
+    for number, block in Source(path).blocks():
+        for needle, sign in signs:
+            at = block.rfind(needle)
+            while at >= 0:
+                begin, stop = _bounds(block, at)
+                if sign.search(block, begin, stop):
+                    found = max(found, number + block.count(b"\n", 0, at))
+                    break
+                at = block.rfind(needle, 0, begin)
+    return found or last
 
 
 def _counts(measured: object) -> bool:
@@ -273,16 +304,25 @@ def _read(path: Path, format: str | None, known: Known) -> LogResult:
 
 
 def _read_to(
-    path: Path, format: str | None, known: Known, skip: Collection[str] = (), apart: int = 0
+    path: Path,
+    format: str | None,
+    known: Known,
+    skip: Collection[str] = (),
+    apart: int = 0,
+    start: int = 0,
+    until: float = math.inf,
 ) -> tuple[LogResult, int]:
     """Read a log once, and the last line that its reader took.
 
-    Formats in `skip` are not detected. What lines up to `apart` say of GPUs is of tables that another reader reads.
+    Formats in `skip` are not detected. What lines up to `apart`, or after `until`, say of GPUs is of what another
+    reader reads. Lines up to `start` are not read.
     """
     findings, source = Findings(str(path), known), Source(path)
-    findings.world.apart = apart
+    findings.world.apart, findings.world.until = max(apart, start), until
     reader = _reader(format)(findings) if format else None
     for number, block in source.blocks():
+        if number <= start:
+            number, block = start + 1, after(block, start + 1 - number)
         at = 0
         if reader is None:
             format, at = detect(block, skip)

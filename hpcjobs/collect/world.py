@@ -12,6 +12,7 @@ number of GPUs.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -33,7 +34,8 @@ _ALL = (
     (
         DEVICES,
         re.compile(
-            rf"\bnum(?:ber)?[ _]of[ _](?:gpus|devices){_IS}(\d+){_END}|\bnum (?:gpus|devices){_IS}(\d+){_END}"
+            rf"\bnum(?:ber)?[ _]of[ _](?:gpus|devices){_IS}(\d+){_END}"
+            rf"|\b(?:num (?:gpus|devices)|gpus used){_IS}(\d+){_END}"
             r"|(?<!for )\b(?:runs?|running|training|launching|launched|starting|started)\b[^.#]{0,40}? on (\d+) GPUs\b",
             re.I,
         ),
@@ -42,12 +44,12 @@ _ALL = (
         "number of processes",
         re.compile(
             rf"\bnum(?:ber)?[ _]of[ _](?:replicas|num_replicas_in_sync|ranks|processes){_IS}(\d+){_END}"
-            rf"|\bnum replicas{_IS}(\d+){_END}|\bnum_replicas_in_sync{_IS}(\d+)\b"
+            rf"|\bnum (?:replicas|processes){_IS}(\d+){_END}|\bnum_replicas_in_sync{_IS}(\d+)\b"
             rf"|\b(?:hvd|horovod)[._ ]size(?:\(\))?{_IS}(\d+)\b",
             re.I,
         ),
     ),
-    ("rank of", re.compile(rf"\brank:? \d+ (?:of|out of) (\d+){_END}", re.I)),
+    ("rank of", re.compile(rf"\brank:? \d+ (?:of|out of) (\d+){_END}|\[rank-\d+/(\d+)\]", re.I)),
     ("mpirun", re.compile(r"\b(?:mpirun|mpiexec|orterun|horovodrun)\b.*?\s-{1,2}(?:np|n)[ =](\d+)\b")),
     ("srun", re.compile(r"\bsrun\b.*?\s(?:--ntasks[= ]|-n ?)(\d+)\b")),
 )  # fmt: skip
@@ -73,6 +75,12 @@ _GPU = re.compile(r"\bdevice[\"']?[:=] ?[\"']?cuda\b")
 _LIST = re.compile(r"\b(?:gpus|gpu_ids|device_ids)[\"']?[=:] ?[\"'\[]?(\d+(?:, ?\d+)+)\b")
 _COUNT = re.compile(r"(?:\b(?:num_gpus|ngpus|gpu_num|n?gpus_per_node)[\"']?[=:] ?|--num[_-]gpus )(\d+)\b")
 _EACH = re.compile(r"--nproc[_-]per[_-]node[= ](\d+)\b")
+# MLPerf's launchers tell the system as one object: the nodes of the job, and the accelerators of each.
+_SYSTEM = re.compile(r":::SYSJSON \{.*\"number_of_nodes\": ?\"?(\d+)\b.*\"accelerators_per_node\": ?\"?(\d+)\b")
+# Beside sockets, GPUs are those of one node, and nodes are NUMA nodes: MLPerf's launchers print them.
+# Nodes beside edges are a graph's.
+_EDGES = re.compile(r"\b(?:number of|num[_ ]|n_)[ ]?edges\b|\bedge_index\b", re.I)
+_SOCKETS = re.compile(r"\b(?:num_sockets|cores_per_socket)\b")
 _TASKS = re.compile(r"--ntasks-per-node[= ](\d+)\b|-npernode (\d+)\b|--map-by ppr:(\d+):node\b")
 _NNODES = re.compile(r"--nnodes[= ](\d+)\b(?!:)")
 _NODES = re.compile(r"\bsrun\b.*?\s(?:-N ?|--nodes[= ])(\d+)\b")
@@ -89,7 +97,7 @@ _STAMPED = re.compile(rb"\d{4}\[\d+,(\d+)\]<std")
 _LABEL = re.compile(r"\bsrun\b.*?\s(?:-l|--label)\b")
 _BARE = re.compile(rb"\n\s*(\d+): ")
 _LABELLED = 0.8
-_OF_A_NODE = ("--nproc_per_node", "tasks per node")
+_OF_A_NODE = ("--nproc_per_node", "tasks per node", "GPUs per node")
 _LAUNCHERS = ("mpirun", "srun", "--nnodes", "nodes", *_OF_A_NODE)
 # Lines are longer only where a program prints data; launch lines with many options are shorter.
 _LONGEST = 40_000
@@ -137,7 +145,8 @@ class World:
     needles = (
         *(b"orld_size", b"ORLD_SIZE", b"orld size", b"um_gpus", b"gpus=", b"gpus'", b'gpus"', b"ngpus", b"nproc"),
         *(b"mpirun", b"mpiexec", b"srun ", b"horovodrun", b"ppr:", b" GPUs", b"umber of ", b"um_", b"Num GPUs"),
-        *(b"size()", b"ank ", b"npernode", b" -np ", b"nnodes", b"num-gpus", b"um-nodes", b"gpu_num", b"gpus_per_node"),
+        *(b"size()", b"ank ", b"[rank-", b":::SYSJSON", b"npernode", b" -np ", b"nnodes", b"num-gpus", b"um-nodes"),
+        *(b"gpu_num", b"gpus_per_node", b"Num processes", b"GPUs used"),
         *(b"evice: c", b"evice=c", b"evice='c", b"sing CPU", b"sing cpu"),
     )
 
@@ -148,7 +157,9 @@ class World:
         self.tagged = 0
         self.lines = 0
         self.labels = False  # whether srun is told to write labels
-        self.apart = 0  # the last line of what another reader reads
+        self.apart = 0  # the last line of what another reader reads before
+        self.until = math.inf  # the last line before what another reader reads
+        self.alone = True  # whether all ranks' tags are of the run that is asked for
         self.since = 0.0  # the line at which the run before ended
         self.cpu = 0  # the first line that says the training is on CPUs, -1 once one says that it is on GPUs
         self.launcher = 0  # the line of the newest launcher: its options may stand on the lines after it
@@ -187,7 +198,7 @@ class World:
             count = len(re.findall(r"\d+", match[1]))
             self.statements.append(Statement("each", "gpus", count, number, match[0]))
         elif match := _COUNT.search(text):
-            self._add("each", "num_gpus", match, number)
+            self._add("each", "GPUs per node" if _SOCKETS.search(text) else "num_gpus", match, number)
         if match := _EACH.search(text):
             self._add("each", "--nproc_per_node", match, number)
             if nodes := _NNODES.search(text):
@@ -198,7 +209,13 @@ class World:
             self._add("each", "tasks per node", match, number)
         if match := _NODES.search(text):
             self._add("nodes", "nodes", match, number)
-        elif match := _SAID_NODES.search(text):
+        elif match := _SYSTEM.search(text):
+            said = f"{match[1]} nodes x {match[2]} accelerators"
+            self.statements.append(Statement("nodes", "number of nodes", int(match[1]), number, said))
+            self.statements.append(Statement("each", "GPUs per node", int(match[2]), number, said))
+        elif _EDGES.search(text):
+            self.statements = [one for one in self.statements if one.name != "number of nodes"]
+        elif (match := _SAID_NODES.search(text)) and not _SOCKETS.search(text):
             self._add("nodes", "number of nodes", match, number)
         elif "--nnodes" in text and not _NNODES.search(text):  # 1:4, or a variable
             self.statements.append(Statement("nodes", "--nnodes", 0, number, "--nnodes"))
@@ -236,7 +253,8 @@ class World:
         line: launchers after it start something else. `known` is what is known otherwise: of a run on several nodes, a
         number of GPUs may be that of one of them.
         """
-        said = [one for one in self.statements if self.apart < one.line <= end]
+        self.alone = self.until == math.inf and (alone or (begin == math.inf and not self.since))
+        said = [one for one in self.statements if self.apart < one.line <= min(end, self.until)]
         if own or any(one.line > self.since for one in said):
             # What an earlier run of the log printed is not of this one; its launcher may be.
             launched = any(one.line > self.since and one.name in _LAUNCHERS for one in said)
@@ -253,6 +271,10 @@ class World:
         newest: dict[tuple[str, str], Statement] = {}
         most: dict[str, Statement] = {}
         for one in said:
+            before = newest.get((one.of, one.name))
+            if before and one.of == "all" and one.name not in _LAUNCHERS and 1 < one.value < before.value:
+                # A part of all, or another start: of nodes first and then of all GPUs, numbers grow.
+                return _against(before, one)
             newest[one.of, one.name] = one
             if one.name == "srun" and (one.name not in most or one.value >= most[one.name].value):
                 most[one.name] = one
@@ -324,6 +346,8 @@ class World:
 
     def _tags(self) -> int | None:
         """How many ranks have tags, if they are all: from 0 on, each with two lines, none appearing late."""
+        if not self.alone:  # They may be of another run.
+            return None
         labelled = sum(lines for lines, _ in self.bare.values())
         tags = self.tags or (self.bare if self.labels or labelled >= _LABELLED * self.lines else {})
         count = len(tags)

@@ -20,10 +20,10 @@ import statistics
 from hpcjobs.collect.formats.facts import Fact, Facts, coarse, contradiction, half
 from hpcjobs.collect.formats.meters import LONE, RunningMean
 from hpcjobs.collect.formats.steps import Run, StepReader
-from hpcjobs.collect.lines import Line, seconds
+from hpcjobs.collect.lines import WHOLE, Line, seconds
 from hpcjobs.collect.steady import scaled
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)(?=[^\d.])"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)" + WHOLE
 _CONFIG = re.compile(
     r":print\] +(train_batch_size|train_micro_batch_size_per_gpu|gradient_accumulation_steps|world_size) "
     r"(?:\.+ | *)(\d{1,9})\s*$"

@@ -10,15 +10,17 @@ A step without numbers is the run's summary, one number is an epoch or a step, t
 numbers, or with the word validation, is not training. The summary's figure counts if there is one, else the
 iterations, else the epochs. An iteration that a script repeats (it skips the update while the loss scale is too
 large) does not count. Rates are over all GPUs. NeMo logs no rate, but consumed_samples and the time of a step.
-PARAMETER begins a run. Its batch_size is per GPU in some scripts and global in others, with or without accumulation:
-rates and time stamps decide, and without them it stays open.
+PARAMETER begins a run, and so does an iteration long before the newest. Its batch_size is per GPU in some scripts and
+global in others, with or without accumulation: rates and time stamps decide, and without them it stays open.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
+from collections import deque
 from typing import Any
 
 from hpcjobs.collect.agreement import Figure, Kind
@@ -44,6 +46,8 @@ _RANKS = {key: rank for rank, key in enumerate(_KEYS)}
 _CONSUMED, _TIMING = "consumed_samples", ("train_step_timing in s", "train_step_timing")
 _UNITS = ("images", "sequences", "samples", "tokens", "frames")
 _STEPS_KEPT = 500
+# A step before so many newest ones is of another run. What comes less late is another rank's.
+_LAG = 4
 _ACCUMULATION = ("num_accumulation_steps", "gradient_accumulation_steps", "accumulate_grad_batches", "grad_accum_steps")
 
 
@@ -63,6 +67,7 @@ class _Run:
         self.took: list[float] = []  # s of a step, from time stamps
         self.before: tuple[tuple[int, ...], float] | None = None
         self.pending: dict[str, tuple[tuple[int, ...], float]] = {}  # key: newest iteration and rate, not yet counted
+        self.recent: deque[tuple[int, ...]] = deque(maxlen=_LAG)  # the newest iterations
         self.again: dict[str, int] = {}  # key: lines of iterations that were repeated
         self.all: dict[str, Windows] = {}  # iterations with the repeated ones
         self.consumed: tuple[float, float] | None = None  # samples and time of the newest line
@@ -141,8 +146,10 @@ class DlloggerReader(FormatReader):
             return
         data, matches = {}, list(_PAIR.finditer(rest))
         for match, after in zip(matches, [*matches[1:], None], strict=True):
-            data[match[1]] = match[2]
             unit = rest[match.end() : after.start() if after else None].strip()
+            if unit[:1].isdigit():  # The value is a part of a number.
+                continue
+            data[match[1]] = match[2]
             if unit and match[1] in _RANKS:
                 self.run.units.setdefault(match[1], unit)
         numbers = tuple(map(int, re.findall(r"\d+", step)))
@@ -161,14 +168,22 @@ class DlloggerReader(FormatReader):
         consumed = _float(data.get(_CONSUMED))
         if (not found and consumed is None) or len(step) > 2:
             return
+        if run.line and line.rank != run.rank:
+            return  # another rank's copy
+        iterates = bool(found) and (len(step) == 2 or (len(step) == 1 and "Iteration" in line.text))
+        if iterates and len(run.recent) == _LAG and step < run.recent[0]:
+            units = run.units
+            self._end()
+            run = self.run
+            run.units = units
         if not run.line:
             run.line, run.rank = line.number, line.rank
-        elif line.rank != run.rank:
-            return  # another rank's copy
+        if iterates and (not run.recent or step > run.recent[-1]):
+            run.recent.append(step)
         for key, rate in found:
             if not step:
                 run.summary[key] = rate
-            elif len(step) == 2 or "Iteration" in line.text:
+            elif iterates:
                 run.iterate(key, step, rate)
             else:
                 run.epochs.setdefault(key, Windows()).add(1.0, 1 / rate)
@@ -272,10 +287,12 @@ class DlloggerReader(FormatReader):
 
 
 def _float(value: object) -> float | None:
+    """A finite number, also of a text; else None."""
     try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         return None
+    return found if math.isfinite(found) else None
 
 
 def _whole(about: dict[str, Any], *names: str) -> int | None:

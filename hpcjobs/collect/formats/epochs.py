@@ -32,6 +32,7 @@ class EpochsReader(StepReader[_Run]):
 
     name = "epochs"
     heads = (b"Nsamples", *Facts.needles)
+    of_epochs = True
     steps = re.compile(rb"Time taken for epoch (\d{1,9}) is " + _NUMBER + rb" sec, avg " + _NUMBER + rb" samples/sec")
 
     def new(self) -> _Run:

@@ -112,7 +112,9 @@ class Product:
         self.why = ""  # what contradicts it
 
     def add(self, rate: float, half_rate: float, time: float, half_time: float, line: int) -> None:
-        """Take the two figures of a line, with the largest rounding error of each."""
+        """Take the two figures of a line, with the largest rounding error of each. A rate of 0 is left out."""
+        if rate <= half_rate:
+            return
         low = (rate - half_rate) * max(time - half_time, 0)
         high = (rate + half_rate) * (time + half_time)
         if not 0 < high < math.inf:

@@ -9,7 +9,8 @@
 
 The Keras scripts leave Iter #0 out of their mean. If every rank prints, each total is one rank's estimate, and their
 mean counts. Totals in a row are separate runs, unless rank prefixes or repeated Iter lines show that several ranks
-print the total of one run.
+print the total of one run. After a total, a header with other figures, or with a rank where none had one, is another
+run's.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import re
 
 from hpcjobs.collect.formats.facts import coarse, half
 from hpcjobs.collect.formats.reader import Findings, FormatReader, mean
-from hpcjobs.collect.lines import Line
+from hpcjobs.collect.lines import WHOLE_OR_END, Line
 from hpcjobs.collect.steady import Windows, scaled
 
-_FIGURE = r"(\d+(?:\.\d+)?)(?: ?(?:\+-|\+/-|±) ?(\d+(?:\.\d+)?))?"
+_FIGURE = r"(\d+(?:\.\d+)?)" + WHOLE_OR_END + r"(?: ?(?:\+-|\+/-|±) ?(\d+(?:\.\d+)?))?"
 _TOTAL = re.compile(rf"Total [Ii]mg/sec on (\d+) (\w+)\(s\): *{_FIGURE}")
-_MEAN = re.compile(rf"\bImg/sec per (\w+): *{_FIGURE}")
-_ITER = re.compile(r"\bIter #(\d+): *(\d+(?:\.\d+)?) img/sec per (\w+)")
+_MEAN = re.compile(rf"\bImg/sec per /?(\w+)(?::\d+)?: *{_FIGURE}")
+_ITER = re.compile(r"\bIter #(\d+): *(\d+(?:\.\d+)?) img/sec per /?(\w+)")
 _ABOUT = re.compile(r"\b(?:Number of ([A-Z]PU)s: (\d+)|Batch size: (\d+)|Model: ([\w.-]+))\s*$")
 _DEVIATIONS = 1.96
 
@@ -94,7 +95,7 @@ class HorovodReader(FormatReader):
             run.ended.add(line.rank)
         elif match := _ABOUT.search(text):
             mark = (line.rank, match.lastindex)
-            if mark in run.about and (run.last or run.ended):
+            if (run.last or run.ended) and (mark in run.about or self._of_another(line, match)):
                 run = self._next()
             run.about.add(mark)
             if match[1]:
@@ -105,6 +106,14 @@ class HorovodReader(FormatReader):
         else:
             return
         run.line = run.line or line.number
+
+    def _of_another(self, line: Line, match: re.Match[str]) -> bool:
+        """Whether a line of a header differs from what the run has, in its figure or in how ranks are named."""
+        run = self.run
+        known = {2: run.gpus, 3: run.batch, 4: run.model}
+        at = match.lastindex or 0
+        other = known.get(at) and str(known[at]) != match[at]
+        return bool(other) or (bool(run.ended) and all(bool(rank) != bool(line.rank) for rank in run.ended))
 
     def _next(self) -> _Run:
         """Add the run, if it has a figure, and begin another."""
@@ -148,4 +157,4 @@ class HorovodReader(FormatReader):
 
 
 def _device(word: str) -> str:
-    return "cpu" if word == "CPU" else "gpu"
+    return "cpu" if word.upper() == "CPU" else "gpu"

@@ -25,7 +25,7 @@ from hpcjobs.collect.formats.facts import Fact, Facts, contradiction, half
 from hpcjobs.collect.formats.progress import add_bars
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.formats.steps import sections
-from hpcjobs.collect.lines import Line, lines
+from hpcjobs.collect.lines import WHOLE_OR_END, Line, lines
 
 _WHOLE = r"(\d{1,3}(?:,\d{3})+|\d{1,12})\s*$"
 _HEAD = re.compile(
@@ -44,7 +44,7 @@ _BEGIN = b"***** Running training *****"
 _GOES_ON = re.compile(r"Continuing training from (?:checkpoint|global step (\d+)|epoch (\d+))")
 # DeepSpeed's engine tells its configuration when it starts; a Trainer that looks for a batch starts it again.
 _ENGINE = re.compile(r"\[config\.py:\d+:print\] +(train_batch_size|world_size) \.{2,} (\d{1,9})\s*$")
-_VALUE = r"['\"]: ['\"]?(\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,3})?)(?=[^\d.e])"
+_VALUE = r"['\"]: ['\"]?(\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,3})?)" + WHOLE_OR_END
 _SUMMARY = {
     name: re.compile(rf"['\"]{name}" + _VALUE)
     for name in ("train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch")

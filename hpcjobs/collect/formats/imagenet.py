@@ -15,9 +15,9 @@ import re
 
 from hpcjobs.collect.formats.facts import ACCUMULATION, Fact, Facts, Product, contradiction, half
 from hpcjobs.collect.formats.meters import EpochRun, MeterReader
-from hpcjobs.collect.lines import Line
+from hpcjobs.collect.lines import WHOLE, Line
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
 
 
 class _Run(EpochRun):

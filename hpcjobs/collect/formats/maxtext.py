@@ -14,10 +14,10 @@ import re
 
 from hpcjobs.collect.formats.facts import Fact, Facts, Product, contradiction, half
 from hpcjobs.collect.formats.steps import Run, StepReader
-from hpcjobs.collect.lines import Line
+from hpcjobs.collect.lines import WHOLE, Line
 from hpcjobs.collect.steady import scaled
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
 _DEVICES = re.compile(r"\bNum_devices: (\d{1,9})\b")
 _SIZES = ("per_device_batch_size", "max_target_length", "gradient_accumulation_steps")
 _PARAMETER = re.compile(r"\bConfig param (" + "|".join(_SIZES) + r"): (\d{1,9}(?:\.\d{1,9})?)\s*$")

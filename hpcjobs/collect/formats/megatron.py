@@ -18,9 +18,9 @@ import sys
 
 from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
 from hpcjobs.collect.formats.steps import Run, StepReader
-from hpcjobs.collect.lines import Line
+from hpcjobs.collect.lines import WHOLE, Line
 
-_NUMBER = rb"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?=[^\d.])"
+_NUMBER = rb"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)" + WHOLE
 _WORLD = re.compile(r"using world size: (\d{1,9})\b")
 _ARGUMENT = re.compile(r"^\s*(world_size|global_batch_size) \.{2,} (\d{1,9})\b")
 _PER_SECOND = re.compile(rb"\| samples per second: " + _NUMBER)

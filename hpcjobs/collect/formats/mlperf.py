@@ -6,12 +6,14 @@ v2.x `imgs_sec`) of tracked_stats; `throughput`; the rates that scripts print be
 over time; train_samples over the time of epochs or blocks; the time of a step. A `throughput` may be one GPU's, or in
 tokens; train_samples may be steps, or the samples of a plan that the run did not finish. Evaluations that the training
 waits for do not count as its time, also where only the lines of their steps say when one begins. `submission_entry` of
-v0.6 and keys of HPC give the GPUs: accelerators of a node x nodes.
+v0.6 and keys of HPC give the GPUs: accelerators of a node x nodes. In v6.0 the batch does, with the micro batch and the
+split of the model.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections import deque
 from typing import Any
@@ -33,6 +35,8 @@ _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)
 _RATES = ("throughput", "imgs_sec", "samples_per_sec", "samples_per_second", "images_per_second")
 _SUMMARY = re.compile(r"'training_sequences_per_second': (\d+(?:\.\d+)?)")
 _BEGINS = {"submission_benchmark", "cache_clear", "init_start", "run_start", "run_clear_caches"}
+# These begin a run after one that never ended, if that one had trained: ranks write them before the first step.
+_STARTS = {"submission_benchmark", "init_start"}
 # Of tracked_stats: the time of a step of an evaluation, s, and of a training step.
 _VALIDATIONS = ("validation_step_time", "val_step_time", "eval_step_time")
 _STEPS = ("train_step_time", "train_step_timing", "train_step_timing in s", "step_time")
@@ -50,7 +54,7 @@ class _Run:
     """One run."""
 
     def __init__(self) -> None:
-        self.line = 0
+        self.line = self.last = 0
         self.values: dict[str, Any] = {}
         self.at: dict[str, int] = {}  # key: line of its value
         self.arguments: dict[str, str] = {}
@@ -73,6 +77,11 @@ class _Run:
         """Note that a figure has a line."""
         self.lines.setdefault(what, line)
         self.ends[what] = line
+
+    def trained(self) -> bool:
+        """Whether an epoch, a block or an evaluation has ended, or a rate was told."""
+        done = self.progress
+        return bool(self.rates or self.steps or done.epochs or done.blocks or done.counted or done.evals)
 
 
 class MlperfReader(FormatReader):
@@ -104,10 +113,11 @@ class MlperfReader(FormatReader):
 
     def _event(self, line: Line, event: Event) -> None:
         key, at, value, about = event
-        if self.run.ended is not None and key in _BEGINS:
+        if key in _BEGINS and (self.run.ended is not None or (key in _STARTS and self.run.trained())):
             self._end()
         run, progress = self.run, self.run.progress
         run.line = run.line or line.number
+        run.last = line.number
         if key in ("tracked_stats", "throughput"):
             self._stats(line, key, at, value, about)
         elif key in ("epoch_start", "block_start", "eval_start"):
@@ -203,9 +213,14 @@ class MlperfReader(FormatReader):
     def _end(self) -> None:
         run = self.run
         self.run = _Run()
+        if not self.findings.ended:  # Another program begins: what is said between is of that.
+            self.findings.before = run.last
         progress, batch = run.progress, _whole(run.values.get("global_batch_size"))
         tokens = _whole(run.values.get("max_sequence_length"))
         figures = self._figures(run, batch, tokens)
+        headless = run.began is None and not batch and "submission_benchmark" not in run.values
+        if headless:  # Nothing says what a throughput is of.
+            figures = [dataclasses.replace(each, alone=each.alone and each.kind is not Kind.OPEN) for each in figures]
         epoch_s = progress.epoch_s()
         if not figures and run.began is None and epoch_s is None:
             return
@@ -235,8 +250,11 @@ class MlperfReader(FormatReader):
             eval_s=sum(progress.evals) / len(progress.evals) if progress.evals else None,
             score=run.accuracy,
             score_name="accuracy" if run.accuracy is not None else "",
-            why="the log has neither a throughput in tracked_stats nor train_samples and the times of epochs",
+            why="the log's begin is missing: nothing says whether its throughput is of one GPU or of all"
+            if headless
+            else "the log has neither a throughput in tracked_stats nor train_samples and the times of epochs",
         )
+        self.findings.world.apart = run.last
 
     def _local(self, run: _Run) -> int | None:
         """The batch of one GPU, if each rank prints arguments with one GPU."""
@@ -266,6 +284,9 @@ class MlperfReader(FormatReader):
                 said = Statement("all", DEVICES, nodes * each, run.at["number_of_nodes"], told)
                 self.findings.world.statements.append(said)
                 nodes = nodes if nodes * each == ranks else None
+        elif (count := _whole(values.get("number_of_nodes"))) and (each := _whole(values.get("accelerators_per_node"))):
+            gpus, nodes = count * each, count
+            at = run.at["number_of_nodes"], f"{count} nodes x {each} accelerators"
         elif (local := self._local(run)) and batch and batch % local == 0:
             # Each rank prints its batch. Ranks whose lines are missing or broken still are part of the global batch.
             ranks = batch // local
@@ -276,6 +297,8 @@ class MlperfReader(FormatReader):
             if accumulated and batch % (local * accumulated) == 0:
                 gpus = batch // (local * accumulated)
                 at = run.at["local_batch_size"], f"global batch {batch} / local batch {local}"
+        elif found := _of_batch(run, batch):
+            gpus, at = found
         elif run.workers and set(run.workers.values()) != {0} and len(run.workers) == 1 and batch is None:
             gpus = sum(run.workers.values()) or None
         if nodes is None:
@@ -300,6 +323,21 @@ def _validates(value: object) -> bool:
     return (
         isinstance(value, dict) and bool(value) and all(str(name).startswith(("val", "eval", "test")) for name in value)
     )
+
+
+def _of_batch(run: _Run, batch: int | None) -> tuple[int, tuple[int, str]] | None:
+    """(GPUs, the line and the words that say so) by the batch and by how a model is split over GPUs, as v6.0 logs them.
+
+    GPUs of expert parallelism are among those that share the batch.
+    """
+    values = run.values
+    micro, steps = _whole(values.get("micro_batch_size")), _whole(values.get("gradient_accumulation_steps"))
+    split = [_whole(values.get(f"{name}_parallelism")) for name in ("tensor", "pipeline", "context")]
+    if not (batch and micro and steps and None not in split) or batch % (micro * steps):
+        return None
+    of_model = math.prod(each for each in split if each)
+    words = f"global batch {batch} / micro batch {micro} / {steps} accumulated x {of_model} GPUs of a model"
+    return batch // (micro * steps) * of_model, (run.at["micro_batch_size"], words)
 
 
 def _whole(value: object) -> int | None:

@@ -18,9 +18,9 @@ import re
 
 from hpcjobs.collect.formats.reader import Findings
 from hpcjobs.collect.formats.steps import Run, StepReader
-from hpcjobs.collect.lines import Line
+from hpcjobs.collect.lines import WHOLE, Line
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
 _SECTION = re.compile(r"^(?:\d.*INFO - )?(\w+) ?= ?dict\(")
 _BATCH = re.compile(r"\b(samples_per_gpu|imgs_per_gpu) ?= ?(\d{1,9})\b")
 _LOADER = re.compile(r"(?<!\w)batch_size ?= ?(\d{1,9})\b")

@@ -16,8 +16,9 @@ import re
 
 from hpcjobs.collect.formats.facts import Fact, contradiction
 from hpcjobs.collect.formats.steps import Run, StepReader
+from hpcjobs.collect.lines import WHOLE
 
-_NUMBER = rb"(\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,3})?)(?=[^\d.])"
+_NUMBER = rb"(\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,3})?)" + WHOLE
 
 
 class _Run(Run):

@@ -4,7 +4,8 @@
     epoch: [3/40], global_step: 900, ..., avg_batch_cost: 0.012, avg_samples: 32, ips: 268.31 samples/s, eta: 0:12:03
     global step 2, ..., avg_batch_cost: 0.133 sec, speed: 7.51 step/s, ips_total: 61529 tokens/s, ips: 7691 tokens/s
 
-ips times the time of a step is the batch of a GPU. ips_total is over all GPUs: together with ips it says how many.
+ips times the time of a step is the batch of a GPU. It may vary if it is in tokens, or if each line says its samples, as
+the last of an epoch has fewer. ips_total is over all GPUs: together with ips it says how many.
 Where `speed: ... step/s` stands without ips_total, ips was of one GPU in some versions and of all in others: it counts
 if there is one GPU, or if the batch says which.
 """
@@ -14,18 +15,19 @@ from __future__ import annotations
 import math
 import re
 
-from hpcjobs.collect.formats.facts import Fact, Facts, Product, half
+from hpcjobs.collect.formats.facts import Facts, Product, half
 from hpcjobs.collect.formats.steps import Run, StepReader
-from hpcjobs.collect.lines import Line
-from hpcjobs.collect.steady import scaled
+from hpcjobs.collect.lines import WHOLE, Line
+from hpcjobs.collect.steady import Windows, scaled
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
 _TRAINERS = re.compile(r"\b(?:PADDLE_TRAINERS_NUM\W{1,80}|the number of gpu is )(\d{1,9})\b")
 _LAUNCH = re.compile(r"paddle\.distributed\.launch\b.*? --(?:selected_gpus|gpus|devices)[= ]['\"]?(\d+(?:,\d+)*)")
 # Of several nodes, of which a launcher's line says the GPUs of one.
 _NODES = re.compile(r" --(?:nnodes[= ](\d{1,6})(?![\d:])|(?:ips|cluster_node_ips)[= ]['\"]?([^\s'\"]+)|nnodes)")
 _OTHER = re.compile(rb"(?i)\beval|\bval(?:id)?\b|\btest|\bEND ")
 _TOTAL = re.compile(rb" ips_total: " + _NUMBER)
+_SAMPLES = re.compile(rb"\bavg_samples:? (\d{1,12}(?:\.\d{1,12})?),")
 _STEP = re.compile(
     rb"(?i)(?:global[_ ]step|iter|step|batch)[:\]]? ?\[? *(\d{1,12})(?:/\d{1,12})?|\] +\[ *(\d{1,12})/\d"
 )
@@ -39,6 +41,8 @@ class _Run(Run):
     def __init__(self) -> None:
         super().__init__()
         self.local = Product("ips x time of a step")
+        self.work = Windows()  # samples and s of steps
+        self.counted = True  # whether lines say their samples, or count tokens
         self.ratio = Product("GPUs by ips_total and ips:")
         self.total = False
         self.open = False  # whether ips may be of all GPUs
@@ -85,7 +89,7 @@ class PaddleReader(StepReader[_Run]):
             run.epoch = int(epoch[1])
         if step := _STEP.search(_EPOCH.sub(b"", before)):
             count = run.count(int(step[1] or step[2]))
-            if count < 0 and not epoch:
+            if count < 0:
                 run = self.again()
                 run.line = self.numbers.at(at)
             elif count <= 0:
@@ -95,6 +99,10 @@ class PaddleReader(StepReader[_Run]):
         line = self.numbers.at(at)
         run.unit = next((unit for word, unit in _UNITS.items() if (match[4] or b"").startswith(word)), "samples")
         run.add(1.0, cost)
+        if run.counted:
+            counted = _SAMPLES.search(match[2])
+            run.counted = run.unit == "tokens" or (counted is not None and _near(rate * cost, float(counted[1])))
+            run.work.add(rate * cost, cost)
         run.local.add(rate, half(match[3]), cost, half(match[1]), line)
         if whole := _TOTAL.search(match[2]):
             run.total = True
@@ -105,21 +113,22 @@ class PaddleReader(StepReader[_Run]):
         facts, local, steady = run.facts, run.local.fact(), run.settled()
         if local is None or steady is None:
             return
-        why = run.local.why or run.ratio.why
+        work = run.work.steady() if run.local.why and run.counted else None  # of batches that vary
+        why = run.ratio.why or ("" if work else run.local.why)
         if (counted := run.ratio.whole()) is not None:
             facts.say("gpus", counted, run.ratio.line, run.ratio.words)
         own = facts.own(self.findings)
         gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.known.gpus
         each, whole = facts.first.get("local_batch"), facts.first.get("global_batch")
         times = gpus
-        if run.open and gpus != 1 and run.unit != "tokens" and whole and _near(local, whole):
+        if run.open and gpus != 1 and run.unit != "tokens" and whole and _near(local.value, whole.value):
             times = 1
-        elif run.open and gpus != 1 and not (each and _near(local, each)):
+        elif run.open and gpus != 1 and not (each and _near(local.value, each.value)):
             why = why or "ips may be of one GPU or of all: the log does not say which"
-        elif each and not _near(local, each) and run.unit != "tokens":
+        elif each and not work and not _near(local.value, each.value) and run.unit != "tokens":
             why = why or f"the log contradicts itself: {local}; {each}: no figure counts"
-        batch = run.local.whole()
-        rate = local.value * steady.rate if batch is None else batch * steady.rate
+        batch = None if work else run.local.whole()
+        rate = work.rate if work else steady.rate * (batch or local.value)
         self.add_run(
             run.line,
             "ips_total" if run.total else "ips of one GPU" if times == gpus else "ips of all GPUs",
@@ -128,12 +137,14 @@ class PaddleReader(StepReader[_Run]):
             local_batch=batch if times == gpus and not why else None,
             global_batch=batch * times if batch and times and not why else None,
             step_ms=None if why else 1000 / steady.rate,
-            steady=scaled(steady, (batch or local.value) * times) if times and not why else None,
+            steady=scaled(*((work, times) if work else (steady, (batch or local.value) * times)))
+            if times and not why
+            else None,
             unit=run.unit,
             why=why or "the log gives the rate of one GPU, but not how many there are",
             **own,
         )
 
 
-def _near(one: Fact, other: Fact) -> bool:
-    return 0.9 < one.value / other.value < 1.1
+def _near(one: float, other: float) -> bool:
+    return 0.9 * other < one < 1.1 * other

@@ -17,10 +17,10 @@ import re
 from hpcjobs.collect.agreement import alike
 from hpcjobs.collect.formats.facts import Fact
 from hpcjobs.collect.formats.steps import Run, StepReader
-from hpcjobs.collect.lines import Line
+from hpcjobs.collect.lines import WHOLE, Line
 from hpcjobs.collect.world import OWN, Gpus
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
 # So many first steps may be left out of step_avg.
 _WARMUP = 100
 

@@ -55,6 +55,10 @@ class Run:
         self._flush()
         return self.windows.steady(warmup, rule)
 
+    def is_first_step(self) -> bool:
+        """Whether the run has its first step alone, which holds what compiles and loads."""
+        return self.first == self.last <= 1 and len(self.windows) + len(self._times) <= 1
+
     def count(self, step: int) -> int:
         """The steps since the line before; 0: another rank's copy; -1: another run begins. `gap` for the first line."""
         if self.last < 0:
@@ -75,12 +79,15 @@ class StepReader(FormatReader, Generic[R]):
     heads: ClassVar[tuple[bytes, ...]] = Facts.needles
     begin: ClassVar[bytes] = b""
     steps: ClassVar[re.Pattern[bytes]]
+    of_epochs: ClassVar[bool] = False  # whether a line is of a whole epoch
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
         self.run = self.new()
         self.began = False  # whether the run has a step
         self.numbers = Numbers(b"", 1)
+        self.begins = 1  # the line at which what is read begins, and where in it the step before ended
+        self.done = 0
 
     def new(self) -> R:
         """An empty run."""
@@ -104,12 +111,13 @@ class StepReader(FormatReader, Generic[R]):
             part = block[begin:end] if begin or end < len(block) else block
             self.numbers = Numbers(part, number)
             if begin or (self.begin and part.find(self.begin, 0, part.find(b"\n") + 1 or len(part)) >= 0):
-                self._end_at(number)
+                self._end_at(number, self.findings.at)
             self._section(part, number)
             number += part.count(b"\n") if end < len(block) else 0
 
     def _section(self, part: bytes, number: int) -> None:
-        at = 0
+        at = self.done = 0
+        self.begins = number
         step = self.step
         for match in self.steps.finditer(part):
             if not self.began:
@@ -118,6 +126,7 @@ class StepReader(FormatReader, Generic[R]):
                     self.head(line)
                 self.began = True
                 self.run.line = self.numbers.at(match.start())
+            self.done = at
             step(match)
             at = match.end()
         if at:
@@ -134,7 +143,8 @@ class StepReader(FormatReader, Generic[R]):
         line, begun = self.numbers, self.run.line
         anew = any(begun < one.line <= line.number for one in self.findings.world.statements)
         facts = Facts() if anew else self.run.facts
-        self._end_at(line.number)
+        last = self.begins + line.block.count(b"\n", 0, self.done) if self.done else self.findings.at
+        self._end_at(line.number, last)
         self.run.facts, self.began = facts, True
         self.numbers = line
         return self.run
@@ -187,16 +197,19 @@ class StepReader(FormatReader, Generic[R]):
             **about,
         )
 
-    def _end_at(self, line: int) -> None:
-        """End the run before a line, which belongs to the next."""
+    def _end_at(self, line: int, last: int) -> None:
+        """End the run, whose last step is in line `last`, before a line that belongs to the next."""
         if self.began:
-            self.findings.before, self.findings.at = line - 1, line
+            self.findings.before, self.findings.at = last, line
             self.close()
 
     def close(self) -> None:
         run, began = self.run, self.began
         if began:
             self.run, self.began = self.new(), False
+            if run.is_first_step() and not self.of_epochs:
+                self.findings.problem(run.line, "the log has the first step alone, which is warm-up: no figure counts")
+                return
             self.end(run)
 
 

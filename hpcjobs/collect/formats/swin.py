@@ -14,9 +14,9 @@ import re
 
 from hpcjobs.collect.formats.facts import Facts
 from hpcjobs.collect.formats.meters import EpochRun, MeterReader
-from hpcjobs.collect.lines import Line
+from hpcjobs.collect.lines import WHOLE, Line
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
 _WORLD = re.compile(r"RANK and WORLD_SIZE in environ: \d+/(\d{1,9})\b")
 _SETTING = re.compile(r"^ *(BATCH_SIZE|ACCUMULATION_STEPS): (\d{1,9})\s*$")
 _CONFIG = re.compile(r"\bINFO (?:AMP|AUG)|^(?:AMP|AUG)[A-Z_]*:")

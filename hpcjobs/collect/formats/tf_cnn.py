@@ -22,12 +22,12 @@ import re
 from operator import mul, sub, truediv
 
 from hpcjobs.collect.formats.reader import Findings, FormatReader, mean
-from hpcjobs.collect.lines import Numbers, rank_of, spots
+from hpcjobs.collect.lines import WHOLE, Numbers, rank_of, spots
 from hpcjobs.collect.steady import Windows, scaled
 
 _FIGURE = b"images/sec: "
 _STEP = re.compile(rb"(\d{1,12})\s+images/sec: (\d+(?:\.\d+)?) \+/- \d")
-_TOTAL = re.compile(rb"total images/sec: (\d+(?:\.\d+)?)")
+_TOTAL = re.compile(rb"total images/sec: (\d+(?:\.\d+)?)(?:" + WHOLE + rb"|$)")
 _HEADER = {name: f"{name}:  ".encode() for name in ("Model", "Mode", "Devices", "Variables")}
 _PER_DEVICE = re.compile(rb"(\d{1,12})(?:\.0)? per device")
 _GLOBAL = re.compile(rb"(\d{1,12})(?:\.0)? global")

@@ -13,9 +13,9 @@ import re
 
 from hpcjobs.collect.formats.facts import Facts, Product, contradiction, half
 from hpcjobs.collect.formats.meters import EpochRun, MeterReader
-from hpcjobs.collect.lines import Line
+from hpcjobs.collect.lines import WHOLE, Line
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)(?=[^\d.])"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
 _PROCESSES = re.compile(r"\bProcess \d+, total (\d{1,9})\b")
 _SINGLE = re.compile(r"Training with a single process on (1 device|1 GPU)")
 

@@ -6,7 +6,8 @@
 
 The time is the mean of the newest 20 steps; a mean that holds steps of a run's first 20 is left out. batch_size is of
 one GPU. img/s is of one GPU, too, of one step, and leaves out the wait for data: it checks the batch, and is no rate of
-the training. If the epochs say s / it, they count.
+the training. If the epochs say s / it, they count. Where only the first steps of epochs are printed, the whole seconds
+of the epochs contradict them.
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ import re
 import statistics
 
 from hpcjobs.collect.agreement import alike
-from hpcjobs.collect.formats.facts import Fact, Facts
+from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
 from hpcjobs.collect.formats.steps import Run, StepReader
-from hpcjobs.collect.lines import Line
+from hpcjobs.collect.lines import WHOLE, Line, Numbers
+from hpcjobs.collect.measurements import SteadyRate
 from hpcjobs.collect.steady import Windows
 
-_NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)(?=[^\d.])"
+_NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)" + WHOLE
 _ARGUMENT = re.compile(
     r"(?<![\w.])(batch_size|batch_size_per_gpu|world_size|accum_iter|update_freq)=(\d{1,9})(?=[,)\s]|$)"
 )
 _FACTS = {"world_size": "gpus", "accum_iter": "accumulation", "update_freq": "accumulation"}
-_TOTAL = re.compile(rb"poch: \[\d{1,9}[\]/][^\n\x1e]{0,20}Total time: [^\n\x1e]{1,30} \(" + _NUMBER + rb" s / it\)")
+_TOTAL = re.compile(
+    rb"poch: \[(\d{1,9})[\]/][^\n\x1e]{0,20}Total time: (\d{1,4}):(\d\d):(\d\d)\b(?: \(" + _NUMBER + rb" s / it\))?"
+)
 # The steps whose mean a line shows.
 _SMOOTHED = 20
+# How much longer, beyond the tolerance, an epoch may take than its steps: its start, and the pauses between lines.
+_BETWEEN = 0.15
 _KEPT = 500
 
 
@@ -41,6 +47,8 @@ class _Run(Run):
         self.sum = (0, 0.0)  # steps and s of the open epoch's first lines
         self.epochs = Windows()
         self.batches: list[float] = []  # img/s times time without data
+        self.length = 0  # steps of an epoch
+        self.seconds: list[tuple[int, int, int]] = []  # epoch, its whole seconds, and the line
 
 
 class TorchvisionReader(StepReader[_Run]):
@@ -59,8 +67,14 @@ class TorchvisionReader(StepReader[_Run]):
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         super().feed(first, block, sign)
+        numbers = Numbers(block, first)
         for match in _TOTAL.finditer(block):
-            self.run.epochs.add(1.0, float(match[1]))
+            epoch, hours, minutes, seconds = map(int, match.groups()[:4])
+            if match[5]:
+                self.run.epochs.add(1.0, float(match[5]))
+            if len(self.run.seconds) < _KEPT:
+                whole = hours * 3600 + minutes * 60 + seconds
+                self.run.seconds.append((epoch, whole, numbers.at(match.start())))
 
     def head(self, line: Line) -> None:
         found = _ARGUMENT.findall(line.text)
@@ -75,6 +89,7 @@ class TorchvisionReader(StepReader[_Run]):
         epoch, step, of, rate, time, data = match.groups()
         at, mean = int(epoch) * int(of) + int(step), float(time)
         run, count = self.follow(at, match)
+        run.length = int(of)
         if not count or not 0 < mean < math.inf:
             return
         if run.epoch != int(epoch):
@@ -95,10 +110,10 @@ class TorchvisionReader(StepReader[_Run]):
         steady = run.settled()
         if len(run.epochs) > 1:
             steady = run.epochs.steady(1, "all but the first epoch")
+        why = _contradicted(run, steady)
         accumulation = facts.get("accumulation", self.findings) or 1
         local, gpus = facts.get("local_batch"), self.gpus(run.line, facts.get("gpus")).gpus
-        why = ""
-        if run.batches and local:
+        if run.batches and local and not why:
             implied = statistics.median(run.batches)
             said = Fact(implied, run.line, "img/s x time of a step", self.findings.at), facts.first["local_batch"]
             wholes = (local, local * gpus) if gpus else (local,)
@@ -108,3 +123,14 @@ class TorchvisionReader(StepReader[_Run]):
         if "accumulation" in facts.against:
             why = why or "the log says two accumulations of gradients: no figure counts"
         self.add_steps(run, steady, "time of a step", unit, accumulation=accumulation, why=why)
+
+
+def _contradicted(run: _Run, steady: SteadyRate | None) -> str:
+    """What the whole seconds of epochs say against the time of a step, if they do."""
+    later = [each for each in run.seconds if each[0] != run.first] or run.seconds
+    if not (later and steady and run.length):
+        return ""
+    took = statistics.median(seconds for _, seconds, _ in later) + 0.5
+    said = Fact(1 / steady.rate, run.line, "time of a step")
+    whole = Fact(took / run.length, later[0][2], "Total time over the steps of an epoch,")
+    return contradiction(said, whole, 1 / took + _BETWEEN)
