@@ -193,7 +193,8 @@ class HuggingfaceReader(FormatReader):
             facts.first.pop("global_batch", None)
             facts.say("global_batch", int(whole.value), whole.line, "Total train batch size")
         if not run.summary:
-            add_bars(self, run.steps, facts, run.line, facts.get("global_batch"))
+            times = int(accumulation.value) if accumulation else None
+            add_bars(self, run.steps, facts, run.line, facts.get("global_batch"), times)
             return
         rate = float(run.summary["train_samples_per_second"])
         why = self._why(run, rate)

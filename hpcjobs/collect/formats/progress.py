@@ -78,8 +78,15 @@ class ProgressReader(FormatReader):
         add_bars(self, self.steps, self.facts, self.line)
 
 
-def add_bars(reader: FormatReader, steps: Steps, facts: Facts, line: int, batch: int | None = None) -> None:
-    """Add a run by its bars; `batch` is that of one of their steps over all GPUs, if it is known."""
+def add_bars(
+    reader: FormatReader,
+    steps: Steps,
+    facts: Facts,
+    line: int,
+    batch: int | None = None,
+    accumulation: int | None = None,
+) -> None:
+    """Add a run by its bars; `batch` is that of one of their steps over all GPUs, with `accumulation`, if known."""
     findings = reader.findings
     steady, error = steps.steady()
     if steady is None or not line:
@@ -100,6 +107,7 @@ def add_bars(reader: FormatReader, steps: Steps, facts: Facts, line: int, batch:
         line,
         "steps of progress bars",
         global_batch=whole,
+        accumulation=accumulation,
         step_ms=1000 / steady.rate,
         steady=scaled(steady, whole),
         unit="samples" if whole else "steps",

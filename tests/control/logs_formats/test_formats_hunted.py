@@ -248,3 +248,26 @@ def test_a_throughput_whose_head_was_cut_off_is_no_rate(tmp_path: Path) -> None:
     result = read(tmp_path, "\n".join(lines) + "\n")
     assert one(result).throughput is None
     assert "begin is missing" in reasons(result)
+
+
+# huggingface/diffusers, as its examples/text_to_image/train_text_to_image.py prints it.
+ACCELERATE = """\
+Distributed environment: MULTI_GPU  Backend: nccl
+Num processes: 4
+***** Running training *****
+  Num examples = 833
+  Num Epochs = 100
+  Instantaneous batch size per device = 4
+  Total train batch size (w. parallel, distributed & accumulation) = 64
+  Gradient Accumulation steps = 4
+  Total optimization steps = 1000
+Steps:   0%|          | 1/1000 [00:05<1:23:15,  5.00s/it, loss=0.1, lr=1e-5]
+Steps:  10%|#         | 100/1000 [03:23<30:00,  2.00s/it, loss=0.1, lr=1e-5]
+Steps: 100%|##########| 1000/1000 [33:23<00:00,  2.00s/it, loss=0.1, lr=1e-5]
+"""
+
+
+def test_a_bar_of_optimizer_steps_has_accumulated_batches(tmp_path: Path) -> None:
+    run = one(read(tmp_path, ACCELERATE))
+    assert (run.gpus, run.local_batch, run.global_batch) == (4, 4, 64)
+    assert run.throughput == pytest.approx(32.0, rel=0.01)
