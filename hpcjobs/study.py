@@ -252,7 +252,9 @@ def make_plan(
     cluster = fitted(cluster, experiments[0], tell)
     try:
         trainer_of(experiments[0]).check_keys(experiments, cluster)
-        return planning.make_plan(gpus, variants, cluster, repeats or experiments[0].repeats, terms)
+        count = repeats or experiments[0].repeats
+        planning.check_seeds(experiments, count)
+        return planning.make_plan(gpus, variants, cluster, count, terms)
     except InputError as error:
         raise document.placed(error, settings) from None
 

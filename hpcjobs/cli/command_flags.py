@@ -128,12 +128,12 @@ class CommandFlags:
                     f"{unused[0]} is for a training command: give one after --, or {option} NAME with "
                     "`trainer: command`"
                 )
-            document.flags = flags
+            document.flags = {key: flags[key] for key in given}
             return document
         if experiment is not None:
             raise InputError(f"{option} and a command after -- exclude each other: give one of them")
         document = document_of(self.words)
-        document.flags = flags
+        document.flags = {key: flags[key] for key in given}
         return document
 
 

@@ -32,6 +32,10 @@ def load(path: Path, kind: type[Spec]) -> Spec:
     return convert(read_yaml(path), kind)
 
 
+# A whole number is 64 bits wide wherever a run counts with it.
+_TOO_LARGE = 2**63
+
+
 class _Loader(yaml.SafeLoader):
     """Reads `1e-4` as a number, as YAML 1.2 does. PyYAML follows YAML 1.1, which asks for a dot."""
 
@@ -75,11 +79,13 @@ class Document:
         self.flags: dict[str, str] = {}
 
     def where(self, path: tuple[str, ...]) -> str:
-        """`FILE:LINE` of a key, or of the nearest section around it that the file has."""
+        """`FILE:LINE` of a key, or of the nearest section around it that the file has; `--set` where that gave it."""
+        given = {key[:end] for key, line in self.lines.items() if not line for end in range(1, len(key) + 1)}
         for end in range(len(path), 0, -1):
+            if path[:end] in given:
+                return self.flags.get(".".join(path[:end]), "--set")
             if path[:end] in self.lines:
-                place = self.lines[path[:end]]
-                return f"{self.source}:{place}" if place else self.flags.get(".".join(path[:end]), "--set")
+                return f"{self.source}:{self.lines[path[:end]]}"
         return self.source
 
     def placed(self, error: InputError, settings: Iterable[str] = ()) -> InputError:
@@ -191,6 +197,8 @@ def convert(document: Document, kind: type[Spec]) -> Spec:
         value = _value_at(document.data, path)
         if isinstance(value, float) and math.isinf(value):
             raise InputError(f"{document.where(path)}: key '{key.name}': expected a finite number, got {value}")
+        if isinstance(value, int) and value >= _TOO_LARGE:
+            raise InputError(f"{document.where(path)}: key '{key.name}': expected less than 2^63, got {value:.3g}")
     return spec
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,7 @@ def estimate(plan: Plan, scheduler: Scheduler, scripts: Mapping[str, str], limit
         warnings.append(str(error))
     time = plan.cluster.time
     warnings += [each.text for each in cost.objections(plan, limits, seconds(time) if time else None)]
+    warnings += _too_many_here(plan)
     experiments = [variant.experiment for variant in plan.variants]
     trainer = trainer_of(experiments[0])
     return Estimate(
@@ -75,6 +77,17 @@ def estimate(plan: Plan, scheduler: Scheduler, scripts: Mapping[str, str], limit
         at_most=any(map(trainer.may_end_early, experiments)),
         warnings=tuple(warnings),
     )
+
+
+def _too_many_here(plan: Plan) -> Iterator[str]:
+    """A line if the runs' processes are more than the cores of this machine, where they run."""
+    cores = len(os.sched_getaffinity(0))
+    sizes = sorted({group.size.gpus for group in plan.groups if group.size.gpus > cores})
+    if sizes and not capabilities(plan.cluster).compute_nodes and plan.cluster.device == "cpu":
+        yield (
+            f"{sizes[-1]} processes, but this machine has {cores} cores for them: sizes above {cores} share cores, so "
+            "their rates say nothing about scaling"
+        )
 
 
 def _stated(plan: Plan) -> Rate | None:

@@ -14,7 +14,7 @@ from typing import Any
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.sizes import Size
 from hpcjobs.base.tabular import param_column
-from hpcjobs.config import Cluster, Document
+from hpcjobs.config import Cluster, Document, Experiment
 from hpcjobs.config.keys import Key, exclusive, keys_of, leaves
 from hpcjobs.jobs.group import ALLOCATION, Group, PlannedRun, Variant
 from hpcjobs.trainers import Start
@@ -64,6 +64,9 @@ class Plan:
         """Names of the runs of each submitted group, by array index."""
         return {group.name: [run.name for run in group.runs] for group in self.submitted}
 
+
+# numpy.random.seed refuses a larger one, and tf.keras.utils.set_random_seed with it.
+LARGEST_SEED = 2**32 - 1
 
 # Keys that --set does not take, and what is right instead.
 NEVER_SET = {
@@ -214,6 +217,16 @@ def _locate(document: Document, key: Key, by_setting: bool) -> None:
     elif isinstance(path, str) and path and path not in key.words:
         base = Path.cwd() if by_setting else Path(document.source).parent
         inside[name] = str((base / Path(path).expanduser()).resolve())
+
+
+def check_seeds(experiments: Iterable[Experiment], repeats: int) -> None:
+    """Raises InputError if the seed of a repeat is more than NumPy takes: the run would end when it has begun."""
+    for each in experiments:
+        if each.seed + repeats - 1 > LARGEST_SEED:
+            last = f" (that of repeat {repeats} is {each.seed + repeats - 1})" if repeats > 1 else ""
+            raise InputError(
+                f"expected at most {LARGEST_SEED}, the most that NumPy takes, got {each.seed}{last}", ("seed",)
+            )
 
 
 def make_plan(

@@ -60,10 +60,12 @@ class ChexnetTrainer:
                 tell(f"warning: this host sees no {DATASET_JSON} in {folder}; the nodes of the runs need it")
 
     def check_size(self, experiment: Experiment, size: Size) -> None:
+        batch = _our(experiment).batch
         try:
-            _our(experiment).batch.split(size.gpus)
+            batch.split(size.gpus)
         except ValueError as error:
-            raise InputError(str(error)) from None
+            is_whole = batch.local is None and batch.global_ is not None and batch.global_ % size.gpus
+            raise InputError(str(error), ("batch", "global" if is_whole else "passes")) from None
 
     def start(self, experiment: Experiment) -> Start:
         return "rank"
