@@ -119,14 +119,11 @@ class Study:
             return []
         names = [runs] if isinstance(runs, str) else runs or ()
         with writing(self.sweep.where):
-            return cancel.cancel(self.sweep, names)
+            return cancel.cancel(self.sweep, names, self._tell)
 
     def _advice(self) -> str:
         """What a user without write permission for the sweep's folder can do instead; the end of an error message."""
-        runs = self.sweep.where.report / "runs.csv"
-        if not runs.is_file():
-            return "; the sweep has not been collected yet, so ask its owner to run `hpcjobs report`"
-        return f"; to report what was collected last: `hpcjobs report --runs {shlex.quote(shown(runs))} --out DIR`"
+        return f"; to report elsewhere: `hpcjobs report {shlex.quote(shown(self.folder))} --out DIR`"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -243,7 +243,7 @@ class SweepScenario:
 
     def cancel(self, *runs: str) -> list[str]:
         """`hpcjobs cancel`: the runs that were ended."""
-        return cancel.cancel(self._sweep, list(runs))
+        return cancel.cancel(self._sweep, list(runs), self.messages.append)
 
     def watch(self) -> Callable[[], list[RunStatus]]:
         """`hpcjobs status --watch`, each call of the result one look."""

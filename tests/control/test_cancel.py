@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from hpcjobs.base import lock, sweepdir
 
 from .fake_scheduler import KILLED_AFTER, KILLED_BEFORE, LATE, TAKEN
 from .scenario import SweepScenario
@@ -120,6 +127,70 @@ def test_one_run_that_was_cancelled_before_any_answer_stays_so_when_its_array_ar
     scenario.late_jobs_arrive().resume(retryable=True)
     assert scenario.adopted == ["hpcjobs-261125120000abcd-g0001-s01"]
     assert (scenario.state("g0001-r01"), scenario.state("g0001-r02")) == ("cancelled", "done")
+
+
+# --- where nothing can be written -------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("only root may mount a disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def no_room(disk: Path) -> None:
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+def over_quota(disk: Path) -> None:
+    """Only its own user's files are full: the quota of a tmpfs is new in Linux 6.6, so the error is made up."""
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
+@pytest.mark.parametrize("how", ["No space left on device", "Read-only file system", "Disk quota exceeded"])
+def test_jobs_end_where_nothing_can_be_written(how: str, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = SweepScenario(disk).working().submitted()
+    tasks = [task for run in scenario.runs for task in scenario.tasks(run)]
+    before = (scenario.where.journal.read_text(), sorted(scenario.where.runs.rglob("*")))
+    if how.startswith("No space"):
+        no_room(disk)
+    elif how.startswith("Read-only"):
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    else:
+        monkeypatch.setattr(lock, "claim_link", lambda path, data: over_quota(disk))
+    assert scenario.cancel() == scenario.runs
+    assert set(scenario.told_to_end) >= {task.partition("_")[0] for task in tasks}
+    (line,) = scenario.messages
+    assert f"o: cannot be written ({how}): the jobs are told to end, which is not recorded" in line
+    assert "cancel again when it can be written" in line
+    assert (scenario.where.journal.read_text(), sorted(scenario.where.runs.rglob("*"))) == before
+    # With room again, the cancel is recorded.
+    if how.startswith("No space"):
+        (disk / "filler").unlink()
+    elif how.startswith("Read-only"):
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    monkeypatch.undo()
+    scenario.messages.clear()
+    assert scenario.cancel() == scenario.runs
+    assert scenario.messages == []
+    assert '"event": "cancel"' in scenario.where.journal.read_text()
+
+
+def test_a_disk_that_is_full_when_the_jobs_have_ended_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = SweepScenario(tmp_path).working().submitted()
+    monkeypatch.setattr(sweepdir, "claim_link", lambda path, data: over_quota(path))
+    assert scenario.cancel("g0002-r01") == ["g0002-r01"]
+    assert scenario.told_to_end == scenario.tasks("g0002-r01")
+    assert "Disk quota exceeded" in scenario.messages[0]
 
 
 # --- what the scheduler is asked to end ------------------------------------------------------------

@@ -380,7 +380,24 @@ def test_a_cancel_that_cannot_be_written_down_ends_what_runs(site: Site, monkeyp
 
     monkeypatch.setattr(Queue, "request_cancel", full)
     with pytest.raises(SchedulerUnreachable, match=r"No space left on device.*may still start"):
-        site.scheduler.cancel([job])
+        site.scheduler.cancel([f"{job}_0"])
     assert not alive(pid)
-    monkeypatch.undo()
+    # With all of its tasks the runner ends, too: then the waiting ones do not start when there is room again.
     site.scheduler.cancel([job])
+    assert not site.scheduler.queue.runner_lives()
+    assert site.task(f"{job}_1").state is not RunState.DONE
+    assert site.task(f"{job}_1").state is not RunState.RUNNING
+
+
+def test_a_full_disk_starts_none_of_the_tasks_that_were_cancelled_on_it(small: Path) -> None:
+    site = Site(small)
+    job = site.submit("echo $$ >$SLURM_ARRAY_TASK_ID; sleep 60", [0, 1, 2])
+    pid = site.pid("state/0")
+    fill(small)
+    site.scheduler.cancel([job])
+    assert not alive(pid)
+    (small / "filler").unlink()
+    site.submit("true", name="next")  # starts a runner, which finds the requests or tasks that it must not start
+    site.scheduler.cancel([job])
+    assert not (small / "state/1").exists()
+    assert not (small / "state/2").exists()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -149,6 +149,9 @@ class LocalScheduler:
                 self.queue.request_cancel(task)
             except OSError as error:
                 failed = error  # running tasks are ended all the same
+        if failed and all(task in tasks for task in self._left()):
+            # Nothing else is left to run: a runner that is gone starts none of the tasks that wait.
+            failed = None if self.queue.end_runner() else failed
         running = [task for task in tasks if self._runs(task)]
         if not failed:
             self._wait_for_runner(running, max((tasks[task].kill_wait_s for task in running), default=0))
@@ -161,6 +164,11 @@ class LocalScheduler:
             raise SchedulerUnreachable(
                 f"{self.queue.folder}: {failed.strerror}: running tasks were ended, but waiting ones may still start"
             )
+
+    def _left(self) -> Iterator[str]:
+        """Every task of the queue that has not ended."""
+        every = (f"{number}_{index}" for number, job in self.queue.jobs().items() for index in job.indices)
+        return (task for task in every if not self._ended(task) and not self.queue.cancel_requested(task))
 
     def _ended(self, task: str) -> bool:
         record = self.queue.record(task)

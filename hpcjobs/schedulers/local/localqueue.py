@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -23,6 +24,9 @@ from hpcjobs.schedulers.local.processes import Tree
 _RUNNER_START_S = 10.0
 # A runner on another host touches its lock every 10 s. If the lock is older than this, that runner is gone, in seconds.
 _SILENCE_S = 120.0
+
+# A runner that was killed is gone within this time, unless it waits for a file system, in seconds.
+_RUNNER_END_S = 10
 
 # Words of a task that has not ended ...
 STARTING, RUNNING, REQUEUED = "STARTING", "RUNNING", "REQUEUED"
@@ -206,6 +210,21 @@ class Queue:
             return lock.alive(holder)
         with contextlib.suppress(FileNotFoundError):
             return time.time() - self.lock.stat().st_mtime < _SILENCE_S
+        return False
+
+    def end_runner(self) -> bool:
+        """Kill the runner, if it is on this host; its tasks live on. Returns whether no runner is left."""
+        holder: dict[str, Any] = read_json(self.lock) or {}
+        if not self.runner_lives():
+            return True
+        if holder.get("host") != socket.gethostname():
+            return False
+        with contextlib.suppress(OSError):
+            os.kill(holder["pid"], signal.SIGKILL)
+        for _ in range(_RUNNER_END_S * 20):
+            if not self.runner_lives():
+                return True
+            time.sleep(0.05)
         return False
 
     def state(self, task: str, job: QueuedJob, runner: bool) -> JobState:
