@@ -76,21 +76,28 @@ class Study:
             return build.collect_sweep(self.sweep, self.status())
 
     def report(
-        self, *, baseline: int | str | None = None, against: str | Path | None = None, reference: str | None = None
+        self,
+        *,
+        baseline: int | str | None = None,
+        against: str | Path | None = None,
+        reference: str | None = None,
+        out: str | Path | None = None,
     ) -> Report:
         """Collect, and write the report: scaling-report.csv, the figures, the page.
 
         baseline: the GPUs that speed-up is over, or "node"; absent: the smallest size measured.
         against: the folder of another sweep, or its runs.csv.
         reference: the name or the file of a published table.
+        out: the folder of the report; absent: report/ in the study's folder. With it the study itself is only read.
 
         Raises InputError.
         """
         request = ReportRequest(
             None if baseline is None else str(baseline), None if against is None else Path(against), reference
         )
+        folder = None if out is None else Path(out)
         with writing(self.sweep.where, self._advice()):
-            return build.report_sweep(self.sweep, self.status(), request, self._tell)
+            return build.report_sweep(self.sweep, self.status(), request, self._tell, folder)
 
     def table(self) -> pandas.DataFrame:
         """The scaling table as it stands now, with the columns of scaling-report.csv. Writes nothing."""

@@ -82,15 +82,15 @@ class ModelPoint:
 
 @dataclasses.dataclass(frozen=True)
 class LinearModel:
-    """step_ms of a size = known(size) + sum of factors(size) x parameters.
+    """step_ms of a size = known of it + sum of its factors x parameters.
 
-    `names` and `at_most` are the name and upper bound of each parameter. `meaning` converts fitted parameters into
-    those of the model's formula, by name.
+    `known` and `factors` take sizes: (size,) ms and (size, parameter). `names` and `at_most` are the name and upper
+    bound of each parameter. `meaning` converts fitted parameters into those of the model's formula, by name.
     """
 
     names: tuple[str, ...]
-    known: Callable[[ModelPoint], float]
-    factors: Callable[[ModelPoint], tuple[float, ...]]
+    known: Callable[[Sequence[ModelPoint]], Vector]
+    factors: Callable[[Sequence[ModelPoint]], Vector]
     at_most: tuple[float, ...]
     meaning: Callable[[Vector], dict[str, float]]
 
@@ -106,10 +106,14 @@ def usl(points: Sequence[ModelPoint]) -> LinearModel:
             "kappa": float(fitted[2]) / per_sample if per_sample else math.inf,
         }
 
+    def factors(sizes: Sequence[ModelPoint]) -> Vector:
+        gpus, local = _gpus(sizes), _local(sizes)
+        return np.stack((local, local * (gpus - 1), local * gpus * (gpus - 1)), axis=1)
+
     return LinearModel(
         ("lambda", "sigma", "kappa"),
-        lambda size: 0.0,
-        lambda size: (size.local, size.local * (size.gpus - 1), size.local * size.gpus * (size.gpus - 1)),
+        lambda sizes: np.zeros(len(sizes)),
+        factors,
         (math.inf,) * 3,
         meaning,
     )
@@ -138,22 +142,20 @@ def ring(points: Sequence[ModelPoint], fabric: Fabric | None, gradient_bytes: fl
             raise InputError("the fabric probe had one rank per node, but the table has several ranks on one node")
         names += ("exposed",)
 
-    def known(size: ModelPoint) -> float:
-        return size.local * _between(points, size.gpus) if has_control else 0.0
+    def known(sizes: Sequence[ModelPoint]) -> Vector:
+        return _local(sizes) * _between(points, sizes) if has_control else np.zeros(len(sizes))
 
-    def factors(size: ModelPoint) -> tuple[float, ...]:
-        compute = () if has_control else (size.local / reference,)
-        hops = 2.0 * (size.gpus - 1)
+    def factors(sizes: Sequence[ModelPoint]) -> Vector:
+        gpus = _gpus(sizes)
+        hops = 2 * (gpus - 1)
+        compute = [] if has_control else [_local(sizes) / reference]
         if fabric is None or gradient_bytes is None:
-            return *compute, hops, hops / size.gpus
-        latency, bandwidth = fabric.inside_latency_s, fabric.inside_bytes_per_s
-        if size.nodes > 1:
-            latency, bandwidth = fabric.across_latency_s, fabric.across_bytes_per_s
-        if size.gpus == 1:
-            return *compute, 0.0
-        if latency is None or bandwidth is None:
-            return *compute, math.nan
-        return *compute, 1000 * hops * (latency + gradient_bytes / size.gpus / bandwidth)
+            return np.stack((*compute, hops, hops / gpus), axis=1)
+        across = np.array([size.nodes > 1 for size in sizes])
+        latency = np.where(across, _or_nan(fabric.across_latency_s), _or_nan(fabric.inside_latency_s))
+        bandwidth = np.where(across, _or_nan(fabric.across_bytes_per_s), _or_nan(fabric.inside_bytes_per_s))
+        reduced = np.where(gpus == 1, 0.0, 1000 * hops * (latency + gradient_bytes / gpus / bandwidth))
+        return np.stack((*compute, reduced), axis=1)
 
     def meaning(fitted: Vector) -> dict[str, float]:
         found = dict(zip(names, map(float, fitted), strict=True))
@@ -165,10 +167,23 @@ def ring(points: Sequence[ModelPoint], fabric: Fabric | None, gradient_bytes: fl
     return LinearModel(names, known, factors, at_most, meaning)
 
 
-def _between(points: Sequence[ModelPoint], gpus: int) -> float:
+def _between(points: Sequence[ModelPoint], sizes: Sequence[ModelPoint]) -> Vector:
     """ms per sample and rank of compute and input: interpolated on log n between points, constant beyond them."""
     known = [((point.compute_ms or 0.0) + (point.input_ms or 0.0)) / point.local for point in points]
-    return float(np.interp(math.log2(gpus), [math.log2(point.gpus) for point in points], known))
+    found: Vector = np.interp(np.log2(_gpus(sizes)), np.log2(_gpus(points)), known)
+    return found
+
+
+def _gpus(sizes: Sequence[ModelPoint]) -> Vector:
+    return np.array([size.gpus for size in sizes], float)
+
+
+def _local(sizes: Sequence[ModelPoint]) -> Vector:
+    return np.array([size.local for size in sizes], float)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 # --- fitting -------------------------------------------------------------------------------------
@@ -180,8 +195,8 @@ class Fit:
     def __init__(self, model: LinearModel, points: Sequence[ModelPoint]):
         self.model, self.points = model, points
         self.step_ms = np.array([point.step_ms for point in points], float)
-        self.known = np.array([model.known(point) for point in points])
-        self.factors = np.array([model.factors(point) for point in points])
+        self.known = model.known(points)
+        self.factors = model.factors(points)
         self.parameters = self.solve(self.step_ms)
         fitted = self.known + self.factors @ self.parameters
         self.freedom = len(points) - len(model.names)
@@ -201,13 +216,14 @@ class Fit:
                     found[others] = nnls(matrix[:, others], target - matrix[:, number] * bound)[0]
         return found
 
-    def at(self, size: ModelPoint, parameters: Vector) -> float:
-        """The step of `size` in ms."""
-        step: float = self.model.known(size) + float(np.dot(self.model.factors(size), parameters))
-        return max(step, 1e-9)
+    def at(self, sizes: Sequence[ModelPoint], parameters: Vector) -> Vector:
+        """The step of each of `sizes` in ms: (..., size) for `parameters` (..., parameter)."""
+        steps: Vector = self.model.known(sizes) + parameters @ self.model.factors(sizes).T
+        return np.maximum(steps, 1e-9)
 
-    def resampled(self, count: int) -> tuple[list[Vector], Vector]:
-        """The fitted parameters of `count` resampled sweeps, and for each the noise of one new measurement.
+    def resampled(self, count: int) -> tuple[Vector, Vector]:
+        """The fitted parameters of `count` resampled sweeps, (sweep, parameter), and for each the noise of one new
+        measurement.
 
         A parametric bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 6). Each sweep draws
         its variance as s^2 nu / chi^2_nu, because few degrees of freedom nu leave the noise itself uncertain.
@@ -217,4 +233,5 @@ class Fit:
         noise = random.standard_normal((count, len(self.points) + 1)) * scale[:, None]
         # exp() of an extreme draw would overflow. Clipped, it is still at the far end of the interval.
         noise = np.clip(noise, -20, 20)
-        return [self.solve(self.fitted * np.exp(row[:-1])) for row in noise], noise[:, -1]
+        drawn = [self.solve(self.fitted * np.exp(row[:-1])) for row in noise]
+        return np.array(drawn).reshape(count, len(self.model.names)), noise[:, -1]

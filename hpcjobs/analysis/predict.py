@@ -6,7 +6,7 @@ import dataclasses
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,9 +115,13 @@ def fill(
 ) -> list[ScalingRow]:
     """The rows with `predicted_throughput` filled in, if their series has a model. Failed sizes get one too."""
     try:
-        fitted = predict(rows, fabric=fabric, gradient_bytes=gradient_bytes, resamples=0)
+        return filled(rows, predict(rows, fabric=fabric, gradient_bytes=gradient_bytes, resamples=0))
     except InputError:
         return list(rows)
+
+
+def filled(rows: Iterable[ScalingRow], fitted: Iterable[SeriesModels]) -> list[ScalingRow]:
+    """The rows with the `predicted_throughput` of the preferred one of the models that were fitted to them."""
     found = {
         (each.experiment, each.params, each.unit, each.scaling, prediction.gpus): prediction.throughput.value
         for each in fitted
@@ -145,7 +149,10 @@ def _fit_series(
     if gradient_bytes is None:
         gradient_bytes = next((row.gradient_bytes for row in rows if row.gradient_bytes is not None), None)
     builders: dict[str, _Builder] = {"ring": lambda those: ring(those, fabric, gradient_bytes), "usl": usl}
-    wanted = [_size(gpus, rows, per_node) for gpus in sorted({*sizes, *(row.gpus for row in rows)})]
+    known = {row.gpus: row for row in reversed(rows)}
+    wanted = [
+        _planned(known[gpus]) if gpus in known else _size(gpus, first, per_node) for gpus in sorted({*sizes, *known})
+    ]
     models, refused = [], {}
     for name, builder in builders.items():
         try:
@@ -170,12 +177,12 @@ def _point(row: ScalingRow) -> ModelPoint:
     return ModelPoint(row.gpus, row.nodes or 1, local, 1000 * local * row.gpus / rate, *measured)
 
 
-def _size(gpus: int, rows: Sequence[ScalingRow], per_node: int | None) -> ModelPoint:
-    """A size to predict: as its row has it, or else with full nodes and the batch of the series."""
-    row = next((row for row in rows if row.gpus == gpus), None)
-    if row is not None:
-        return ModelPoint(gpus, row.nodes or 1, float(row.local_batch or 1))
-    first = rows[0]
+def _planned(row: ScalingRow) -> ModelPoint:
+    return ModelPoint(row.gpus, row.nodes or 1, float(row.local_batch or 1))
+
+
+def _size(gpus: int, first: ScalingRow, per_node: int | None) -> ModelPoint:
+    """A size that the table does not have: with full nodes, and the batch of the series."""
     is_strong = first.scaling == "strong" and first.global_batch is not None
     local = (first.global_batch or 1) / gpus if is_strong else float(first.local_batch or 1)
     return ModelPoint(gpus, -(-gpus // per_node) if per_node else 1, local)
@@ -199,21 +206,20 @@ def _fit_model(
             f"{len(points)} sizes are measured, but the model '{name}' with its {len(linear.names)} parameters "
             f"({', '.join(linear.names)}) needs {needed}"
         )
-    for size in wanted:
-        if not all(map(math.isfinite, linear.factors(size))):
+    for size, covered in zip(wanted, np.isfinite(linear.factors(wanted)).all(axis=1), strict=True):
+        if not covered:
             nodes = f"{size.nodes} node{'s' * (size.nodes != 1)}"
             raise InputError(f"the fabric probe does not cover {size.gpus} GPUs on {nodes}")
     fit = Fit(linear, points)
     drawn, noise = fit.resampled(resamples)
     resampled = [linear.meaning(parameters) for parameters in drawn]
     fitted = linear.meaning(fit.parameters)
-    power = PowerModel.of(rows)
     return Model(
         name=name,
         parameters={key: _interval(value, [each[key] for each in resampled]) for key, value in fitted.items()},
         spread=fit.noise,
         left_out=tuple(_leave_one_out(builder, points, number) for number in range(len(points))),
-        predictions=tuple(_prediction(fit, size, drawn, noise, rows, power) for size in wanted),
+        predictions=tuple(_predictions(fit, wanted, drawn, noise, rows)),
     )
 
 
@@ -223,36 +229,36 @@ def _leave_one_out(builder: _Builder, points: Sequence[ModelPoint], number: int)
     return LeaveOneOut(
         gpus=point.gpus,
         measured=point.rate(point.step_ms or math.nan),
-        predicted=point.rate(fit.at(point, fit.parameters)),
+        predicted=point.rate(float(fit.at([point], fit.parameters)[0])),
     )
 
 
-def _prediction(
-    fit: Fit,
-    size: ModelPoint,
-    drawn: Sequence[Vector],
-    noise: Vector,
-    rows: Sequence[ScalingRow],
-    power: PowerModel | None,
-) -> Prediction:
-    value = fit.at(size, fit.parameters)
-    step = _interval(value, [fit.at(size, each) * math.exp(e) for each, e in zip(drawn, noise, strict=True)])
-    rate = Interval(size.rate(step.value), size.rate(step.high), size.rate(step.low))
+def _predictions(
+    fit: Fit, sizes: Sequence[ModelPoint], drawn: Vector, noise: Vector, rows: Sequence[ScalingRow]
+) -> Iterator[Prediction]:
+    """The prediction for each size: `drawn` (sweep, parameter) and `noise` (sweep,) are those of resampled sweeps."""
+    values = fit.at(sizes, fit.parameters)
+    steps = fit.at(sizes, drawn) * np.exp(noise)[:, None]
     base = next((row for row in rows if row.gpus == row.baseline_gpus and row.throughput is not None), None)
-    work = _work(rows)
-    train = None if work is None else Interval(work / rate.value, work / rate.high, work / rate.low)
-    hours = size.gpus / 3600
-    return Prediction(
-        gpus=size.gpus,
-        nodes=size.nodes,
-        step_ms=step if all(row.local_batch for row in rows) else None,
-        throughput=rate,
-        measured=next((row.throughput for row in rows if row.gpus == size.gpus), None),
-        efficiency=rate.value / (base.throughput or math.nan) * base.gpus / size.gpus if base else None,
-        time_to_train_s=train,
-        gpu_hours=train and Interval(train.value * hours, train.low * hours, train.high * hours),
-        energy_per_unit_j=power.per_unit(size.gpus, rate) if power else None,
-    )
+    measured = {row.gpus: row.throughput for row in reversed(rows)}
+    has_batch = all(row.local_batch for row in rows)
+    work, power = _work(rows), PowerModel.of(rows)
+    for number, size in enumerate(sizes):
+        step = _interval(float(values[number]), steps[:, number])
+        rate = Interval(size.rate(step.value), size.rate(step.high), size.rate(step.low))
+        train = None if work is None else Interval(work / rate.value, work / rate.high, work / rate.low)
+        hours = size.gpus / 3600
+        yield Prediction(
+            gpus=size.gpus,
+            nodes=size.nodes,
+            step_ms=step if has_batch else None,
+            throughput=rate,
+            measured=measured.get(size.gpus),
+            efficiency=rate.value / (base.throughput or math.nan) * base.gpus / size.gpus if base else None,
+            time_to_train_s=train,
+            gpu_hours=train and Interval(train.value * hours, train.low * hours, train.high * hours),
+            energy_per_unit_j=power.per_unit(size.gpus, rate) if power else None,
+        )
 
 
 def _work(rows: Sequence[ScalingRow]) -> float | None:
@@ -273,8 +279,8 @@ def _is_fixed(kinds: str) -> bool:
     return bool(kinds) and set(kinds.split()) <= _FIXED_EPOCHS
 
 
-def _interval(value: float, drawn: Sequence[float]) -> Interval:
-    if not drawn:
+def _interval(value: float, drawn: Sequence[float] | Vector) -> Interval:
+    if not len(drawn):
         return Interval(value, value, value)
     # "nearest" takes a drawn value and does not interpolate: a parameter may be infinite.
     low, high = np.percentile(drawn, (2.5, 97.5), method="nearest")

@@ -51,7 +51,10 @@ def table(runs: Iterable[Run], baseline: Baseline = None) -> list[ScalingRow]:
     rows = _with_scaling([_row(points[key], slow) for key in sorted(points)])
     confounded = _confounded(runs)
     rows = [_flagged(row, FLAG_CONFOUNDED) if row.group in confounded else row for row in rows]
-    return [_differing(row, runs) for row in _compared(rows, baseline)]
+    rows, differing = _compared(rows, baseline), _differing(runs)
+    for flag, groups in differing.items():
+        rows = [_flagged(row, flag) if row.group in groups else row for row in rows]
+    return rows
 
 
 def _with_units(runs: Sequence[Run]) -> list[Run]:
@@ -277,11 +280,13 @@ def _confounded(runs: Sequence[Run]) -> set[tuple[str, str, str]]:
     return {key for key, those in groups.items() if abs(start_correlation(those) or 0.0) > CONFOUNDED}
 
 
-def _differing(row: ScalingRow, runs: Sequence[Run]) -> ScalingRow:
-    """The row with a flag for software or GPUs that differ among the runs of its group."""
-    those = [run for run in runs if run.group == row.group]
+def _differing(runs: Iterable[Run]) -> dict[str, set[tuple[str, str, str]]]:
+    """The groups whose measured runs differ in software or in GPUs, by the flag that says so."""
+    found = {}
     for flag, name in ((FLAG_SOFTWARE, "software"), (FLAG_HARDWARE, "gpu_model")):
-        known = {getattr(run, name) for run in those if run.throughput is not None} - {""}
-        if len(known) > 1:
-            row = _flagged(row, flag)
-    return row
+        known: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+        for run in runs:
+            if run.throughput is not None and getattr(run, name):
+                known[run.group].add(getattr(run, name))
+        found[flag] = {group for group, values in known.items() if len(values) > 1}
+    return found

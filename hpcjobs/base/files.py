@@ -19,6 +19,10 @@ from typing import Any, BinaryIO, cast
 
 # An integer of JSON with more digits counts as damage: the largest that is written has 20.
 _DIGITS = 300
+# What open(2) says where there is no file, and `open_plain` of what is none.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)
+# What link(2) says on a file system without hard links; FUSE says the last.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_atomic(path: Path, text: str | bytes, *, durable: bool = True) -> None:
@@ -60,14 +64,21 @@ def claim_link(path: Path, data: str | bytes) -> bool:
 def link_once(temporary: Path, path: Path) -> bool:
     """Give the file `temporary` the name `path`, too, unless that exists already. Returns whether it has it.
 
-    Raises OSError, for example on a file system without links.
+    Raises OSError, which says so on a file system without hard links.
     """
     try:
         os.link(temporary, path)
-    except FileExistsError:
-        # NFS repeats a call whose answer was lost, and then finds the link that the first call made (open(2)).
+    except OSError as error:
+        # NFS repeats a call whose answer was lost, and then finds the link that the first call made (open(2)). A file
+        # server that is busy may make a link and report a failure.
         with temporary.open("rb") as file:  # opening makes NFS ask for the number of links again
-            return os.fstat(file.fileno()).st_nlink > 1
+            if os.fstat(file.fileno()).st_nlink > 1:
+                return True
+        if error.errno == errno.EEXIST:
+            return False
+        if error.errno in _NO_LINKS:
+            raise OSError(error.errno, "its file system makes no hard links", str(path)) from None
+        raise
     return True
 
 
@@ -118,6 +129,28 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def read_evidence(path: Path) -> dict[str, Any] | None:
+    """`read_json` for what decides about a run: raises OSError if the file is there and cannot be read now.
+
+    A run whose result a file server does not give for a moment must not count as a run without one.
+    """
+    try:
+        with open_plain(path, follow=True) as file:
+            data = parse_json(file.read().decode("utf-8", errors="replace"))
+    except OSError as error:
+        if not is_absent(error):
+            raise
+        return None
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def is_absent(error: OSError) -> bool:
+    """Whether there is no such file, or something else of that name; else it may be read by another, or later."""
+    return error.errno in _ABSENT
 
 
 def parse_json(text: str) -> Any:

@@ -17,7 +17,7 @@ import yaml
 
 from hpcjobs.base import contract
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.files import claim_link, open_plain, parse_json, read_json
+from hpcjobs.base.files import claim_link, open_plain, parse_json, read_evidence, read_json
 from hpcjobs.base.records import ExitRecord, RankRecord
 
 # 2: an experiment names its trainer. 1, of version 0.1: it does not.
@@ -91,18 +91,17 @@ class SweepDir:
         """The claim of a run's submission: a job makes it with link() before anything else, or must not run the run."""
         return self.run(run) / f"claim-s{submission:03d}"
 
-    def entries(self, name: str) -> list[str]:
-        """The names in a run's folder; [] if it cannot be read."""
-        try:
-            return os.listdir(self.run(name))
-        except OSError:
-            return []
-
     def attempts(self, name: str, entries: Iterable[str] | None = None) -> list[Path]:
-        """Attempt folders of a run, oldest first. `entries`: the names in the run's folder, if the caller has them."""
-        found = [entry for entry in (self.entries(name) if entries is None else entries) if _ATTEMPT.match(entry)]
-        if not found:
-            return []
+        """Attempt folders of a run, oldest first; [] if its folder cannot be read.
+
+        `entries`: the names in the run's folder, if the caller has them.
+        """
+        if entries is None:
+            try:
+                entries = os.listdir(self.run(name))
+            except OSError:
+                return []
+        found = [entry for entry in entries if _ATTEMPT.match(entry)]
         return [self.run(name) / entry for entry in sorted(found, key=lambda entry: int(entry[1:]))]
 
 
@@ -127,8 +126,8 @@ def newest_claim(sweep: SweepDir, run: str, entries: Iterable[str]) -> tuple[str
 
 
 def is_revoked(sweep: SweepDir, run: str, submission: int) -> bool:
-    """Whether the claim is revoked: no job of this submission runs the run any more."""
-    return (read_json(sweep.claim(run, submission)) or {}).get("job") == ""
+    """Whether the claim is revoked: no job of this submission runs the run any more. Raises OSError."""
+    return (read_evidence(sweep.claim(run, submission)) or {}).get("job") == ""
 
 
 def open_sweep(folder: Path) -> SweepDir:
@@ -239,8 +238,8 @@ def _wrong_event(entry: object) -> str:
 
 
 def read_exit(attempt: Path) -> ExitRecord | None:
-    """The attempt's exit.json, or None if it has none."""
-    data = read_json(attempt / contract.EXIT_JSON)
+    """The attempt's exit.json, or None if it has none. Raises OSError if it has one that cannot be read now."""
+    data = read_evidence(attempt / contract.EXIT_JSON)
     if data is None:
         return None
     try:
@@ -258,8 +257,11 @@ def read_exit(attempt: Path) -> ExitRecord | None:
 
 
 def read_claim(path: Path) -> dict[str, Any]:
-    """The keys of a claim that can be read: job, nodelist (texts), submission, restart (whole), start (s, epoch)."""
-    found = read_json(path) or {}
+    """The keys of a claim that are right: job, nodelist (texts), submission, restart (whole), start (s, epoch).
+
+    Raises OSError if it is there and cannot be read now.
+    """
+    found = read_evidence(path) or {}
     rules: Mapping[str, Callable[[object], bool]] = {
         **dict.fromkeys(("job", "nodelist"), lambda value: isinstance(value, str)),
         **dict.fromkeys(("submission", "restart"), _is_count),

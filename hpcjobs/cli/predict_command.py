@@ -11,7 +11,7 @@ import click
 from hpcjobs.base.errors import InputError
 from hpcjobs.cli import names, show
 from hpcjobs.plan.planning import parse_gpus
-from hpcjobs.report.build import read_runs
+from hpcjobs.report.build import read_runs, read_sweep
 from hpcjobs.study import open_study
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ def predict(
     if (folder is None) == (runs_file is None):
         raise InputError("give the FOLDER of a sweep, or --runs FILE")
     if folder is not None:
-        runs = open_study(folder, tell=show.talk).collect()
+        study = open_study(folder, tell=show.talk)
+        runs = read_sweep(study.sweep, study.status())
     else:
         assert runs_file is not None
-        runs = read_runs(runs_file)
+        runs = read_runs(runs_file, show.talk)
     found = forecast(runs, parse_gpus(gpus) if gpus else [], fabric=fabric, extrap_file=extrap_file)
     if extrap_file is not None:
         show.talk(f"wrote {show.shorten(extrap_file.absolute())}")

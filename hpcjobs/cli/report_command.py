@@ -138,7 +138,9 @@ def _any_logs(
     shell_complete=names.files,
     help="Report these runs (runs.csv, or what collect --json prints).",
 )
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the report; only with --runs.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the report.  [default: report/ in FOLDER]"
+)
 @click.option(
     "--baseline", metavar="GPUS|node", help="Size that speed-up is relative to.  [default: the smallest size measured]"
 )
@@ -174,20 +176,22 @@ def report(
     \b
     hpcjobs report study --reference dell-c4140-v100-2019
     hpcjobs report study --against study-before
+    hpcjobs report /home/colleague/study --out theirs
     """
     if (folder is None) == (runs_file is None):
         raise InputError("give the FOLDER of a sweep, or --runs FILE and --out DIR")
-    if (runs_file is None) != (out is None):
-        raise InputError("--runs FILE and --out DIR go together; a sweep's report is written to the sweep's folder")
+    if runs_file is not None and out is None:
+        raise InputError("--runs FILE needs --out DIR, the folder of the report")
     if markdown and as_json:
         raise InputError("--markdown and --json exclude each other: give one of them")
     if folder is not None:
-        done = open_study(folder, tell=show.talk).report(baseline=baseline, against=against, reference=reference)
+        study = open_study(folder, tell=show.talk)
+        done = study.report(baseline=baseline, against=against, reference=reference, out=out)
     else:
         assert runs_file is not None
         assert out is not None
         done = build.report_runs(
-            build.read_runs(runs_file), out, ReportRequest(baseline, against, reference), show.talk
+            build.read_runs(runs_file, show.talk), out, ReportRequest(baseline, against, reference), show.talk
         )
     print_report(done, as_json=as_json, markdown=markdown)
     ctx.exit(_nothing_measured(any(row.runs for row in done.rows)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from hpcjobs.base.columns import FLAG_ALONE, FLAG_IMPRECISE, FLAG_LOADER, FLAG_NO_PARTS, FLAG_UNFINISHED, FLAG_UNSETTLED
 from hpcjobs.base.contract import LogKey
-from hpcjobs.base.files import open_plain, read_json
+from hpcjobs.base.files import is_absent, open_plain, read_json
 from hpcjobs.base.metrics import Measurement
 from hpcjobs.base.records import Progress
 from hpcjobs.chexnet.classes import auc_name
@@ -136,7 +136,7 @@ class TrainLog:
 def events(path: Path) -> Iterator[Event]:
     """The events of a log's whole lines, one at a time. A damaged line, or one of another program, is skipped.
 
-    A file that is missing or cannot be read has none.
+    A file that is missing has none. Raises OSError if it is there and cannot be read now.
     """
     try:
         with open_plain(path) as file:
@@ -145,8 +145,9 @@ def events(path: Path) -> Iterator[Event]:
                     event = mlperf_lines.event(line.decode("utf-8", "replace"))
                     if event is not None:
                         yield event
-    except OSError:
-        return
+    except OSError as error:
+        if not is_absent(error):
+            raise
 
 
 def read(path: Path) -> TrainLog:

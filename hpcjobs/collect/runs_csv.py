@@ -16,9 +16,10 @@ from typing import Any
 from hpcjobs.base.columns import RUN_COLUMNS
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import Run
-from hpcjobs.base.records import RunState
+from hpcjobs.base.records import RunState, Tell
 from hpcjobs.base.tabular import metrics_of, to_csv, with_params
 from hpcjobs.chexnet.classes import auc_name
+from hpcjobs.collect.sense import contradiction
 
 # Columns of version 0.1 that have another name now. `auc_split` became a part of score_name.
 _OLD_NAMES: Mapping[str, str] = {
@@ -38,12 +39,13 @@ def to_text(runs: Sequence[Run]) -> str:
     return to_csv(with_params(RUN_COLUMNS, [run.params for run in runs]), [run.row() for run in runs])
 
 
-def read_runs(text: str, source: str) -> list[Run]:
+def read_runs(text: str, source: str, tell: Tell = lambda line: None) -> list[Run]:
     """The runs of a runs.csv, or of a JSON list with its keys; `source` names it in errors.
 
     Only `gpus` must be there. Other columns may be missing or empty, which means not known; columns that Run does not
-    have are ignored. Raises InputError if the text is neither CSV nor such JSON, or a value is not what its column
-    holds.
+    have are ignored. Measured rows that are the same in every column are one run, and `tell` receives a line about
+    them. Raises InputError if the text is neither CSV nor such JSON, a value is not what its column holds, or no run
+    can have measured a rate.
     """
     text = text.removeprefix("\ufeff")  # the mark with which spreadsheets begin a file
     if text.lstrip()[:1] in ("[", "{"):
@@ -62,7 +64,23 @@ def read_runs(text: str, source: str) -> list[Run]:
             raise InputError(f"{source}: not CSV: {error}") from None
     if not rows:
         raise InputError(f"{source}: holds no runs")
-    return [_read_run(row, f"{source}: run {number}") for number, row in enumerate(rows, 1)]
+    first: dict[str, int] = {}
+    runs, copies = [], []
+    for number, row in enumerate(rows, 1):
+        run = _read_run(row, f"{source}: run {number}")
+        original = first.setdefault(repr(sorted(row.items(), key=str)), number)
+        if original != number and run.throughput is not None:
+            copies.append((number, original))
+        else:
+            runs.append(run)
+    if copies:
+        number, original = copies[0]
+        more = f", and so are {len(copies) - 1} more" if len(copies) > 1 else ""
+        tell(
+            f"{source}: run {number} is a copy of run {original}, the same in every column{more}: copies are no "
+            "repeats, so each run counts once"
+        )
+    return runs
 
 
 def _delimiter(text: str) -> str:
@@ -100,7 +118,10 @@ def _read_run(row: Mapping[str, Any], where: str) -> Run:
         raise InputError(f"{where}: throughput is {fields['throughput']}: expected more than 0")
     if fields["state"] is None:
         fields["state"] = RunState.FAILED if fields["throughput"] is None else RunState.DONE
-    return Run(**fields)
+    run = Run(**fields)
+    if wrong := contradiction(run, row):
+        raise InputError(f"{where}: throughput is {run.throughput:g}: {wrong}")
+    return run
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import make_folder, open_plain, read_json, write_atomic
 from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.metrics import MEASURED_COMMAND, Run
-from hpcjobs.base.records import RunState
+from hpcjobs.base.records import ExitRecord, RunState
 from hpcjobs.base.sizes import Size
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.base.tabular import to_csv
@@ -49,10 +49,10 @@ def collect(
     `planned` is each run as the sweep's plan has it: it stands in for a run.yaml that is damaged. `states` gives each
     run its state and, if it failed, why. The newest attempt that finished counts; a run that has none keeps its row.
     Each log is read once. `check` raises InputError for a damaged run.yaml. Raises InputError if sweep.yaml is damaged,
-    or a run.yaml whose run is not planned.
+    or a run.yaml whose run is not planned. A run of which a file cannot be read has no figures, and says why.
     """
     sweep = _Sweep(where, planned, check)
-    return [_run(sweep, name, *states[name], read) for name in states]
+    return [_run_or_why(sweep, name, *states[name], read) for name in states]
 
 
 class _Sweep:
@@ -84,7 +84,9 @@ class _Sweep:
         if self._begun is None:
             self._begun = {}
             for path in self.where.runs.glob(f"*/a*/{contract.CLAIM}"):
-                claim = sweepdir.read_claim(path)
+                claim: Mapping[str, Any] = {}
+                with suppress(OSError):
+                    claim = sweepdir.read_claim(path)
                 if "start" in claim and claim.get("restart") == 0:
                     task = str(claim.get("job", ""))
                     self._begun[task] = min(claim["start"], self._begun.get(task, claim["start"]))
@@ -148,10 +150,14 @@ class _Sweep:
 
 
 def _wall_s(attempt: Path) -> float | None:
-    """Seconds from an attempt's start to its end, as its exit.json has them; None if it is missing or damaged."""
-    found = sweepdir.read_exit(attempt)
-    if found is None or not all(isinstance(at, (int, float)) for at in (found.start, found.end)):
-        return None
+    """Seconds from an attempt's start to its end, as its exit.json has them; None if it cannot be read."""
+    with suppress(OSError):
+        found = sweepdir.read_exit(attempt)
+        return _between(found) if found is not None else None
+    return None
+
+
+def _between(found: ExitRecord) -> float | None:
     return found.end - found.start if found.end >= found.start else None
 
 
@@ -162,9 +168,19 @@ def _batches(config: RunConfig) -> tuple[int | None, int | None]:
     return split_batch(batch, config.gpus)
 
 
-def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader) -> Run:
+def _run_or_why(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader) -> Run:
+    try:
+        return _run(sweep, name, state, failure, read)
+    except OSError as error:
+        path = Path(str(error.filename or name))
+        place = path.relative_to(sweep.where.root) if path.is_relative_to(sweep.where.root) else path
+        why = f"not read: {place}: {error.strerror}"
+        return _run(sweep, name, state, "; ".join(text for text in (failure, why) if text), None)
+
+
+def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader | None) -> Run:
     config, wrong = sweep.config(name)
-    attempt, found = _newest(sweep.where, config, read)
+    attempt, found = _newest(sweep.where, config, read) if read is not None else (None, None)
     measured = found.measurement if found else None
     claim = sweepdir.read_claim(attempt / contract.CLAIM) if attempt else {}
     nodes = [read_json(path) or {} for path in sorted(attempt.glob(contract.node_json("*")))] if attempt else []
@@ -301,11 +317,20 @@ def joined(where: SweepDir, runs: Iterable[Run], name: str, columns: Sequence[st
     return to_csv(["run", "experiment", "params", "gpus", *columns], rows)
 
 
-def write(where: SweepDir, runs: Sequence[Run], tables: Mapping[str, Sequence[str]]) -> list[Path]:
-    """Write report/runs.csv, and in report/ the `tables` that the runs leave, joined; returns their paths."""
-    make_folder(where.report)
+def write(
+    where: SweepDir, runs: Sequence[Run], tables: Mapping[str, Sequence[str]], folder: Path | None = None
+) -> list[Path]:
+    """Write runs.csv, and the `tables` that the runs leave, joined, into the sweep's report/ or into `folder`.
+
+    Returns their paths.
+    """
+    if folder is None:
+        make_folder(where.report)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
     texts = {"runs.csv": runs_csv.to_text(runs)}
     texts |= {name: joined(where, runs, name, columns) for name, columns in tables.items()}
-    for name, text in texts.items():
-        write_atomic(where.report / name, text)
-    return [where.report / name for name in texts]
+    paths = {(folder or where.report) / name: text for name, text in texts.items()}
+    for path, text in paths.items():
+        write_atomic(path, text)
+    return list(paths)

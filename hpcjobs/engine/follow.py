@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,7 +13,8 @@ from typing import Any
 
 from hpcjobs.base import contract, sweepdir
 from hpcjobs.base.contract import RunConfig
-from hpcjobs.base.errors import SchedulerUnreachable
+from hpcjobs.base.errors import InputError, SchedulerUnreachable
+from hpcjobs.base.files import shown
 from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunState
 from hpcjobs.base.sweepdir import SweepDir
@@ -52,8 +54,11 @@ class Readings:
 
 
 def look(where: SweepDir, name: str, config: Callable[[], RunConfig], readings: Readings) -> Evidence:
-    """The evidence that a run's files hold. `config` gives what the run is; it is called if the run has begun."""
-    entries = where.entries(name)
+    """The evidence that a run's files hold. `config` gives what the run is; it is called if the run has begun.
+
+    Raises OSError if the run's folder cannot be read.
+    """
+    entries = os.listdir(where.run(name))
     attempts = where.attempts(name, entries)
     claimed, number = sweepdir.newest_claim(where, name, entries)
     if not attempts:
@@ -100,13 +105,17 @@ class Watch:
 
     A settled run is neither queried nor read a second time. While the scheduler is unreachable, its last answer is
     used; `tell` receives a line when it goes away and one when it is back. With `must_answer`, `look` raises
-    SchedulerUnreachable instead.
+    SchedulerUnreachable instead. Of a run whose files cannot be read, `tell` receives a line, and only the scheduler's
+    word counts; with `must_read`, `look` raises InputError instead, unless its folder is gone.
     """
 
-    def __init__(self, sweep: Sweep, tell: Callable[[str], None], *, must_answer: bool = False):
+    def __init__(
+        self, sweep: Sweep, tell: Callable[[str], None], *, must_answer: bool = False, must_read: bool = False
+    ):
         self._sweep = sweep
         self._tell = tell
         self._must_answer = must_answer
+        self._must_read = must_read
         self._sizes = {run.name: run.size.gpus for run in sweep.plan.runs}
         self._hints = trainer_of(sweep.plan.variants[0].experiment).hints()
         self._restarts = all(trainer_of(each.experiment).restarts(each.experiment) for each in sweep.plan.variants)
@@ -118,7 +127,7 @@ class Watch:
         self._told: set[str] = set()
 
     def look(self) -> list[RunStatus]:
-        """The state of every run. Raises SchedulerUnreachable only with `must_answer`."""
+        """The state of every run. Raises SchedulerUnreachable with `must_answer`, InputError with `must_read`."""
         sweep = self._sweep
         names = list(self._sizes)
         submitted = submissions(self._events(), sweep.plan.run_names)
@@ -146,13 +155,23 @@ class Watch:
         events, wrong = sweepdir.read_events(self._sweep.where)
         outside = planned(events, self._sweep.plan.run_names)[1]
         for problem in (*wrong, *(f"{self._sweep.where.journal}: {text}" for text in outside)):
-            if problem not in self._told:
-                self._told.add(problem)
-                self._tell(problem)
+            self._tell_once(problem)
         return events
 
+    def _tell_once(self, problem: str) -> None:
+        if problem not in self._told:
+            self._told.add(problem)
+            self._tell(problem)
+
     def _look(self, name: str) -> Evidence:
-        found = look(self._sweep.where, name, lambda: self._configs[name], self._readings)
+        try:
+            found = look(self._sweep.where, name, lambda: self._configs[name], self._readings)
+        except OSError as error:
+            path = shown(Path(str(error.filename or self._sweep.where.run(name))))
+            if self._must_read and not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise InputError(f"{path}: cannot be read: {error.strerror}; {name} may have a result") from None
+            self._tell_once(f"{path}: cannot be read: {error.strerror}; of {name} only the scheduler's word counts")
+            found = Evidence()
         return found if self._restarts else dataclasses.replace(found, restarts=False)
 
     @functools.cached_property

@@ -58,15 +58,16 @@ class Report:
     files: list[Path]
 
 
-def collect_sweep(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
-    """Collect a sweep, and write its runs.csv and the tables that its trainer's runs leave."""
+def collect_sweep(sweep: Sweep, statuses: Sequence[RunStatus], out: Path | None = None) -> list[Run]:
+    """Collect a sweep, and write its runs.csv and the tables that its trainer's runs leave, into `out` or report/."""
     node_energy.update(sweep, statuses)
-    found = _collect(sweep, statuses)
-    sweep_runs.write(sweep.where, found, trainer_of(sweep.plan.variants[0].experiment).tables)
+    found = read_sweep(sweep, statuses)
+    sweep_runs.write(sweep.where, found, trainer_of(sweep.plan.variants[0].experiment).tables, out)
     return found
 
 
-def _collect(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
+def read_sweep(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
+    """The runs of a sweep, as `collect_sweep` writes them. Writes nothing."""
     states = {run.run: (run.state, str(run.failure or "")) for run in statuses}
     return sweep_runs.collect(sweep.where, run_configs(sweep), states, read_attempt, check_run)
 
@@ -75,26 +76,30 @@ def scaling_rows(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[ScalingRow
     """The scaling table of a sweep, as its report has it. Writes nothing."""
     from hpcjobs.analysis import predict  # importing scipy takes a third of a second
 
-    return predict.fill(scaling.table(_collect(sweep, statuses)))
+    return predict.fill(scaling.table(read_sweep(sweep, statuses)))
 
 
-def report_sweep(sweep: Sweep, statuses: Sequence[RunStatus], request: ReportRequest, tell: Tell) -> Report:
-    """Collect a sweep and write its report. Raises InputError if the request cannot be met."""
-    where = sweep.where
+def report_sweep(
+    sweep: Sweep, statuses: Sequence[RunStatus], request: ReportRequest, tell: Tell, out: Path | None = None
+) -> Report:
+    """Collect a sweep and write its report into `out` or report/. Raises InputError if the request cannot be met."""
+    where, folder = sweep.where, out or sweep.where.report
+    if out is not None and SweepDir(out).sweep_yaml.exists():
+        raise InputError(f"--out {out}: holds a sweep: give another folder, or none for the sweep's own report/")
     if request.baseline is not None:
-        scaling.table(_collect(sweep, statuses), _baseline(request.baseline))  # refuses one before a file is written
-    runs = collect_sweep(sweep, statuses)
+        scaling.table(read_sweep(sweep, statuses), _baseline(request.baseline))  # refuses one before a file is written
+    runs = collect_sweep(sweep, statuses, out)
     experiment = sweep.plan.variants[0].experiment.name
     return _write(
         runs,
-        where.report,
+        folder,
         request,
         tell,
         title=f"{experiment} on {sweep.plan.cluster.name}",
-        auc=_rows(where.report / AUC_CSV) if AUC_CSV in trainer_of(sweep.plan.variants[0].experiment).tables else [],
+        auc=_rows(folder / AUC_CSV) if AUC_CSV in trainer_of(sweep.plan.variants[0].experiment).tables else [],
         provenance=read_json(where.provenance),
         tails={run.run: _tail(where, run) for run in runs},
-        collectives=_collectives(where, runs),
+        collectives=_collectives(where, runs, folder),
     )
 
 
@@ -107,16 +112,17 @@ def report_runs(runs: Sequence[Run], out: Path, request: ReportRequest, tell: Te
 def _write(runs: Sequence[Run], out: Path, request: ReportRequest, tell: Tell, *, title: str, **more: Any) -> Report:
     from hpcjobs.analysis import predict  # importing scipy takes a third of a second
 
-    rows = predict.fill(scaling.table(runs, _baseline(request.baseline)))
+    rows = scaling.table(runs, _baseline(request.baseline))
+    try:
+        models = predict.predict(rows)
+    except InputError:
+        models = []  # too few sizes for a model
+    rows = predict.filled(rows, models)
     reference = read_reference(request.reference) if request.reference else None
     if reference is not None:
         compare.compare_reference(rows, reference)  # refuses one of another unit before a file is written
     others = scaling.table(_other_runs(request.against, tell)) if request.against else []
     differences = compare.compare_sweeps(rows, others) if others else []
-    try:
-        models = predict.predict(rows)
-    except InputError:
-        models = []  # too few sizes for a model
     compared: dict[str, Any] = {"others": others, "others_name": str(request.against)} if others else {}
     files = write_report(
         out, rows, title=title, runs=runs, models=models, reference=reference, differences=differences,
@@ -129,12 +135,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
 
-def _collectives(where: SweepDir, runs: Sequence[Run]) -> list[inspector.Collective]:
+def _collectives(where: SweepDir, runs: Sequence[Run], folder: Path) -> list[inspector.Collective]:
     """What NCCL's Inspector recorded of the runs; collectives.csv has it, too, if it recorded anything."""
     attempts = [((where.root / run.source).parent, run) for run in runs if run.source]
     found = [each for attempt, run in attempts for each in inspector.read(attempt, run.run, run.gpus)]
     if found:
-        write_atomic(where.report / "collectives.csv", to_csv(inspector.columns(), inspector.rows(found)))
+        write_atomic(folder / "collectives.csv", to_csv(inspector.columns(), inspector.rows(found)))
     return found
 
 
@@ -158,12 +164,14 @@ def _other_runs(path: Path, tell: Tell) -> list[Run]:
     """The runs of another sweep's folder, or of a runs.csv."""
     if path.is_dir():
         sweep = load(path)
-        return _collect(sweep, follow.snapshot(sweep, tell))
-    return read_runs(str(path), "--against")
+        return read_sweep(sweep, follow.snapshot(sweep, tell))
+    return read_runs(str(path), tell, "--against")
 
 
-def read_runs(source: str, option: str = "--runs") -> list[Run]:
+def read_runs(source: str, tell: Tell, option: str = "--runs") -> list[Run]:
     """The runs of a runs.csv or JSON file, or of standard input for `-`; `option` names it in errors.
+
+    `tell` receives a line about rows that are copies of others.
 
     Raises InputError.
     """
@@ -171,4 +179,4 @@ def read_runs(source: str, option: str = "--runs") -> list[Run]:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{option} {source}: cannot be read: {error}") from None
-    return runs_csv.read_runs(text, f"{option} {source}")
+    return runs_csv.read_runs(text, f"{option} {source}", tell)

@@ -16,7 +16,7 @@ from hpcjobs.report.figures_style import (
     Drawing,
     add_legend,
     add_note,
-    draw_interval,
+    draw_intervals,
     failed_marker,
     mark_failed,
     new_axes,
@@ -227,9 +227,7 @@ def _draw_series(axes: Axes, each: Series, plot: _Plot, style: dict[str, Any], d
     ideal = [(row.gpus, value) for row in each.rows if (value := plot.ideal(each, row.gpus)) is not None]
     if each.connected and len({gpus for gpus, _ in ideal}) > 1:
         (drawn.ideal,) = axes.plot(*zip(*ideal, strict=True), color=QUIET, linestyle=":", linewidth=1.6, zorder=1.5)
-    for gpus, (value, low, high) in points:
-        if draw_interval(axes, gpus, value, low, high, style["color"]):
-            drawn.has_intervals = True
+    drawn.has_intervals = draw_intervals(axes, points, style["color"]) or drawn.has_intervals
     (line,) = axes.plot([gpus for gpus, _ in points], [point[0] for _, point in points], **style)
     drawn.entries.append((line, each.label or "measured"))
     values = "; ".join(f"{sizes([gpus])}: {_words(plot, point)}" for gpus, point in points)
@@ -292,8 +290,7 @@ def _draw_others(axes: Axes, contents: Contents, others: Sequence[Series], plot:
         points = [(row.gpus, point) for row in each.measured if (point := plot.of_row(row))]
         if not points:
             continue
-        for gpus, (value, low, high) in points:
-            draw_interval(axes, gpus, value, low, high, QUIET)
+        draw_intervals(axes, points, QUIET)
         style = _muted("hHdp<>"[number % 6])
         (line,) = axes.plot([gpus for gpus, _ in points], [point[0] for _, point in points], **style)
         name = clean(contents.others_name)

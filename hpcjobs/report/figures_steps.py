@@ -18,6 +18,8 @@ from hpcjobs.report.palette import COLOURS, INK, PAPER, QUIET
 _TITLE = "Where a step's time goes"
 # More vertical bars than this have no room for their names: then the bars are horizontal.
 _MANY = 16
+# More bars than this nobody tells apart, and each takes tens of milliseconds.
+_MOST = 64
 # Name, colour and hatch of each part, from the bottom up.
 _PARTS = (
     ("compute", COLOURS[0], ""),
@@ -71,11 +73,15 @@ def _below(row: ScalingRow) -> dict[str, float]:
 
 
 def breakdown(contents: Contents) -> Drawing | None:
-    """Stacked bars, one for each size whose step was split. Many bars are drawn horizontally."""
+    """Stacked bars, one for each size whose step was split. Many bars are drawn horizontally, and at most _MOST."""
     lines = [(each, [(row, found) for row in each.measured if (found := parts(row))]) for each in series(contents.rows)]
     lines = [(each, those) for each, those in lines if those]
     if not lines:
         return None
+    every = sum(len(those) for _, those in lines)
+    step = -(-every // _MOST)
+    # The largest size is shown, and then each `step`th below it.
+    lines = [(each, those[::-1][::step][::-1]) for each, those in lines[:_MOST]]
     count, is_alone = sum(len(those) for _, those in lines), len(lines) == 1
     is_horizontal = count > _MANY
     figure, axes = new_axes(_TITLE, 1.6 + 0.2 * count) if is_horizontal else new_axes(_TITLE)
@@ -126,6 +132,8 @@ def breakdown(contents: Contents) -> Drawing | None:
     caption += " Skew is waiting for the slowest rank."
     if any(map(_ends, rows)):
         caption += " Lines show 95 % intervals."
+    if count < every:
+        caption += f" {count} of {every:,} bars are shown; the table has all."
     caption += _adjusted(rows)
     return Drawing("breakdown", _TITLE, caption, " ".join(words), figure)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +28,8 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)))
 # In inches. A phone shows a width of 5.3 at almost full size.
 WIDTH, HEIGHT = 5.3, 3.9
+# An axis has at most so many labels of sizes: each is drawn and measured several times, which takes milliseconds.
+TICKS = 32
 _SETTINGS: dict[str, Any] = {
     "font.family": ["DejaVu Sans", "sans-serif"],
     "font.size": 10.5,
@@ -81,6 +84,10 @@ class Drawing:
 
     def svg(self) -> str:
         """The figure as an SVG document."""
+        return self._svg
+
+    @functools.cached_property
+    def _svg(self) -> str:  # both a file and the page show it
         image = io.BytesIO()
         with settings():
             self.figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
@@ -114,17 +121,33 @@ def series_style(number: int, connected: bool = True) -> dict[str, Any]:
 
 
 def set_size_axis(axes: Axes, run: Sequence[int], beyond: Sequence[int] = ()) -> None:
-    """A log2 axis of GPUs with a tick at each size of `run`. Sizes only in `beyond` have a muted tick in brackets."""
+    """A log2 axis of GPUs with a tick at each size of `run`. Sizes only in `beyond` have a muted tick in brackets.
+
+    Of very many sizes only some have a tick.
+    """
     known, others = sorted(set(run)), sorted(set(beyond) - set(run))
+    everything = [*known, *others]
+    known, others = _apart(known), _apart(others)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(known))
     axes.xaxis.set_major_formatter(FixedFormatter([f"{size:,}" for size in known]))
     axes.xaxis.set_minor_locator(FixedLocator(others) if others else NullLocator())
     axes.xaxis.set_minor_formatter(FixedFormatter([f"({size:,})" for size in others]) if others else NullFormatter())
     axes.tick_params(axis="x", which="minor", labelcolor=QUIET, labelsize=9)
-    everything = [*known, *others]
     axes.set_xlim(min(everything) / 1.25, max(everything) * 1.25)
     axes.set_xlabel("GPUs (ranks)")
+
+
+def _apart(sizes: Sequence[int]) -> list[int]:
+    """The sizes that have a tick: all, or of more than TICKS some with room between them on a logarithmic axis."""
+    if len(sizes) <= TICKS:
+        return list(sizes)
+    factor = (sizes[-1] / sizes[0]) ** (1 / (TICKS // 2))
+    found = [sizes[-1]]
+    for size in reversed(sizes):
+        if size * factor <= found[-1]:
+            found.append(size)
+    return found[::-1]
 
 
 def set_value_axis(axes: Axes, values: Sequence[float]) -> None:
@@ -140,14 +163,19 @@ def set_value_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
-def draw_interval(axes: Axes, x: float, value: float, low: float | None, high: float | None, colour: str) -> bool:
-    """Draw a bar from low to high. Returns False if there is no interval."""
-    if low is None or high is None:
+def draw_intervals(
+    axes: Axes, points: Iterable[tuple[float, tuple[float, float | None, float | None]]], colour: str
+) -> bool:
+    """Draw a bar from low to high for each (x, (value, low, high)) that has one. Returns whether any has."""
+    whole = [(x, value, low, high) for x, (value, low, high) in points if low is not None and high is not None]
+    if not whole:
         return False
     # A logarithmic axis has no 0: the bar then ends below the visible part of the axis.
-    foot = max(low, value / 1000) if axes.get_yscale() == "log" else low
+    is_log = axes.get_yscale() == "log"
+    below = [max(0.0, value - (max(low, value / 1000) if is_log else low)) for _, value, low, _ in whole]
+    above = [max(0.0, high - value) for _, value, _, high in whole]
     axes.errorbar(
-        [x], [value], yerr=[[max(0.0, value - foot)], [max(0.0, high - value)]],
+        [x for x, *_ in whole], [value for _, value, _, _ in whole], yerr=[below, above],
         fmt="none", ecolor=colour, elinewidth=1.5, capsize=4, capthick=1.5,
     )  # fmt: skip
     return True

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas
 import pytest
 
+from tests.control import sweeps
 from tests.running import hpcjobs
 
 from .scenario import SweepScenario
@@ -149,7 +150,7 @@ def test_one_match_is_one(tmp_path: Path) -> None:
         (["collect", "--logs", ".", "--gpus-from", "gpu"], "give one group"),
         (["collect", ".", "--format", "horovod"], "need --logs"),
         (["report"], "give the FOLDER of a sweep, or --runs FILE and --out DIR"),
-        (["report", "--runs", "runs.csv"], "go together"),
+        (["report", "--runs", "runs.csv"], "--runs FILE needs --out DIR"),
         (["report", "--runs", "nowhere.csv", "--out", "x"], "--runs nowhere.csv: cannot be read"),
         (["report", "--runs", "runs.csv", "--out", "x", "--baseline", "two"], "--baseline two: give a number of GPUs"),
         (["report", "--runs", "runs.csv", "--out", "x", "--baseline", "3"], "3"),
@@ -210,6 +211,7 @@ def test_too_few_sizes_are_refused(tmp_path: Path) -> None:
 def not_mine(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """A command on a sweep in whose folder one may not write; root gives up what lets it write anywhere."""
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
+    folder.mkdir(exist_ok=True)
     places = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     for path in places:
         path.chmod(0o555)
@@ -222,38 +224,47 @@ def not_mine(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "place"),
-    [
-        (("report", "study"), "study/report"),
-        (("collect", "study"), "study/report"),
-        (("resume", "study"), "study"),
-        (("cancel", "study"), "study"),
-    ],
-    ids=lambda given: given[0],
+    ("words", "place"), [(("report",), "study/report"), (("collect",), "study/report"), (("resume",), "study")]
 )
 def test_a_colleagues_sweep_is_one_line_and_the_report_has_a_way_round(
     tmp_path: Path, words: tuple[str, ...], place: str
 ) -> None:
-    SweepScenario(tmp_path, "study").written()
+    sweeps.ended(tmp_path / "study", (1, 2), failed=2, says="RuntimeError: boom\n")
+    (tmp_path / "study" / "report").mkdir()
+    done = not_mine(tmp_path / "study", *words, "study")
     said = f"hpcjobs: error: {place}: cannot be written: Permission denied"
-    for name in ("report", "data"):
-        (tmp_path / "study" / name).mkdir()
-    (tmp_path / "study" / "data" / "dataset.json").touch()
-    done = not_mine(tmp_path / "study", *words)
-    more = (
-        "; the sweep has not been collected yet, so ask its owner to run `hpcjobs report`"
-        if place == "study/report"
-        else ""
-    )
+    more = "; to report elsewhere: `hpcjobs report study --out DIR`" if place == "study/report" else ""
     assert (done.returncode, done.stderr) == (2, f"{said}{more}\n")
-    runs_csv(tmp_path / "study" / "report" / "runs.csv")
-    done = not_mine(tmp_path / "study", *words)
-    assert done.returncode == 2
-    if more:
-        command = "hpcjobs report --runs study/report/runs.csv --out DIR"
-        assert done.stderr == f"{said}; to report what was collected last: `{command}`\n"
-        hpcjobs(*command.split()[1:-1], "mine", cwd=tmp_path)
-        assert (tmp_path / "mine" / "scaling-report.csv").is_file()
+
+
+def test_a_colleague_who_may_only_read_sees_the_states_and_reports_elsewhere(tmp_path: Path) -> None:
+    study = sweeps.ended(tmp_path / "study", (1, 2), failed=2, says="RuntimeError: boom\n")
+    before = {path: path.stat().st_mtime_ns for path in study.rglob("*")}
+    done = not_mine(study, "status", "study", "--json")
+    assert [run["state"] for run in json.loads(done.stdout)] == ["done", "failed"]
+    done = not_mine(study, "report", "study", "--out", "mine/of-them", "--json")
+    assert (done.returncode, [row["gpus"] for row in json.loads(done.stdout)]) == (0, [1, 2])
+    names = {path.name for path in (tmp_path / "mine/of-them").iterdir()}
+    assert {"runs.csv", "auc.csv", "scaling-report.csv", "report.html", "scaling.svg"} <= names
+    assert not_mine(study, "predict", "study").returncode == 2  # two sizes are too few; nothing is written
+    done = not_mine(study, "cancel", "study")
+    assert (done.returncode, done.stderr) == (0, "nothing to cancel: no run is pending or running\n")
+    assert {path: path.stat().st_mtime_ns for path in study.rglob("*")} == before
+    # Another study is no place for a report.
+    assert hpcjobs("report", "study", "--out", "study", cwd=tmp_path, code=2).stderr.startswith(
+        "hpcjobs: error: --out study: holds a sweep"
+    )
+
+
+def test_files_of_a_colleague_that_nobody_else_may_read_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
+    study = sweeps.ended(tmp_path / "study", (1, 2, 4), failed=2, says="RuntimeError: boom\n")
+    (study / "runs/g0001-r01/a001/train.log").chmod(0o000)
+    (study / "runs/g0004-r01").chmod(0o000)
+    done = not_mine(tmp_path / "elsewhere", "status", "study", "--json")
+    assert "study/runs/g0001-r01/a001/train.log: cannot be read: Permission denied" in done.stderr
+    assert "study/runs/g0004-r01: cannot be read: Permission denied; of g0004-r01 only the" in done.stderr
+    assert json.loads(done.stdout)[1]["state"] == "failed"
+    assert "Traceback" not in done.stderr
 
 
 def test_a_sweep_is_repeated_by_its_folder_too(tmp_path: Path) -> None:

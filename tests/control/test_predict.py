@@ -218,8 +218,8 @@ def test_short_times_have_digits() -> None:
 
 
 def test_the_command_says_in_one_line_that_the_model_is_of_no_use(tmp_path: Path) -> None:
-    lines = [f"{gpus},64,{64 * gpus},{rate}" for gpus, rates in WILD.items() for rate in rates]
-    (tmp_path / "runs.csv").write_text("\n".join(["gpus,local_batch,global_batch,throughput", *lines]) + "\n")
+    lines = [f"{k},{gpus},64,{64 * gpus},{rate}" for gpus, rates in WILD.items() for k, rate in enumerate(rates)]
+    (tmp_path / "runs.csv").write_text("\n".join(["run,gpus,local_batch,global_batch,throughput", *lines]) + "\n")
     done = hpcjobs("predict", "--runs", "runs.csv", "--gpus", "32", cwd=tmp_path)
     (line,) = done.stderr.splitlines()
     assert line.startswith("these sizes vary too much to predict 32 GPUs")
