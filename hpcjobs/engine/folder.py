@@ -11,7 +11,7 @@ from pathlib import Path
 from hpcjobs.base import contract
 from hpcjobs.base.contract import dump_runs
 from hpcjobs.base.errors import InputError
-from hpcjobs.base.files import read_json, shown, write_atomic, write_json, write_new
+from hpcjobs.base.files import beside, claim_link, read_json, shown, write_atomic, write_json, write_new
 from hpcjobs.base.lock import alive, process
 from hpcjobs.base.provenance import provenance
 from hpcjobs.base.sweepdir import SweepDir
@@ -115,7 +115,7 @@ def check_free(folder: Path) -> None:
 def begin(folder: Path) -> None:
     """Make the folder of a new sweep, and mark it as unfinished; remove first what a killed `sweep` left there.
 
-    Raises InputError if it cannot be made.
+    Raises InputError if it cannot be made, or its file system makes no hard links, with which a job claims its run.
     """
     check_free(folder)
     try:
@@ -123,6 +123,13 @@ def begin(folder: Path) -> None:
             for path in folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / UNFINISHED, process())
+        probe = beside(folder / UNFINISHED)
+        try:
+            claim_link(probe, "")
+            probe.unlink()
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     except OSError as error:
-        raise InputError(f"--out {shown(folder)}: cannot be made: {error.strerror}") from None
-    write_json(folder / UNFINISHED, process())
+        raise InputError(f"--out {shown(folder)}: cannot be used: {error.strerror}; give another folder") from None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from hpcjobs.base import sweepdir
-from hpcjobs.base.errors import SubmitRefused
+from hpcjobs.base.errors import InputError, SubmitRefused
+from hpcjobs.base.files import shown
 from hpcjobs.base.records import RunState, Tell
 from hpcjobs.engine.follow import Watch
 from hpcjobs.engine.home import check_original, settle
@@ -51,9 +54,12 @@ def resume(sweep: Sweep, tell: Tell, *, retryable: bool = False) -> Resumed:
     """
     check_original(sweep)
     with locked(sweep.where) as journal:
-        settle(sweep, journal, check_original(sweep), tell)
+        old = check_original(sweep)
+        if old is not None:
+            _check_left(sweep, old, tell)
+        settle(sweep, journal, old, tell)
         adopted, resubmitted = _answer_open(sweep, journal)
-        runs = Watch(sweep, tell, must_answer=True).look()
+        runs = Watch(sweep, tell, must_answer=True, must_read=True).look()
         submitted = submissions(journal.read(), sweep.plan.run_names)
         _revoke_done(sweep, runs, submitted)
         wanted = [run for run in runs if run.state in _RESUMABLE or run.ending]
@@ -69,6 +75,21 @@ def resume(sweep: Sweep, tell: Tell, *, retryable: bool = False) -> Resumed:
         if refusal is not None:
             raise refusal
     return Resumed(tuple(adopted), (*resubmitted, *(run.run for run in wanted)))
+
+
+def _check_left(sweep: Sweep, old: Path, tell: Tell) -> None:
+    """Raises InputError if runs are under way in the place `old`, which this machine does not have.
+
+    Then the study was hardly moved: its file system has another name on this machine than on the nodes, whose scripts
+    must keep their paths.
+    """
+    runs = Watch(sweep, tell, must_answer=True).look()
+    living = [run for run in runs if not run.state.final and run.state is not RunState.PLANNED]
+    if living:
+        raise InputError(
+            f"{shown(sweep.where.root)}: {len(living)} of its runs are under way in {old}, a name that "
+            f"{socket.gethostname()} does not have: resume on a machine that has it, or cancel them first"
+        )
 
 
 def _answer_open(sweep: Sweep, journal: Journal) -> tuple[list[str], list[str]]:
