@@ -68,6 +68,9 @@ class Plan:
 # numpy.random.seed refuses a larger one, and tf.keras.utils.set_random_seed with it.
 LARGEST_SEED = 2**32 - 1
 
+# Slurm holds 10,000 jobs by default (MaxJobCount). A damaged or mistyped number of repeats must not fill the memory.
+MOST_RUNS = 1_000_000
+
 # Keys that --set does not take, and what is right instead.
 NEVER_SET = {
     "trainer": "the trainer decides which other keys there are: give another experiment",
@@ -236,9 +239,12 @@ def make_plan(
 
     The index order within a script is repeat by repeat, so that an interrupted sweep has whole repeats.
     A size with more runs than `max_array` gets several scripts. Raises InputError if a size or a global
-    batch does not fit.
+    batch does not fit, or if there are more than MOST_RUNS runs.
     """
     terms = terms or Terms()
+    count = len(gpus) * len(variants) * repeats
+    if count > MOST_RUNS:
+        raise InputError(f"a sweep has at most {MOST_RUNS:,} runs: give fewer sizes, values or repeats")
     groups = []
     trainer, first = trainer_of(variants[0].experiment), variants[0].experiment
     for size in (size_of(count, cluster, trainer.start(first)) for count in gpus):

@@ -21,8 +21,7 @@ from hpcjobs.schedulers import factory
 from tests.control import sweeps
 from tests.control.fake_scheduler import FakeScheduler, Pace
 
-# A report is a second of figures: its own figures come from what `collect` returns.
-COMMANDS = ("status O", "collect O", "predict O", "resume O", "cancel O")
+COMMANDS = ("status O", "collect O", "report O", "predict O", "resume O", "cancel O")
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,11 @@ def test_what_the_file_says_is_named_by_its_line(tmp_path: Path) -> None:
     assert said == "mine.yaml:4: batch.global 8 does not divide over 3 GPUs"
 
 
+def test_more_runs_than_any_site_holds_are_refused(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "--experiment", "demo", "--repeats", "1000000000")
+    assert said == "a sweep has at most 1,000,000 runs: give fewer sizes, values or repeats"
+
+
 def test_a_flag_is_named_where_the_flag_gave_the_value(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("name: own\ntrainer: command\ncommand: [train]\n")
     line = ("sweep", "--gpus", "1", "--cluster", "local", "--experiment", "own.yaml", "--dry-run")
