@@ -40,6 +40,7 @@ test-torch: setup-torch ## PyTorch's part of examples/ on a virtual Slurm cluste
 
 soak: setup-test ## the full counts: 200 kills, 1,000 runs, 40 with a neighbour, on the virtual cluster (root, about an hour)
 	$(PYTHON) -m pytest --soak -s tests/slurm/test_submission.py -k "killed_anywhere or many_quick"
+	$(PYTHON) -m pytest --soak tests/control/test_lying_fs.py tests/control/test_local_killed.py
 	$(PYTHON) -m pytest --soak tests/slurm/test_meter.py tests/control/test_meter_planted.py -k neighbour
 
 lint: setup ## ruff, mypy, import-linter

@@ -42,6 +42,8 @@ if [ "${1:-}" = --test ]; then
     # Completion is tested in the real shells.
     want zsh zsh
     want fish fish
+    # A file system that lies is one of FUSE, with the library that comes with this.
+    want fusermount3 fuse3
     # The page of the report is tested in a real browser.
     want chromium chromium
     want chromedriver chromium-driver

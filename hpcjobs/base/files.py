@@ -37,7 +37,8 @@ def write_atomic(path: Path, text: str | bytes, *, durable: bool = True) -> None
         _write(temporary, text)
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of the two errors the first one says why
+            temporary.unlink(missing_ok=True)
         raise
     if durable:
         _sync_folder(path.parent)
@@ -56,7 +57,9 @@ def claim_link(path: Path, data: str | bytes) -> bool:
         if not link_once(temporary, path):
             return False
     finally:
-        temporary.unlink(missing_ok=True)
+        # Whether the claim is made does not depend on whether this can be removed.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
     return True
 

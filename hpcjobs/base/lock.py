@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from hpcjobs.base.errors import HpcjobsError
-from hpcjobs.base.files import beside, claim_link, read_json
+from hpcjobs.base.files import beside, claim_link, read_evidence, read_json
 from hpcjobs.base.proc import read_process
 
 _HEARTBEAT_S = 10.0
 # A holder on another host that has not touched its lock for this long is gone.
 _SILENCE_S = 120.0
+# A lock that cannot be removed in so many tries is free when its process ends.
+_TRIES = 3
 
 
 class Locked(HpcjobsError):
@@ -53,7 +55,11 @@ def held(path: Path, what: Path | str) -> Iterator[Hold]:
     host counts as ended when it has not touched its lock for 120 s. The file is made by `claim_link`.
     """
     me = {**process(), "since": time.time(), "id": uuid.uuid4().hex}
-    _take(path, json.dumps(me) + "\n", what)
+    try:
+        _take(path, json.dumps(me) + "\n", what)
+    except OSError:
+        _release(path, me["id"])  # the file server may have made it, and said that it failed
+        raise
     stop = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, stop), name="lock heartbeat", daemon=True)
     beat.start()
@@ -62,8 +68,18 @@ def held(path: Path, what: Path | str) -> Iterator[Hold]:
     finally:
         stop.set()
         beat.join()
-        if (read_json(path) or {}).get("id") == me["id"]:
-            path.unlink(missing_ok=True)
+        _release(path, me["id"])
+
+
+def _release(path: Path, mine: str) -> None:
+    """Remove the lock if it is this process's. A file server that fails for a moment is asked again."""
+    for _ in range(_TRIES):
+        with suppress(OSError):
+            holder = read_evidence(path) or {}
+            if holder.get("id") == mine:
+                path.unlink(missing_ok=True)
+            return
+        time.sleep(0.1)
 
 
 def process() -> dict[str, Any]:

@@ -263,10 +263,10 @@ def _status(
 
 
 def _may_be_unseen(answer: JobState | None, mine: Evidence, now: float) -> bool:
-    """Whether an attempt ended so lately, with success, that this host need not see its exit.json yet."""
+    """Whether a task ended so lately, with success, that this host need not see its attempt or its exit.json yet."""
     if answer is None or answer.state is not RunState.DONE or answer.end is None:
         return False
-    return bool(mine.attempt) and mine.exit is None and now < answer.end + NFS_CACHE_S
+    return mine.exit is None and now < answer.end + NFS_CACHE_S
 
 
 def alive(answer: JobState | None) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from hpcjobs.base.contract import CLAIM, EXIT_JSON, TRAIN_LOG
 from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
-from hpcjobs.base.files import write_json
+from hpcjobs.base.files import claim_link, write_json
 from hpcjobs.base.records import JobState, Limits, Order, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from tests.control.logs import train_log
@@ -173,11 +174,9 @@ class FakeScheduler:
 
     def begin(self, run: str, task: str, submission: int) -> None:
         """What the job script does: it claims its submission of the run, then makes an attempt."""
-        claim = self.where.claim(run, submission)
-        if claim.exists():
+        if not claim_link(self.where.claim(run, submission), json.dumps({"job": task})):
             self.states[task] = JobState(RunState.DONE, "COMPLETED", exit_code=0)
             return
-        claim.write_text(json.dumps({"job": task}))
         if run in self.outputs:
             (self.where.slurm / f"{task}.out").write_text(f"{self.outputs[run]}\n")
             self.states[task] = JobState(RunState.FAILED, "FAILED", exit_code=1)
@@ -194,7 +193,8 @@ class FakeScheduler:
             rc = 0 if word == "COMPLETED" else 1
             self.leave(task, rc)
             del self.at_work[task]
-            self.states[task] = JobState(RunState.FAILED if rc else RunState.DONE, word, exit_code=rc)
+            state = RunState.FAILED if rc else RunState.DONE
+            self.states[task] = JobState(state, word, exit_code=rc, end=time.time())
 
     def leave(self, task: str, rc: int) -> None:
         """The attempt of a task that is at work gets its exit.json, with exit code 0 a measurement before it."""
@@ -211,7 +211,7 @@ class FakeScheduler:
         cancelled = self.states[task].word == "COMPLETING"
         self.leave(task, rc)
         del self.at_work[task]
-        good = JobState(RunState.DONE, "COMPLETED", exit_code=rc)
+        good = JobState(RunState.DONE, "COMPLETED", exit_code=rc, end=time.time())
         self.states[task] = JobState(RunState.CANCELLED, "CANCELLED") if cancelled else good
 
     def _accept(self, name: str, script: Path, indices: list[int], order: Order) -> str:
