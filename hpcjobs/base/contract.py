@@ -272,14 +272,21 @@ def _dump(data: Mapping[str, Any]) -> str:
     return text
 
 
+# It has some kB; to parse much more takes many seconds.
+_LARGEST_RUN_YAML = 1 << 20
+
+
 def load_run(path: Path) -> RunConfig:
     """Read `run.yaml`.
 
     Raises OSError if it cannot be read, ValueError (naming the file) if it is not a run.yaml of this version.
     """
-    text = path.read_text(encoding="utf-8")
+    with path.open("rb") as file:
+        raw = file.read(_LARGEST_RUN_YAML + 1)
     try:
-        data = yaml.safe_load(text)
+        if len(raw) > _LARGEST_RUN_YAML:
+            raise ValueError("it is larger than 1 MiB")
+        data = yaml.load(raw.decode("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         if not isinstance(data, dict):
             raise TypeError("not a mapping")
         if data.get("version") != RUN_YAML_VERSION:

@@ -33,6 +33,9 @@ from hpcjobs.collect.attempts import Reading
 _SOFTWARE = ("python", "tensorflow", "horovod", "mpi", "nccl", "cuda", "cudnn", "driver", "kernel")
 
 
+# What is wrong with a file may quote the file: so many characters of it are shown.
+_LONGEST = 400
+
 # Reads attempts, whatever trainer they are of (`hpcjobs.trainers.registry.read_attempt`).
 Reader = Callable[[RunConfig, Path], Reading]
 
@@ -143,7 +146,7 @@ class _Sweep:
         except OSError as error:
             wrong = error.strerror or str(error)
         except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
-            wrong = " ".join(str(error).removeprefix(f"{path}: ").split())
+            wrong = " ".join(str(error).removeprefix(f"{path}: ")[:_LONGEST].split())
         if name not in self.planned:
             raise InputError(f"{path}: {wrong}; and {self.where.sweep_yaml} does not plan the run")
         return self.planned[name], f"run_yaml: {path.relative_to(self.where.root)}: {wrong}"
