@@ -7,7 +7,7 @@ from typing import Any
 
 from hpcjobs.base.gpu_peaks import TABLE
 from hpcjobs.base.metrics import Run
-from hpcjobs.collect.agreement import TOLERANCE
+from hpcjobs.collect.agreement import alike
 
 # Operations a second: the largest dense peak of hpcjobs' table of GPUs.
 _FASTEST = 1e12 * max(tflops for peaks in TABLE for tflops in peaks.tflops.values())
@@ -32,16 +32,12 @@ def contradiction(run: Run, row: Mapping[str, Any]) -> str:
         return f"mfu is {run.mfu:g}: more than the peak of the GPU"
     if run.step_ms and run.global_batch:
         by_step = 1000 * run.global_batch / run.step_ms
-        if _differ(rate, by_step):
+        if not alike(rate, by_step):
             return f"global_batch {run.global_batch} in step_ms {run.step_ms:g} is {by_step:.6g} a second"
     try:
         per_gpu = float(row.get("throughput_per_gpu") or 0)
     except ValueError:
         return ""
-    if per_gpu and _differ(rate, per_gpu * run.gpus):
+    if per_gpu and not alike(rate, per_gpu * run.gpus):
         return f"throughput_per_gpu {per_gpu:g} on {run.gpus} GPUs is {per_gpu * run.gpus:.6g}"
     return ""
-
-
-def _differ(one: float, other: float) -> bool:
-    return not abs(one - other) <= TOLERANCE * max(one, other)
