@@ -32,7 +32,9 @@ LAUNCHER = "launcher"
 # A line that says so is no failure, whatever else it says: the program goes on. (NCCL's WARN is its word for errors.)
 _HARMLESS = re.compile(
     r"(?<!NCCL )\bwarn(?:ing)?s?\b(?! The)|\w+Warning\b|\(ignored\)|\bignor(?:ed|ing)\b|\bretry(?:ing)?\b"
-    r"|\bfall(?:ing)? ?back\b|\bskipp(?:ed|ing)\b|Exception ignored",
+    r"|\bfall(?:ing)? ?back\b|\bskipp(?:ed|ing)\b|Exception ignored|\bgoing to /tmp instead"
+    # The levels of C++'s loggers: TensorFlow's, PyTorch's, glog's, NCCL's.
+    r"|: [WI] [\w./-]+:\d+\] |\[[WI](?:\d+ [\d:.]+)? ?\w+\.cpp:|\b[WI]\d{4} \d\d:\d\d:\d\d\.\d+|\bNCCL INFO ",
     re.IGNORECASE,
 )
 
@@ -80,6 +82,11 @@ def go_ends_itself(frame: str = "") -> str:
         rf"{RANK}(?P<panic>{begins})\n[\s\S]{{0,1500}}?(?P<stack>{stack}){within}"
         rf"|^{begins}{stack}{f' {frame}' if frame else ''}"
     )
+
+
+def is_harmless(line: str) -> bool:
+    """Whether a line says of itself that it is a warning or a note: the program goes on."""
+    return _HARMLESS.search(line) is not None
 
 
 def _line(text: str, match: re.Match[str]) -> tuple[int, int]:

@@ -184,7 +184,7 @@ SIGNAL = (
 )
 # TensorFlow tries again with less memory: this line alone need not be the end.
 MEMORY_WORDS = (
-    errors("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
+    lines("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
     errors(
         "out_of_memory",
         r"[Oo]ut [Oo]f [Mm]emory(?=[.!]?$|[^\n]*\b(?:[Ee]rror|[Kk]illed|[Tt]erminated|[Aa]bort\w*)\b)",
@@ -202,6 +202,6 @@ EXITED = (
 LAST = (
     lines(LAUNCHER, r"Primary job +terminated", r"BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES"),
     lines(LAUNCHER, r"\bexits with return code = \d", _PROCESS_FAILED),  # DeepSpeed
-    lines("", rf"{STEPD}|(?:srun|mpirun|sbatch): error:"),
-    lines("", r"command not found|No such file or directory|Permission denied"),
+    errors(LAUNCHER, rf"(?:{STEPD}|(?:srun|mpirun|sbatch): error:)(?![^\n]*\bTMPDIR\b)"),
+    errors("", r"command not found|No such file or directory|Permission denied"),
 )

@@ -74,7 +74,8 @@ def last_error(lines: Sequence[str]) -> str:
 
 
 def _error(own: Sequence[str]) -> str:
-    return next((line for line in reversed(own[-_NEAR_THE_END:]) if _ERROR.search(line)), "")
+    last = reversed(own[-_NEAR_THE_END:])
+    return next((line for line in last if _ERROR.search(line) and not causes.is_harmless(line)), "")
 
 
 def _own(lines: Sequence[str]) -> Iterator[str]:

@@ -103,6 +103,40 @@ def test_a_long_line_shows_its_beginning_and_what_it_says(tmp_path: Path) -> Non
     assert len(said.evidence) == 400
 
 
+# What programs print at the start of runs that end well.
+BEFORE = """\
+Lmod is automatically replacing "intel/24.0" with "gcc/15.1.0".
+INFO:    squashfuse not found, will not be able to mount SIF or other squashfs files
+pyxis: imported docker image: nvcr.io#nvidia/pytorch:23.08-py3
+2023-01-01 10:00:00.1: W tensorflow/stream_executor/platform/default/dso_loader.cc:64] Could not load dynamic library 'libcudart.so.11.0'; dlerror: libcudart.so.11.0: cannot open shared object file: No such file or directory
+2023-01-01 10:00:00.1: W tensorflow/tsl/framework/bfc_allocator.cc:296] Allocator (GPU_0_bfc) ran out of memory trying to allocate 2.57GiB with freed_by_count=0. The caller indicates that this is not a failure
+n1:1:2 [0] NCCL INFO NET/Plugin: Plugin load returned 2 : libnccl-net.so: cannot open shared object file: No such file or directory : when loading libnccl-net.so
+[W socket.cpp:601] [c10d] The IPv6 network addresses of (n1, 53821) cannot be retrieved (gai error: -3 - Temporary failure in name resolution).
+W0731 10:49:55.044000 3247964 torch/distributed/run.py:792] Setting OMP_NUM_THREADS environment variable for each process to be 1
+wandb: Network error (ConnectionError), entering retry loop.
+srun: Job 5 step creation temporarily disabled, retrying (Requested nodes are busy)
+slurmstepd: error: couldn't chdir to `/home/x': No such file or directory: going to /tmp instead
+{'on_error': 'raise', 'oom': False, 'kill': 'never'}
+"""
+
+
+@pytest.mark.parametrize(("kind", "part", "log"), REPORTS, ids=[f"{kind}-{part[:30]}" for kind, part, _ in REPORTS])
+def test_what_good_runs_print_at_their_start_changes_nothing(kind: str, part: str, log: str, tmp_path: Path) -> None:
+    failure = why(tmp_path, f"{BEFORE}{STEPS}{log}")
+    assert (failure.kind, part in failure.evidence) == (kind, True), failure.evidence
+
+
+def test_what_good_runs_print_at_their_start_is_no_cause(tmp_path: Path) -> None:
+    assert why(tmp_path, f"{BEFORE}{STEPS}bye\n", code=3).evidence == "exit code 3: bye"
+
+
+def test_a_line_of_slurms_that_no_list_has_comes_after_the_programs_own(tmp_path: Path) -> None:
+    slurms = "slurmstepd: error: Failed to send MESSAGE_TASK_EXIT: Connection refused\n"
+    assert why(tmp_path, f"{slurms}train.py: error: lost my way\n").evidence.startswith(
+        "exit code 1: train.py: error: lost my way; slurmstepd: error: Failed to send"
+    )
+
+
 HARMLESS = """\
 step {0} error_rate: 0.1 loss 0.3
 no errors found in shard {0}
