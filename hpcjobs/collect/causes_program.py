@@ -94,6 +94,7 @@ FILE_SYSTEM = (
         r"Cannot send after transport endpoint shutdown",
         r"Transport endpoint is not connected: ?['\"/]",
         r"\bStructure needs cleaning",
+        r"\bPytorchStreamWriter failed writing file",
         r"unable to lock file, errno",  # HDF5
         r"\bLustreError: [^\n]*(?:evicted|-5\b|-108\b)",
     ),
@@ -176,7 +177,8 @@ SIGNAL = (
         # TensorFlow, absl, glog
         r"\*\*\* (?:Received signal (?!15\b)\d+|SIG(?!TERM)[A-Z]+ (?:received at time=|\(@0x))",
         r"Signal: [A-Z][a-z ]+ \(\d+\)",
-        r"Segmentation fault|(?:Illegal|illegal hardware) instruction",
+        r"Segmentation fault|\bsegmentation fault (?: |\(core dumped\))|(?:Illegal|illegal hardware) instruction",
+        r"\bA worker died or was killed while executing a task",  # Ray
         r"\bdied with <Signals\.SIG(?!TERM)\w+: \d+>",  # Python's subprocess
         r"Fatal Python error",
         r"\bKilled(?= \(\d+ ranks\)$|$)",

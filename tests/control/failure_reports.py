@@ -83,6 +83,10 @@ GPUS = [
     ('device_memory', 'Failed to allocate', 'Traceback (most recent call last):\n  File "/w/train.py", line 8, in main\n    step(batch)\njaxlib.xla_extension.XlaRuntimeError: INTERNAL: Failed to allocate 12582912 bytes for new constant\n'),
     # JAX, of NCCL
     ('nccl_error', 'ncclCommInitRank', 'Traceback (most recent call last):\n  File "/w/train.py", line 8, in main\n    step(batch)\njaxlib.xla_extension.XlaRuntimeError: INTERNAL: NCCL operation ncclCommInitRank(&comm, nranks, id, rank) failed: unhandled system error (run with NCCL_DEBUG=INFO for details). Last NCCL warning(error) log entry (may be unrelated) \'Call to ibv_reg_mr failed\'.\n'),
+    # google-research/t5x issue 832
+    ('device_memory', 'out of memory', 'gpu-st-p4d-24xlarge-25:15647:15647 [0] external/nccl_archive/src/enqueue.cc:128 NCCL WARN Cuda failure \'out of memory\'\ngpu-st-p4d-24xlarge-25:15647:15647 [0] NCCL INFO cudaDriverVersion 11040\ngpu-st-p4d-24xlarge-25:15647:15647 [0] external/nccl_archive/src/init.cc:1075 NCCL WARN Cuda failure \'out of memory\'\n2022-10-13 04:16:09.849660: E external/org_tensorflow/tensorflow/compiler/xla/pjrt/pjrt_stream_executor_client.cc:2130] Execution of replica 0 failed: INTERNAL: external/org_tensorflow/tensorflow/compiler/xla/service/gpu/nccl_utils.cc:266: NCCL operation ncclCommInitRank(comm.get(), nranks, id, rank) failed: unhandled cuda error\nTraceback (most recent call last):\n  File "/fsx/x/t5x/train.py", line 754, in <module>\n    gin_utils.run(main)\njaxlib.xla_extension.XlaRuntimeError: INTERNAL: external/org_tensorflow/tensorflow/compiler/xla/service/gpu/nccl_utils.cc:266: NCCL operation ncclCommInitRank(comm.get(), nranks, id, rank) failed: unhandled cuda error\n'),
+    # aws/aws-ofi-nccl issue 24
+    ('nccl_error', "Couldn't open AV", "[1,31]<stdout>:ip-172-32-36-209:8800:9549 [7] NCCL INFO NET/OFI No NIC info for dev 0\n[1,23]<stdout>:ip-172-32-45-165:72593:73427 [7] create_nccl_ofi_component:459 NCCL WARN NET/OFI Couldn't open AV. RC: -22, ERROR: Invalid argument\n"),
 ]  # fmt: skip
 
 MPI = [
@@ -183,6 +187,12 @@ PROGRAMS = [
     ('signal', 'Illegal instruction (core dumped)', 'loading tensorflow\nIllegal instruction (core dumped)\n'),
     # MIC-DKFZ/nnUNet issue 593
     ('device_memory', 'CUDA error: out of memory', 'rank: 2, memory allocated: 0\nTraceback (most recent call last):\n  File "/w/train.py", line 8, in main\n    step(batch)\nRuntimeError: CUDA error: out of memory\nKilling subprocess 31867\nKilling subprocess 31868\nTraceback (most recent call last):\n  File "/x/runpy.py", line 193, in _run_module_as_main\nsubprocess.CalledProcessError: Command \'[\'/x/bin/python\', \'-u\', \'run_training_DDP.py\', \'--local_rank=3\']\' returned non-zero exit status 1.\n'),
+    # ray-project/ray issue 47461
+    ('signal', 'A worker died or was killed', '(raylet) A worker died or was killed while executing a task by an unexpected system error. To troubleshoot the problem, check the logs for the dead worker. RayTask ID: ffff Worker ID: fead Node ID: 201f Worker IP address: 10.0.7.57 Worker port: 10046 Worker PID: 89513 Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits with a connection error code 2. End of file. There are some potential root causes. (1) The process is killed by SIGKILL by OOM killer due to high memory usage. (2) ray stop --force is called. (3) The worker is crashed unexpectedly due to SIGSEGV or other unexpected errors.\n'),
+    # hiyouga/LlamaFactory issue 1223
+    ('file_system', 'PytorchStreamWriter failed writing file', 'Traceback (most recent call last):\n  File "/x/torch/serialization.py", line 423, in save\n    _save(obj, opened_zipfile, pickle_module, pickle_protocol)\nRuntimeError: [enforce fail at inline_container.cc:445] . PytorchStreamWriter failed writing file data/176: file write failed\n\nDuring handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n  File "/w/train.py", line 9, in main\n    torch.save(x)\nRuntimeError: [enforce fail at inline_container.cc:325] . unexpected pos 576 vs 470\n'),
+    # Lightning-AI/pytorch-lightning issue 17428
+    ('signal', 'segmentation fault', 'zsh: segmentation fault (core dumped)  python project/test.py\n'),
 ]  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_two_exceptions_without_a_link_are_no_chain() -> None:
 
 
 def test_the_exception_of_a_worker_is_the_one_it_raised_itself(tmp_path: Path) -> None:
-    """As PyTorch's DataLoader and torch.multiprocessing.spawn print them."""
+    """As PyTorch's DataLoader, torch.multiprocessing.spawn and Ray print them."""
     loader = f"{RAISED}KeyError: Caught KeyError in DataLoader worker process 0.\nOriginal {RAISED}KeyError: 'label'\n"
     assert why(tmp_path, loader).evidence == "KeyError: 'label'"
     spawned = (
@@ -86,6 +86,10 @@ def test_the_exception_of_a_worker_is_the_one_it_raised_itself(tmp_path: Path) -
         f"-- Process 1 terminated with the following error:\n{RAISED}ValueError: a bad lr\n"
     )
     assert why(tmp_path, spawned).evidence == "ValueError: a bad lr"
+    # ray-project/ray issue 31828
+    task = "ray.exceptions.RayTaskError(RuntimeError): ray::TrainTrainable.train() (pid=1876, ip=100.97.252.234)\n"
+    frame = '  File "/x/trainable.py", line 367, in train\n    raise skipped from exception_cause(skipped)\n'
+    assert why(tmp_path, f"{task}{frame}RuntimeError: a bad shard\n").evidence == "RuntimeError: a bad shard"
 
 
 def test_a_job_that_slurm_requeued_into_the_same_log_failed_of_what_came_last(tmp_path: Path) -> None:
