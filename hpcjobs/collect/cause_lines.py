@@ -22,7 +22,9 @@ _SLURMS_TIME = (
     r"|Unable to (?:create TMPDIR|resolve|establish|unlink)|Setting TMPDIR"
     r"|[Ee]xceeded (?:job|step) |write to unblock|[\w/: ]{0,40}\bprolog\b|_\w+: ))"
 )
-STEPD = rf"(?:slurmstepd\S*: error: |{_SLURMS_TIME})"
+# With `LogTimeFormat=thread_id`: `May 20 07:32:44.587076 360746 slurmstepd   0x40000004af00: error: `.
+_THREAD = r"(?:[A-Z][a-z]{2} [ \d]\d [\d:.]{8,} \d+ )?"
+STEPD = rf"(?:{_THREAD}slurmstepd(?:\S*| +0x[0-9a-f]+): error: |{_SLURMS_TIME})"
 # How srun reports the end of a task: `srun: error: n2: task 1: ` or `tasks 0-3,5: `.
 TASK_END = r"srun: error: \S+: tasks? [\d,-]+: "
 

@@ -44,6 +44,7 @@ CONTAINERS = (
         "launch",
         rf"{RANK}enroot-\w+: ",
         r"\bdocker: Error response from daemon: ",
+        r"\bstandard_init_linux\.go:\d+: |\bError: could not get runtime: ",  # runc, Podman
         r"\bOCI runtime (?:create|exec|start)?[^\n]{0,12}(?:error|failed)",
         r"\bch-run\[\d+\]: error: |/\.singularity\.d/actions/\w+: [^\n]*\bexec: ",
         rf"{RANK}Error for command \"\w+\": ",

@@ -48,6 +48,7 @@ DEVICE_MEMORY = (
         r"\b(?:CUDA|HIP|XPU|NPU|HPU|MUSA|MPS backend) out of memory",
         r"[Oo]ut of memory error on GPU \d",  # Paddle
         r"\bcuda runtime error \(\d+\) : out of memory",
+        r"\berror == cudaSuccess \(2 vs\. 0\)",  # Caffe
         r"\b(?:torch|cupy)[\w.]*\.OutOfMemoryError\b",
     ),
 )
@@ -78,7 +79,7 @@ DEVICE = (
         r"\b(?:an illegal memory access was encountered|device-side assert triggered)",
         r"\b(?:Test CUDA failure|Cuda failure|Failed: Cuda error)\b",
         r"\bCU(?:BLAS|SOLVER|SPARSE|FFT)_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED|ARCH_MISMATCH)",
-        r"\bcuda runtime error \(\d+\)",
+        r"\bcuda runtime error \(\d+\)|\berror == cudaSuccess \(\d+ vs\. 0\)",
         r"\bMemory access fault by GPU node|\bHSA_STATUS_ERROR|\bhipErrorNoBinaryForGpu",
     ),
 )

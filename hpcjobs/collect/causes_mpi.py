@@ -11,7 +11,7 @@ NETWORK = (
     lines(
         "mpi_error",
         r"\.c:\d+ +(?:Transport retry count exceeded|(?:Local|Remote) [\w ]{1,40}(?:error|violation|exceeded))"
-        r" on \w+:\d",
+        r" on \w+:\d|\bUCX Fatal: ",
     ),
 )
 NOT_LAUNCHED = (

@@ -22,12 +22,13 @@ LOST = (
 _NOT_OF_OTHERS = rf"(?![^\n]*{OTHERS})"
 # What the dynamic linker says, as the message of an exception of ctypes, too.
 _NO_LIBRARY = r"(?:: cannot open shared object file|: version `[^'\n]+' not found \(required by|: undefined symbol: )"
+_PADDLES_SIGNAL = r"is detected by the operating system\b"
 # A launcher in Python on the end of a process that it started: the old torch.distributed.launch and DeepSpeed.
 _PROCESS_FAILED = r"subprocess\.CalledProcessError: Command [^\n]{0,80}\bpython[^\n]* returned non-zero exit status"
 # torchrun's own exceptions only say that a process of its node failed, and how NCCL names its errors is no exception.
 _NO_EXCEPTION = (
     r"(?!Exception ignored|ImportError|ModuleNotFoundError|torch\.distributed\.elastic\.(?!rendezvous)|nccl[A-Z]"
-    rf"|\w[\w.]*Error: [^\n]*(?:{_NO_LIBRARY}|died with <Signals\.SIG)|{_PROCESS_FAILED})"
+    rf"|\w[\w.]*Error: [^\n]*(?:{_NO_LIBRARY}|died with <Signals\.SIG|{_PADDLES_SIGNAL})|{_PROCESS_FAILED})"
 )
 # Most exceptions end in Error; some of the standard library and of others are named otherwise, and then have a module.
 EXCEPTION = (
@@ -126,6 +127,7 @@ ABORTED = (
         rf"(?P<what>what\(\): +{_NOT_OF_OTHERS}[^\n]*)",
         r"\bAssertion [`'][^\n]{1,300}['`] failed\b",
         r"\bLLVM ERROR: ",
+        r"\bAssertion failed in file \S+ at line \d+: ",  # MPICH
         go_ends_itself(),
         r"(?P<rust>\bthread '[^'\n]*'[^\n]{0,20} panicked at [^\n]*?):?(?:\n(?P<why>(?!note: )[^\n]*))?$",
         r"\b(?:double free or corruption|free\(\): invalid|malloc\(\): |corrupted (?:size|double-linked))",
@@ -152,6 +154,10 @@ MODULES = (
     ),
     lines(
         "import_error",
+        r"Original error was: \S",  # of NumPy, below its advice
+    ),
+    lines(
+        "import_error",
         RANK + r"(?:ImportError|ModuleNotFoundError)\b",
         r"error while loading shared libraries:",
         rf"{RANK}\w[\w.]*Error: [^\n]*{_NO_LIBRARY}",
@@ -165,7 +171,7 @@ SIGNAL_OF_LAUNCHER = (
     lines(
         "signal",
         rf"{TASK_END}{_SIGNALS}",
-        r"exited on signal \d+",
+        r"exited on signal \d+|\brank \d+ died from signal (?!15\b)\d+",  # Open MPI; PALS of HPE
         r"KILLED BY SIGNAL: \d+|EXIT STRING: [\w ]+\(signal \d+\)",
         rf"line \d+: +\d+ {_SIGNALS}",
     ),
@@ -179,6 +185,7 @@ SIGNAL = (
         r"Signal: [A-Z][a-z ]+ \(\d+\)",
         r"Segmentation fault|\bsegmentation fault (?: |\(core dumped\))|(?:Illegal|illegal hardware) instruction",
         r"\bA worker died or was killed while executing a task",  # Ray
+        rf"\bFatalError: (?![^\n]*Termination signal)[^\n]*{_PADDLES_SIGNAL}",
         r"\bdied with <Signals\.SIG(?!TERM)\w+: \d+>",  # Python's subprocess
         r"Fatal Python error",
         r"\bKilled(?= \(\d+ ranks\)$|$)",

@@ -30,6 +30,14 @@ CONTAINERS = [
     ('launch', 'While making image from oci registry', 'INFO:    Creating SIF file...\nFATAL:   While making image from oci registry: error fetching image to cache: while building SIF from layers: while creating squashfs: create command failed: exit status 1: Failed to read file /tmp/build-temp-3532698360/rootfs/etc/gshadow, creating empty file\nFailed to read file /tmp/build-temp-3532698360/rootfs/etc/shadow, creating empty file\n'),
     # Docker's words
     ('launch', 'nvidia-container-cli: initialization error', "docker: Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init: error running hook #0: error running hook: exit status 1, stdout: , stderr: Auto-detected mode as 'legacy'\nnvidia-container-cli: initialization error: nvml error: driver/library version mismatch: unknown.\n"),
+    # NVIDIA/libnvidia-container issue 313
+    ('launch', 'failed to add device rules', "May 20 07:32:44.587076 360746 slurmstepd   0x40000004af00: error: pyxis: container start failed with error code: 1\nMay 20 07:32:44.587147 360746 slurmstepd   0x40000004af00: error: pyxis: printing enroot log file:\nMay 20 07:32:44.587165 360746 slurmstepd   0x40000004af00: error: pyxis:     nvidia-container-cli: mount error: failed to add device rules: open /sys/fs/cgroup/devices/slurm/uid_28788/job_85/step_0/task_0/devices.allow: permission denied\nMay 20 07:32:44.587176 360746 slurmstepd   0x40000004af00: error: pyxis:     [ERROR] /etc/enroot/hooks.d/98-nvidia.sh exited with return code 1\nMay 20 07:32:44.587265 360746 slurmstepd   0x40000004af00: error: pyxis: couldn't start container\nMay 20 07:32:44.587283 360746 slurmstepd   0x40000004af00: error: spank: required plugin spank_pyxis.so: task_init() failed with rc=-1\n"),
+    # The same clock of Slurm's
+    ('launch', 'execve(): train.py', 'May 20 07:32:44.587076 360746 slurmstepd   0x40000004af00: error: execve(): train.py: No such file or directory\nsrun: error: n1: task 0: Exited with exit code 2\n'),
+    # podman-container-tools/podman issue 10039
+    ('launch', 'exec user process caused', 'standard_init_linux.go:211: exec user process caused "permission denied"\n'),
+    # The same
+    ('launch', 'could not get runtime', 'Error: could not get runtime: error generating default config from memory: cannot mkdir /run/user/16869/libpod: mkdir /run/user/16869/libpod: no such file or directory\n'),
 ]  # fmt: skip
 
 GPUS = [
@@ -87,6 +95,12 @@ GPUS = [
     ('device_memory', 'out of memory', 'gpu-st-p4d-24xlarge-25:15647:15647 [0] external/nccl_archive/src/enqueue.cc:128 NCCL WARN Cuda failure \'out of memory\'\ngpu-st-p4d-24xlarge-25:15647:15647 [0] NCCL INFO cudaDriverVersion 11040\ngpu-st-p4d-24xlarge-25:15647:15647 [0] external/nccl_archive/src/init.cc:1075 NCCL WARN Cuda failure \'out of memory\'\n2022-10-13 04:16:09.849660: E external/org_tensorflow/tensorflow/compiler/xla/pjrt/pjrt_stream_executor_client.cc:2130] Execution of replica 0 failed: INTERNAL: external/org_tensorflow/tensorflow/compiler/xla/service/gpu/nccl_utils.cc:266: NCCL operation ncclCommInitRank(comm.get(), nranks, id, rank) failed: unhandled cuda error\nTraceback (most recent call last):\n  File "/fsx/x/t5x/train.py", line 754, in <module>\n    gin_utils.run(main)\njaxlib.xla_extension.XlaRuntimeError: INTERNAL: external/org_tensorflow/tensorflow/compiler/xla/service/gpu/nccl_utils.cc:266: NCCL operation ncclCommInitRank(comm.get(), nranks, id, rank) failed: unhandled cuda error\n'),
     # aws/aws-ofi-nccl issue 24
     ('nccl_error', "Couldn't open AV", "[1,31]<stdout>:ip-172-32-36-209:8800:9549 [7] NCCL INFO NET/OFI No NIC info for dev 0\n[1,23]<stdout>:ip-172-32-45-165:72593:73427 [7] create_nccl_ofi_component:459 NCCL WARN NET/OFI Couldn't open AV. RC: -22, ERROR: Invalid argument\n"),
+    # leon-liangwu/MaskYolo_Caffe issue 55
+    ('cuda_error', 'misaligned address', 'F0327 14:22:53.845574  4828 math_functions.hpp:179] Check failed: error == cudaSuccess (74 vs. 0)  misaligned address\n*** Check failure stack trace: ***\n    @     0x7f93c3722daa  (unknown)\nAborted (core dumped)\n'),
+    # Caffe
+    ('device_memory', 'out of memory', 'F0327 14:22:53.845574  4828 syncedmem.cpp:71] Check failed: error == cudaSuccess (2 vs. 0)  out of memory\n*** Check failure stack trace: ***\n'),
+    # huggingface/accelerate issue 2246: two ranks' lines are mixed
+    ('device_shared', 'Duplicate GPU detected', '    work = default_pg.barrier(opts=opts)\ntorch.distributed    .work = default_pg.barrier(opts=opts)DistBackendError\n: NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1333, invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.18.1\nncclInvalidUsage: This usually reflects invalid usage of NCCL library.\nLast error:\nDuplicate GPU detected : rank 0 and rank 1 both on CUDA device 1a000\n'),
 ]  # fmt: skip
 
 MPI = [
@@ -116,6 +130,12 @@ MPI = [
     ('launch', 'Could not resolve hostname', 'n2: ssh: Could not resolve hostname n2: Name or service not known\npdsh@n1: n2: ssh exited with exit code 255\n'),
     # horovod/horovod issue 1950
     ('signal', 'SIGSEGV', 'An MPI communication peer process has unexpectedly disconnected.  This\nusually indicates a failure in the peer process (e.g., a crash or\notherwise exiting without calling MPI_FINALIZE first).\n\n  Local host: reco-zl-c4-reco313\n  Local PID:  7720\n  Peer host:  reco-zl-c4-reco316\n--------------------------------------------------------------------------\n[1,7]<stderr>:*** Aborted at 1589441437 (unix time) try "date -d @1589441437" if you are using GNU date ***\n[1,7]<stderr>:PC: @                0x0 (unknown)\n[1,7]<stderr>:*** SIGSEGV (@0x8) received by PID 7720 (TID 0x7f2d1a7fc700) from PID 8; stack trace: ***\n[1,7]<stderr>:    @     0x7f31d5d6c5d0 (unknown)\n'),
+    # pmodels/mpich issue 7569
+    ('signal', 'rank 256 died from signal 11', 'x4006c0s6b0n0.hsn.cm.aurora.alcf.anl.gov: rank 256 died from signal 11\nx4001c5s4b0n0.hsn.cm.aurora.alcf.anl.gov: rank 0 died from signal 15\n'),
+    # pmodels/mpich issue 7200
+    ('signal', 'Assertion failed in file src/mpid/ch4/src/init_comm.c', 'Assertion failed in file src/mpid/ch4/src/init_comm.c at line 72: in_use == 0\n/opt/aurora/24.180.1/CNDA/mpich/lib/libmpi.so.12(+0x1d86514) [0x14763ac07514]\n/opt/aurora/24.180.1/CNDA/mpich/lib/libmpi.so.12(+0x1c128b1) [0x14763aa938b1]\ninternal ABORT - process 0\n'),
+    # openucx/ucx issue 3087
+    ('mpi_error', 'UCX Fatal: transport error: Endpoint timeout', 'Mon Dec 10 08:18:05 2018[1,8]<stderr>:[hpc-polar-01-vm001:13210:0:13210]    ud_iface.c:732  UCX Fatal: transport error: Endpoint timeout\nMon Dec 10 08:18:05 2018[1,4]<stderr>:[hpc-polar-01-vm001:13209:0:13209]    ud_iface.c:732  UCX Fatal: transport error: Endpoint timeout\n'),
 ]  # fmt: skip
 
 PROGRAMS = [
@@ -193,6 +213,14 @@ PROGRAMS = [
     ('file_system', 'PytorchStreamWriter failed writing file', 'Traceback (most recent call last):\n  File "/x/torch/serialization.py", line 423, in save\n    _save(obj, opened_zipfile, pickle_module, pickle_protocol)\nRuntimeError: [enforce fail at inline_container.cc:445] . PytorchStreamWriter failed writing file data/176: file write failed\n\nDuring handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n  File "/w/train.py", line 9, in main\n    torch.save(x)\nRuntimeError: [enforce fail at inline_container.cc:325] . unexpected pos 576 vs 470\n'),
     # Lightning-AI/pytorch-lightning issue 17428
     ('signal', 'segmentation fault', 'zsh: segmentation fault (core dumped)  python project/test.py\n'),
+    # Paddle
+    ('signal', 'Segmentation fault', '--------------------------------------\nC++ Traceback (most recent call last):\n--------------------------------------\n0   paddle::framework::SignalHandle(char const*, int)\n\n----------------------\nError Message Summary:\n----------------------\nFatalError: `Segmentation fault` is detected by the operating system.\n  [TimeInfo: *** Aborted at 1602737349 (unix time) try "date -d @1602737349" if you are using GNU date ***]\n  [SignalInfo: *** SIGSEGV (@0x919b) received by PID 123 ***]\n'),
+    # PaddlePaddle/PaddleDetection issue 5255, and the error of another rank
+    ('traceback', 'ValueError: boom', 'FatalError: `Termination signal` is detected by the operating system.\n  [TimeInfo: *** Aborted at 1602737349 (unix time) ***]\n  [SignalInfo: *** SIGTERM (@0x919b) received by PID 123 ***]\nTraceback (most recent call last):\n  File "/w/train.py", line 8, in main\n    step(batch)\nValueError: boom\nERROR 2022-02-24 12:04:29,407 launch_utils.py:602] ABORT!!! Out of all 8 trainers, the trainer process with rank=[0] was aborted. Please check its log.\n'),
+    # numpy/numpy issue 31627
+    ('import_error', "GLIBCXX_3.4.36' not found", "ImportError: \n\nIMPORTANT: PLEASE READ THIS FOR ADVICE ON HOW TO SOLVE THIS ISSUE!\n\nImporting the numpy C-extensions failed. This error can happen for\nmany reasons, often due to issues with your setup or how NumPy was\ninstalled.\n\nOriginal error was: /usr/lib64/libstdc++.so.6: version `GLIBCXX_3.4.36' not found (required by /home/cc/venv/lib64/python3.15t/site-packages/numpy/_core/_multiarray_umath.so)\n"),
+    # OpenRLHF/OpenRLHF issue 346
+    ('traceback', 'train_batch_size is not equal', "[rank0]: Traceback (most recent call last):\n[rank0]: AssertionError: Check batch related parameters. train_batch_size is not equal to micro_batch_per_gpu * gradient_acc_step * world_size 256 != 2 * 18 * 7\n[rank6]: Traceback (most recent call last):\n[rank6]:     work = group.broadcast([tensor], opts)\n[rank6]: torch.distributed.DistBackendError: [6] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d key-value store by key '0', but store->get('0') got error: Connection reset by peer\n"),
 ]  # fmt: skip
 
 
