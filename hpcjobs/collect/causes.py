@@ -58,7 +58,8 @@ CAUSES: tuple[Cause, ...] = (
 # exception of NCCL that C++ does not catch and Open MPI's transports abort their process.
 _EXITED = re.compile(
     rf"{TASK_END}Exited with exit code|[Cc]aught collective operation timeout|watchdog (?:thread terminated|got stuck)"
-    r"|due to a collective timeout|what\(\): +[^\n]*\bNCCL\b|is aborting the MPI job|\bmca_btl_tcp_\w+\] received unex",
+    r"|due to a collective timeout|what\(\): +[^\n]*\b(?:NCCL|oneCCL)\b|is aborting the MPI job"
+    r"|\bmca_btl_tcp_\w+\] received unex",
     re.MULTILINE,
 )
 # A program that prints so many lines of progress after an exception went on: it did not end the program.

@@ -9,7 +9,8 @@ from hpcjobs.collect.cause_lines import LAUNCHER, RANK, STEPD, TASK_END, errors,
 
 # What a rank prints because another one ended: Horovod stops all of them, and connections to it break.
 OTHERS = (
-    r"(?:Horovod has been shut down|HorovodInternalError|\bnccl[A-Z]|\bNCCL:? |\bMPI_(?:ERR|ABORT)|gloo/transport/"
+    r"(?:Horovod has been shut down|HorovodInternalError|\bnccl[A-Z]|\b(?:NCCL:?|oneCCL:) "
+    r"|\bMPI_(?:ERR|ABORT)|gloo/transport/"
     r"|\bConnection (?:was )?(?:closed|reset) by (?:remote )?peer|failed to recv, got 0 bytes|\bDistBackendError\b"
     r"|[Cc]aught collective operation timeout|taking the entire process down"
     r"|DataLoader worker \(pid\(s\) [^)]*\) exited unexpectedly)"
@@ -132,6 +133,7 @@ ABORTED = (
         r"(?P<rust>\bthread '[^'\n]*'[^\n]{0,20} panicked at [^\n]*?):?(?:\n(?P<why>(?!note: )[^\n]*))?$",
         r"\b(?:double free or corruption|free\(\): invalid|malloc\(\): |corrupted (?:size|double-linked))",
         r"\bmunmap_chunk\(\): invalid pointer",
+        r"\bOpenBLAS blas_thread_init: pthread_create failed",
         r"\*\*\* (?:stack smashing|buffer overflow) detected",
     ),
 )
@@ -180,6 +182,7 @@ SIGNAL = (
     lines(
         "signal",
         r"Caught signal \d+ \(\w+",  # UCX
+        r"\bforrtl: (?:severe|error) \(\d+\): (?![^\n]*SIGTERM)SIG[A-Z]+",  # Intel's Fortran
         # TensorFlow, absl, glog
         r"\*\*\* (?:Received signal (?!15\b)\d+|SIG(?!TERM)[A-Z]+ (?:received at time=|\(@0x))",
         r"Signal: [A-Z][a-z ]+ \(\d+\)",
@@ -212,5 +215,6 @@ LAST = (
     lines(LAUNCHER, r"Primary job +terminated", r"BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES"),
     lines(LAUNCHER, r"\bexits with return code = \d", _PROCESS_FAILED),  # DeepSpeed
     errors(LAUNCHER, rf"(?:{STEPD}|(?:srun|mpirun|sbatch): error:)(?![^\n]*\bTMPDIR\b)"),
+    lines("", r"\bforrtl: severe \(\d+\): "),
     errors("", r"command not found|No such file or directory|Permission denied"),
 )

@@ -221,6 +221,38 @@ PROGRAMS = [
     ('import_error', "GLIBCXX_3.4.36' not found", "ImportError: \n\nIMPORTANT: PLEASE READ THIS FOR ADVICE ON HOW TO SOLVE THIS ISSUE!\n\nImporting the numpy C-extensions failed. This error can happen for\nmany reasons, often due to issues with your setup or how NumPy was\ninstalled.\n\nOriginal error was: /usr/lib64/libstdc++.so.6: version `GLIBCXX_3.4.36' not found (required by /home/cc/venv/lib64/python3.15t/site-packages/numpy/_core/_multiarray_umath.so)\n"),
     # OpenRLHF/OpenRLHF issue 346
     ('traceback', 'train_batch_size is not equal', "[rank0]: Traceback (most recent call last):\n[rank0]: AssertionError: Check batch related parameters. train_batch_size is not equal to micro_batch_per_gpu * gradient_acc_step * world_size 256 != 2 * 18 * 7\n[rank6]: Traceback (most recent call last):\n[rank6]:     work = group.broadcast([tensor], opts)\n[rank6]: torch.distributed.DistBackendError: [6] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d key-value store by key '0', but store->get('0') got error: Connection reset by peer\n"),
+    # OpenBLAS
+    ('signal', 'pthread_create failed', 'OpenBLAS blas_thread_init: pthread_create failed for thread 12 of 64: Resource temporarily unavailable\nOpenBLAS blas_thread_init: RLIMIT_NPROC 4096 current, 4096 max\nSegmentation fault (core dumped)\n'),
+    # ROCm/rccl-tests
+    ('device_missing', 'hipErrorInvalidDevice', "# nThread 1 nGpus 1 minBytes 8 maxBytes 134217728\nx1000c0s0b0n0: Test HIP failure common.cu:1129 'hipErrorInvalidDevice'\n .. x1000c0s0b0n0 pid 4543: Test failure common.cu:1018\nsrun: error: x1000: task 1: Exited with exit code 2\n"),
+    # oneCCL
+    ('device_memory', 'ZE_RESULT_ERROR_OUT_OF_DEVICE_MEMORY', '2024:05:16-18:20:01:(12) |CCL_WARN| value of CCL_ATL_TRANSPORT changed to be mpi (default:ofi)\nTraceback (most recent call last):\n  File "t.py", line 3, in <module>\n    dist.all_reduce(x)\nRuntimeError: oneCCL: ze_call.cpp:43 do_call: EXCEPTION: ze error at zeMemAllocDevice, code: ZE_RESULT_ERROR_OUT_OF_DEVICE_MEMORY\n'),
+    # oneCCL
+    ('nccl_error', 'can not find network providers', "2024:05:16-18:20:01:(12) |CCL_ERROR| atl_ofi_helper.cpp:890 atl_ofi_open_nw_provs: can not find network providers\nterminate called after throwing an instance of 'ccl::v1::exception'\n  what():  oneCCL: atl_ofi_comm.cpp:265 init_transport: EXCEPTION: failed to initialize ATL\nAborted\n"),
+    # SPECFEM/specfem3d
+    ('device_memory', 'out of memory', 'CUDA error !!!!! <out of memory> !!!!!\nat CUDA call error code: # 3001\n\n--------------------------------------------------------------------------\nMPI_ABORT was invoked on rank 0 in communicator MPI_COMM_WORLD\nwith errorcode 1.\n'),
+    # mpi4jax/mpi4jax
+    ('device_memory', 'cudaErrorMemoryAllocation', 'r0 | MPI_Allreduce with 1024 items\nError 2 cudaErrorMemoryAllocation: out of memory\nsrun: error: n1: task 0: Exited with exit code 1\n'),
+    # NVIDIA/multi-gpu-programming-models
+    ('device_memory', 'failed with out of memory', 'ERROR: CUDA RT call "cudaMalloc(&a, n)" in line 180 of file jacobi.cpp failed with out of memory (2).\n'),
+    # NVIDIA/multi-gpu-programming-models
+    ('device_missing', 'invalid device ordinal', 'ERROR: CUDA RT call "cudaSetDevice(local_rank)" in line 180 of file jacobi.cpp failed with invalid device ordinal (101).\n'),
+    # Intel Fortran
+    ('signal', 'forrtl: severe (174)', 'forrtl: severe (174): SIGSEGV, segmentation fault occurred\nImage              PC                Routine            Line        Source\na.out  0000000 Unknown Unknown Unknown\n'),
+    # Intel Fortran
+    ('exit_code', 'forrtl: severe (29)', 'forrtl: No such file or directory\nforrtl: severe (29): file not found, unit 10, file /scratch/x/input.nml\nImage              PC                Routine            Line        Source\n'),
+    # NERSC/shifter issue 252
+    ('launch', 'unclean exit from bind-mount', 'ERROR: unclean exit from bind-mount routine. /var/udiMount/reference_data_path may still be mounted.\nBIND MOUNT FAILED from /var/udiMount//global/u2/z/x/tests/system to /var/udiMount/reference_data_path\nFAILED to setup user-requested mounts.\nFAILED to setup image.\n'),
+    # HPL
+    ('device_memory', 'out of memory', 'HPL ERROR: CUDART Error: cudaMalloc( &a, n) = 2 (out of memory) on gpu46 at (src/a.cu:750)\n'),
+    # NERSC/shifter issue 224
+    ('launch', 'Failed to lookup image', 'srun: error: Failed to lookup image. Aborting.\n'),
+    # boutproject/BOUT-dev issue 1599
+    ('launch', 'execvp error on file ./conduction', '[proxy:0:0@lijr-Virtual-Machine] HYDU_create_process (utils/launch/launch.c:74): execvp error on file ./conduction (Permission denied)\n'),
+    # hpc/charliecloud issue 411
+    ('mpi_error', 'OMPI was not built with ALPS', '--------------------------------------------------------------------------\nThe application appears to have been direct launched using "aprun",\nbut OMPI was not built with ALPS support. This usually happens\nwhen OMPI was not configured --with-alps and we weren\'t able\nto discover an ALPS installation in the usual places.\n\nPlease configure as appropriate and try again.\n--------------------------------------------------------------------------\n*** An error occurred in MPI_Init\n*** on a NULL communicator\n*** MPI_ERRORS_ARE_FATAL (processes in this communicator will now abort,\n***    and potentially your MPI job)\n[nid00089:58834] Local abort before MPI_INIT completed completed successfully, but am not able to aggregate error messages, and not able to guarantee that all other processes were killed!\n'),
+    # radiasoft/rsopt issue 56
+    ('mpi_error', '_pmi_alps_init', 'Fri Apr 23 12:57:37 2021: [unset]:_pmi_alps_init:alps_get_placement_info returned with error -1\nFri Apr 23 12:57:37 2021: [unset]:_pmi_init:_pmi_alps_init returned -1\n'),
 ]  # fmt: skip
 
 
