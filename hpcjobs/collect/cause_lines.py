@@ -22,7 +22,9 @@ _SLURMS_TIME = (
     r"|Unable to (?:create TMPDIR|resolve|establish|unlink)|Setting TMPDIR"
     r"|[Ee]xceeded (?:job|step) |write to unblock|[\w/: ]{0,40}\bprolog\b|_\w+: ))"
 )
-STEPD = rf"(?:slurmstepd\S*: error: |{_SLURMS_TIME})"
+# With `LogTimeFormat=thread_id`: `May 20 07:32:44.587076 360746 slurmstepd   0x40000004af00: error: `.
+_THREAD = r"(?:[A-Z][a-z]{2} [ \d]\d [\d:.]{8,} \d+ )?"
+STEPD = rf"(?:{_THREAD}slurmstepd(?:\S*| +0x[0-9a-f]+): error: |{_SLURMS_TIME})"
 # How srun reports the end of a task: `srun: error: n2: task 1: ` or `tasks 0-3,5: `.
 TASK_END = r"srun: error: \S+: tasks? [\d,-]+: "
 
@@ -32,7 +34,9 @@ LAUNCHER = "launcher"
 # A line that says so is no failure, whatever else it says: the program goes on. (NCCL's WARN is its word for errors.)
 _HARMLESS = re.compile(
     r"(?<!NCCL )\bwarn(?:ing)?s?\b(?! The)|\w+Warning\b|\(ignored\)|\bignor(?:ed|ing)\b|\bretry(?:ing)?\b"
-    r"|\bfall(?:ing)? ?back\b|\bskipp(?:ed|ing)\b|Exception ignored",
+    r"|\bfall(?:ing)? ?back\b|\bskipp(?:ed|ing)\b|Exception ignored|\bgoing to /tmp instead"
+    # The levels of C++'s loggers: TensorFlow's, PyTorch's, glog's, NCCL's.
+    r"|: [WI] [\w./-]+:\d+\] |\[[WI](?:\d+ [\d:.]+)? ?\w+\.cpp:|\b[WI]\d{4} \d\d:\d\d:\d\d\.\d+|\bNCCL INFO ",
     re.IGNORECASE,
 )
 
@@ -80,6 +84,11 @@ def go_ends_itself(frame: str = "") -> str:
         rf"{RANK}(?P<panic>{begins})\n[\s\S]{{0,1500}}?(?P<stack>{stack}){within}"
         rf"|^{begins}{stack}{f' {frame}' if frame else ''}"
     )
+
+
+def is_harmless(line: str) -> bool:
+    """Whether a line says of itself that it is a warning or a note: the program goes on."""
+    return _HARMLESS.search(line) is not None
 
 
 def _line(text: str, match: re.Match[str]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.collect import causes_container, causes_gpu, causes_mpi, causes_node, causes_program
-from hpcjobs.collect.cause_lines import LAUNCHER, RANK, STEPD, TASK_END, Cause
+from hpcjobs.collect.cause_lines import LAUNCHER, RANK, STEPD, TASK_END, Cause, is_harmless
 
 # The cause is the first of these that matches a line of the log, and of its lines the first. Their order: Slurm and
 # the rank that gave up, which know the reason; what happened by itself; what follows from the end of another rank
@@ -58,7 +58,8 @@ CAUSES: tuple[Cause, ...] = (
 # exception of NCCL that C++ does not catch and Open MPI's transports abort their process.
 _EXITED = re.compile(
     rf"{TASK_END}Exited with exit code|[Cc]aught collective operation timeout|watchdog (?:thread terminated|got stuck)"
-    r"|due to a collective timeout|what\(\): +[^\n]*\bNCCL\b|is aborting the MPI job|\bmca_btl_tcp_\w+\] received unex",
+    r"|due to a collective timeout|what\(\): +[^\n]*\b(?:NCCL|oneCCL)\b|is aborting the MPI job"
+    r"|\bmca_btl_tcp_\w+\] received unex",
     re.MULTILINE,
 )
 # A program that prints so many lines of progress after an exception went on: it did not end the program.
@@ -242,6 +243,7 @@ __all__ = [
     "find",
     "is_consequence",
     "is_doubtful",
+    "is_harmless",
     "is_lost_connection",
     "is_no_answer",
     "is_progress",

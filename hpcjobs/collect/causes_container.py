@@ -1,4 +1,5 @@
-"""What containers print when they do not start: Apptainer, Singularity, enroot with and without pyxis, Docker, Podman.
+"""What containers print when they do not start: Apptainer, Singularity, enroot with and without pyxis, Docker, Podman,
+Shifter, Charliecloud.
 
 pyxis prints enroot's log, then its own words, then Slurm prints those of its plugin stack: the first says why.
 """
@@ -44,8 +45,12 @@ CONTAINERS = (
         "launch",
         rf"{RANK}enroot-\w+: ",
         r"\bdocker: Error response from daemon: ",
+        r"\bstandard_init_linux\.go:\d+: |\bError: could not get runtime: ",  # runc, Podman
         r"\bOCI runtime (?:create|exec|start)?[^\n]{0,12}(?:error|failed)",
         r"\bch-run\[\d+\]: error: |/\.singularity\.d/actions/\w+: [^\n]*\bexec: ",
+        # Shifter
+        r"\bunclean exit from bind-mount routine|\bBIND MOUNT FAILED from|error: Failed to lookup image",
+        r"\bFAILED to (?:create volume|find requested image|setup (?:image|user-requested mounts))",
         rf"{RANK}Error for command \"\w+\": ",
         rf"{RANK}Error: (?:crun|runc|short-name|initializing source|unable to copy from source|creating container)\b",
     ),

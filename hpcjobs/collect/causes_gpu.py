@@ -48,7 +48,10 @@ DEVICE_MEMORY = (
         r"\b(?:CUDA|HIP|XPU|NPU|HPU|MUSA|MPS backend) out of memory",
         r"[Oo]ut of memory error on GPU \d",  # Paddle
         r"\bcuda runtime error \(\d+\) : out of memory",
+        r"\berror == cudaSuccess \(2 vs\. 0\)",  # Caffe
         r"\b(?:torch|cupy)[\w.]*\.OutOfMemoryError\b",
+        r"\bcudaErrorMemoryAllocation\b|\bhipErrorOutOfMemory\b|\bZE_RESULT_ERROR_OUT_OF_DEVICE_MEMORY\b",
+        r"\bCUDA RT call [^\n]* failed with out of memory|\b(?:cuda|hip)Malloc\w*\([^\n]*\bout of memory\b",
     ),
 )
 DEVICE = (
@@ -60,7 +63,8 @@ DEVICE = (
         r"Error: (?:CUDA|HIP|cuda runtime) error(?: \(\d+\) )?: "
         r"(?:no \S+-capable device is detected|invalid device ordinal)",
         r"Error: Unable to initialize backend '(?:cuda|rocm|gpu)'",  # JAX
-        r"CUDA failure [^\n]*'(?:no CUDA-capable device is detected|invalid device ordinal)",
+        r"CUDA (?:failure|RT call) [^\n]*(?:'|failed with )(?:no CUDA-capable device|invalid device ordinal)",
+        r"(?:HIP error: |HIP failure [^\n]*')hipError(?:NoDevice|InvalidDevice)\b",
         r"Error: [^\n]*(?:CUDA driver version is insufficient|CUDA unknown error|CUDA driver initialization failed)",
         r"Error: Unexpected error from cudaGetDeviceCount\(\)(?![^\n]*out of memory)",
         r"Error: Torch not compiled with CUDA enabled|Error: Attempting to deserialize object on (?:a )?CUDA device",
@@ -74,11 +78,11 @@ DEVICE = (
         r"\b(?:CUDA|HIP) error: (?!out of memory)",
         r"(?:\bcuDNN error|Error): CUDNN_STATUS_",
         r"\bCUDA_ERROR_(?:ILLEGAL|MISALIGNED|LAUNCH|ASSERT|INVALID_PC|HARDWARE)",
-        r"\bcudaError(?:Illegal|Assert|LaunchFailure|MisalignedAddress|HardwareStackError)\w*",
+        r"\b(?:cuda|hip)Error(?:Illegal|Assert|LaunchFailure|MisalignedAddress|HardwareStackError)\w*",
         r"\b(?:an illegal memory access was encountered|device-side assert triggered)",
-        r"\b(?:Test CUDA failure|Cuda failure|Failed: Cuda error)\b",
+        r"\b(?:Test (?:CUDA|HIP) failure|Cuda failure|Failed: Cuda error)\b|\bCUDA RT call [^\n]* failed with ",
         r"\bCU(?:BLAS|SOLVER|SPARSE|FFT)_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|NOT_INITIALIZED|ARCH_MISMATCH)",
-        r"\bcuda runtime error \(\d+\)",
+        r"\bcuda runtime error \(\d+\)|\berror == cudaSuccess \(\d+ vs\. 0\)",
         r"\bMemory access fault by GPU node|\bHSA_STATUS_ERROR|\bhipErrorNoBinaryForGpu",
     ),
 )
@@ -111,6 +115,7 @@ NCCL = (
         r"\bNCCL error in: ",
         r"\bnccl(?:Remote|System|Internal|UnhandledCuda|InvalidUsage|InvalidArgument)\w*: ",
         r"\bnccl[A-Z]\w* failed",
+        r"\|CCL_ERROR\| |\boneCCL: [^\n]*EXCEPTION: ",  # Intel's library
         r"\bNCCL (?:[Ee]rror|async error|failure)|\bNCCL operation [^\n]{1,200} failed",
         r"\bunhandled (?:cuda|system) error",
         r"\bDistBackendError: ",

@@ -11,7 +11,7 @@ NETWORK = (
     lines(
         "mpi_error",
         r"\.c:\d+ +(?:Transport retry count exceeded|(?:Local|Remote) [\w ]{1,40}(?:error|violation|exceeded))"
-        r" on \w+:\d",
+        r" on \w+:\d|\bUCX Fatal: ",
     ),
 )
 NOT_LAUNCHED = (
@@ -24,6 +24,7 @@ NOT_LAUNCHED = (
         r"was unable to complete a TCP connection\s+to another process",
         r"\bssh: (?:connect to host|Could not resolve hostname) ",
         r"was unable to (?:start|launch) the specified application",
+        r"\bexecvp error on file |\bproblem with execution of \S+ +on ",  # Hydra, MPD
         r"(?P<i>tried to fork a new process via the \"execve\" system call but)\s+(?P<j>failed)",
         r"(?:ORTE|PRTE|PRRTE) was unable to reliably start one or more daemons",
         r"(?:ORTE|PRTE|PRRTE) daemon has unexpectedly failed",
@@ -41,7 +42,7 @@ NOT_LAUNCHED = (
 NOT_BUILT_FOR_IT = (
     lines(
         "mpi_error",
-        r"OMPI was not built with SLURM(?:'s PMI)? support",
+        r"OMPI was not built with (?:SLURM(?:'s PMI)?|ALPS) support",
         r"\bUCP worker does not support MPI_THREAD_MULTIPLE",
         r"PMI server not found",
         r"\bPMI2?_Init (?:failed|returned)",
@@ -51,7 +52,8 @@ NOT_BUILT_FOR_IT = (
 )
 # PMIx and its plugin in Slurm print such lines when any rank ends, too.
 ALSO_IN_GOOD_RUNS = (
-    r"\bPMII_singinit: |\bPMIX ERROR|\b(?:ORTE_ERROR_LOG|OPAL ERROR|PRTE ERROR): "
+    r"\bPMII_singinit: |\b_pmi_\w+:[^\n]* returned (?:with error )?-1"
+    r"|\bPMIX ERROR|\b(?:ORTE_ERROR_LOG|OPAL ERROR|PRTE ERROR): "
     rf"|{STEPD} *mpi/pm\S*: (?![^\n]*Error handler invoked)"
 )
 MPI = (

@@ -9,7 +9,8 @@ from hpcjobs.collect.cause_lines import LAUNCHER, RANK, STEPD, TASK_END, errors,
 
 # What a rank prints because another one ended: Horovod stops all of them, and connections to it break.
 OTHERS = (
-    r"(?:Horovod has been shut down|HorovodInternalError|\bnccl[A-Z]|\bNCCL:? |\bMPI_(?:ERR|ABORT)|gloo/transport/"
+    r"(?:Horovod has been shut down|HorovodInternalError|\bnccl[A-Z]|\b(?:NCCL:?|oneCCL:) "
+    r"|\bMPI_(?:ERR|ABORT)|gloo/transport/"
     r"|\bConnection (?:was )?(?:closed|reset) by (?:remote )?peer|failed to recv, got 0 bytes|\bDistBackendError\b"
     r"|[Cc]aught collective operation timeout|taking the entire process down"
     r"|DataLoader worker \(pid\(s\) [^)]*\) exited unexpectedly)"
@@ -22,12 +23,13 @@ LOST = (
 _NOT_OF_OTHERS = rf"(?![^\n]*{OTHERS})"
 # What the dynamic linker says, as the message of an exception of ctypes, too.
 _NO_LIBRARY = r"(?:: cannot open shared object file|: version `[^'\n]+' not found \(required by|: undefined symbol: )"
+_PADDLES_SIGNAL = r"is detected by the operating system\b"
 # A launcher in Python on the end of a process that it started: the old torch.distributed.launch and DeepSpeed.
 _PROCESS_FAILED = r"subprocess\.CalledProcessError: Command [^\n]{0,80}\bpython[^\n]* returned non-zero exit status"
 # torchrun's own exceptions only say that a process of its node failed, and how NCCL names its errors is no exception.
 _NO_EXCEPTION = (
     r"(?!Exception ignored|ImportError|ModuleNotFoundError|torch\.distributed\.elastic\.(?!rendezvous)|nccl[A-Z]"
-    rf"|\w[\w.]*Error: [^\n]*(?:{_NO_LIBRARY}|died with <Signals\.SIG)|{_PROCESS_FAILED})"
+    rf"|\w[\w.]*Error: [^\n]*(?:{_NO_LIBRARY}|died with <Signals\.SIG|{_PADDLES_SIGNAL})|{_PROCESS_FAILED})"
 )
 # Most exceptions end in Error; some of the standard library and of others are named otherwise, and then have a module.
 EXCEPTION = (
@@ -94,6 +96,7 @@ FILE_SYSTEM = (
         r"Cannot send after transport endpoint shutdown",
         r"Transport endpoint is not connected: ?['\"/]",
         r"\bStructure needs cleaning",
+        r"\bPytorchStreamWriter failed writing file",
         r"unable to lock file, errno",  # HDF5
         r"\bLustreError: [^\n]*(?:evicted|-5\b|-108\b)",
     ),
@@ -125,10 +128,12 @@ ABORTED = (
         rf"(?P<what>what\(\): +{_NOT_OF_OTHERS}[^\n]*)",
         r"\bAssertion [`'][^\n]{1,300}['`] failed\b",
         r"\bLLVM ERROR: ",
+        r"\bAssertion failed in file \S+ at line \d+: ",  # MPICH
         go_ends_itself(),
         r"(?P<rust>\bthread '[^'\n]*'[^\n]{0,20} panicked at [^\n]*?):?(?:\n(?P<why>(?!note: )[^\n]*))?$",
         r"\b(?:double free or corruption|free\(\): invalid|malloc\(\): |corrupted (?:size|double-linked))",
         r"\bmunmap_chunk\(\): invalid pointer",
+        r"\bOpenBLAS blas_thread_init: pthread_create failed",
         r"\*\*\* (?:stack smashing|buffer overflow) detected",
     ),
 )
@@ -151,6 +156,10 @@ MODULES = (
     ),
     lines(
         "import_error",
+        r"Original error was: \S",  # of NumPy, below its advice
+    ),
+    lines(
+        "import_error",
         RANK + r"(?:ImportError|ModuleNotFoundError)\b",
         r"error while loading shared libraries:",
         rf"{RANK}\w[\w.]*Error: [^\n]*{_NO_LIBRARY}",
@@ -164,7 +173,7 @@ SIGNAL_OF_LAUNCHER = (
     lines(
         "signal",
         rf"{TASK_END}{_SIGNALS}",
-        r"exited on signal \d+",
+        r"exited on signal \d+|\brank \d+ died from signal (?!15\b)\d+",  # Open MPI; PALS of HPE
         r"KILLED BY SIGNAL: \d+|EXIT STRING: [\w ]+\(signal \d+\)",
         rf"line \d+: +\d+ {_SIGNALS}",
     ),
@@ -173,10 +182,13 @@ SIGNAL = (
     lines(
         "signal",
         r"Caught signal \d+ \(\w+",  # UCX
+        r"\bforrtl: (?:severe|error) \(\d+\): (?![^\n]*SIGTERM)SIG[A-Z]+",  # Intel's Fortran
         # TensorFlow, absl, glog
         r"\*\*\* (?:Received signal (?!15\b)\d+|SIG(?!TERM)[A-Z]+ (?:received at time=|\(@0x))",
         r"Signal: [A-Z][a-z ]+ \(\d+\)",
-        r"Segmentation fault|(?:Illegal|illegal hardware) instruction",
+        r"Segmentation fault|\bsegmentation fault (?: |\(core dumped\))|(?:Illegal|illegal hardware) instruction",
+        r"\bA worker died or was killed while executing a task",  # Ray
+        rf"\bFatalError: (?![^\n]*Termination signal)[^\n]*{_PADDLES_SIGNAL}",
         r"\bdied with <Signals\.SIG(?!TERM)\w+: \d+>",  # Python's subprocess
         r"Fatal Python error",
         r"\bKilled(?= \(\d+ ranks\)$|$)",
@@ -184,7 +196,7 @@ SIGNAL = (
 )
 # TensorFlow tries again with less memory: this line alone need not be the end.
 MEMORY_WORDS = (
-    errors("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
+    lines("device_memory", r"CUDA_ERROR_OUT_OF_MEMORY"),
     errors(
         "out_of_memory",
         r"[Oo]ut [Oo]f [Mm]emory(?=[.!]?$|[^\n]*\b(?:[Ee]rror|[Kk]illed|[Tt]erminated|[Aa]bort\w*)\b)",
@@ -202,6 +214,7 @@ EXITED = (
 LAST = (
     lines(LAUNCHER, r"Primary job +terminated", r"BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES"),
     lines(LAUNCHER, r"\bexits with return code = \d", _PROCESS_FAILED),  # DeepSpeed
-    lines("", rf"{STEPD}|(?:srun|mpirun|sbatch): error:"),
-    lines("", r"command not found|No such file or directory|Permission denied"),
+    errors(LAUNCHER, rf"(?:{STEPD}|(?:srun|mpirun|sbatch): error:)(?![^\n]*\bTMPDIR\b)"),
+    lines("", r"\bforrtl: severe \(\d+\): "),
+    errors("", r"command not found|No such file or directory|Permission denied"),
 )

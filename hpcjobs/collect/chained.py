@@ -2,7 +2,8 @@
 
 `raise ... from` names the cause of an exception: then the first of the two counts. An exception that is raised while
 another is handled ended the program: then the second counts, unless it only says that this rank lost another one. A
-DataLoader's worker, and a process that torch.multiprocessing spawned, print theirs below the exception that reports it.
+DataLoader's worker, a process that torch.multiprocessing spawned and a task of Ray print theirs below the exception
+that reports it.
 
 Only exceptions without a class of their own are left out: that of a full GPU stays, wherever it stands in the chain.
 """
@@ -21,10 +22,12 @@ _THE_SECOND_COUNTS = (
     "Original Traceback (most recent call last)",
     "terminated with the following error",
 )
+# Ray tells of a task's exception in a line of its own, above the task's traceback.
+_OF_A_TASK = re.compile(r"\bRayTaskError\(")
 _LINK = re.compile("|".join(map(re.escape, (_THE_FIRST_COUNTS, *_THE_SECOND_COUNTS))))
 _TRACEBACK = "Traceback (most recent call last)"
 # With the bars of an exception group before it.
-_RAISED = re.compile(rf"(?:[ |]*\| )?(?:{causes_program.EXCEPTION}|\w[\w.]*(?:Error|Exception)\b)(?=:|$)")
+_RAISED = re.compile(rf"(?:[ |]*\| )?(?:{causes_program.EXCEPTION}|\w[\w.]*(?:Error|Exception)\b)(?=:|$|\(\w+\): )")
 # The classes of exceptions that no other list has.
 _WITHOUT_CLASS = {"traceback", "import_error"}
 
@@ -39,7 +42,7 @@ class _Chain:
 
 def without_superseded(lines: Sequence[str]) -> list[str]:
     """The lines of a log without the exceptions that another one of their chain stands for."""
-    if not any(map(_LINK.search, lines)):
+    if not any(_LINK.search(line) or _OF_A_TASK.search(line) for line in lines):
         return list(lines)
     chains: dict[int | None, _Chain] = {}
     left_out: set[int] = set()
@@ -60,7 +63,9 @@ def without_superseded(lines: Sequence[str]) -> list[str]:
                 left_out.update(out)
                 chain.link = ""
             elif chain is None:
-                chains[rank] = _Chain(number)
+                chain = chains[rank] = _Chain(number)
+            if _OF_A_TASK.search(line):
+                chain.link = _THE_SECOND_COUNTS[0]
     return [line for number, line in enumerate(lines) if number not in left_out]
 
 

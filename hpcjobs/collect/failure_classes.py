@@ -138,7 +138,7 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         "check `python` and `modules` in the profile: a library is missing on the nodes",
     ),
     "nccl_error": FailureClass(
-        "NCCL failed, and no rank gave another reason",
+        "NCCL (or Intel's oneCCL) failed, and no rank gave another reason",
         "see the run's job.log; `env` in the profile can name the network (NCCL_SOCKET_IFNAME, NCCL_IB_HCA)",
     ),
     "gloo_error": FailureClass(

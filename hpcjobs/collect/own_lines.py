@@ -42,6 +42,7 @@ _FRAME = re.compile(r'File "[^"]*", line \d+|[\^~ ]+$')
 # Stack frames of C++, of Python's faulthandler and of MPI and UCX, and what stands around them.
 _TRACE = re.compile(
     r"frame #\d+: |#\d+ +(?:0x|[\w<~]+(?:::|\())|@ +(?:0x)?[0-9a-f]{6,}|\d+ +\S+\.so\S*\(|\S+\(\S*\+0x[0-9a-f]+\)"
+    r"|Image +PC +Routine|\S+ +[0-9A-F]{8,} +\S+ +\S+ +\S+$"  # Intel's Fortran
     r"|[^\n]*\[0x[0-9a-f]{6,}\]$|\*\*\* (?:Check failure|BEGIN|Begin|END|End)\b[\w ]* (?:stack trace|STACK TRACE)"
     r"|=+ backtrace|(?:Exception raised from|(?:Current t|T)hread 0x)[^\n]*\(most recent call|C\+\+ CapturedTraceback"
     r"|(?:Stack trace|Backtrace|Call stack|Extension modules)\b[^\n]*:|terminate called (?:after|without|recursively)"
@@ -51,7 +52,7 @@ _TRACE = re.compile(
 _PREFIX = re.compile(causes.RANK)
 # How programs begin the line that says what is wrong. A number after `error:` is a figure, as that of a metric.
 _ERROR = re.compile(
-    r"\b(?:ERROR|FATAL|CRITICAL)\b|\b(?:[Ee]rror|[Ff]atal): *(?=[^-+.\d\s])"
+    r"\b(?:ERROR|FATAL|CRITICAL)\b|\bsevere \(\d+\): |\b(?:[Ee]rror|[Ff]atal): *(?=[^-+.\d\s])"
     r"|: (?:command )?not found$|No such file or directory|Permission denied"
 )
 # Among so many last lines the one that looks like an error is the cause; an older one did not end the program.
@@ -74,7 +75,8 @@ def last_error(lines: Sequence[str]) -> str:
 
 
 def _error(own: Sequence[str]) -> str:
-    return next((line for line in reversed(own[-_NEAR_THE_END:]) if _ERROR.search(line)), "")
+    last = reversed(own[-_NEAR_THE_END:])
+    return next((line for line in last if _ERROR.search(line) and not causes.is_harmless(line)), "")
 
 
 def _own(lines: Sequence[str]) -> Iterator[str]:

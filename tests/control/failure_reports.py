@@ -30,6 +30,14 @@ CONTAINERS = [
     ('launch', 'While making image from oci registry', 'INFO:    Creating SIF file...\nFATAL:   While making image from oci registry: error fetching image to cache: while building SIF from layers: while creating squashfs: create command failed: exit status 1: Failed to read file /tmp/build-temp-3532698360/rootfs/etc/gshadow, creating empty file\nFailed to read file /tmp/build-temp-3532698360/rootfs/etc/shadow, creating empty file\n'),
     # Docker's words
     ('launch', 'nvidia-container-cli: initialization error', "docker: Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init: error running hook #0: error running hook: exit status 1, stdout: , stderr: Auto-detected mode as 'legacy'\nnvidia-container-cli: initialization error: nvml error: driver/library version mismatch: unknown.\n"),
+    # NVIDIA/libnvidia-container issue 313
+    ('launch', 'failed to add device rules', "May 20 07:32:44.587076 360746 slurmstepd   0x40000004af00: error: pyxis: container start failed with error code: 1\nMay 20 07:32:44.587147 360746 slurmstepd   0x40000004af00: error: pyxis: printing enroot log file:\nMay 20 07:32:44.587165 360746 slurmstepd   0x40000004af00: error: pyxis:     nvidia-container-cli: mount error: failed to add device rules: open /sys/fs/cgroup/devices/slurm/uid_28788/job_85/step_0/task_0/devices.allow: permission denied\nMay 20 07:32:44.587176 360746 slurmstepd   0x40000004af00: error: pyxis:     [ERROR] /etc/enroot/hooks.d/98-nvidia.sh exited with return code 1\nMay 20 07:32:44.587265 360746 slurmstepd   0x40000004af00: error: pyxis: couldn't start container\nMay 20 07:32:44.587283 360746 slurmstepd   0x40000004af00: error: spank: required plugin spank_pyxis.so: task_init() failed with rc=-1\n"),
+    # The same clock of Slurm's
+    ('launch', 'execve(): train.py', 'May 20 07:32:44.587076 360746 slurmstepd   0x40000004af00: error: execve(): train.py: No such file or directory\nsrun: error: n1: task 0: Exited with exit code 2\n'),
+    # podman-container-tools/podman issue 10039
+    ('launch', 'exec user process caused', 'standard_init_linux.go:211: exec user process caused "permission denied"\n'),
+    # The same
+    ('launch', 'could not get runtime', 'Error: could not get runtime: error generating default config from memory: cannot mkdir /run/user/16869/libpod: mkdir /run/user/16869/libpod: no such file or directory\n'),
 ]  # fmt: skip
 
 GPUS = [
@@ -83,6 +91,16 @@ GPUS = [
     ('device_memory', 'Failed to allocate', 'Traceback (most recent call last):\n  File "/w/train.py", line 8, in main\n    step(batch)\njaxlib.xla_extension.XlaRuntimeError: INTERNAL: Failed to allocate 12582912 bytes for new constant\n'),
     # JAX, of NCCL
     ('nccl_error', 'ncclCommInitRank', 'Traceback (most recent call last):\n  File "/w/train.py", line 8, in main\n    step(batch)\njaxlib.xla_extension.XlaRuntimeError: INTERNAL: NCCL operation ncclCommInitRank(&comm, nranks, id, rank) failed: unhandled system error (run with NCCL_DEBUG=INFO for details). Last NCCL warning(error) log entry (may be unrelated) \'Call to ibv_reg_mr failed\'.\n'),
+    # google-research/t5x issue 832
+    ('device_memory', 'out of memory', 'gpu-st-p4d-24xlarge-25:15647:15647 [0] external/nccl_archive/src/enqueue.cc:128 NCCL WARN Cuda failure \'out of memory\'\ngpu-st-p4d-24xlarge-25:15647:15647 [0] NCCL INFO cudaDriverVersion 11040\ngpu-st-p4d-24xlarge-25:15647:15647 [0] external/nccl_archive/src/init.cc:1075 NCCL WARN Cuda failure \'out of memory\'\n2022-10-13 04:16:09.849660: E external/org_tensorflow/tensorflow/compiler/xla/pjrt/pjrt_stream_executor_client.cc:2130] Execution of replica 0 failed: INTERNAL: external/org_tensorflow/tensorflow/compiler/xla/service/gpu/nccl_utils.cc:266: NCCL operation ncclCommInitRank(comm.get(), nranks, id, rank) failed: unhandled cuda error\nTraceback (most recent call last):\n  File "/fsx/x/t5x/train.py", line 754, in <module>\n    gin_utils.run(main)\njaxlib.xla_extension.XlaRuntimeError: INTERNAL: external/org_tensorflow/tensorflow/compiler/xla/service/gpu/nccl_utils.cc:266: NCCL operation ncclCommInitRank(comm.get(), nranks, id, rank) failed: unhandled cuda error\n'),
+    # aws/aws-ofi-nccl issue 24
+    ('nccl_error', "Couldn't open AV", "[1,31]<stdout>:ip-172-32-36-209:8800:9549 [7] NCCL INFO NET/OFI No NIC info for dev 0\n[1,23]<stdout>:ip-172-32-45-165:72593:73427 [7] create_nccl_ofi_component:459 NCCL WARN NET/OFI Couldn't open AV. RC: -22, ERROR: Invalid argument\n"),
+    # leon-liangwu/MaskYolo_Caffe issue 55
+    ('cuda_error', 'misaligned address', 'F0327 14:22:53.845574  4828 math_functions.hpp:179] Check failed: error == cudaSuccess (74 vs. 0)  misaligned address\n*** Check failure stack trace: ***\n    @     0x7f93c3722daa  (unknown)\nAborted (core dumped)\n'),
+    # Caffe
+    ('device_memory', 'out of memory', 'F0327 14:22:53.845574  4828 syncedmem.cpp:71] Check failed: error == cudaSuccess (2 vs. 0)  out of memory\n*** Check failure stack trace: ***\n'),
+    # huggingface/accelerate issue 2246: two ranks' lines are mixed
+    ('device_shared', 'Duplicate GPU detected', '    work = default_pg.barrier(opts=opts)\ntorch.distributed    .work = default_pg.barrier(opts=opts)DistBackendError\n: NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1333, invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.18.1\nncclInvalidUsage: This usually reflects invalid usage of NCCL library.\nLast error:\nDuplicate GPU detected : rank 0 and rank 1 both on CUDA device 1a000\n'),
 ]  # fmt: skip
 
 MPI = [
@@ -112,6 +130,12 @@ MPI = [
     ('launch', 'Could not resolve hostname', 'n2: ssh: Could not resolve hostname n2: Name or service not known\npdsh@n1: n2: ssh exited with exit code 255\n'),
     # horovod/horovod issue 1950
     ('signal', 'SIGSEGV', 'An MPI communication peer process has unexpectedly disconnected.  This\nusually indicates a failure in the peer process (e.g., a crash or\notherwise exiting without calling MPI_FINALIZE first).\n\n  Local host: reco-zl-c4-reco313\n  Local PID:  7720\n  Peer host:  reco-zl-c4-reco316\n--------------------------------------------------------------------------\n[1,7]<stderr>:*** Aborted at 1589441437 (unix time) try "date -d @1589441437" if you are using GNU date ***\n[1,7]<stderr>:PC: @                0x0 (unknown)\n[1,7]<stderr>:*** SIGSEGV (@0x8) received by PID 7720 (TID 0x7f2d1a7fc700) from PID 8; stack trace: ***\n[1,7]<stderr>:    @     0x7f31d5d6c5d0 (unknown)\n'),
+    # pmodels/mpich issue 7569
+    ('signal', 'rank 256 died from signal 11', 'x4006c0s6b0n0.hsn.cm.aurora.alcf.anl.gov: rank 256 died from signal 11\nx4001c5s4b0n0.hsn.cm.aurora.alcf.anl.gov: rank 0 died from signal 15\n'),
+    # pmodels/mpich issue 7200
+    ('signal', 'Assertion failed in file src/mpid/ch4/src/init_comm.c', 'Assertion failed in file src/mpid/ch4/src/init_comm.c at line 72: in_use == 0\n/opt/aurora/24.180.1/CNDA/mpich/lib/libmpi.so.12(+0x1d86514) [0x14763ac07514]\n/opt/aurora/24.180.1/CNDA/mpich/lib/libmpi.so.12(+0x1c128b1) [0x14763aa938b1]\ninternal ABORT - process 0\n'),
+    # openucx/ucx issue 3087
+    ('mpi_error', 'UCX Fatal: transport error: Endpoint timeout', 'Mon Dec 10 08:18:05 2018[1,8]<stderr>:[hpc-polar-01-vm001:13210:0:13210]    ud_iface.c:732  UCX Fatal: transport error: Endpoint timeout\nMon Dec 10 08:18:05 2018[1,4]<stderr>:[hpc-polar-01-vm001:13209:0:13209]    ud_iface.c:732  UCX Fatal: transport error: Endpoint timeout\n'),
 ]  # fmt: skip
 
 PROGRAMS = [
@@ -183,6 +207,52 @@ PROGRAMS = [
     ('signal', 'Illegal instruction (core dumped)', 'loading tensorflow\nIllegal instruction (core dumped)\n'),
     # MIC-DKFZ/nnUNet issue 593
     ('device_memory', 'CUDA error: out of memory', 'rank: 2, memory allocated: 0\nTraceback (most recent call last):\n  File "/w/train.py", line 8, in main\n    step(batch)\nRuntimeError: CUDA error: out of memory\nKilling subprocess 31867\nKilling subprocess 31868\nTraceback (most recent call last):\n  File "/x/runpy.py", line 193, in _run_module_as_main\nsubprocess.CalledProcessError: Command \'[\'/x/bin/python\', \'-u\', \'run_training_DDP.py\', \'--local_rank=3\']\' returned non-zero exit status 1.\n'),
+    # ray-project/ray issue 47461
+    ('signal', 'A worker died or was killed', '(raylet) A worker died or was killed while executing a task by an unexpected system error. To troubleshoot the problem, check the logs for the dead worker. RayTask ID: ffff Worker ID: fead Node ID: 201f Worker IP address: 10.0.7.57 Worker port: 10046 Worker PID: 89513 Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits with a connection error code 2. End of file. There are some potential root causes. (1) The process is killed by SIGKILL by OOM killer due to high memory usage. (2) ray stop --force is called. (3) The worker is crashed unexpectedly due to SIGSEGV or other unexpected errors.\n'),
+    # hiyouga/LlamaFactory issue 1223
+    ('file_system', 'PytorchStreamWriter failed writing file', 'Traceback (most recent call last):\n  File "/x/torch/serialization.py", line 423, in save\n    _save(obj, opened_zipfile, pickle_module, pickle_protocol)\nRuntimeError: [enforce fail at inline_container.cc:445] . PytorchStreamWriter failed writing file data/176: file write failed\n\nDuring handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n  File "/w/train.py", line 9, in main\n    torch.save(x)\nRuntimeError: [enforce fail at inline_container.cc:325] . unexpected pos 576 vs 470\n'),
+    # Lightning-AI/pytorch-lightning issue 17428
+    ('signal', 'segmentation fault', 'zsh: segmentation fault (core dumped)  python project/test.py\n'),
+    # Paddle
+    ('signal', 'Segmentation fault', '--------------------------------------\nC++ Traceback (most recent call last):\n--------------------------------------\n0   paddle::framework::SignalHandle(char const*, int)\n\n----------------------\nError Message Summary:\n----------------------\nFatalError: `Segmentation fault` is detected by the operating system.\n  [TimeInfo: *** Aborted at 1602737349 (unix time) try "date -d @1602737349" if you are using GNU date ***]\n  [SignalInfo: *** SIGSEGV (@0x919b) received by PID 123 ***]\n'),
+    # PaddlePaddle/PaddleDetection issue 5255, and the error of another rank
+    ('traceback', 'ValueError: boom', 'FatalError: `Termination signal` is detected by the operating system.\n  [TimeInfo: *** Aborted at 1602737349 (unix time) ***]\n  [SignalInfo: *** SIGTERM (@0x919b) received by PID 123 ***]\nTraceback (most recent call last):\n  File "/w/train.py", line 8, in main\n    step(batch)\nValueError: boom\nERROR 2022-02-24 12:04:29,407 launch_utils.py:602] ABORT!!! Out of all 8 trainers, the trainer process with rank=[0] was aborted. Please check its log.\n'),
+    # numpy/numpy issue 31627
+    ('import_error', "GLIBCXX_3.4.36' not found", "ImportError: \n\nIMPORTANT: PLEASE READ THIS FOR ADVICE ON HOW TO SOLVE THIS ISSUE!\n\nImporting the numpy C-extensions failed. This error can happen for\nmany reasons, often due to issues with your setup or how NumPy was\ninstalled.\n\nOriginal error was: /usr/lib64/libstdc++.so.6: version `GLIBCXX_3.4.36' not found (required by /home/cc/venv/lib64/python3.15t/site-packages/numpy/_core/_multiarray_umath.so)\n"),
+    # OpenRLHF/OpenRLHF issue 346
+    ('traceback', 'train_batch_size is not equal', "[rank0]: Traceback (most recent call last):\n[rank0]: AssertionError: Check batch related parameters. train_batch_size is not equal to micro_batch_per_gpu * gradient_acc_step * world_size 256 != 2 * 18 * 7\n[rank6]: Traceback (most recent call last):\n[rank6]:     work = group.broadcast([tensor], opts)\n[rank6]: torch.distributed.DistBackendError: [6] is setting up NCCL communicator and retrieving ncclUniqueId from [0] via c10d key-value store by key '0', but store->get('0') got error: Connection reset by peer\n"),
+    # OpenBLAS
+    ('signal', 'pthread_create failed', 'OpenBLAS blas_thread_init: pthread_create failed for thread 12 of 64: Resource temporarily unavailable\nOpenBLAS blas_thread_init: RLIMIT_NPROC 4096 current, 4096 max\nSegmentation fault (core dumped)\n'),
+    # ROCm/rccl-tests
+    ('device_missing', 'hipErrorInvalidDevice', "# nThread 1 nGpus 1 minBytes 8 maxBytes 134217728\nx1000c0s0b0n0: Test HIP failure common.cu:1129 'hipErrorInvalidDevice'\n .. x1000c0s0b0n0 pid 4543: Test failure common.cu:1018\nsrun: error: x1000: task 1: Exited with exit code 2\n"),
+    # oneCCL
+    ('device_memory', 'ZE_RESULT_ERROR_OUT_OF_DEVICE_MEMORY', '2024:05:16-18:20:01:(12) |CCL_WARN| value of CCL_ATL_TRANSPORT changed to be mpi (default:ofi)\nTraceback (most recent call last):\n  File "t.py", line 3, in <module>\n    dist.all_reduce(x)\nRuntimeError: oneCCL: ze_call.cpp:43 do_call: EXCEPTION: ze error at zeMemAllocDevice, code: ZE_RESULT_ERROR_OUT_OF_DEVICE_MEMORY\n'),
+    # oneCCL
+    ('nccl_error', 'can not find network providers', "2024:05:16-18:20:01:(12) |CCL_ERROR| atl_ofi_helper.cpp:890 atl_ofi_open_nw_provs: can not find network providers\nterminate called after throwing an instance of 'ccl::v1::exception'\n  what():  oneCCL: atl_ofi_comm.cpp:265 init_transport: EXCEPTION: failed to initialize ATL\nAborted\n"),
+    # SPECFEM/specfem3d
+    ('device_memory', 'out of memory', 'CUDA error !!!!! <out of memory> !!!!!\nat CUDA call error code: # 3001\n\n--------------------------------------------------------------------------\nMPI_ABORT was invoked on rank 0 in communicator MPI_COMM_WORLD\nwith errorcode 1.\n'),
+    # mpi4jax/mpi4jax
+    ('device_memory', 'cudaErrorMemoryAllocation', 'r0 | MPI_Allreduce with 1024 items\nError 2 cudaErrorMemoryAllocation: out of memory\nsrun: error: n1: task 0: Exited with exit code 1\n'),
+    # NVIDIA/multi-gpu-programming-models
+    ('device_memory', 'failed with out of memory', 'ERROR: CUDA RT call "cudaMalloc(&a, n)" in line 180 of file jacobi.cpp failed with out of memory (2).\n'),
+    # NVIDIA/multi-gpu-programming-models
+    ('device_missing', 'invalid device ordinal', 'ERROR: CUDA RT call "cudaSetDevice(local_rank)" in line 180 of file jacobi.cpp failed with invalid device ordinal (101).\n'),
+    # Intel Fortran
+    ('signal', 'forrtl: severe (174)', 'forrtl: severe (174): SIGSEGV, segmentation fault occurred\nImage              PC                Routine            Line        Source\na.out  0000000 Unknown Unknown Unknown\n'),
+    # Intel Fortran
+    ('exit_code', 'forrtl: severe (29)', 'forrtl: No such file or directory\nforrtl: severe (29): file not found, unit 10, file /scratch/x/input.nml\nImage              PC                Routine            Line        Source\n'),
+    # NERSC/shifter issue 252
+    ('launch', 'unclean exit from bind-mount', 'ERROR: unclean exit from bind-mount routine. /var/udiMount/reference_data_path may still be mounted.\nBIND MOUNT FAILED from /var/udiMount//global/u2/z/x/tests/system to /var/udiMount/reference_data_path\nFAILED to setup user-requested mounts.\nFAILED to setup image.\n'),
+    # HPL
+    ('device_memory', 'out of memory', 'HPL ERROR: CUDART Error: cudaMalloc( &a, n) = 2 (out of memory) on gpu46 at (src/a.cu:750)\n'),
+    # NERSC/shifter issue 224
+    ('launch', 'Failed to lookup image', 'srun: error: Failed to lookup image. Aborting.\n'),
+    # boutproject/BOUT-dev issue 1599
+    ('launch', 'execvp error on file ./conduction', '[proxy:0:0@lijr-Virtual-Machine] HYDU_create_process (utils/launch/launch.c:74): execvp error on file ./conduction (Permission denied)\n'),
+    # hpc/charliecloud issue 411
+    ('mpi_error', 'OMPI was not built with ALPS', '--------------------------------------------------------------------------\nThe application appears to have been direct launched using "aprun",\nbut OMPI was not built with ALPS support. This usually happens\nwhen OMPI was not configured --with-alps and we weren\'t able\nto discover an ALPS installation in the usual places.\n\nPlease configure as appropriate and try again.\n--------------------------------------------------------------------------\n*** An error occurred in MPI_Init\n*** on a NULL communicator\n*** MPI_ERRORS_ARE_FATAL (processes in this communicator will now abort,\n***    and potentially your MPI job)\n[nid00089:58834] Local abort before MPI_INIT completed completed successfully, but am not able to aggregate error messages, and not able to guarantee that all other processes were killed!\n'),
+    # radiasoft/rsopt issue 56
+    ('mpi_error', '_pmi_alps_init', 'Fri Apr 23 12:57:37 2021: [unset]:_pmi_alps_init:alps_get_placement_info returned with error -1\nFri Apr 23 12:57:37 2021: [unset]:_pmi_init:_pmi_alps_init returned -1\n'),
 ]  # fmt: skip
 
 

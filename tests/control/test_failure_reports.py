@@ -78,7 +78,7 @@ def test_two_exceptions_without_a_link_are_no_chain() -> None:
 
 
 def test_the_exception_of_a_worker_is_the_one_it_raised_itself(tmp_path: Path) -> None:
-    """As PyTorch's DataLoader and torch.multiprocessing.spawn print them."""
+    """As PyTorch's DataLoader, torch.multiprocessing.spawn and Ray print them."""
     loader = f"{RAISED}KeyError: Caught KeyError in DataLoader worker process 0.\nOriginal {RAISED}KeyError: 'label'\n"
     assert why(tmp_path, loader).evidence == "KeyError: 'label'"
     spawned = (
@@ -86,6 +86,10 @@ def test_the_exception_of_a_worker_is_the_one_it_raised_itself(tmp_path: Path) -
         f"-- Process 1 terminated with the following error:\n{RAISED}ValueError: a bad lr\n"
     )
     assert why(tmp_path, spawned).evidence == "ValueError: a bad lr"
+    # ray-project/ray issue 31828
+    task = "ray.exceptions.RayTaskError(RuntimeError): ray::TrainTrainable.train() (pid=1876, ip=100.97.252.234)\n"
+    frame = '  File "/x/trainable.py", line 367, in train\n    raise skipped from exception_cause(skipped)\n'
+    assert why(tmp_path, f"{task}{frame}RuntimeError: a bad shard\n").evidence == "RuntimeError: a bad shard"
 
 
 def test_a_job_that_slurm_requeued_into_the_same_log_failed_of_what_came_last(tmp_path: Path) -> None:
@@ -101,6 +105,40 @@ def test_a_long_line_shows_its_beginning_and_what_it_says(tmp_path: Path) -> Non
     assert said.evidence.startswith("loading xxx")
     assert " ... CUDA out of memory. Tried to allocate 2 GiB zzz" in said.evidence
     assert len(said.evidence) == 400
+
+
+# What programs print at the start of runs that end well.
+BEFORE = """\
+Lmod is automatically replacing "intel/24.0" with "gcc/15.1.0".
+INFO:    squashfuse not found, will not be able to mount SIF or other squashfs files
+pyxis: imported docker image: nvcr.io#nvidia/pytorch:23.08-py3
+2023-01-01 10:00:00.1: W tensorflow/stream_executor/platform/default/dso_loader.cc:64] Could not load dynamic library 'libcudart.so.11.0'; dlerror: libcudart.so.11.0: cannot open shared object file: No such file or directory
+2023-01-01 10:00:00.1: W tensorflow/tsl/framework/bfc_allocator.cc:296] Allocator (GPU_0_bfc) ran out of memory trying to allocate 2.57GiB with freed_by_count=0. The caller indicates that this is not a failure
+n1:1:2 [0] NCCL INFO NET/Plugin: Plugin load returned 2 : libnccl-net.so: cannot open shared object file: No such file or directory : when loading libnccl-net.so
+[W socket.cpp:601] [c10d] The IPv6 network addresses of (n1, 53821) cannot be retrieved (gai error: -3 - Temporary failure in name resolution).
+W0731 10:49:55.044000 3247964 torch/distributed/run.py:792] Setting OMP_NUM_THREADS environment variable for each process to be 1
+wandb: Network error (ConnectionError), entering retry loop.
+srun: Job 5 step creation temporarily disabled, retrying (Requested nodes are busy)
+slurmstepd: error: couldn't chdir to `/home/x': No such file or directory: going to /tmp instead
+{'on_error': 'raise', 'oom': False, 'kill': 'never'}
+"""
+
+
+@pytest.mark.parametrize(("kind", "part", "log"), REPORTS, ids=[f"{kind}-{part[:30]}" for kind, part, _ in REPORTS])
+def test_what_good_runs_print_at_their_start_changes_nothing(kind: str, part: str, log: str, tmp_path: Path) -> None:
+    failure = why(tmp_path, f"{BEFORE}{STEPS}{log}")
+    assert (failure.kind, part in failure.evidence) == (kind, True), failure.evidence
+
+
+def test_what_good_runs_print_at_their_start_is_no_cause(tmp_path: Path) -> None:
+    assert why(tmp_path, f"{BEFORE}{STEPS}bye\n", code=3).evidence == "exit code 3: bye"
+
+
+def test_a_line_of_slurms_that_no_list_has_comes_after_the_programs_own(tmp_path: Path) -> None:
+    slurms = "slurmstepd: error: Failed to send MESSAGE_TASK_EXIT: Connection refused\n"
+    assert why(tmp_path, f"{slurms}train.py: error: lost my way\n").evidence.startswith(
+        "exit code 1: train.py: error: lost my way; slurmstepd: error: Failed to send"
+    )
 
 
 HARMLESS = """\
