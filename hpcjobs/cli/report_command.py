@@ -73,6 +73,7 @@ def collect(
     as_json: bool,
 ) -> None:
     """Read the logs of the sweep in FOLDER into report/runs.csv and report/auc.csv, or print the runs of other logs.
+    Exit code 1 if there is no measurement: no run of the sweep, or none of the logs, gives one.
 
     \b
     hpcjobs collect study
@@ -100,6 +101,8 @@ def collect(
     if runs is None:
         return
     _print_runs(runs, as_json)
+    if logs:
+        ctx.exit(int(not runs))  # Each log that gives no run has said why.
     ctx.exit(_nothing_measured(any(run.measured for run in runs)))
 
 

@@ -54,7 +54,9 @@ def _table(results: Sequence[LogResult]) -> None:
 def _rows(result: LogResult) -> Iterator[tuple[str, ...]]:
     """Rows of one log: one for each run, each table of a collective, and each problem beyond these."""
     notes = [
-        f"line {problem.line}: {problem.reason}" if problem.line else problem.reason for problem in result.problems
+        # What contradicts something names the lines itself.
+        f"line {problem.line}: {problem.reason}" if problem.line and "line" not in problem.reason else problem.reason
+        for problem in result.problems
     ]
     rows = [*_runs(result), *_collectives(result)]
     if not rows:

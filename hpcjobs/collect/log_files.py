@@ -40,10 +40,10 @@ def read_logs(
     if format_ is not None and format_ not in reading.FORMATS:
         raise InputError(f"--format {format_}: known: {', '.join(reading.FORMATS)}")
     finds, known = _finds(gpus, gpus_from), Known(gpus, source=OF_OPTION)
-    results = [anylogs.completed(reading.read_log(path, format_, finds, known)) for path in _files(paths)]
+    results = [reading.read_log(path, format_, finds, known) for path in _files(paths)]
     runs, problems = anylogs.runs(results)
     collectives = [one for result in results for one in result.measurements if isinstance(one, Bandwidth)]
-    return LogsFound(runs, collectives, problems, results)
+    return LogsFound(runs, collectives, problems, [anylogs.completed(result) for result in results])
 
 
 def try_pattern(

@@ -144,3 +144,16 @@ def test_a_step_time_of_a_running_command_needs_its_batch(tmp_path: Path) -> Non
     assert progress(tmp_path, "500 ms\n", pattern).throughput == 512.0
     assert progress(tmp_path, "500 ms\n", pattern, Sizes(gpus=8)).throughput is None
     assert progress(tmp_path, "500 ms\n", Pattern(pattern.pattern, unit="steps"), Sizes(gpus=8)).throughput == 2.0
+
+
+def test_gpus_of_one_node_do_not_contradict_a_plan_of_two(tmp_path: Path) -> None:
+    steps = "".join(
+        f"Train: 0 [{step:4d}/400 ({step // 4}%)]  Loss: 6.9 (6.9)  Time: 0.400s, 640.00/s  (0.400s, 640.00/s)  LR: 1\n"
+        for step in range(0, 400, 50)
+    )
+    (tmp_path / "job.log").write_text("Number of GPUs: 4\n" + steps)
+    measured = read_command_log(tmp_path / "job.log", AUTO, Sizes(8, 2)).measurement
+    assert measured is not None
+    assert (measured.gpus, measured.throughput) == (8, pytest.approx(640, rel=0.01))
+    refused = read_command_log(tmp_path / "job.log", AUTO, Sizes(8, 1))
+    assert "says 4 GPUs, the run has 8" in refused.looked_for

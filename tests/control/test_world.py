@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from hpcjobs.collect.world import World
+from hpcjobs.collect.world import Known, World
 
 
 def world(text: str) -> World:
@@ -46,6 +46,8 @@ def world(text: str) -> World:
             16,
             2,
         ),
+        # A size of 1 among arguments is that of a process that has not joined the others, or of nodes.
+        ("Namespace(lr=0.1, world_size=1)\n", None, None),
         ("nothing\n", None, None),
     ],
 )
@@ -124,3 +126,31 @@ def test_a_later_run_has_its_own_launcher() -> None:
     assert found.resolve(2).gpus == 2
     found.since = 2
     assert found.resolve(9).gpus == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "gpus"),
+    [
+        ("Number of GPUs: 4\n", Known(8, 2), 8),
+        ("Number of GPUs: 4\n", Known(8, 1), 4),
+        ("Number of GPUs: 4\n", Known(16, 2), 4),
+        ("world size: 4\n", Known(8, 2), 4),  # never that of a node
+    ],
+)
+def test_gpus_of_a_node_are_those_of_a_known_run(text: str, known: Known, gpus: int) -> None:
+    assert world(text).resolve(math.inf, known=known).gpus == gpus
+
+
+@pytest.mark.parametrize(
+    ("text", "cpu"),
+    [
+        ("Using device: cpu\n", True),
+        ("Namespace(device='cpu', world_size=4)\n", True),
+        ("using CPU, this will be slow\n", True),  # PyTorch's ImageNet example
+        ("device: cuda\n", False),
+        ("map_location: device='cpu'\ndevice: cuda:0\n", False),
+        ("using CPU memory for the cache\n", False),
+    ],
+)
+def test_a_training_on_cpus_is_known_by_what_its_script_says(text: str, cpu: bool) -> None:
+    assert (world(text).cpu > 0) is cpu

@@ -28,6 +28,9 @@ class Context:
         self.global_batch: int | None = None
         self.batch: int | None = None
 
+    def __bool__(self) -> bool:
+        return bool(self.local_batch or self.global_batch or self.batch)
+
     def take(self, text: str) -> None:
         """Read one line. The first line that gives a number counts."""
         batch = _first(_GLOBAL, text)

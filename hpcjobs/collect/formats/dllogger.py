@@ -23,7 +23,7 @@ import statistics
 from collections import deque
 from typing import Any
 
-from hpcjobs.collect.agreement import Figure, Kind
+from hpcjobs.collect.agreement import Figure, Kind, alike
 from hpcjobs.collect.formats import context
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line, seconds
@@ -269,13 +269,17 @@ class DlloggerReader(FormatReader):
         if timing := run.timings.steady():
             figures.append(Figure(Kind.STEP, 1 / timing.rate, run.line, "train_step_timing", alone=False))
         about = run.parameters
+        batch = _whole(about, "global_batch_size")
+        if timing and batch and not alike(batch * timing.rate, steady.rate):
+            told = f"consumed_samples over time ({steady.rate:.4g}/s) holds pauses that train_step_timing leaves out"
+            self.findings.problem(0, f"{told} ({batch * timing.rate:.4g}/s)", run.line)
         self.add_run(
             run.line,
             "consumed_samples over time",
             figures=figures,
             gpus=_gpus(run),
             nodes=_whole(about, "num_nodes", "nnodes", "n_nodes"),
-            global_batch=_whole(about, "global_batch_size"),
+            global_batch=batch,
             tokens=_whole(about, "encoder_seq_length", "seq_length"),
             unit="sequences" if "encoder_seq_length" in about else "samples",
             device="gpu",

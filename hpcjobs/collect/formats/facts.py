@@ -13,7 +13,6 @@ from hpcjobs.collect.lines import Line
 
 # Rounding of more than this part of a figure is told; more than the tolerance of agreement leaves no figure.
 TOLD = 0.02
-_BATCHES = ("local_batch", "global_batch")
 
 # How many micro-batches a step of the optimizer has, in arguments and configurations.
 ACCUMULATION = re.compile(
@@ -44,7 +43,6 @@ class Facts:
     needles = (b"atch", b"MEMBER: ", b" processes", b"dist_world_size=")
 
     def __init__(self) -> None:
-        self.context = Context()
         self.first: dict[str, Fact] = {}
         self.against: dict[str, Fact] = {}
 
@@ -61,12 +59,10 @@ class Facts:
         if match := _PROCESSES.search(line.text):
             self.say("gpus", int(match[4]), line.number, match[1] or match[2] or match[3])
             return
-        context = self.context
-        known = context.local_batch, context.global_batch
+        context = Context()
         context.take(line.text)
-        for name, before, now in zip(_BATCHES, known, (context.local_batch, context.global_batch), strict=True):
-            if now and not before:
-                self.say(name, now, line.number, name.replace("_", " "))
+        for name, said in (("local_batch", context.local_batch), ("global_batch", context.global_batch)):
+            self.say(name, said or 0, line.number, name.replace("_", " "))
 
     def own(self, findings: Findings) -> dict[str, Any]:
         """What the room's own lines say of the number of GPUs, as FormatReader.add_run takes it."""

@@ -74,6 +74,7 @@ class KerasReader(FormatReader):
         super().__init__(findings)
         self.run = _Run()
         self.context = Context()
+        self.later = Context()  # what was said since the run's first epoch: of the next run, if there is one
         self.train_on: int | None = None
         self.heads: dict[str, int] = {}  # rank: the number of its last Epoch line
         # Of each rank, its Epoch lines whose epochs have not ended; ranks without a prefix count as one.
@@ -95,7 +96,7 @@ class KerasReader(FormatReader):
         elif match := _TRAIN_ON.search(text):
             self.train_on = int(match[1])
         else:
-            self.context.take(text)
+            (self.later if self.run.line else self.context).take(text)
 
     def _announce(self, number: int, line: Line) -> None:
         self.headed = True
@@ -149,6 +150,8 @@ class KerasReader(FormatReader):
         if not run.times:
             return
         context, steady = self.context, None
+        if self.later:
+            self.context, self.later = self.later, Context()
         epoch_s, half, coarse = self._epoch(run)
         if epoch_s and all(took > 0 for took, _ in run.times):
             windows = Windows()

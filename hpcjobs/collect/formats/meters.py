@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 from typing import Any, TypeVar
 
+from hpcjobs.collect.agreement import alike
 from hpcjobs.collect.formats.facts import coarse, half
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.measurements import SteadyRate
 
 RULE = "all but the first tenth of the first epoch"
 LONE = "the mean of the steps holds the run's start, and no later line lets it be left out: no figure counts"
+# The first steps of ranks may differ.
+_SETTLED = 10
 # Lines that are kept; of more, every second is dropped.
 _KEPT = 4096
 
@@ -55,6 +58,8 @@ class EpochRun(Run):
         self.length = 0  # steps of an epoch
         self.offset = 0  # 1: the epoch's first line is that of step 0, so n stands for n + 1 steps
         self.start: RunningMean | None = RunningMean()  # of the first epoch, until it ends
+        self.means: dict[int, float] = {}  # of its steps
+        self.odd = ""  # what says that its lines are of two starts
         self.newest: tuple[float, float, float] = (0, 0.0, 0.0)  # steps, s and rounding error of the open epoch
         self.error = 0.0  # of all windows together, s
 
@@ -66,13 +71,25 @@ class EpochRun(Run):
             self.close_epoch()
             self.epoch, self.length, self.offset, self.last = epoch, length, 1 if step == 0 else 0, -1
         if step <= self.last:
+            self._compare(step, float(mean))
             return False
         self.last = step
         count = step + self.offset
         self.newest = count, count * float(mean), count * half(mean)
         if self.start is not None:
             self.start.add(*self.newest)
+            if len(self.means) < _KEPT:
+                self.means[step] = float(mean)
         return True
+
+    def _compare(self, step: int, mean: float) -> None:
+        """Compare the mean of a step that was seen: ranks of one training wait for each other, so theirs are alike."""
+        known = self.means.get(step) if self.start is not None else None
+        if known and step >= _SETTLED and mean and not alike(known, mean):
+            self.odd = (
+                f"the means of step {step} of epoch {self.epoch}, {known:g} and {mean:g} s, are of two starts of the "
+                "training: no figure counts"
+            )
 
     def restarts(self, epoch: int, step: int) -> bool:
         """Whether a line begins another run: an epoch before, or the begin of this one after half of its steps.
@@ -118,15 +135,15 @@ class MeterReader(StepReader[E]):
     def epoch_line(self, epoch: int, step: int, length: int, mean: bytes, at: int) -> bool:
         """Take the line at position `at`, and begin another run if it is the first of one."""
         if self.run.restarts(epoch, step):
-            self.again().line = self.numbers.at(at)
+            self.again(at)
         return self.run.take(epoch, step, length, mean)
 
     def add_epochs(self, run: E, steady: SteadyRate | None, figure: str, unit: str, *, why: str, **more: Any) -> None:
         """Add a run by the means of its epochs, as add_steps does. Without a window it has no figure."""
         if steady is None:
-            self.add_run(run.line, figure, unit=unit, why=why or LONE, **run.facts.own(self.findings))
+            self.add_run(run.line, figure, unit=unit, why=run.odd or why or LONE, **run.facts.own(self.findings))
             return
         told, refused = coarse(run.coarse(), "means")
         if told:
             self.findings.problem(run.line, told)
-        self.add_steps(run, steady, figure, unit, why=why or refused, **more)
+        self.add_steps(run, steady, figure, unit, why=run.odd or why or refused, **more)

@@ -82,16 +82,14 @@ class PaddleReader(StepReader[_Run]):
         run, cost, rate = self.run, float(match[1]), float(match[3])
         if (epoch := _EPOCH.search(before)) and int(epoch[1]) != run.epoch:
             if int(epoch[1]) < run.epoch:
-                run = self.again()
-                run.line = self.numbers.at(at)
+                run = self.again(at)
             elif b"global" not in before:
                 run.last = -1
             run.epoch = int(epoch[1])
         if step := _STEP.search(_EPOCH.sub(b"", before)):
             count = run.count(int(step[1] or step[2]))
             if count < 0:
-                run = self.again()
-                run.line = self.numbers.at(at)
+                run = self.again(at)
             elif count <= 0:
                 return
         if not (0 < cost < math.inf and 0 < rate < math.inf):

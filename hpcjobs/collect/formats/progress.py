@@ -45,15 +45,15 @@ class ProgressReader(FormatReader):
         self.line = 0
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
-        numbers, stop = Numbers(block, first), 0 if self.line else len(block)
+        numbers = Numbers(block, first)
         for at, state in states(block):
             if bars := self._bars(state.name):
                 if not self.line:
-                    self.line, stop = numbers.at(at), block.rfind(b"\n", 0, at) + 1
+                    self.line = numbers.at(at)
                 bars.take(state)
             elif _VALIDATION.search(state.name):
                 self.steps.frozen = self.open.frozen = True
-        for line in lines(block[:stop], first, (b"ccumulat", *Facts.needles)) if stop else ():
+        for line in lines(block, first, (b"ccumulat", *Facts.needles)):  # Another start may say another batch.
             self._head(line)
 
     def _bars(self, name: str) -> Steps | None:
@@ -75,7 +75,11 @@ class ProgressReader(FormatReader):
                 self.findings.problem(self.line, "one bar named after the training may count steps or epochs")
                 return
             self.steps = self.open
-        add_bars(self, self.steps, self.facts, self.line)
+        batches = [name for name in ("local_batch", "global_batch") if name in self.facts.against]
+        for name in batches:  # The bars may be of several starts.
+            self.facts.get(name, self.findings)
+        if not batches:
+            add_bars(self, self.steps, self.facts, self.line)
 
 
 def add_bars(

@@ -18,6 +18,8 @@ from hpcjobs.collect.measurements import SteadyRate
 from hpcjobs.collect.steady import TENTH, Windows, scaled
 
 _MANY = 512
+# So much of what stands between two steps is kept.
+_LATE = 1 << 18
 NO_BATCH = "the log gives the time of a step, but not the batch of all GPUs: there is no rate"
 
 
@@ -88,6 +90,7 @@ class StepReader(FormatReader, Generic[R]):
         self.numbers = Numbers(b"", 1)
         self.begins = 1  # the line at which what is read begins, and where in it the step before ended
         self.done = 0
+        self.late = b""  # what stands after the newest step in blocks before
 
     def new(self) -> R:
         """An empty run."""
@@ -129,31 +132,42 @@ class StepReader(FormatReader, Generic[R]):
             self.done = at
             step(match)
             at = match.end()
+        self.late = part[at:][-_LATE:] if at else (self.late + part)[-_LATE:]
         if at:
             self.findings.before = self.findings.at = self.numbers.at(at)
         if not self.began:
             for line in lines(part[at:], number + part.count(b"\n", 0, at), self.heads):
                 self.head(line)
 
-    def again(self) -> R:
-        """End the run, and begin one of which nothing but the facts is known: a training that was started again.
+    def again(self, at: int) -> R:
+        """End the run before the step at position `at`, and begin another: a training that was started again.
 
-        If lines since the run's begin say its GPUs anew, its facts may be others, too, and are not known.
+        Lines since the newest step say the other one's facts. If they say none, its facts are those of the run before,
+        unless lines since that began say its GPUs anew: then they may be others, and are not known.
         """
-        line, begun = self.numbers, self.run.line
-        anew = any(begun < one.line <= line.number for one in self.findings.world.statements)
-        facts = Facts() if anew else self.run.facts
-        last = self.begins + line.block.count(b"\n", 0, self.done) if self.done else self.findings.at
-        self._end_at(line.number, last)
-        self.run.facts, self.began = facts, True
-        self.numbers = line
+        numbers, begun, facts = self.numbers, self.run.line, self.run.facts
+        last = self.begins + numbers.block.count(b"\n", 0, self.done) if self.done else self.findings.at
+        between, line = self._between(numbers.block, at), numbers.at(at)
+        self._end_at(line, last)
+        for each in lines(between, line - between.count(b"\n"), self.heads):
+            self.head(each)
+        anew = any(begun < one.line <= line for one in self.findings.world.statements)
+        if not self.run.facts.first and not anew:
+            self.run.facts = facts
+        self.run.line, self.began, self.numbers = line, True, numbers
         return self.run
+
+    def _between(self, block: bytes, at: int) -> bytes:
+        """The whole lines between the newest step and the one at `at`."""
+        stop = block.rfind(b"\n", 0, at) + 1
+        text = block[self.done : stop] if self.done else self.late + block[:stop]
+        return text[text.find(b"\n") + 1 :]
 
     def follow(self, step: int, match: re.Match[bytes]) -> tuple[R, int]:
         """The run of a step, and its steps since the line before; 0: another rank's copy. It may begin another run."""
         count = self.run.count(step)
         if count < 0:
-            self.again().line = self.numbers.at(match.start())
+            self.again(match.start())
             count = self.run.count(step)
         return self.run, count
 

@@ -72,6 +72,20 @@ def test_a_log_that_contradicts_itself_gives_no_rate_and_names_both_lines() -> N
     assert "train_samples over the time of epochs (lines 31 to 163) 10634/s" in told
 
 
+def test_each_thing_is_told_once() -> None:
+    told = reasons(kind("oc20_contradicts_itself"))
+    assert (told.count("the number of GPUs"), told.count("the log contradicts itself")) == (1, 1)
+
+
+def test_evaluations_that_only_their_steps_show_are_no_training_time() -> None:
+    # 46,144 sequences in the 1,970.7 s from a block's begin to its evaluation; no event begins that.
+    assert one(kind("llama31_open_blocks")).throughput == pytest.approx(46_144 / 1970.7, rel=0.01)
+
+
+def test_pauses_that_a_timer_leaves_out_are_told() -> None:
+    assert "consumed_samples over time (" in reasons(kind("nemo_dllogger"))
+
+
 def test_lines_of_one_worker_are_no_rate_of_four() -> None:
     measured = one(kind("tf_cnn_parameter_servers"))
     assert (measured.throughput, measured.gpus, measured.global_batch, measured.step_ms) == (None, 4, 4096, None)

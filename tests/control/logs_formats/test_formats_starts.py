@@ -1,0 +1,50 @@
+"""Two starts of a training in one file are never one run: other GPUs, another batch, or the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hpcjobs.collect.measurements import Throughput
+from tests.control.logs_formats.made import MADE
+from tests.control.logs_formats.reading import read, reasons
+from tests.control.logs_formats.truth import Truth
+
+ONE = Truth(step_s=0.4, local=32, gpus=8, noise=0.01)
+OTHER = dataclasses.replace(ONE, local=64, step_s=0.7)
+
+
+def head_of(name: str, truth: Truth) -> str:
+    """A line that says the batch in formats that leave it to the script."""
+    return f"global batch size: {truth.batch}\n" if name in ("imagenet", "progress") else ""
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if name != "step_avg"])
+def test_another_batch_is_another_run_or_nothing(tmp_path: Path, name: str) -> None:
+    text = "".join(head_of(name, truth) + MADE[name].make(truth) for truth in (ONE, OTHER))
+    factor = ONE.tokens if MADE[name].unit == "tokens" else 1
+    rates = [pytest.approx(truth.batch / truth.step_s * factor, rel=0.05) for truth in (ONE, OTHER)]
+    result = read(tmp_path, text)
+    found = [each.throughput for each in result.measurements if isinstance(each, Throughput)]
+    assert all(rate is None or rate in rates for rate in found), found
+    assert found == rates or result.problems
+
+
+@pytest.mark.parametrize("name", ["imagenet", "timm", "swin"])
+def test_a_start_that_died_early_is_not_mixed_with_the_next(tmp_path: Path, name: str) -> None:
+    # The second start says nothing of itself: its lines look like copies of the first one's.
+    died = MADE[name].make(ONE).splitlines(keepends=True)[:12]
+    again = [line for line in MADE[name].make(OTHER).splitlines(keepends=True) if "Epoch" in line or "Train:" in line]
+    result = read(tmp_path, "".join([*died, *again]))
+    (measured,) = [each for each in result.measurements if isinstance(each, Throughput)]
+    assert (measured.throughput, measured.step_ms) == (None, None)
+    assert "are of two starts of the training" in reasons(result)
+
+
+def test_bars_of_two_batches_give_no_rate(tmp_path: Path) -> None:
+    text = "".join(head_of("progress", truth) + MADE["progress"].make(truth) for truth in (ONE, OTHER))
+    result = read(tmp_path, text)
+    assert result.measurements == ()
+    assert "global batch 256 (line 1); global batch 512 (line" in reasons(result)
