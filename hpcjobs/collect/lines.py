@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from hpcjobs.collect.sources import SPLIT
+from hpcjobs.collect.sources import SPLIT, feeds
 
 # The prefixes of Open MPI's --timestamp-output and --tag-output (in version 5 with the job's name and @),
 # horovodrun ([0]<stdout>:), MPICH's and Intel's -prepend-rank and -l, srun -l, torchrun, and [host:rank].
@@ -37,6 +37,7 @@ _TIME = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](
 
 # A number of this many digits is not a figure. Python does not even convert one of several thousand.
 _DIGITS = 40
+_LONG = 4096
 _ENDLESS = re.compile(rb"\d{40,}")
 
 
@@ -63,7 +64,11 @@ class Numbers:
 
     def at(self, position: int) -> int:
         """The number of the line that contains a position."""
-        self.number += self.block.count(b"\n", self.last, position)
+        self.number += (
+            feeds(self.block[self.last : position])
+            if position - self.last > _LONG
+            else self.block.count(b"\n", self.last, position)
+        )
         self.last = position
         return self.number
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import add, truediv
 
 from hpcjobs.collect.measurements import SteadyRate
@@ -50,6 +50,7 @@ class Windows:
         # The newest windows, too few to make up `lines`.
         self._open_work: Sequence[float] = ()
         self._open_times: Sequence[float] = ()
+        self._step: SteadyStep | None = None  # of the windows so far
 
     def __len__(self) -> int:
         return len(self.work)
@@ -66,7 +67,8 @@ class Windows:
             self.work.extend(work)
             self.times.extend(times)
             return
-        work, times = [*self._open_work, *work], [*self._open_times, *times]
+        if self._open_work:
+            work, times = [*self._open_work, *work], [*self._open_times, *times]
         while True:
             free = (self.kept - len(self.work)) * self.lines
             whole = min(free, len(work) - len(work) % self.lines)
@@ -106,8 +108,11 @@ class Windows:
         """The ms of one step, of windows whose work is steps, or None if there is no window. All windows count."""
         if not self.work:
             return None
+        if self._step and self._step.windows == self.added:
+            return self._step
         mean = _sum(self.times, self._open_times) / _sum(self.work, self._open_work)
-        return SteadyStep(mean, self.added, outliers(sorted(map(truediv, self.times, self.work))))
+        self._step = SteadyStep(mean, self.added, outliers(sorted(map(truediv, self.times, self.work))))
+        return self._step
 
 
 def scaled(steady: SteadyRate | None, factor: float | None) -> SteadyRate | None:
@@ -156,9 +161,8 @@ def _reach(ordered: Sequence[float], middle: float, nearest: int) -> float:
     return max(middle - ordered[low], ordered[low + nearest - 1] - middle)
 
 
-def _joined(figures: Iterable[float], lines: int) -> Sequence[float]:
+def _joined(sums: Sequence[float], lines: int) -> Sequence[float]:
     """The sums of each `lines` neighbours, a power of two."""
-    sums = list(figures)
     while lines > 1:
         sums, lines = list(map(add, sums[::2], sums[1::2])), lines // 2
     return sums

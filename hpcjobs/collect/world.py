@@ -16,7 +16,8 @@ import math
 import re
 from typing import NamedTuple
 
-from hpcjobs.collect.lines import Numbers, spots
+from hpcjobs.collect.sources import SPLIT
+from hpcjobs.collect.wordings import Spoken, Wordings
 
 _IS = r"[\"']?(?: is| are)? ?[:=(]? ?"
 # A number of something else: `for data loading`, `per node`, `in the tensor group`.
@@ -97,6 +98,25 @@ _STAMPED = re.compile(rb"\d{4}\[\d+,(\d+)\]<std")
 _LABEL = re.compile(r"\bsrun\b.*?\s(?:-l|--label)\b")
 _BARE = re.compile(rb"\n\s*(\d+): ")
 _LABELLED = 0.8
+# What a line says something with.
+_SPEAK = (
+    *(pattern for _, pattern in _ALL),
+    *(
+        _NP,
+        _LIST,
+        _COUNT,
+        _EACH,
+        _TASKS,
+        _NODES,
+        _SAID_NODES,
+        _LABEL,
+        _SYSTEM,
+        _EDGES,
+        _CPU,
+        _GPU,
+        re.compile("--nnodes|mpirun|mpiexec|horovodrun"),
+    ),
+)
 _OF_A_NODE = ("--nproc_per_node", "tasks per node", "GPUs per node")
 _LAUNCHERS = ("mpirun", "srun", "--nnodes", "nodes", *_OF_A_NODE)
 # Lines are longer only where a program prints data; launch lines with many options are shorter.
@@ -151,10 +171,12 @@ class World:
     )
 
     def __init__(self) -> None:
+        self._spoken = Spoken(self.needles)
         self.statements: list[Statement] = []
         self.tags: dict[int, list[int]] = {}  # rank: number of its lines, place of the first among the tagged
         self.bare: dict[int, list[int]] = {}  # the same of srun's labels
         self.tagged = 0
+        self.tagging = False  # whether a line begins as one with a tag
         self.lines = 0
         self.labels = False  # whether srun is told to write labels
         self.apart = 0  # the last line of what another reader reads before
@@ -164,16 +186,24 @@ class World:
         self.cpu = 0  # the first line that says the training is on CPUs, -1 once one says that it is on GPUs
         self.launcher = 0  # the line of the newest launcher: its options may stand on the lines after it
 
-    def feed(self, first: int, block: bytes) -> None:
+    def feed(self, first: int, block: bytes, wordings: Wordings | None = None) -> None:
         """Read a block of whole lines; `first` is the log's number of the first one."""
-        numbers = Numbers(block, first)
-        for begin, end in spots(block, self.needles):
-            if end - begin < _LONGEST:
-                self.take(numbers.at(begin), block[begin:end].decode("utf-8", "replace"))
-        self.lines += block.count(b"\n")
-        tagged = b"]<std" in block or b"\n0: " in block or b"\n 0: " in block or block.startswith((b"0: ", b" 0: "))
-        if self.tagged < _MOST_TAGS and (tagged or self.tags or self.bare):
-            self._tag(block)
+        wordings = Wordings(block) if wordings is None else wordings
+        if self._spoken.look(first, block, wordings, self._look) and not self.tagging:
+            self.tagging = any(b"]<std" in word or word.lstrip().startswith(b": ") for word in wordings.all)
+        self.lines += len(wordings.words) - 1 if SPLIT not in block else block.count(b"\n")
+        if self.tagging and self.tagged < _MOST_TAGS:
+            tagged = b"]<std" in block or b"\n0: " in block or b"\n 0: " in block or block.startswith((b"0: ", b" 0: "))
+            if tagged or self.tags or self.bare:
+                self._tag(block)
+
+    def _look(self, number: int, raw: bytes) -> bool:
+        """Read one line; returns whether one of the same words may say a number, too."""
+        if len(raw) >= _LONGEST:
+            return True
+        text = raw.decode("utf-8", "replace")
+        self.take(number, text)
+        return any(pattern.search(text) for pattern in _SPEAK)
 
     def take(self, number: int, text: str) -> None:
         """Read one line that contains a needle."""

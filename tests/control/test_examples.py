@@ -13,7 +13,7 @@ import pytest
 
 from hpcjobs.collect.pattern import Pattern
 from hpcjobs.collect.pattern_numbers import figures
-from hpcjobs.collect.reading import detect
+from hpcjobs.collect.signs import detect
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.trainers.command_keys import CommandExperiment
 from hpcjobs.trainers.registry import experiment_in

@@ -12,42 +12,103 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterator
+from operator import and_, eq, le, lt
 from typing import NamedTuple
 
+from hpcjobs.collect.formats.matches import CUT, Matches, wholes
 from hpcjobs.collect.measurements import SteadyRate
+from hpcjobs.collect.sources import SPLIT
 from hpcjobs.collect.steady import Windows
 
 BAR = re.compile(
-    rb"%\|[^|\n\x1e]*\| (\d{1,12})/(\d{1,12}) \[(?:(\d{1,4}) days?, )?(?:(\d{1,4}):)?(\d\d):(\d\d)<[^,\n\x1e\]]*, *"
-    rb"(?:(\d{1,12}(?:\.\d{1,12})?)(it/s|s/it)|\?it/s)"
+    rb"%\|[^|\n\x1e]*\| (\d{1,12})/(\d{1,12}) \[((?:\d{1,4} days?, )?(?:\d{1,4}:)?\d\d:\d\d)<[^,\n\x1e\]]*, *"
+    rb"(\d{1,12}\.?\d{0,12}(?:it/s|s/it)|\?it/s)"
 )
 # Of a shorter time, whole seconds do not give a rate.
 LEAST_S = 10
 _KEPT = 4096
+_MOST_TIMES = 100_000
 
 
 class State(NamedTuple):
-    """What a bar shows: its name, steps done and in all, whole seconds, and the printed steps a second or 0."""
+    """What a bar shows: steps done and in all, whole seconds, and the printed steps a second or 0."""
 
-    name: str
     done: int
     total: int
     seconds: int
     rate: float
 
 
-def states(block: bytes, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, State]]:
-    """The bars of a block: where each stands, and what it shows."""
-    for match in BAR.finditer(block, begin, len(block) if end is None else end):
-        at = match.start()
-        start = max(block.rfind(b"\n", 0, at), block.rfind(b"\x1e", 0, at)) + 1
-        done, total, days, hours, minutes, seconds, rate, unit = match.groups()
-        whole = (int(days or 0) * 24 + int(hours or 0)) * 3600 + int(minutes) * 60 + int(seconds)
-        shown = float(rate) if rate else 0.0
-        if shown and unit == b"s/it":
-            shown = 1 / shown
-        name = block[start:at].rstrip(b"0123456789 ").decode("utf-8", "replace").strip()
-        yield at, State(name, int(done), int(total), whole, shown)
+class Stretch(NamedTuple):
+    """States of bars in order, each with more steps than the one before, and no fewer seconds, of the same total.
+
+    `place` is which bar of its block the first is, and `before` the text before it; `words` are those of their names,
+    which differ in figures only. `rates` are as printed.
+    """
+
+    place: int
+    before: bytes
+    words: bytes
+    total: int
+    done: list[int]
+    seconds: list[int]
+    rates: list[bytes]
+
+    def name(self) -> str:
+        """The name of the first."""
+        start = max(self.before.rfind(b"\n"), self.before.rfind(SPLIT)) + 1
+        return self.before[start:].rstrip(b"0123456789 ").decode("utf-8", "replace").strip()
+
+    def state(self, at: int) -> State:
+        """One of its states."""
+        return State(self.done[at], self.total, self.seconds[at], _rate(self.rates[at]))
+
+
+def stretches(found: Matches) -> Iterator[Stretch]:
+    """The bars of a block, which are what BAR finds in it."""
+    if not found.count:
+        return
+    done, totals, rates = found.column(1, 0), found.column(2, 0), found.column(4, 0)
+    try:
+        done = wholes(done)
+    except ValueError:
+        done = list(map(int, done))
+    seconds, before = list(map(_TIMES.__getitem__, found.column(3, 0))), found.before(0, found.count)
+    texts = CUT.join(before).translate(_TEXTS, b"0123456789 ").split(CUT)
+    names = {text: text.rpartition(SPLIT)[2] for text in set(texts)}
+    words = list(map(names.__getitem__, texts))
+    going = map(and_, map(lt, done, done[1:]), map(le, seconds, seconds[1:]))
+    alike = map(and_, map(eq, totals, totals[1:]), map(eq, words, words[1:]))
+    ends = [place for place, goes in enumerate(map(and_, going, alike), 1) if not goes]
+    begin = 0
+    for end in (*ends, found.count):
+        total = int(totals[begin])
+        yield Stretch(begin, before[begin], words[begin], total, done[begin:end], seconds[begin:end], rates[begin:end])
+        begin = end
+
+
+class _Times(dict[bytes, int]):
+    """The whole seconds that a bar's time says."""
+
+    def __missing__(self, text: bytes) -> int:
+        *days, time = text.split(b", ")
+        seconds = int(days[0].split()[0]) * 86_400 if days else 0
+        for place, part in enumerate(reversed(time.split(b":"))):
+            seconds += int(part) * 60**place
+        if len(self) >= _MOST_TIMES:
+            self.clear()
+        self[text] = seconds
+        return seconds
+
+
+_TIMES = _Times()
+_TEXTS = bytes.maketrans(b"\n", SPLIT)
+
+
+def _rate(text: bytes) -> float:
+    """The steps a second that a bar prints, or 0."""
+    shown = float(text[:-4]) if text != b"?it/s" else 0.0
+    return 1 / shown if shown and text.endswith(b"s/it") else shown
 
 
 class Steps:
@@ -78,6 +139,25 @@ class Steps:
         if len(self.done) > _KEPT:
             self.done, self.seconds = self.done[::2], self.seconds[::2]
         return fresh
+
+    def go(self, stretch: Stretch) -> None:
+        """Take the states of a stretch."""
+        for at in range(len(stretch.done)):
+            state = stretch.state(at)
+            self.take(state)
+            if self.newest is state:  # Then all others go on from it.
+                self._go(stretch.done[at + 1 :], stretch.seconds[at + 1 :])
+                self.newest = stretch.state(-1)
+                return
+
+    def _go(self, done: list[int], seconds: list[int]) -> None:
+        while done:
+            free = _KEPT + 1 - len(self.done)
+            self.done.extend(done[:free])
+            self.seconds.extend(seconds[:free])
+            done, seconds = done[free:], seconds[free:]
+            if len(self.done) > _KEPT:
+                self.done, self.seconds = self.done[::2], self.seconds[::2]
 
     def close(self) -> None:
         """End the open bar."""

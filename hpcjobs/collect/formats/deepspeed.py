@@ -16,8 +16,11 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from itertools import repeat
+from operator import sub, truediv
 
 from hpcjobs.collect.formats.facts import Fact, Facts, coarse, contradiction, half
+from hpcjobs.collect.formats.matches import Matches, positive
 from hpcjobs.collect.formats.meters import LONE, RunningMean
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import WHOLE, Line, seconds
@@ -55,6 +58,7 @@ class _Run(Run):
         self.at: float | None = None
         self.stamps: list[float] = []  # s of a step
         self.end = 0  # the line of the newest step
+        self.unstamped = 0  # lines without a time stamp that tells the time of a step
         self.why = ""
         self.shared = False  # whether several GPUs share the model
 
@@ -66,9 +70,14 @@ class DeepspeedReader(StepReader[_Run]):
     begin = b":print]   train_batch_size ."
     heads = (b":print]", b"arallel", b"mp_size", b"PipelineEngine", b"STAGE=", *Facts.needles)
     steps = re.compile(
-        rb"[=/](\d{1,12}), (?:Running(Avg))?SamplesPerSec=" + _NUMBER
+        rb"[=/](\d{1,12}), (?:RunningAvg)?SamplesPerSec=" + _NUMBER
         + rb"|\bsteps: (\d{1,12}) loss: \S+ iter time \(s\): " + _NUMBER + rb" samples/sec: " + _NUMBER
     )  # fmt: skip
+    plain = re.compile(
+        rb"global_step=(\d{1,12}), RunningAvgSamplesPerSec=(\d{1,12}\.?\d{0,20})" + WHOLE
+        + rb"(?:, CurrSamplesPerSec=[\d.]+)?"
+    )  # fmt: skip
+    marks = (b", RunningAvgSamplesPerSec=", b", SamplesPerSec=", b" iter time (s): ")
 
     def new(self) -> _Run:
         return _Run()
@@ -85,33 +94,54 @@ class DeepspeedReader(StepReader[_Run]):
             facts.take(line)
 
     def step(self, match: re.Match[bytes]) -> None:
-        step = int(match[1] or match[4])
+        step = int(match[1] or match[3])
         run, count = self.follow(step, match)
-        rate = float(match[3] or match[6])
+        rate = float(match[2] or match[5])
         if not count or not 0 < rate < math.inf:
             return
         run.average, run.end = rate, self.numbers.at(match.start())
-        if match[6]:
+        if match[5]:
             run.shared = True
             run.add(1.0, 1 / rate)
             batch = run.facts.first.get("global_batch")
-            time = float(match[5])
+            time = float(match[4])
             said = Fact(rate * time, self.numbers.at(match.start()), "samples/sec x iter time")
             run.why = run.why or contradiction(said, batch, 0.0005 / time if time else 1)
         elif step > _START:
             total = (step - _START) / rate
-            run.means.add(step - _START, total, total * half(match[3]) / rate)
+            run.means.add(step - _START, total, total * half(match[2]) / rate)
             if run.before is not None and total > run.before[1]:
                 run.add(float(step - run.before[0]), total - run.before[1])
             run.before = step, total
         self._stamp(match, count)
 
+    def many(self, found: Matches, begin: int) -> int:
+        run, before = self.run, self.run.before
+        if before is None or before[0] != run.last or max(len(run.stamps), run.unstamped) < _STAMPS:
+            return begin
+        if any(found.column(3, begin)):
+            return begin
+        steps, rates = found.wholes(1, begin), found.floats(2, begin)
+        if steps[0] <= _START or not positive(rates):
+            return begin
+        totals = list(map(truediv, map(sub, steps, repeat(_START)), rates))
+        times = list(map(sub, totals, [before[1], *totals]))
+        if not positive(times) or not (ahead := run.counts(steps)):
+            return begin
+        for step, total, rate, text in zip(steps, totals, rates, found.column(2, begin), strict=True):
+            run.means.add(step - _START, total, total * half(text) / rate)
+        run.average, run.before, run.end = rates[-1], (steps[-1], totals[-1]), self.line_of(found, found.count - 1)
+        run.extend(ahead, times)
+        return found.count
+
     def _stamp(self, match: re.Match[bytes], count: int) -> None:
         run, block = self.run, self.numbers.block
-        if len(run.stamps) < _STAMPS:
+        if max(len(run.stamps), run.unstamped) < _STAMPS:
             at = seconds(block[block.rfind(b"\n", 0, match.start()) + 1 : match.start()].decode("utf-8", "replace"))
             if at is not None and run.at is not None and at > run.at:
                 run.stamps.append((at - run.at) / count)
+            else:
+                run.unstamped += 1
             run.at = at
 
     def end(self, run: _Run) -> None:

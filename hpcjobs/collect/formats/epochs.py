@@ -9,8 +9,10 @@ epochs is warm-up. Where the log says how many samples an epoch has (`Nsamples`)
 from __future__ import annotations
 
 import re
+from operator import mul
 
 from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
+from hpcjobs.collect.formats.matches import Matches, positive
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line
 
@@ -53,6 +55,19 @@ class EpochsReader(StepReader[_Run]):
             samples = run.facts.first.get("samples")
             said = Fact(rate * time, self.numbers.at(match.start()), "samples of an epoch")
             run.why = run.why or contradiction(said, samples)
+
+    def many(self, found: Matches, begin: int) -> int:
+        run, times, rates = self.run, found.floats(2, begin), found.floats(3, begin)
+        work, samples = list(map(mul, rates, times)), run.facts.first.get("samples")
+        if not positive(work) or not positive(times):
+            return begin
+        if not run.why and any(contradiction(Fact(one(work), 0, ""), samples) for one in (min, max)):
+            return begin
+        if not run.counts(found.wholes(1, begin)):
+            return begin
+        run.extend(work, times)
+        run.epochs += len(times)
+        return found.count
 
     def end(self, run: _Run) -> None:
         several = run.epochs > 1

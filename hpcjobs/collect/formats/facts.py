@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from operator import add, mul, sub
 from typing import Any, NamedTuple
 
 from hpcjobs.collect.agreement import TOLERANCE, where
 from hpcjobs.collect.formats.context import Context
+from hpcjobs.collect.formats.matches import Matches, decimals, numbers
 from hpcjobs.collect.formats.reader import Findings
 from hpcjobs.collect.lines import Line
 
@@ -98,6 +102,22 @@ def contradiction(one: Fact | None, other: Fact | None, half: float = 0.0, exact
     return f"the log contradicts itself: {one}; {other}: no figure counts"
 
 
+# Figures, and the largest rounding error of each.
+Figures = tuple[list[float], Iterable[float]]
+
+
+def rounded(found: Matches, group: int, begin: int, end: int | None = None) -> Figures:
+    """Numbers of matches with their rounding errors."""
+    column = found.column(group, begin, end)
+    errors = repeat(half(column[0])) if found.fixed or decimals(column) else list(map(half, column))
+    return found.floats(group, begin, end), errors
+
+
+def rounded_texts(column: Sequence[bytes]) -> Figures:
+    """Numbers with their rounding errors; a ValueError as of Matches."""
+    return numbers(column), repeat(half(column[0])) if decimals(column) else list(map(half, column))
+
+
 class Product:
     """A rate times the time of a step, over many lines: the batch of a step, as far as rounding lets it be known."""
 
@@ -121,6 +141,31 @@ class Product:
             self.why = f"the log contradicts itself: {here}; {self.fact()}: no figure counts"
         if low <= self.high and high >= self.low:
             self.low, self.high, self.line = max(low, self.low), min(high, self.high), self.line or line
+
+    def bounds(self, rates: Figures, times: Figures) -> tuple[float, float] | None:
+        """What is left of `low` and `high` after many lines; None if `add` must take them, to say what contradicts it.
+
+        Both are figures with the largest rounding error of each.
+        """
+        slow, fast = list(map(sub, *rates)), list(map(add, *rates))
+        short, long = list(map(sub, *times)), list(map(add, *times))
+        least, most = max(map(mul, slow, short)), min(map(mul, fast, long))
+        if not self.line or min(short) < 0 or min(slow) <= 0 or not 0 < most < math.inf:
+            return None
+        low, high = max(self.low, least), min(self.high, most)
+        if low > high:
+            low, high = self.low, self.high
+            for least, most in zip(map(mul, slow, short), map(mul, fast, long), strict=True):
+                if least <= high and most >= low:
+                    low, high = max(least, low), min(most, high)
+                elif (least > high * (1 + TOLERANCE) or most * (1 + TOLERANCE) < low) and not self.why:
+                    return None
+        return low, high
+
+    def narrow(self, bounds: tuple[float, float], line: int) -> None:
+        """Take what `bounds` gave of lines up to `line`."""
+        self.low, self.high = bounds
+        self.last = line
 
     def fact(self) -> Fact | None:
         """The middle of what it may be, or None."""

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import re
 
-from hpcjobs.collect.formats.bars import Steps, states
+from hpcjobs.collect.formats.bars import BAR, Steps, stretches
 from hpcjobs.collect.formats.facts import Fact, Facts, contradiction, half
+from hpcjobs.collect.formats.matches import Matches
 from hpcjobs.collect.formats.progress import add_bars
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.formats.steps import sections
@@ -135,11 +136,13 @@ class HuggingfaceReader(FormatReader):
                 self.findings.before = self.findings.at = line.number
                 self.take(line)
             planned = self.run.head.get("steps")
-            for _, state in states(part):
-                if planned is not None and state.total == planned.value:
-                    self.run.steps.take(state)
-                elif planned is None and not re.search("[A-Za-z]{2}", state.name) and len(self.run.bars) < _BARS:
-                    self.run.bars.setdefault(state.total, _Bar()).take(state.done)
+            for stretch in stretches(Matches(BAR, part)):
+                if planned is not None and stretch.total == planned.value:
+                    self.run.steps.go(stretch)
+                elif planned is None and not re.search("[A-Za-z]{2}", stretch.name()) and len(self.run.bars) < _BARS:
+                    bar = self.run.bars.setdefault(stretch.total, _Bar())
+                    for done in (*stretch.done[:3], stretch.done[-1]):  # Between them it only goes on.
+                        bar.take(done)
             number += part.count(b"\n")
 
     def take(self, line: Line) -> None:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import re
 
-from hpcjobs.collect.formats.facts import ACCUMULATION, Fact, Facts, Product, contradiction, half
+from hpcjobs.collect.formats.facts import ACCUMULATION, Fact, Facts, Product, contradiction, half, rounded
+from hpcjobs.collect.formats.matches import Matches, same
 from hpcjobs.collect.formats.meters import EpochRun, MeterReader
 from hpcjobs.collect.lines import WHOLE, Line
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
+_PLAIN = rb"(\d{1,12}\.\d{3})"
 
 
 class _Run(EpochRun):
@@ -38,6 +40,12 @@ class ImagenetReader(MeterReader[_Run]):
         rb"Epoch: \[(\d{1,9})\]\[ *(\d{1,9})/(\d{1,9})\]\s+(?:\| )?Time +" + _NUMBER + rb" +\( *" + _NUMBER
         + rb"\)(?:[ \t]+Speed +" + _NUMBER + rb" +\( *" + _NUMBER + rb"\))?"
     )  # fmt: skip
+    plain = re.compile(
+        rb"Epoch: \[(\d{1,9})\]\[ *(\d{1,9})/(\d{1,9})\]\s+Time +" + _PLAIN + rb" +\( *" + _PLAIN
+        + rb"\)(?:[ \t]+Speed +" + _PLAIN + rb" +\( *" + _PLAIN + rb"\))?"
+    )  # fmt: skip
+    marks = (b"Epoch: [",)
+    fixed = True
 
     def new(self) -> _Run:
         return _Run()
@@ -52,6 +60,19 @@ class ImagenetReader(MeterReader[_Run]):
         if self.epoch_line(int(epoch), int(step), int(of), mean, match.start()) and speed:
             line = self.numbers.at(match.start())
             self.run.batch.add(float(speed), half(speed), float(mean), half(mean), line)
+
+    def figures(self, found: Matches, begin: int, end: int, steps: list[int]) -> bool:
+        speeds = found.column(7, begin, end)
+        if same(speeds) and not speeds[0]:
+            return True
+        bounds = (
+            None
+            if None in speeds
+            else self.run.batch.bounds(rounded(found, 7, begin, end), rounded(found, 5, begin, end))
+        )
+        if bounds:
+            self.run.batch.narrow(bounds, self.line_of(found, end - 1))
+        return bounds is not None
 
     def end(self, run: _Run) -> None:
         steady, mean = run.steady(), run.batch.fact()

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import re
 
-from hpcjobs.collect.formats.facts import Fact, Facts, Product, contradiction, half
+from hpcjobs.collect.formats.facts import Fact, Facts, Product, contradiction, half, rounded
+from hpcjobs.collect.formats.matches import Matches, positive
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import WHOLE, Line
 from hpcjobs.collect.steady import scaled
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
+_PLAIN = rb"(\d{1,12}\.\d{3})"
 _DEVICES = re.compile(r"\bNum_devices: (\d{1,9})\b")
 _SIZES = ("per_device_batch_size", "max_target_length", "gradient_accumulation_steps")
 _PARAMETER = re.compile(r"\bConfig param (" + "|".join(_SIZES) + r"): (\d{1,9}(?:\.\d{1,9})?)\s*$")
@@ -39,9 +41,15 @@ class MaxtextReader(StepReader[_Run]):
     begin = b"Num_devices: "
     heads = (b"Num_devices", b"Config param ", *Facts.needles)
     steps = re.compile(
-        rb"completed step: (\d{1,12}), seconds: " + _NUMBER + rb", TFLOP/s/device: " + _NUMBER
+        rb"completed step: (\d{1,12}), seconds: " + _NUMBER + rb", TFLOP/s/device: \d+(?:\.\d+)?"
         + rb", Tokens/s/device: " + _NUMBER
     )  # fmt: skip
+    plain = re.compile(
+        rb"completed step: (\d{1,12}), seconds: " + _PLAIN + rb", TFLOP/s/device: \d+\.?\d*"
+        + rb", Tokens/s/device: " + _PLAIN + WHOLE
+    )  # fmt: skip
+    marks = (b"completed step: ",)
+    fixed = True
 
     def new(self) -> _Run:
         return _Run()
@@ -58,10 +66,21 @@ class MaxtextReader(StepReader[_Run]):
     def step(self, match: re.Match[bytes]) -> None:
         step = int(match[1])
         run, count = self.follow(step, match)
-        time, rate = float(match[2]), float(match[4])
+        time, rate = float(match[2]), float(match[3])
         if count and time > 0:
             run.add(1.0, time)
-            run.tokens.add(rate, half(match[4]), time, half(match[2]), self.numbers.at(match.start()))
+            run.tokens.add(rate, half(match[3]), time, half(match[2]), self.numbers.at(match.start()))
+
+    def many(self, found: Matches, begin: int) -> int:
+        run, times = self.run, rounded(found, 2, begin)
+        if not positive(times[0]):
+            return begin
+        bounds = run.tokens.bounds(rounded(found, 3, begin), times)
+        if not bounds or not run.counts(found.wholes(1, begin)):
+            return begin
+        run.tokens.narrow(bounds, self.line_of(found, found.count - 1))
+        run.extend([1.0] * len(times[0]), times[0])
+        return found.count
 
     def end(self, run: _Run) -> None:
         steady, tokens = run.settled(), run.tokens.fact()

@@ -15,12 +15,16 @@ from __future__ import annotations
 import math
 import re
 import sys
+from itertools import repeat
+from operator import mul, truediv
 
 from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
+from hpcjobs.collect.formats.matches import Matches, positive, quotients, same
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import WHOLE, Line
 
 _NUMBER = rb"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)" + WHOLE
+_PLAIN = rb"(\d{1,12}\.?\d{0,12})"
 _WORLD = re.compile(r"using world size: (\d{1,9})\b")
 _ARGUMENT = re.compile(r"^\s*(world_size|global_batch_size) \.{2,} (\d{1,9})\b")
 _PER_SECOND = re.compile(rb"\| samples per second: " + _NUMBER)
@@ -48,6 +52,11 @@ class MegatronReader(StepReader[_Run]):
         rb"iteration +(\d{1,12})/ *\d+ \|(?: +consumed samples: +(\d{1,15}) \|)?(?: +consumed tokens: +\d+ \|)?"
         rb" +elapsed time per iteration \((m?)s\): +" + _NUMBER + rb"(?:[^\n]*?\| glob?al? ?batch size: +(\d{1,9}))?"
     )
+    plain = re.compile(
+        rb"iteration +(\d{1,12})/ *\d+ \| +consumed samples: +(\d{1,15}) \|(?: +consumed tokens: +\d+ \|)?"
+        rb" elapsed time per iteration \((m)s\): +" + _PLAIN + rb" .*\| global batch size: +(\d{1,9})"
+    )  # fmt: skip
+    marks = (b"elapsed time per iteration (",)
 
     def new(self) -> _Run:
         return _Run()
@@ -86,6 +95,31 @@ class MegatronReader(StepReader[_Run]):
             run.rate = Fact(float(found[1]) * time if found else 0, self.numbers.at(match.start()), words)
         if 0 < time < math.inf:
             run.add(count, count * time)
+
+    def many(self, found: Matches, begin: int) -> int:
+        run = self.run
+        units, batches, consumed = (found.column(group, begin) for group in (3, 5, 2))
+        times = found.floats(4, begin)
+        if run.rate is None or run.batch is None or not (same(units) and same(batches) and positive(times)):
+            return begin
+        if batches[0] and int(batches[0]) != run.batch.value:
+            return begin
+        steps = found.wholes(1, begin)
+        before, newest = run.consumed, None
+        if not same(consumed) or consumed[0]:
+            if before is None or None in consumed:
+                return begin
+            samples = found.wholes(2, begin)
+            newest = steps[-1], samples[-1]
+            each = quotients(samples, before[1], steps, before[0])
+            if not run.why and each.count(run.batch.value) < len(each):
+                return begin
+        if not (ahead := run.counts(steps)):
+            return begin
+        run.consumed = newest or before
+        times = list(map(truediv, times, repeat(1000))) if units[0] else times
+        run.extend(ahead, list(map(mul, ahead, times)))
+        return found.count
 
     def _consumed(self, match: re.Match[bytes], step: int, consumed: int) -> None:
         """Compare the batch with the samples since the line before."""

@@ -10,10 +10,13 @@ print the same line without a prefix, the first counts.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from itertools import repeat
+from operator import add
+from typing import Any, ClassVar, TypeVar
 
 from hpcjobs.collect.agreement import alike
-from hpcjobs.collect.formats.facts import coarse, half
+from hpcjobs.collect.formats.facts import Figures, coarse, half, rounded
+from hpcjobs.collect.formats.matches import Matches, counts, leading
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.measurements import SteadyRate
 
@@ -91,6 +94,16 @@ class EpochRun(Run):
                 "training: no figure counts"
             )
 
+    def extend_epoch(self, steps: list[int], means: Figures) -> None:
+        """Take lines of the open epoch, each a step after the one before."""
+        self.last = steps[-1]
+        for count, mean, error in zip(map(add, steps, repeat(self.offset)), *means, strict=False):
+            self.newest = count, count * mean, count * error
+            if self.start is not None:
+                self.start.add(*self.newest)
+        if self.start is not None:
+            self.means.update(list(zip(steps, means[0], strict=True))[: _KEPT - len(self.means)])
+
     def restarts(self, epoch: int, step: int) -> bool:
         """Whether a line begins another run: an epoch before, or the begin of this one after half of its steps.
 
@@ -130,7 +143,26 @@ E = TypeVar("E", bound=EpochRun)
 
 
 class MeterReader(StepReader[E]):
-    """Reads lines of epochs and steps with a mean."""
+    """Reads lines whose first groups are the epoch, the step and the epoch's steps; that of the mean is `mean`."""
+
+    mean: ClassVar[int] = 5
+
+    def many(self, found: Matches, begin: int) -> int:
+        run, epochs = self.run, found.column(1, begin)
+        if int(epochs[0]) != run.epoch:
+            return begin
+        end = begin + leading(epochs)
+        steps = found.wholes(2, begin, end)
+        if steps[0] < 2 or not counts(run.last, steps) or not self.figures(found, begin, end, steps):
+            return begin
+        # Of later epochs the last line counts alone.
+        first = begin if run.start is not None else end - 1
+        run.extend_epoch(steps[first - begin :], rounded(found, self.mean, first, end))
+        return end
+
+    def figures(self, found: Matches, begin: int, end: int, steps: list[int]) -> bool:
+        """Take what else the lines of these steps of an epoch say. Returns whether it did; else `step` must."""
+        return True
 
     def epoch_line(self, epoch: int, step: int, length: int, mean: bytes, at: int) -> bool:
         """Take the line at position `at`, and begin another run if it is the first of one."""

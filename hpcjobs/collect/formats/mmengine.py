@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import math
 import re
+from operator import add, mul
 
+from hpcjobs.collect.formats.matches import Matches, positive, same
 from hpcjobs.collect.formats.reader import Findings
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import WHOLE, Line
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
+_PLAIN = rb"(\d{1,12}\.?\d{0,12})"
 _SECTION = re.compile(r"^(?:\d.*INFO - )?(\w+) ?= ?dict\(")
 _BATCH = re.compile(r"\b(samples_per_gpu|imgs_per_gpu) ?= ?(\d{1,9})\b")
 _LOADER = re.compile(r"(?<!\w)batch_size ?= ?(\d{1,9})\b")
@@ -41,6 +44,10 @@ class MmengineReader(StepReader[Run]):
         rb"(?:Epoch|Iter)(?:\(train\))? *(?:\[ *(\d{1,9})\])?\[ *(\d{1,9})/(\d{1,9})\](?=[^\n\x1e]{1,2000}?data_time: )"
         rb"[^\n\x1e]*?(?<![\w.])time: " + _NUMBER
     )  # fmt: skip
+    plain = re.compile(
+        rb"Epoch(?:\(train\))? +\[(\d{1,9})\]\[ *(\d{1,9})/(\d{1,9})\].* time: " + _PLAIN + rb",? +data_time: "
+    )  # fmt: skip
+    marks = (b"data_time: ",)
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
@@ -75,6 +82,16 @@ class MmengineReader(StepReader[Run]):
         run, count = self.follow(step, match)
         if count and 0 < mean < math.inf:
             run.add(float(count), count * mean)
+
+    def many(self, found: Matches, begin: int) -> int:
+        epochs, times = found.column(1, begin), found.floats(4, begin)
+        steps = found.wholes(2, begin)
+        if not same(epochs) or epochs[0]:
+            steps = list(map(add, steps, map(mul, found.wholes(1, begin), found.wholes(3, begin))))
+        if not positive(times) or not (ahead := self.run.counts(steps)):
+            return begin
+        self.run.extend(ahead, list(map(mul, ahead, times)))
+        return found.count
 
     def end(self, run: Run) -> None:
         accumulation = run.facts.get("accumulation") or 1

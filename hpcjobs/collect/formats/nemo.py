@@ -15,10 +15,12 @@ import math
 import re
 
 from hpcjobs.collect.formats.facts import Fact, contradiction
+from hpcjobs.collect.formats.matches import Matches, positive, quotients, same
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import WHOLE
 
 _NUMBER = rb"(\d{1,15}(?:\.\d{1,15})?(?:e[+-]?\d{1,3})?)" + WHOLE
+_PLAIN = rb"(\d{1,12}\.?\d{0,12})"
 
 
 class _Run(Run):
@@ -42,6 +44,11 @@ class NemoReader(StepReader[_Run]):
         + rb")?[^\n\x1e]*?train_step_timing in s[:=] ?" + _NUMBER
         + rb"(?:(?: \| \w+: [^|\n\x1e]*)*? \| consumed_samples: " + _NUMBER + rb")?"
     )  # fmt: skip
+    plain = re.compile(
+        rb"global_batch_size: (\d{1,9}) \| global_step: (\d{1,12}) (\x1e)?.*train_step_timing in s: " + _PLAIN
+        + rb" .*consumed_samples: (\d{1,12})(?=[ \n])"
+    )  # fmt: skip
+    marks = (b"train_step_timing in s",)
 
     def new(self) -> _Run:
         return _Run()
@@ -64,6 +71,31 @@ class NemoReader(StepReader[_Run]):
         run.lines += 1
         if 0 < time < math.inf:
             run.add(1.0, time)
+
+    def many(self, found: Matches, begin: int) -> int:
+        run, batches = self.run, found.column(1, begin)
+        times, steps = found.floats(4, begin), found.wholes(2, begin)
+        if run.batch is None or not (same(batches) and positive(times)):
+            return begin
+        if batches[0] and int(batches[0]) != run.batch.value:
+            return begin
+        group = 3 if any(found.column(3, begin)) else 5
+        consumed = found.column(group, begin)
+        before, newest = run.exact, None
+        if not same(consumed) or consumed[0]:
+            if before is None:
+                return begin
+            samples = found.wholes(group, begin)
+            newest = steps[-1], samples[-1]
+            each = quotients(samples, before[1], steps, before[0])
+            if not run.why and each.count(run.batch.value) < len(each):
+                return begin
+        if not run.counts(steps):
+            return begin
+        run.exact = newest or before
+        run.lines += len(steps)
+        run.extend([1.0] * len(times), times)
+        return found.count
 
     def _consumed(self, match: re.Match[bytes], step: int, consumed: int) -> None:
         """Compare the batch with the samples since the line before; the first line has those since the begin."""

@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 import re
 
-from hpcjobs.collect.formats.facts import Facts, Product, half
+from hpcjobs.collect.formats.facts import Facts, Product, half, rounded
+from hpcjobs.collect.formats.matches import CUT, Matches, positive, same, wholes
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import WHOLE, Line
 from hpcjobs.collect.steady import Windows, scaled
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
+_PLAIN = rb"(\d{1,12}\.\d{5})"
 _TRAINERS = re.compile(r"\b(?:PADDLE_TRAINERS_NUM\W{1,80}|the number of gpu is )(\d{1,9})\b")
 _LAUNCH = re.compile(r"paddle\.distributed\.launch\b.*? --(?:selected_gpus|gpus|devices)[= ]['\"]?(\d+(?:,\d+)*)")
 # Of several nodes, of which a launcher's line says the GPUs of one.
@@ -32,6 +34,7 @@ _STEP = re.compile(
     rb"(?i)(?:global[_ ]step|iter|step|batch)[:\]]? ?\[? *(\d{1,12})(?:/\d{1,12})?|\] +\[ *(\d{1,12})/\d"
 )
 _EPOCH = re.compile(rb"(?i)epoch:? ?\[? *(\d{1,9})")
+_BEFORE = re.compile(rb"\D*\Z")
 _UNITS = {b"image": "images", b"img": "images", b"sequence": "sequences", b"token": "tokens", b"word": "tokens"}
 
 
@@ -59,6 +62,9 @@ class PaddleReader(StepReader[_Run]):
     steps = re.compile(
         rb"batch_cost:? " + _NUMBER + rb"([^\n\x1e]*?)[ _]ips:? " + _NUMBER + rb"(?: ?([a-z]+)/s)?"
     )  # fmt: skip
+    plain = re.compile(rb"batch_cost: " + _PLAIN + rb"()[s, ][^/\n]* ips: " + _PLAIN + rb" ([a-z]+)/s")
+    marks = (b"batch_cost",)
+    fixed = True
 
     def new(self) -> _Run:
         return _Run()
@@ -95,7 +101,7 @@ class PaddleReader(StepReader[_Run]):
         if not (0 < cost < math.inf and 0 < rate < math.inf):
             return
         line = self.numbers.at(at)
-        run.unit = next((unit for word, unit in _UNITS.items() if (match[4] or b"").startswith(word)), "samples")
+        run.unit = _unit(match[4])
         run.add(1.0, cost)
         if run.counted:
             counted = _SAMPLES.search(match[2])
@@ -106,6 +112,33 @@ class PaddleReader(StepReader[_Run]):
             run.total = True
             run.ratio.add(float(whole[1]), half(whole[1]), 1 / rate, half(match[3]) / rate**2, line)
         run.open = run.open or (not whole and b"step/s" in match[2])
+
+    def many(self, found: Matches, begin: int) -> int:
+        run, end = self.run, begin + self.words_alike(begin)
+        if begin == end or run.counted:
+            return begin
+        units, gaps = found.column(4, begin, end), found.before(begin, end)
+        line, text = gaps[0][gaps[0].rfind(b"\n") + 1 :], CUT.join(gaps)
+        if _OTHER.search(line) or not same(units) or b"/" in b"".join(found.column(2, begin, end)):
+            return begin  # "/": ips_total, or steps a second
+        # All lines say the same up to the step: so each has its epoch and its step where one has them.
+        epoch, step = _EPOCH.search(line), _STEP.search(_EPOCH.sub(lambda match: b"\n" * len(match[0]), line))
+        if not step or (epoch and int(epoch[1]) != run.epoch):
+            return begin
+        at, stop = step.span(step.lastindex or 0)
+        mark = line[epoch.start() if epoch else _BEFORE.search(line, 0, at).start() : at]  # type: ignore[union-attr]
+        steps = text.split(mark)[1:]
+        if len(steps) != len(gaps) or not line[stop : stop + 1].strip():
+            return begin
+        count = wholes([one[: one.find(line[stop])] for one in steps])
+        costs, rates = rounded(found, 1, begin, end), rounded(found, 3, begin, end)
+        bounds = run.local.bounds(rates, costs) if positive(costs[0]) and positive(rates[0]) else None
+        if not bounds or not run.counts(count):
+            return begin
+        run.local.narrow(bounds, self.line_of(found, end - 1))
+        run.unit = _unit(units[0])
+        run.extend([1.0] * len(costs[0]), costs[0])
+        return end
 
     def end(self, run: _Run) -> None:
         facts, local, steady = run.facts, run.local.fact(), run.settled()
@@ -142,6 +175,10 @@ class PaddleReader(StepReader[_Run]):
             why=why or "the log gives the rate of one GPU, but not how many there are",
             **own,
         )
+
+
+def _unit(word: bytes | None) -> str:
+    return next((unit for begin, unit in _UNITS.items() if (word or b"").startswith(begin)), "samples")
 
 
 def _near(one: float, other: float) -> bool:

@@ -11,14 +11,18 @@ batch of each rank, so there is a rate of samples only if the log says the batch
 
 from __future__ import annotations
 
+import enum
+import itertools
 import re
 
-from hpcjobs.collect.formats.bars import State, Steps, states
+from hpcjobs.collect.formats.bars import BAR, Steps, stretches
 from hpcjobs.collect.formats.facts import ACCUMULATION, Facts, coarse
+from hpcjobs.collect.formats.matches import Matches
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.formats.steps import NO_BATCH
 from hpcjobs.collect.lines import Line, Numbers, lines
 from hpcjobs.collect.steady import scaled
+from hpcjobs.collect.wordings import Wordings
 
 _STEPS = re.compile(r"(?i)\bepoch\W{0,3}\d|\b(?:train(?:ing)?[ _])?steps?\b")
 _TRAINING = re.compile(r"(?i)\btrain(?:ing)?\b")
@@ -32,6 +36,24 @@ _WORDS = frozenset(
 _VALIDATION = re.compile(r"(?i)\bvalid|\beval|\btest")
 
 
+class _Kind(enum.Enum):
+    """What a bar counts."""
+
+    STEPS = "steps of a training"
+    OPEN = "steps of a training, or its epochs"
+    VALIDATION = "steps of a validation"
+    OTHER = "anything else"
+
+
+def _kind(name: str) -> _Kind:
+    if {word.lower() for word in re.findall(r"[A-Za-z]+", name)} <= _WORDS:
+        if _STEPS.search(name):
+            return _Kind.STEPS
+        if _TRAINING.search(name):
+            return _Kind.OPEN
+    return _Kind.VALIDATION if _VALIDATION.search(name) else _Kind.OTHER
+
+
 class ProgressReader(FormatReader):
     """Reads the bars that the text at the top of this file describes."""
 
@@ -43,24 +65,30 @@ class ProgressReader(FormatReader):
         self.steps = Steps()
         self.open = Steps()  # bars that may count epochs
         self.line = 0
+        self.found = Matches(BAR, b"")  # the bars of the block that is read next
+        self.kinds: dict[bytes, _Kind] = {}  # of bars, by the words of their names
+
+    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
+        self.found = Matches(BAR, block)
+        rest = self.found.rest()
+        return rest, Wordings(rest)
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         numbers = Numbers(block, first)
-        for at, state in states(block):
-            if bars := self._bars(state.name):
+        for stretch in stretches(self.found):
+            kind = self.kinds.get(stretch.words)
+            if kind is None:
+                kind = self.kinds[stretch.words] = _kind(stretch.name())
+            bars = self.open if kind is _Kind.OPEN else self.steps
+            if kind in (_Kind.OPEN, _Kind.STEPS):
                 if not self.line:
+                    at = next(itertools.islice(BAR.finditer(block), stretch.place, None)).start()
                     self.line = numbers.at(at)
-                bars.take(state)
-            elif _VALIDATION.search(state.name):
+                bars.go(stretch)
+            elif kind is _Kind.VALIDATION:
                 self.steps.frozen = self.open.frozen = True
         for line in lines(block, first, (b"ccumulat", *Facts.needles)):  # Another start may say another batch.
             self._head(line)
-
-    def _bars(self, name: str) -> Steps | None:
-        """The bars to which one of this name belongs, or None."""
-        if not {word.lower() for word in re.findall(r"[A-Za-z]+", name)} <= _WORDS:
-            return None
-        return self.steps if _STEPS.search(name) else self.open if _TRAINING.search(name) else None
 
     def _head(self, line: Line) -> None:
         if match := ACCUMULATION.search(line.text):
@@ -118,6 +146,3 @@ def add_bars(
         why=NO_BATCH,
         **own,
     )
-
-
-__all__ = ["ProgressReader", "State", "add_bars"]

@@ -12,6 +12,7 @@ from hpcjobs.collect.agreement import Figure, Kind, Sizes
 from hpcjobs.collect.lines import Line, lines
 from hpcjobs.collect.measurements import Measured, Problem, Throughput
 from hpcjobs.collect.steady import scaled
+from hpcjobs.collect.wordings import Wordings
 from hpcjobs.collect.world import NOTHING, OF_OPTION, OWN, Gpus, Known, Statement, World
 
 NO_GPUS = "the log does not say how many GPUs it used: give --gpus N, or --gpus-from REGEX for its path"
@@ -49,6 +50,13 @@ class FormatReader:
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
+
+    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
+        """The block that `feed` reads next, without what is of steps only; it has the same lines. And its wordings.
+
+        It is called before `feed`, which may need what it found.
+        """
+        return block, Wordings(block)
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         """Read a block of whole lines; `first` is the log's number of the first one.

@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import repeat
+from operator import sub, truediv
 
 from hpcjobs.collect.agreement import alike
 from hpcjobs.collect.formats.facts import Fact
+from hpcjobs.collect.formats.matches import Matches, positive
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import WHOLE, Line
 from hpcjobs.collect.world import OWN, Gpus
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
+_PLAIN = rb"(\d{1,12}\.?\d{0,12})"
 # So many first steps may be left out of step_avg.
 _WARMUP = 100
 
@@ -44,6 +48,10 @@ class StepAvgReader(StepReader[_Run]):
         rb"step:(\d{1,12})/\d{1,12} (?:(val_loss:)\S+ |train_loss:\S+ )?train_time:" + _NUMBER
         + rb"ms step_avg:" + _NUMBER + rb"ms"
     )  # fmt: skip
+    plain = re.compile(
+        rb"step:(\d{1,12})/\d{1,12} (?:(val_loss:)\S+ )?train_time:" + _PLAIN + rb"ms step_avg:" + _PLAIN + rb"ms"
+    )  # fmt: skip
+    marks = (b"step_avg:",)
 
     def new(self) -> _Run:
         return _Run()
@@ -66,6 +74,21 @@ class StepAvgReader(StepReader[_Run]):
             if said[1] > run.ms:
                 run.add(float(count), (said[1] - run.ms) / 1000)
             run.newest, run.ms = said, said[1]
+
+    def many(self, found: Matches, begin: int) -> int:
+        run, checks = self.run, found.column(2, begin)
+        end = begin + next((at for at, one in enumerate(checks) if one), len(checks))
+        if begin == end or run.ms == math.inf:
+            return begin
+        totals = found.floats(3, begin, end)
+        times = list(map(sub, totals, [run.ms, *totals]))
+        if not positive(times) or not (ahead := run.counts(found.wholes(1, begin, end))):
+            return begin
+        run.extend(ahead, list(map(truediv, times, repeat(1000))))
+        line = self.line_of(found, end - 1)
+        run.newest = run.last, totals[-1], found.floats(4, end - 1, end)[0], line
+        run.ms = totals[-1]
+        return end
 
     def end(self, run: _Run) -> None:
         newest = run.newest or run.checked

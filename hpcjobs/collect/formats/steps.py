@@ -6,20 +6,27 @@ rank's copy. One far below the newest begins another run, and so does the line t
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from hpcjobs.collect.formats.facts import Facts
+from hpcjobs.collect.formats.matches import CUT, Matches, counts, leading
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line, Numbers, lines
 from hpcjobs.collect.measurements import SteadyRate
+from hpcjobs.collect.sources import SPLIT
 from hpcjobs.collect.steady import TENTH, Windows, scaled
+from hpcjobs.collect.wordings import Wordings
 
 _MANY = 512
 # So much of what stands between two steps is kept.
 _LATE = 1 << 18
+# So many first steps of a run are read one by one, and at most so many others before a block is no longer read at once.
+_ALONE, _ALONE_MOST = 16, 64
 NO_BATCH = "the log gives the time of a step, but not the batch of all GPUs: there is no rate"
 
 
@@ -43,6 +50,11 @@ class Run:
             self._times.append(time)
             if len(self._work) == _MANY:
                 self._flush()
+
+    def extend(self, work: Sequence[float], times: Sequence[float]) -> None:
+        """Take many windows at once. They are not checked: all figures must be above 0 and finite."""
+        self._flush()
+        self.windows.extend(work, times)
 
     def clear(self) -> None:
         """Forget all windows."""
@@ -71,6 +83,13 @@ class Run:
             return self.gap
         return -1 if step <= self.last - 3 * self.gap or (step < self.first) else 0
 
+    def counts(self, steps: Sequence[int]) -> list[int]:
+        """What `count` gives for lines that go on in the run, each a step after the one before; empty for others."""
+        found = counts(self.last, steps) if self.last >= 0 else []
+        if found:
+            self.gap, self.last = found[-1], steps[-1]
+        return found
+
 
 R = TypeVar("R", bound=Run)
 
@@ -82,6 +101,12 @@ class StepReader(FormatReader, Generic[R]):
     begin: ClassVar[bytes] = b""
     steps: ClassVar[re.Pattern[bytes]]
     of_epochs: ClassVar[bool] = False  # whether a line is of a whole epoch
+    # Finds what `steps` finds in plain lines, with the same groups, but faster. Every step has one of the texts of
+    # `marks`: where these are as often in a block as the pattern is found, it leaves nothing out. `fixed` says that all
+    # numbers of a group have as many digits after the point.
+    plain: ClassVar[re.Pattern[bytes] | None] = None
+    marks: ClassVar[tuple[bytes, ...]] = ()
+    fixed: ClassVar[bool] = False
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
@@ -91,6 +116,9 @@ class StepReader(FormatReader, Generic[R]):
         self.begins = 1  # the line at which what is read begins, and where in it the step before ended
         self.done = 0
         self.late = b""  # what stands after the newest step in blocks before
+        self.parts: list[tuple[bytes, Matches]] = []  # of the block that is read next
+        self.wordings = Wordings(b"")  # of what is no step in it
+        self.said: list[bytes] = []  # those of lines with steps
 
     def new(self) -> R:
         """An empty run."""
@@ -108,36 +136,101 @@ class StepReader(FormatReader, Generic[R]):
         """Add the measurement of a run that has steps."""
         raise NotImplementedError
 
-    def feed(self, first: int, block: bytes, sign: int = 0) -> None:
-        number = first
+    def many(self, found: Matches, begin: int) -> int:
+        """Take steps from `begin` on at once, as far as they go on in the run and nothing but figures changes.
+
+        Returns the first that is left to `step`: `begin` itself if that changes more.
+        """
+        return begin
+
+    def words_alike(self, begin: int) -> int:
+        """How many lines of steps, from that of the step `begin` on, say the same but for figures; 0 if unknown."""
+        said = [words for words in self.wordings.all if CUT in words]
+        if len(self.parts) > 1 or SPLIT in self.numbers.block or any(words.count(CUT) > 1 for words in said):
+            return 0
+        if len(said) == 1:
+            return self.parts[0][1].count - begin
+        if not self.said:
+            self.said = [words for words in self.wordings.words if CUT in words]
+        return leading(self.said[begin:])
+
+    def line_of(self, found: Matches, index: int) -> int:
+        """The number of the line of a step."""
+        return self.begins + b"".join(found.column(0, 0, index + 1)).count(b"\n")
+
+    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
+        self.parts = []
         for begin, end in sections(block, self.begin):
             part = block[begin:end] if begin or end < len(block) else block
-            self.numbers = Numbers(part, number)
-            if begin or (self.begin and part.find(self.begin, 0, part.find(b"\n") + 1 or len(part)) >= 0):
-                self._end_at(number, self.findings.at)
-            self._section(part, number)
-            number += part.count(b"\n") if end < len(block) else 0
+            self.parts.append((part, self._matches(part)))
+        rest = b"".join(found.rest() for _, found in self.parts)
+        self.wordings, self.said = Wordings(rest), []
+        plain = any(found.pattern is self.plain for _, found in self.parts)
+        if plain and any(mark in words for words in self.wordings.all for mark in self.marks):
+            self.parts = [(part, Matches(self.steps, part)) for part, _ in self.parts]
+            rest = b"".join(found.rest() for _, found in self.parts)
+            self.wordings = Wordings(rest)
+        return rest, self.wordings
 
-    def _section(self, part: bytes, number: int) -> None:
-        at = self.done = 0
-        self.begins = number
-        step = self.step
-        for match in self.steps.finditer(part):
-            if not self.began:
-                stop = part.rfind(b"\n", 0, match.start()) + 1
-                for line in lines(part[at:stop], number + part.count(b"\n", 0, at), self.heads):
-                    self.head(line)
-                self.began = True
-                self.run.line = self.numbers.at(match.start())
-            self.done = at
-            step(match)
-            at = match.end()
-        self.late = part[at:][-_LATE:] if at else (self.late + part)[-_LATE:]
-        if at:
-            self.findings.before = self.findings.at = self.numbers.at(at)
-        if not self.began:
-            for line in lines(part[at:], number + part.count(b"\n", 0, at), self.heads):
+    def _matches(self, part: bytes) -> Matches:
+        """The steps of a section, unless `plain` does not find all that have one of `marks`."""
+        if self.plain and SPLIT not in part:
+            found = Matches(self.plain, part, self.fixed)
+            # What skips anything could skip a step.
+            if b".*" not in self.plain.pattern or sum(map(part.count, self.marks)) == found.count:
+                return found
+        return Matches(self.steps, part)
+
+    def feed(self, first: int, block: bytes, sign: int = 0) -> None:
+        number = first
+        for place, (part, found) in enumerate(self.parts):
+            self.numbers = Numbers(part, number)
+            if place or (self.begin and part.find(self.begin, 0, part.find(b"\n") + 1 or len(part)) >= 0):
+                self._end_at(number, self.findings.at)
+            self._section(part, number, found)
+            number += part.count(b"\n") if place + 1 < len(self.parts) else 0
+
+    def _section(self, part: bytes, number: int, found: Matches) -> None:
+        self.begins, self.done = number, 0
+        if found.count and not self.began and (match := self.steps.search(part)):
+            stop = part.rfind(b"\n", 0, match.start()) + 1
+            for line in lines(part[:stop], number, self.heads):
                 self.head(line)
+            self.began = True
+            self.run.line = self.numbers.at(match.start())
+            self._read(part, found, _ALONE)
+        elif found.count:
+            self._read(part, found, 1)
+        end = found.end(part)
+        self.late = part[end:][-_LATE:] if end else (self.late + part)[-_LATE:]
+        if found.count:
+            self.findings.before = self.findings.at = self.numbers.at(end)
+        if not self.began:
+            for line in lines(part[end:], number + part.count(b"\n", 0, end), self.heads):
+                self.head(line)
+
+    def _read(self, part: bytes, found: Matches, alone: int) -> None:
+        """Read the steps of a section at once where they are a series, and one by one where not, at first `alone`."""
+        index = seen = 0
+        each = self.steps.finditer(part)
+        while index < found.count:
+            before = index
+            if alone < _ALONE_MOST:
+                with contextlib.suppress(ValueError):
+                    index = self.many(found, index)
+            if index > before:
+                alone = 1
+                continue
+            if index > seen:  # After steps that were read at once: where the last of them ends.
+                self.done = next(itertools.islice(each, index - seen - 1, None)).end()
+            end = self.done
+            for match in itertools.islice(each, alone):
+                self.done = end
+                self.step(match)
+                end = match.end()
+            self.done, index = end, index + alone
+            seen = index
+            alone *= 2
 
     def again(self, at: int) -> R:
         """End the run before the step at position `at`, and begin another: a training that was started again.

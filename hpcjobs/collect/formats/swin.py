@@ -17,6 +17,7 @@ from hpcjobs.collect.formats.meters import EpochRun, MeterReader
 from hpcjobs.collect.lines import WHOLE, Line
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,12})?)" + WHOLE
+_PLAIN = rb"(\d{1,12}\.?\d{0,12})"
 _WORLD = re.compile(r"RANK and WORLD_SIZE in environ: \d+/(\d{1,9})\b")
 _SETTING = re.compile(r"^ *(BATCH_SIZE|ACCUMULATION_STEPS): (\d{1,9})\s*$")
 _CONFIG = re.compile(r"\bINFO (?:AMP|AUG)|^(?:AMP|AUG)[A-Z_]*:")
@@ -32,6 +33,11 @@ class SwinReader(MeterReader[EpochRun]):
         rb"Train: \[(\d{1,9})/\d{1,9}\]\[ *(\d{1,9})/(\d{1,9})\]\s+eta [^\n\x1e]*?\btime +" + _NUMBER + rb" +\( *"
         + _NUMBER + rb"\)"
     )  # fmt: skip
+    plain = re.compile(
+        rb"Train: \[(\d{1,9})/\d{1,9}\]\[ *(\d{1,9})/(\d{1,9})\]\s+eta [^t\n]*\btime +" + _PLAIN + rb" +\( *" + _PLAIN
+        + rb"\)"
+    )  # fmt: skip
+    marks = (b"Train: [",)
 
     def new(self) -> EpochRun:
         return EpochRun()

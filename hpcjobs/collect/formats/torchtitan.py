@@ -13,8 +13,10 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from operator import truediv
 
 from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
+from hpcjobs.collect.formats.matches import Matches, numbers, positive
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line, seconds
 from hpcjobs.collect.steady import scaled
@@ -35,6 +37,7 @@ class _Run(Run):
         self.tokens: Fact | None = None  # of a step of all GPUs
         self.at: float | None = None
         self.implied: list[float] = []  # tokens of a step of one GPU
+        self.unstamped = 0  # lines without a time stamp that tells the time of a step
 
 
 class TorchtitanReader(StepReader[_Run]):
@@ -46,6 +49,10 @@ class TorchtitanReader(StepReader[_Run]):
     steps = re.compile(
         rb"step: +(\d{1,12}) +loss: [^\n\x1e]*? memory: [^\n\x1e]*?[tw]ps: (\d{1,3}(?:,\d{3}){1,4}|\d{1,12})(?=\s)"
     )
+    plain = re.compile(
+        rb"step: +(\d{1,12}) +loss: .* memory: .*tps: (\d{1,3}(?:,\d{3})*)(?=\s)"
+    )  # fmt: skip
+    marks = (b"tps: ",)
 
     def new(self) -> _Run:
         return _Run()
@@ -68,12 +75,24 @@ class TorchtitanReader(StepReader[_Run]):
         if not count or not rate:
             return
         run.add(float(count), count / rate)
-        if len(run.implied) < _STAMPS:
+        if max(len(run.implied), run.unstamped) < _STAMPS:
             block = self.numbers.block
             at = seconds(block[block.rfind(b"\n", 0, match.start()) + 1 : match.start()].decode("utf-8", "replace"))
             if at is not None and run.at is not None and at > run.at:
                 run.implied.append(rate * (at - run.at) / count)
+            else:
+                run.unstamped += 1
             run.at = at
+
+    def many(self, found: Matches, begin: int) -> int:
+        run = self.run
+        rates = numbers(b" ".join(found.column(2, begin)).replace(b",", b"").split(b" "))
+        if max(len(run.implied), run.unstamped) < _STAMPS or not positive(rates):
+            return begin
+        if not (ahead := run.counts(found.wholes(1, begin))):
+            return begin
+        run.extend(ahead, list(map(truediv, ahead, rates)))
+        return found.count
 
     def end(self, run: _Run) -> None:
         steady = run.settled()

@@ -15,9 +15,12 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from itertools import repeat
+from operator import add, mul
 
 from hpcjobs.collect.agreement import alike
 from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
+from hpcjobs.collect.formats.matches import Matches, leading, positive, same
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import WHOLE, Line, Numbers
 from hpcjobs.collect.measurements import SteadyRate
@@ -61,12 +64,19 @@ class TorchvisionReader(StepReader[_Run]):
         rb"poch: \[(\d{1,9})(?:/\d{1,9})?\] +\[ *(\d{1,9})/(\d{1,9})\] +eta: (?:[^\n\x1e]*? img/s: " + _NUMBER
         + rb")?[^\n\x1e]*? time: " + _NUMBER + rb" +data: " + _NUMBER
     )  # fmt: skip
+    plain = re.compile(
+        rb"poch: \[(\d{1,9})\] +\[ *(\d{1,9})/(\d{1,9})\] +eta: (?:.* img/s: (\d{1,12}\.?\d{0,20}) )?.* time: "
+        rb"(\d{1,12}\.?\d{0,20}) +data: (\d{1,12}\.?\d{0,20})" + WHOLE
+    )  # fmt: skip
+    marks = (b" data: ",)
 
     def new(self) -> _Run:
         return _Run()
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         super().feed(first, block, sign)
+        if b"Total time: " not in block:
+            return
         numbers = Numbers(block, first)
         for match in _TOTAL.finditer(block):
             epoch, hours, minutes, seconds = map(int, match.groups()[:4])
@@ -104,6 +114,23 @@ class TorchvisionReader(StepReader[_Run]):
             run.add(float(count), count * mean)
         if rate and len(run.batches) < _KEPT:
             run.batches.append(float(rate) * max(mean - float(data), 0))
+
+    def many(self, found: Matches, begin: int) -> int:
+        run, epochs = self.run, found.column(1, begin)
+        if int(epochs[0]) != run.epoch:
+            return begin
+        end = begin + leading(epochs)
+        of, rates = found.column(3, begin, end), found.column(4, begin, end)
+        steps, means = found.wholes(2, begin, end), found.floats(5, begin, end)
+        warm = steps[0] >= (2 * _SMOOTHED - 1 if run.epoch == run.first else _SMOOTHED)
+        known = len(run.batches) >= _KEPT or (same(rates) and not rates[0])
+        if not (warm and known and same(of) and positive(means)):
+            return begin
+        if not (ahead := run.counts(list(map(add, steps, repeat(run.epoch * int(of[0])))))):
+            return begin
+        run.length = int(of[0])
+        run.extend(ahead, list(map(mul, ahead, means)))
+        return end
 
     def end(self, run: _Run) -> None:
         facts = run.facts
