@@ -16,107 +16,38 @@ import math
 import re
 from typing import NamedTuple
 
+from hpcjobs.collect.gpu_lines import (
+    ALL,
+    BARE,
+    COUNT,
+    CPU,
+    DEVICES,
+    EACH,
+    EDGES,
+    GPU,
+    LABEL,
+    LABELLED,
+    LIST,
+    NNODES,
+    NODES,
+    NP,
+    PARTS,
+    SAID_NODES,
+    SOCKETS,
+    SPEAK,
+    STAMPED,
+    SYSTEM,
+    TAG,
+    TASKS,
+    TOLD,
+    UNJOINED,
+    WORLD,
+)
 from hpcjobs.collect.sources import SPLIT
 from hpcjobs.collect.wordings import Spoken, Wordings
 
-_IS = r"[\"']?(?: is| are)? ?[:=(]? ?"
-# A number of something else: `for data loading`, `per node`, `in the tensor group`.
-_END = r"\b(?! (?:for|per|in|of)\b)"
 # What a reader knows of its run's GPUs by the format's own lines.
 OWN = "the run's own lines"
-# A number of GPUs or devices, which may be that of one node.
-DEVICES = "number of GPUs"
-WORLD = "world size"
-# Arguments of a process that has not joined the others, or of a script that counts nodes so.
-_UNJOINED = re.compile(r"\bNamespace\(.*\bworld_size=1\b")
-# Of all processes or GPUs of the run.
-_ALL = (
-    (WORLD, re.compile(rf"\bworld[_ ]size{_IS}(\d+){_END}", re.I)),
-    (
-        DEVICES,
-        re.compile(
-            rf"\bnum(?:ber)?[ _]of[ _](?:gpus|devices){_IS}(\d+){_END}"
-            rf"|\b(?:num (?:gpus|devices)|gpus used){_IS}(\d+){_END}"
-            r"|(?<!for )\b(?:runs?|running|training|launching|launched|starting|started)\b[^.#]{0,40}? on (\d+) GPUs\b",
-            re.I,
-        ),
-    ),
-    (
-        "number of processes",
-        re.compile(
-            rf"\bnum(?:ber)?[ _]of[ _](?:replicas|num_replicas_in_sync|ranks|processes){_IS}(\d+){_END}"
-            rf"|\bnum (?:replicas|processes){_IS}(\d+){_END}|\bnum_replicas_in_sync{_IS}(\d+)\b"
-            rf"|\b(?:hvd|horovod)[._ ]size(?:\(\))?{_IS}(\d+)\b",
-            re.I,
-        ),
-    ),
-    ("rank of", re.compile(rf"\brank:? \d+ (?:of|out of) (\d+){_END}|\[rank-\d+/(\d+)\]", re.I)),
-    ("mpirun", re.compile(r"\b(?:mpirun|mpiexec|orterun|horovodrun)\b.*?\s-{1,2}(?:np|n)[ =](\d+)\b")),
-    ("srun", re.compile(r"\bsrun\b.*?\s(?:--ntasks[= ]|-n ?)(\d+)\b")),
-)  # fmt: skip
-# Groups of ranks, which are a part of all: removed before a line is read.
-_PARTS = re.compile(
-    r"\b(?:local|node|group|[dtpesc]p|model|pipeline|pipe|tensor|data|expert|context|sequence|parallel|shard|replica)"
-    r"[ _-](?:parallel[ _-])?(?:world[ _-]?size|rank)\b\W{0,3}\d+(?: (?:of|out of) \d+)?",
-    re.I,
-)
-# Comments, help and prose, which are of no run.
-_TOLD = re.compile(
-    r"(?:^|[>\]]:? ?)\s*(?:#|//)|\busage:|\be\.g\.|\b(?:for )?example:|\(default|\bpre-?trained\b|\bdefaults? "
-    r"|^\s*-{1,2}[\w-]+(?:[= ]\S+)?\s+[A-Za-z]{2,} [a-z]+ ",
-    re.I,
-)
-_NP = re.compile(r"(?:^|\s)-(?:np|n) (\d+)\b")
-# What scripts say that train on CPUs.
-_CPU = re.compile(
-    r"\bdevice[\"']?[:=] ?[\"']?cpu\b|\b[Uu]sing (?:CPU|cpu)(?: only)?\s*$|\busing CPU, this will be slow"
-)
-_GPU = re.compile(r"\bdevice[\"']?[:=] ?[\"']?cuda\b")
-# Of one node, or of one process, in the arguments of a script.
-_LIST = re.compile(r"\b(?:gpus|gpu_ids|device_ids)[\"']?[=:] ?[\"'\[]?(\d+(?:, ?\d+)+)\b")
-_COUNT = re.compile(r"(?:\b(?:num_gpus|ngpus|gpu_num|n?gpus_per_node)[\"']?[=:] ?|--num[_-]gpus )(\d+)\b")
-_EACH = re.compile(r"--nproc[_-]per[_-]node[= ](\d+)\b")
-# MLPerf's launchers tell the system as one object: the nodes of the job, and the accelerators of each.
-_SYSTEM = re.compile(r":::SYSJSON \{.*\"number_of_nodes\": ?\"?(\d+)\b.*\"accelerators_per_node\": ?\"?(\d+)\b")
-# Beside sockets, GPUs are those of one node, and nodes are NUMA nodes: MLPerf's launchers print them.
-# Nodes beside edges are a graph's.
-_EDGES = re.compile(r"\b(?:number of|num[_ ]|n_)[ ]?edges\b|\bedge_index\b", re.I)
-_SOCKETS = re.compile(r"\b(?:num_sockets|cores_per_socket)\b")
-_TASKS = re.compile(r"--ntasks-per-node[= ](\d+)\b|-npernode (\d+)\b|--map-by ppr:(\d+):node\b")
-_NNODES = re.compile(r"--nnodes[= ](\d+)\b(?!:)")
-_NODES = re.compile(r"\bsrun\b.*?\s(?:-N ?|--nodes[= ])(\d+)\b")
-_SAID_NODES = re.compile(
-    rf"\b(?:num_nodes|nnodes|num_machines)[\"']?[=:] ?(\d+)\b(?!:)|--num[_-](?:nodes|machines) (\d+)\b"
-    rf"|\bnumber of nodes{_IS}(\d+)\b",
-    re.I,
-)
-# Tags of torchrun ([rank0]:, [default0]:) are of the ranks of one node, and PyTorch prints them before errors alone.
-_TAG = re.compile(rb"\n(?:\[\d+,(\d+)\]<std|\[(\d+)\]<std)")
-_STAMPED = re.compile(rb"\d{4}\[\d+,(\d+)\]<std")
-# srun --label writes them before each line; a list of classes or of epochs has them, too. So they count where srun is
-# seen to write them, or nearly every line has one.
-_LABEL = re.compile(r"\bsrun\b.*?\s(?:-l|--label)\b")
-_BARE = re.compile(rb"\n\s*(\d+): ")
-_LABELLED = 0.8
-# What a line says something with.
-_SPEAK = (
-    *(pattern for _, pattern in _ALL),
-    *(
-        _NP,
-        _LIST,
-        _COUNT,
-        _EACH,
-        _TASKS,
-        _NODES,
-        _SAID_NODES,
-        _LABEL,
-        _SYSTEM,
-        _EDGES,
-        _CPU,
-        _GPU,
-        re.compile("--nnodes|mpirun|mpiexec|horovodrun"),
-    ),
-)
 _OF_A_NODE = ("--nproc_per_node", "tasks per node", "GPUs per node")
 _LAUNCHERS = ("mpirun", "srun", "--nnodes", "nodes", *_OF_A_NODE)
 # Lines are longer only where a program prints data; launch lines with many options are shorter.
@@ -203,51 +134,51 @@ class World:
             return True
         text = raw.decode("utf-8", "replace")
         self.take(number, text)
-        return any(pattern.search(text) for pattern in _SPEAK)
+        return any(pattern.search(text) for pattern in SPEAK)
 
     def take(self, number: int, text: str) -> None:
         """Read one line that contains a needle."""
-        if _TOLD.search(text):
+        if TOLD.search(text):
             return
-        if _GPU.search(text):
+        if GPU.search(text):
             self.cpu = -1
-        elif not self.cpu and _CPU.search(text):
+        elif not self.cpu and CPU.search(text):
             self.cpu = number
-        text = _PARTS.sub(" ", text)
-        self.labels = self.labels or _LABEL.search(text) is not None
+        text = PARTS.sub(" ", text)
+        self.labels = self.labels or LABEL.search(text) is not None
         launches = False
-        for name, pattern in _ALL:
-            if (match := pattern.search(text)) and not (name == WORLD and _UNJOINED.search(text)):
+        for name, pattern in ALL:
+            if (match := pattern.search(text)) and not (name == WORLD and UNJOINED.search(text)):
                 self._add("all", name, match, number)
                 launches = launches or name in ("mpirun", "srun")
         if re.search(r"\b(?:mpirun|mpiexec|horovodrun)\b", text):
             self.launcher = number
-        elif not launches and number - self.launcher <= 6 and self.launcher and (match := _NP.search(text)):
+        elif not launches and number - self.launcher <= 6 and self.launcher and (match := NP.search(text)):
             self._add("all", "mpirun", match, number)  # an option on a continued line of the launcher's
-        if match := _LIST.search(text):
+        if match := LIST.search(text):
             count = len(re.findall(r"\d+", match[1]))
             self.statements.append(Statement("each", "gpus", count, number, match[0]))
-        elif match := _COUNT.search(text):
-            self._add("each", "GPUs per node" if _SOCKETS.search(text) else "num_gpus", match, number)
-        if match := _EACH.search(text):
+        elif match := COUNT.search(text):
+            self._add("each", "GPUs per node" if SOCKETS.search(text) else "num_gpus", match, number)
+        if match := EACH.search(text):
             self._add("each", "--nproc_per_node", match, number)
-            if nodes := _NNODES.search(text):
+            if nodes := NNODES.search(text):
                 self._add("nodes", "--nnodes", nodes, number)
             elif "--nnodes" not in text:  # torchrun's own default
                 self.statements.append(Statement("nodes", "--nnodes", 1, number, "no --nnodes"))
-        elif match := _TASKS.search(text):
+        elif match := TASKS.search(text):
             self._add("each", "tasks per node", match, number)
-        if match := _NODES.search(text):
+        if match := NODES.search(text):
             self._add("nodes", "nodes", match, number)
-        elif match := _SYSTEM.search(text):
+        elif match := SYSTEM.search(text):
             said = f"{match[1]} nodes x {match[2]} accelerators"
             self.statements.append(Statement("nodes", "number of nodes", int(match[1]), number, said))
             self.statements.append(Statement("each", "GPUs per node", int(match[2]), number, said))
-        elif _EDGES.search(text):
+        elif EDGES.search(text):
             self.statements = [one for one in self.statements if one.name != "number of nodes"]
-        elif (match := _SAID_NODES.search(text)) and not _SOCKETS.search(text):
+        elif (match := SAID_NODES.search(text)) and not SOCKETS.search(text):
             self._add("nodes", "number of nodes", match, number)
-        elif "--nnodes" in text and not _NNODES.search(text):  # 1:4, or a variable
+        elif "--nnodes" in text and not NNODES.search(text):  # 1:4, or a variable
             self.statements.append(Statement("nodes", "--nnodes", 0, number, "--nnodes"))
 
     def _add(self, of: str, name: str, match: re.Match[str], number: int) -> None:
@@ -261,7 +192,7 @@ class World:
 
     def _tag(self, block: bytes) -> None:
         block = b"\n" + block
-        for pattern, tags in ((_TAG, self.tags), (_STAMPED, self.tags), (_BARE, self.bare)):
+        for pattern, tags in ((TAG, self.tags), (STAMPED, self.tags), (BARE, self.bare)):
             for groups in pattern.findall(block):
                 tag = next(group for group in ([groups] if isinstance(groups, bytes) else groups) if group)
                 if len(tag) < 7:
@@ -379,7 +310,7 @@ class World:
         if not self.alone:  # They may be of another run.
             return None
         labelled = sum(lines for lines, _ in self.bare.values())
-        tags = self.tags or (self.bare if self.labels or labelled >= _LABELLED * self.lines else {})
+        tags = self.tags or (self.bare if self.labels or labelled >= LABELLED * self.lines else {})
         count = len(tags)
         if count < 2 or set(tags) != set(range(count)):
             return None

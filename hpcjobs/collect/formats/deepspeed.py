@@ -17,7 +17,7 @@ import math
 import re
 import statistics
 from itertools import repeat
-from operator import sub, truediv
+from operator import mul, sub, truediv
 
 from hpcjobs.collect.formats.facts import Fact, Facts, coarse, contradiction, half
 from hpcjobs.collect.formats.matches import Matches, positive
@@ -128,8 +128,8 @@ class DeepspeedReader(StepReader[_Run]):
         times = list(map(sub, totals, [before[1], *totals]))
         if not positive(times) or not (ahead := run.counts(steps)):
             return begin
-        for step, total, rate, text in zip(steps, totals, rates, found.column(2, begin), strict=True):
-            run.means.add(step - _START, total, total * half(text) / rate)
+        errors = map(truediv, map(mul, totals, map(half, found.column(2, begin))), rates)
+        run.means.extend(zip(map(sub, steps, repeat(_START)), totals, errors, strict=True))
         run.average, run.before, run.end = rates[-1], (steps[-1], totals[-1]), self.line_of(found, found.count - 1)
         run.extend(ahead, times)
         return found.count

@@ -181,11 +181,17 @@ class Product:
         return least if self.high < math.inf and least > 0 and math.floor(self.high + 1e-9) == least else None
 
 
+# By the number of decimals: of each step of a log, so not reckoned anew.
+_HALVES = tuple(0.5 * 10.0**-decimals for decimals in range(64))
+
+
 def half(number: bytes) -> float:
     """The largest rounding error of a number as it is printed: half a unit of its last digit."""
-    digits, _, power = number.lower().partition(b"e")
-    decimals = len(digits.partition(b".")[2])
-    return float(0.5 * 10.0 ** (int(power or 0) - decimals))
+    if b"e" in number or b"E" in number:
+        digits, _, power = number.lower().partition(b"e")
+        return float(0.5 * 10.0 ** (int(power or 0) - len(digits.partition(b".")[2])))
+    point = number.find(b".")
+    return _HALVES[min(len(number) - point - 1, 63) if point >= 0 else 0]
 
 
 def coarse(error: float, what: str) -> tuple[str, str]:

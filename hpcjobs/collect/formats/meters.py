@@ -10,6 +10,7 @@ print the same line without a prefix, the first counts.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import repeat
 from operator import add
 from typing import Any, ClassVar, TypeVar
@@ -36,9 +37,15 @@ class RunningMean:
 
     def add(self, count: float, time: float, error: float = 0.0) -> None:
         """Take a line."""
-        self.points.append((count, time, error))
-        if len(self.points) > _KEPT:
-            del self.points[1::2]
+        self.extend(((count, time, error),))
+
+    def extend(self, points: Iterable[tuple[float, float, float]]) -> None:
+        """Take lines: of each what `add` takes."""
+        kept = self.points
+        for point in points:
+            kept.append(point)
+            if len(kept) > _KEPT:
+                del kept[1::2]
 
     def rest(self) -> tuple[float, float, float] | None:
         """Steps, s and rounding error from the first line after the first tenth to the last; None of a single line."""

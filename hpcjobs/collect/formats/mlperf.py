@@ -24,10 +24,11 @@ from hpcjobs.collect.formats import mlperf_sets
 from hpcjobs.collect.formats.mlperf_progress import Progress, number
 from hpcjobs.collect.formats.mlperf_sets import Counts
 from hpcjobs.collect.formats.reader import Findings, FormatReader
+from hpcjobs.collect.gpu_lines import DEVICES
 from hpcjobs.collect.lines import Line
 from hpcjobs.collect.mlperf_lines import Event
 from hpcjobs.collect.steady import Windows
-from hpcjobs.collect.world import DEVICES, Statement
+from hpcjobs.collect.world import Statement
 
 _ARGUMENTS = re.compile(r"(?:Node\[(\d+)\] )?(?:start with arguments )?Namespace\((.*)\)")
 _ARGUMENT = re.compile(r"\b(batch_size|gpus|kv_store|num_examples|dtype|network)=(?:'([^']*)'|(\w+))")

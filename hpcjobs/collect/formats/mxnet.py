@@ -22,9 +22,9 @@ import statistics
 
 from hpcjobs.collect.agreement import alike
 from hpcjobs.collect.formats.reader import Findings, FormatReader
+from hpcjobs.collect.gpu_lines import DEVICES
 from hpcjobs.collect.lines import Line, seconds
 from hpcjobs.collect.steady import Windows
-from hpcjobs.collect.world import DEVICES
 
 _RATE = r"(\d+(?:\.\d+)?(?:e\+?\d+)?) samples/sec"
 _SPEED = re.compile(
