@@ -32,11 +32,8 @@ def show_matches(read: PatternRead, pattern: Pattern) -> None:
         talk(_line(match))
     for problem in read.result.problems:
         talk(str(problem))
-    if read.contradiction and all(problem.reason != read.contradiction for problem in read.result.problems):
-        talk(f"{path}: {read.contradiction}: in a sweep this run would have no measurement")
-    one = read.throughput
-    if one is not None:
-        talk(_result(one, matches.counted, pattern))
+    if read.throughput is not None:
+        talk(_result(read.throughput, matches.counted, pattern, contradicted=bool(read.contradiction)))
 
 
 def _line(match: Matched) -> str:
@@ -54,16 +51,20 @@ def _figures(found: Found) -> str:
     )
 
 
-def _result(one: Throughput, counted: int, pattern: Pattern) -> str:
-    """The figure that the matches make, such as `812.3 tokens/s of one rank (mean of 40 matches)`."""
+def _result(one: Throughput, counted: int, pattern: Pattern, *, contradicted: bool) -> str:
+    """The figure that the matches make, such as `812.3 tokens/s of one rank (mean of 40 matches)`.
+
+    `contradicted`: the log contradicts what was given, so that to give it is no remedy.
+    """
     how = f"({pattern.take} of {_matches(counted)})"
     step = f", {one.step_ms:.6g} ms a step" if one.step_ms else ""
-    missing = "" if one.gpus else "; a row needs the number of GPUs: give --gpus N, or --gpus-from REGEX for its path"
+    known = one.gpus or contradicted
+    missing = "" if known else "; a row needs the number of GPUs: give --gpus N, or --gpus-from REGEX for its path"
     if one.throughput is not None:
         return f"{one.throughput:.6g} {one.unit}/s{step} {how}{missing}"
     if one.per_gpu is not None:
         return f"{one.per_gpu:.6g} {one.unit}/s of one rank{step} {how}{missing}"
-    batch = "" if one.global_batch else "; a rate needs the batch: give --batch N"
+    batch = "" if one.global_batch or contradicted else "; a rate needs the batch: give --batch N"
     return f"no rate{step} {how}{batch}{missing}"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -87,9 +89,22 @@ def _finds(gpus: int | None, text: str | None) -> re.Pattern[str] | None:
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
-        if path.is_dir():
-            yield from sorted(inner for inner in path.rglob("*") if inner.is_file())
-        elif path.exists():
-            yield path
-        else:
-            raise InputError(f"--logs {path}: no such file")
+        try:
+            if not path.is_dir():
+                path.stat()
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP
+            why = "no such file" if missing else f"cannot be read: {error.strerror}"
+            raise InputError(f"--logs {path}: {why}") from None
+        found = list(_below(path)) if path.is_dir() else [path]
+        if not found:
+            raise InputError(f"--logs {path}: no file lies below this folder")
+        yield from sorted(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All regular files below a folder, and the folders that cannot be read, so that it is said of them, too."""
+    closed: list[Path] = []
+    for inner, _, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
+        yield from (path for name in names if (path := Path(inner, name)).is_file())
+    yield from closed

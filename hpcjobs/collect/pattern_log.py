@@ -205,7 +205,11 @@ def _result(source: Source, reader: _Reader, pattern: Pattern, known: Sizes) -> 
     if first is None or not counted:
         problems.append(Problem(path, first.line if first else 0, _why_none(matches, pattern)))
         return PatternRead(LogResult(path, FORMAT, (), tuple(problems)), matches, reader.claims)
-    sizes = reader.claims.filled(known).whole()
+    claims, whole = reader.claims, known.whole()
+    of_batch, sizes = claims.batch_contradiction(whole), claims.filled(known).whole()
+    if of_batch:
+        problems.append(Problem(path, 0, of_batch))
+        sizes = dataclasses.replace(sizes, local_batch=None, global_batch=None)
     told = reader.ranks.told(len(reader.series), sizes.gpus) if pattern.of == "all" else ""
     if told:
         problems.append(Problem(path, first.line, told))
@@ -216,7 +220,7 @@ def _result(source: Source, reader: _Reader, pattern: Pattern, known: Sizes) -> 
         reason = "no match has a score" if reader.score is None else f"the last score is {reader.score}"
         problems.append(Problem(path, 0, reason))
     one, why = _throughput(path, first.line, counted, pattern, sizes)
-    if why:
+    if why and not of_batch:
         problems.append(Problem(path, first.line, why))
     if one.gpus and not known.gpus:
         one = dataclasses.replace(one, gpus_from="log")
@@ -231,13 +235,12 @@ def _result(source: Source, reader: _Reader, pattern: Pattern, known: Sizes) -> 
         one = dataclasses.replace(one, local_batch=None, global_batch=None, missing=missing)
     if of_rank or (wrong_of and pattern.of == "all"):
         one = dataclasses.replace(one, flags=(*one.flags, FLAG_RATE_OF_RANK))
-    claims, whole = reader.claims, known.whole()
     if of_gpus := claims.gpus_contradiction(whole):
         problems.append(Problem(path, 0, of_gpus))
         one = dataclasses.replace(one, gpus=None, per_gpu=None, missing=(*one.missing, "gpus"))
     elif stated := claims.gpus(whole).contradiction:
         problems.append(Problem(path, 0, stated))
-    contradiction = of_gpus or claims.batch_contradiction(whole) or contradiction
+    contradiction = of_gpus or of_batch or contradiction
     return PatternRead(LogResult(path, FORMAT, (one,), tuple(problems)), matches, claims, contradiction)
 
 

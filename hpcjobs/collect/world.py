@@ -66,12 +66,16 @@ class Statement(NamedTuple):
 
 
 class Gpus(NamedTuple):
-    """The number of GPUs and of nodes, None if not known, or what contradicts it; and the line that says so, or 0."""
+    """The number of GPUs and of nodes, None if not known, or what contradicts it; and the line that says so, or 0.
+
+    `values` are the two numbers that contradict each other, if there are two.
+    """
 
     gpus: int | None = None
     nodes: int | None = None
     contradiction: str = ""
     line: int = 0
+    values: tuple[int, ...] = ()
 
 
 class Known(NamedTuple):
@@ -331,7 +335,8 @@ def _launched(node: Statement, nodes: int, others: list[Statement]) -> Gpus:
 
 
 def _against(one: Statement, other: Statement) -> Gpus:
-    return Gpus(None, None, f"{_told(one)} and {_told(other)} contradict each other", one.line)
+    told = f"{_told(one)} and {_told(other)} contradict each other"
+    return Gpus(None, None, told, one.line, (one.value, other.value))
 
 
 def _value(one: Statement) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from hpcjobs.collect.log_files import read_logs
 from tests.running import hpcjobs
 
 # NERSC/sc22-dl-tutorial, example_logs, shortened
@@ -41,6 +44,63 @@ def test_a_number_of_gpus_that_the_log_contradicts_gives_no_row(tmp_path: Path, 
     assert json.loads(refused.stdout) == []
     said = "the log says 4 GPUs (line 1), the run has 2" if how else "a.log:1: the log says 4 GPUs, --gpus 2"
     assert said in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "told"),
+    [
+        ("8", [8], ": --gpus 8 counts"),
+        ("16", [16], ": --gpus 16 counts"),
+        ("4", [], ", and --gpus 4 is neither: the number of GPUs is not known"),
+    ],
+)
+def test_of_two_numbers_of_gpus_in_a_log_the_one_that_is_given_counts(
+    tmp_path: Path, given: str, gpus: list[int], told: str
+) -> None:
+    write(tmp_path, a="world_size 8\nmpirun -np 16 python train.py\n" + EPOCHS)
+    done = hpcjobs("collect", "--logs", "a.log", "--gpus", given, "--json", cwd=tmp_path, code=int(not gpus))
+    assert [row["gpus"] for row in json.loads(done.stdout)] == gpus
+    both = "a.log:1: world_size 8 (line 1: 8) and mpirun -np 16 (line 2: 16) contradict each other"
+    assert f"{both}{told}" in done.stderr.splitlines()
+
+
+def test_a_batch_that_the_log_contradicts_makes_no_rate_of_a_step_s_time(tmp_path: Path) -> None:
+    write(tmp_path, a="world size: 2\nglobal batch size: 4\n" + "step ms: 100.0 rate: 40.0\n" * 20)
+
+    def tried(pattern: str, *given: str, code: int) -> tuple[list[tuple[float, int | None]], list[str]]:
+        words = ("collect", "--logs", "a.log", "--pattern", pattern, "--warmup", "0", "--json", *given)
+        done = hpcjobs(*words, cwd=tmp_path, code=code)
+        rows = [(row["throughput"], row["global_batch"]) for row in json.loads(done.stdout)]
+        return rows, [line for line in done.stderr.splitlines() if not line.startswith("  ")][1:]
+
+    refused = "a.log: the log says 4 as global batch (line 2), the run has 8"
+    step, rate = r"ms: (?P<step_ms>[\d.]+)", r"rate: (?P<throughput>[\d.]+)"
+    assert tried(step, code=0)[0] == [(40.0, 4)]
+    # To give the batch again would be no remedy.
+    assert tried(step, "--batch", "8", code=1) == ([], [refused, "no rate, 100 ms a step (mean of 20 matches)"])
+    assert tried(rate, "--batch", "8", code=0) == ([(40.0, None)], [refused, "40 samples/s (mean of 20 matches)"])
+
+
+def test_a_folder_without_files_and_one_that_cannot_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "none" / "below").mkdir(parents=True)
+    told = hpcjobs("collect", "--logs", "none", cwd=tmp_path, code=2).stderr
+    assert told == "hpcjobs: error: --logs none: no file lies below this folder\n"
+    (tmp_path / "logs" / "closed").mkdir(parents=True)
+    write(tmp_path / "logs", a="world_size 4\n" + EPOCHS)
+    scandir = os.scandir
+
+    def closed(path: str) -> object:
+        """The superuser, as whom tests may run, can read every folder."""
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    found = read_logs([tmp_path / "logs"])
+    assert [run.gpus for run in found.runs] == [4]
+    assert [Path(problem.path).name for problem in found.problems] == ["closed"]
 
 
 def test_a_refused_log_shows_what_is_known_and_what_contradicts(tmp_path: Path) -> None:

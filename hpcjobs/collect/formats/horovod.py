@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 
+from hpcjobs.collect.agreement import Figure, Kind
 from hpcjobs.collect.formats.facts import coarse, half
 from hpcjobs.collect.formats.reader import Findings, FormatReader, mean
 from hpcjobs.collect.lines import WHOLE_OR_END, Line
@@ -120,8 +121,10 @@ class HorovodReader(FormatReader):
         run, self.run = self.run, _Run()
         steady = run.windows.steady()
         figure, total, per_gpu, sd = "", None, None, None
+        figures: list[Figure] = []
         if run.totals:
             figure, total, sd = "Total img/sec", mean(run.totals), mean(run.sds) if run.sds else None
+            figures += [Figure(Kind.ONE, mean(run.means), run.line, "Img/sec per GPU")] if run.means else []
         elif run.means:
             figure, per_gpu = "Img/sec per GPU", mean(run.means)
         elif steady is not None:
@@ -141,6 +144,7 @@ class HorovodReader(FormatReader):
                 figure,
                 total=total,
                 per_gpu=per_gpu,
+                figures=figures,
                 gpus=run.gpus,
                 local_batch=run.batch,
                 sd=sd,

@@ -101,7 +101,7 @@ class StepAvgReader(StepReader[_Run]):
             other = Fact(total / max(step, 1), line, "train_time over the steps")
         elif steady and 10 * sum(run.windows.work) >= step and not alike(each, 1000 / steady.rate):
             other = Fact(1000 / steady.rate, run.line, "ms of a step by the train_time of the lines from there on")
-        why = "the log gives the time of a step, but neither batch nor GPUs: there is no rate"
+        why = "the log gives the time of a step, but not the batch: there is no rate"
         self.add_run(
             run.line,
             "step_avg of the last step",

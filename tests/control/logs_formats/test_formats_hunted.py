@@ -108,17 +108,27 @@ HOROVOD = (
     "[1,0]<stdout>:Batch size: 32\n[1,0]<stdout>:Number of GPUs: 8\n[1,0]<stdout>:Iter #0: 598.3 img/sec per GPU\n"
     "[1,0]<stdout>:Img/sec per GPU: 600.0 +-3.8\n[1,0]<stdout>:Total img/sec on 8 GPU(s): 4800.1 +-30.3\n"
     "Batch size: 32\nNumber of GPUs: {gpus}\nIter #0: 572.9 img/sec per GPU\n"
-    "Img/sec per GPU: 573.2 +-3.8\nTotal img/sec on {gpus} GPU(s): 4585.6 +-30.3\n"
+    "Img/sec per GPU: 573.2 +-3.8\nTotal img/sec on {gpus} GPU(s): {total} +-30.3\n"
 )
 
 
-@pytest.mark.parametrize("gpus", [16, 8])
-def test_a_horovod_run_without_tags_is_not_one_with_tags(tmp_path: Path, gpus: int) -> None:
-    first, second = read(tmp_path, HOROVOD.format(gpus=gpus)).measurements
+@pytest.mark.parametrize(("gpus", "total"), [(16, 9171.2), (8, 4585.6)])
+def test_a_horovod_run_without_tags_is_not_one_with_tags(tmp_path: Path, gpus: int, total: float) -> None:
+    first, second = read(tmp_path, HOROVOD.format(gpus=gpus, total=total)).measurements
     assert isinstance(first, Throughput)
     assert isinstance(second, Throughput)
     assert (first.throughput, first.gpus) == (4800.1, 8)
-    assert (second.throughput, second.gpus) == (4585.6, gpus)
+    assert (second.throughput, second.gpus) == (total, gpus)
+
+
+def test_a_total_that_is_not_the_mean_of_a_gpu_times_the_gpus_is_no_rate(tmp_path: Path) -> None:
+    result = read(tmp_path, HOROVOD.format(gpus=16, total=4585.6))
+    second = result.measurements[1]
+    assert isinstance(second, Throughput)
+    assert (second.throughput, second.per_gpu, second.gpus) == (None, None, 16)
+    assert [each.reason for each in result.problems] == [
+        "the log contradicts itself: Total img/sec (line 8) 4585.6/s; Img/sec per GPU (line 8) 573.2/s"
+    ]
 
 
 # PaddlePaddle/Perf, DeepLabV3P/logs/paddle/Deeplabv3_FP32_BS4-N32.log: the launcher of one node of four.
@@ -219,7 +229,7 @@ def test_trainings_of_two_formats_do_not_share_their_gpus(tmp_path: Path) -> Non
     for text, wanted in (
         (HF + world_of + megatron, [(183.358, None), (16 / 0.8586, 32)]),
         (world_of + megatron + HF, [(16 / 0.8586, 32), (183.358, None)]),
-        (HOROVOD.format(gpus=8) + megatron, [(4800.1, 8), (4585.6, 8), (16 / 0.8586, None)]),
+        (HOROVOD.format(gpus=8, total=4585.6) + megatron, [(4800.1, 8), (4585.6, 8), (16 / 0.8586, None)]),
     ):
         found = [run for run in read(tmp_path, text).measurements if isinstance(run, Throughput)]
         assert [run.gpus for run in found] == [gpus for _, gpus in wanted]
