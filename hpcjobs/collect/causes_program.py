@@ -89,7 +89,7 @@ _NO_NETWORK = r"^(?![^\n]*(?:\bMPID?I?R?_\w+\(\d+\)|\bUCX +[A-Z]+ |\bNCCL WARN |
 FILE_SYSTEM = (
     errors(
         "file_system",
-        r"\bStale (?:NFS )?file handle",
+        r"\b[Ss]tale (?:NFS )?file handle",
         r"\[Errno (?:5|30|108|116|117|121)\]",
         rf"{_NO_NETWORK}\b(?:[Ii]nput/output|Remote I/O) error",
         r"\bRead-only file system",

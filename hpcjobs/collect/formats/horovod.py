@@ -5,7 +5,7 @@
     Number of GPUs: 8                               the number of ranks; CPUs with --no-cuda
     Iter #3: 612.1 img/sec per GPU                  one rank's images over its time
     Img/sec per GPU: 600.2 +-5.3                    mean over the Iter lines, and 1.96 of their standard deviations
-    Total img/sec on 8 GPU(s): 4801.4 +-42.7        both of the line before, times the number of ranks
+    Total img/sec on 8 GPU(s): 4801.4 +-42.7        both of the line before, times the number of ranks: it checks this
 
 The Keras scripts leave Iter #0 out of their mean. If every rank prints, each total is one rank's estimate, and their
 mean counts. Totals in a row are separate runs, unless rank prefixes or repeated Iter lines show that several ranks
@@ -124,7 +124,8 @@ class HorovodReader(FormatReader):
         figures: list[Figure] = []
         if run.totals:
             figure, total, sd = "Total img/sec", mean(run.totals), mean(run.sds) if run.sds else None
-            figures += [Figure(Kind.ONE, mean(run.means), run.line, "Img/sec per GPU")] if run.means else []
+            if run.means:
+                figures = [Figure(Kind.ONE, mean(run.means), run.line, "Img/sec per GPU", run.half)]
         elif run.means:
             figure, per_gpu = "Img/sec per GPU", mean(run.means)
         elif steady is not None:
@@ -136,6 +137,7 @@ class HorovodReader(FormatReader):
                 self.findings.problem(run.line, told)
             if why:
                 total = per_gpu = steady = None
+                figures = []
             steady = scaled(steady, run.gpus)
             if total is None and steady is not None and run.gpus:
                 sd = steady.sd
