@@ -6,6 +6,7 @@ torchrun's report follows what its processes printed.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -38,6 +39,8 @@ _OF_LAUNCHERS = re.compile(
 _TORCHRUN_REPORTS = re.compile(r"failed \(exitcode: -?\d+\) local_rank: |ChildFailedError")
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\):$")
 _RAISED = re.compile(r"\w[\w.]*(?:Error|Exception|Interrupt|Exit)\b")
+_COUNTED = re.compile(r"ValidationError: \d+ validation errors? for \S+$")
+_FURTHER = re.compile(r"For further information visit ")
 _FRAME = re.compile(r'File "[^"]*", line \d+|[\^~ ]+$')
 # Stack frames of C++, of Python's faulthandler and of MPI and UCX, and what stands around them.
 _TRACE = re.compile(
@@ -126,8 +129,15 @@ def last_line(lines: Sequence[str]) -> str:
 
 
 def whole(text: str, start: int, place: int = 0) -> str:
-    """As `sentence`; an exception that only announces its message has its next line, too."""
+    """As `sentence`; an exception that only announces its message has its next line, too.
+
+    pydantic's has what is wrong with the first key below the number of errors.
+    """
     line, _, after = text[start : start + 3000].partition("\n")
+    if _COUNTED.search(line):
+        own = (bare(each).strip() for each in after.split("\n") if causes.label(each) == causes.label(line))
+        below = itertools.takewhile(lambda each: not _FURTHER.match(each), filter(None, own))
+        return ": ".join([line, *itertools.islice(below, 2)])
     following = bare(after.partition("\n")[0])
     if (
         line.endswith(":")

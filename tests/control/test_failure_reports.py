@@ -77,6 +77,29 @@ def test_two_exceptions_without_a_link_are_no_chain() -> None:
     assert chained.without_superseded(lines) == lines
 
 
+# vllm-project/vllm issue 26161, and eole-nlp/eole issue 254, shortened
+@pytest.mark.parametrize(
+    ("counted", "below"),
+    [
+        ("1 validation error for ModelConfig", ["Value error, Expecting value: line 1 column 1 (char 0)"]),
+        ("32 validation errors for TrainConfig", ["src_vocab", "Field required [type=missing, input_type=dict]"]),
+    ],
+)
+@pytest.mark.parametrize("label", ["", "[rank3]: "])
+def test_of_a_configuration_that_is_refused_the_first_key_is_told(
+    counted: str, below: list[str], label: str, tmp_path: Path
+) -> None:
+    raised = f"pydantic_core._pydantic_core.ValidationError: {counted}"
+    log = [
+        *RAISED.splitlines(),
+        raised,
+        *below,
+        "    For further information visit https://errors.pydantic.dev/2.12/v/x",
+    ]
+    failure = why(tmp_path, "".join(f"{label}{line}\n" for line in log))
+    assert (failure.kind, failure.evidence) == ("traceback", label + ": ".join([raised, *below]))
+
+
 def test_the_exception_of_a_worker_is_the_one_it_raised_itself(tmp_path: Path) -> None:
     """As PyTorch's DataLoader, torch.multiprocessing.spawn and Ray print them."""
     loader = f"{RAISED}KeyError: Caught KeyError in DataLoader worker process 0.\nOriginal {RAISED}KeyError: 'label'\n"
