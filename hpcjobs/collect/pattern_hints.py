@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,9 +27,10 @@ _SHOWN = 4
 _LENGTH = 200
 
 
-# A rate before its unit, a rate after its name, and a time of a step in either order.
+# A rate before its unit (but after a colon behind the unit stands the rate itself), a rate after its name,
+# and a time of a step in either order.
 _UNIT = r"(?P<unit>samples|tokens|tok|images|imgs?|sequences|seqs?|examples|steps|it)"
-_BEFORE = re.compile(rf"(?i)\d[\d.,]* ?(?P<words>{_UNIT}(?:/| per )s(?:ec(?:ond)?)?)")
+_BEFORE = re.compile(rf"(?i)\d[\d.,]* ?(?P<words>{_UNIT}(?:/| per )s(?:ec(?:ond)?)?)\b(?!\s*[:=])")
 _AFTER = re.compile(
     rf"(?i)(?P<words>\b(?:throughput|speed|tps|{_UNIT}[ _]?(?:per|/)[ _]?s(?:ec(?:ond)?)?)\b[^\w\n]{{0,4}})\d"
 )
@@ -36,15 +38,20 @@ _STEP = re.compile(
     r"(?i)(?P<words>\b(?:step|iteration|batch|iter)[ _](?:time|avg)(?: ?\(m?s\))?[^\w\n]{0,4}"
     r"|elapsed time per iteration \(ms\): ?)\d[\d.,]* ?(?P<in>ms|s)?\b"
 )
+_BETWEEN = re.compile(r" +\d")
+_OF_ONE = re.compile(r"(?i) ?(?:/|per) ?(?:gpu|device|rank)\b")
 _UNITS = {"tok": "tokens", "img": "images", "imgs": "images", "seq": "sequences", "seqs": "sequences", "it": "steps"}
 
 
 def suggested(text: str) -> tuple[str, str]:
     """(a pattern that reads a line like this one, its further options), both empty if no figure has clear words."""
-    if match := _BEFORE.search(text):
+    if (match := _BEFORE.search(text)) and _BETWEEN.match(text, match.end()):
+        return "", ""  # Whether the number before or after the unit is the rate, is not known.
+    if match:
         unit = match["unit"].lower()
         words = re.escape(match["words"]).replace(r"\ ", " ").replace(r"\/", "/")
-        return f"(?P<throughput>[\\d.,]+) ?{words}", f"--unit {_UNITS.get(unit, unit)}"
+        of = " --of rank" if _OF_ONE.match(text, match.end()) else ""
+        return f"(?P<throughput>[\\d.,]+) ?{words}", f"--unit {_UNITS.get(unit, unit)}{of}"
     if match := _AFTER.search(text):
         unit = (match["unit"] or "samples").lower()
         words = re.escape(match["words"]).replace(r"\ ", " ").replace(r"\/", "/")
@@ -68,8 +75,8 @@ def suggested_for(path: Path, likely: Sequence[Line]) -> str:
     for number, block in Source(path).blocks():
         count += sum(words.search(each.text) is not None for each, _ in texts(block, number))
         if count > _FEW:
-            return f"--pattern '{pattern}' {options}"
-    return f"--pattern '{pattern}' {options} --warmup {-(-count // 10) if count > 1 else 0}"
+            return f"--pattern {shlex.quote(pattern)} {options}"
+    return f"--pattern {shlex.quote(pattern)} {options} --warmup {-(-count // 10) if count > 1 else 0}"
 
 
 def likely_lines(path: Path) -> list[Line]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,23 @@ def test_a_hint_for_few_lines_leaves_few_out(tmp_path: Path) -> None:
     }
     assert "--unit samples --warmup 1 --gpus N" in told["few"]
     assert "--unit samples --gpus N" in told["many"]
+
+
+@pytest.mark.parametrize(
+    ("line", "rate"),
+    [
+        ("step {step} samples/s: {rate}", 2000.0),
+        ("step {step}: {rate} samples/s", 2000.0),
+        ("step {step}: {rate} samples/s/GPU", 4000.0),
+        ("step {step} | tokens/sec = {rate} | 3 images", 2000.0),
+        ("{{'step': {step}, 'tokens_per_second': {rate}, 'loss': 0.3}}", 2000.0),
+        ("[it {step}] elapsed time per iteration (ms): {rate}", 4.0),  # --batch 8
+    ],
+)
+def test_the_command_of_a_hint_reads_the_rate_as_it_is_printed(tmp_path: Path, line: str, rate: float) -> None:
+    write(tmp_path, a="".join(line.format(step=step, rate="2000.0") + "\n" for step in range(1, 21)))
+    told = hpcjobs("collect", "--logs", "a.log", cwd=tmp_path, code=1).stderr.splitlines()[-1]
+    assert told.startswith("try --pattern ")
+    words = shlex.split(told.removeprefix("try ").partition(";")[0].replace("--gpus N", "--gpus 2").replace(" N", " 8"))
+    (row,) = json.loads(hpcjobs("collect", "--logs", "a.log", *words, "--json", cwd=tmp_path).stdout)
+    assert row["throughput"] == pytest.approx(rate)
