@@ -231,7 +231,7 @@ class World:
             if first and first.value != one.value and one.value > 1:
                 if alone:
                     why = f"{_told(first)} and {_told(one)} are of two starts of the training"
-                    return Gpus(None, None, why, one.line)
+                    return Gpus(None, None, why, one.line, (first.value, one.value))
                 said.remove(one)  # It is of the next run.
         newest: dict[tuple[str, str], Statement] = {}
         most: dict[str, Statement] = {}

@@ -53,13 +53,15 @@ def test_a_number_of_gpus_that_the_log_contradicts_gives_no_row(tmp_path: Path, 
         ("8", [8], ": --gpus 8 counts"),
         ("16", [16], ": --gpus 16 counts"),
         ("4", [], ", and --gpus 4 is neither: the number of GPUs is not known"),
+        ("", [], ": the number of GPUs is not known"),
     ],
 )
 def test_of_two_numbers_of_gpus_in_a_log_the_one_that_is_given_counts(
     tmp_path: Path, given: str, gpus: list[int], told: str
 ) -> None:
     write(tmp_path, a="world_size 8\nmpirun -np 16 python train.py\n" + EPOCHS)
-    done = hpcjobs("collect", "--logs", "a.log", "--gpus", given, "--json", cwd=tmp_path, code=int(not gpus))
+    words = ("--gpus", given) if given else ()
+    done = hpcjobs("collect", "--logs", "a.log", *words, "--json", cwd=tmp_path, code=int(not gpus))
     assert [row["gpus"] for row in json.loads(done.stdout)] == gpus
     both = "a.log:1: world_size 8 (line 1: 8) and mpirun -np 16 (line 2: 16) contradict each other"
     assert f"{both}{told}" in done.stderr.splitlines()

@@ -122,12 +122,15 @@ class FormatReader:
         at, words = gpus_at or (line, OWN)
         world = self.gpus(at, gpus, words, line)
         gpus, gpus_from, refused = world.gpus, "log" if world.gpus else "", world.contradiction
-        if refused and known.source and known.gpus in (world.values or (known.gpus,)):
-            found.problem(world.line or line, f"{refused}: {known.source} {known.gpus} counts", line)
-        elif refused:
-            neither = f", and {known.source} {known.gpus} is neither" if known.source and known.gpus else ""
-            found.problem(world.line or line, f"{refused}{neither}: the number of GPUs is not known", line)
-            known = Known() if neither else known
+        if refused:
+            asked = f"{known.source} {known.gpus}" if known.source and known.gpus else ""
+            if asked and known.gpus in (world.values or (known.gpus,)):
+                told = f"{asked} counts"
+            else:
+                told = "the number of GPUs is not known"
+                if asked:
+                    refused, known = f"{refused}, and {asked} is neither", NOTHING
+            found.problem(world.line or line, f"{refused}: {told}", line)
         if not gpus and known.gpus:
             gpus, gpus_from = known.gpus, "option"
         elif gpus and known.source and known.gpus not in (None, gpus):
