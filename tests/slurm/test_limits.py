@@ -121,7 +121,8 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
         assert interrupted.value == "SIGUSR1"
         steps[launcher] = step = interrupted.metadata["step"]
         assert (first(launcher).parent / CHECKPOINTS / f"step-{step:08d}").is_dir()
-        assert "continues in restart 1 of 3\n" in (first(launcher) / JOB_LOG).read_text()
+        # The script writes it after exit.json.
+        until(lambda: "continues in restart 1 of 3\n" in (first(launcher) / JOB_LOG).read_text())  # noqa: B023
         # The test lets it finish now.
         shorter = yaml.safe_load((first(launcher).parent / RUN_YAML).read_text())
         shorter["experiment"]["train"]["steps"] = step + 15

@@ -139,7 +139,7 @@ def test_two_runs_are_interrupted_and_resumed_then_a_rank_is_stopped_and_one_kil
     assert [abort["rank"] for abort in sweepdir.read_aborts(second[0])] == [0]
 
     assert killed["failure"] == "signal"
-    assert "crashed or was killed" in killed["hint"]
+    assert "if a process was only killed" in killed["hint"]
     node = killed["nodes"][1]
     lines = {
         "srun": f"srun: error: {node}: task 1: Killed",
