@@ -133,11 +133,11 @@ def _no_job_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
     before = queue()
     yield
-    if left := queue() - before:
-        cluster.run("scancel", *sorted(left))
-        deadline = time.monotonic() + 120
-        while queue() & left and time.monotonic() < deadline:
-            time.sleep(0.3)
+    deadline = time.monotonic() + 120
+    while (left := queue() - before) and time.monotonic() < deadline:
+        # Again and again: a job that is being requeued may miss it.
+        cluster.cluster.run("scancel", *sorted(left))
+        time.sleep(1)
 
 
 @pytest.fixture

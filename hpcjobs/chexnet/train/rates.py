@@ -10,17 +10,20 @@ from typing import Any
 
 @dataclasses.dataclass
 class Plateau:
-    """Multiplies the rate by `factor` when the validation loss has not improved for `patience` epochs."""
+    """Multiplies the rate by `factor` when the validation loss has not improved for `patience` epochs.
+
+    `best` is the lowest loss so far, None before the first one.
+    """
 
     factor: float
     patience: int
-    best: float = math.inf
+    best: float | None = None
     waited: int = 0
     scale: float = 1.0
 
     def update(self, loss: float) -> None:
         """Take the validation loss of one more epoch into account."""
-        if loss < self.best:
+        if self.best is None or loss < self.best:
             self.best, self.waited = loss, 0
             return
         self.waited += 1
