@@ -71,8 +71,8 @@ def test_everything_comes_back_the_loss_scale_too(tmp_path: Path, batch, float16
 @pytest.mark.parametrize("best", ["null", "Infinity"])
 def test_a_checkpoint_of_the_first_epoch_has_no_lowest_loss_yet(best: str, tmp_path: Path):
     """An older version wrote Infinity, which is no JSON."""
-    step, said = trainer("float32"), []
-    checkpoints.save(tmp_path, step.model, optimizer_state(step.optimizer), Progress(Plateau(0.1, 1), step=1), best=False)
+    step, said, begun = trainer("float32"), [], Progress(Plateau(0.1, 1), step=1)
+    checkpoints.save(tmp_path, step.model, optimizer_state(step.optimizer), begun, best=False)
     state = tmp_path / "step-00000001" / checkpoints.STATE
     assert '"best": null' in state.read_text()
     state.write_text(state.read_text().replace('"best": null', f'"best": {best}'))
