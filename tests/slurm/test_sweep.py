@@ -27,24 +27,25 @@ def test_a_benchmark_under_mpirun(tmp_path: Path, cluster: Slurm, nih_shards: Da
     """`srun --mpi=pmix` on 1, 2 and 8 GPUs is tested by the first sweep in test_docs.py."""
     other = profile(tmp_path, launcher="mpirun")
     settings = (f"data.dir={nih_shards.folder}", "mode=benchmark", "measure.max_steps=20", "measure.warmup_steps=6")
-    words = ("sweep", "--gpus", "1,2,8", "--experiment", "demo", "--cluster", other, "--out", "o", "--wait")
+    settings += ("measure.control_passes=6",)  # eight ranks on few cores take long, and learn nothing from more
+    words = ("sweep", "--gpus", "2,8", "--experiment", "demo", "--cluster", other, "--out", "o", "--wait")
     words += tuple(word for setting in settings for word in ("--set", setting))
     rows = json.loads(hpcjobs(*words, "--json", cwd=tmp_path, env=cluster.env, timeout=550).stdout)
-    assert [(row["gpus"], row["nodes"], row["runs"]) for row in rows] == [(1, 1, 1), (2, 1, 1), (8, 2, 1)]
+    assert [(row["gpus"], row["nodes"], row["runs"]) for row in rows] == [(2, 1, 1), (8, 2, 1)]
     assert all(row["throughput"] > 0 for row in rows)
-    nodes = rows[2]["nodelist"].split()
+    nodes = rows[1]["nodelist"].split()
     assert len(nodes) == 2
     log = (tmp_path / "o" / "runs" / "g0008-r01" / "a001" / "train.log").read_text().splitlines()
     (line,) = [line for line in log if '"hpcjobs_control"' in line]
     control = json.loads(line.removeprefix(":::MLLOG"))["value"]
     assert [rank["host"] for rank in control["ranks"]] == [nodes[0]] * 4 + [nodes[1]] * 4
     assert control["slowest_host"] in nodes
-    assert rows[2]["input_wait_ms"] == control["input_wait_ms"]
+    assert rows[1]["input_wait_ms"] == control["input_wait_ms"]
     # Of ranks that wait for CPUs all the time, as eight do on few cores, the table has the input wait alone.
     told = control["starved"] is None
-    assert ("ranks_wait_for_cpus" in rows[2]["flags"]) is not told
+    assert ("ranks_wait_for_cpus" in rows[1]["flags"]) is not told
     for part in ("allreduce_ms", "skew_ms"):
-        assert rows[2][part] == (control[part] if told else None)
+        assert rows[1][part] == (control[part] if told else None)
 
 
 @pytest.mark.timeout(400)
