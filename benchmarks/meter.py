@@ -8,10 +8,10 @@ script puts on PYTHONPATH. PyTorch on CPUs, where it is installed (.venv-torch, 
 nothing edited, and with the two lines.
 
 Required: at most 20 us a step in a run, of a loop and of PyTorch; at most 1 us a step outside of a run; at most 15 ms
-more at the start of a Python that imports no PyTorch, and then no step. Kinds run in turns, each in a process of its
-own, of which the repetition with the least CPU time counts: a disturbance can only make it longer. Processes differ by
-more than the meter costs (where their memory lies), so the figure is the median of the differences in each turn, with
-its 95 % interval. Control blocks, which a benchmark adds, are no part of it.
+more at the start of a Python that imports no PyTorch, and then no step. Kinds run in turns. Of a loop each has a
+process of its own, of which the repetition with the least CPU time counts. Two processes with PyTorch differ by more
+than the meter costs (where their memory lies), so there both kinds run in one process. The figure is the median of the
+differences in each turn, with its 95 % interval. Control blocks, which a benchmark adds, are no part of it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from hpcjobs.nodes.probe.figures import median
 
 ROOT = Path(__file__).parents[1]
 LOOP_STEPS = 500  # of a repetition
+PAIRS = 8
 TORCH_STEPS = 3000  # of a repetition: more than half a second, so that the meter writes what waits in each of them
 MOST_STEP_US = 20.0
 MOST_OFF_US = 1.0
@@ -53,30 +54,44 @@ repetition()
 print(min(repetition() for _ in range(20)) / steps)
 """
 
-# A linear layer: the shortest step that PyTorch has. An optimizer without momentum, and a loader without workers.
+# A linear layer: the shortest step that PyTorch has. An optimizer without momentum, and a loader without workers. The
+# training without the meter runs in the same process, in turns: then nothing of PyTorch is patched, and no hook is set.
 TORCH = """
-import sys, time
+import json, sys, time
 import torch
-from torch.utils.data import DataLoader, TensorDataset
-how, steps = sys.argv[1], int(sys.argv[2])
+from torch.optim import optimizer as optimizers
+from torch.utils.data import DataLoader, TensorDataset, dataloader
+how, steps, pairs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
 model = torch.nn.Linear(8, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 loader = DataLoader(TensorDataset(torch.randn(16 * steps, 8)), batch_size=16)
-def repetition():
-    batches = loader
-    if how == "meter":
-        import meter
-        batches = meter.steps(loader, samples=16, model=model)
+iterator, hooks = dataloader._BaseDataLoaderIter, optimizers._global_optimizer_post_hooks
+patched, begin = iterator.__next__, DataLoader.__iter__
+kept = {}
+def bare():
+    kept.update(hooks)
+    hooks.clear()
+    iterator.__next__ = getattr(patched, "__wrapped__", patched)
+    DataLoader.__iter__ = getattr(begin, "__wrapped__", begin)
+    return repetition(loader)
+def metered():
+    hooks.update(kept)
+    iterator.__next__, DataLoader.__iter__ = patched, begin
+    if how == "auto":
+        return repetition(loader)
+    import meter
+    return repetition(meter.steps(loader, samples=16, model=model))
+def repetition(batches):
     began = time.process_time()
     for (x,) in batches:
         loss = model(x).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return time.process_time() - began
-repetition()
-print(min(repetition() for _ in range(5)) / steps)
+    return 1e6 * (time.process_time() - began) / steps
+metered()
+print(json.dumps([[bare(), metered()] for _ in range(pairs)]))
 """
 
 
@@ -109,10 +124,9 @@ class Site:
         return path.read_text() if path.exists() else ""
 
 
-def printed(command: list[str], environment: dict[str, str], folder: Path) -> float:
-    """The number that a process prints."""
-    done = subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
+def printed(command: list[str], environment: dict[str, str], folder: Path) -> str:
+    """What a process prints."""
+    return subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def start_s(command: list[str], environment: dict[str, str], folder: Path) -> float:
@@ -139,7 +153,7 @@ def loops(site: Site, rounds: int) -> bool:
         for kind, found in times.items():
             words = [sys.executable, "-c", LOOP, "bare" if kind == "bare" else "meter", str(LOOP_STEPS)]
             environment = site.environment(run=kind == "run", inject=False)
-            found.append(1e6 * printed(words, environment, site.folder))
+            found.append(1e6 * float(printed(words, environment, site.folder)))
             if kind == "run" and "tracked_stats" not in site.log():
                 raise SystemExit("the meter has timed nothing: there is nothing to compare")
     missed = show("a loop, outside of a run", times["bare"], times["off"], "us", MOST_OFF_US)
@@ -161,17 +175,19 @@ def no_training(site: Site, rounds: int) -> bool:
 
 
 def of_torch(site: Site, python: str, rounds: int) -> bool:
-    """A training in PyTorch on CPUs: as it is, with nothing edited, with the two lines."""
-    times: dict[str, list[float]] = {"bare": [], "auto": [], "meter": []}
-    for _ in range(rounds):
-        for kind, found in times.items():
-            words = [python, "-c", TORCH, "meter" if kind == "meter" else "bare", str(TORCH_STEPS)]
-            environment = site.environment(run=kind != "bare", inject=kind == "auto")
-            found.append(1e6 * printed(words, environment, site.folder))
-            if kind != "bare" and "tracked_stats" not in site.log():
+    """A training in PyTorch on CPUs, with nothing edited and with the two lines, each beside it as it is."""
+    missed = False
+    for kind, name in (("auto", "PyTorch, nothing edited"), ("meter", "PyTorch, the two lines")):
+        pairs: list[list[float]] = []
+        for _ in range(max(1, rounds // 3)):
+            environment = site.environment(run=True, inject=kind == "auto")
+            words = [python, "-c", TORCH, kind, str(TORCH_STEPS), str(PAIRS)]
+            pairs += json.loads(printed(words, environment, site.folder))
+            if "tracked_stats" not in site.log():
                 raise SystemExit(f"the meter ({kind}) has timed nothing: there is nothing to compare")
-    missed = show("PyTorch, nothing edited", times["bare"], times["auto"], "us", MOST_STEP_US)
-    return show("PyTorch, the two lines", times["bare"], times["meter"], "us", MOST_STEP_US) | missed
+        bare, ours = ([pair[side] for pair in pairs] for side in (0, 1))
+        missed |= show(name, bare, ours, "us", MOST_STEP_US)
+    return missed
 
 
 def main() -> int:
