@@ -17,9 +17,9 @@ import math
 import re
 import statistics
 from itertools import repeat
-from operator import mul, sub, truediv
+from operator import sub, truediv
 
-from hpcjobs.collect.formats.facts import Fact, Facts, coarse, contradiction, half
+from hpcjobs.collect.formats.facts import Fact, Facts, coarse, contradiction
 from hpcjobs.collect.formats.matches import Matches, positive
 from hpcjobs.collect.formats.meters import LONE, RunningMean
 from hpcjobs.collect.formats.steps import Run, StepReader
@@ -109,7 +109,7 @@ class DeepspeedReader(StepReader[_Run]):
             run.why = run.why or contradiction(said, batch, 0.0005 / time if time else 1)
         elif step > _START:
             total = (step - _START) / rate
-            run.means.add(step - _START, total, total * half(match[2]) / rate)
+            run.means.add(step - _START, total, (match[2], total / rate))
             if run.before is not None and total > run.before[1]:
                 run.add(float(step - run.before[0]), total - run.before[1])
             run.before = step, total
@@ -128,7 +128,7 @@ class DeepspeedReader(StepReader[_Run]):
         times = list(map(sub, totals, [before[1], *totals]))
         if not positive(times) or not (ahead := run.counts(steps)):
             return begin
-        errors = map(truediv, map(mul, totals, map(half, found.column(2, begin))), rates)
+        errors = zip(found.column(2, begin), map(truediv, totals, rates), strict=True)
         run.means.extend(zip(map(sub, steps, repeat(_START)), totals, errors, strict=True))
         run.average, run.before, run.end = rates[-1], (steps[-1], totals[-1]), self.line_of(found, found.count - 1)
         run.extend(ahead, times)

@@ -29,17 +29,25 @@ _SETTLED = 10
 _KEPT = 4096
 
 
+# A rounding error; or a number as it is printed, and how many times its rounding error counts: of few lines it matters.
+Error = float | tuple[bytes, float]
+
+
+def _error(error: Error) -> float:
+    return error if isinstance(error, float) else half(error[0]) * error[1]
+
+
 class RunningMean:
     """Lines that each give the mean of all steps so far: steps up to a line, and the s that they took."""
 
     def __init__(self) -> None:
-        self.points: list[tuple[float, float, float]] = []  # steps, s, and the largest rounding error of s
+        self.points: list[tuple[float, float, Error]] = []  # steps, s, and the largest rounding error of s
 
-    def add(self, count: float, time: float, error: float = 0.0) -> None:
+    def add(self, count: float, time: float, error: Error = 0.0) -> None:
         """Take a line."""
         self.extend(((count, time, error),))
 
-    def extend(self, points: Iterable[tuple[float, float, float]]) -> None:
+    def extend(self, points: Iterable[tuple[float, float, Error]]) -> None:
         """Take lines: of each what `add` takes."""
         kept = self.points
         for point in points:
@@ -56,7 +64,7 @@ class RunningMean:
         begin = next((point for point in before if 10 * point[0] >= count), before[-1] if before else None)
         if begin is None or time <= begin[1]:
             return None
-        return count - begin[0], time - begin[1], error + begin[2]
+        return count - begin[0], time - begin[1], _error(error) + _error(begin[2])
 
 
 class EpochRun(Run):
