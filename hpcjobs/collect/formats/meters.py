@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from itertools import repeat
+from itertools import islice, repeat
 from operator import add
 from typing import Any, ClassVar, TypeVar
 
@@ -49,9 +49,9 @@ class RunningMean:
 
     def extend(self, points: Iterable[tuple[float, float, Error]]) -> None:
         """Take lines: of each what `add` takes."""
-        kept = self.points
-        for point in points:
-            kept.append(point)
+        kept, points = self.points, iter(points)
+        while more := list(islice(points, _KEPT + 1 - len(kept))):
+            kept += more
             if len(kept) > _KEPT:
                 del kept[1::2]
 
