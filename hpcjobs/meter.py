@@ -170,6 +170,9 @@ class Meter:
         self._begun = self._failed = self._closed = self._in_epoch = False
         self._started_ms = self._loop_at = 0  # ms since the epoch
         self._noted = 0.0
+        # Of the newest batch that was counted: the type and the length of its first tensor, and its units.
+        self._like_batch: tuple[Any, Any, float] | None = None
+        self._again = 0  # batches since then that are like it
         self._lines: list[Any] = []  # what is not written yet: lines, and the arguments of _window_line
         self._wrote = 0.0  # s, perf_counter: when the last of them were
         self._facts: dict[str, Any] = {}
@@ -279,7 +282,8 @@ class Meter:
         if self.on:
             try:
                 self._taken[source] = self._taken.get(source, 0) + 1
-                self._units += self._count(batch)
+                units = self._count_again(batch)
+                self._units += self._count(batch) if units is None else units
                 if self._control and self.phase in "bc":
                     self._resident[source] = _map(batch, self._to_device)
             except Exception as error:
@@ -656,8 +660,30 @@ class Meter:
 
         register(stepped)
 
+    def _count_again(self, batch: Any) -> float | None:
+        """Units of a batch that is like the one before it, as nearly all are: a list whose first tensor is as long."""
+        like = self._like_batch
+        first: Any = batch[0] if type(batch) is list and batch else None
+        if like is None or type(first) is not like[0]:
+            return None
+        try:
+            if first.shape[0] != like[1]:
+                return None
+        except (IndexError, TypeError):
+            return None
+        self._again += 1
+        return like[2]
+
     def _count(self, batch: Any) -> float:
         """Units of a batch on this rank: told, or measured, or the planned local batch. 0: not known."""
+        told = self.told.count
+        units = self._count_anew(batch)
+        shape = getattr(batch[0], "shape", None) if type(batch) is list and batch else None
+        plain = shape and not callable(told) and (told is not None or self.measure.unit != "tokens")
+        self._like_batch = (type(batch[0]), _samples(batch), units) if plain and units else None
+        return units
+
+    def _count_anew(self, batch: Any) -> float:
         told = self.told.count
         if told is None:
             found = _tokens(batch) if self.measure.unit == "tokens" else None
@@ -670,6 +696,9 @@ class Meter:
             return float(told)
         # A last batch that is smaller than the others counts as what it is.
         lengths = self._lengths
+        if self._again and self._like_batch is not None:
+            lengths[self._like_batch[1]] = lengths.get(self._like_batch[1], 0) + self._again
+            self._again = 0
         lengths[length] = lengths.get(length, 0) + 1
         if length != self._length:
             usual: int = _usual(lengths)
@@ -2084,7 +2113,7 @@ def _tell_meter(samples: Any, tokens: Any, sequences: Any, model: Any, sync: Any
         return  # an evaluation within a step
     for unit, count in (("samples", samples), ("sequences", sequences), ("tokens", tokens)):
         if count is not None:
-            METER.told = Told(count, unit)
+            METER.told, METER._like_batch = Told(count, unit), None
     for module in model if isinstance(model, (list, tuple)) else [model]:
         if module is not None and not any(module is known for known in METER.models):
             METER.models.append(module)

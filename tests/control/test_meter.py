@@ -6,9 +6,11 @@ import ast
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from hpcjobs import meter
 from tests.meter_scripts import CLOCK, METER, train
 
 
@@ -325,3 +327,31 @@ def test_a_window_of_a_loop_that_is_none(tmp_path):
     assert outcome.named("tracked_stats")[-1].value["loss"] == 2.5
     run = outcome.last("hpcjobs_run")
     assert (run["unit"], run["local_batch"], run["flops_per_unit"]) == ("tokens", 2000, 6e9)
+
+
+class Array:
+    """As much of a tensor as the meter asks for."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (None, [64, 64, 10, 64, 64, 64]),
+        (32, [32, 32, 5, 32, 32, 32]),  # pairs of two images, say: a short batch has its share
+        (len, [2, 2, 2, 2, 2, 2]),
+    ],
+)
+def test_batches_that_are_alike_count_as_each_alone_does(told: Any, expected: list[float]) -> None:
+    counted = meter.Meter()
+    counted.told = meter.Told(told, "samples")
+    found = []
+    for length in (64, 64, 10, 64, 64, 64):
+        batch = [Array(length, 3), Array(length)]
+        again = counted._count_again(batch)
+        found.append(counted._count(batch) if again is None else again)
+    assert found == expected
+    if told == 32:
+        assert sum(counted._lengths.values()) + counted._again == 6
