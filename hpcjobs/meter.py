@@ -660,6 +660,19 @@ class Meter:
 
         register(stepped)
 
+    def _tell_count(self, told: Told) -> None:
+        """Batches count otherwise from now on."""
+        if told != self.told:
+            self._settle_alike()
+            self.told, self._like_batch = told, None
+
+    def _settle_alike(self) -> None:
+        """Count the lengths of the batches that were like the newest one that was counted."""
+        if self._again and self._like_batch is not None:
+            length = self._like_batch[1]
+            self._lengths[length] = self._lengths.get(length, 0) + self._again
+        self._again = 0
+
     def _count_again(self, batch: Any) -> float | None:
         """Units of a batch that is like the one before it, as nearly all are: a list whose first tensor is as long."""
         like = self._like_batch
@@ -676,6 +689,7 @@ class Meter:
 
     def _count(self, batch: Any) -> float:
         """Units of a batch on this rank: told, or measured, or the planned local batch. 0: not known."""
+        self._settle_alike()
         told = self.told.count
         units = self._count_anew(batch)
         shape = getattr(batch[0], "shape", None) if type(batch) is list and batch else None
@@ -696,9 +710,6 @@ class Meter:
             return float(told)
         # A last batch that is smaller than the others counts as what it is.
         lengths = self._lengths
-        if self._again and self._like_batch is not None:
-            lengths[self._like_batch[1]] = lengths.get(self._like_batch[1], 0) + self._again
-            self._again = 0
         lengths[length] = lengths.get(length, 0) + 1
         if length != self._length:
             usual: int = _usual(lengths)
@@ -2113,7 +2124,7 @@ def _tell_meter(samples: Any, tokens: Any, sequences: Any, model: Any, sync: Any
         return  # an evaluation within a step
     for unit, count in (("samples", samples), ("sequences", sequences), ("tokens", tokens)):
         if count is not None:
-            METER.told, METER._like_batch = Told(count, unit), None
+            METER._tell_count(Told(count, unit))
     for module in model if isinstance(model, (list, tuple)) else [model]:
         if module is not None and not any(module is known for known in METER.models):
             METER.models.append(module)
