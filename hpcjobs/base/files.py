@@ -127,11 +127,9 @@ def to_json(value: Any) -> bytes:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file. None if the file is missing or damaged, or holds something else."""
     try:
-        with open_plain(path, follow=True) as file:
-            data = parse_json(file.read().decode("utf-8", errors="replace"))
-    except (OSError, ValueError):
+        return read_evidence(path)
+    except OSError:
         return None
-    return data if isinstance(data, dict) else None
 
 
 def read_evidence(path: Path) -> dict[str, Any] | None:

@@ -108,14 +108,17 @@ Figures = tuple[list[float], Iterable[float]]
 
 def rounded(found: Matches, group: int, begin: int, end: int | None = None) -> Figures:
     """Numbers of matches with their rounding errors."""
-    column = found.column(group, begin, end)
-    errors = repeat(half(column[0])) if found.fixed or decimals(column) else list(map(half, column))
-    return found.floats(group, begin, end), errors
+    return found.floats(group, begin, end), _halves(found.column(group, begin, end), found.fixed)
 
 
 def rounded_texts(column: Sequence[bytes]) -> Figures:
     """Numbers with their rounding errors; a ValueError as of Matches."""
-    return numbers(column), repeat(half(column[0])) if decimals(column) else list(map(half, column))
+    return numbers(column), _halves(column)
+
+
+def _halves(column: Sequence[bytes], fixed: bool = False) -> Iterable[float]:
+    """`half` of each number; reckoned once where all are printed with as many digits, as those of `fixed` are."""
+    return repeat(half(column[0])) if fixed or decimals(column) else list(map(half, column))
 
 
 class Product:
