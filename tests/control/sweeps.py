@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from hpcjobs.base import contract
@@ -17,9 +18,12 @@ from hpcjobs.collect import sweep_runs
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.engine.folder import scripts, write_folder
 from hpcjobs.engine.journal import locked
-from hpcjobs.engine.sweep import Sweep
+from hpcjobs.engine.sweep import Sweep, load
 from hpcjobs.plan.planning import make_plan, parameter_grid
+from hpcjobs.schedulers import factory
+from hpcjobs.study import Study
 from hpcjobs.trainers.registry import check_run, read_attempt
+from tests.control.fake_scheduler import FakeScheduler, Pace
 from tests.control.logs import attempt, train_log
 
 EXPERIMENT = {
@@ -141,3 +145,10 @@ def run(gpus: int, rate: float | None, repeat: int = 1, params: str = "", **more
         "experiment": "demo", "params": params, "gpus": gpus, "nodes": -(-gpus // 4), "gpus_per_node": min(gpus, 4),
         "throughput": rate, "step_ms": step_ms, "unit": "images", **batch,
     })  # fmt: skip
+
+
+def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, FakeScheduler, list[str]]:
+    """A study of this folder on a fake scheduler, and the lines that it tells."""
+    fake, told = FakeScheduler(SweepDir(folder), pace=Pace.QUEUED), list[str]()
+    monkeypatch.setattr(factory, "make", lambda *args, **more: fake)
+    return Study(load(folder), told.append), fake, told

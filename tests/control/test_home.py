@@ -9,11 +9,8 @@ import pytest
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.sweepdir import SweepDir, read_journal
-from hpcjobs.engine.sweep import load
 from hpcjobs.schedulers import factory
-from hpcjobs.study import Study
 from tests.control import sweeps
-from tests.control.fake_scheduler import FakeScheduler, Pace
 
 
 @pytest.fixture
@@ -21,16 +18,10 @@ def first(tmp_path: Path) -> Path:
     return sweeps.ended(tmp_path / "first", (1, 2), failed=2, says="RuntimeError: boom\n")
 
 
-def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, FakeScheduler, list[str]]:
-    fake, told = FakeScheduler(SweepDir(folder), pace=Pace.QUEUED), list[str]()
-    monkeypatch.setattr(factory, "make", lambda *args, **more: fake)
-    return Study(load(folder), told.append), fake, told
-
-
 def test_a_copy_reports_and_neither_resumes_nor_cancels(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = first.with_name("copy")
     shutil.copytree(first, copy)
-    study, fake, _ = opened(copy, monkeypatch)
+    study, fake, _ = sweeps.opened(copy, monkeypatch)
     assert [str(run.state) for run in study.status()] == ["done", "failed"]
     assert (copy / "report/scaling-report.csv") in study.report().files
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
@@ -49,7 +40,7 @@ def test_a_study_that_was_moved_goes_on_with_scripts_of_its_new_place(
 ) -> None:
     new = first.with_name("new")
     first.rename(new)
-    study, fake, told = opened(new, monkeypatch)
+    study, fake, told = sweeps.opened(new, monkeypatch)
     assert study.resume().runs == ("g0002-r01",)
     (script,) = [job.script for job in fake.jobs.values() if job.group == "g0002"]
     assert script == new / "scripts/g0002.sbatch"
@@ -61,7 +52,7 @@ def test_a_study_that_was_moved_goes_on_with_scripts_of_its_new_place(
     # hardly moved: this machine has another name for the same folder.
     told.clear()
     new.rename(first)
-    study, _, told = opened(first, monkeypatch)
+    study, _, told = sweeps.opened(first, monkeypatch)
     monkeypatch.setattr(factory, "make", lambda *args, **more: fake)
     with pytest.raises(InputError, match=rf"1 of its runs are under way in {new}, a name that \S+ does not have"):
         study.resume()
@@ -74,7 +65,7 @@ def test_another_study_in_the_old_place_is_not_the_original(first: Path, monkeyp
     new = first.with_name("new")
     first.rename(new)
     first.mkdir()
-    study, _, told = opened(new, monkeypatch)
+    study, _, told = sweeps.opened(new, monkeypatch)
     study.resume()
     assert told == [f"the study was moved from {first}: its scripts are written anew"]
 
@@ -87,7 +78,7 @@ def test_the_same_folder_under_another_name_is_no_copy(first: Path, monkeypatch:
     text = where.sweep_yaml.read_text().replace(f"begun_in: {first}", f"begun_in: {alias}")
     assert str(alias) in text
     where.sweep_yaml.write_text(text)
-    study, _, told = opened(first, monkeypatch)
+    study, _, told = sweeps.opened(first, monkeypatch)
     assert study.resume().runs == ("g0002-r01",)
     assert told == []
 
@@ -97,7 +88,7 @@ def test_without_its_journal_nothing_is_submitted_beside_what_has_begun(
 ) -> None:
     (first / "runs/g0001-r01/claim-s001").write_text('{"job": "1_0", "submission": 1}\n')
     (first / "journal.jsonl").unlink()
-    study, fake, _ = opened(first, monkeypatch)
+    study, fake, _ = sweeps.opened(first, monkeypatch)
     with pytest.raises(InputError, match=r"journal\.jsonl is missing, and a job has made .*claim-s001"):
         study.resume()
     assert not fake.jobs

@@ -12,12 +12,7 @@ from pathlib import Path
 import pytest
 
 from hpcjobs.base.lock import Locked
-from hpcjobs.base.sweepdir import SweepDir
-from hpcjobs.engine.sweep import load
-from hpcjobs.schedulers import factory
-from hpcjobs.study import Study
 from tests.control import sweeps
-from tests.control.fake_scheduler import FakeScheduler, Pace
 
 
 @pytest.fixture
@@ -25,16 +20,10 @@ def folder(tmp_path: Path) -> Path:
     return sweeps.ended(tmp_path / "study", (1, 2), failed=2, says="RuntimeError: boom\n")
 
 
-def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, FakeScheduler, list[str]]:
-    fake, told = FakeScheduler(SweepDir(folder), pace=Pace.QUEUED), list[str]()
-    monkeypatch.setattr(factory, "make", lambda *args, **more: fake)
-    return Study(load(folder), told.append), fake, told
-
-
 def test_what_another_login_node_works_on_is_read_and_not_touched(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, fake, _ = opened(folder, monkeypatch)
+    study, fake, _ = sweeps.opened(folder, monkeypatch)
     holder = {"host": "login2", "pid": 7, "started": 1, "since": 0, "id": "theirs"}
     (folder / "lock").write_text(json.dumps(holder))
     for command in (study.resume, study.cancel):
@@ -62,7 +51,7 @@ def test_a_group_that_shares_a_study_may_write_all_of_it(tmp_path: Path, monkeyp
     before = os.umask(0o002)
     try:
         folder = sweeps.ended(tmp_path / "study", (1, 2), failed=2, says="RuntimeError: boom\n")
-        study, _, _ = opened(folder, monkeypatch)
+        study, _, _ = sweeps.opened(folder, monkeypatch)
         assert study.resume().runs
         study.report()
     finally:
@@ -81,7 +70,7 @@ def test_a_study_under_another_mount_is_the_same_study(folder: Path, monkeypatch
     if subprocess.run(["mount", "--bind", folder, other], capture_output=True).returncode:
         pytest.skip("only root binds a folder to another name")
     try:
-        study, fake, told = opened(other, monkeypatch)
+        study, fake, told = sweeps.opened(other, monkeypatch)
         assert study.resume().runs == ("g0002-r01",)
         assert told == []
         # The nodes have the name under which it was begun.
