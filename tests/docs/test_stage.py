@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,41 @@ def test_the_next_block_finds_a_sweep_at_its_end(stage: Stage) -> None:
     stage.follow(page(stage, "```sh\nhpcjobs sweep --out study\n```\n\n```sh\nhpcjobs report study\n```\n"))
     asked = (stage.folder / "asked").read_text().splitlines()
     assert asked == ["sweep --out study", "status study --watch", "report study"]
+
+
+# A fake `hpcjobs` that says what it is asked. Its study has failed until it is resumed.
+FAILING = """\
+#!/bin/bash
+echo $* >>asked
+run=study/runs/g0016-r01/a001
+case $1 in
+    sweep) mkdir -p $run; touch study/sweep.yaml; echo "{log}" >$run/job.log; touch $run/{file} ;;
+    status) [ -e resumed ] ;;
+    resume) touch resumed ;;
+esac
+"""
+BLOCK = "```sh\nhpcjobs sweep --out study\n```\n"
+
+
+def test_a_crash_in_mpi_init_is_resumed_as_a_reader_would(stage: Stage) -> None:
+    stage.write("bin/hpcjobs", FAILING.format(log="[c4140-1:14329] Signal: Segmentation fault (11)", file="claim"))
+    stage.follow(page(stage, BLOCK))
+    asked = (stage.folder / "asked").read_text().splitlines()
+    assert asked == [
+        "sweep --out study",
+        "status study --watch",
+        "status study",
+        "resume study",
+        "status study --watch",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("log", "file"), [("Signal: Segmentation fault (11)", "train.log"), ("ValueError: no shards", "claim")]
+)
+def test_other_failures_are_told_with_the_logs(log: str, file: str, stage: Stage) -> None:
+    """A rank that crashes after it has trained, and one that ends by itself."""
+    stage.write("bin/hpcjobs", FAILING.format(log=log, file=file))
+    with pytest.raises(AssertionError, match=re.escape(log)):
+        stage.follow(page(stage, BLOCK))
+    assert not (stage.folder / "resumed").exists()

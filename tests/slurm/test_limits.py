@@ -151,8 +151,8 @@ def test_a_job_that_is_warned_of_its_time_limit_writes_a_checkpoint_and_requeues
 
     assert ended(bounded, "g0001-r01", attempt=2) == EXIT_INTERRUPTED
     until(lambda: rows(f"{job_of(bounded)}_0", cluster) == ["REQUEUED", "FAILED"])
-    last = (bounded / "runs" / "g0001-r01" / "a002" / JOB_LOG).read_text()
-    assert "was requeued 1 times already: it is not requeued again\n" in last
+    last = bounded / "runs" / "g0001-r01" / "a002" / JOB_LOG
+    until(lambda: "was requeued 1 times already: it is not requeued again\n" in last.read_text())
     assert fake_lines(bounded, "g0001-r01", attempt=2)[0][1] != "step 0"
 
 
@@ -180,9 +180,10 @@ def test_slurm_requeues_a_preempted_job_and_duplicate_submissions_run_once(tmp_p
     # Open MPI's daemons die of the signal, so these ranks write no checkpoint. Their job is requeued all the same.
     assert ended(wide, "g0002-r01", seconds=30) not in (0, EXIT_INTERRUPTED)
     for out, run in outs.items():
-        job_log = (out / "runs" / run / "a001" / JOB_LOG).read_text()
-        assert "is preempted: it waits until Slurm ends it\n" in job_log
-        assert "continues in restart" not in job_log
+        job_log = out / "runs" / run / "a001" / JOB_LOG
+        # The script asks Slurm, and says this, after it has written exit.json.
+        until(lambda: "is preempted: it waits until Slurm ends it\n" in job_log.read_text())  # noqa: B023
+        assert "continues in restart" not in job_log.read_text()
 
     # The six runs were submitted three times: each ran once.
     for job in jobs:
