@@ -32,7 +32,7 @@ test: ## all tests; as root also those on a virtual Slurm cluster
 	@scripts/test.sh
 
 SLURM ?= all
-test-slurm: setup-test ## tests/slurm with another Slurm: SLURM=20.11, 22.05, 24.11, 26.05 or all; MARK=versions for the short set (root)
+test-slurm: setup-test ## tests/slurm with another Slurm: SLURM=20.11, 22.05, 24.11, 26.05, newest or all; MARK=versions for the short set (root)
 	$(PYTHON) tests/slurm/versions.py $(SLURM) $(PYTHON) -m pytest -o cache_dir=.pytest_cache/slurm-$(SLURM) -m "$(or $(MARK),slurm)" tests/slurm
 
 test-torch: setup-torch ## PyTorch's part of examples/ on a virtual Slurm cluster (root)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -70,6 +70,21 @@ def test_an_error_is_one_line(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert versions.main(words) == 2
     assert capsys.readouterr().err == f"versions.py: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "used"), [("newest", ["26.05"]), ("24.11", ["24.11"]), ("all", ["20.11", "22.05", "24.11", "26.05"])]
+)
+def test_a_word_stands_for_versions(word: str, used: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(version: str, command: Sequence[str]) -> int:
+        asked.append(version)
+        return 0
+
+    monkeypatch.setattr(versions, "run", run)
+    assert versions.main([word, "true"]) == 0
+    assert asked == used
 
 
 def test_a_newer_slurm_brings_its_libraries_and_an_older_one_uses_those_of_this_machine(

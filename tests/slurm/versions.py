@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Another Slurm on this machine: `versions.py 24.11 COMMAND...` runs a command with it, `versions.py all ...` with all.
+"""Another Slurm on this machine: `versions.py 24.11 COMMAND...` runs a command with it, or `newest`, or `all` in turn.
 
 The packages of another Debian are unpacked once into a folder of their own and laid over /usr in a mount namespace, so
 nothing that is installed changes. The command also has its own network, process ids and state folder: such a cluster
@@ -158,13 +158,14 @@ def run(version: str, command: Sequence[str]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the command's exit code, with `all` the first that is not 0; 2 for an error."""
     parser = argparse.ArgumentParser(description="Run a command with another Slurm, in namespaces of its own.")
-    parser.add_argument("version", metavar="VERSION", help=f"{', '.join(SUITES)} or all")
+    parser.add_argument("version", metavar="VERSION", help=f"{', '.join(SUITES)}, newest or all")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="such as bash")
     options = parser.parse_args(arguments)
     if not options.command:
         parser.error("a command is missing, such as bash")
     ends: list[tuple[str, int, float]] = []
-    for version in SUITES if options.version == "all" else [options.version]:
+    several = {"all": list(SUITES), "newest": [max(SUITES, key=_number)]}
+    for version in several.get(options.version, [options.version]):
         start = time.monotonic()
         try:
             ends.append((version, run(version, options.command), time.monotonic() - start))
