@@ -71,8 +71,12 @@ fi
 
 @pytest.mark.slurm
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_eight_ranks_on_two_hosts(cluster: Slurm, tmp_path: Path, launcher: str) -> None:
+def test_eight_ranks_on_two_hosts(
+    cluster: Slurm, tmp_path: Path, launcher: str, request: pytest.FixtureRequest
+) -> None:
     pytest.importorskip("mpi4py")
+    if launcher == "srun":
+        request.getfixturevalue("pmix")
     (tmp_path / "rank.py").write_text(RANK)
     root = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
     body = f"{root}\n{LAUNCHERS[launcher]} {sys.executable} rank.py"
@@ -99,7 +103,7 @@ def test_down_leaves_no_trace_and_up_works_again(cluster: Slurm, tmp_path: Path)
         pytest.skip("the cluster was up before the tests and may have jobs of others")
     busy = write_script(tmp_path, "touch started; srun sleep 600", nodes=4, mem=100, time=5)
     cluster.sbatch(busy)
-    virtual.wait_for("a running job", (tmp_path / "started").exists, 20)
+    virtual.wait_for("a running job", (tmp_path / "started").exists, 120)
     assert cluster.tool("down").stdout == "down\n"
     assert traces(cluster.state) == []
     assert cluster.tool("down").stdout == "nothing to take down\n"
@@ -108,7 +112,7 @@ def test_down_leaves_no_trace_and_up_works_again(cluster: Slurm, tmp_path: Path)
     assert cluster.tool("up").returncode == 0
     (tmp_path / "started").unlink()
     cluster.sbatch(busy)
-    virtual.wait_for("a running job", (tmp_path / "started").exists, 20)
+    virtual.wait_for("a running job", (tmp_path / "started").exists, 120)
     for pid in cluster.cluster.processes():
         os.kill(pid, signal.SIGKILL)
     assert cluster.tool("status").returncode == 1
