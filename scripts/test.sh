@@ -22,12 +22,18 @@ run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two 
 # Lanes side by side keep two cores busy: tests of the compute half run ranks that wait for each other, those of the
 # control half run one short process after another, and those on the virtual clusters mostly wait for Slurm. The lanes share
 # no files. tests/e2e comes before tests/train, which initialises MPI in pytest's own process.
-compute() { run compute tests/docs tests/browser tests/e2e tests/data tests/train; }
+compute() { run compute tests/docs tests/e2e tests/train; }
 control() { run control tests/control; }
 # In it the tests of Slurm's time limits are last: by then the other lanes have ended, or nearly so.
 slurm() { run slurm -m "not versions" tests/slurm; }
 # The short set, with the newest Slurm that there is: the lane `slurm` says the same of this machine's own version.
 newest() { .venv/bin/python tests/slurm/versions.py newest .venv/bin/python -m pytest -m versions tests/slurm; }
+rest() {
+    local rc=0
+    if [ "$(id -u)" = 0 ]; then newest || rc=1; fi
+    run rest tests/data tests/browser || rc=1
+    return "$rc"
+}
 side_by_side() {
     local output rc=0 lane others=()
     output="$(mktemp -d)"
@@ -58,8 +64,8 @@ if [ "$failed" = 0 ]; then
     if [ $# -gt 0 ] || [ "$(nproc)" -lt 2 ]; then
         stage "pytest" run all "${marks[@]}" "$@"
     else
-        lanes=(compute control)
-        if [ "$(id -u)" = 0 ]; then lanes=(slurm newest "${lanes[@]}"); fi
+        lanes=(compute control rest)
+        if [ "$(id -u)" = 0 ]; then lanes=(slurm "${lanes[@]}"); fi
         stage "pytest, in ${#lanes[@]} lanes" side_by_side "${lanes[@]}"
     fi
 fi

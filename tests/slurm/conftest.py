@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 import subprocess
@@ -40,6 +41,12 @@ class Slurm:
     def env(self) -> dict[str, str]:
         """The environment, with SLURM_CONF, in which Slurm's commands reach the cluster."""
         return self.cluster.env()
+
+    @functools.cached_property
+    def mpi_plugin(self) -> str:
+        """For `srun --mpi`: pmix, or none if this Slurm was built without it. Ranks that need no MPI start with either."""
+        listed = self.cluster.run("srun", "--mpi=list")
+        return "pmix" if "pmix" in listed.stdout + listed.stderr else "none"
 
     def run(self, *argv: str | Path, timeout: float = 30) -> str:
         """Run a command that must succeed. Returns its standard output."""
@@ -115,8 +122,7 @@ def cluster() -> Iterator[Slurm]:
 @pytest.fixture
 def pmix(cluster: Slurm) -> None:
     """Leave a test out whose ranks srun must connect by PMIx, if this Slurm was built without it."""
-    listed = cluster.cluster.run("srun", "--mpi=list")
-    if "pmix" not in listed.stdout + listed.stderr:
+    if cluster.mpi_plugin != "pmix":
         pytest.skip("this Slurm has no PMIx")
 
 

@@ -19,14 +19,22 @@ from .quick import quick
 SMALL = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 800, "partition": "urgent", "time": "00:05:00"}
 
 
-def words(folder: Path, **changes: Any) -> tuple[str, ...]:
-    return ("check", "--cluster", profile(folder, **{**SMALL, **changes}), "--experiment", "demo", "--gpus", "1,8")
+def words(folder: Path, cluster: Slurm, **changes: Any) -> tuple[str, ...]:
+    changes = {**SMALL, "mpi_plugin": cluster.mpi_plugin, **changes}
+    return ("check", "--cluster", profile(folder, **changes), "--experiment", "demo", "--gpus", "1,8")
 
 
 @pytest.mark.slurm
-def test_a_fit_cluster_and_its_fabric(cluster: Slurm, tmp_path: Path) -> None:
+def test_a_fit_cluster_and_its_fabric(cluster: Slurm, tmp_path: Path, pmix: None) -> None:
     done = hpcjobs(
-        *words(tmp_path), "--probe", "--probe-seconds", "5", "--json", cwd=tmp_path, env=cluster.env, timeout=180
+        *words(tmp_path, cluster),
+        "--probe",
+        "--probe-seconds",
+        "5",
+        "--json",
+        cwd=tmp_path,
+        env=cluster.env,
+        timeout=180,
     )
     found = json.loads(done.stdout)
     states = [(each["check"], each["state"]) for each in found["findings"]]
@@ -44,18 +52,18 @@ def test_a_fit_cluster_and_its_fabric(cluster: Slurm, tmp_path: Path) -> None:
 
 @pytest.mark.slurm
 def test_a_refused_constraint_and_a_python_that_nodes_do_not_have_are_failures(cluster: Slurm, tmp_path: Path) -> None:
-    refused = hpcjobs(*words(tmp_path, constraint="no-such"), cwd=tmp_path, env=cluster.env, code=1)
+    refused = hpcjobs(*words(tmp_path, cluster, constraint="no-such"), cwd=tmp_path, env=cluster.env, code=1)
     lines = [line for line in refused.stdout.splitlines() if line.startswith("failure")]
     assert [line.split()[1] for line in lines] == ["sbatch", "sbatch", "node"]
     assert "feature" in lines[0]
-    absent = hpcjobs(*words(tmp_path, python="/nowhere/python"), cwd=tmp_path, env=cluster.env, code=1)
+    absent = hpcjobs(*words(tmp_path, cluster, python="/nowhere/python"), cwd=tmp_path, env=cluster.env, code=1)
     assert "failure node" in absent.stdout
     assert "No such file or directory" in absent.stdout
 
 
 @pytest.mark.slurm
 def test_a_job_that_does_not_start_is_cancelled(cluster: Slurm, tmp_path: Path) -> None:
-    held = words(tmp_path, sbatch={"hold": True})
+    held = words(tmp_path, cluster, sbatch={"hold": True})
     done = hpcjobs(*held, "--patience-min", "0.05", cwd=tmp_path, env=cluster.env)
     assert "warning node" in done.stdout
     assert "(JobHeldUser)" in done.stdout
@@ -91,7 +99,7 @@ def test_runs_start_after_a_preflight_that_succeeds(cluster: Slurm, tmp_path: Pa
 
 @pytest.mark.slurm
 def test_a_command_is_looked_for_on_a_node_and_names_that_do_not_resolve_are_told(
-    cluster: Slurm, tmp_path: Path
+    cluster: Slurm, tmp_path: Path, pmix: None
 ) -> None:
     """The nodes' names do not resolve here: two nodes need an interface in env. The probe has eight ranks, not two."""
     about = {"name": "mine", "trainer": "command", "start": "node", "command": ["./train.sh"], "inputs": ["owt"]}

@@ -46,6 +46,7 @@ class Site:
         about = self.folder / f"about-{out}"
         about.mkdir()
         small = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 1000, "collect": {"job": False}}
+        small |= {"mpi_plugin": self.cluster.mpi_plugin}
         where = ("--gpus", gpus, "--repeats", "1", "--cluster", profile(about, **{**small, **changes}), "--out", out)
         measure = () if pattern is None else ("--pattern", pattern)
         hpcjobs("sweep", *where, *measure, *words, cwd=self.folder, env=self.cluster.env)

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -54,9 +55,10 @@ def stage(tmp_path: Path, cluster: Slurm) -> Stage:
 
 
 @pytest.fixture
-def mine(stage: Stage) -> Cluster:
+def mine(stage: Stage, cluster: Slurm) -> Cluster:
     """The profile that the pages call `mine`, with a fake trainer, and with small jobs that share a node."""
-    small = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 800}
+    small: dict[str, Any] = {"sharing": "shared", "cpus_per_gpu": 1, "mem_per_gpu_mib": 800}
+    small["mpi_plugin"] = cluster.mpi_plugin  # the fake trainer needs no MPI
     about = {**to_builtins(profiles.cluster("virtual")), "name": "mine", "python": str(fake_trainer(stage)), **small}
     path = stage.config / "clusters" / "mine.yaml"
     path.parent.mkdir()

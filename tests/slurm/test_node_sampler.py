@@ -56,6 +56,7 @@ def test_each_node_is_sampled_until_the_command_ends_or_is_killed(tmp_path: Path
         "mem_per_gpu_mib": 1000,
         "collect": {"job": False},
         "prologue": fake,
+        "mpi_plugin": cluster.mpi_plugin,
     }
 
     def sweep(out: str, start: str, *, code: str = "0", **changes: object) -> Path:

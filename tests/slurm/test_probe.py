@@ -33,7 +33,7 @@ def gigabit(node: str) -> Iterator[None]:
 
 
 @pytest.mark.slurm
-def test_a_node_at_one_gigabit_is_named_with_its_rate(cluster: Slurm, tmp_path: Path) -> None:
+def test_a_node_at_one_gigabit_is_named_with_its_rate(cluster: Slurm, tmp_path: Path, pmix: None) -> None:
     body = f"""
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 srun --mpi=pmix {sys.executable} -m hpcjobs.nodes.probe --out {tmp_path}/fabric.json --seconds 10 --largest 8388608

@@ -51,7 +51,7 @@ def submit(
     if start == "node":
         words = [*FAKE_TORCHRUN, "--nnodes=2", "--nproc-per-node=2", *words[1:]]
     form = SRUN if launcher == "srun" else MPIRUN
-    values = {"tasks": 2 * per_node, "per_node": per_node, "mpi": "pmix" if start == "rank" else "none"}
+    values = {"tasks": 2 * per_node, "per_node": per_node, "mpi": cluster.mpi_plugin if start == "rank" else "none"}
     lines = LINES.format(
         **values
         | {"launcher": form.format(**values), "start": start, "deeds": deeds, "ranks": ranks, "signal": signal},

@@ -64,6 +64,7 @@ def ended(*attempts: Path, within: float, began: float) -> None:
 @pytest.mark.timeout(300)
 def test_two_runs_are_interrupted_and_resumed_then_a_rank_is_stopped_and_one_killed(
     launcher: str,
+    request: pytest.FixtureRequest,
     term: list[str],
     usr1: list[str],
     logged: list[str],
@@ -72,6 +73,8 @@ def test_two_runs_are_interrupted_and_resumed_then_a_rank_is_stopped_and_one_kil
     cluster: Slurm,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if launcher == "srun":
+        request.getfixturevalue("pmix")
     monkeypatch.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])
     other = profile(tmp_path, launcher=launcher, gpus_per_node=1)
     options = ("--set", "train.steps=1000000", "--set", f"train.stall_s={STALL_S}")

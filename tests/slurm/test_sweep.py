@@ -49,7 +49,7 @@ def test_a_benchmark_under_mpirun(tmp_path: Path, cluster: Slurm, nih_shards: Da
 
 
 @pytest.mark.timeout(400)
-def test_status_shows_each_way_to_end(tmp_path: Path, cluster: Slurm, nih_shards: Dataset) -> None:
+def test_status_shows_each_way_to_end(tmp_path: Path, cluster: Slurm, nih_shards: Dataset, pmix: None) -> None:
     """A time limit, a killed rank, a scancel from outside, and a cancel. The shells that submitted have exited."""
     endless = ("--set", "train.steps=1000000", "--set", f"data.dir={nih_shards.folder}", "--experiment", "demo")
 
