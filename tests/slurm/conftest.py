@@ -44,7 +44,7 @@ class Slurm:
 
     @functools.cached_property
     def mpi_plugin(self) -> str:
-        """For `srun --mpi`: pmix, or none if this Slurm was built without it. Ranks that need no MPI start with either."""
+        """For `srun --mpi`: pmix, or none where Slurm was built without it. Ranks without MPI start with either."""
         listed = self.cluster.run("srun", "--mpi=list")
         return "pmix" if "pmix" in listed.stdout + listed.stderr else "none"
 
