@@ -59,12 +59,16 @@ def test_a_submission_is_for_one_job_and_its_restarts(site: Site) -> None:
     assert not any("/." in f"/{name}" for name in site.files())
 
 
-def test_a_run_that_has_ended_well_is_not_executed_again_by_a_restart(site: Site) -> None:
-    """Slurm 24.11 requeues a job that was preempted once again after its second, good end."""
+def test_a_run_that_has_ended_well_is_not_executed_again_by_another_start(site: Site) -> None:
+    """Slurm 24.11 requeues a job that was preempted once again after its second, good end.
+
+    A controller that was killed starts a job anew, not as a restart, whose start and end it had not saved.
+    """
     assert site.run("g0001", "1", TRAINER="exit 75")[0] == EXIT_INTERRUPTED
     assert site.run("g0001", "1", restart=1) == (0, "")
-    said = "hpcjobs: g0001-r01 has ended with 0 before this restart: job 12_0 has nothing left to do\n"
+    said = "hpcjobs: g0001-r01 has ended with 0 before this start: job 12_0 has nothing left to do\n"
     assert site.run("g0001", "1", restart=2) == (0, said)
+    assert site.run("g0001", "1", restart=0) == (0, said)
     assert (len(site.executions), site.files().count("a002"), site.files().count("a003")) == (2, 1, 0)
     # The good end of another submission does not count, even if Slurm's job ids have begun anew.
     assert site.run("g0001", "2", TRAINER="exit 1")[0] == 1
