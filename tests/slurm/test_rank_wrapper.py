@@ -8,10 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from hpcjobs.base.contract import EXIT_INTERRUPTED
 from tests.rank_scripts import FAKE_TORCHRUN, RANK_PROGRAM, first, job_script, records
 
 from .conftest import Slurm
+
+pytestmark = pytest.mark.slurm
 
 SRUN = (
     "srun --export=ALL --mpi={mpi} --nodes=2 --ntasks={tasks} --ntasks-per-node={per_node} --cpus-per-task=1 "
