@@ -36,11 +36,17 @@ FLAG_STARVED = "ranks_wait_for_cpus"
 FLAG_ALONE = "ranks_alone"
 FLAG_NO_PARTS = "ended_before_parts"
 FLAG_BASE_DISTURBED = "base_disturbed"
+FLAG_SUSPENDED = "suspended"
+FLAG_CLOCKS = "clocks_differ"
 
 # What each flag says of a row. Some are raised for a single run and stand in runs.csv too.
 FLAGS: Mapping[str, str] = {
     FLAG_SHARED: "the nodes were shared, so other jobs may have run on them",
     FLAG_OVERSUBSCRIBED: "a node has fewer CPUs than the profile gives to its ranks",
+    FLAG_SUSPENDED: "the scheduler suspended the job of a run for a while: its times include that, and its rate does "
+    "where a timed window was under way",
+    FLAG_CLOCKS: "the clocks of the nodes, of the file server and of the submitting host differ, as the run's files "
+    "show. What compares their times is left out: queue_s, startup_s, and energy and states of the GPUs of such nodes",
     FLAG_SHORT_WARMUP: "the warm-up had fewer steps than the experiment asks for",
     FLAG_UNSETTLED: "the step times of a benchmark did not settle during its warm-up",
     FLAG_IMPRECISE: "a benchmark reached its limit of steps, or the script's end, before the precision that was asked "

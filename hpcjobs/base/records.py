@@ -72,6 +72,20 @@ class Order:
 
 
 @dataclasses.dataclass(frozen=True)
+class NodeKind:
+    """Nodes of a partition with the same GPUs.
+
+    `gpu_types`: the type of each, empty where the scheduler names none; no GPUs, no types. `usable` of `count` nodes
+    can start a job, now or when others end; `away` says why the rest cannot.
+    """
+
+    gpu_types: tuple[str, ...]
+    count: int
+    usable: int
+    away: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Limits:
     """The limits of a site. None: no limit is known.
 
@@ -79,7 +93,8 @@ class Limits:
     tasks of one user, pending and running. `own`: how many of those the user has now. `partition`: whose limits follow.
     `max_nodes`: nodes of one job. `max_time_s`: its time limit in seconds. `up`: whether the partition accepts jobs.
     `version`: the scheduler's, such as (22, 5). `mpi`: the plugins by which its launcher connects ranks; empty if they
-    are not known, and it always has `none`.
+    are not known, and it always has `none`. `kinds`: the partition's nodes. `reserved_s`: for how many seconds from now
+    the reservation that was asked for lasts.
     """
 
     max_array: int | None = None
@@ -92,11 +107,16 @@ class Limits:
     up: bool = True
     version: tuple[int, int] | None = None
     mpi: tuple[str, ...] = ()
+    kinds: tuple[NodeKind, ...] = ()
+    reserved_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ExitRecord:
-    """`exit.json`, as the job script leaves it. `start` and `end` are seconds since the epoch."""
+    """`exit.json`, as the job script leaves it. `start` and `end` are seconds since the epoch.
+
+    `suspended_s`: for how long, in between, the scheduler had suspended the job. Older files do not say.
+    """
 
     run: str
     attempt: str
@@ -106,6 +126,7 @@ class ExitRecord:
     nodelist: str
     start: float
     end: float
+    suspended_s: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -243,6 +243,7 @@ def read_exit(attempt: Path) -> ExitRecord | None:
     if data is None:
         return None
     try:
+        data = {"suspended_s": 0, **data}
         found = ExitRecord(**{field.name: data[field.name] for field in dataclasses.fields(ExitRecord)})
     except KeyError:
         return None
@@ -252,6 +253,7 @@ def read_exit(attempt: Path) -> ExitRecord | None:
         and all(isinstance(code, int) and abs(code) < 2**31 for code in (found.rc, found.signal))
         and is_time(found.start)
         and is_time(found.end)
+        and _is_count(found.suspended_s)
     )
     return found if is_right else None
 

@@ -174,15 +174,16 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
 
 def reason(run: RunStatus) -> str:
     """The reason of a run's state, as one line."""
-    if run.failure is not None:
-        return f"{run.failure} -- {run.failure.hint}"
     word = "" if run.word.lower() in (str(run.state), "completed") else run.word
-    return " ".join(part for part in (word, run.reason) if part)
+    why = " ".join(part for part in (word, run.reason) if part)
+    if run.failure is not None:
+        why = f"{run.failure} -- {run.failure.hint}"
+    return "; ".join(part for part in (why, run.clock) if part)
 
 
 def elapsed(run: RunStatus) -> str:
-    """Time since the run began, H:MM:SS; empty before."""
-    if run.start is None:
+    """Time since the run began, H:MM:SS; empty before, and where clocks contradict each other."""
+    if run.start is None or run.clock or (run.end is not None and run.end < run.start):
         return ""
     seconds = int((run.end or time.time()) - run.start)
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
@@ -220,6 +221,7 @@ def status_json(runs: Sequence[RunStatus]) -> str:
                 "failure": run.failure.kind if run.failure else None,
                 "reason": run.failure.evidence if run.failure else run.reason,
                 "hint": run.failure.hint if run.failure else "",
+                "clock": run.clock,
             }
             for run in runs
         ]

@@ -18,6 +18,8 @@ _OF_PROGRAM = r"(?:13|31|32|43|68|69)\b"
 ENDED_BY_SLURM = (
     lines("node_failure", r"DUE TO NODE FAILURE", r"srun: error: Node failure on "),
     lines("preempted", r"DUE TO (?:PREEMPTION|JOB REQUEUE)"),
+    # It stands below a line with DUE TO TIME LIMIT, though the job had not reached its own.
+    lines("reservation_ended", r"\*\*\* REASON: Reservation \S+, which this job was running under, has ended"),
     lines("timeout", r"DUE TO TIME LIMIT"),
     lines(
         "out_of_memory",

@@ -73,6 +73,10 @@ FAILURE_CLASSES: Mapping[str, FailureClass] = {
         "the job reached its time limit and wrote no checkpoint",
         "ask for more time (`time` in the profile) or fewer steps",
     ),
+    "reservation_ended": FailureClass(
+        "the reservation of the job ended before it did; Slurm gives no warning of that",
+        "resume with a longer reservation, or ask for a `time` that ends before it",
+    ),
     "deadline": FailureClass(
         "the job's --deadline passed before it ended",
         "remove --deadline from the profile's `sbatch`",

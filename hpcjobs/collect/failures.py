@@ -30,7 +30,7 @@ _WORDS = {
     "TimeLimit": "timeout",
 }
 # Causes outside the run: what its ranks report then is only a consequence.
-_OUTSIDE = {"timeout", "out_of_memory", "node_failure", "preempted"}
+_OUTSIDE = {"timeout", "reservation_ended", "out_of_memory", "node_failure", "preempted"}
 # What a rank may report because it lost another.
 _OF_OTHERS = {"traceback", "gloo_error", "nccl_error", "mpi_error"}
 # A rank that loses another one notices at once. Ends that lie this close, in seconds, do not say which was first.
@@ -150,6 +150,8 @@ def _class_and_evidence(
     interrupted = restarts and EXIT_INTERRUPTED in (exit_record and exit_record.rc, answer and answer.exit_code)
     by_slurm = next((_WORDS[word] for word in (answer.word, answer.reason) if word in _WORDS), "") if answer else ""
     # A job that wrote its checkpoint at the time limit was interrupted: it can continue from there.
+    if by_log == "reservation_ended":
+        return by_log, line  # Slurm's word for it is TIMEOUT
     if answer and by_slurm and not (by_slurm == "timeout" and interrupted):
         if by_log == by_slurm:
             return by_slurm, line

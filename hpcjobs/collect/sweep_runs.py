@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hpcjobs.base import contract, sweepdir
 from hpcjobs.base.columns import (
+    FLAG_CLOCKS,
     FLAG_DIRTY,
     FLAG_HARDWARE,
     FLAG_OVERSUBSCRIBED,
     FLAG_SHARED,
     FLAG_SOFTWARE,
+    FLAG_SUSPENDED,
 )
 from hpcjobs.base.contract import RunConfig, split_batch
 from hpcjobs.base.errors import InputError
@@ -26,7 +28,7 @@ from hpcjobs.base.records import ExitRecord, RunState
 from hpcjobs.base.sizes import Size
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.base.tabular import to_csv
-from hpcjobs.collect import cpus, nccl_transport, nvml, runs_csv, utilisation
+from hpcjobs.collect import clocks, cpus, nccl_transport, nvml, runs_csv, utilisation
 from hpcjobs.collect.attempts import Reading
 
 # The keys of node-HOST.json that make `software`, in this order.
@@ -73,12 +75,10 @@ class _Sweep:
         terms = data.get("terms")
         self.node_energy = read_json(where.node_energy) or {}
         self.is_one_job = isinstance(terms, dict) and bool(terms.get("one_allocation"))
-        # When each job was submitted, in seconds since the epoch.
-        self.submitted = {
-            str(event["job"]): float(event["time"])
-            for event in sweepdir.read_journal(where)
-            if event["event"] == "submitted" and "job" in event and isinstance(event.get("time"), (int, float))
-        }
+        journal = sweepdir.read_journal(where)
+        # When each job was submitted, and when its submission began, in seconds since the epoch.
+        self.submitted = {event["job"]: float(event["time"]) for event in journal if event["event"] == "submitted"}
+        self.asked = _asked(journal)
         self._begun: dict[str, float] | None = None
 
     @property
@@ -98,11 +98,14 @@ class _Sweep:
     def queue_s(self, claim: Mapping[str, Any]) -> float | None:
         """Seconds from the submission to the start.
 
-        None for a requeued job, because the time of its first start lies between the two.
+        None for a requeued job, because the time of its first start lies between the two, and for a job that was
+        recorded only after its start.
         """
         task = str(claim.get("job", ""))
         at = self.submitted.get(task.rpartition("_")[0])
         if at is None or claim.get("restart") != 0 or task not in self.begun:
+            return None
+        if self.begun[task] < at - clocks.CLOSE_S:
             return None
         # The script's clock has whole seconds, so the start may lie before the submission.
         return max(0.0, self.begun[task] - at)
@@ -152,6 +155,18 @@ class _Sweep:
         return self.planned[name], f"run_yaml: {path.relative_to(self.where.root)}: {wrong}"
 
 
+def _asked(journal: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The time before the first call of the scheduler for each job, in seconds since the epoch."""
+    begun: dict[tuple[str, int], float] = {}
+    found = {}
+    for event in journal:
+        if event["event"] in ("submitting", "submitted"):
+            first = begun.setdefault((event["group"], event["submission"]), event["time"])
+            if event["event"] == "submitted":
+                found[event["job"]] = first
+    return found
+
+
 def _wall_s(attempt: Path) -> float | None:
     """Seconds from an attempt's start to its end, as its exit.json has them; None if it cannot be read."""
     with suppress(OSError):
@@ -191,6 +206,10 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader |
     start = claim.get("start")
     fields: dict[str, Any] = {"start": start if isinstance(start, (int, float)) else None}
     hosts: Sequence[str] = expand_hosts(str(claim.get("nodelist", "")))
+    ended = sweepdir.read_exit(attempt) if attempt and read else None
+    asked = sweep.asked.get(str(claim.get("job", "")).rpartition("_")[0])
+    is_skewed = attempt is not None and clocks.submitter_differs(attempt, claim, ended, asked)
+    strangers = clocks.differing_hosts(attempt, claim, ended) if attempt else set()
     if found is not None:
         fields["unit"] = found.progress.unit
         local_batch, global_batch = found.batch or (local_batch, global_batch)
@@ -199,9 +218,12 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader |
         fields |= measured.figures()
         fields |= {name: getattr(measured, name) for name in ("throughput", "step_ms", "windows", "outlier_windows")}
         if fields["start"] is not None and measured.first_step_at is not None:
-            fields["startup_s"] = measured.first_step_at - fields["start"]
+            startup_s = measured.first_step_at - fields["start"]
+            fields["startup_s"] = startup_s if startup_s >= -clocks.CLOSE_S else None
         hosts = measured.hosts or hosts
-        energy = nvml.energy(_nvml_files(attempt), found.timed) if attempt and found and found.timed else None
+        # Without one node's GPUs the energy of the run is not known.
+        timed = found.timed if found and not strangers else ()
+        energy = nvml.energy(_nvml_files(attempt), timed) if attempt and timed else None
         models = _models(nodes) if config.device == "gpu" else []
         fields |= utilisation.of_run(config, measured, models, energy)
     if found is not None and found.finished and found.command_s is not None and not fields.get("time_to_train_s"):
@@ -210,7 +232,9 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader |
     flags = [
         *sweep.flags,
         *(found.flags if found else ()),
-        *_flags(config, attempt, found, nodes),
+        *_flags(config, attempt, found, nodes, strangers),
+        *([FLAG_SUSPENDED] if ended is not None and ended.suspended_s else ()),
+        *([FLAG_CLOCKS] if is_skewed or strangers else ()),
         *(measured.flags if measured else ()),
     ]
     return Run(
@@ -230,7 +254,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader |
         nodelist=" ".join(hosts),
         repeats_asked=sweep.repeats,
         gpu_model=", ".join(_models(nodes)) if config.device == "gpu" else "",
-        queue_s=sweep.queue_s(claim),
+        queue_s=None if is_skewed else sweep.queue_s(claim),
         gpu_hours=sweep.gpu_hours(config),
         flags=" ".join(flags),
         software=" | ".join(_software(nodes)),
@@ -255,10 +279,14 @@ def _newest(where: SweepDir, config: RunConfig, read: Reader) -> tuple[Path | No
 
 
 def _flags(
-    config: RunConfig, attempt: Path | None, found: Reading | None, nodes: Sequence[Mapping[str, Any]]
+    config: RunConfig,
+    attempt: Path | None,
+    found: Reading | None,
+    nodes: Sequence[Mapping[str, Any]],
+    strangers: Collection[str],
 ) -> Iterator[str]:
     # What became of GPUs that do not train says nothing of the run.
-    yield from _gpu_flags(attempt, found) if attempt and found and config.device == "gpu" else ()
+    yield from _gpu_flags(attempt, found, strangers) if attempt and found and config.device == "gpu" else ()
     wanted = config.tasks_per_node * config.cpus_per_task
     few = any(isinstance(node.get("cpus"), int) and node["cpus"] < wanted for node in nodes)
     if few or (attempt and cpus.too_few(attempt, config.cpus_per_task)):
@@ -269,12 +297,14 @@ def _flags(
         yield FLAG_HARDWARE
 
 
-def _gpu_flags(attempt: Path, found: Reading) -> list[str]:
-    return nvml.flags(_nvml_files(attempt), found.timed)
+def _gpu_flags(attempt: Path, found: Reading, strangers: Collection[str]) -> list[str]:
+    return nvml.flags(_nvml_files(attempt, strangers), found.timed)
 
 
-def _nvml_files(attempt: Path) -> Iterator[Iterator[str]]:
-    return map(_lines, sorted(attempt.glob(contract.nvml_csv("*"))))
+def _nvml_files(attempt: Path, without: Collection[str] = ()) -> Iterator[Iterator[str]]:
+    """The lines of the file of each node, but for those of the hosts `without`."""
+    left_out = {contract.nvml_csv(host) for host in without}
+    return (_lines(path) for path in sorted(attempt.glob(contract.nvml_csv("*"))) if path.name not in left_out)
 
 
 def _lines(path: Path) -> Iterator[str]:

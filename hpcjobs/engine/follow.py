@@ -18,9 +18,9 @@ from hpcjobs.base.files import shown
 from hpcjobs.base.hostlist import expand_hosts
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunState
 from hpcjobs.base.sweepdir import SweepDir
-from hpcjobs.collect import evidence
+from hpcjobs.collect import clocks, evidence
 from hpcjobs.collect.attempts import Reading
-from hpcjobs.engine.state import NFS_CACHE_S, Evidence, RunStatus, Submission, fold, planned, submissions
+from hpcjobs.engine.state import NFS_CACHE_S, Evidence, RunStatus, Submission, fold, planned, refusals, submissions
 from hpcjobs.engine.sweep import Sweep, run_configs
 from hpcjobs.trainers.registry import read_ended, trainer_of
 
@@ -74,7 +74,7 @@ def look(where: SweepDir, name: str, config: Callable[[], RunConfig], readings: 
         # A newer submission has claimed the run and has not begun: failures of older attempts no longer matter.
         return Evidence(attempt=newest.name, claimed_by=claimed, submission=number, measured=measured)
     failed = not measured and (exit_record is None or exit_record.rc != 0)
-    ranks = tuple(sweepdir.read_ranks(newest)) if failed else ()
+    ranks = _ends(newest, claim, exit_record) if failed else ()
     return Evidence(
         attempt=newest.name,
         claimed_by=task,
@@ -89,6 +89,13 @@ def look(where: SweepDir, name: str, config: Callable[[], RunConfig], readings: 
         nodes=found.hosts or tuple(expand_hosts(str(claim.get("nodelist", "")))),
         start=claim.get("start"),
     )
+
+
+def _ends(attempt: Path, claim: Mapping[str, Any], ended: ExitRecord | None) -> tuple[RankRecord, ...]:
+    """How the ranks ended, the earliest first; empty if hosts whose clocks differ hold the order of their ends."""
+    ranks = tuple(sweepdir.read_ranks(attempt))
+    hosts = {rank.host for rank in ranks if rank.rc}
+    return () if len(hosts) > 1 and hosts & clocks.differing_hosts(attempt, claim, ended) else ranks
 
 
 def _why(log: Path, output: Path, ranks: Sequence[RankRecord]) -> str:
@@ -130,7 +137,8 @@ class Watch:
         """The state of every run. Raises SchedulerUnreachable with `must_answer`, InputError with `must_read`."""
         sweep = self._sweep
         names = list(self._sizes)
-        submitted = submissions(self._events(), sweep.plan.run_names)
+        events = self._events()
+        submitted = submissions(events, sweep.plan.run_names)
         found = {name: self._settled.get(name) or self._look(name) for name in names}
         self._settled.update({name: evidence for name, evidence in found.items() if evidence.settled})
         tasks = {
@@ -147,7 +155,7 @@ class Watch:
             begun = found[name].measured or (mine and found[name].start is not None)
             if answer is not None and answer.state is RunState.FAILED and not begun:
                 found[name] = _failed_before_start(sweep.where, each, task)
-        runs = fold(names, submitted, answers, found, time.time())
+        runs = fold(names, submitted, answers, found, time.time(), refusals(events, sweep.plan.run_names))
         return [dataclasses.replace(run, gpus=self._sizes[run.run], failure=self._hinted(run.failure)) for run in runs]
 
     def _events(self) -> list[dict[str, Any]]:

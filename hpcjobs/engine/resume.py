@@ -68,11 +68,13 @@ def resume(sweep: Sweep, tell: Tell, *, retryable: bool = False) -> Resumed:
             retries = _retries(sweep, journal, wanted)
             wanted = [run for run in wanted if run.state is RunState.PLANNED or run.run in retries]
         _end_older(sweep, wanted, submitted)
-        jobs, refusal = _submit(sweep, journal, wanted, retries, _ending(sweep, wanted, submitted), tell)
+        jobs, sent, refusal = _submit(sweep, journal, wanted, retries, _ending(sweep, wanted, submitted), tell)
         living = {run.task.partition("_")[0] for run in runs if not run.state.final and run.task}
         if jobs or (living and not _collector_is_last(journal)):
             submit_collector(sweep, journal, sorted(living | set(jobs), key=int), tell)
         if refusal is not None:
+            if sent:
+                tell(f"submitted {len(sent)} of {len(wanted)} run(s); resume again for the rest")
             raise refusal
     return Resumed(tuple(adopted), (*resubmitted, *(run.run for run in wanted)))
 
@@ -177,10 +179,11 @@ def _submit(
     retries: Mapping[str, str],
     ending: Mapping[str, list[str]],
     tell: Tell,
-) -> tuple[list[str], SubmitRefused | None]:
-    """Submit the runs, group by group: (job ids, the first refusal if there was one)."""
+) -> tuple[list[str], list[str], SubmitRefused | None]:
+    """Submit the runs, group by group: (job ids, names of the runs in them, the first refusal if there was one)."""
     wanted = {run.run: run for run in runs}
     jobs: list[str] = []
+    sent: list[str] = []
     refusal: SubmitRefused | None = None
     for group in sweep.plan.submitted:
         indices = tuple(index for index, run in enumerate(group.runs) if run.name in wanted)
@@ -199,9 +202,10 @@ def _submit(
         except SubmitRefused as error:
             refusal = refusal or error  # the scheduler may still accept another size
             continue
+        sent += names
         if after:
             tell(f"{group.name}: starts after the end of the cancelled tasks ({' '.join(after)})")
-    return jobs, refusal
+    return jobs, sent, refusal
 
 
 def _ending(sweep: Sweep, runs: list[RunStatus], submitted: Mapping[str, Submission]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED
 from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RankRecord, RunState
+from hpcjobs.collect.clocks import CLOSE_S
 from hpcjobs.collect.failures import cancelled_by_slurm, classify, failure
 from hpcjobs.jobs.group import ALLOCATION, COLLECTOR
 
@@ -16,6 +17,8 @@ from hpcjobs.jobs.group import ALLOCATION, COLLECTOR
 GRACE_S = 60.0
 # How long, in seconds, this host may see older files than the node of a run has written.
 NFS_CACHE_S = 60.0
+# Of a scheduler's message so many characters are shown.
+_LONGEST = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Submission:
     """The newest submission of a run.
 
     `number` is that within its group. `task` is `JOB_INDEX`, or None while no answer of the scheduler is recorded.
-    `at` is its time in seconds since the epoch. `cancelled`: a cancel was requested. `after`: older tasks whose end it
-    waits for.
+    `at` is its time, and `asked` that of its first call, in seconds since the epoch. `cancelled`: a cancel was
+    requested. `after`: older tasks whose end it waits for.
     """
 
     group: str
@@ -61,6 +64,7 @@ class Submission:
     at: float
     cancelled: bool = False
     after: tuple[str, ...] = ()
+    asked: float = 0.0
 
     def task_of(self, found: Evidence) -> str | None:
         """The task that runs it: the one that claimed it, which may differ from the recorded one."""
@@ -83,7 +87,8 @@ class RunStatus:
     """One run as `status` shows it.
 
     `gpus` is its size; `word` and `reason` are the scheduler's own; `start` and `end` are seconds since the epoch.
-    `ending`: the run was cancelled without a result, and the scheduler still shows its task as alive.
+    `ending`: the run was cancelled without a result, and the scheduler still shows its task as alive. `clock`: how the
+    clock of its first node contradicts this host's; then how long the run took until now is not known.
     """
 
     run: str
@@ -99,6 +104,7 @@ class RunStatus:
     end: float | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     ending: bool = False
+    clock: str = ""
 
 
 def planned(
@@ -140,7 +146,8 @@ def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[
                 task = f"{event['job']}_{0 if group == ALLOCATION else index}" if kind == "submitted" else None
                 if not earlier or earlier[-1].number != event["submission"]:
                     after = tuple(event.get("after", ()))
-                    earlier.append(Submission(group, event["submission"], task, event["time"], after=after))
+                    at = event["time"]
+                    earlier.append(Submission(group, event["submission"], task, at, after=after, asked=at))
                 elif task is not None:  # a second call under the same number was answered: its job replaces the first
                     earlier[-1] = dataclasses.replace(earlier[-1], task=task, at=event["time"])
         elif kind == "refused" and group in groups:
@@ -151,6 +158,17 @@ def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[
                 if submitted.get(run):
                     submitted[run][-1] = dataclasses.replace(submitted[run][-1], cancelled=True)
     return {run: earlier[-1] for run, earlier in submitted.items() if earlier}
+
+
+def refusals(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]) -> dict[str, str]:
+    """The scheduler's words to each run whose newest submission it refused."""
+    said: dict[str, str] = {}
+    for event in planned(journal, groups)[0]:
+        if event["event"] in ("submitting", "refused") and event["group"] in groups:
+            for index in event["indices"]:
+                text = str(event.get("said", ""))[:_LONGEST] if event["event"] == "refused" else ""
+                said[groups[event["group"]][index]] = text
+    return {run: text for run, text in said.items() if text}
 
 
 def unanswered(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[Intention]:
@@ -196,9 +214,32 @@ def fold(
     answers: Mapping[str, JobState] | None,
     evidence: Mapping[str, Evidence],
     now: float,
+    refused: Mapping[str, str] | None = None,
 ) -> list[RunStatus]:
-    """The state of each run. `answers` is None if the scheduler is unreachable."""
-    return [_status(run, submitted.get(run), answers, evidence.get(run, Evidence()), now) for run in runs]
+    """The state of each run. `answers` is None if the scheduler is unreachable; `refused` are those of `refusals`."""
+    statuses = []
+    for run in runs:
+        submission, found = submitted.get(run), evidence.get(run, Evidence())
+        status = _status(run, submission, answers, found, now)
+        if status.state is RunState.PLANNED and (submitted or refused):
+            words = (refused or {}).get(run, "not submitted")
+            status = dataclasses.replace(status, reason=f"{words}; `hpcjobs resume` submits it")
+        if clock := _clock(found, submission, now):
+            status = dataclasses.replace(status, clock=clock)
+        statuses.append(status)
+    return statuses
+
+
+def _clock(found: Evidence, submission: Submission | None, now: float) -> str:
+    if found.start is None:
+        return ""
+    host = found.nodes[0] if found.nodes else "its node"
+    if (ahead := max(found.start, found.exit.end if found.exit else 0.0) - now) > CLOSE_S:
+        return f"the clock of {host} is {ahead:.0f} s or more ahead of this host's"
+    if submission is None or submission.number != found.submission:
+        return ""
+    behind = submission.asked - found.start
+    return f"the clock of {host} is {behind:.0f} s or more behind that of the submission" if behind > CLOSE_S else ""
 
 
 def _status(

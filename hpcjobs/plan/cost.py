@@ -7,6 +7,7 @@ import enum
 from collections.abc import Iterator, Mapping
 
 from hpcjobs.base.records import Limits
+from hpcjobs.config import Cluster
 from hpcjobs.jobs.arms import launch_of
 from hpcjobs.jobs.group import Group, PlannedRun
 from hpcjobs.plan.planning import Plan
@@ -82,11 +83,14 @@ class ObjectionKind(enum.Enum):
     PARTITION_DOWN = "partition_down"
     MPI_PLUGIN = "mpi_plugin"
     OLD_SLURM = "old_slurm"
+    NODES_AWAY = "nodes_away"
+    GPU_KINDS = "gpu_kinds"
+    RESERVATION_ENDS = "reservation_ends"
 
     @property
     def passes(self) -> bool:
-        """Whether the jobs may run all the same: after a longer wait, or on a Slurm that was never tried."""
-        return self in (ObjectionKind.PARTITION_DOWN, ObjectionKind.OLD_SLURM)
+        """Whether the jobs may run all the same: after a longer wait, elsewhere, or on a Slurm that was never tried."""
+        return self in _PASS
 
     @property
     def remedy(self) -> str:
@@ -94,7 +98,16 @@ class ObjectionKind(enum.Enum):
         return {
             ObjectionKind.MPI_PLUGIN: "set `launcher: mpirun` in the profile, or a plugin that your MPI was built with",
             ObjectionKind.OLD_SLURM: "look at the first job's nodes and end with sacct, and report what differs",
+            ObjectionKind.NODES_AWAY: "wait until they are back, or give smaller sizes",
+            ObjectionKind.GPU_KINDS: "set `gpu_type` in the profile (or `constraint` or `nodelist`)",
+            ObjectionKind.RESERVATION_ENDS: "give a shorter `time`, or leave `reservation` out",
         }.get(self, "give smaller sizes, or another partition, time or QOS in the profile")
+
+
+_PASS = {
+    *(ObjectionKind.PARTITION_DOWN, ObjectionKind.OLD_SLURM),
+    *(ObjectionKind.NODES_AWAY, ObjectionKind.GPU_KINDS, ObjectionKind.RESERVATION_ENDS),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +116,28 @@ class Objection:
 
     kind: ObjectionKind
     text: str
+
+
+def _about_nodes(cluster: Cluster, limits: Limits, nodes: int) -> Iterator[Objection]:
+    """Whether `nodes` nodes of the partition can run a job now, and all have the same GPUs."""
+    if cluster.nodelist or cluster.constraint:
+        return  # which nodes these are is not known here
+    where = f"partition {limits.partition}"
+    kinds = limits.kinds
+    if cluster.gpu_request != "none":
+        kinds = tuple(kind for kind in kinds if kind.gpu_types and cluster.gpu_type in (None, *kind.gpu_types))
+        named = [" and ".join(kind.gpu_types) for kind in kinds if any(kind.gpu_types)]
+        if cluster.gpu_type is None and len(named) > 1:
+            text = f"{where} has nodes with {', others with '.join(named)}, and the profile names no `gpu_type`"
+            yield Objection(ObjectionKind.GPU_KINDS, f"{text}: each run may get any of them, or a mixture")
+    count, usable = sum(kind.count for kind in kinds), sum(kind.usable for kind in kinds)
+    if kinds and count < nodes <= (limits.max_nodes or nodes):
+        which = "" if cluster.gpu_request == "none" else f" with {cluster.gpu_type or 'GPUs'}"
+        yield Objection(ObjectionKind.MAX_NODES, f"{nodes} nodes for one job, but {where} has {count}{which}")
+    reasons = "; ".join(kind.away for kind in kinds if kind.away)
+    if reasons and usable < nodes <= count:
+        text = f"{nodes} nodes for one job, but of {where} {usable} can run one now: {reasons}"
+        yield Objection(ObjectionKind.NODES_AWAY, text)
 
 
 def objections(plan: Plan, limits: Limits, time_s: int | None) -> Iterator[Objection]:
@@ -119,6 +154,16 @@ def objections(plan: Plan, limits: Limits, time_s: int | None) -> Iterator[Objec
     if limits.max_nodes is not None and nodes > limits.max_nodes:
         text = f"{nodes} nodes for one job, but partition {limits.partition} allows at most {limits.max_nodes}"
         yield Objection(ObjectionKind.MAX_NODES, text)
+    yield from _about_nodes(plan.cluster, limits, nodes)
+    if limits.reserved_s is not None and (time_s is None or time_s > limits.reserved_s):
+        if limits.reserved_s > 0:
+            text = (
+                f"reservation {plan.cluster.reservation} ends in {limits.reserved_s / 3600:.2g} h, before the time "
+                "limit of a job that starts now: Slurm may then end what runs, without a signal, and hold what waits"
+            )
+        else:
+            text = f"reservation {plan.cluster.reservation} has ended: no job of it starts"
+        yield Objection(ObjectionKind.RESERVATION_ENDS, text)
     if limits.max_time_s is not None and time_s is not None and time_s > limits.max_time_s:
         text = (
             f"a time limit of {time_s / 3600:g} h, but partition {limits.partition} allows "

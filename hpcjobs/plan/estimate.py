@@ -134,7 +134,7 @@ def site_limits(cluster: Cluster) -> tuple[Limits, str]:
     if not capabilities(cluster).limits:
         return Limits(), ""
     try:
-        return make(cluster).limits(cluster.partition), ""
+        return make(cluster).limits(cluster.partition, cluster.reservation), ""
     except HpcjobsError as error:
         return Limits(), str(error)
 

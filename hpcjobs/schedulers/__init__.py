@@ -61,8 +61,11 @@ class Scheduler(Protocol):
         """Cancel jobs or tasks. One that has already ended is no error."""
         ...
 
-    def limits(self, partition: str | None) -> Limits:
-        """The site's limits in that partition, or the default one. `max_submit` is not filled in: see `user_limit`."""
+    def limits(self, partition: str | None, reservation: str | None = None) -> Limits:
+        """The site's limits in that partition, or the default one, and in that reservation.
+
+        `max_submit` is not filled in: see `user_limit`.
+        """
         ...
 
     def user_limit(self, qos: str | None) -> int | None:

@@ -11,9 +11,9 @@ import yaml
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.base.times import seconds
 from hpcjobs.config import Cluster, Document, convert, dump
+from hpcjobs.schedulers.slurm.gres import Gpus
 from hpcjobs.site import limits, usable
 from hpcjobs.site.facts import Facts, Nodes
-from hpcjobs.site.gres import Gpus
 
 # The share of a node's memory that jobs request: the system and its daemons need the rest.
 _MEMORY_SHARE = 0.95

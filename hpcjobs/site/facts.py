@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.base.hostlist import expand_indices
 from hpcjobs.schedulers.slurm.commands import Refused, run
+from hpcjobs.schedulers.slurm.gres import Gpus, gpus
 from hpcjobs.schedulers.slurm.limits import mpi_plugins
-from hpcjobs.site.gres import Gpus, gpus
 
 _SINFO = ("sinfo", "--noheader", "--exact", "--format=%R|%D|%t|%m|%X|%Y|%Z|%G")
 _CONFIG = ("scontrol", "show", "config")

@@ -14,6 +14,22 @@ slurmstepd-c4140-1: error: *** STEP 6.0 ON c4140-1 CANCELLED AT 2026-11-25T14:23
 srun: forcing job termination
 srun: error: c4140-1: task 0: Terminated
 """
+# A reservation of 40 s with a job of 10 min.
+RESERVATION = """\
+slurmstepd-c4140-1: error: *** JOB 19 ON c4140-1 CANCELLED AT 2026-11-30T14:06:45 DUE TO TIME LIMIT ***
+slurmstepd-c4140-1: error: *** REASON: Reservation day, which this job was running under, has ended ***
+Terminated
+"""
+# Memory control groups of version 1 (task/cgroup, ConstrainRAMSpace=yes): of a step of srun, and of mpirun in the script.
+CGROUP_STEP = """\
+srun: error: c4140-1: task 0: Out Of Memory
+srun: launch/slurm: _step_signal: Terminating StepId=8.0
+slurmstepd-c4140-1: error: Detected 1 oom-kill event(s) in StepId=8.0. Some of your processes may have been killed by the cgroup out-of-memory handler.
+"""
+CGROUP_BATCH = """\
+mpirun noticed that process rank 0 with PID 729 on node c4140-1 exited on signal 9 (Killed).
+slurmstepd-c4140-1: error: Detected 1 oom-kill event(s) in StepId=10.batch. Some of your processes may have been killed by the cgroup out-of-memory handler.
+"""
 OVER_MEMORY = """\
 slurmstepd-c4140-1: error: StepId=2.0 exceeded memory limit (642895872 > 209715200), being killed
 slurmstepd-c4140-1: error: Exceeded job memory limit
@@ -124,6 +140,9 @@ NCCL_REMOTE = """\
 
 LINES: list[tuple[str, str, str]] = [
     ("timeout", "JOB 6 ON c4140-1 CANCELLED AT 2026-11-25T14:23:21 DUE TO TIME LIMIT", TIME_LIMIT),
+    ("reservation_ended", "REASON: Reservation day, which this job was running under, has ended", RESERVATION),
+    ("out_of_memory", "srun: error: c4140-1: task 0: Out Of Memory", CGROUP_STEP),
+    ("out_of_memory", "oom-kill event(s) in StepId=10.batch", CGROUP_BATCH),
     # the texts of slurmstepd 22.05; a node that fails prints nothing
     ("node_failure", "DUE TO NODE FAILURE", "slurmstepd: error: *** JOB 12 ON c4140-2 CANCELLED AT 2026-11-25T14:22:04 DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n"),
     ("node_failure", "srun: error: Node failure on c4140-3", "srun: error: Node failure on c4140-3\nsrun: Job step aborted: Waiting up to 12 seconds for job step to finish.\nsrun: error: c4140-2: task 0: Killed\n"),

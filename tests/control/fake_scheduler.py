@@ -145,7 +145,7 @@ class FakeScheduler:
             elif answer.state is RunState.PENDING:
                 self.states[task] = JobState(RunState.CANCELLED, "CANCELLED")
 
-    def limits(self, partition: str | None) -> Limits:
+    def limits(self, partition: str | None, reservation: str | None = None) -> Limits:
         return Limits()
 
     def user_limit(self, qos: str | None) -> int | None:

@@ -8,9 +8,9 @@ import pytest
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.config import Cluster
+from hpcjobs.schedulers.slurm.gres import Gpus, gpus
 from hpcjobs.site.detect import Detected, profile_of
 from hpcjobs.site.facts import Facts, read
-from hpcjobs.site.gres import Gpus, gpus
 
 # What the virtual cluster of tests/slurm answers.
 CONFIG = """Configuration data as of 2026-11-25T15:37:00

@@ -115,6 +115,15 @@ def test_a_job_that_vanishes_does_not_stay_running(tmp_path: Path) -> None:
     assert {run.state for run in look()} == {"lost"}
 
 
+def test_a_run_that_was_refused_says_why_and_one_after_it_that_it_was_not_submitted(tmp_path: Path) -> None:
+    scenario = SweepScenario(tmp_path).repeats(1).refused_while_submitting(TAKEN, REFUSED)
+    assert scenario.status("g0002-r01").reason == "no; `hpcjobs resume` submits it"
+    assert scenario.status("g0004-r01").reason == "not submitted; `hpcjobs resume` submits it"
+    scenario.resume()
+    assert scenario.all_done
+    assert {scenario.status(run).reason for run in scenario.runs} == {""}
+
+
 def test_who_watches_does_not_wait_for_runs_that_were_refused(tmp_path: Path) -> None:
     scenario = SweepScenario(tmp_path).refused_while_submitting(TAKEN, REFUSED)
     shown = scenario.watch_to_the_end(sleep=lambda seconds: pytest.fail("it waits"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from hpcjobs.base import sweepdir
 from hpcjobs.base.contract import EXIT_INTERRUPTED
 from hpcjobs.base.sweepdir import revoke_claim
-from tests.control.script_site import Site, script_site
-from tests.running import PATIENCE_S
+from tests.control.script_site import UNTIL_SIGNALLED, Site, script_site
+from tests.running import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -84,6 +86,23 @@ def test_a_step_names_the_first_nodes_of_its_job(site: Site) -> None:
     assert steps == ["--nodes=1 --nodelist=n[1-4] ", "--nodes=1 --nodelist=n1 ", "--nodes=1 --nodelist=n1 "]
     claims = [json.loads(path.read_text()) for path in site.sweep.root.glob("runs/*/a*/claim")]
     assert sorted(claim["nodelist"] for claim in claims) == ["n1", "n1", "n[1-4]"]
+
+
+def test_a_job_that_was_suspended_says_for_how_long(site: Site) -> None:
+    """Slurm stops all processes of a job and continues them. SIGCONT alone, as before the end of a job, is none."""
+    job = site.start("g0001", TRAINER=UNTIL_SIGNALLED, start_new_session=True)
+    until(lambda: (site.folder / "ready").exists())
+    time.sleep(1)
+    os.killpg(job.pid, signal.SIGCONT)
+    time.sleep(1)
+    os.killpg(job.pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.killpg(job.pid, signal.SIGCONT)
+    (site.folder / "signalled").touch()
+    assert job.wait(PATIENCE_S) == 0
+    found = sweepdir.read_exit(site.sweep.run("g0001-r01") / "a001")
+    assert found is not None
+    assert 3 <= found.suspended_s <= found.end - found.start
 
 
 def test_of_many_jobs_that_race_only_one_runs(site: Site) -> None:

@@ -161,6 +161,15 @@ def test_jobs_that_all_live_take_one_query(fake: FakeSlurm) -> None:
     assert (fake.folder / "asks").read_text().count("--jobs=1,2") == 1
 
 
+def test_a_task_that_waits_for_a_drained_node_names_it(fake: FakeSlurm) -> None:
+    reason = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
+    fake.command("squeue", f"""case "$*" in *%P*) echo v100 ;; *) echo "4_0|PENDING|{reason}||N/A" ;; esac""")
+    fake.command("sinfo", """[[ "$*" == *"--partition=v100"* ]] && echo "1|drained|c4140-2|gpu:v100:4|bad DIMM" """)
+    assert SlurmScheduler().poll(["4_0"])["4_0"].reason == f"{reason}: c4140-2 is drained (bad DIMM)"
+    fake.command("sinfo", "exit 1")
+    assert SlurmScheduler().poll(["4_0"])["4_0"].reason == reason
+
+
 def test_a_requeued_job_is_alive_though_sacct_shows_its_end(fake: FakeSlurm) -> None:
     fake.command(
         "squeue", 'echo "1_0|PENDING|BeginTime||2026-11-23T08:42:00"; echo "1_1|COMPLETED|None|n1|2026-11-23T08:40:00"'

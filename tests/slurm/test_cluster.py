@@ -40,7 +40,7 @@ def test_four_idle_nodes_with_four_v100_each(cluster: Slurm) -> None:
     assert table.splitlines() == [f"c4140-{i}|gpu:v100:4|40|2:20:1|192000" for i in (1, 2, 3, 4)]
     assert cluster.cluster.usable_nodes() == 4
     partitions = cluster.run("sinfo", "-h", "-o", "%P %D").split()
-    assert partitions == ["v100*", "4", "debug", "4", "scavenge", "4", "urgent", "4"]
+    assert partitions == ["v100*", "4", "debug", "4", "scavenge", "4", "enders", "4", "urgent", "4"]
 
 
 @pytest.mark.slurm

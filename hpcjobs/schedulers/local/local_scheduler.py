@@ -201,7 +201,7 @@ class LocalScheduler:
             with contextlib.suppress(OSError):  # the request to cancel is on disk and says enough
                 self.queue.save(task, ended)
 
-    def limits(self, partition: str | None) -> Limits:
+    def limits(self, partition: str | None, reservation: str | None = None) -> Limits:
         """No limits."""
         return Limits()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from hpcjobs.base.times import seconds
+from hpcjobs.schedulers.slurm.parse import local_time
 
 _CONFIG = re.compile(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", re.MULTILINE)
 _VERSION = re.compile(r"^SLURM_VERSION\s*=\s*(\d+)\.(\d+)", re.MULTILINE)
@@ -66,6 +67,13 @@ def partition(text: str, name: str | None) -> tuple[str, int | None, int | None,
             up = words.get("State", "UP") == "UP"
             return words["PartitionName"], min(nodes, default=None), seconds(words.get("MaxTime", "")), up
     return name or "", None, None, True
+
+
+def reserved_s(text: str, now: float) -> float | None:
+    """Seconds until a reservation ends, from `scontrol --oneliner show reservation NAME`; None if it is not shown."""
+    found = re.search(r"\bEndTime=(\S+)", text)
+    end = local_time(found[1]) if found else None
+    return None if end is None else end - now
 
 
 def submit(of_user: str, of_qos: str, qos: str | None) -> int | None:

@@ -94,7 +94,7 @@ def squeue(text: str) -> dict[str, JobState]:
                 reason="" if reason == "None" else reason,
                 nodes=tuple(expand_hosts(nodes)),
                 # For a pending job this field is Slurm's estimate.
-                start=None if state is RunState.PENDING else _seconds(start),
+                start=None if state is RunState.PENDING else local_time(start),
             )
     return found
 
@@ -121,8 +121,8 @@ def sacct(text: str) -> dict[str, JobState]:
                 exit_code=int(rc) if rc.isdigit() else None,
                 signal=int(number) if number.isdigit() else None,
                 nodes=tuple(expand_hosts(nodes)),
-                start=_seconds(start),
-                end=_seconds(end),
+                start=local_time(start),
+                end=local_time(end),
             )
     return found
 
@@ -149,8 +149,8 @@ def scontrol(text: str) -> dict[str, JobState]:
                 exit_code=int(rc) if rc.isdigit() else None,
                 signal=int(number) if number.isdigit() else None,
                 nodes=tuple(expand_hosts(words.get("NodeList", "(null)"))),
-                start=_seconds(words.get("StartTime", "")),
-                end=_seconds(words.get("EndTime", "")),
+                start=local_time(words.get("StartTime", "")),
+                end=local_time(words.get("EndTime", "")),
             )
     return found
 
@@ -209,7 +209,7 @@ def _tasks(text: str) -> list[str]:
         return []
 
 
-def _seconds(text: str) -> float | None:
+def local_time(text: str) -> float | None:
     """Seconds since the epoch of a time that Slurm prints in local time. None for Unknown, None or N/A."""
     try:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import getpass
 import pwd
+import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import ClassVar
 
 from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.hostlist import fold_indices
-from hpcjobs.base.records import JobState, Limits, Order
+from hpcjobs.base.records import JobState, Limits, Order, RunState
 from hpcjobs.schedulers import Capabilities
-from hpcjobs.schedulers.slurm import limits, parse
+from hpcjobs.schedulers.slurm import limits, parse, partition_nodes
 from hpcjobs.schedulers.slurm.commands import NotHere, Refused, run
 
 # The most ids on one command line. A sweep has one job per size: only a cancel of single tasks needs as many.
@@ -23,6 +24,7 @@ _IDS_PER_CALL = 500
 # How far back sacct searches for the jobs of a sweep.
 _FIND_SINCE = "now-60days"
 _NO_JOB = "Invalid job id"
+_SINFO = ("--noheader", "--exact", partition_nodes.COLUMNS)
 
 
 def answers() -> bool:
@@ -45,6 +47,31 @@ def _user(uid: str) -> str:
         return pwd.getpwuid(int(uid)).pw_name
     except (KeyError, ValueError):
         return uid
+
+
+def _or_nothing(*command: str) -> str:
+    """The output of a command that only adds to what is known; empty if it fails."""
+    try:
+        return run(*command)
+    except (Refused, SchedulerUnreachable):
+        return ""
+
+
+def _what_they_wait_for(alive: Mapping[str, JobState]) -> dict[str, JobState]:
+    """Those tasks that wait for nodes which are down or drained, with the names of these nodes in the reason."""
+    waiting = {
+        task: state
+        for task, state in alive.items()
+        if state.state is RunState.PENDING and partition_nodes.waits(state.reason)
+    }
+    if not waiting:
+        return {}
+    jobs = ",".join(sorted({task.partition("_")[0] for task in waiting}))
+    partitions = set(_or_nothing("squeue", "--noheader", "--format=%P", f"--jobs={jobs}").split())
+    away = partition_nodes.away(_or_nothing("sinfo", *_SINFO, f"--partition={','.join(sorted(partitions))}"))
+    return {
+        task: dataclasses.replace(state, reason=f"{state.reason}: {away}") for task, state in waiting.items() if away
+    }
 
 
 class SlurmScheduler:
@@ -116,6 +143,7 @@ class SlurmScheduler:
             return {}
         seen = self._squeue(jobs)
         alive = {task: state for task, state in seen.items() if state.state is None or not state.state.final}
+        alive |= _what_they_wait_for(alive)
         if all(task in alive for task in tasks):
             return {task: alive[task] for task in tasks}
         try:
@@ -164,7 +192,7 @@ class SlurmScheduler:
                 if "already completing or completed" not in str(error) and _NO_JOB not in str(error):
                     raise
 
-    def limits(self, partition: str | None) -> Limits:
+    def limits(self, partition: str | None, reservation: str | None = None) -> Limits:
         """The limits that slurmctld knows."""
         config = run("scontrol", "show", "config")
         max_array, max_jobs = limits.config(config)
@@ -175,7 +203,10 @@ class SlurmScheduler:
         except (Refused, SchedulerUnreachable):
             mpi = ()
         version = limits.version(config)
-        return Limits(max_array, max_jobs, None, own, name, nodes, time_s, up, version, mpi)
+        kinds = partition_nodes.kinds(_or_nothing("sinfo", *_SINFO, f"--partition={name}")) if name else ()
+        shown = _or_nothing("scontrol", "--oneliner", "show", "reservation", reservation) if reservation else ""
+        left_s = limits.reserved_s(shown, time.time())
+        return Limits(max_array, max_jobs, None, own, name, nodes, time_s, up, version, mpi, kinds, left_s)
 
     def user_limit(self, qos: str | None) -> int | None:
         """The limit that sacctmgr shows. None if there is no accounting, or it does not answer. May take seconds."""
@@ -204,5 +235,6 @@ class SlurmScheduler:
         try:
             answer = run("sbatch", "--test-only", both=True, given=text).strip()
         except Refused as error:
-            raise SubmitRefused(f"sbatch --test-only: {error}") from None
+            limit = limits.which(str(error))
+            raise SubmitRefused(f"sbatch --test-only: {error}{f' ({limit})' if limit else ''}") from None
         return parse.would_start(answer)

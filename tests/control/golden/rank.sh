@@ -45,6 +45,8 @@ put() {
 await() {
     local code naps=0 nap=0.05 rc=127
     while kill -0 "$1" 2>/dev/null; do
+        # shellcheck disable=SC2034 # the job script's trap of SIGCONT reads it
+        printf -v looked '%(%s)T' -1
         # A signal to all processes of the job would end the sleep, and bash would write a line about it.
         (trap '' HUP INT QUIT USR1 USR2 TERM && exec sleep "$nap")
         naps=$((naps + 1))
