@@ -251,9 +251,10 @@ def _read(
 
 def _format(block: bytes) -> tuple[str, int]:
     """The format of the first sign of a block, and where its line begins; one that is left out at first comes last."""
-    format, at = detect(block)
+    said = b"\n".join(Wordings(block).all)
+    format, at = detect(block, said=said)
     for late in _LAST[:2]:
-        if format in late and (other := detect(block, late))[0]:
+        if format in late and (other := detect(block, late, said))[0]:
             return other
     return format, at
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from hpcjobs.collect.wordings import Spoken, Wordings
+from hpcjobs.collect.wordings import Spoken, Wordings, without_digits
 
 # Lines that only one format has. Each contains a needle, which is searched first because it is found much faster.
 _SIGNS: tuple[tuple[tuple[bytes, ...], tuple[tuple[str, re.Pattern[bytes]], ...]], ...] = (
@@ -51,7 +51,7 @@ _SIGNS: tuple[tuple[tuple[bytes, ...], tuple[tuple[str, re.Pattern[bytes]], ...]
         ),
     ),
     (
-        (b"completed step: ", b"ps: ", b"throughput/", b"step_avg:"),
+        (b"completed step: ", b"tps: ", b"wps: ", b"throughput/", b"step_avg:"),
         (
             ("maxtext", re.compile(rb"completed step: \d+, seconds: .*Tokens/s/device: \d")),
             ("torchtitan", re.compile(rb"step: +\d+ +loss: .* memory: .* [tw]ps: \d")),
@@ -150,12 +150,14 @@ class Signs:
         return "hpcjobs" if name == "mlperf" and self.own else name
 
 
-def detect(block: bytes, skip: Collection[str] = ()) -> tuple[str, int]:
+def detect(block: bytes, skip: Collection[str] = (), said: bytes | None = None) -> tuple[str, int]:
     """The format of the first line that only one format has, "" if there is none, and where the line begins.
 
-    Formats in `skip` are not considered.
+    Formats in `skip` are not considered. `said` has the wordings of the block's lines, where these are known: what no
+    wording has is not looked for in all lines.
     """
     found, end = "", len(block)
+    unsaid = frozenset() if said is None else frozenset(needle for needle, word in _WORDS if word not in said)
     for letter, words in _RARE:
         rare = block.find(letter, 0, end)
         if rare < 0:
@@ -176,7 +178,7 @@ def detect(block: bytes, skip: Collection[str] = ()) -> tuple[str, int]:
         if number >= _IMAGES and found in _FIRST:
             break
         for needle in needles:
-            at = block.find(needle, 0, end)
+            at = block.find(needle, 0, end) if needle not in unsaid else -1
             while at >= 0:
                 begin, stop = _bounds(block, at)
                 name = next((name for name, sign in signs if name not in skip and sign.search(block, begin, stop)), "")
@@ -219,6 +221,8 @@ def _bounds(block: bytes, at: int) -> tuple[int, int]:
     return block.rfind(b"\n", 0, at) + 1, end if end >= 0 else len(block)
 
 
+# The needles of _SIGNS with what they are in a wording.
+_WORDS = tuple((needle, without_digits(needle)) for needles, _ in _SIGNS for needle in needles)
 _NEEDLES = (
     *(word for _, words in _RARE for word, _, _ in words),
     *(needle for needles, _ in _SIGNS for needle in needles),

@@ -23,20 +23,33 @@ class Wordings:
     """The wordings of the texts of a block, in order, and which these are. A line with SPLIT has several."""
 
     def __init__(self, block: bytes) -> None:
-        self.words = block.translate(_LINES, _DIGITS).split(b"\n")
-        self.all = frozenset(self.words)
+        text = block.translate(_LINES, _DIGITS)
+        first = text[: text.find(b"\n") + 1]
+        count = len(text) // len(first) if first else 0
+        if count > 1 and first * count == text:  # So are nearly all blocks of many logs, and that is seen at once.
+            self.words = [first[:-1]] * count
+            self.words.append(b"")
+            self.all = frozenset(self.words[-2:])
+        else:
+            self.words = text.split(b"\n")
+            self.all = frozenset(self.words)
+
+
+def without_digits(text: bytes) -> bytes:
+    """A text as a wording has it."""
+    return text.translate(None, _DIGITS)
 
 
 @functools.cache
-def _without_digits(needles: tuple[bytes, ...]) -> list[bytes]:
-    return [needle.translate(None, _DIGITS) for needle in needles]
+def _all_without_digits(needles: tuple[bytes, ...]) -> list[bytes]:
+    return [without_digits(needle) for needle in needles]
 
 
 class Spoken:
     """Finds the lines to look at: those of new wordings with one of the needles, and those of wordings that spoke."""
 
     def __init__(self, needles: Sequence[bytes]) -> None:
-        self.needles = _without_digits(tuple(needles))
+        self.needles = _all_without_digits(tuple(needles))
         self.size = 0
         self.known: set[bytes] = set()
         self.speaking: set[bytes] = set()  # of the known ones

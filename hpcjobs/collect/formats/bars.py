@@ -153,8 +153,8 @@ class Steps:
     def _go(self, done: list[int], seconds: list[int]) -> None:
         while done:
             free = _KEPT + 1 - len(self.done)
-            self.done.extend(done[:free])
-            self.seconds.extend(seconds[:free])
+            self.done += array("d", done[:free])
+            self.seconds += array("d", seconds[:free])
             done, seconds = done[free:], seconds[free:]
             if len(self.done) > _KEPT:
                 self.done, self.seconds = self.done[::2], self.seconds[::2]

@@ -87,7 +87,8 @@ class ProgressReader(FormatReader):
                 bars.go(stretch)
             elif kind is _Kind.VALIDATION:
                 self.steps.frozen = self.open.frozen = True
-        for line in lines(block, first, (b"ccumulat", *Facts.needles)):  # Another start may say another batch.
+        # Another start may say another batch.
+        for line in lines(self.found.rest(), first, (b"ccumulat", *Facts.needles)):
             self._head(line)
 
     def _head(self, line: Line) -> None:

@@ -7,10 +7,11 @@ rank's copy. One far below the newest begins another run, and so does the line t
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from hpcjobs.collect.formats.facts import Facts
@@ -18,9 +19,9 @@ from hpcjobs.collect.formats.matches import CUT, Matches, counts, leading
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line, Numbers, lines
 from hpcjobs.collect.measurements import SteadyRate
-from hpcjobs.collect.sources import SPLIT
+from hpcjobs.collect.sources import SPLIT, feeds
 from hpcjobs.collect.steady import TENTH, Windows, scaled
-from hpcjobs.collect.wordings import Wordings
+from hpcjobs.collect.wordings import Wordings, without_digits
 
 _MANY = 512
 # So much of what stands between two steps is kept.
@@ -156,21 +157,27 @@ class StepReader(FormatReader, Generic[R]):
 
     def line_of(self, found: Matches, index: int) -> int:
         """The number of the line of a step."""
-        return self.begins + b"".join(found.column(0, 0, index + 1)).count(b"\n")
+        return self.begins + feeds(b"".join(found.column(0, 0, index + 1)))
 
     def rest(self, block: bytes) -> tuple[bytes, Wordings]:
-        self.parts = []
-        for begin, end in sections(block, self.begin):
-            part = block[begin:end] if begin or end < len(block) else block
-            self.parts.append((part, self._matches(part)))
+        rest = self._cut([block], self._matches)
+        if self.begin and self._says(without_digits(self.begin)):  # which no step has in itself
+            rest = self._cut([block[begin:end] for begin, end in sections(block, self.begin)], self._matches)
+        plain = any(found.pattern is self.plain for _, found in self.parts)
+        if plain and any(map(self._says, self.marks)):
+            rest = self._cut([part for part, _ in self.parts], functools.partial(Matches, self.steps))
+        return rest, self.wordings
+
+    def _cut(self, parts: list[bytes], matches: Callable[[bytes], Matches]) -> bytes:
+        """Take the parts of a block with their steps; returns the block without these."""
+        self.parts = [(part, matches(part)) for part in parts]
         rest = b"".join(found.rest() for _, found in self.parts)
         self.wordings, self.said = Wordings(rest), []
-        plain = any(found.pattern is self.plain for _, found in self.parts)
-        if plain and any(mark in words for words in self.wordings.all for mark in self.marks):
-            self.parts = [(part, Matches(self.steps, part)) for part, _ in self.parts]
-            rest = b"".join(found.rest() for _, found in self.parts)
-            self.wordings = Wordings(rest)
-        return rest, self.wordings
+        return rest
+
+    def _says(self, words: bytes) -> bool:
+        """Whether what is no step in the block that is read next says these words."""
+        return any(words in each for each in self.wordings.all)
 
     def _matches(self, part: bytes) -> Matches:
         """The steps of a section, unless `plain` does not find all that have one of `marks`."""
