@@ -174,7 +174,7 @@ def read_tail(path: Path, block: bytes, known: Known) -> LogResult:
     findings = Findings(str(path), known)
     if format:
         reader = _reader(format)(findings)
-        reader.rest(block)
+        reader.rest(block, Wordings(block))
         reader.feed(1, block, at)
         reader.close()
     return LogResult(str(path), format, tuple(findings.measurements), tuple(findings.problems))
@@ -220,9 +220,9 @@ def _read(
     for place, (number, block) in enumerate(source.blocks(), 1):
         if number <= start:
             number, block = start + 1, after(block, start + 1 - number)
-        at = 0
+        at, wordings = 0, Wordings(block)
         if reader is None:
-            format, at = _format(block)
+            format, at = _format(block, wordings)
             if not format:
                 continue
             if signs is not None:
@@ -231,7 +231,7 @@ def _read(
                 return _read(path, format, known, signs=signs)
             reader = _reader(format)(findings)
         if format != "hpcjobs":  # which says its GPUs itself
-            rest, wordings = reader.rest(block)
+            rest, wordings = reader.rest(block, wordings)
             findings.world.feed(number, rest, wordings)
             if signs is not None:
                 signs.feed(number, rest, wordings)
@@ -249,12 +249,11 @@ def _read(
     return LogResult(str(path), format or "", tuple(findings.measurements), tuple(problems)), findings.at
 
 
-def _format(block: bytes) -> tuple[str, int]:
+def _format(block: bytes, wordings: Wordings) -> tuple[str, int]:
     """The format of the first sign of a block, and where its line begins; one that is left out at first comes last."""
-    said = b"\n".join(Wordings(block).all)
-    format, at = detect(block, said=said)
+    format, at = detect(block, wordings=wordings)
     for late in _LAST[:2]:
-        if format in late and (other := detect(block, late, said))[0]:
+        if format in late and (other := detect(block, late, wordings))[0]:
             return other
     return format, at
 

@@ -28,6 +28,7 @@ from hpcjobs.collect.gpu_lines import (
     LABEL,
     LABELLED,
     LIST,
+    NEEDLES,
     NNODES,
     NODES,
     NP,
@@ -38,6 +39,7 @@ from hpcjobs.collect.gpu_lines import (
     STAMPED,
     SYSTEM,
     TAG,
+    TAGS,
     TASKS,
     TOLD,
     UNJOINED,
@@ -97,16 +99,8 @@ OF_OPTION = "--gpus"
 class World:
     """What one log says of its GPUs, nodes and processes. It is fed blocks in order, before the reader is."""
 
-    needles = (
-        *(b"orld_size", b"ORLD_SIZE", b"orld size", b"um_gpus", b"gpus=", b"gpus'", b'gpus"', b"ngpus", b"nproc"),
-        *(b"mpirun", b"mpiexec", b"srun ", b"horovodrun", b"ppr:", b" GPUs", b"umber of ", b"um_", b"Num GPUs"),
-        *(b"size()", b"ank ", b"[rank-", b":::SYSJSON", b"npernode", b" -np ", b"nnodes", b"num-gpus", b"um-nodes"),
-        *(b"gpu_num", b"gpus_per_node", b"Num processes", b"GPUs used"),
-        *(b"evice: c", b"evice=c", b"evice='c", b"sing CPU", b"sing cpu"),
-    )
-
     def __init__(self) -> None:
-        self._spoken = Spoken(self.needles)
+        self._spoken = Spoken(NEEDLES)
         self.statements: list[Statement] = []
         self.tags: dict[int, list[int]] = {}  # rank: number of its lines, place of the first among the tagged
         self.bare: dict[int, list[int]] = {}  # the same of srun's labels
@@ -124,8 +118,8 @@ class World:
     def feed(self, first: int, block: bytes, wordings: Wordings | None = None) -> None:
         """Read a block of whole lines; `first` is the log's number of the first one."""
         wordings = Wordings(block) if wordings is None else wordings
-        if self._spoken.look(first, block, wordings, self._look) and not self.tagging:
-            self.tagging = any(b"]<std" in word or word.lstrip().startswith(b": ") for word in wordings.all)
+        self._spoken.look(first, block, wordings, self._look)
+        self.tagging = self.tagging or bool(TAGS.having(wordings.all))
         self.lines += len(wordings.words) - 1 if SPLIT not in block else block.count(b"\n")
         if self.tagging and self.tagged < _MOST_TAGS:
             tagged = b"]<std" in block or b"\n0: " in block or b"\n 0: " in block or block.startswith((b"0: ", b" 0: "))

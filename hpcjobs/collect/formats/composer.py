@@ -68,8 +68,8 @@ class ComposerReader(FormatReader):
         self.ratio = Product("GPUs by the rates of all and of one:")
         self.size = Product("samples_per_sec over batches_per_sec")
 
-    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
-        self.wordings = Wordings(block)
+    def rest(self, block: bytes, wordings: Wordings) -> tuple[bytes, Wordings]:
+        self.wordings = wordings
         return block, self.wordings
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:

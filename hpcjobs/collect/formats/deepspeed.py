@@ -19,7 +19,7 @@ from itertools import repeat
 from operator import sub, truediv
 
 from hpcjobs.collect.formats.facts import Fact, Facts, coarse, contradiction
-from hpcjobs.collect.formats.matches import Matches, positive
+from hpcjobs.collect.formats.matches import Matches
 from hpcjobs.collect.formats.meters import LONE, RunningMean
 from hpcjobs.collect.formats.stamps import Stamps, line_before
 from hpcjobs.collect.formats.steps import Run, StepReader
@@ -117,12 +117,12 @@ class DeepspeedReader(StepReader[_Run]):
         if before is None or before[0] != run.last or any(found.column(3, begin)):
             return begin
         steps, rates, stamped = found.wholes(1, begin), found.floats(2, begin), run.stamps.wanted(found, begin)
-        if steps[0] <= _START or not positive(rates):
+        if steps[0] <= _START or min(rates) <= 0:
             return begin
         counts = list(map(sub, steps, repeat(_START)))
         totals = list(map(truediv, counts, rates))
         times = list(map(sub, totals, [before[1], *totals]))
-        if not positive(times) or not (ahead := run.counts(steps)):
+        if min(times) <= 0 or not (ahead := run.counts(steps)):
             return begin
         run.stamps.extend(stamped, ahead, repeat(1.0))
         run.means.extend(counts, totals, found.column(2, begin))

@@ -10,6 +10,7 @@ print the same line without a prefix, the first counts.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import repeat
 from operator import add, mul
@@ -30,7 +31,7 @@ _KEPT = 4096
 
 
 class RunningMean:
-    """Lines that each give the mean of all steps so far: steps up to a line, and the s that they took.
+    """Lines that each give the mean of all steps so far: steps up to a line, more of each, and the s that they took.
 
     Of each line there is the largest rounding error of the s, too; or the rate in steps a second as it is printed, from
     which the s follow: its rounding error is reckoned for the two lines that count.
@@ -61,10 +62,9 @@ class RunningMean:
         """Steps, s and rounding error from the first line after the first tenth to the last; None of a single line."""
         if len(self.counts) < 2:
             return None
-        newest = self.counts[-1]
-        before = [at for at, count in enumerate(self.counts) if count < newest]
-        begin = next((at for at in before if 10 * self.counts[at] >= newest), before[-1] if before else None)
-        if begin is None or self.times[-1] <= self.times[begin]:
+        newest = self.counts[-1]  # of which there are more than of each line before
+        begin = min(bisect_left(self.counts, newest / 10), len(self.counts) - 2)
+        if self.times[-1] <= self.times[begin]:
             return None
         return newest - self.counts[begin], self.times[-1] - self.times[begin], self._error(-1) + self._error(begin)
 

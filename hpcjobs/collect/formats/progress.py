@@ -68,7 +68,7 @@ class ProgressReader(FormatReader):
         self.found = Matches(BAR, b"")  # the bars of the block that is read next
         self.kinds: dict[bytes, _Kind] = {}  # of bars, by the words of their names
 
-    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
+    def rest(self, block: bytes, wordings: Wordings) -> tuple[bytes, Wordings]:
         self.found = Matches(BAR, block)
         rest = self.found.rest()
         return rest, Wordings(rest)

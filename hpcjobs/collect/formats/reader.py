@@ -51,12 +51,12 @@ class FormatReader:
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
 
-    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
+    def rest(self, block: bytes, wordings: Wordings) -> tuple[bytes, Wordings]:
         """The block that `feed` reads next, without what is of steps only; it has the same lines. And its wordings.
 
-        It is called before `feed`, which may need what it found.
+        It is called before `feed`, which may need what it found. `wordings` are those of the whole block.
         """
-        return block, Wordings(block)
+        return block, wordings
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         """Read a block of whole lines; `first` is the log's number of the first one.

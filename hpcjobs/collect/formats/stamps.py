@@ -9,7 +9,7 @@ from hpcjobs.collect.formats.matches import Matches
 from hpcjobs.collect.lines import seconds
 
 # So many lines of a run are enough, and so many without a stamp show that it has none.
-_MOST = 200
+_MOST = 100
 
 
 class Stamps:

@@ -62,8 +62,9 @@ class Run:
         self.windows, self._work, self._times = Windows(), [], []
 
     def _flush(self) -> None:
-        self.windows.extend(self._work, self._times)
-        self._work, self._times = [], []
+        if self._times:
+            self.windows.extend(self._work, self._times)
+            self._work, self._times = [], []
 
     def settled(self, warmup: int | None = None, rule: str = TENTH) -> SteadyRate | None:
         """The steady state of the windows: see Windows.steady."""
@@ -159,7 +160,7 @@ class StepReader(FormatReader, Generic[R]):
         """The number of the line of a step."""
         return self.begins + feeds(b"".join(found.column(0, 0, index + 1)))
 
-    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
+    def rest(self, block: bytes, wordings: Wordings) -> tuple[bytes, Wordings]:
         rest = self._cut([block], self._matches)
         if self.begin and self._says(without_digits(self.begin)):  # which no step has in itself
             rest = self._cut([block[begin:end] for begin, end in sections(block, self.begin)], self._matches)

@@ -15,7 +15,7 @@ import re
 from operator import truediv
 
 from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
-from hpcjobs.collect.formats.matches import Matches, grouped, positive
+from hpcjobs.collect.formats.matches import Matches, grouped
 from hpcjobs.collect.formats.stamps import Stamps, line_before
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import Line
@@ -77,7 +77,7 @@ class TorchtitanReader(StepReader[_Run]):
     def many(self, found: Matches, begin: int) -> int:
         run = self.run
         rates, stamped = grouped(found.column(2, begin)), run.implied.wanted(found, begin)
-        if not positive(rates) or not (ahead := run.counts(found.wholes(1, begin))):
+        if min(rates) <= 0 or not (ahead := run.counts(found.wholes(1, begin))):
             return begin
         run.implied.extend(stamped, ahead, rates)
         run.extend(ahead, list(map(truediv, ahead, rates)))
