@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from hpcjobs.collect import parallelism
 from hpcjobs.collect.wordings import Needles
 
 _IS = r"[\"']?(?: is| are)? ?[:=(]? ?"
@@ -88,7 +89,7 @@ NEEDLES = Needles(
         *(b"mpirun", b"mpiexec", b"srun ", b"horovodrun", b"ppr:", b" GPUs", b"umber of ", b"um_", b"Num GPUs"),
         *(b"size()", b"ank ", b"[rank-", b":::SYSJSON", b"npernode", b" -np ", b"nnodes", b"num-gpus", b"um-nodes"),
         *(b"gpu_num", b"gpus_per_node", b"Num processes", b"GPUs used"),
-        *(b"evice: c", b"evice=c", b"evice='c", b"sing CPU", b"sing cpu"),
+        *(b"evice: c", b"evice=c", b"evice='c", b"sing CPU", b"sing cpu", parallelism.NEEDLE),
     )
 )
 # Lines that may begin with a rank's tag.
@@ -109,6 +110,7 @@ SPEAK = (
         EDGES,
         CPU,
         GPU,
+        parallelism.SIZE,
         re.compile("--nnodes|mpirun|mpiexec|horovodrun"),
     ),
 )

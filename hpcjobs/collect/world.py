@@ -45,6 +45,7 @@ from hpcjobs.collect.gpu_lines import (
     UNJOINED,
     WORLD,
 )
+from hpcjobs.collect.parallelism import Parallelism
 from hpcjobs.collect.sources import SPLIT
 from hpcjobs.collect.wordings import Spoken, Wordings
 
@@ -113,6 +114,7 @@ class World:
         self.alone = True  # whether all ranks' tags are of the run that is asked for
         self.since = 0.0  # the line at which the run before ended
         self.cpu = 0  # the first line that says the training is on CPUs, -1 once one says that it is on GPUs
+        self.parallelism = Parallelism()
         self.launcher = 0  # the line of the newest launcher: its options may stand on the lines after it
 
     def feed(self, first: int, block: bytes, wordings: Wordings | None = None) -> None:
@@ -142,6 +144,7 @@ class World:
             self.cpu = -1
         elif not self.cpu and CPU.search(text):
             self.cpu = number
+        self.parallelism.take(number, text)
         text = PARTS.sub(" ", text)
         self.labels = self.labels or LABEL.search(text) is not None
         launches = False
@@ -206,12 +209,25 @@ class World:
         begin: float = float("inf"),
         known: Known | None = None,
     ) -> Gpus:
-        """The GPUs of the run that ends at line `end`. `own` is what the reader knows of it from its own lines.
+        """The GPUs of the run that ends at line `end`; no number that is no multiple of those that share a model.
+
+        `own` is what the reader knows of the run from its own lines.
 
         `alone` tells that the log has this run only, so that all tags of ranks are its own. `begin` is the run's first
         line: launchers after it start something else. `known` is what is known otherwise: of a run on several nodes, a
         number of GPUs may be that of one of them.
         """
+        found = self._resolved(end, own, alone, begin, known)
+        why, line = self.against(found.gpus, end) if found.gpus else ("", 0)
+        if not why:
+            return found
+        return Gpus(None, None, f"{found.gpus} GPUs (line {found.line}) are no multiple of {why}", line, (found.gpus or 0,))
+
+    def against(self, gpus: int, end: float) -> tuple[str, int]:
+        """How many GPUs share a model in the run that ends at line `end`, and the line, if that contradicts a number."""
+        return self.parallelism.against(gpus, max(self.since, self.apart), min(end, self.until))
+
+    def _resolved(self, end: float, own: Statement | None, alone: bool, begin: float, known: Known | None) -> Gpus:
         self.alone = self.until == math.inf and (alone or (begin == math.inf and not self.since))
         said = [one for one in self.statements if self.apart < one.line <= min(end, self.until)]
         if own or any(one.line > self.since for one in said):

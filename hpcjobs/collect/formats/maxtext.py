@@ -85,7 +85,7 @@ class MaxtextReader(StepReader[_Run]):
         if steady is None or tokens is None:
             return
         own, sizes = run.facts.own(self.findings), run.sizes
-        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.known.gpus
+        gpus = self.count(run.line, own.get("gpus"))
         each = None
         if {*_SIZES[:2]} <= sizes.keys():
             each = sizes[_SIZES[0]].value * sizes[_SIZES[1]].value

@@ -153,7 +153,7 @@ class PaddleReader(StepReader[_Run]):
         if (counted := run.ratio.whole()) is not None:
             facts.say("gpus", counted, run.ratio.line, run.ratio.words)
         own = facts.own(self.findings)
-        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.known.gpus
+        gpus = self.count(run.line, own.get("gpus"))
         each, whole = facts.first.get("local_batch"), facts.first.get("global_batch")
         times = gpus
         if run.open and gpus != 1 and run.unit != "tokens" and whole and _near(local.value, whole.value):

@@ -130,7 +130,7 @@ def add_bars(
     if refused:
         return
     own = facts.own(findings)
-    gpus, local = reader.gpus(line, own.get("gpus")).gpus or findings.known.gpus, facts.get("local_batch", findings)
+    gpus, local = reader.count(line, own.get("gpus")), facts.get("local_batch", findings)
     whole = batch
     if whole is None and "accumulation" not in facts.first:
         whole = facts.get("global_batch", findings)

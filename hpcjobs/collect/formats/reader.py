@@ -85,6 +85,18 @@ class FormatReader:
         said = Statement("all", OWN, own, line, words) if own else None
         return found.world.resolve(self._end_line(), said, alone, max(line, begin or 0), found.known)
 
+    def count(self, line: int, own: int | None) -> int | None:
+        """The GPUs of the run that ends here, as add_run counts them: what the log says, or else what is known without it.
+
+        None if neither says them, or if the log contradicts what is known.
+        """
+        found, known = self.gpus(line, own), self.findings.known
+        if found.gpus or not known.gpus:
+            return found.gpus
+        if found.contradiction and known.source and known.gpus not in (found.values or (known.gpus,)):
+            return None
+        return None if self.findings.world.against(known.gpus, self._end_line())[0] else known.gpus
+
     def _end_line(self) -> float:
         """The last line of the run that ends: the one before the line that is taken, or the log's last."""
         found = self.findings
@@ -138,6 +150,11 @@ class FormatReader:
             if known.source == OF_OPTION:
                 gpus, gpus_from, refused = None, "", f"{against}: the number of GPUs is not known"
             found.problem(world.line, refused or f"{against}: the log counts", line)
+        shared, shared_at = found.world.against(gpus, self._end_line()) if gpus and gpus_from == "option" else ("", 0)
+        if shared:
+            refused = f"{known.source or 'the plan'} {gpus} is no multiple of {shared}: the number of GPUs is not known"
+            found.problem(shared_at, refused, line)
+            gpus, gpus_from = None, ""
         local_batch, global_batch, odd = agreement.batches(gpus, local_batch, global_batch, accumulation, shared)
         if odd:
             found.problem(line, f"{odd}: the batch is not known", line)

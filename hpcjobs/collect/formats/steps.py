@@ -297,7 +297,7 @@ class StepReader(FormatReader, Generic[R]):
             self.add_run(run.line, figure, why=why, **{**about, "total": None})
             return
         local = facts.get("local_batch", self.findings)
-        gpus = self.gpus(run.line, about.get("gpus")).gpus or self.findings.known.gpus
+        gpus = self.count(run.line, about.get("gpus"))
         each = batch / accumulation if batch else local * gpus if local and gpus else None
         self.add_run(
             run.line,

@@ -88,7 +88,7 @@ class TorchtitanReader(StepReader[_Run]):
         if steady is None:
             return
         own = run.facts.own(self.findings)
-        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.known.gpus
+        gpus = self.count(run.line, own.get("gpus"))
         why = ""
         if run.tokens and gpus and (tokens := run.implied.median()):
             implied = Fact(
