@@ -113,6 +113,8 @@ class World:
         self.until = math.inf  # the last line before what another reader reads
         self.alone = True  # whether all ranks' tags are of the run that is asked for
         self.since = 0.0  # the line at which the run before ended
+        self.anew = 0.0  # the line at which a run ended that another followed, which says its GPUs itself or not at all
+        self.launched = False  # whether launchers before that line may be of the other run, too
         self.cpu = 0  # the first line that says the training is on CPUs, -1 once one says that it is on GPUs
         self.parallelism = Parallelism()
         self.launcher = 0  # the line of the newest launcher: its options may stand on the lines after it
@@ -201,6 +203,13 @@ class World:
                     kept[0] += 1
                     self.tagged += 1
 
+    def begin_anew(self, launched: bool) -> None:
+        """A run begins, and is not the one before: what that one printed is not of this one.
+
+        `launched`: whether the same launcher may have started both.
+        """
+        self.anew, self.launched = self.since, launched
+
     def resolve(
         self,
         end: float,
@@ -229,7 +238,12 @@ class World:
 
     def _resolved(self, end: float, own: Statement | None, alone: bool, begin: float, known: Known | None) -> Gpus:
         self.alone = self.until == math.inf and (alone or (begin == math.inf and not self.since))
-        said = [one for one in self.statements if self.apart < one.line <= min(end, self.until)]
+        said = [
+            one
+            for one in self.statements
+            if self.apart < one.line <= min(end, self.until)
+            and (one.line > self.anew or (self.launched and one.name in _LAUNCHERS))
+        ]
         if own or any(one.line > self.since for one in said):
             # What an earlier run of the log printed is not of this one; its launcher may be.
             launched = any(one.line > self.since and one.name in _LAUNCHERS for one in said)

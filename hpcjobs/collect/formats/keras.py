@@ -150,8 +150,7 @@ class KerasReader(FormatReader):
         if not run.times:
             return
         context, steady = self.context, None
-        if self.later:
-            self.context, self.later = self.later, Context()
+        self.context, self.later = self.later, Context()  # A run whose head is lost may have another batch.
         epoch_s, half, coarse = self._epoch(run)
         if epoch_s and all(took > 0 for took, _ in run.times):
             windows = Windows()

@@ -150,10 +150,10 @@ class FormatReader:
             if known.source == OF_OPTION:
                 gpus, gpus_from, refused = None, "", f"{against}: the number of GPUs is not known"
             found.problem(world.line, refused or f"{against}: the log counts", line)
-        shared, shared_at = found.world.against(gpus, self._end_line()) if gpus and gpus_from == "option" else ("", 0)
-        if shared:
-            refused = f"{known.source or 'the plan'} {gpus} is no multiple of {shared}: the number of GPUs is not known"
-            found.problem(shared_at, refused, line)
+        odd, odd_at = found.world.against(gpus, self._end_line()) if gpus and gpus_from == "option" else ("", 0)
+        if odd:
+            refused = f"{known.source or 'the plan'} {gpus} is no multiple of {odd}: the number of GPUs is not known"
+            found.problem(odd_at, refused, line)
             gpus, gpus_from = None, ""
         local_batch, global_batch, odd = agreement.batches(gpus, local_batch, global_batch, accumulation, shared)
         if odd:

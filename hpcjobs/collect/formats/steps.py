@@ -243,18 +243,17 @@ class StepReader(FormatReader, Generic[R]):
     def again(self, at: int) -> R:
         """End the run before the step at position `at`, and begin another: a training that was started again.
 
-        Lines since the newest step say the other one's facts. If they say none, its facts are those of the run before,
-        unless lines since that began say its GPUs anew: then they may be others, and are not known.
+        Lines since the newest step say the other one's facts. If they say none, it has none: its head is lost, and it
+        may have other GPUs and another batch than the run before.
         """
-        numbers, begun, facts = self.numbers, self.run.line, self.run.facts
+        numbers = self.numbers
         last = self.begins + numbers.block.count(b"\n", 0, self.done) if self.done else self.findings.at
         between, line = self._between(numbers.block, at), numbers.at(at)
         self._end_at(line, last)
         for each in lines(between, line - between.count(b"\n"), self.heads):
             self.head(each)
-        anew = any(begun < one.line <= line for one in self.findings.world.statements)
-        if not self.run.facts.first and not anew:
-            self.run.facts = facts
+        said = any(last < one.line <= line for one in self.findings.world.statements)
+        self.findings.world.begin_anew(launched=bool(self.run.facts.first) or said)
         self.run.line, self.began, self.numbers = line, True, numbers
         return self.run
 
