@@ -203,12 +203,12 @@ class World:
                     kept[0] += 1
                     self.tagged += 1
 
-    def begin_anew(self, launched: bool) -> None:
-        """A run begins, and is not the one before: what that one printed is not of this one.
+    def begin_anew(self, after: float, launched: bool) -> None:
+        """A run begins after a line, and is not the one before: what that one printed is not of this one.
 
         `launched`: whether the same launcher may have started both.
         """
-        self.anew, self.launched = self.since, launched
+        self.anew, self.launched = after, launched
 
     def resolve(
         self,

@@ -75,6 +75,15 @@ class FormatReader:
     def close(self) -> None:
         """Finish the last run: the log has ended."""
 
+    def anew(self, last: int, line: int, head: bool = False) -> None:
+        """Begin a run at a line whose steps fall back behind those of the run that ended with line `last`.
+
+        `head`: whether lines between them say something of it. If none does, not even its GPUs, its head is lost, and
+        the launcher of the run before may not be its own.
+        """
+        world = self.findings.world
+        world.begin_anew(last, head or any(last < one.line <= line for one in world.statements))
+
     def gpus(self, line: int, own: int | None, words: str = OWN, begin: int | None = None) -> Gpus:
         """The GPUs of the run that ends here. `own` is what the reader knows of them, from `line` with these words.
 

@@ -252,8 +252,7 @@ class StepReader(FormatReader, Generic[R]):
         self._end_at(line, last)
         for each in lines(between, line - between.count(b"\n"), self.heads):
             self.head(each)
-        said = any(last < one.line <= line for one in self.findings.world.statements)
-        self.findings.world.begin_anew(launched=bool(self.run.facts.first) or said)
+        self.anew(last, line, bool(self.run.facts.first))
         self.run.line, self.began, self.numbers = line, True, numbers
         return self.run
 

@@ -43,8 +43,8 @@ def test_a_start_that_died_early_is_not_mixed_with_the_next(tmp_path: Path, name
     assert "are of two starts of the training" in reasons(result)
 
 
-def test_bars_of_two_batches_give_no_rate(tmp_path: Path) -> None:
+def test_bars_of_two_starts_are_two_runs(tmp_path: Path) -> None:
     text = "".join(head_of("progress", truth) + MADE["progress"].make(truth) for truth in (ONE, OTHER))
-    result = read(tmp_path, text)
-    assert result.measurements == ()
-    assert "global batch 256 (line 1); global batch 512 (line" in reasons(result)
+    found = [each for each in read(tmp_path, text).measurements if isinstance(each, Throughput)]
+    assert [each.global_batch for each in found] == [ONE.batch, OTHER.batch]
+    assert [each.step_ms for each in found] == pytest.approx([400, 700], rel=0.01)
