@@ -194,7 +194,10 @@ class StepReader(FormatReader, Generic[R]):
         for place, (part, found) in enumerate(self.parts):
             self.numbers = Numbers(part, number)
             if place or (self.begin and part.find(self.begin, 0, part.find(b"\n") + 1 or len(part)) >= 0):
+                between = self.late[self.late.find(b"\n") + 1 :] if self.began else b""
                 self._end_at(number, self.findings.at)
+                for line in lines(between, number - between.count(b"\n"), Facts.processes):
+                    self.head(line)  # A launcher prints it before the run's own begin.
             self._section(part, number, found)
             number += part.count(b"\n") if place + 1 < len(self.parts) else 0
 
