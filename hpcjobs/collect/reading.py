@@ -80,6 +80,7 @@ _READERS = {
 
 # Tables, which are no trainings.
 _COLLECTIVES = ("nccl-tests", "osu")
+_SUMS = ("huggingface", "hpcjobs", "mlperf", *_COLLECTIVES)
 _MOST_FORMATS = 4
 # These are left out at first: what times a part of a step (DeepSpeed), and bars, which many trainings show. DeepSpeed
 # counts where no other format has a figure, bars in a log of no other format.
@@ -141,6 +142,9 @@ def _all(path: Path, known: Known) -> LogResult:
     problems = list(main.problems)
     if main is not first:
         problems.append(Problem(str(path), 0, f"read as {main.format}: as {first.format} it has no figure"))
+    if before := _ended_before(path, main, known, signs):  # What lines say of these is not of it.
+        main, _ = _read(path, main.format, known, start=before)
+        problems = [*(one for one in problems if one not in given[0][0].problems), *main.problems]
     measured = list(main.measurements)
     for other, last in given[1:]:
         apart = (other.format in _COLLECTIVES) != (main.format in _COLLECTIVES)
@@ -157,6 +161,21 @@ def _all(path: Path, known: Known) -> LogResult:
             problems += [one for one in other.problems if apart or (one.line or one.run) >= begun]
             end = max(end, _last_line(path, other, last))
     return dataclasses.replace(main, measurements=tuple(measured), problems=tuple(problems))
+
+
+def _ended_before(path: Path, main: LogResult, known: Known, signs: Signs) -> int:
+    """The last line of trainings of other formats that end before a log's main one begins, 0 if there is none.
+
+    What sums up a training stands behind its lines of other formats: of huggingface there is none.
+    """
+    begun, end = min(getattr(one, "line", 0) for one in main.measurements), 0
+    for format, (_, line) in signs.found.items():
+        if format not in (main.format, *_COLLECTIVES) and line < begun and main.format not in _SUMS:
+            other, last = _read(path, format, known, until=begun - 1)
+            stop = _last_line(path, other, last)
+            if stop < begun and any(map(_counts, other.measurements)):
+                end = max(end, stop)
+    return end
 
 
 def _last_line(path: Path, result: LogResult, last: int) -> int:

@@ -231,7 +231,8 @@ def _bounds(block: bytes, at: int) -> tuple[int, int]:
 # What is looked for, with what it is in a wording.
 _WORDS = tuple(
     (needle, without_digits(needle))
-    for needle in (*(word for _, words in _RARE for word, _, _ in words), *(one for needles, _ in _SIGNS for one in needles))
+    for needles in (*([word for word, _, _ in words] for _, words in _RARE), *(needles for needles, _ in _SIGNS))
+    for needle in needles
 )
 
 

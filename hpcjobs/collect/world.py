@@ -230,10 +230,14 @@ class World:
         why, line = self.against(found.gpus, end) if found.gpus else ("", 0)
         if not why:
             return found
-        return Gpus(None, None, f"{found.gpus} GPUs (line {found.line}) are no multiple of {why}", line, (found.gpus or 0,))
+        told = f"{found.gpus} GPUs (line {found.line}) are no multiple of {why}"
+        return Gpus(None, None, told, line, (found.gpus or 0,))
 
     def against(self, gpus: int, end: float) -> tuple[str, int]:
-        """How many GPUs share a model in the run that ends at line `end`, and the line, if that contradicts a number."""
+        """What of the run that ends at line `end` says that a number is no multiple of GPUs that share a model, or "".
+
+        And its line, or 0.
+        """
         return self.parallelism.against(gpus, max(self.since, self.apart), min(end, self.until))
 
     def _resolved(self, end: float, own: Statement | None, alone: bool, begin: float, known: Known | None) -> Gpus:

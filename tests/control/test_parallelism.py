@@ -90,7 +90,9 @@ def test_what_is_no_part_of_all_gpus_contradicts_no_number(tmp_path: Path, head:
 
 
 def test_gpus_of_the_log_are_checked_too(tmp_path: Path) -> None:
-    head = "using world size: 6, data-parallel-size: 2, tensor-model-parallel size: 4, pipeline-model-parallel size: 1\n"
+    head = (
+        "using world size: 6, data-parallel-size: 2, tensor-model-parallel size: 4, pipeline-model-parallel size: 1\n"
+    )
     said = "6 GPUs (line 1) are no multiple of tensor-model-parallel size 4 (line 1)"
     for given, more in ((None, ""), (3, ", and --gpus 3 is neither")):
         one, problems = read(tmp_path, head + STEPS, given)
@@ -105,7 +107,9 @@ def test_a_rate_of_all_is_not_reckoned_with_gpus_that_are_refused(tmp_path: Path
     assert "--gpus 3 is no multiple of tensor_model_parallel_size 2 (line 2)" in problems
 
 
-@pytest.mark.parametrize("how", [(), ("--pattern", r"iteration \(ms\): (?P<step_ms>[\d.]+)", "--batch", "48", "--warmup", "1")])
+@pytest.mark.parametrize(
+    "how", [(), ("--pattern", r"iteration \(ms\): (?P<step_ms>[\d.]+)", "--batch", "48", "--warmup", "1")]
+)
 def test_the_command_names_it_and_gives_no_row(tmp_path: Path, how: tuple[str, ...]) -> None:
     (tmp_path / "a.log").write_text("  tensor_model_parallel_size ..... 2\n" + STEPS)
     refused = hpcjobs("collect", "--logs", "a.log", "--gpus", "3", "--json", *how, cwd=tmp_path, code=1)

@@ -77,7 +77,7 @@ class _Run:
         self.printed = Windows()
         self.seen: deque[object] = deque(maxlen=4096)
         self.progress = Progress()
-        self.marks: dict[tuple[str, str], tuple[float, float]] = {}  # event and counter: the largest count, and its time
+        self.marks: dict[tuple[str, str], tuple[float, float]] = {}  # of events: the largest count, and when
         self.accuracy: float | None = None
 
     def lies(self, what: str, line: int) -> None:

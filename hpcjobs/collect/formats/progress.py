@@ -107,7 +107,7 @@ class ProgressReader(FormatReader):
     def _restarts(self, epoch: int, stretch: Stretch) -> bool:
         """Whether bars begin an epoch of before again: another start of the training, and not another rank's copy."""
         newest, done = self.steps.newest or self.open.newest, stretch.done[0]
-        if not 0 <= epoch <= self.epoch or epoch == self.epoch and newest is None:
+        if not 0 <= epoch <= self.epoch or (epoch == self.epoch and newest is None):
             return False
         if epoch < self.epoch - 1:
             return True

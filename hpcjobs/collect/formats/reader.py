@@ -95,7 +95,7 @@ class FormatReader:
         return found.world.resolve(self._end_line(), said, alone, max(line, begin or 0), found.known)
 
     def count(self, line: int, own: int | None) -> int | None:
-        """The GPUs of the run that ends here, as add_run counts them: what the log says, or else what is known without it.
+        """The GPUs of the run that ends here, as add_run counts them: the log's, or else those that are known.
 
         None if neither says them, or if the log contradicts what is known.
         """

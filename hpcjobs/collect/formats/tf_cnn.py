@@ -100,7 +100,8 @@ class TfCnnReader(FormatReader):
             if match := _STEP.search(block, begin, end):
                 rank = rank_of(block, begin, match.start()) if match.start() > begin else ""
                 run, step = self.run, int(match[1])
-                if rank == run.first and step <= run.steps[-1] and (run.totals or step <= run.steps[-1] - _BACK * run.gap):
+                back = step <= (run.steps[-1] if run.totals else run.steps[-1] - _BACK * run.gap)
+                if rank == run.first and back:
                     last, self.findings.before = self.findings.at, self.findings.at
                     run = self._next()
                     self.anew(last, numbers.at(begin))
@@ -189,7 +190,8 @@ class TfCnnReader(FormatReader):
                 f"the log ends before the total: its lines of steps are of one of {workers} workers, and no rate of all"
             )
         elif total is None and "Variables" not in about:
-            steady, why = None, "the header is missing: lines of steps may be of one of several workers, and no rate of all"
+            steady = None
+            why = "the header is missing: lines of steps may be of one of several workers, and no rate of all"
         elif total is None:
             self.findings.problem(run.line, "the log ends before the total: the last line of steps counts")
             total = run.means[-1] * ranks

@@ -64,7 +64,9 @@ def second(name: str, truth: Truth, chance: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("changed", [{"gpus": 4}, {"local": 64, "step_s": 0.7}, {"gpus": 16, "local": 8, "step_s": 0.25}])
+@pytest.mark.parametrize(
+    "changed", [{"gpus": 4}, {"local": 64, "step_s": 0.7}, {"gpus": 16, "local": 8, "step_s": 0.25}]
+)
 @pytest.mark.parametrize("name", [name for name in MADE if name != "step_avg"])
 def test_a_restart_whose_head_is_lost_has_nothing_of_the_start_before(
     tmp_path: Path, name: str, changed: dict[str, Any], seed: int
