@@ -72,6 +72,9 @@ class Claims:
     def gpus_contradiction(self, known: Sizes) -> str:
         """How the log contradicts the number of GPUs that is known, or ""."""
         found = self.gpus(known)
+        shared, _ = self.world.against(known.gpus, math.inf) if known.gpus else ("", 0)
+        if shared:
+            return f"the run has {known.gpus} GPUs, no multiple of {shared}"
         if not known.gpus or found.gpus in (None, known.gpus):
             return ""
         return f"the log says {found.gpus} GPUs (line {found.line}), the run has {known.gpus}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from hpcjobs.collect import parallelism
+from hpcjobs.collect.wordings import Needles
+
 _IS = r"[\"']?(?: is| are)? ?[:=(]? ?"
 # A number of something else: `for data loading`, `per node`, `in the tensor group`.
 _END = r"\b(?! (?:for|per|in|of)\b)"
@@ -79,6 +82,18 @@ STAMPED = re.compile(rb"\d{4}\[\d+,(\d+)\]<std")
 LABEL = re.compile(r"\bsrun\b.*?\s(?:-l|--label)\b")
 BARE = re.compile(rb"\n\s*(\d+): ")
 LABELLED = 0.8
+# Lines that may say something have one of these.
+NEEDLES = Needles(
+    (
+        *(b"orld_size", b"ORLD_SIZE", b"orld size", b"um_gpus", b"gpus=", b"gpus'", b'gpus"', b"ngpus", b"nproc"),
+        *(b"mpirun", b"mpiexec", b"srun ", b"horovodrun", b"ppr:", b" GPUs", b"umber of ", b"um_", b"Num GPUs"),
+        *(b"size()", b"ank ", b"[rank-", b":::SYSJSON", b"npernode", b" -np ", b"nnodes", b"num-gpus", b"um-nodes"),
+        *(b"gpu_num", b"gpus_per_node", b"Num processes", b"GPUs used"),
+        *(b"evice: c", b"evice=c", b"evice='c", b"sing CPU", b"sing cpu", parallelism.NEEDLE),
+    )
+)
+# Lines that may begin with a rank's tag.
+TAGS = Needles((b"]<std",), b": ")
 # What a line says something with.
 SPEAK = (
     *(pattern for _, pattern in ALL),
@@ -95,6 +110,7 @@ SPEAK = (
         EDGES,
         CPU,
         GPU,
+        parallelism.SIZE,
         re.compile("--nnodes|mpirun|mpiexec|horovodrun"),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -32,7 +33,7 @@ _STAMP = re.compile(
 )
 
 
-_TIME = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?")
+_TIME = re.compile(r"(\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d):([0-5]\d)(?:[.,](\d{1,9}))?")
 
 
 # A number of this many digits is not a figure. Python does not even convert one of several thousand.
@@ -153,9 +154,16 @@ def seconds(text: str) -> float | None:
     match = _TIME.search(text)
     if match is None:
         return None
-    year, month, day, hour, minute, second = map(int, match.groups()[:6])
+    minute, second, part = match.groups()
+    at = _minute(minute)
+    return None if at is None else at + int(second) + float(f"0.{part or 0}")
+
+
+@functools.lru_cache(maxsize=256)
+def _minute(text: str) -> float | None:
+    """The s of a minute since the year 1, None of a time that there is not."""
     try:
-        at = datetime.datetime(year, month, day, hour, minute, second)
+        at = datetime.datetime(*map(int, re.findall(r"\d+", text)))  # type: ignore[arg-type]
     except ValueError:
         return None
-    return (at - datetime.datetime.min).total_seconds() + float(f"0.{match[7] or 0}")
+    return (at - datetime.datetime.min).total_seconds()

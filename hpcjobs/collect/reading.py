@@ -80,6 +80,7 @@ _READERS = {
 
 # Tables, which are no trainings.
 _COLLECTIVES = ("nccl-tests", "osu")
+_SUMS = ("huggingface", "hpcjobs", "mlperf", *_COLLECTIVES)
 _MOST_FORMATS = 4
 # These are left out at first: what times a part of a step (DeepSpeed), and bars, which many trainings show. DeepSpeed
 # counts where no other format has a figure, bars in a log of no other format.
@@ -141,6 +142,9 @@ def _all(path: Path, known: Known) -> LogResult:
     problems = list(main.problems)
     if main is not first:
         problems.append(Problem(str(path), 0, f"read as {main.format}: as {first.format} it has no figure"))
+    if before := _ended_before(path, main, known, signs):  # What lines say of these is not of it.
+        main, _ = _read(path, main.format, known, start=before)
+        problems = [*(one for one in problems if one not in given[0][0].problems), *main.problems]
     measured = list(main.measurements)
     for other, last in given[1:]:
         apart = (other.format in _COLLECTIVES) != (main.format in _COLLECTIVES)
@@ -159,6 +163,21 @@ def _all(path: Path, known: Known) -> LogResult:
     return dataclasses.replace(main, measurements=tuple(measured), problems=tuple(problems))
 
 
+def _ended_before(path: Path, main: LogResult, known: Known, signs: Signs) -> int:
+    """The last line of trainings of other formats that end before a log's main one begins, 0 if there is none.
+
+    What sums up a training stands behind its lines of other formats: of huggingface there is none.
+    """
+    begun, end = min(getattr(one, "line", 0) for one in main.measurements), 0
+    for format, (_, line) in signs.found.items():
+        if format not in (main.format, *_COLLECTIVES) and line < begun and main.format not in _SUMS:
+            other, last = _read(path, format, known, until=begun - 1)
+            stop = _last_line(path, other, last)
+            if stop < begun and any(map(_counts, other.measurements)):
+                end = max(end, stop)
+    return end
+
+
 def _last_line(path: Path, result: LogResult, last: int) -> int:
     """The last line that only the format of a result has: its reader may have looked at more, up to `last`."""
     return max((last_sign(number, block, result.format) for number, block in Source(path).blocks()), default=0) or last
@@ -174,7 +193,7 @@ def read_tail(path: Path, block: bytes, known: Known) -> LogResult:
     findings = Findings(str(path), known)
     if format:
         reader = _reader(format)(findings)
-        reader.rest(block)
+        reader.rest(block, Wordings(block))
         reader.feed(1, block, at)
         reader.close()
     return LogResult(str(path), format, tuple(findings.measurements), tuple(findings.problems))
@@ -220,9 +239,9 @@ def _read(
     for place, (number, block) in enumerate(source.blocks(), 1):
         if number <= start:
             number, block = start + 1, after(block, start + 1 - number)
-        at = 0
+        at, wordings = 0, Wordings(block)
         if reader is None:
-            format, at = _format(block)
+            format, at = _format(block, wordings)
             if not format:
                 continue
             if signs is not None:
@@ -231,7 +250,7 @@ def _read(
                 return _read(path, format, known, signs=signs)
             reader = _reader(format)(findings)
         if format != "hpcjobs":  # which says its GPUs itself
-            rest, wordings = reader.rest(block)
+            rest, wordings = reader.rest(block, wordings)
             findings.world.feed(number, rest, wordings)
             if signs is not None:
                 signs.feed(number, rest, wordings)
@@ -249,11 +268,11 @@ def _read(
     return LogResult(str(path), format or "", tuple(findings.measurements), tuple(problems)), findings.at
 
 
-def _format(block: bytes) -> tuple[str, int]:
+def _format(block: bytes, wordings: Wordings) -> tuple[str, int]:
     """The format of the first sign of a block, and where its line begins; one that is left out at first comes last."""
-    format, at = detect(block)
+    format, at = detect(block, wordings=wordings)
     for late in _LAST[:2]:
-        if format in late and (other := detect(block, late))[0]:
+        if format in late and (other := detect(block, late, wordings))[0]:
             return other
     return format, at
 

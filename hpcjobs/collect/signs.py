@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection
 
-from hpcjobs.collect.wordings import Spoken, Wordings
+from hpcjobs.collect.wordings import Needles, Spoken, Wordings, without_digits
 
 # Lines that only one format has. Each contains a needle, which is searched first because it is found much faster.
 _SIGNS: tuple[tuple[tuple[bytes, ...], tuple[tuple[str, re.Pattern[bytes]], ...]], ...] = (
@@ -14,7 +15,7 @@ _SIGNS: tuple[tuple[tuple[bytes, ...], tuple[tuple[str, re.Pattern[bytes]], ...]
         (("tf_cnn_benchmarks", re.compile(rb"images/sec: \d[\d.]* \+/- |total images/sec: \d")),),
     ),
     (
-        (b"mg/sec",),
+        (b"mg/sec per ", b" img/sec", b"mg/sec on "),
         (("horovod", re.compile(rb"\b[Ii]mg/sec per \w+: *\d|Iter #\d+: [\d.]+ img/sec|Total [Ii]mg/sec on \d")),),
     ),
     ((b"samples/sec",), (("mxnet", re.compile(rb"\b[Ss]peed: \d[\d.e+]* samples/sec")),)),
@@ -51,7 +52,7 @@ _SIGNS: tuple[tuple[tuple[bytes, ...], tuple[tuple[str, re.Pattern[bytes]], ...]
         ),
     ),
     (
-        (b"completed step: ", b"ps: ", b"throughput/", b"step_avg:"),
+        (b"completed step: ", b"tps: ", b"wps: ", b"throughput/", b"step_avg:"),
         (
             ("maxtext", re.compile(rb"completed step: \d+, seconds: .*Tokens/s/device: \d")),
             ("torchtitan", re.compile(rb"step: +\d+ +loss: .* memory: .* [tw]ps: \d")),
@@ -77,13 +78,14 @@ _SIGNS: tuple[tuple[tuple[bytes, ...], tuple[tuple[str, re.Pattern[bytes]], ...]
     ),
     ((b"- loss: ",), (("keras", re.compile(rb"(?:\d+/\d+|^\s?-).* -? ?\d+m?s.*- loss: (?:\d|nan)")),)),
 )
+_MLPERF = b":::MLL"
 # Rare words. They are searched only after their rare first letter was found. Of our own logs the first line has the
 # first letter, so that no other word is searched for in the rest of the block.
 _RARE: tuple[tuple[bytes, tuple[tuple[bytes, str, re.Pattern[bytes]], ...]], ...] = (
     (
         b"{",
         (
-            (b":::MLL", "mlperf", re.compile(rb":::MLL(?:OG \{| \d)")),
+            (_MLPERF, "mlperf", re.compile(rb":::MLL(?:OG \{| \d)")),
             (b'"type": "LOG"', "dllogger", re.compile(rb'"step": .*"data": ?\{')),
         ),
     ),
@@ -101,6 +103,7 @@ _OWN = b'"hpcjobs_run"'
 _WINDOW = re.compile(rb'"key": "tracked_stats", "value": \{"throughput": [^,]+, "step_ms": ')
 # The figures of these count even if DLLogger or Keras prints its progress before them.
 _FIRST = ("horovod", "tf_cnn_benchmarks")
+_FEW = 4096
 _IMAGES = 3  # how many of _SIGNS, the first ones, are of rates of images
 
 
@@ -111,7 +114,7 @@ class Signs:
         self.found: dict[str, tuple[int, int]] = {}  # of each format: the block and the line of its first sign
         self.blocks = 0
         self.own = False  # whether the lines that look like MLPerf's are of hpcjobs
-        self._spoken = Spoken(_NEEDLES)
+        self._spoken = Spoken(_needles(frozenset()))
 
     def feed(self, first: int, block: bytes, wordings: Wordings) -> None:
         """Read a block of whole lines; `first` is the log's number of the first one."""
@@ -133,6 +136,7 @@ class Signs:
         """Take the first sign of a format, which `detect` found in a block, by its place, and a line."""
         self.own = self.own or format == "hpcjobs"
         self.found["mlperf" if format == "hpcjobs" else format] = place, line
+        self._spoken = Spoken(_needles(frozenset(self.found)))
 
     def first(self, skip: Collection[str] = ()) -> str:
         """The format of the first line that only one format has, "" if there is none, as `detect` says of a block.
@@ -150,19 +154,24 @@ class Signs:
         return "hpcjobs" if name == "mlperf" and self.own else name
 
 
-def detect(block: bytes, skip: Collection[str] = ()) -> tuple[str, int]:
+def detect(block: bytes, skip: Collection[str] = (), wordings: Wordings | None = None) -> tuple[str, int]:
     """The format of the first line that only one format has, "" if there is none, and where the line begins.
 
-    Formats in `skip` are not considered.
+    Formats in `skip` are not considered. `wordings` are those of the block, if they are known: what none of them has is
+    not looked for in all lines.
     """
     found, end = "", len(block)
+    unsaid: frozenset[bytes] = frozenset()
+    if wordings is not None and _MLPERF not in block[:_FEW]:  # Before that sign there is little to look for.
+        said = b"\n".join(_needles(frozenset()).having(wordings.all))
+        unsaid = frozenset(needle for needle, word in _WORDS if word not in said)
     for letter, words in _RARE:
         rare = block.find(letter, 0, end)
         if rare < 0:
             continue
         start = block.rfind(b"\n", 0, rare) + 1
         for word, name, sign in words:
-            at = block.find(word, start, end) if name not in skip else -1
+            at = block.find(word, start, end) if name not in skip and word not in unsaid else -1
             while at >= 0:
                 begin, stop = _bounds(block, at)
                 if sign.search(block, begin, stop):
@@ -170,13 +179,13 @@ def detect(block: bytes, skip: Collection[str] = ()) -> tuple[str, int]:
                     break
                 at = block.find(word, stop, end)
     for number, (needles, signs) in enumerate(_SIGNS):
-        if all(name in skip for name, _ in signs):
+        if skip and all(name in skip for name, _ in signs):
             continue
         # The earliest line of those of images counts, and then no other format is looked for.
         if number >= _IMAGES and found in _FIRST:
             break
         for needle in needles:
-            at = block.find(needle, 0, end)
+            at = block.find(needle, 0, end) if needle not in unsaid else -1
             while at >= 0:
                 begin, stop = _bounds(block, at)
                 name = next((name for name, sign in signs if name not in skip and sign.search(block, begin, stop)), "")
@@ -219,10 +228,25 @@ def _bounds(block: bytes, at: int) -> tuple[int, int]:
     return block.rfind(b"\n", 0, at) + 1, end if end >= 0 else len(block)
 
 
-_NEEDLES = (
-    *(word for _, words in _RARE for word, _, _ in words),
-    *(needle for needles, _ in _SIGNS for needle in needles),
+# What is looked for, with what it is in a wording.
+_WORDS = tuple(
+    (needle, without_digits(needle))
+    for needles in (*([word for word, _, _ in words] for _, words in _RARE), *(needles for needles, _ in _SIGNS))
+    for needle in needles
 )
+
+
+@functools.cache
+def _needles(skip: frozenset[str]) -> Needles:
+    """What lines have that only one format has, but those of the formats in `skip`."""
+    return Needles(
+        (
+            *(word for _, words in _RARE for word, name, _ in words if name not in skip),
+            *(needle for needles, signs in _SIGNS if any(name not in skip for name, _ in signs) for needle in needles),
+        )
+    )
+
+
 # The formats in the order in which `detect` looks for them, and the place of the first that is not of images.
 _ORDER = list(dict.fromkeys(("mlperf", "nccl-tests", "osu", *(name for _, signs in _SIGNS for name, _ in signs))))
 _OTHERS = _ORDER.index("megatron")

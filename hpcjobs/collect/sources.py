@@ -120,11 +120,13 @@ def cleaned(block: bytes) -> bytes:
     """A block without terminal escapes; a carriage return, backspaces and zero bytes inside a line become SPLIT."""
     if b"\x1b" in block:
         block = _ESCAPE.sub(b"", block)
-    if b"\r" in block:
+    back = b"\x00" in block or b"\b" in block
+    if b"\r" in block:  # To look for two of them takes long.
         block = block.replace(b"\r\n", b"\n")
-    if b"\x00" in block or b"\b" in block or b"\r\r" in block:
-        return _BACK.sub(SPLIT, block)
-    return block.replace(b"\r", SPLIT) if b"\r" in block else block
+        if not back and b"\r\r" not in block:
+            return block.replace(b"\r", SPLIT)
+        back = True
+    return _BACK.sub(SPLIT, block) if back else block
 
 
 def _decoded(first: bytes, more: Callable[[int], bytes]) -> Iterator[bytes]:

@@ -20,51 +20,94 @@ _MOST = 4 << 20
 
 
 class Wordings:
-    """The wordings of the texts of a block, in order, and which these are. A line with SPLIT has several."""
+    """The wordings of the texts of a block, which are found when they are asked for. A line with SPLIT has several."""
 
     def __init__(self, block: bytes) -> None:
-        self.words = block.translate(_LINES, _DIGITS).split(b"\n")
-        self.all = frozenset(self.words)
+        self._block = block
+
+    @functools.cached_property
+    def words(self) -> list[bytes]:
+        """Those of all lines, in order."""
+        text = self._block.translate(_LINES, _DIGITS)
+        first = text[: text.find(b"\n") + 1]
+        count = len(text) // len(first) if first else 0
+        if count > 1 and first * count == text:  # So are nearly all blocks of many logs, and that is seen at once.
+            return [*[first[:-1]] * count, b""]
+        return text.split(b"\n")
+
+    @functools.cached_property
+    def all(self) -> frozenset[bytes]:
+        """Which these are."""
+        return frozenset(self.words)
 
 
-@functools.cache
-def _without_digits(needles: tuple[bytes, ...]) -> list[bytes]:
-    return [needle.translate(None, _DIGITS) for needle in needles]
+def without_digits(text: bytes) -> bytes:
+    """A text as a wording has it."""
+    return text.translate(None, _DIGITS)
+
+
+class Needles:
+    """Texts that a line has if it may matter; or a line that begins with `start`, after blanks.
+
+    Logs of one program have the same wordings: which of them have a needle is kept for all logs that are read.
+    """
+
+    def __init__(self, needles: Sequence[bytes], start: bytes = b"") -> None:
+        self._needles = [without_digits(needle) for needle in needles]
+        self._start = start
+        self._having: set[bytes] = set()
+        self._without: set[bytes] = set()
+        self._size = 0
+
+    def having(self, words: frozenset[bytes]) -> frozenset[bytes]:
+        """Those of some wordings that have a needle."""
+        found = words - self._without
+        if found <= self._having:
+            return found
+        fresh = found - self._having
+        text = b"\n".join(fresh)
+        needles = [needle for needle in self._needles if needle in text]
+        having = {word for word in fresh if any(map(word.__contains__, needles))}
+        if self._start:
+            having |= {word for word in fresh if word.lstrip().startswith(self._start)}
+        without = fresh - having
+        self._having |= having
+        self._without |= without
+        self._size += len(text)
+        if self._size > _MOST:
+            self._size, self._having, self._without = 0, set(), set()
+        return found - without
 
 
 class Spoken:
     """Finds the lines to look at: those of new wordings with one of the needles, and those of wordings that spoke."""
 
-    def __init__(self, needles: Sequence[bytes]) -> None:
-        self.needles = _without_digits(tuple(needles))
+    def __init__(self, needles: Needles) -> None:
+        self.needles = needles
+        self.silent: set[bytes] = set()
         self.size = 0
-        self.known: set[bytes] = set()
-        self.speaking: set[bytes] = set()  # of the known ones
 
-    def look(self, first: int, block: bytes, wordings: Wordings, take: Callable[[int, bytes], bool]) -> bool:
+    def look(self, first: int, block: bytes, wordings: Wordings, take: Callable[[int, bytes], bool]) -> None:
         """Give each such line and its number to `take`, which returns whether its wording speaks.
 
-        `first` is the number of the block's first line. Returns whether a wording of the block is new, or speaks.
+        `first` is the number of the block's first line.
         """
-        fresh = wordings.all - self.known
-        if not fresh and self.speaking.isdisjoint(wordings.all):
-            return False
-        text = b"\n".join(fresh)
-        needles = [needle for needle in self.needles if needle in text]
-        asked = {word for word in fresh if any(map(word.__contains__, needles))}
-        self.known |= fresh
-        self.size += len(text)
-        if asked or not self.speaking.isdisjoint(wordings.all):
-            for number, raw, said in _lines(first, block, wordings.words, asked | self.speaking):
-                if take(number, raw):
-                    self.speaking.update(asked.intersection(said))
+        wanted = self.needles.having(wordings.all) - self.silent
+        if not wanted:
+            return
+        spoke: set[bytes] = set()
+        for number, raw, said in _lines(first, block, wordings.words, wanted):
+            if take(number, raw):
+                spoke.update(said)
+        silent = wanted - spoke
+        self.silent |= silent
+        self.size += sum(map(len, silent))
         if self.size > _MOST:
-            self.size, self.known, self.speaking = 0, set(), set()
-        return True
+            self.size, self.silent = 0, set()
 
 
 def _lines(
-    first: int, block: bytes, words: list[bytes], wanted: set[bytes]
+    first: int, block: bytes, words: list[bytes], wanted: frozenset[bytes]
 ) -> Iterator[tuple[int, bytes, Sequence[bytes]]]:
     """Each line of a block with a wording that is wanted: its number, it, and its wordings."""
     raws = block.split(b"\n")

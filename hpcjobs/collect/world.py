@@ -28,6 +28,7 @@ from hpcjobs.collect.gpu_lines import (
     LABEL,
     LABELLED,
     LIST,
+    NEEDLES,
     NNODES,
     NODES,
     NP,
@@ -38,11 +39,13 @@ from hpcjobs.collect.gpu_lines import (
     STAMPED,
     SYSTEM,
     TAG,
+    TAGS,
     TASKS,
     TOLD,
     UNJOINED,
     WORLD,
 )
+from hpcjobs.collect.parallelism import Parallelism
 from hpcjobs.collect.sources import SPLIT
 from hpcjobs.collect.wordings import Spoken, Wordings
 
@@ -97,16 +100,8 @@ OF_OPTION = "--gpus"
 class World:
     """What one log says of its GPUs, nodes and processes. It is fed blocks in order, before the reader is."""
 
-    needles = (
-        *(b"orld_size", b"ORLD_SIZE", b"orld size", b"um_gpus", b"gpus=", b"gpus'", b'gpus"', b"ngpus", b"nproc"),
-        *(b"mpirun", b"mpiexec", b"srun ", b"horovodrun", b"ppr:", b" GPUs", b"umber of ", b"um_", b"Num GPUs"),
-        *(b"size()", b"ank ", b"[rank-", b":::SYSJSON", b"npernode", b" -np ", b"nnodes", b"num-gpus", b"um-nodes"),
-        *(b"gpu_num", b"gpus_per_node", b"Num processes", b"GPUs used"),
-        *(b"evice: c", b"evice=c", b"evice='c", b"sing CPU", b"sing cpu"),
-    )
-
     def __init__(self) -> None:
-        self._spoken = Spoken(self.needles)
+        self._spoken = Spoken(NEEDLES)
         self.statements: list[Statement] = []
         self.tags: dict[int, list[int]] = {}  # rank: number of its lines, place of the first among the tagged
         self.bare: dict[int, list[int]] = {}  # the same of srun's labels
@@ -118,14 +113,17 @@ class World:
         self.until = math.inf  # the last line before what another reader reads
         self.alone = True  # whether all ranks' tags are of the run that is asked for
         self.since = 0.0  # the line at which the run before ended
+        self.anew = 0.0  # the line at which a run ended that another followed, which says its GPUs itself or not at all
+        self.launched = False  # whether launchers before that line may be of the other run, too
         self.cpu = 0  # the first line that says the training is on CPUs, -1 once one says that it is on GPUs
+        self.parallelism = Parallelism()
         self.launcher = 0  # the line of the newest launcher: its options may stand on the lines after it
 
     def feed(self, first: int, block: bytes, wordings: Wordings | None = None) -> None:
         """Read a block of whole lines; `first` is the log's number of the first one."""
         wordings = Wordings(block) if wordings is None else wordings
-        if self._spoken.look(first, block, wordings, self._look) and not self.tagging:
-            self.tagging = any(b"]<std" in word or word.lstrip().startswith(b": ") for word in wordings.all)
+        self._spoken.look(first, block, wordings, self._look)
+        self.tagging = self.tagging or bool(TAGS.having(wordings.all))
         self.lines += len(wordings.words) - 1 if SPLIT not in block else block.count(b"\n")
         if self.tagging and self.tagged < _MOST_TAGS:
             tagged = b"]<std" in block or b"\n0: " in block or b"\n 0: " in block or block.startswith((b"0: ", b" 0: "))
@@ -148,6 +146,7 @@ class World:
             self.cpu = -1
         elif not self.cpu and CPU.search(text):
             self.cpu = number
+        self.parallelism.take(number, text)
         text = PARTS.sub(" ", text)
         self.labels = self.labels or LABEL.search(text) is not None
         launches = False
@@ -204,6 +203,13 @@ class World:
                     kept[0] += 1
                     self.tagged += 1
 
+    def begin_anew(self, after: float, launched: bool) -> None:
+        """A run begins after a line, and is not the one before: what that one printed is not of this one.
+
+        `launched`: whether the same launcher may have started both.
+        """
+        self.anew, self.launched = after, launched
+
     def resolve(
         self,
         end: float,
@@ -212,14 +218,36 @@ class World:
         begin: float = float("inf"),
         known: Known | None = None,
     ) -> Gpus:
-        """The GPUs of the run that ends at line `end`. `own` is what the reader knows of it from its own lines.
+        """The GPUs of the run that ends at line `end`; no number that is no multiple of those that share a model.
+
+        `own` is what the reader knows of the run from its own lines.
 
         `alone` tells that the log has this run only, so that all tags of ranks are its own. `begin` is the run's first
         line: launchers after it start something else. `known` is what is known otherwise: of a run on several nodes, a
         number of GPUs may be that of one of them.
         """
+        found = self._resolved(end, own, alone, begin, known)
+        why, line = self.against(found.gpus, end) if found.gpus else ("", 0)
+        if not why:
+            return found
+        told = f"{found.gpus} GPUs (line {found.line}) are no multiple of {why}"
+        return Gpus(None, None, told, line, (found.gpus or 0,))
+
+    def against(self, gpus: int, end: float) -> tuple[str, int]:
+        """What of the run that ends at line `end` says that a number is no multiple of GPUs that share a model, or "".
+
+        And its line, or 0.
+        """
+        return self.parallelism.against(gpus, max(self.since, self.apart), min(end, self.until))
+
+    def _resolved(self, end: float, own: Statement | None, alone: bool, begin: float, known: Known | None) -> Gpus:
         self.alone = self.until == math.inf and (alone or (begin == math.inf and not self.since))
-        said = [one for one in self.statements if self.apart < one.line <= min(end, self.until)]
+        said = [
+            one
+            for one in self.statements
+            if self.apart < one.line <= min(end, self.until)
+            and (one.line > self.anew or (self.launched and one.name in _LAUNCHERS))
+        ]
         if own or any(one.line > self.since for one in said):
             # What an earlier run of the log printed is not of this one; its launcher may be.
             launched = any(one.line > self.since and one.name in _LAUNCHERS for one in said)

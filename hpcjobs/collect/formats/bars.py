@@ -54,10 +54,14 @@ class Stretch(NamedTuple):
     seconds: list[int]
     rates: list[bytes]
 
+    def text(self) -> str:
+        """What stands before the first on its line, up to its percentage."""
+        start = max(self.before.rfind(b"\n"), self.before.rfind(SPLIT)) + 1
+        return self.before[start:].decode("utf-8", "replace")
+
     def name(self) -> str:
         """The name of the first."""
-        start = max(self.before.rfind(b"\n"), self.before.rfind(SPLIT)) + 1
-        return self.before[start:].rstrip(b"0123456789 ").decode("utf-8", "replace").strip()
+        return self.text().rstrip("0123456789 ").strip()
 
     def state(self, at: int) -> State:
         """One of its states."""
@@ -153,8 +157,8 @@ class Steps:
     def _go(self, done: list[int], seconds: list[int]) -> None:
         while done:
             free = _KEPT + 1 - len(self.done)
-            self.done.extend(done[:free])
-            self.seconds.extend(seconds[:free])
+            self.done += array("d", done[:free])
+            self.seconds += array("d", seconds[:free])
             done, seconds = done[free:], seconds[free:]
             if len(self.done) > _KEPT:
                 self.done, self.seconds = self.done[::2], self.seconds[::2]

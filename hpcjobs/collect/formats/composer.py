@@ -32,7 +32,7 @@ _NAMES = {"n_gpus": "gpus", "global_train_batch_size": "global_batch", "device_t
 
 
 # Fewer batches of a block are not worth the search for equal ones.
-_BEGIN, _FEW = b"[batch=", 3
+_BEGIN, _FEW = b"[batch=", 5
 
 
 def _inverse(figures: Figures) -> Figures:
@@ -68,8 +68,8 @@ class ComposerReader(FormatReader):
         self.ratio = Product("GPUs by the rates of all and of one:")
         self.size = Product("samples_per_sec over batches_per_sec")
 
-    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
-        self.wordings = Wordings(block)
+    def rest(self, block: bytes, wordings: Wordings) -> tuple[bytes, Wordings]:
+        self.wordings = wordings
         return block, self.wordings
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
@@ -78,8 +78,10 @@ class ComposerReader(FormatReader):
         if len(words) == len(raws) and len(begins) == 1 and words.count(begins[0]) > _FEW:
             begin = words.index(begins[0])
             size = words.index(begins[0], begin + 1) - begin
+            if not self.line:  # The first batches of a run are read line by line.
+                begin = min(begin + 2 * size, len(words) - 1)
             batch, end = words[begin : begin + size], begin
-            while words[end : end + size] == batch:
+            while batch[0] == begins[0] and words[end : end + size] == batch:
                 end += size
             end -= size  # The last batch's last figure counts once the log goes on.
             super().feed(first, b"".join(raw + b"\n" for raw in raws[:begin]))

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from itertools import repeat
 from operator import sub, truediv
 
 from hpcjobs.collect.formats.facts import Fact, Facts, coarse, contradiction
-from hpcjobs.collect.formats.matches import Matches, positive
+from hpcjobs.collect.formats.matches import Matches
 from hpcjobs.collect.formats.meters import LONE, RunningMean
+from hpcjobs.collect.formats.stamps import Stamps, line_before
 from hpcjobs.collect.formats.steps import Run, StepReader
-from hpcjobs.collect.lines import WHOLE, Line, seconds
+from hpcjobs.collect.lines import WHOLE, Line
 from hpcjobs.collect.steady import scaled
 
 _NUMBER = rb"(\d{1,12}(?:\.\d{1,20})?)" + WHOLE
@@ -44,7 +44,6 @@ _SHARED = re.compile(
 )
 # The timer leaves out its first steps.
 _START = 2
-_STAMPS = 500
 
 
 class _Run(Run):
@@ -54,11 +53,9 @@ class _Run(Run):
         super().__init__()
         self.average = 0.0
         self.means = RunningMean()  # of the running averages: steps, and s of a sample for each of them
+        self.stamps = Stamps()
         self.before: tuple[int, float] | None = None  # step and s of a sample up to it, of the newest running average
-        self.at: float | None = None
-        self.stamps: list[float] = []  # s of a step
         self.end = 0  # the line of the newest step
-        self.unstamped = 0  # lines without a time stamp that tells the time of a step
         self.why = ""
         self.shared = False  # whether several GPUs share the model
 
@@ -74,9 +71,8 @@ class DeepspeedReader(StepReader[_Run]):
         + rb"|\bsteps: (\d{1,12}) loss: \S+ iter time \(s\): " + _NUMBER + rb" samples/sec: " + _NUMBER
     )  # fmt: skip
     plain = re.compile(
-        rb"global_step=(\d{1,12}), RunningAvgSamplesPerSec=(\d{1,12}\.?\d{0,20})" + WHOLE
-        + rb"(?:, CurrSamplesPerSec=[\d.]+)?"
-    )  # fmt: skip
+        rb"global_step=(\d{1,12}), RunningAvgSamplesPerSec=(\d{1,12}\.?\d{0,20}), CurrSamplesPerSec=[\d.]+"
+    )
     marks = (b", RunningAvgSamplesPerSec=", b", SamplesPerSec=", b" iter time (s): ")
 
     def new(self) -> _Run:
@@ -109,40 +105,30 @@ class DeepspeedReader(StepReader[_Run]):
             run.why = run.why or contradiction(said, batch, 0.0005 / time if time else 1)
         elif step > _START:
             total = (step - _START) / rate
-            run.means.add(step - _START, total, (match[2], total / rate))
+            run.means.add(step - _START, total, match[2])
             if run.before is not None and total > run.before[1]:
                 run.add(float(step - run.before[0]), total - run.before[1])
             run.before = step, total
-        self._stamp(match, count)
+        if run.stamps.open():
+            run.stamps.take(line_before(self.numbers.block, match.start()), count)
 
     def many(self, found: Matches, begin: int) -> int:
         run, before = self.run, self.run.before
-        if before is None or before[0] != run.last or max(len(run.stamps), run.unstamped) < _STAMPS:
+        if before is None or before[0] != run.last or any(found.column(3, begin)):
             return begin
-        if any(found.column(3, begin)):
+        steps, rates, stamped = found.wholes(1, begin), found.floats(2, begin), run.stamps.wanted(found, begin)
+        if steps[0] <= _START or min(rates) <= 0:
             return begin
-        steps, rates = found.wholes(1, begin), found.floats(2, begin)
-        if steps[0] <= _START or not positive(rates):
-            return begin
-        totals = list(map(truediv, map(sub, steps, repeat(_START)), rates))
+        counts = list(map(sub, steps, repeat(_START)))
+        totals = list(map(truediv, counts, rates))
         times = list(map(sub, totals, [before[1], *totals]))
-        if not positive(times) or not (ahead := run.counts(steps)):
+        if min(times) <= 0 or not (ahead := run.counts(steps)):
             return begin
-        errors = zip(found.column(2, begin), map(truediv, totals, rates), strict=True)
-        run.means.extend(zip(map(sub, steps, repeat(_START)), totals, errors, strict=True))
+        run.stamps.extend(stamped, ahead, repeat(1.0))
+        run.means.extend(counts, totals, found.column(2, begin))
         run.average, run.before, run.end = rates[-1], (steps[-1], totals[-1]), self.line_of(found, found.count - 1)
         run.extend(ahead, times)
         return found.count
-
-    def _stamp(self, match: re.Match[bytes], count: int) -> None:
-        run, block = self.run, self.numbers.block
-        if max(len(run.stamps), run.unstamped) < _STAMPS:
-            at = seconds(block[block.rfind(b"\n", 0, match.start()) + 1 : match.start()].decode("utf-8", "replace"))
-            if at is not None and run.at is not None and at > run.at:
-                run.stamps.append((at - run.at) / count)
-            else:
-                run.unstamped += 1
-            run.at = at
 
     def end(self, run: _Run) -> None:
         if not run.average:
@@ -162,9 +148,9 @@ class DeepspeedReader(StepReader[_Run]):
                 self.findings.problem(run.line, told)
         elif steady is None:
             why = why or LONE
-        if batch and run.stamps and not why:
+        if batch and (time := run.stamps.median()) and not why:
             stamps = Fact(
-                batch.value / statistics.median(run.stamps),
+                batch.value / time,
                 run.line,
                 "batch over the time of a step by time stamps",
                 run.end,

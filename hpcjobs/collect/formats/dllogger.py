@@ -174,6 +174,7 @@ class DlloggerReader(FormatReader):
         if iterates and len(run.recent) == _LAG and step < run.recent[0]:
             units = run.units
             self._end()
+            self.anew(self.findings.before, line.number)
             run = self.run
             run.units = units
         if not run.line:

@@ -44,7 +44,8 @@ class Fact(NamedTuple):
 class Facts:
     """Whole numbers that a log says of a run, by name. If it says two, none is known, and both are named."""
 
-    needles = (b"atch", b"MEMBER: ", b" processes", b"dist_world_size=")
+    processes = (b"MEMBER: ", b" processes", b"dist_world_size=")
+    needles = (b"atch", *processes)
 
     def __init__(self) -> None:
         self.first: dict[str, Fact] = {}

@@ -31,6 +31,10 @@ _ABOUT = re.compile(r"\b(?:Number of ([A-Z]PU)s: (\d+)|Batch size: (\d+)|Model: 
 _DEVIATIONS = 1.96
 
 
+# An iteration so many before the newest is of another run, and not another rank's copy.
+_BACK = 3
+
+
 class _Run:
     """One run of the benchmark."""
 
@@ -78,8 +82,12 @@ class HorovodReader(FormatReader):
                 run.sds.append(float(match[4]) / _DEVIATIONS)
         elif match := _ITER.search(text):
             number, rate = int(match[1]), float(match[2])
-            if number == 0 and (run.last.get(line.rank) or line.rank in run.ended):
+            newest = run.last.get(line.rank, 0)
+            if number == 0 and (newest or line.rank in run.ended):
                 run = self._next()
+            elif number <= newest - _BACK:  # Its head is lost.
+                run = self._next()
+                self.anew(self.findings.before, line.number)
             if not run.last:
                 run.first = line.rank
             run.many = run.many or number == run.last.get(line.rank)

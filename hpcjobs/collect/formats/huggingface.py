@@ -131,12 +131,12 @@ class HuggingfaceReader(FormatReader):
             part = block[begin:end]
             if _BEGIN in part[: part.find(b"\n") + 1 or len(part)] and (self.run.summary or self.run.steps.newest):
                 self._end()
-            facts = Facts.needles if not self.run.summary else ()
-            for line in lines(part, number, (*self.needles, *facts)):
+            facts, found = Facts.needles if not self.run.summary else (), Matches(BAR, part)
+            for line in lines(found.rest(), number, (*self.needles, *facts)):
                 self.findings.before = self.findings.at = line.number
                 self.take(line)
             planned = self.run.head.get("steps")
-            for stretch in stretches(Matches(BAR, part)):
+            for stretch in stretches(found):
                 if planned is not None and stretch.total == planned.value:
                     self.run.steps.go(stretch)
                 elif planned is None and not re.search("[A-Za-z]{2}", stretch.name()) and len(self.run.bars) < _BARS:

@@ -80,6 +80,7 @@ class KerasReader(FormatReader):
         # Of each rank, its Epoch lines whose epochs have not ended; ranks without a prefix count as one.
         self.due: dict[str, int] = {}
         self.headed = False
+        self.done = 0  # the newest line of an epoch that has ended
         self.last = ""
 
     def take(self, line: Line) -> None:
@@ -102,7 +103,9 @@ class KerasReader(FormatReader):
         self.headed = True
         epoch = self.run.epoch
         if epoch is not None and number < epoch.number:
+            self.findings.before = self.done
             self._end()
+            self.anew(self.done, line.number, bool(self.context))
         elif epoch is not None and number > epoch.number:
             self._close_epoch()
         self.heads[line.rank] = number
@@ -123,7 +126,7 @@ class KerasReader(FormatReader):
             # The log has no Epoch lines: this is the rank's next epoch.
             done = 0 if epoch is None else sum(rank == line.rank for rank, _ in epoch.seconds)
             number = 1 if epoch is None else epoch.number + (1 if done else 0)
-        self.last = line.text
+        self.last, self.done = line.text, line.number
         seconds = _seconds(count, whole, unit_time, unit, per, rest)
         if number is not None and (epoch is None or epoch.number != number):
             self._close_epoch()
@@ -150,8 +153,7 @@ class KerasReader(FormatReader):
         if not run.times:
             return
         context, steady = self.context, None
-        if self.later:
-            self.context, self.later = self.later, Context()
+        self.context, self.later = self.later, Context()  # A run whose head is lost may have another batch.
         epoch_s, half, coarse = self._epoch(run)
         if epoch_s and all(took > 0 for took, _ in run.times):
             windows = Windows()

@@ -15,6 +15,7 @@ CUT = b"\x1f"
 
 _wholes = msgspec.json.Decoder(list[int])
 _floats = msgspec.json.Decoder(list[float])
+_COMMAS = bytes.maketrans(b" ", b",")
 # Of larger figures a pattern of a step may say that they are none.
 _LARGEST = 1e12
 
@@ -82,8 +83,17 @@ def numbers(column: Sequence[bytes]) -> list[float]:
     return _decode(_floats, column)
 
 
+def grouped(column: Sequence[bytes]) -> list[float]:
+    """A column of whole numbers whose thousands may be apart by a comma; a ValueError as of Matches."""
+    return _decoded(_floats, b" ".join(column).translate(_COMMAS, b","))
+
+
 def _decode(decoder: msgspec.json.Decoder[Any], column: Sequence[bytes]) -> list[Any]:
-    found: list[Any] = decoder.decode(b"[" + b",".join(column) + b"]")
+    return _decoded(decoder, b",".join(column))
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], text: bytes) -> list[Any]:
+    found: list[Any] = decoder.decode(b"[" + text + b"]")
     if found and max(found) >= _LARGEST:
         raise ValueError
     return found

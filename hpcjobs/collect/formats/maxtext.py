@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from hpcjobs.collect.formats.facts import Fact, Facts, Product, contradiction, half, rounded
-from hpcjobs.collect.formats.matches import Matches, positive
+from hpcjobs.collect.formats.matches import Matches
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import WHOLE, Line
 from hpcjobs.collect.steady import scaled
@@ -73,9 +73,7 @@ class MaxtextReader(StepReader[_Run]):
 
     def many(self, found: Matches, begin: int) -> int:
         run, times = self.run, rounded(found, 2, begin)
-        if not positive(times[0]):
-            return begin
-        bounds = run.tokens.bounds(rounded(found, 3, begin), times)
+        bounds = run.tokens.bounds(rounded(found, 3, begin), times)  # none if a figure is 0
         if not bounds or not run.counts(found.wholes(1, begin)):
             return begin
         run.tokens.narrow(bounds, self.line_of(found, found.count - 1))
@@ -87,7 +85,7 @@ class MaxtextReader(StepReader[_Run]):
         if steady is None or tokens is None:
             return
         own, sizes = run.facts.own(self.findings), run.sizes
-        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.known.gpus
+        gpus = self.count(run.line, own.get("gpus"))
         each = None
         if {*_SIZES[:2]} <= sizes.keys():
             each = sizes[_SIZES[0]].value * sizes[_SIZES[1]].value

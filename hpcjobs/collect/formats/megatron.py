@@ -78,6 +78,9 @@ class MegatronReader(StepReader[_Run]):
             return
         time = float(match[4]) / (1000 if match[3] else 1)
         batch = int(match[5]) if match[5] else 0
+        if batch and run.batch is not None and batch < run.batch.value:  # It grows within a run.
+            run = self.again(match.start())
+            count = run.count(step)
         if batch and (run.batch is None or run.batch.value != batch):
             grew = run.batch is not None
             run.batch = Fact(batch, self.numbers.at(match.start()), "global batch size")

@@ -10,9 +10,10 @@ print the same line without a prefix, the first counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from itertools import islice, repeat
-from operator import add
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import repeat
+from operator import add, mul
 from typing import Any, ClassVar, TypeVar
 
 from hpcjobs.collect.agreement import alike
@@ -29,42 +30,47 @@ _SETTLED = 10
 _KEPT = 4096
 
 
-# A rounding error; or a number as it is printed, and how many times its rounding error counts: of few lines it matters.
-Error = float | tuple[bytes, float]
-
-
-def _error(error: Error) -> float:
-    return error if isinstance(error, float) else half(error[0]) * error[1]
-
-
 class RunningMean:
-    """Lines that each give the mean of all steps so far: steps up to a line, and the s that they took."""
+    """Lines that each give the mean of all steps so far: steps up to a line, more of each, and the s that they took.
+
+    Of each line there is the largest rounding error of the s, too; or the rate in steps a second as it is printed, from
+    which the s follow: its rounding error is reckoned for the two lines that count.
+    """
 
     def __init__(self) -> None:
-        self.points: list[tuple[float, float, Error]] = []  # steps, s, and the largest rounding error of s
+        self.counts: list[float] = []
+        self.times: list[float] = []
+        self.errors: list[float | bytes] = []
 
-    def add(self, count: float, time: float, error: Error = 0.0) -> None:
+    def add(self, count: float, time: float, error: float | bytes) -> None:
         """Take a line."""
-        self.extend(((count, time, error),))
+        self.extend((count,), (time,), (error,))
 
-    def extend(self, points: Iterable[tuple[float, float, Error]]) -> None:
+    def extend(self, counts: Sequence[float], times: Sequence[float], errors: Sequence[float | bytes]) -> None:
         """Take lines: of each what `add` takes."""
-        kept, points = self.points, iter(points)
-        while more := list(islice(points, _KEPT + 1 - len(kept))):
-            kept += more
-            if len(kept) > _KEPT:
-                del kept[1::2]
+        begin = 0
+        while begin < len(counts):
+            end = begin + _KEPT + 1 - len(self.counts)
+            self.counts += counts[begin:end]
+            self.times += times[begin:end]
+            self.errors += errors[begin:end]
+            begin = end
+            if len(self.counts) > _KEPT:
+                del self.counts[1::2], self.times[1::2], self.errors[1::2]
 
     def rest(self) -> tuple[float, float, float] | None:
         """Steps, s and rounding error from the first line after the first tenth to the last; None of a single line."""
-        if len(self.points) < 2:
+        if len(self.counts) < 2:
             return None
-        count, time, error = self.points[-1]
-        before = [point for point in self.points if point[0] < count]
-        begin = next((point for point in before if 10 * point[0] >= count), before[-1] if before else None)
-        if begin is None or time <= begin[1]:
+        newest = self.counts[-1]  # of which there are more than of each line before
+        begin = min(bisect_left(self.counts, newest / 10), len(self.counts) - 2)
+        if self.times[-1] <= self.times[begin]:
             return None
-        return count - begin[0], time - begin[1], _error(error) + _error(begin[2])
+        return newest - self.counts[begin], self.times[-1] - self.times[begin], self._error(-1) + self._error(begin)
+
+    def _error(self, at: int) -> float:
+        error = self.errors[at]
+        return half(error) * self.times[at] ** 2 / self.counts[at] if isinstance(error, bytes) else error
 
 
 class EpochRun(Run):
@@ -112,10 +118,11 @@ class EpochRun(Run):
     def extend_epoch(self, steps: list[int], means: Figures) -> None:
         """Take lines of the open epoch, each a step after the one before."""
         self.last = steps[-1]
-        for count, mean, error in zip(map(add, steps, repeat(self.offset)), *means, strict=False):
-            self.newest = count, count * mean, count * error
-            if self.start is not None:
-                self.start.add(*self.newest)
+        counts = list(map(add, steps, repeat(self.offset)))
+        times, errors = list(map(mul, counts, means[0])), list(map(mul, counts, means[1]))
+        self.newest = counts[-1], times[-1], errors[-1]
+        if self.start is not None:
+            self.start.extend(counts, times, errors)
         if self.start is not None:
             self.means.update(list(zip(steps, means[0], strict=True))[: _KEPT - len(self.means)])
 

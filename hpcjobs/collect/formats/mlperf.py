@@ -47,6 +47,11 @@ _COUNTING = {"tracked_stats", "throughput", "train_loss", "eval_start", "eval_ac
 _COUNTING |= {"run_stop", "opt_learning_rate"}
 _IMAGES = {"resnet", "ssd", "maskrcnn", "mask_rcnn", "retinanet", "unet3d", "stable_diffusion"}
 _SEQUENCES = {"bert", "gpt3", "gpt2", "llama2_70b_lora", "llama31_405b", "llama31_8b"}
+# Events of a training; so long after run_stop they are of another one.
+_TRAINS = ("tracked_stats", "throughput", "epoch_stop", "block_stop", "eval_start", "eval_stop", "eval_accuracy")
+_SOON_S = 60
+# What an event counts that only goes on in a run.
+_AHEAD = ("samples_count", "epoch_num", "first_epoch_num")
 # Log keys of parallelism in which a GPU has no batch of its own.
 _SHARED = re.compile(r"(?:tensor|pipeline|model|context|expert)_(?:model_)?parallel")
 
@@ -72,6 +77,7 @@ class _Run:
         self.printed = Windows()
         self.seen: deque[object] = deque(maxlen=4096)
         self.progress = Progress()
+        self.marks: dict[tuple[str, str], tuple[float, float]] = {}  # of events: the largest count, and when
         self.accuracy: float | None = None
 
     def lies(self, what: str, line: int) -> None:
@@ -116,6 +122,10 @@ class MlperfReader(FormatReader):
         key, at, value, about = event
         if key in _BEGINS and (self.run.ended is not None or (key in _STARTS and self.run.trained())):
             self._end()
+        elif self._begins_anew(key, at, about):
+            last = self.run.last
+            self._end()
+            self.anew(last, line.number)
         run, progress = self.run, self.run.progress
         run.line = run.line or line.number
         run.last = line.number
@@ -140,6 +150,22 @@ class MlperfReader(FormatReader):
             run.values.setdefault("submission_benchmark", about["benchmark"])
         if key in _COUNTING and not _validates(value):
             progress.count(about, at, line.number)
+
+    def _begins_anew(self, key: str, at: float, about: dict[str, Any]) -> bool:
+        """Whether an event is of another run, whose head is lost: it trains after run_stop, or counts epochs anew.
+
+        Other ranks' copies of what has ended have times before that end, and what sums up a run comes soon after it.
+        """
+        ended, progress = self.run.ended, self.run.progress
+        for name in _AHEAD:
+            if (value := number(about.get(name))) is not None:
+                newest, then = self.run.marks.get((key, name), (value, at))
+                if 2 * value < newest and at > then + _SOON_S:
+                    return True
+                self.run.marks[key, name] = max((newest, then), (value, at))
+        if key in ("epoch_start", "block_start"):
+            return (ended is not None and at > ended) or progress.again(key[:5], _which(about), at)
+        return key in _TRAINS and ended is not None and at > ended + _SOON_S
 
     def _stats(self, line: Line, key: str, at: float, value: Any, about: dict[str, Any]) -> None:
         run = self.run

@@ -79,7 +79,7 @@ class Progress:
         self.evals: list[float] = []
         self._open: dict[str, tuple[float | None, float, float]] = {}  # mark, time, clock of what has begun
         self._blocked = 0.0  # epochs of the open block
-        self._done: set[tuple[str, str]] = set()
+        self._done: dict[tuple[str, str], float] = {}  # what has ended, and when
         self._epoched = False
         self.last_began: float | None = None
         self._eval_ended = -math.inf
@@ -94,6 +94,10 @@ class Progress:
         """Whether the training waits for an evaluation: not if an epoch or block begins before it has ended."""
         begun = self._open.get("eval")
         return not (begun and self.last_began is not None and self.last_began > begun[1])
+
+    def again(self, what: str, mark: float | None, at: float) -> bool:
+        """Whether what begins now has ended before, with the same mark."""
+        return at > self._done.get((what, str(mark)), math.inf)
 
     def start(self, what: str, mark: float | None, at: float, about: dict[str, Any]) -> None:
         if (what, str(mark)) in self._done:
@@ -129,7 +133,7 @@ class Progress:
             elif 0 < self._blocked <= MOST_EPOCHS:
                 self.blocks.append((self._blocked, trained, line))
         if begun is not None:
-            self._done.add((what, str(begun)))
+            self._done[what, str(begun)] = at
 
     def evaluated(self, begun: float) -> None:
         """Take a step of an evaluation by its begin. It begins an evaluation if no event has; eval_stop ends that."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import repeat
 from operator import add, mul
 
 from hpcjobs.collect.formats.matches import Matches, positive, same
@@ -84,10 +85,12 @@ class MmengineReader(StepReader[Run]):
             run.add(float(count), count * mean)
 
     def many(self, found: Matches, begin: int) -> int:
-        epochs, times = found.column(1, begin), found.floats(4, begin)
+        epochs, lengths, times = found.column(1, begin), found.column(3, begin), found.floats(4, begin)
         steps = found.wholes(2, begin)
-        if not same(epochs) or epochs[0]:
+        if not same(epochs) or not same(lengths):
             steps = list(map(add, steps, map(mul, found.wholes(1, begin), found.wholes(3, begin))))
+        elif epochs[0]:
+            steps = list(map(add, steps, repeat(int(epochs[0]) * int(lengths[0]))))
         if not positive(times) or not (ahead := self.run.counts(steps)):
             return begin
         self.run.extend(ahead, list(map(mul, ahead, times)))

@@ -17,6 +17,7 @@ print something is no number of workers, unless their speeds or batches confirm 
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 
@@ -43,6 +44,8 @@ _RANK = re.compile(r"Epoch ?\[\d+\] Rank ?\[(\d+)\]")
 _COST = re.compile(r"(?:Node\[(\d+)\] )?Epoch ?\[(\d+)\].{0,80}?Time cost ?= ?(\d+(?:\.\d+)?)")
 # At most this many speeds are compared with their time stamps.
 _KEPT = 500
+# A line so many gaps before the newest of its epoch is of another run, and not another rank's copy.
+_BACK = 3
 
 
 class _Run:
@@ -57,6 +60,7 @@ class _Run:
         self.epochs: dict[str, Windows] = {}  # worker: speeds of epochs
         self.costs: list[float] = []  # s of each epoch
         self.at: dict[str, tuple[int, int, float | None]] = {}  # worker: epoch, batch and time of its newest speed
+        self.gap = math.inf  # the fewest batches between two lines of a worker
         self.implied: list[float] = []  # batches, from speeds and time stamps
         self.whole = 0  # the batch over all GPUs that the script prints
         self.reached: dict[int, int] = {}  # epoch: the last batch that a line names, and one
@@ -115,8 +119,10 @@ class MxnetReader(FormatReader):
     def _speed(self, line: Line, worker: str, epoch: int, batch: int | None, speed: float) -> None:
         run = self.run
         last = run.at.get(worker)
-        if last and epoch < last[0]:
+        back = last and batch is not None and epoch == last[0] and batch <= last[1] - _BACK * run.gap
+        if last and (back or epoch < last[0]):
             self._end()
+            self.anew(self.findings.before, line.number)
             run, last = self.run, None
         run.line = run.line or line.number
         if speed <= 0:
@@ -131,6 +137,8 @@ class MxnetReader(FormatReader):
         at = seconds(line.text) if len(run.implied) < _KEPT else None
         if last and last[0] == epoch and batch > last[1] and at is not None and last[2] is not None and at > last[2]:
             run.implied.append(speed * (at - last[2]) / (batch - last[1]))
+        if last and last[0] == epoch and batch > last[1]:
+            run.gap = min(run.gap, batch - last[1])
         run.at[worker] = epoch, batch, at
 
     def _end(self) -> None:

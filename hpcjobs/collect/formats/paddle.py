@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import repeat
 
 from hpcjobs.collect.formats.facts import Facts, Product, half, rounded
-from hpcjobs.collect.formats.matches import CUT, Matches, positive, same, wholes
+from hpcjobs.collect.formats.matches import CUT, Matches, same, wholes
 from hpcjobs.collect.formats.steps import Run, StepReader
 from hpcjobs.collect.lines import WHOLE, Line
 from hpcjobs.collect.steady import Windows, scaled
@@ -130,9 +131,12 @@ class PaddleReader(StepReader[_Run]):
         steps = text.split(mark)[1:]
         if len(steps) != len(gaps) or not line[stop : stop + 1].strip():
             return begin
-        count = wholes([one[: one.find(line[stop])] for one in steps])
+        first, last = steps[0].find(line[stop]), steps[-1].find(line[stop])
+        # Of as many digits as the first and the last have, all between them are whole if they ascend.
+        widths = repeat(first) if first == last else [one.find(line[stop]) for one in steps]
+        count = wholes([one[:width] for one, width in zip(steps, widths, strict=False)])
         costs, rates = rounded(found, 1, begin, end), rounded(found, 3, begin, end)
-        bounds = run.local.bounds(rates, costs) if positive(costs[0]) and positive(rates[0]) else None
+        bounds = run.local.bounds(rates, costs)  # none if a figure is 0
         if not bounds or not run.counts(count):
             return begin
         run.local.narrow(bounds, self.line_of(found, end - 1))
@@ -149,7 +153,7 @@ class PaddleReader(StepReader[_Run]):
         if (counted := run.ratio.whole()) is not None:
             facts.say("gpus", counted, run.ratio.line, run.ratio.words)
         own = facts.own(self.findings)
-        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.known.gpus
+        gpus = self.count(run.line, own.get("gpus"))
         each, whole = facts.first.get("local_batch"), facts.first.get("global_batch")
         times = gpus
         if run.open and gpus != 1 and run.unit != "tokens" and whole and _near(local.value, whole.value):

@@ -15,7 +15,7 @@ import enum
 import itertools
 import re
 
-from hpcjobs.collect.formats.bars import BAR, Steps, stretches
+from hpcjobs.collect.formats.bars import BAR, Steps, Stretch, stretches
 from hpcjobs.collect.formats.facts import ACCUMULATION, Facts, coarse
 from hpcjobs.collect.formats.matches import Matches
 from hpcjobs.collect.formats.reader import Findings, FormatReader
@@ -25,6 +25,7 @@ from hpcjobs.collect.steady import scaled
 from hpcjobs.collect.wordings import Wordings
 
 _STEPS = re.compile(r"(?i)\bepoch\W{0,3}\d|\b(?:train(?:ing)?[ _])?steps?\b")
+_EPOCH = re.compile(r"(?i)\bepochs?\W{0,3}(\d{1,9})")
 _TRAINING = re.compile(r"(?i)\btrain(?:ing)?\b")
 # What else the name of a training's bar may have: numbers, a rank, a loss.
 _WORDS = frozenset(
@@ -61,34 +62,66 @@ class ProgressReader(FormatReader):
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(findings)
+        self._begin()
+        self.found = Matches(BAR, b"")  # the bars of the block that is read next
+        self.kinds: dict[bytes, _Kind] = {}  # of bars, by the words of their names
+
+    def _begin(self) -> None:
         self.facts = Facts()
         self.steps = Steps()
         self.open = Steps()  # bars that may count epochs
         self.line = 0
-        self.found = Matches(BAR, b"")  # the bars of the block that is read next
-        self.kinds: dict[bytes, _Kind] = {}  # of bars, by the words of their names
+        self.epoch = -1  # the newest that a bar of steps names
 
-    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
+    def rest(self, block: bytes, wordings: Wordings) -> tuple[bytes, Wordings]:
         self.found = Matches(BAR, block)
         rest = self.found.rest()
         return rest, Wordings(rest)
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
-        numbers = Numbers(block, first)
+        numbers, heads = Numbers(block, first), self._heads(first)
         for stretch in stretches(self.found):
             kind = self.kinds.get(stretch.words)
             if kind is None:
                 kind = self.kinds[stretch.words] = _kind(stretch.name())
-            bars = self.open if kind is _Kind.OPEN else self.steps
             if kind in (_Kind.OPEN, _Kind.STEPS):
+                epoch = int(match[1]) if (match := _EPOCH.search(stretch.text())) else -1
+                if self.line and self._restarts(epoch, stretch):
+                    places = list(itertools.islice(BAR.finditer(block), stretch.place + 1))
+                    last = numbers.at(places[-2].start()) if stretch.place else first - 1
+                    self._anew(last, numbers.at(places[-1].start()), heads)
                 if not self.line:
                     at = next(itertools.islice(BAR.finditer(block), stretch.place, None)).start()
                     self.line = numbers.at(at)
-                bars.go(stretch)
+                self.epoch = epoch
+                (self.open if kind is _Kind.OPEN else self.steps).go(stretch)
             elif kind is _Kind.VALIDATION:
                 self.steps.frozen = self.open.frozen = True
-        for line in lines(block, first, (b"ccumulat", *Facts.needles)):  # Another start may say another batch.
+        for line in heads:  # Another start may say another batch.
             self._head(line)
+
+    def _heads(self, first: int) -> list[Line]:
+        """The lines of the block that may say something of a run."""
+        return list(lines(self.found.rest(), first, (b"ccumulat", *Facts.needles)))
+
+    def _restarts(self, epoch: int, stretch: Stretch) -> bool:
+        """Whether bars begin an epoch of before again: another start of the training, and not another rank's copy."""
+        newest, done = self.steps.newest or self.open.newest, stretch.done[0]
+        if not 0 <= epoch <= self.epoch or (epoch == self.epoch and newest is None):
+            return False
+        if epoch < self.epoch - 1:
+            return True
+        far = newest is None or epoch < self.epoch or 10 * newest.done >= newest.total
+        return far and 2 * done < stretch.total and (epoch < self.epoch or newest is None or 2 * done <= newest.done)
+
+    def _anew(self, last: int, line: int, heads: list[Line]) -> None:
+        """End the run whose last bar is in a line; another begins at `line`, with what lines between them say."""
+        while heads and heads[0].number <= last:
+            self._head(heads.pop(0))
+        self.findings.before, self.findings.at = last, line
+        self.close()
+        self._begin()
+        self.anew(last, line, any(head.number < line for head in heads))
 
     def _head(self, line: Line) -> None:
         if match := ACCUMULATION.search(line.text):
@@ -129,7 +162,7 @@ def add_bars(
     if refused:
         return
     own = facts.own(findings)
-    gpus, local = reader.gpus(line, own.get("gpus")).gpus or findings.known.gpus, facts.get("local_batch", findings)
+    gpus, local = reader.count(line, own.get("gpus")), facts.get("local_batch", findings)
     whole = batch
     if whole is None and "accumulation" not in facts.first:
         whole = facts.get("global_batch", findings)

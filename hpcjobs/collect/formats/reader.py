@@ -51,12 +51,12 @@ class FormatReader:
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
 
-    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
+    def rest(self, block: bytes, wordings: Wordings) -> tuple[bytes, Wordings]:
         """The block that `feed` reads next, without what is of steps only; it has the same lines. And its wordings.
 
-        It is called before `feed`, which may need what it found.
+        It is called before `feed`, which may need what it found. `wordings` are those of the whole block.
         """
-        return block, Wordings(block)
+        return block, wordings
 
     def feed(self, first: int, block: bytes, sign: int = 0) -> None:
         """Read a block of whole lines; `first` is the log's number of the first one.
@@ -75,6 +75,15 @@ class FormatReader:
     def close(self) -> None:
         """Finish the last run: the log has ended."""
 
+    def anew(self, last: int, line: int, head: bool = False) -> None:
+        """Begin a run at a line whose steps fall back behind those of the run that ended with line `last`.
+
+        `head`: whether lines between them say something of it. If none does, not even its GPUs, its head is lost, and
+        the launcher of the run before may not be its own.
+        """
+        world = self.findings.world
+        world.begin_anew(last, head or any(last < one.line <= line for one in world.statements))
+
     def gpus(self, line: int, own: int | None, words: str = OWN, begin: int | None = None) -> Gpus:
         """The GPUs of the run that ends here. `own` is what the reader knows of them, from `line` with these words.
 
@@ -84,6 +93,18 @@ class FormatReader:
         alone = found.ended and not found.world.since and not found.world.apart
         said = Statement("all", OWN, own, line, words) if own else None
         return found.world.resolve(self._end_line(), said, alone, max(line, begin or 0), found.known)
+
+    def count(self, line: int, own: int | None) -> int | None:
+        """The GPUs of the run that ends here, as add_run counts them: the log's, or else those that are known.
+
+        None if neither says them, or if the log contradicts what is known.
+        """
+        found, known = self.gpus(line, own), self.findings.known
+        if found.gpus or not known.gpus:
+            return found.gpus
+        if found.contradiction and known.source and known.gpus not in (found.values or (known.gpus,)):
+            return None
+        return None if self.findings.world.against(known.gpus, self._end_line())[0] else known.gpus
 
     def _end_line(self) -> float:
         """The last line of the run that ends: the one before the line that is taken, or the log's last."""
@@ -138,6 +159,11 @@ class FormatReader:
             if known.source == OF_OPTION:
                 gpus, gpus_from, refused = None, "", f"{against}: the number of GPUs is not known"
             found.problem(world.line, refused or f"{against}: the log counts", line)
+        odd, odd_at = found.world.against(gpus, self._end_line()) if gpus and gpus_from == "option" else ("", 0)
+        if odd:
+            refused = f"{known.source or 'the plan'} {gpus} is no multiple of {odd}: the number of GPUs is not known"
+            found.problem(odd_at, refused, line)
+            gpus, gpus_from = None, ""
         local_batch, global_batch, odd = agreement.batches(gpus, local_batch, global_batch, accumulation, shared)
         if odd:
             found.problem(line, f"{odd}: the batch is not known", line)

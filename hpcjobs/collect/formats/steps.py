@@ -7,10 +7,11 @@ rank's copy. One far below the newest begins another run, and so does the line t
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from hpcjobs.collect.formats.facts import Facts
@@ -18,9 +19,9 @@ from hpcjobs.collect.formats.matches import CUT, Matches, counts, leading
 from hpcjobs.collect.formats.reader import Findings, FormatReader
 from hpcjobs.collect.lines import Line, Numbers, lines
 from hpcjobs.collect.measurements import SteadyRate
-from hpcjobs.collect.sources import SPLIT
+from hpcjobs.collect.sources import SPLIT, feeds
 from hpcjobs.collect.steady import TENTH, Windows, scaled
-from hpcjobs.collect.wordings import Wordings
+from hpcjobs.collect.wordings import Wordings, without_digits
 
 _MANY = 512
 # So much of what stands between two steps is kept.
@@ -61,8 +62,9 @@ class Run:
         self.windows, self._work, self._times = Windows(), [], []
 
     def _flush(self) -> None:
-        self.windows.extend(self._work, self._times)
-        self._work, self._times = [], []
+        if self._times:
+            self.windows.extend(self._work, self._times)
+            self._work, self._times = [], []
 
     def settled(self, warmup: int | None = None, rule: str = TENTH) -> SteadyRate | None:
         """The steady state of the windows: see Windows.steady."""
@@ -156,21 +158,27 @@ class StepReader(FormatReader, Generic[R]):
 
     def line_of(self, found: Matches, index: int) -> int:
         """The number of the line of a step."""
-        return self.begins + b"".join(found.column(0, 0, index + 1)).count(b"\n")
+        return self.begins + feeds(b"".join(found.column(0, 0, index + 1)))
 
-    def rest(self, block: bytes) -> tuple[bytes, Wordings]:
-        self.parts = []
-        for begin, end in sections(block, self.begin):
-            part = block[begin:end] if begin or end < len(block) else block
-            self.parts.append((part, self._matches(part)))
+    def rest(self, block: bytes, wordings: Wordings) -> tuple[bytes, Wordings]:
+        rest = self._cut([block], self._matches)
+        if self.begin and self._says(without_digits(self.begin)):  # which no step has in itself
+            rest = self._cut([block[begin:end] for begin, end in sections(block, self.begin)], self._matches)
+        plain = any(found.pattern is self.plain for _, found in self.parts)
+        if plain and any(map(self._says, self.marks)):
+            rest = self._cut([part for part, _ in self.parts], functools.partial(Matches, self.steps))
+        return rest, self.wordings
+
+    def _cut(self, parts: list[bytes], matches: Callable[[bytes], Matches]) -> bytes:
+        """Take the parts of a block with their steps; returns the block without these."""
+        self.parts = [(part, matches(part)) for part in parts]
         rest = b"".join(found.rest() for _, found in self.parts)
         self.wordings, self.said = Wordings(rest), []
-        plain = any(found.pattern is self.plain for _, found in self.parts)
-        if plain and any(mark in words for words in self.wordings.all for mark in self.marks):
-            self.parts = [(part, Matches(self.steps, part)) for part, _ in self.parts]
-            rest = b"".join(found.rest() for _, found in self.parts)
-            self.wordings = Wordings(rest)
-        return rest, self.wordings
+        return rest
+
+    def _says(self, words: bytes) -> bool:
+        """Whether what is no step in the block that is read next says these words."""
+        return any(words in each for each in self.wordings.all)
 
     def _matches(self, part: bytes) -> Matches:
         """The steps of a section, unless `plain` does not find all that have one of `marks`."""
@@ -186,7 +194,10 @@ class StepReader(FormatReader, Generic[R]):
         for place, (part, found) in enumerate(self.parts):
             self.numbers = Numbers(part, number)
             if place or (self.begin and part.find(self.begin, 0, part.find(b"\n") + 1 or len(part)) >= 0):
+                between = self.late[self.late.find(b"\n") + 1 :] if self.began else b""
                 self._end_at(number, self.findings.at)
+                for line in lines(between, number - between.count(b"\n"), Facts.processes):
+                    self.head(line)  # A launcher prints it before the run's own begin.
             self._section(part, number, found)
             number += part.count(b"\n") if place + 1 < len(self.parts) else 0
 
@@ -235,18 +246,16 @@ class StepReader(FormatReader, Generic[R]):
     def again(self, at: int) -> R:
         """End the run before the step at position `at`, and begin another: a training that was started again.
 
-        Lines since the newest step say the other one's facts. If they say none, its facts are those of the run before,
-        unless lines since that began say its GPUs anew: then they may be others, and are not known.
+        Lines since the newest step say the other one's facts. If they say none, it has none: its head is lost, and it
+        may have other GPUs and another batch than the run before.
         """
-        numbers, begun, facts = self.numbers, self.run.line, self.run.facts
+        numbers = self.numbers
         last = self.begins + numbers.block.count(b"\n", 0, self.done) if self.done else self.findings.at
         between, line = self._between(numbers.block, at), numbers.at(at)
         self._end_at(line, last)
         for each in lines(between, line - between.count(b"\n"), self.heads):
             self.head(each)
-        anew = any(begun < one.line <= line for one in self.findings.world.statements)
-        if not self.run.facts.first and not anew:
-            self.run.facts = facts
+        self.anew(last, line, bool(self.run.facts.first))
         self.run.line, self.began, self.numbers = line, True, numbers
         return self.run
 
@@ -289,7 +298,7 @@ class StepReader(FormatReader, Generic[R]):
             self.add_run(run.line, figure, why=why, **{**about, "total": None})
             return
         local = facts.get("local_batch", self.findings)
-        gpus = self.gpus(run.line, about.get("gpus")).gpus or self.findings.known.gpus
+        gpus = self.count(run.line, about.get("gpus"))
         each = batch / accumulation if batch else local * gpus if local and gpus else None
         self.add_run(
             run.line,

@@ -37,6 +37,8 @@ _GPU_MODEL = re.compile(rb"physical GPU \(device: \d+, name: ([^,\n]+),")
 _BEFORE, _AFTER = 1024, 6144
 _MARK = b"Batch size:  "
 
+# A step so many gaps before the newest is of another run, and not another rank's copy.
+_BACK = 3
 # At most this many lines of steps are kept from one block to the next.
 _KEPT = 4096
 
@@ -53,6 +55,7 @@ class _Run:
         self.first = ""  # the rank whose lines of steps count
         self.steps = [0]  # of its lines, in order
         self.means = [0.0]  # mean rate from step 1 up to each of `steps`
+        self.gap = math.inf  # the fewest steps between two lines
         self.windows = Windows()
         self.many = False  # whether several ranks without a prefix print the same step
         self.ended: set[str] = set()  # ranks that have printed the total; those without a prefix count as one
@@ -97,12 +100,16 @@ class TfCnnReader(FormatReader):
             if match := _STEP.search(block, begin, end):
                 rank = rank_of(block, begin, match.start()) if match.start() > begin else ""
                 run, step = self.run, int(match[1])
-                if run.totals and step <= run.steps[-1] and rank == run.first:
+                back = step <= (run.steps[-1] if run.totals else run.steps[-1] - _BACK * run.gap)
+                if rank == run.first and back:
+                    last, self.findings.before = self.findings.at, self.findings.at
                     run = self._next()
+                    self.anew(last, numbers.at(begin))
                 if not run.steps[-1]:
                     run.first, run.line = rank, numbers.at(begin)
                     self.findings.before = self.findings.at = run.line
                 if rank == run.first and step > run.steps[-1]:
+                    run.gap = min(run.gap, step - run.steps[-1])
                     run.steps.append(step)
                     run.means.append(float(match[2]))
                 elif rank == run.first:
@@ -182,6 +189,9 @@ class TfCnnReader(FormatReader):
             why = (
                 f"the log ends before the total: its lines of steps are of one of {workers} workers, and no rate of all"
             )
+        elif total is None and "Variables" not in about:
+            steady = None
+            why = "the header is missing: lines of steps may be of one of several workers, and no rate of all"
         elif total is None:
             self.findings.problem(run.line, "the log ends before the total: the last line of steps counts")
             total = run.means[-1] * ranks

@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from operator import truediv
 
 from hpcjobs.collect.formats.facts import Fact, Facts, contradiction
-from hpcjobs.collect.formats.matches import Matches, numbers, positive
+from hpcjobs.collect.formats.matches import Matches, grouped
+from hpcjobs.collect.formats.stamps import Stamps, line_before
 from hpcjobs.collect.formats.steps import Run, StepReader
-from hpcjobs.collect.lines import Line, seconds
+from hpcjobs.collect.lines import Line
 from hpcjobs.collect.steady import scaled
 
 _MESH = re.compile(r"\bBuilding \d-D device mesh with .{0,200}?[\])], ?\[([\d, ]{1,60})\]")
 _DEGREES = re.compile(r"\bBuilding device mesh with parallelism: (.{0,200})")
 _DEGREE = re.compile(r"\b(?:pp|dp_replicate|dp_shard|cp|tp)=(\d{1,6})\b")
 _BATCH = re.compile(r"\bglobal batch size (\d{1,9}),.{0,80}? sequence length (\d{1,9})\b")
-# At most this many time stamps are compared with the rates.
-_STAMPS = 200
 
 
 class _Run(Run):
@@ -35,9 +33,7 @@ class _Run(Run):
     def __init__(self) -> None:
         super().__init__()
         self.tokens: Fact | None = None  # of a step of all GPUs
-        self.at: float | None = None
-        self.implied: list[float] = []  # tokens of a step of one GPU
-        self.unstamped = 0  # lines without a time stamp that tells the time of a step
+        self.implied = Stamps()  # times tps: the tokens of a step of one GPU
 
 
 class TorchtitanReader(StepReader[_Run]):
@@ -50,9 +46,9 @@ class TorchtitanReader(StepReader[_Run]):
         rb"step: +(\d{1,12}) +loss: [^\n\x1e]*? memory: [^\n\x1e]*?[tw]ps: (\d{1,3}(?:,\d{3}){1,4}|\d{1,12})(?=\s)"
     )
     plain = re.compile(
-        rb"step: +(\d{1,12}) +loss: .* memory: .*tps: (\d{1,3}(?:,\d{3})*)(?=\s)"
-    )  # fmt: skip
-    marks = (b"tps: ",)
+        rb"step: +(\d{1,12}) +loss: +\S+ +(?:grad_norm: +\S+ +)?memory: +\S+ +[tw]ps: (\d{1,3}(?:,\d{3})*)(?=\s)"
+    )
+    marks = (b"tps: ", b"wps: ")
 
     def new(self) -> _Run:
         return _Run()
@@ -75,22 +71,15 @@ class TorchtitanReader(StepReader[_Run]):
         if not count or not rate:
             return
         run.add(float(count), count / rate)
-        if max(len(run.implied), run.unstamped) < _STAMPS:
-            block = self.numbers.block
-            at = seconds(block[block.rfind(b"\n", 0, match.start()) + 1 : match.start()].decode("utf-8", "replace"))
-            if at is not None and run.at is not None and at > run.at:
-                run.implied.append(rate * (at - run.at) / count)
-            else:
-                run.unstamped += 1
-            run.at = at
+        if run.implied.open():
+            run.implied.take(line_before(self.numbers.block, match.start()), count, rate)
 
     def many(self, found: Matches, begin: int) -> int:
         run = self.run
-        rates = numbers(b" ".join(found.column(2, begin)).replace(b",", b"").split(b" "))
-        if max(len(run.implied), run.unstamped) < _STAMPS or not positive(rates):
+        rates, stamped = grouped(found.column(2, begin)), run.implied.wanted(found, begin)
+        if min(rates) <= 0 or not (ahead := run.counts(found.wholes(1, begin))):
             return begin
-        if not (ahead := run.counts(found.wholes(1, begin))):
-            return begin
+        run.implied.extend(stamped, ahead, rates)
         run.extend(ahead, list(map(truediv, ahead, rates)))
         return found.count
 
@@ -99,11 +88,11 @@ class TorchtitanReader(StepReader[_Run]):
         if steady is None:
             return
         own = run.facts.own(self.findings)
-        gpus = self.gpus(run.line, own.get("gpus")).gpus or self.findings.known.gpus
+        gpus = self.count(run.line, own.get("gpus"))
         why = ""
-        if run.tokens and gpus and run.implied:
+        if run.tokens and gpus and (tokens := run.implied.median()):
             implied = Fact(
-                gpus * statistics.median(run.implied),
+                gpus * tokens,
                 run.line,
                 "tokens of a step by tps and time stamps",
                 self.findings.at,

@@ -40,10 +40,20 @@ def huggingface(truth: Truth) -> str:
         "Total optimization steps": steps,
     }
     text += "".join(f"  {name} = {value}\n" for name, value in head.items())
-    text += "{'loss': 2.1, 'learning_rate': 1e-05, 'epoch': 0.5}\n"
+    for step in range(1, steps + 1):
+        seconds, rate = truth.step_s * step, 1 / truth.step_s
+        shown = f"{rate:.2f}it/s" if rate > 1 else f"{truth.step_s:.2f}s/it"
+        text += f"\r{100 * step // steps:3d}%|##        | {step}/{steps} [{_clock(seconds)}<{_clock(steps * truth.step_s - seconds)}, {shown}]"
+        if step % 10 == 0:
+            text += f"\n{{'loss': 2.1, 'learning_rate': 1e-05, 'epoch': {step / steps:.2f}}}\n"
     runtime = truth.step_s * steps
     rates = f"'train_samples_per_second': {steps * truth.batch / runtime:.3f}, 'train_steps_per_second': {steps / runtime:.3f}"
     return text + f"{{'train_runtime': {runtime:.4f}, {rates}, 'train_loss': 1.0, 'epoch': 1.0}}\n"
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return (f"{hours}:" if hours else "") + f"{rest // 60:02d}:{rest % 60:02d}"
 
 
 def deepspeed(truth: Truth) -> str:

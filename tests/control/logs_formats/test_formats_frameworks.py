@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.control.logs_formats.made import MADE
 from tests.control.logs_formats.reading import one, read, reasons
+from tests.control.logs_formats.truth import Truth
 
 # bigscience-workshop/bigscience, experiments/gpt2-meg
 MEGATRON_2021 = """\
@@ -264,3 +266,9 @@ def test_a_scripts_own_prints_and_downloads_are_not_claimed(tmp_path: Path) -> N
     )
     result = read(tmp_path, text)
     assert (result.format, result.measurements) == ("", ())
+
+
+# pytorch/torchtitan until the end of 2024: wps, later called tps.
+def test_torchtitans_words_a_second_are_its_tokens_a_second(tmp_path: Path) -> None:
+    text = MADE["torchtitan"].make(Truth())
+    assert one(read(tmp_path, text.replace("tps: ", "wps: "))).throughput == one(read(tmp_path, text)).throughput
