@@ -20,9 +20,9 @@ machine changes what a step takes from one second to the next. So both kinds run
 loops are open, and 100 steps of the one follow 100 of the other, bare first in every second pair. CPU time counts, not
 the time in which another program had the core. A process's figure is the median of the differences of its pairs. Pairs
 of one process are not independent, so that the interval is from process to process: the median of nine processes'
-figures, with its 95 % interval. Nothing is left out. Each change of sides makes the meter write what waits, so it writes
-more often than in a training that only trains. What a busy machine does to the caches makes a step dearer, with the
-meter and without; it is not taken off.
+figures, with its 95 % interval. No pair and no process is left out. Each change of sides makes the meter write what
+waits, so it writes more often than in a training that only trains. What a busy machine does to the caches makes a step
+dearer, with the meter and without; it is not taken off.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def start_s(command: list[str], environment: dict[str, str], folder: Path) -> fl
 
 
 def show(name: str, bare: list[float], ours: list[float], more: list[float], unit: str, most: float) -> bool:
-    """Print one line: both times, and how much more the meter takes, of each turn. Returns whether the floor is held."""
+    """Print one line: both times, and how much `more` the meter takes. Returns whether the floor is held."""
     found = median(more)
     verdict = "held" if found.high <= most else "missed" if found.low > most else "not shown"
     print(

@@ -136,13 +136,13 @@ class Told(NamedTuple):
 
 
 class _Window:
-    """Consecutive steps since `opened` (s, perf_counter); `ended` is when the last of them ended."""
+    """Consecutive steps since `opened` (s, perf_counter); `ended` is when the last of them, number `step`, ended."""
 
-    __slots__ = ("ended", "loader_s", "opened", "steps", "units")
+    __slots__ = ("ended", "loader_s", "opened", "step", "steps", "units")
 
     def __init__(self, opened: float) -> None:
         self.opened = self.ended = opened
-        self.steps, self.units, self.loader_s = 0, 0.0, 0.0
+        self.step, self.steps, self.units, self.loader_s = 0, 0, 0.0, 0.0
 
 
 class _Running:
@@ -155,8 +155,9 @@ class _Running:
     """
 
     __slots__ = (
-        *("alike", "again", "began", "due", "each", "fetches", "kind", "last", "length", "like_fetches", "like_units"),
-        *("loader_s", "meter", "of", "optimizer_steps", "source", "step", "units", "wait", "window"),
+        *("again", "alike", "began", "due", "each", "fetches", "full", "kind", "last", "length", "like_fetches"),
+        *("like_units", "loader_s", "meter", "of", "optimizer_steps", "source", "step", "units", "wait", "window"),
+        *("wrote",),
     )
 
     def __init__(self, meter: Meter) -> None:
@@ -170,6 +171,8 @@ class _Running:
         self.units = self.loader_s = 0.0  # of this step
         self.optimizer_steps = 0  # of PyTorch's optimizers, since the loop's last body
         self.window: _Window | None = None  # the open one
+        self.full: list[_Window] = []  # those before it that are not told yet, in a steady training
+        self.wrote = 0.0  # s, perf_counter: when lines were last written
         self.last = 0  # steps of a window before its last
         self.wait: Callable[[], Any] | None = None  # for the device, at the end of a steady training's windows
         # The last step, and how many steps like it are not counted yet.
@@ -207,7 +210,12 @@ class _Running:
                 self.fetches = 0
                 self.due = False
                 if full:
-                    began = self.meter._next_window(began)
+                    window.step = self.step
+                    self.full.append(window)
+                    self.window = _Window(began)
+                    # A kill -9 loses the short windows of the last half second.
+                    if began - window.opened > _SHORT_S or began - self.wrote > _WRITE_S:
+                        began = self.meter._between_windows(began)
         except Exception as error:
             self.meter.surprise(error)
         try:
@@ -264,7 +272,6 @@ class Meter:
         self._started_ms = self._loop_at = 0  # ms since the epoch
         self._noted = 0.0
         self._lines: list[Any] = []  # what is not written yet: lines, and the arguments of _window_line
-        self._wrote = 0.0  # s, perf_counter: when the last of them were
         self._facts: dict[str, Any] = {}
         self._exchange: _Exchange | None = None
         self._said: dict[str, Any] = {}  # to the other ranks, where they have no exchange
@@ -380,6 +387,7 @@ class Meter:
         run = self.running
         if run.of:
             run.of = 0
+            self._tell_full()
             self._taken = {run.source: run.fetches} if run.fetches else {}
 
     def _drained(self, take: Callable[[], Any]) -> None:
@@ -420,11 +428,12 @@ class Meter:
         """Turn the meter off for good, with one line. The all-reduce is switched on again."""
         if not self.on:
             return
-        self.on, self.running.of, self.why_off = False, 0, why
+        self.on, self.why_off = False, why
         _warn(f"is off: {why}")
         self._resident.clear()
         control, exchange = self._control, self._exchange
-        for last in (control and control.leave, exchange and exchange.close, self._write_lines, self._write_note):
+        left = control and control.leave, exchange and exchange.close
+        for last in (self._unsteady, *left, self._write_lines, self._write_note):
             with contextlib.suppress(Exception):
                 if last:
                     last()
@@ -482,12 +491,18 @@ class Meter:
                 self._wait()
             self.running.began = _now()
 
-    def _next_window(self, now: float) -> float:
-        """A window of a steady training is full: the next one opens. Returns when."""
-        self._shut(False)
-        if now - self._noted > _NOTE_S:
-            now = self._note_between()
-        return now
+    def _between_windows(self, now: float) -> float:
+        """Tell the full windows of a steady training. Returns when the next one begins."""
+        self._tell_full()
+        self._write_lines()
+        self.running.wrote = now  # on ranks without a log, too
+        return self._note_between() if now - self._noted > _NOTE_S else now
+
+    def _tell_full(self) -> None:
+        """The full windows of a steady training, which are told together."""
+        full, self.running.full = self.running.full, []
+        for window in full:
+            self._tell_window(window, False)
 
     def _count_step_of(self, units: float, fetches: int | None, steps: int = 1) -> None:
         """So many steps had so many units and fetches each. None: how many fetches was not seen."""
@@ -620,21 +635,20 @@ class Meter:
         """Write the open window; the next one begins where it ended."""
         window = self.running.window
         if window and window.steps:
-            warm = self.phase == "warm" if warm is None else warm
-            if self._fd is not None:
-                self._tell_window(window, warm)
-            if not warm:
-                self._timed_windows.steps += window.steps
-                self._timed_windows.loader_s += window.loader_s
-            self._windows_of_loop += 1
+            window.step = self.step
+            self._tell_window(window, self.phase == "warm" if warm is None else warm)
+            if window.ended - window.opened > _SHORT_S or window.ended - self.running.wrote > _WRITE_S:
+                self._write_lines()
         self.running.window = _Window(window.ended) if window else None
 
     def _tell_window(self, window: _Window, warm: bool) -> None:
-        """The line of a window. Short ones go to the file together: of them a kill -9 loses the last half second."""
-        # A line becomes text when it is written: a step of a short training is left with the least that can be done.
-        self._lines.append((window, self.running.step, self.epoch, self.loss, warm))
-        if window.ended - window.opened > _SHORT_S or window.ended - self._wrote > _WRITE_S:
-            self._write_lines()
+        """The line of a window. It becomes text when it is written; short ones are written together."""
+        if self._fd is not None:
+            self._lines.append((window, self.epoch, self.loss, warm))
+        if not warm:
+            self._timed_windows.steps += window.steps
+            self._timed_windows.loader_s += window.loader_s
+        self._windows_of_loop += 1
 
     def _pause(self) -> None:
         if self.running.due:
@@ -1051,8 +1065,9 @@ class Meter:
         """Append the lines that wait, by one write. Raises OSError if the disk is full."""
         if self._fd is None or not self._lines:
             return
-        lines, self._lines, self._wrote = self._lines, [], _now()
-        about: Any = (time.time() - self._wrote, self.size, self._fed)
+        lines, self._lines = self._lines, []
+        self.running.wrote = _now()
+        about: Any = (time.time() - self.running.wrote, self.size, self._fed)
         text = "".join([line if isinstance(line, str) else _window_line(*line, *about) for line in lines]).encode()
         if os.write(self._fd, text) < len(text):
             os.close(self._fd)  # what would be written now would stand behind half a line
@@ -1213,6 +1228,7 @@ class Meter:
         if error is not None and not (isinstance(error, SystemExit) and not error.code):
             self._failed = True
         with contextlib.suppress(Exception):
+            self._unsteady()
             if self.on and not self.over:
                 if not self._failed:
                     self._pause()
@@ -1280,7 +1296,7 @@ def _usual(times: dict[Any, int]) -> Any:
 
 
 def _window_line(
-    window: _Window, step: int, epoch: int, loss: float | None, warm: bool, clock: float, ranks: int, fed: bool
+    window: _Window, epoch: int, loss: float | None, warm: bool, clock: float, ranks: int, fed: bool
 ) -> str:
     """`clock` is the time of day at perf_counter's 0, in s."""
     steps = window.steps
@@ -1288,7 +1304,7 @@ def _window_line(
     wait = 1000 * window.loader_s / steps if fed else None
     values = (_number(figures["throughput"]), _number(figures["step_ms"]), _number(loss), _number(wait))
     at = int(1000 * (clock + window.ended))
-    return _WINDOW_LINE % (at, *values, step, steps, max(epoch, 1), "true" if warm else "false")
+    return _WINDOW_LINE % (at, *values, window.step, steps, max(epoch, 1), "true" if warm else "false")
 
 
 def _number(value: float | None) -> str:
