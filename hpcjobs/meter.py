@@ -17,6 +17,8 @@ The core is METER, one `Meter` per process. `steps`, the callbacks and the way w
     METER.fetch(take, source, buffered)   hands out a batch: that of `take()`, or in (b) and (c) the one on the device.
         `source` tells loaders apart (any hashable); `buffered` is how many batches the loader prepares ahead
         (num_workers x prefetch_factor). What `take` raises is raised, StopIteration after a `pause()`.
+    METER.running.fetch(take, iterator)   the same of `take(iterator)`, for less: for a driver that gave `fetch` a mark
+        `of` of its iterator, as long as METER.running.of is that mark. Look before each batch.
     METER.step_ended(optimizer)     an optimizer step is done. A step ends at the first fetch after it, so several
         optimizers, and fetches without an optimizer step between them (accumulation), count once.
     METER.loop_began()              an epoch's loop begins.
@@ -134,13 +136,111 @@ class Told(NamedTuple):
 
 
 class _Window:
-    """Consecutive steps since `opened` (s, perf_counter); `ended` is when the last of them ended."""
+    """Consecutive steps since `opened` (s, perf_counter); `ended` is when the last of them, number `step`, ended."""
 
-    __slots__ = ("ended", "loader_s", "opened", "steps", "units")
+    __slots__ = ("ended", "loader_s", "opened", "step", "steps", "units")
 
     def __init__(self, opened: float) -> None:
         self.opened = self.ended = opened
-        self.steps, self.units, self.loader_s = 0, 0.0, 0.0
+        self.step, self.steps, self.units, self.loader_s = 0, 0, 0.0, 0.0
+
+
+class _Running:
+    """The step that runs. `fetch` hands out the batches of a steady training.
+
+    Between two steps a training drives the meter out of the processor's caches, so that what it costs is not how much
+    it reckons but how many places in memory it touches. Therefore all that such a step touches lies in one object with
+    slots, in one method, and whatever is not a plain step is left to Meter. It is steady in `mode: train` after the
+    warm-up, from a loop's second step on, as long as batches come from one source and nothing pauses.
+    """
+
+    __slots__ = (
+        *("again", "alike", "began", "due", "each", "fetches", "full", "kind", "last", "length", "like_fetches"),
+        *("like_units", "loader_s", "meter", "of", "optimizer_steps", "source", "step", "units", "wait", "window"),
+        *("wrote",),
+    )
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.of = 0  # the driver's mark of the iterator that `fetch` may take from; 0: no steady training
+        self.source: Hashable = None  # of a steady training
+        self.step = 0  # steps that have ended
+        self.due = False  # whether an optimizer's step has ended this step
+        self.began: float | None = None  # s, perf_counter
+        self.fetches = 0  # batches of this step, in a steady training
+        self.units = self.loader_s = 0.0  # of this step
+        self.optimizer_steps = 0  # of PyTorch's optimizers, since the loop's last body
+        self.window: _Window | None = None  # the open one
+        self.full: list[_Window] = []  # those before it that are not told yet, in a steady training
+        self.wrote = 0.0  # s, perf_counter: when lines were last written
+        self.last = 0  # steps of a window before its last
+        self.wait: Callable[[], Any] | None = None  # for the device, at the end of a steady training's windows
+        # The last step, and how many steps like it are not counted yet.
+        self.like_units: float = 0.0
+        self.like_fetches: int | None = None
+        self.alike = 0
+        # The newest batch that was counted: what its first tensor is (None: another one is to be counted, too), its
+        # length, and the units of the batch; and how many like it came since.
+        self.kind: Any = None
+        self.length: Any = None
+        self.each = 0.0
+        self.again = 0
+
+    def fetch(self, take: Callable[[Any], Any], iterator: Any) -> Any:
+        """The batch `take(iterator)`. Ends the step before, if it is due. Raises what `take` raises."""
+        began = 0.0
+        try:
+            began = _now()
+            if self.due:
+                window: Any = self.window
+                full = window.steps >= self.last
+                if full and self.wait:
+                    self.wait()
+                    began = _now()
+                self.step += 1
+                window.steps += 1
+                window.units += self.units
+                window.loader_s += self.loader_s
+                window.ended = self.began = began
+                if self.units == self.like_units and self.fetches == self.like_fetches:
+                    self.alike += 1
+                else:
+                    self.meter._count_step_of(self.units, self.fetches)
+                self.units = self.loader_s = 0.0
+                self.fetches = 0
+                self.due = False
+                if full:
+                    window.step = self.step
+                    self.full.append(window)
+                    self.window = _Window(began)
+                    # A kill -9 loses the short windows of the last half second.
+                    if began - window.opened > _SHORT_S or began - self.wrote > _WRITE_S:
+                        began = self.meter._between_windows(began)
+        except Exception as error:
+            self.meter.surprise(error)
+        try:
+            batch = take(iterator)
+        except StopIteration:
+            self.meter.pause()
+            raise
+        try:
+            self.loader_s += _now() - began
+            self.fetches += 1
+            if self.is_like(batch):
+                self.again += 1
+                self.units += self.each
+            elif self.of:
+                self.units += self.meter._count(batch)
+        except Exception as error:
+            self.meter.surprise(error)
+        return batch
+
+    def is_like(self, batch: Any) -> bool:
+        """Whether a batch is like the newest that was counted, as nearly all are: a list, its first tensor as long."""
+        try:
+            return type(batch) is list and type(batch[0]) is self.kind and batch[0].shape[0] == self.length
+        except (IndexError, TypeError):  # an empty list, an array without dimensions
+            return False
 
 
 class Meter:
@@ -162,7 +262,8 @@ class Meter:
         self.loss: float | None = None
         self.flops: float | None = None
         self.flops_precision: str | None = None
-        self.step = self.epoch = 0
+        self.running = _Running(self)
+        self.epoch = 0
         self._talked = -2  # collectives that had begun at the end of the first step
         self.why_off: str | None = None
         self.over = False  # a benchmark has measured all
@@ -170,29 +271,21 @@ class Meter:
         self._begun = self._failed = self._closed = self._in_epoch = False
         self._started_ms = self._loop_at = 0  # ms since the epoch
         self._noted = 0.0
-        # Of the newest batch that was counted: the type and the length of its first tensor, and its units.
-        self._like_batch: tuple[Any, Any, float] | None = None
-        self._again = 0  # batches since then that are like it
         self._lines: list[Any] = []  # what is not written yet: lines, and the arguments of _window_line
-        self._wrote = 0.0  # s, perf_counter: when the last of them were
         self._facts: dict[str, Any] = {}
         self._exchange: _Exchange | None = None
         self._said: dict[str, Any] = {}  # to the other ranks, where they have no exchange
         self._decision = os.path.join(self.folder, "meter-decision.json")
         self._hosts: list[str] = []
         self._depth = 0
-        # The step that runs: what was taken from which source; whether an optimizer's step has ended it.
+        # The step that runs: what was taken from which source. Of a steady training `running` counts it.
         self._taken: dict[Hashable, int] = {}
         self._trained: set[Hashable] = set()
         self._usual: Hashable = None  # what the last step took from
-        self._units = self._loader_s = 0.0
-        self._due = False
-        self._steady = False  # a training past its warm-up, in the midst of a loop: each step is as the one before
+        self._steady = False  # a training past its warm-up: in the midst of a loop each step is as the one before
         self._first = True  # of a loop: its fetch starts the loader, it is no part of a window
         self._spoilt = False
         self._fed = False  # whether batches are seen
-        self._began: float | None = None
-        self._window: _Window | None = None
         self._windows_of_loop = 0
         self._buffered = 0
         self._tokens = False  # tokens are what was measured
@@ -200,12 +293,10 @@ class Meter:
         self._length = 0  # the usual one
         self._step_units: dict[float, int] = {}
         self._step_fetches: dict[int, int] = {}
-        self._like: tuple[float, int | None] = (0.0, None)  # units and fetches of the last step
-        self._alike = 0  # steps like that, that are not among those above yet
         self._timed_windows = _Window(0.0)  # the sum of all
         # PyTorch's optimizers, in a loop that says its steps itself.
         self._hooked = self._expects = False
-        self._optimizer_steps = self._bodies = 0
+        self._bodies = 0
         # The benchmark.
         self._recent: list[float] = []
         self._means: list[float] = []
@@ -246,49 +337,58 @@ class Meter:
         """Of the step that runs or comes next: warm, time, a, b, c; "over" after a benchmark."""
         return self._slot.phase if self._slot else "over"
 
-    def fetch(self, take: Callable[[], Any], source: Hashable = None, buffered: int = 0) -> Any:
+    @property
+    def step(self) -> int:
+        """How many steps have ended."""
+        return self.running.step
+
+    def fetch(self, take: Callable[[], Any], source: Hashable = None, buffered: int = 0, of: int = 0) -> Any:
         """A batch: that of `take()`, or in (b) and (c) a copy of the one on the device.
 
-        Ends the step before, if an optimizer has. Raises SystemExit(0) if a benchmark is done, and what `take` raises.
+        Ends the step before, if an optimizer has. From here on `running.fetch` may take from the iterator that the
+        driver marks by `of`, where the training is steady. Raises SystemExit(0) if a benchmark is done, and what
+        `take` raises.
         """
-        # All that is done here is done in each step, after code that has driven this out of the caches: what a short
-        # training costs is the number of things that are touched.
-        began = None
-        if self._steady and self._due:
-            try:
-                began = self._follow(source)
-            except Exception as error:
-                self.surprise(error)
-        if began is None:
-            self._guard(self._before, source, buffered)
-            if self.over and threading.current_thread() is threading.main_thread():
-                raise SystemExit(0)
+        self._guard(self._before, source, buffered)
+        if self.over and threading.current_thread() is threading.main_thread():
+            raise SystemExit(0)
         try:
-            if began is None and self._control:
+            if self._control:
                 self._drained(take)
                 # A source that is not one of the training's is an evaluation, which must come to its end.
                 if self.on and self.phase in "bc" and source in self._resident and source in self._trained:
                     given = self._guard(self._fresh, source)
                     if given is not None:
                         return given[0]
-            if began is None:
-                began = _now()
+            began = _now()
             batch = take()
         except StopIteration:
             self.pause()
             raise
-        self._loader_s += _now() - began
+        self.running.loader_s += _now() - began
         self._fed = True
-        if self.on:
-            try:
-                self._taken[source] = self._taken.get(source, 0) + 1
-                units = self._count_again(batch)
-                self._units += self._count(batch) if units is None else units
-                if self._control and self.phase in "bc":
-                    self._resident[source] = _map(batch, self._to_device)
-            except Exception as error:
-                self.surprise(error)
+        self._guard(self._taken_from, source, batch, of)
         return batch
+
+    def _taken_from(self, source: Hashable, batch: Any, of: int) -> None:
+        """A batch was taken."""
+        run = self.running
+        self._taken[source] = self._taken.get(source, 0) + 1
+        run.units += self._units_of(batch)
+        if self._control and self.phase in "bc":
+            self._resident[source] = _map(batch, self._to_device)
+        alone = len(self._taken) == 1 and source == self._usual
+        if self._steady and run.window and alone and not (self._first or self._spoilt or self._loop_at or run.due):
+            run.of, run.source, run.fetches = of, source, self._taken[source]
+            run.last, run.wait = self.measure.window_steps - 1, self.waiting or _devices()
+
+    def _unsteady(self) -> None:
+        """What comes is no plain step: all that the meter knows lies here again."""
+        run = self.running
+        if run.of:
+            run.of = 0
+            self._tell_full()
+            self._taken = {run.source: run.fetches} if run.fetches else {}
 
     def _drained(self, take: Callable[[], Any]) -> None:
         """Before a block (a): what the pipeline has ready is no part of it."""
@@ -302,7 +402,7 @@ class Meter:
     def step_ended(self, optimizer: Any = None) -> None:
         """An optimizer step is done: the next fetch ends the step. Without a fetch since the last one it is none."""
         if self.on and self._taken:
-            self._due = True
+            self.running.due = True
             if optimizer is not None and not any(optimizer is known for known in self.optimizers):
                 self.optimizers.append(optimizer)
 
@@ -316,9 +416,9 @@ class Meter:
 
     def beat_began(self) -> None:
         """A step begins, says a driver that does not see batches."""
-        if self.on and self._began is None:
+        if self.on and self.running.began is None:
             self._started_ms = self._started_ms or _ms()
-            self._began = _now()
+            self.running.began = _now()
 
     def beat(self, units: float | None = None) -> None:
         """A step of `units` on this rank has just ended, says a driver that does not see batches."""
@@ -328,11 +428,12 @@ class Meter:
         """Turn the meter off for good, with one line. The all-reduce is switched on again."""
         if not self.on:
             return
-        self.on, self._steady, self.why_off = False, False, why
+        self.on, self.why_off = False, why
         _warn(f"is off: {why}")
         self._resident.clear()
         control, exchange = self._control, self._exchange
-        for last in (control and control.leave, exchange and exchange.close, self._write_lines, self._write_note):
+        left = control and control.leave, exchange and exchange.close
+        for last in (self._unsteady, *left, self._write_lines, self._write_note):
             with contextlib.suppress(Exception):
                 if last:
                     last()
@@ -348,6 +449,7 @@ class Meter:
         if not self.on:
             return None
         try:
+            self._unsteady()
             return action(*arguments)
         except Exception as error:
             self.surprise(error)
@@ -358,14 +460,15 @@ class Meter:
         if self._begun or self._taken:
             if self._fd is not None:
                 os.close(self._fd)  # with it goes the lock, once the parent ends
-            self.on, self._steady, self._fd, self._exchange, self._lines = False, False, None, None, []
+            self.on, self.running.of, self._fd, self._exchange, self._lines = False, 0, None, None, []
         self.pid = os.getpid()
 
     def _forget(self) -> None:
         """Drop what was seen of a step that never ended."""
+        run = self.running
         self._taken.clear()
-        self._units = self._loader_s = 0.0
-        self._due, self._spoilt, self._began = False, False, None
+        run.units = run.loader_s = 0.0
+        run.due, self._spoilt, run.began = False, False, None
         self._first = True
 
     # --- the steps ---------------------------------------------------------------------------------------------
@@ -373,7 +476,7 @@ class Meter:
     def _before(self, source: Hashable, buffered: int) -> None:
         """Before a fetch: end the step that is due, or open the next."""
         self._buffered = max(self._buffered, buffered)
-        if self._due:
+        if self.running.due:
             self._commit()
         elif self._taken:
             # Batches of another source led to no optimizer step: an evaluation.
@@ -382,49 +485,29 @@ class Meter:
                 self._pause()
             else:
                 return
-        if self._began is None:
+        if self.running.began is None:
             self._started_ms = self._started_ms or _ms()
             if self._async():
                 self._wait()
-            self._began = _now()
+            self.running.began = _now()
 
-    def _follow(self, source: Hashable) -> float | None:
-        """End a step of a steady training: all that `_commit` does there.
+    def _between_windows(self, now: float) -> float:
+        """Tell the full windows of a steady training. Returns when the next one begins."""
+        self._tell_full()
+        self._write_lines()
+        self.running.wrote = now  # on ranks without a log, too
+        return self._note_between() if now - self._noted > _NOTE_S else now
 
-        Returns when the next step begins; None: this step is another one, and not yet ended.
-        """
-        window, taken = self._window, self._taken
-        if window is None or self._spoilt or self._loop_at or source != self._usual or len(taken) != 1:
-            return None
-        fetches = taken.pop(source, 0)
-        if not fetches:
-            return None
-        full = window.steps + 1 >= self.measure.window_steps
-        if full:
-            self._wait()
-        end = _now()
-        units = self._units
-        self.step += 1
-        window.steps += 1
-        window.units += units
-        window.loader_s += self._loader_s
-        window.ended = self._began = end
-        if (units, fetches) == self._like:
-            self._alike += 1
-        else:
-            self._count_step_of(units, fetches)
-        self._units = self._loader_s = 0.0
-        self._due = False
-        if not full:
-            return end
-        self._shut(False)
-        self._note_sometimes(end)
-        return self._began
+    def _tell_full(self) -> None:
+        """The full windows of a steady training, which are told together."""
+        full, self.running.full = self.running.full, []
+        for window in full:
+            self._tell_window(window, False)
 
     def _count_step_of(self, units: float, fetches: int | None, steps: int = 1) -> None:
         """So many steps had so many units and fetches each. None: how many fetches was not seen."""
         self._count_alike()
-        self._like = units, fetches
+        self.running.like_units, self.running.like_fetches = units, fetches
         times = self._step_units.get(units, 0)
         if times or len(self._step_units) < _SIZES_KEPT:
             self._step_units[units] = times + steps
@@ -433,9 +516,10 @@ class Meter:
 
     def _count_alike(self) -> None:
         """Those of a steady training that are like the one before them, which is most."""
-        alike, self._alike = self._alike, 0
+        run = self.running
+        alike, run.alike = run.alike, 0
         if alike:
-            self._count_step_of(*self._like, alike)
+            self._count_step_of(run.like_units, run.like_fetches, alike)
 
     def _to_device(self, value: Any) -> Any:
         """A tensor of PyTorch where the model is."""
@@ -452,21 +536,22 @@ class Meter:
         first = not self._taken
         batch = _map(self._resident[source], _copy)
         self._taken[source] = self._taken.get(source, 0) + 1
-        self._units += self._count(batch)
+        self.running.units += self._count(batch)
         if first:
             self._wait()
-            self._began = _now()
+            self.running.began = _now()
         return (batch,)
 
     def _commit(self) -> None:
         """A step has ended now."""
-        slot, began = self._slot, self._began
+        run = self.running
+        slot, began = self._slot, run.began
         if slot is None or began is None:
             self._forget()
             return
         benchmark = self.measure.mode == "benchmark"
         # Here is this step the last of its window?
-        steps = self._window.steps + 1 if self._window else 0
+        steps = self.running.window.steps + 1 if self.running.window else 0
         full = steps >= self.measure.window_steps or self.step + 1 == self.measure.warmup
         if benchmark or full or self._first or self._spoilt:
             self._wait()
@@ -479,13 +564,13 @@ class Meter:
             self._loop_at = 0
         end = _now()
         if self._spoilt:
-            if self._window and self._async():
-                self._window.steps = 0  # nobody waited for the device at their end
+            if self.running.window and self._async():
+                self.running.window.steps = 0  # nobody waited for the device at their end
             self._shut()
-            self._window = _Window(end)
+            self.running.window = _Window(end)
             self._alone = _Window(end)  # the step before a pause is not this loop's only one
-        self.step += 1
-        if self.step == 1:
+        run.step += 1
+        if run.step == 1:
             self._talked = _sequence()
         if slot.timed and self._control:
             # The first of an epoch also starts the loader: it does not count.
@@ -496,7 +581,7 @@ class Meter:
         self._usual = next(iter(self._taken), None)
         if self.step > 1 and not self._spoilt:  # some loaders take a batch more before the first step
             # Of one loader: a step may have two that each give a batch. Of a beat it was not seen.
-            self._count_step_of(self._units, None if None in self._taken else max(self._taken.values()))
+            self._count_step_of(run.units, None if None in self._taken else max(self._taken.values()))
         self._forget()
         self._first = False
         self._asked = False
@@ -510,76 +595,74 @@ class Meter:
             return
         self._turn(slot, self._slot)
         # After a meeting or a change of blocks the clock starts anew; else steps follow each other without a gap.
-        self._began = _now() if self._asked or self._slot.opens else end
-        if self._asked and self._window:
-            self._window = _Window(self._began)
-        if self._window and not self._window.steps and not benchmark:
-            self._note_sometimes(end)
+        run.began = _now() if self._asked or self._slot.opens else end
+        if self._asked and self.running.window:
+            self.running.window = _Window(run.began)
+        if run.window and not run.window.steps and not benchmark and end - self._noted > _NOTE_S:
+            self._note_between()
 
-    def _note_sometimes(self, now: float) -> None:
-        """Between two windows: its time is that of no step."""
-        if now - self._noted > _NOTE_S:
-            self._write_note()
-            self._began = _now()
-            self._window = _Window(self._began)
+    def _note_between(self) -> float:
+        """The note, between two windows: its time is that of no step. Returns when the next step begins."""
+        self._write_note()
+        began = self.running.began = _now()
+        self.running.window = _Window(began)
+        return began
 
     def _count_step(self, slot: Slot, began: float, end: float, full: bool) -> None:
         """A step of the unchanged training."""
         warm = slot.phase == "warm"
         if self.step == 1:
             self.tell("hpcjobs_first_step", step=1)
-        if self._window is None:
+        if self.running.window is None:
             # The first step of a loop starts the loader: it opens the window. It counts if the loop has no other.
-            self._window = _Window(end)
+            self.running.window = _Window(end)
             self._alone = _Window(began)
             self._add(self._alone, end)
         else:
-            self._add(self._window, end)
+            self._add(self.running.window, end)
             if self.measure.mode == "benchmark":
                 (self._recent if warm else self._times).append(1000 * (end - began))
-        if self._window.steps and full:
+        if self.running.window.steps and full:
             self._shut(warm)
 
     def _add(self, window: _Window, end: float) -> None:
         window.steps += 1
-        window.units += self._units
-        window.loader_s += self._loader_s
+        window.units += self.running.units
+        window.loader_s += self.running.loader_s
         window.ended = end
 
     def _shut(self, warm: bool | None = None) -> None:
         """Write the open window; the next one begins where it ended."""
-        window = self._window
+        window = self.running.window
         if window and window.steps:
-            warm = self.phase == "warm" if warm is None else warm
-            if self._fd is not None:
-                self._tell_window(window, warm)
-            if not warm:
-                self._timed_windows.steps += window.steps
-                self._timed_windows.loader_s += window.loader_s
-            self._windows_of_loop += 1
-        self._window = _Window(window.ended) if window else None
+            window.step = self.step
+            self._tell_window(window, self.phase == "warm" if warm is None else warm)
+            if window.ended - window.opened > _SHORT_S or window.ended - self.running.wrote > _WRITE_S:
+                self._write_lines()
+        self.running.window = _Window(window.ended) if window else None
 
     def _tell_window(self, window: _Window, warm: bool) -> None:
-        """The line of a window. Short ones go to the file together: of them a kill -9 loses the last half second."""
-        about = self.step, max(self.epoch, 1), self.loss, self._fed
-        # A line becomes text when it is written: a step of a short training is left with the least that can be done.
-        self._lines.append((window, time.time(), self.size, *about, warm))
-        if window.ended - window.opened > _SHORT_S or window.ended - self._wrote > _WRITE_S:
-            self._write_lines()
+        """The line of a window. It becomes text when it is written; short ones are written together."""
+        if self._fd is not None:
+            self._lines.append((window, self.epoch, self.loss, warm))
+        if not warm:
+            self._timed_windows.steps += window.steps
+            self._timed_windows.loader_s += window.loader_s
+        self._windows_of_loop += 1
 
     def _pause(self) -> None:
-        if self._due:
+        if self.running.due:
             self._commit()
         if self._taken:
             # In the middle of a step: the step counts, as on ranks without the pause, and is not timed.
             self._spoilt = True
         else:
             self._forget()
-        window = self._window
+        window = self.running.window
         if window is not None and self.step:
             alone = not window.steps and not self._windows_of_loop
             if alone and self.measure.mode != "benchmark" and self.step > 1:
-                self._window = window = self._alone
+                self.running.window = window = self._alone
             if window.steps and self._async():
                 # Nobody waited for the device at the last step's end.
                 if self._windows_of_loop:
@@ -588,7 +671,7 @@ class Meter:
                     self._wait()
                     window.ended = _now()
             self._shut()
-        self._window, self._windows_of_loop = None, 0
+        self.running.window, self._windows_of_loop = None, 0
         self._write_lines()  # who knows how long it lasts
 
     def _loop_began(self) -> None:
@@ -607,36 +690,42 @@ class Meter:
             self.tell(key, kind=kind, at=at, epoch_num=self.epoch)
 
     def _beat(self, units: float | None) -> None:
-        if self._began is None:
+        run = self.running
+        if run.began is None:
             self.beat_began()
             if not self.step:
                 return
             # Its begin was not seen, for a pause lay there. It counts, as on ranks without the pause, but is not timed.
             self._spoilt = True
         self._taken[None] = self._taken.get(None, 0) + 1
-        self._units += self._count(None) if units is None else units
-        self._due = True
+        run.units += self._count(None) if units is None else units
+        run.due = True
         self._commit()
         if self.over:
             raise SystemExit(0)
 
     def body_ended(self) -> None:
         """The body of a loop is through. Where PyTorch's optimizers are watched, one of them must have made a step."""
-        if self._hooked and self._expects and not self._optimizer_steps:
+        run = self.running
+        if self._hooked and self._expects and not run.optimizer_steps:
             self._bodies += 1
             if self.optimizers or self._bodies < _BODIES:
                 return
             self._expects = False
-        self._optimizer_steps = 0
+        run.optimizer_steps = 0
         if self.on and self._taken:
-            self._due = True
+            run.due = True
 
     def broken_off(self) -> None:
         """A loop's body was left by `break`: a step only if an optimizer made one."""
-        if self._hooked and self._optimizer_steps:
+        if self._hooked and self.running.optimizer_steps:
             self.body_ended()
         else:
             self._guard(self._forget)
+
+    def _spoil(self) -> None:
+        """The step that runs is none of the steady state."""
+        self._spoilt = True
 
     def watch_optimizers(self) -> None:
         """Have PyTorch say when an optimizer makes a step: a body without one is accumulation or evaluation."""
@@ -647,11 +736,14 @@ class Meter:
         self._hooked = True
 
         seen: set[int] = set()
+        run = self.running
 
         def stepped(optimizer: Any, *_: Any) -> None:
-            if self.on and self.way == "loop":
+            if run.of and id(optimizer) in seen:
+                run.optimizer_steps += 1
+            elif self.on and self.way == "loop":
                 self._expects = True
-                self._optimizer_steps += 1
+                run.optimizer_steps += 1
                 if id(optimizer) in seen:
                     return
                 seen.add(id(optimizer))
@@ -664,28 +756,22 @@ class Meter:
         """Batches count otherwise from now on."""
         if told != self.told:
             self._settle_alike()
-            self.told, self._like_batch = told, None
+            self.told, self.running.kind = told, None
 
     def _settle_alike(self) -> None:
         """Count the lengths of the batches that were like the newest one that was counted."""
-        if self._again and self._like_batch is not None:
-            length = self._like_batch[1]
-            self._lengths[length] = self._lengths.get(length, 0) + self._again
-        self._again = 0
+        run = self.running
+        if run.again:
+            self._lengths[run.length] = self._lengths.get(run.length, 0) + run.again
+        run.again = 0
 
-    def _count_again(self, batch: Any) -> float | None:
-        """Units of a batch that is like the one before it, as nearly all are: a list whose first tensor is as long."""
-        like = self._like_batch
-        first: Any = batch[0] if type(batch) is list and batch else None
-        if like is None or type(first) is not like[0]:
-            return None
-        try:
-            if first.shape[0] != like[1]:
-                return None
-        except (IndexError, TypeError):
-            return None
-        self._again += 1
-        return like[2]
+    def _units_of(self, batch: Any) -> float:
+        """Units of a batch on this rank, which is counted. Most are like the one before them."""
+        run = self.running
+        if run.is_like(batch):
+            run.again += 1
+            return run.each
+        return self._count(batch)
 
     def _count(self, batch: Any) -> float:
         """Units of a batch on this rank: told, or measured, or the planned local batch. 0: not known."""
@@ -694,7 +780,10 @@ class Meter:
         units = self._count_anew(batch)
         shape = getattr(batch[0], "shape", None) if type(batch) is list and batch else None
         plain = shape and not callable(told) and (told is not None or self.measure.unit != "tokens")
-        self._like_batch = (type(batch[0]), _samples(batch), units) if plain and units else None
+        run = self.running
+        run.kind = None
+        if plain and units:
+            run.kind, run.length, run.each = type(batch[0]), _samples(batch), units
         return units
 
     def _count_anew(self, batch: Any) -> float:
@@ -767,7 +856,7 @@ class Meter:
         self._tell_precision(reached)
         if not self._has_blocks():
             return
-        self._window = None
+        self.running.window = None
         self._control = _Control(self)
         phases = self._ask("control")
         if not phases:
@@ -887,7 +976,7 @@ class Meter:
         if self._control:
             self._control.open_block()
         self._wait()
-        self._began = _now()
+        self.running.began = _now()
 
     def _finish(self) -> None:
         """All is measured. When `over` is set everything is on disk, on all ranks.
@@ -976,8 +1065,10 @@ class Meter:
         """Append the lines that wait, by one write. Raises OSError if the disk is full."""
         if self._fd is None or not self._lines:
             return
-        lines, self._lines, self._wrote = self._lines, [], _now()
-        text = "".join([line if isinstance(line, str) else _window_line(*line) for line in lines]).encode()
+        lines, self._lines = self._lines, []
+        self.running.wrote = _now()
+        about: Any = (time.time() - self.running.wrote, self.size, self._fed)
+        text = "".join([line if isinstance(line, str) else _window_line(*line, *about) for line in lines]).encode()
         if os.write(self._fd, text) < len(text):
             os.close(self._fd)  # what would be written now would stand behind half a line
             self._fd = None
@@ -1075,7 +1166,7 @@ class Meter:
     def _local_batch(self) -> float:
         """Units of a step on this rank: what at least half of the steps have, else their mean."""
         if not self._step_units:
-            return self._units
+            return self.running.units
         usual, steps = _usual(self._step_units), sum(self._step_units.values())
         return (
             usual
@@ -1137,6 +1228,7 @@ class Meter:
         if error is not None and not (isinstance(error, SystemExit) and not error.code):
             self._failed = True
         with contextlib.suppress(Exception):
+            self._unsteady()
             if self.on and not self.over:
                 if not self._failed:
                     self._pause()
@@ -1204,13 +1296,15 @@ def _usual(times: dict[Any, int]) -> Any:
 
 
 def _window_line(
-    window: _Window, at: float, ranks: int, step: int, epoch: int, loss: float | None, fed: bool, warm: bool
+    window: _Window, epoch: int, loss: float | None, warm: bool, clock: float, ranks: int, fed: bool
 ) -> str:
+    """`clock` is the time of day at perf_counter's 0, in s."""
     steps = window.steps
     figures = window_figures(steps, window.ended - window.opened, window.units * ranks / steps or None)
     wait = 1000 * window.loader_s / steps if fed else None
     values = (_number(figures["throughput"]), _number(figures["step_ms"]), _number(loss), _number(wait))
-    return _WINDOW_LINE % (int(1000 * at), *values, step, steps, epoch, "true" if warm else "false")
+    at = int(1000 * (clock + window.ended))
+    return _WINDOW_LINE % (at, *values, window.step, steps, max(epoch, 1), "true" if warm else "false")
 
 
 def _number(value: float | None) -> str:
@@ -2046,24 +2140,29 @@ class _Loop:
         meter = self._meter
         if not meter.drives("loop") or meter._depth:
             # Within another loop's step: an evaluation. That step is none of the steady state.
-            meter._spoilt = meter._spoilt or bool(meter._depth)
+            if meter._depth:
+                meter._guard(meter._spoil)
             yield from self._loader
             return
         meter._depth += 1
         try:
             meter._guard(meter.watch_optimizers)
             meter.loop_began()
-            take = functools.partial(next, iter(self._loader))
-            source = id(self._loader)
+            iterator, run = iter(self._loader), meter.running
+            take = functools.partial(next, iterator)
+            source, of = id(self._loader), id(take)  # not the iterator's, which is meter_torch's mark
             buffered = _buffered(self._loader)
             while True:
                 try:
-                    batch = meter.fetch(take, source, buffered)
+                    batch = run.fetch(next, iterator) if run.of == of else meter.fetch(take, source, buffered, of)
                 except StopIteration:
                     return
                 yield batch
                 del batch
-                meter.body_ended()
+                if run.of == of and run.optimizer_steps:
+                    run.optimizer_steps, run.due = 0, True
+                else:
+                    meter.body_ended()
         except GeneratorExit:
             meter.broken_off()
             raise
@@ -2173,7 +2272,8 @@ def window(
 
 def _window_told(count: int, seconds: float | None, *units: float | None) -> None:
     meter, now = METER, _now()
-    began, meter._began = meter._began, now
+    run = meter.running
+    began, run.began = run.began, now
     if seconds is None and began is not None:
         seconds = now - began
     meter._started_ms = meter._started_ms or _ms() - int(1000 * (seconds or 0))
@@ -2181,19 +2281,19 @@ def _window_told(count: int, seconds: float | None, *units: float | None) -> Non
         return
     for unit, number in zip(("samples", "tokens", "sequences"), units):
         if number is not None:
-            meter.told, meter._units = Told(number / count, unit), number / count
+            meter.told, run.units = Told(number / count, unit), number / count
     if units[3] is not None:
         meter.loss = float(units[3])
     if not meter._begun:
         meter._begin()
         meter.tell("hpcjobs_first_step", step=count)
     warm = meter.step < meter.measure.warmup
-    meter.step += count
-    meter._window = _Window(now - seconds)
-    meter._window.ended, meter._window.steps, meter._window.units = now, count, meter._units * count
+    run.step += count
+    run.window = _Window(now - seconds)
+    run.window.ended, run.window.steps, run.window.units = now, count, run.units * count
     meter._shut(warm)
-    meter._window = None
-    meter._count_step_of(meter._units, None, count)
+    run.window = None
+    meter._count_step_of(run.units, None, count)
     if meter.measure.mode == "benchmark" and not warm:
         meter._timed_steps += count
         meter._times.append(1000 * seconds / count)

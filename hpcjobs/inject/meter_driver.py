@@ -16,10 +16,16 @@ METER: Any = sys.modules["_hpcjobs_meter"].METER
 class Driver:
     """What the patched places call."""
 
+    # Few places in memory, as meter.py says of a step.
+    __slots__ = (
+        *("child", "ended", "evaluating", "fetches", "grad", "known", "leader", "sharded", "steps", "strange"),
+        *("taken", "thread", "trained", "unfed"),
+    )
+
     def __init__(self) -> None:
         self.thread = threading.get_ident()
         self.child = False  # of a fork: a worker of a DataLoader, or something of the user's
-        self.grad: Callable[[], bool] | None = None
+        self.grad: Callable[[], bool] = self._find_grad  # whether gradients are wanted
         self.known: dict[int, Any] = {}  # the live optimizers, as METER has them
         self.sharded: dict[int, Any] = {}  # the live FSDP modules, likewise
         self.evaluating = False
@@ -56,8 +62,11 @@ class Driver:
 
     def trains(self) -> bool:
         """Whether gradients are wanted: an evaluation takes its batches without."""
-        if self.grad is None:
-            self.grad = sys.modules["torch"].is_grad_enabled
+        return self.grad()
+
+    def _find_grad(self) -> bool:
+        """PyTorch is whole once the first batch is taken, and not where its modules are patched."""
+        self.grad = sys.modules["torch"].is_grad_enabled
         return self.grad()
 
     def guard(self, where: str, action: Callable[..., Any], *arguments: Any) -> None:

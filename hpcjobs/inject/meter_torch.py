@@ -18,7 +18,6 @@ import contextlib
 import functools
 import os
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from types import MethodType
@@ -32,37 +31,27 @@ def _patch_loader(module: Any) -> None:
     """Each batch that a DataLoader's iterator hands out in the main process."""
     kind = module._BaseDataLoaderIter
     original = kind.__next__
-    driver, get_ident = DRIVER, threading.get_ident
+    driver, running = DRIVER, METER.running
 
     @functools.wraps(original)
     def following(self: Any) -> Any:
-        # In each step, so with fewer calls than would be plain: here, drives and trains of DRIVER.
-        told = None
-        try:
-            if (METER.way == WAY and METER.on and not driver.child and get_ident() == driver.thread) or driver.drives():
-                told = self.__dict__.get("_hpcjobs_told")
-                if told is None or driver.evaluating or not (driver.grad or driver.trains)():
-                    told = _look(self)
-                if told is not None:
-                    driver.unfed = 0
-                    driver.fetches += 1
-                    if driver.fetches > _ENDLESS and METER.phase in "bc":
-                        raise RuntimeError(f"{_ENDLESS} batches and no step of an optimizer")
-        except Exception as error:
-            driver.surprise("a batch", error)
-            told = None
-        if told is None:
+        if id(self) == running.of and driver.grad():
+            # A steady training: this is done in each step, so it is little (meter.py, _Running).
+            driver.unfed = 0
+            driver.fetches += 1
             try:
-                return original(self)
+                return running.fetch(original, self)
             except StopIteration:
-                DRIVER.guard("a loader's end", DRIVER.evaluates, False)
+                _ended(self, self._hpcjobs_told[0])
                 raise
+        told = _told(self)
         try:
-            return METER.fetch(MethodType(original, self), *told)
+            return original(self) if told is None else METER.fetch(MethodType(original, self), *told)
         except StopIteration:
-            self._hpcjobs_told = None
-            DRIVER.ended.add(told[0])
-            METER.loop_ended()
+            if told is None:
+                driver.guard("a loader's end", driver.evaluates, False)
+            else:
+                _ended(self, told[0])
             raise
 
     kind.__next__ = following
@@ -76,6 +65,38 @@ def _patch_loader(module: Any) -> None:
         return begin(self)
 
     module.DataLoader.__iter__ = beginning
+
+
+def _told(iterator: Any) -> tuple[int, int, int] | None:
+    """What METER.fetch is told of a batch that is to come: source, how many are prepared ahead, and the mark `of`.
+
+    None: the batch is none of the training.
+    """
+    try:
+        if not DRIVER.drives():
+            return None
+        told = getattr(iterator, "_hpcjobs_told", None)
+        if told is None or DRIVER.evaluating or not DRIVER.grad():
+            told = _look(iterator)
+        if told is None:
+            return None
+        DRIVER.unfed = 0
+        DRIVER.fetches += 1
+        if DRIVER.fetches > _ENDLESS and METER.phase in "bc":
+            raise RuntimeError(f"{_ENDLESS} batches and no step of an optimizer")
+        # What the next step of an optimizer has to clear up needs _after_step.
+        plain = DRIVER.strange is None and not DRIVER.taken and not DRIVER.ended
+        return (*told, id(iterator) if plain else 0)
+    except Exception as error:
+        DRIVER.surprise("a batch", error)
+        return None
+
+
+def _ended(iterator: Any, source: int) -> None:
+    """The training's loader has come to its end."""
+    iterator._hpcjobs_told = None
+    DRIVER.ended.add(source)
+    METER.loop_ended()
 
 
 def _look(iterator: Any) -> tuple[int, int] | None:
@@ -115,14 +136,20 @@ def _forget_with(dataset: Any, source: int) -> None:
 def _patch_optimizer(module: Any) -> None:
     """Each optimizer's step, by PyTorch's own hook (PyTorch 2.1 on)."""
 
-    driver, get_ident = DRIVER, threading.get_ident
+    driver, running = DRIVER, METER.running
 
-    def stepped(*told: Any) -> None:
+    def stepped(optimizer: Any = None, *_: Any) -> None:
+        if running.of and not running.due and id(optimizer) == driver.leader:
+            # A steady training: all that _after_step would do of the first step of the batch.
+            running.due = True
+            driver.unfed, driver.fetches = 1, 0
+            driver.steps += 1
+            return
         try:
-            if (METER.way == WAY and METER.on and not driver.child and get_ident() == driver.thread) or driver.drives():
-                _after_step(told[0])
+            if driver.drives():
+                _after_step(optimizer)
         except Exception as error:
-            DRIVER.surprise("an optimizer's step", error)
+            driver.surprise("an optimizer's step", error)
 
     module.register_optimizer_step_post_hook(stepped)
 

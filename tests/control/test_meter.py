@@ -350,8 +350,7 @@ def test_batches_that_are_alike_count_as_each_alone_does(told: Any, expected: li
     found = []
     for length in (64, 64, 10, 64, 64, 64):
         batch = [Array(length, 3), Array(length)]
-        again = counted._count_again(batch)
-        found.append(counted._count(batch) if again is None else again)
+        found.append(counted._units_of(batch))
     assert found == expected
     if told == 32:
-        assert sum(counted._lengths.values()) + counted._again == 6
+        assert sum(counted._lengths.values()) + counted.running.again == 6
