@@ -166,7 +166,7 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
         rate += f" {done.unit or 'units'}/s" if rate and len(units) > 1 else ""
         state = Text(str(run.state), style=_STYLES.get(run.state, ""))
         # Text, not markup: a log line may hold brackets.
-        places = " ".join(run.nodes)
+        places = run.nodelist
         figures = (steps, epoch, rate, elapsed(run), last_line(run))
         grid.add_row(run.run, str(run.gpus), state, run.task, places, *figures, Text(reason(run)))
     return grid

@@ -20,7 +20,7 @@ from hpcjobs.base.columns import (
 from hpcjobs.base.contract import RunConfig, split_batch
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import make_folder, open_plain, read_json, write_atomic
-from hpcjobs.base.hostlist import expand_hosts
+from hpcjobs.base.hostlist import brief, union
 from hpcjobs.base.metrics import MEASURED_COMMAND, Run
 from hpcjobs.base.records import ExitRecord, RunState
 from hpcjobs.base.sizes import Size
@@ -36,7 +36,7 @@ _SOFTWARE = ("python", "tensorflow", "horovod", "mpi", "nccl", "cuda", "cudnn", 
 # What is wrong with a file may quote the file: so many characters of it are shown.
 _LONGEST = 400
 
-# Reads attempts, whatever trainer they are of (`hpcjobs.trainers.registry.read_attempt`).
+# Reads attempts, whatever trainer they are of (`hpcjobs.engine.follow.Readings.attempt`).
 Reader = Callable[[RunConfig, Path], Reading]
 
 
@@ -73,6 +73,8 @@ class _Sweep:
         terms = data.get("terms")
         self.node_energy = read_json(where.node_energy) or {}
         self.is_one_job = isinstance(terms, dict) and bool(terms.get("one_allocation"))
+        # The size of what each run's job holds: one job that runs everything has the largest.
+        self.whole = max(planned.values(), key=lambda each: each.gpus, default=None) if self.is_one_job else None
         # When each job was submitted, in seconds since the epoch.
         self.submitted = {
             str(event["job"]): float(event["time"])
@@ -113,8 +115,7 @@ class _Sweep:
         known = [seconds for seconds in times if seconds is not None]
         if len(known) < len(times):
             return None
-        # One job that runs everything has the largest size.
-        whole = max(self.planned.values(), key=lambda each: each.gpus, default=config) if self.is_one_job else config
+        whole = self.whole or config
         per_node = self.cluster.get("gpus_per_node")
         on_fullest = whole.gpus_per_node or whole.tasks_per_node
         held = Size(whole.gpus, whole.nodes, on_fullest, on_fullest, whole.gpus).gpus_held(
@@ -190,7 +191,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader |
     local_batch, global_batch = _batches(config)
     start = claim.get("start")
     fields: dict[str, Any] = {"start": start if isinstance(start, (int, float)) else None}
-    hosts: Sequence[str] = expand_hosts(str(claim.get("nodelist", "")))
+    hosts: Sequence[str] = ()
     if found is not None:
         fields["unit"] = found.progress.unit
         local_batch, global_batch = found.batch or (local_batch, global_batch)
@@ -227,7 +228,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader |
         local_batch=local_batch,
         global_batch=global_batch,
         job_ids=str(claim.get("job", "")),
-        nodelist=" ".join(hosts),
+        nodelist=union(hosts) or brief(str(claim.get("nodelist", ""))),
         repeats_asked=sweep.repeats,
         gpu_model=", ".join(_models(nodes)) if config.device == "gpu" else "",
         queue_s=sweep.queue_s(claim),

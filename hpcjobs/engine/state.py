@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED
+from hpcjobs.base.hostlist import brief, expand_hosts
 from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RankRecord, RunState
 from hpcjobs.collect.failures import cancelled_by_slurm, classify, failure
 from hpcjobs.jobs.group import ALLOCATION, COLLECTOR
@@ -24,7 +25,8 @@ class Evidence:
 
     `claimed_by` is the task that made it and `submission` the number of the submission it belongs to.
     `measured`: some attempt finished. `ranks`: how its ranks ended, of those that rank.sh ran.
-    `restarts`: EXIT_INTERRUPTED means that the run wrote a checkpoint.
+    `nodelist`: its hosts, as
+    `hostlist.brief` writes them. `restarts`: EXIT_INTERRUPTED means that the run wrote a checkpoint.
     """
 
     attempt: str = ""
@@ -36,7 +38,7 @@ class Evidence:
     ranks: tuple[RankRecord, ...] = ()
     line: str = ""
     progress: Progress = dataclasses.field(default_factory=Progress)
-    nodes: tuple[str, ...] = ()
+    nodelist: str = ""
     start: float | None = None
     restarts: bool = True
 
@@ -83,6 +85,7 @@ class RunStatus:
     """One run as `status` shows it.
 
     `gpus` is its size; `word` and `reason` are the scheduler's own; `start` and `end` are seconds since the epoch.
+    `nodelist` is that of `hostlist.brief`.
     `ending`: the run was cancelled without a result, and the scheduler still shows its task as alive.
     """
 
@@ -94,11 +97,16 @@ class RunStatus:
     reason: str = ""
     failure: Failure | None = None
     attempt: str = ""
-    nodes: tuple[str, ...] = ()
+    nodelist: str = ""
     start: float | None = None
     end: float | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     ending: bool = False
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of its hosts. They are made anew each time: a study may have millions."""
+        return tuple(host for part in self.nodelist.split() for host in expand_hosts(part))
 
 
 def planned(
@@ -213,7 +221,7 @@ def _status(
         word=answer.word if answer else "",
         reason=answer.reason if answer else "",
         attempt=found.attempt,
-        nodes=(answer.nodes if answer else ()) or found.nodes,
+        nodelist=brief(answer.nodelist if answer else "") or found.nodelist,
         start=found.start or (answer.start if answer else None),
         end=found.exit.end if found.exit else answer.end if answer else None,
         progress=found.progress,
