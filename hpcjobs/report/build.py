@@ -81,6 +81,8 @@ def scaling_rows(sweep: Sweep, seen: Seen) -> list[ScalingRow]:
 
 def report_sweep(sweep: Sweep, seen: Seen, request: ReportRequest, tell: Tell, out: Path | None = None) -> Report:
     """Collect a sweep and write its report into `out` or report/. Raises InputError if the request cannot be met."""
+    from hpcjobs.report import many  # imports rich
+
     where, folder = sweep.where, out or sweep.where.report
     if out is not None and SweepDir(out).sweep_yaml.exists():
         raise InputError(f"--out {out}: holds a sweep: give another folder, or none for the sweep's own report/")
@@ -96,7 +98,7 @@ def report_sweep(sweep: Sweep, seen: Seen, request: ReportRequest, tell: Tell, o
         title=f"{experiment} on {sweep.plan.cluster.name}",
         auc=_rows(folder / AUC_CSV) if AUC_CSV in trainer_of(sweep.plan.variants[0].experiment).tables else [],
         provenance=read_json(where.provenance),
-        tails={run.run: _tail(where, run) for run in runs},
+        tails={runs[number].run: _tail(where, runs[number]) for number in many.shown(many.of_runs(runs))},
         collectives=_collectives(where, runs, folder),
     )
 
