@@ -15,7 +15,7 @@ from hpcjobs.report.tables import Cells
 # Of up to so many runs each has its row, in a terminal and on the page.
 EACH = 200
 # Of more, so many are shown at most: of those that ended without a result, some of each class.
-SOME = 30
+SOME = 20
 _WHY_LENGTH = 120
 
 
