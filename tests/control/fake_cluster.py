@@ -10,12 +10,15 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpcjobs.base.contract import CLAIM, EXIT_JSON, JOB_LOG
 from hpcjobs.base.sweepdir import read_journal
+from hpcjobs.config import profiles
 from hpcjobs.engine.sweep import Sweep
+from hpcjobs.study import Preparation, prepare
+from hpcjobs.trainers.command_line import document_of
 
 NODES = 10_000
 PER_NODE = 4
@@ -31,7 +34,7 @@ PROFILE = {
     "sharing": "exclusive",
     "time": "01:00:00",
 }
-# A training that prints a rate, and the words of `hpcjobs sweep` that read it.
+# How the training prints its rate.
 PATTERN = r"samples/s: (?P<throughput>[\d.]+)"
 _RATES = 40
 # (the program's last words, its exit code, Slurm's word, Slurm's ExitCode) of runs that fail.
@@ -78,7 +81,7 @@ def hosts(first: int, count: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class FakeCluster:
-    """The commands of the fake in `folder`; `env` finds them."""
+    """The commands of the fake in `folder`."""
 
     folder: Path
 
@@ -92,9 +95,9 @@ class FakeCluster:
             path.chmod(0o755)
 
     @property
-    def env(self) -> dict[str, str]:
-        """The environment in which the fake's commands come first."""
-        return {**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"}
+    def path(self) -> str:
+        """PATH with the fake's commands first."""
+        return f"{self.folder}:{os.environ['PATH']}"
 
     def calls(self) -> Counter[str]:
         """How often each command was called."""
@@ -143,17 +146,15 @@ def _time(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
 
 
-def words(counts: Sequence[int], repeats: int, profile: Path, out: Path) -> list[str]:
-    """The words of `hpcjobs` that submit a study of so many sizes and repeats of a command."""
-    gpus = ",".join(map(str, counts))
-    return [
-        *("sweep", "--gpus", gpus, "--repeats", str(repeats), "--cluster", str(profile), "--out", str(out)),
-        *("--pattern", PATTERN, "--unit", "samples", "--set", "measure.meter=off", "--", "train"),
-    ]
-
-
-def profile(folder: Path, changes: Mapping[str, object] | None = None) -> Path:
-    """The profile of the fake's cluster, as a file."""
-    path = folder / "fake.yaml"
-    path.write_text(json.dumps({**PROFILE, **(changes or {})}))  # JSON is YAML
-    return path
+def prepared(where: Path, counts: Sequence[int], repeats: int) -> Preparation:
+    """A study of so many sizes and repeats of a command, to be written into where/study. The fake must be on PATH."""
+    profile = where / "fake.yaml"
+    profile.write_text(json.dumps(PROFILE))  # JSON is YAML
+    return prepare(
+        counts,
+        document_of(["train"]),
+        cluster=profiles.cluster(str(profile)),
+        settings=[f"measure.pattern={PATTERN}", "measure.unit=samples", "measure.meter=off"],
+        repeats=repeats,
+        out=where / "study",
+    )
