@@ -186,8 +186,15 @@ def study_of(runs: int, where: Path) -> dict[str, dict[str, float]]:
         both = [of_process([who, step, str(runs)], where) for who in ("ours", "floor")]
         found[step], least = both
         ratio = found[step]["s"] / least["s"]
-        print(f"{runs:7,d} {step:<8} {least['s']:8.2f} {found[step]['s']:8.2f} {ratio:6.1f} "
-              f"{1000 * found[step]['s'] / runs:9.2f} {least['mib']:9.0f} {found[step]['mib']:9.0f}", flush=True)  # fmt: skip
+        figures = (
+            least["s"],
+            found[step]["s"],
+            ratio,
+            1000 * found[step]["s"] / runs,
+            least["mib"],
+            found[step]["mib"],
+        )
+        print("{:7,d} {:<8} {:8.2f} {:8.2f} {:6.1f} {:9.2f} {:9.0f} {:9.0f}".format(runs, step, *figures), flush=True)
     calls = cluster.calls()
     print(f"{runs:7,d} calls: {', '.join(f'{count} {name}' for name, count in sorted(calls.items()))}")
     return found

@@ -11,7 +11,9 @@ _NONE = ("None assigned", "(null)")
 # More hosts than any list of one job has.
 MOST = 1_000_000
 _RANGE = re.compile(r"^(\d+)-(\d+)$")
-_NUMBERED = re.compile(r"(.*?)(\d*)(\D*)", re.DOTALL)
+# Of numbers that Python counts with at ease, a range, and the last one of a name.
+_SHORT_RANGE = re.compile(r"^(\d{1,18})-(\d{1,18})$")
+_LAST_NUMBER = re.compile(r"(\d{1,18})(\D*)$")
 # More hosts than this are shown in Slurm's short form.
 FEW = 16
 # Hosts whose names differ in a number alone: what stands before it, its digits, and what stands behind it.
@@ -101,12 +103,15 @@ def _ranges(word: str) -> Iterator[tuple[_Kind, int, int]]:
     match = _PART.fullmatch(word)
     prefix, inner, suffix = match.groups("") if match else (word, "", "")
     plain = (prefix[-1:] + suffix).isascii() and not any(map(str.isdigit, prefix[-1:] + suffix))
-    ranges = [_RANGE.match(part if "-" in part else f"{part}-{part}") for part in inner.split(",")] if plain else [None]
-    if None in ranges:
+    plain = plain and sum(map(_count, inner.split(","))) <= MOST
+    ranges = [_SHORT_RANGE.match(part if "-" in part else f"{part}-{part}") for part in inner.split(",")]
+    if not plain or None in ranges:
         for host in expand_hosts(word):
-            name = _NUMBERED.fullmatch(host)
-            before, digits, behind = name.groups() if name else (host, "", "")
+            number = _LAST_NUMBER.search(host)
+            digits, behind = number.groups() if number else ("", "")
+            before = host[: number.start()] if number else host
             yield (before, len(digits), behind), int(digits or 0), int(digits or 0)
+        return
     for each in filter(None, ranges):
         low, high, length = int(each[1]), int(each[2]), len(each[1])
         while low <= high:

@@ -44,3 +44,9 @@ def test_few_hosts_are_named_and_many_are_not() -> None:
     assert union(["n2 n1", "n1 n3"]) == "n2 n1 n3"
     assert union(["n[001-512] head", "n[500-600]"]) == "head n[001-600]"
     assert union(["n98 n99", "n[100-120]"]) == "n[98-99] n[100-120]"
+
+
+def test_a_list_of_more_hosts_than_a_cluster_has_is_one_host() -> None:
+    for text in ("n[1-999999999]", f"n[1-{'9' * 5000}]", f"n[{'1' * 5000}-{'1' * 5000}]"):
+        assert brief(text) == text
+        assert (count([text]), share_a_host([text, "n1"]), union([text, "n1"])) == (1, False, f"{text} n1")
