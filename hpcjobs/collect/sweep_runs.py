@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -81,21 +82,21 @@ class _Sweep:
             for event in sweepdir.read_journal(where)
             if event["event"] == "submitted" and "job" in event and isinstance(event.get("time"), (int, float))
         }
-        self._begun: dict[str, float] | None = None
+        # Experiments that were found right, by their identity: many runs share one.
+        self._right: dict[int, Mapping[str, Any]] = {}
 
-    @property
+    @functools.cached_property
     def begun(self) -> dict[str, float]:
-        """When each task first began, by its id `JOB_INDEX`: all runs of one allocation are in one task."""
-        if self._begun is None:
-            self._begun = {}
-            for path in self.where.runs.glob(f"*/a*/{contract.CLAIM}"):
-                claim: Mapping[str, Any] = {}
-                with suppress(OSError):
-                    claim = sweepdir.read_claim(path)
-                if "start" in claim and claim.get("restart") == 0:
-                    task = str(claim.get("job", ""))
-                    self._begun[task] = min(claim["start"], self._begun.get(task, claim["start"]))
-        return self._begun
+        """When the one job that runs everything first began, by its id."""
+        found: dict[str, float] = {}
+        for path in self.where.runs.glob(f"*/a*/{contract.CLAIM}"):
+            claim: Mapping[str, Any] = {}
+            with suppress(OSError):
+                claim = sweepdir.read_claim(path)
+            if "start" in claim and claim.get("restart") == 0:
+                task = str(claim.get("job", ""))
+                found[task] = min(claim["start"], found.get(task, claim["start"]))
+        return found
 
     def queue_s(self, claim: Mapping[str, Any]) -> float | None:
         """Seconds from the submission to the start.
@@ -104,10 +105,11 @@ class _Sweep:
         """
         task = str(claim.get("job", ""))
         at = self.submitted.get(task.rpartition("_")[0])
-        if at is None or claim.get("restart") != 0 or task not in self.begun:
+        begun = self.begun.get(task) if self.is_one_job else claim.get("start")
+        if at is None or claim.get("restart") != 0 or begun is None:
             return None
         # The script's clock has whole seconds, so the start may lie before the submission.
-        return max(0.0, self.begun[task] - at)
+        return max(0.0, begun - at)
 
     def gpu_hours(self, config: RunConfig) -> float | None:
         """GPU-hours that the run's attempts held; None if an attempt left no exit.json."""
@@ -141,7 +143,9 @@ class _Sweep:
             config = contract.load_run(path)
             if config.run != name:
                 raise ValueError(f"it is that of the run {config.run!r}")
-            self.check(config)
+            if id(config.experiment) not in self._right:
+                self.check(config)
+                self._right[id(config.experiment)] = config.experiment
             _batches(config)
             return config, ""
         except OSError as error:
