@@ -14,9 +14,9 @@ status    the states of all runs, and what `hpcjobs status` prints; floor: the s
 collect   status, and runs.csv; floor: that of status, run.yaml of each run read, and the rows of runs.csv written
 report    collect, scaling table, models, figures and page; floor: that of collect, and the same files written
 
-Seconds are CPU time without that of the fake's commands, and MiB what a step adds to the process's peak. Linear: a run
-of the largest study costs at most 1.5 times what one of the others does, beyond what does not depend on their number.
-Required: linear time and memory, and a page below 5 MB.
+Seconds are CPU time without that of the fake's commands, and MiB what a step adds to the peak of its process, after the
+imports. Required: the time and the memory of a run in the largest study are at most 1.5 times those of a run in the one
+before, and the page is below 5 MB. The ratios are not judged: the floor of a log believes every figure that it finds.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 SIZES, LINEAR, PAGE_MB = 50, 1.5, 5.0
+# How the floor finds the rates of a log.
+RATE = re.compile(rb"samples/s: ([\d.]+)")
 STEPS = ("write", "submit", "status", "collect", "report")
 
 
@@ -90,7 +92,7 @@ def ours(step: str, where: Path, runs: int) -> dict[str, float]:
 
 def floor(step: str, where: Path) -> dict[str, float]:
     """The same step in plain Python: what must be written, asked and read, and nothing else."""
-    study, pattern = where / "study", re.compile(fake().PATTERN.encode())
+    study = where / "study"
     report = study / "report"
     if step == "write":
         files = {path.relative_to(study): path.read_bytes() for path in study.rglob("*") if path.is_file()}
@@ -100,12 +102,12 @@ def floor(step: str, where: Path) -> dict[str, float]:
         events = (study / "journal.jsonl").read_bytes().splitlines(keepends=True)
         return measured(lambda: submitted(where / "floor", sorted((study / "scripts").glob("*.sbatch")), events))
     if step == "status":
-        return measured(lambda: looked(study, pattern))
+        return measured(lambda: looked(study))
     rows = list(csv.reader(io.StringIO((report / "runs.csv").read_text())))
     files = {Path(path.name): path.read_bytes() for path in report.iterdir() if path.name != "runs.csv"}
 
     def collected() -> None:
-        looked(study, pattern)
+        looked(study)
         for run in os.listdir(study / "runs"):
             (study / "runs" / run / "run.yaml").read_bytes()
         with (where / "floor.csv").open("w", newline="") as file:
@@ -140,7 +142,7 @@ def submitted(root: Path, scripts: Sequence[Path], events: Sequence[bytes]) -> N
             os.fsync(file.fileno())
 
 
-def looked(study: Path, pattern: re.Pattern[bytes]) -> dict[str, tuple[object, ...]]:
+def looked(study: Path) -> dict[str, tuple[object, ...]]:
     """What Slurm answers about each task and the files of each run say."""
     answers = {}
     for command in ("squeue", "sacct"):
@@ -155,7 +157,7 @@ def looked(study: Path, pattern: re.Pattern[bytes]) -> dict[str, tuple[object, .
                     said.append(json.loads(file.read()))
             with (attempt / "job.log").open("rb") as file:
                 for line in file:
-                    if match := pattern.search(line):
+                    if match := RATE.search(line):
                         rate = float(match[1])
         task = said[0]["job"] if said else ""
         found[run] = (answers.get(task), rate, *(each.get("rc") for each in said))
@@ -203,7 +205,7 @@ def study_of(runs: int, where: Path) -> dict[str, dict[str, float]]:
 def main() -> int:
     """Print all figures; returns 1 if one is not linear, or the page is too large."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", default="2000,6000,20000", help="three numbers of runs, multiples of 50")
+    parser.add_argument("--runs", default="2000,6000,20000", metavar="N,N,...", help="numbers of runs, multiples of 50")
     parser.add_argument("--step", nargs=4, metavar=("WHO", "STEP", "RUNS", "DIR"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
@@ -218,18 +220,14 @@ def main() -> int:
             page = (Path(name) / "study" / "report" / "report.html").stat().st_size / 1e6
             good = good and page < PAGE_MB
             print(f"{count:7,d} report.html: {page:.2f} MB (required: below {PAGE_MB:g})")
-    first, middle, last = counts
+    before, last = counts[-2:]
     for step in STEPS:
-        for what, least in (("s", 0.1), ("mib", 4.0)):
-            rise = [
-                (found[b][step][what] - found[a][step][what]) / (b - a) for a, b in ((first, middle), (middle, last))
-            ]
-            # Where so little is added by the last runs that it cannot be told from noise, there is nothing to judge.
-            if found[last][step][what] - found[middle][step][what] > least:
-                linear = rise[1] <= LINEAR * max(rise[0], 0.0)
-                good = good and linear
-                print(f"{step:<8} {what:>3}: {1000 * rise[0]:.2f}, then {1000 * rise[1]:.2f} for 1,000 runs"
-                      f"{'' if linear else ': not linear'}")  # fmt: skip
+        time_, memory = (found[last][step][what] / last * before / found[before][step][what] for what in ("s", "mib"))
+        good = good and max(time_, memory) <= LINEAR
+        print(
+            f"{step:<8} a run takes {time_:.2f} times the time and {memory:.2f} times the memory of one of {before:,}"
+        )
+    print(f"(required: at most {LINEAR:g})")
     return 0 if good else 1
 
 
