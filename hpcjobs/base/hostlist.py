@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-_PART = re.compile(r"([^,\[\]]*)(?:\[([^\]]*)\])?([^,\[\]]*)(?:,|$)")
+# What a host list consists of. Each alternative ends where the next begins, so that 200 kB of damage take no time.
+_TOKEN = re.compile(r"\[[^\[\]]*\]|[^,\[\]]+|,|[\[\]]")
 # What Slurm prints where a job has no host.
 _NONE = ("None assigned", "(null)")
 # More hosts than any list of one job has.
@@ -29,7 +30,7 @@ def expand_hosts(text: str) -> list[str]:
     if text in _NONE:
         return []
     hosts: list[str] = []
-    for prefix, inner, suffix in _PART.findall(text):
+    for prefix, inner, suffix in _parts(text):
         if inner and sum(map(_count, inner.split(","))) > MOST:
             hosts.append(f"{prefix}[{inner}]{suffix}")
         elif inner:
@@ -37,6 +38,25 @@ def expand_hosts(text: str) -> list[str]:
         elif prefix + suffix:
             hosts.append(prefix + suffix)
     return hosts
+
+
+def _parts(text: str) -> Iterator[tuple[str, str, str]]:
+    """(what stands before the brackets, in them, behind them) of each part between commas that is not empty.
+
+    A part with other than one pair of brackets is a name as it stands.
+    """
+    tokens: list[str] = []
+    for token in (*_TOKEN.findall(text), ","):
+        if token != ",":
+            tokens.append(token)
+            continue
+        inside = [number for number, each in enumerate(tokens) if each[0] in "[]"]
+        if len(inside) == 1 and len(tokens[inside[0]]) > 2:
+            (at,) = inside
+            yield "".join(tokens[:at]), tokens[at][1:-1], "".join(tokens[at + 1 :])
+        elif tokens:
+            yield "".join(tokens), "", ""
+        tokens = []
 
 
 def _count(part: str) -> int:
@@ -61,7 +81,7 @@ def brief(text: str) -> str:
     """A host list with spaces between its parts: names, or of more than FEW hosts the short form `n[001-512] head`."""
     if text in _NONE:
         return ""
-    parts = [(prefix, inner, suffix) for prefix, inner, suffix in _PART.findall(text) if prefix + inner + suffix]
+    parts = list(_parts(text))
     if sum(sum(map(_count, inner.split(","))) if inner else 1 for _, inner, _ in parts) <= FEW:
         return " ".join(expand_hosts(text))
     return " ".join(f"{prefix}[{inner}]{suffix}" if inner else prefix + suffix for prefix, inner, suffix in parts)
@@ -100,8 +120,8 @@ def _together(words: Iterable[str]) -> tuple[dict[_Kind, list[tuple[int, int]]],
 
 def _ranges(word: str) -> Iterator[tuple[_Kind, int, int]]:
     """The hosts of one part as ranges of numbers: `n[08-11]` and its names, n08 to n11, give the same."""
-    match = _PART.fullmatch(word)
-    prefix, inner, suffix = match.groups("") if match else (word, "", "")
+    parts = list(_parts(word))
+    prefix, inner, suffix = parts[0] if len(parts) == 1 else (word, "", "")
     plain = (prefix[-1:] + suffix).isascii() and not any(map(str.isdigit, prefix[-1:] + suffix))
     plain = plain and sum(map(_count, inner.split(","))) <= MOST
     ranges = [_SHORT_RANGE.match(part if "-" in part else f"{part}-{part}") for part in inner.split(",")]

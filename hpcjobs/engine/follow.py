@@ -32,6 +32,8 @@ POLL_JITTER = 0.2  # a fraction of the interval, either way
 # The interval is at least so many times the CPU time of a look: that at 20,000 runs takes seconds, of a shared node.
 POLL_PER_CPU = 10.0
 
+# So many lines of the journal that are wrong are named, and the others counted: there may be a million.
+_TOLD = 10
 _PLANNED = RunState.PLANNED
 _OVER = (RunState.DONE, RunState.FAILED)
 
@@ -166,8 +168,11 @@ class Watch:
         """The journal's events. What is wrong with a line of it is told once."""
         events, wrong = sweepdir.read_events(self._sweep.where)
         outside = planned(events, self._sweep.plan.run_names)[1]
-        for problem in (*wrong, *(f"{self._sweep.where.journal}: {text}" for text in outside)):
+        problems = [*wrong, *(f"{self._sweep.where.journal}: {text}" for text in outside)]
+        for problem in problems[:_TOLD]:
             self._tell_once(problem)
+        if len(problems) > _TOLD:
+            self._tell_once(f"{self._sweep.where.journal}: {len(problems) - _TOLD:,} more lines are left out")
         return events
 
     def _tell_once(self, problem: str) -> None:

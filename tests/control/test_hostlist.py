@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,3 +51,15 @@ def test_a_list_of_more_hosts_than_a_cluster_has_is_one_host() -> None:
     for text in ("n[1-999999999]", f"n[1-{'9' * 5000}]", f"n[{'1' * 5000}-{'1' * 5000}]"):
         assert brief(text) == text
         assert (count([text]), share_a_host([text, "n1"]), union([text, "n1"])) == (1, False, f"{text} n1")
+
+
+@pytest.mark.parametrize("damage", ["[", "a[", "x]", "],", "n[1-3],", "1", "1y", "x"])
+def test_damage_of_200_kb_is_read_in_one_go(damage: str) -> None:
+    """A parser that goes back for each bracket takes hours for this."""
+    text = damage * (200_000 // len(damage))
+    assert count([brief(text)]) == len(set(expand_hosts(text)))
+    assert share_a_host([brief(text), "another"]) is False
+
+
+def test_a_part_that_is_no_host_list_is_a_name() -> None:
+    assert expand_hosts("n[1-2]m[3-4],[],a],n[5") == ["n[1-2]m[3-4]", "[]", "a]", "n[5"]
