@@ -11,7 +11,7 @@ import pytest
 from hpcjobs.base import sweepdir
 from hpcjobs.base.contract import ErrorCode
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunState
-from hpcjobs.cli.show import reason
+from hpcjobs.cli.show_runs import reason
 from hpcjobs.collect import causes, evidence
 from hpcjobs.collect.failure_classes import FAILURE_CLASSES
 from hpcjobs.collect.failures import cancelled_by_slurm, classify
