@@ -73,7 +73,7 @@ class Study:
     def collect(self) -> list[Run]:
         """Read the logs of all runs, and write report/runs.csv. Raises InputError."""
         with writing(self.sweep.where, self._advice()):
-            return build.collect_sweep(self.sweep, self.status())
+            return build.collect_sweep(self.sweep, self._seen())
 
     def report(
         self,
@@ -97,13 +97,13 @@ class Study:
         )
         folder = None if out is None else Path(out)
         with writing(self.sweep.where, self._advice()):
-            return build.report_sweep(self.sweep, self.status(), request, self._tell, folder)
+            return build.report_sweep(self.sweep, self._seen(), request, self._tell, folder)
 
     def table(self) -> pandas.DataFrame:
         """The scaling table as it stands now, with the columns of scaling-report.csv. Writes nothing."""
         import pandas
 
-        table: pandas.DataFrame = pandas.DataFrame([row.row() for row in build.scaling_rows(self.sweep, self.status())])
+        table: pandas.DataFrame = pandas.DataFrame([row.row() for row in build.scaling_rows(self.sweep, self._seen())])
         return table
 
     def resume(self, *, retryable: bool = False) -> Resumed:
@@ -127,6 +127,9 @@ class Study:
         names = [runs] if isinstance(runs, str) else runs or ()
         with writing(self.sweep.where):
             return cancel.cancel(self.sweep, names, self._tell)
+
+    def _seen(self) -> follow.Seen:
+        return follow.seen(self.sweep, self._tell)
 
     def _advice(self) -> str:
         """What a user without write permission for the sweep's folder can do instead; the end of an error message."""

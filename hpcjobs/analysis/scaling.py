@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from hpcjobs.analysis.attribution import is_slow, losses, parts_spread, slow_nodes
 from hpcjobs.analysis.intervals import spread, student_interval, variation, welch_ratio
+from hpcjobs.base import hostlist
 from hpcjobs.base.columns import (
     FLAG_BASE_DISTURBED,
     FLAG_CONFOUNDED,
@@ -95,13 +96,13 @@ def _row(runs: Sequence[Run], slow: set[str]) -> ScalingRow:
         throughput_low=interval[0] if interval else None,
         throughput_high=interval[1] if interval else None,
         cv=variation(rates),
-        nodes_distinct=len(_words("nodelist", measured).split()) or None,
+        nodes_distinct=hostlist.count(run.nodelist for run in measured) or None,
         spreads=_spreads(measured),
         **combined,
     )
     if row.repeats_asked is not None and len(measured) < row.repeats_asked:
         row = _flagged(row, FLAG_FEWER)
-    if max(Counter(node for run in measured for node in set(run.nodelist.split())).values(), default=0) > 1:
+    if hostlist.share_a_host(run.nodelist for run in measured):
         row = _flagged(row, FLAG_SAME_NODES)
     return _flagged(row, FLAG_SLOW_NODE) if is_slow(row) and row.slowest_node in slow else row
 
@@ -161,6 +162,7 @@ _COMBINED: Mapping[Combine, Callable[[str, Sequence[Run], Sequence[Run]], Any]] 
     Combine.LARGEST: lambda name, runs, measured: max(_known(name, runs), default=None),
     Combine.WORDS: lambda name, runs, measured: _words(name, measured),
     Combine.ALL_WORDS: lambda name, runs, measured: _words(name, runs),
+    Combine.HOSTS: lambda name, runs, measured: hostlist.union(getattr(run, name) for run in runs),
     Combine.TEXTS: lambda name, runs, measured: _texts(name, measured),
     Combine.INTERVAL: lambda name, runs, measured: _end(name, measured),
     Combine.SLOWEST_NODE: _of_slowest_node,

@@ -9,6 +9,8 @@ import dataclasses
 import enum
 from collections.abc import Callable, Mapping
 
+from hpcjobs.base.hostlist import expand_hosts
+
 # Receives a line for the user.
 Tell = Callable[[str], None]
 
@@ -42,7 +44,8 @@ class JobState:
     """A scheduler's answer about one array task.
 
     `word` is the scheduler's own word for the state. `state` is None if hpcjobs does not know that word: then it is
-    shown, and counts as neither success nor failure. `start` and `end` are in seconds since the epoch.
+    shown, and counts as neither success nor failure. `nodelist` has its hosts as Slurm writes them, such as n[1-3],
+    empty before it has any. `start` and `end` are in seconds since the epoch.
     """
 
     state: RunState | None
@@ -50,9 +53,14 @@ class JobState:
     reason: str = ""
     exit_code: int | None = None
     signal: int | None = None
-    nodes: tuple[str, ...] = ()
+    nodelist: str = ""
     start: float | None = None
     end: float | None = None
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of its hosts."""
+        return tuple(expand_hosts(self.nodelist))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,12 @@ class Point(Figures):
         default="", metadata=metric("the scheduler's ids of the jobs, with spaces between them", "", Combine.ALL_WORDS)
     )
     nodelist: str = field(
-        default="", metadata=metric("names of the nodes, with spaces between them", "", Combine.ALL_WORDS)
+        default="",
+        metadata=metric(
+            "names of the nodes, with spaces between them; more than 16 in Slurm's short form, such as n[001-512]",
+            "",
+            Combine.HOSTS,
+        ),
     )
     repeats_asked: int | None = field(
         default=None, metadata=metric("runs that the sweep plans for each row", combine=Combine.LARGEST)

@@ -41,6 +41,7 @@ class Combine(enum.Enum):
     LARGEST = "largest, failed runs too"
     WORDS = "every word once"
     ALL_WORDS = "every word once, failed runs too"
+    HOSTS = "every node once, failed runs too"
     TEXTS = "every text once, sorted, with ` | ` between them"
     INTERVAL = "Student's 95 % interval over the runs that measured the part; of a single one, that of its passes"
     SLOWEST_NODE = "that of the run with the largest slow_node_ms"

@@ -10,6 +10,7 @@ import click
 
 from hpcjobs.base.errors import InputError
 from hpcjobs.cli import names, show
+from hpcjobs.engine import follow
 from hpcjobs.plan.planning import parse_gpus
 from hpcjobs.report.build import read_runs, read_sweep
 from hpcjobs.study import open_study
@@ -56,7 +57,7 @@ def predict(
         raise InputError("give the FOLDER of a sweep, or --runs FILE")
     if folder is not None:
         study = open_study(folder, tell=show.talk)
-        runs = read_sweep(study.sweep, study.status())
+        runs = read_sweep(study.sweep, follow.seen(study.sweep, show.talk))
     else:
         assert runs_file is not None
         runs = read_runs(runs_file, show.talk)

@@ -5,37 +5,24 @@ Importing rich takes 50 ms, so it is imported in functions: completion and --hel
 
 from __future__ import annotations
 
-import json
 import shlex
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hpcjobs.base.files import shown
-from hpcjobs.base.records import RunState
-from hpcjobs.engine.state import RunStatus
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.plan.estimate import Estimate
 from hpcjobs.schedulers.factory import capabilities
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-    from hpcjobs.study import Study
 
 # Width of a table that goes to a file or a pipe, which have no width.
 _PIPE_WIDTH = 160
-_STYLES = {
-    RunState.DONE: "green",
-    RunState.FAILED: "red",
-    RunState.LOST: "red",
-    RunState.CANCELLED: "yellow",
-    RunState.RUNNING: "cyan",
-}
 
 
 def talk(text: str) -> None:
@@ -145,122 +132,3 @@ def _whole_cost(sweep: Sweep, expected: Estimate) -> str:
 
 def _figure(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def status_table(runs: Sequence[RunStatus]) -> Table:
-    """One line per run."""
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    units = {run.progress.unit for run in runs if run.progress.throughput}
-    rate_name = f"{next(iter(units)) or 'units'}/s" if len(units) == 1 else "rate"
-    for name in ("run", "gpus", "state", "job", "nodes", "steps", "epoch", rate_name, "elapsed", "last line", "reason"):
-        figure = name in ("gpus", "steps", "epoch", rate_name, "elapsed", "last line")
-        grid.add_column(name, justify="right" if figure else "left", overflow="fold")
-    for run in runs:
-        done = run.progress
-        steps = f"{done.step}/{done.steps}" if done.steps else str(done.step or "")
-        epoch = f"{done.epoch}/{done.epochs}" if done.epoch and done.epochs else ""
-        rate = f"{done.throughput:.1f}" if done.throughput else ""
-        rate += f" {done.unit or 'units'}/s" if rate and len(units) > 1 else ""
-        state = Text(str(run.state), style=_STYLES.get(run.state, ""))
-        # Text, not markup: a log line may hold brackets.
-        places = " ".join(run.nodes)
-        figures = (steps, epoch, rate, elapsed(run), last_line(run))
-        grid.add_row(run.run, str(run.gpus), state, run.task, places, *figures, Text(reason(run)))
-    return grid
-
-
-def reason(run: RunStatus) -> str:
-    """The reason of a run's state, as one line."""
-    word = "" if run.word.lower() in (str(run.state), "completed") else run.word
-    why = " ".join(part for part in (word, run.reason) if part)
-    if run.failure is not None:
-        why = f"{run.failure} -- {run.failure.hint}"
-    return "; ".join(part for part in (why, run.clock) if part)
-
-
-def elapsed(run: RunStatus) -> str:
-    """Time since the run began, H:MM:SS; empty before, and where clocks contradict each other."""
-    if run.start is None or run.clock or (run.end is not None and run.end < run.start):
-        return ""
-    seconds = int((run.end or time.time()) - run.start)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-
-def last_line(run: RunStatus) -> str:
-    """How long ago the log of a running command was last written, such as `12 s ago`; empty if it is not known."""
-    ago = run.progress.ago_s
-    if ago is None or run.state is not RunState.RUNNING:
-        return ""
-    return f"{ago:.0f} s ago" if ago < 120 else f"{ago / 60:.0f} min ago"
-
-
-def status_json(runs: Sequence[RunStatus]) -> str:
-    """The status as a JSON list."""
-    return json.dumps(
-        [
-            {
-                "run": run.run,
-                "gpus": run.gpus,
-                "state": str(run.state),
-                "job": run.task,
-                "word": run.word,
-                "attempt": run.attempt,
-                "nodes": list(run.nodes),
-                "step": run.progress.step,
-                "steps": run.progress.steps,
-                "epoch": run.progress.epoch,
-                "epochs": run.progress.epochs,
-                "throughput": run.progress.throughput,
-                "unit": run.progress.unit,
-                "ago_s": run.progress.ago_s if run.state is RunState.RUNNING else None,
-                "start": run.start,
-                "end": run.end,
-                "failure": run.failure.kind if run.failure else None,
-                "reason": run.failure.evidence if run.failure else run.reason,
-                "hint": run.failure.hint if run.failure else "",
-                "clock": run.clock,
-            }
-            for run in runs
-        ]
-    )
-
-
-def counts(runs: Sequence[RunStatus]) -> str:
-    """Such as `2 done, 1 running`, in the order in which a run goes through the states."""
-    states = [run.state for run in runs]
-    return ", ".join(f"{states.count(state)} {state}" for state in RunState if state in states)
-
-
-def exit_code(runs: Sequence[RunStatus]) -> int:
-    """1 if a run failed, was cancelled or is lost; else 0."""
-    return int(any(run.state.final and run.state is not RunState.DONE for run in runs))
-
-
-def print_status(runs: Sequence[RunStatus], as_json: bool) -> None:
-    """The status to stdout."""
-    if as_json:
-        click.echo(status_json(runs))
-    else:
-        terminal().print(status_table(runs))
-
-
-def wait(study: Study) -> list[RunStatus]:
-    """Follow the runs live on stderr until every one has ended. Raises KeyboardInterrupt."""
-    console = terminal(stderr=True)
-    if console.is_terminal:
-        from rich.live import Live
-
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            return study.wait(lambda now: live.update(status_table(now), refresh=True))
-    shown_last = ""
-
-    def changed(now: Sequence[RunStatus]) -> None:
-        nonlocal shown_last
-        if shown_last != counts(now):
-            shown_last = counts(now)
-            talk(shown_last)
-
-    return study.wait(changed)

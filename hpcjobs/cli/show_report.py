@@ -13,8 +13,8 @@ import click
 
 from hpcjobs.analysis import compare
 from hpcjobs.base.columns import FLAGS
-from hpcjobs.base.records import RunState
-from hpcjobs.cli.show import exit_code, reason, shorten, talk, terminal, wait
+from hpcjobs.cli.show import shorten, talk, terminal
+from hpcjobs.cli.show_runs import exit_code, tell_lost, wait
 from hpcjobs.collect.measurements import Bandwidth
 from hpcjobs.report.build import Report
 from hpcjobs.report.contents import by_unit
@@ -108,8 +108,6 @@ def wait_and_report(study: Study, as_json: bool) -> int:
     except KeyboardInterrupt:
         talk(f"\nleft running. Come back with `hpcjobs status {folder}`, end them with `hpcjobs cancel {folder}`.")
         return 130
-    for run in runs:
-        if run.state is not RunState.DONE:
-            talk(f"{run.run} {run.state}: {reason(run)}")
+    tell_lost(runs)
     print_report(study.report(), as_json=as_json)
     return exit_code(runs)

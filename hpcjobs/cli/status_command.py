@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hpcjobs.base.records import RunState
-from hpcjobs.cli import names, show
+from hpcjobs.cli import names, show, show_runs
 from hpcjobs.cli.show_report import wait_and_report
 from hpcjobs.site import preflight
 from hpcjobs.study import open_study
@@ -20,14 +20,17 @@ from hpcjobs.study import open_study
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def status(ctx: click.Context, folder: Path, watch: bool, as_json: bool) -> None:
-    """Show every run of the sweep in FOLDER. Exit code 1 if one failed. Writes nothing."""
+    """Show every run of the sweep in FOLDER; of more than 200 counts, and why runs failed.
+
+    Exit code 1 if one failed. Writes nothing.
+    """
     study = open_study(folder, tell=show.talk)
-    runs = show.wait(study) if watch else study.status()
-    show.print_status(runs, as_json)
+    runs = show_runs.wait(study) if watch else study.status()
+    show_runs.print_status(runs, as_json)
     if any(run.state is RunState.CANCELLED for run in runs):
         for line in preflight.failures(study.folder):
             show.talk(line)
-    ctx.exit(show.exit_code(runs))
+    ctx.exit(show_runs.exit_code(runs))
 
 
 @click.command()

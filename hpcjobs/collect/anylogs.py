@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hpcjobs.base.hostlist import union
 from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import RunState
 from hpcjobs.collect.measurements import LogResult, Problem, Throughput
@@ -70,7 +71,7 @@ def _run(one: Throughput, gpus: int) -> Run:
         global_batch=one.global_batch,
         throughput=one.throughput,
         step_ms=one.step_ms,
-        nodelist=" ".join(one.hosts),
+        nodelist=union(one.hosts),
         gpu_model=one.gpu_model,
         flags=" ".join(one.flags),
         windows=one.steady.windows if one.steady else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from hpcjobs.base.columns import (
 from hpcjobs.base.contract import RunConfig, split_batch
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.files import make_folder, open_plain, read_json, write_atomic
-from hpcjobs.base.hostlist import expand_hosts
+from hpcjobs.base.hostlist import brief, union
 from hpcjobs.base.metrics import MEASURED_COMMAND, Run
 from hpcjobs.base.records import ExitRecord, RunState
 from hpcjobs.base.sizes import Size
@@ -38,7 +39,7 @@ _SOFTWARE = ("python", "tensorflow", "horovod", "mpi", "nccl", "cuda", "cudnn", 
 # What is wrong with a file may quote the file: so many characters of it are shown.
 _LONGEST = 400
 
-# Reads attempts, whatever trainer they are of (`hpcjobs.trainers.registry.read_attempt`).
+# Reads attempts, whatever trainer they are of (`hpcjobs.engine.follow.Readings.attempt`).
 Reader = Callable[[RunConfig, Path], Reading]
 
 
@@ -75,25 +76,31 @@ class _Sweep:
         terms = data.get("terms")
         self.node_energy = read_json(where.node_energy) or {}
         self.is_one_job = isinstance(terms, dict) and bool(terms.get("one_allocation"))
+        # The size of what each run's job holds: one job that runs everything has the largest.
+        self.whole = max(planned.values(), key=lambda each: each.gpus, default=None) if self.is_one_job else None
         journal = sweepdir.read_journal(where)
         # When each job was submitted, and when its submission began, in seconds since the epoch.
-        self.submitted = {event["job"]: float(event["time"]) for event in journal if event["event"] == "submitted"}
+        self.submitted = {
+            str(event["job"]): float(event["time"])
+            for event in journal
+            if event["event"] == "submitted" and "job" in event and isinstance(event.get("time"), (int, float))
+        }
         self.asked = _asked(journal)
-        self._begun: dict[str, float] | None = None
+        # Experiments that were found right, by their identity: many runs share one.
+        self._right: dict[int, Mapping[str, Any]] = {}
 
-    @property
+    @functools.cached_property
     def begun(self) -> dict[str, float]:
-        """When each task first began, by its id `JOB_INDEX`: all runs of one allocation are in one task."""
-        if self._begun is None:
-            self._begun = {}
-            for path in self.where.runs.glob(f"*/a*/{contract.CLAIM}"):
-                claim: Mapping[str, Any] = {}
-                with suppress(OSError):
-                    claim = sweepdir.read_claim(path)
-                if "start" in claim and claim.get("restart") == 0:
-                    task = str(claim.get("job", ""))
-                    self._begun[task] = min(claim["start"], self._begun.get(task, claim["start"]))
-        return self._begun
+        """When the one job that runs everything first began, by its id."""
+        found: dict[str, float] = {}
+        for path in self.where.runs.glob(f"*/a*/{contract.CLAIM}"):
+            claim: Mapping[str, Any] = {}
+            with suppress(OSError):
+                claim = sweepdir.read_claim(path)
+            if "start" in claim and claim.get("restart") == 0:
+                task = str(claim.get("job", ""))
+                found[task] = min(claim["start"], found.get(task, claim["start"]))
+        return found
 
     def queue_s(self, claim: Mapping[str, Any]) -> float | None:
         """Seconds from the submission to the start.
@@ -103,12 +110,13 @@ class _Sweep:
         """
         task = str(claim.get("job", ""))
         at = self.submitted.get(task.rpartition("_")[0])
-        if at is None or claim.get("restart") != 0 or task not in self.begun:
+        begun = self.begun.get(task) if self.is_one_job else claim.get("start")
+        if at is None or claim.get("restart") != 0 or begun is None:
             return None
-        if self.begun[task] < at - clocks.CLOSE_S:
+        if begun < at - clocks.CLOSE_S:
             return None
         # The script's clock has whole seconds, so the start may lie before the submission.
-        return max(0.0, self.begun[task] - at)
+        return max(0.0, begun - at)
 
     def gpu_hours(self, config: RunConfig) -> float | None:
         """GPU-hours that the run's attempts held; None if an attempt left no exit.json."""
@@ -116,8 +124,7 @@ class _Sweep:
         known = [seconds for seconds in times if seconds is not None]
         if len(known) < len(times):
             return None
-        # One job that runs everything has the largest size.
-        whole = max(self.planned.values(), key=lambda each: each.gpus, default=config) if self.is_one_job else config
+        whole = self.whole or config
         per_node = self.cluster.get("gpus_per_node")
         on_fullest = whole.gpus_per_node or whole.tasks_per_node
         held = Size(whole.gpus, whole.nodes, on_fullest, on_fullest, whole.gpus).gpus_held(
@@ -143,7 +150,9 @@ class _Sweep:
             config = contract.load_run(path)
             if config.run != name:
                 raise ValueError(f"it is that of the run {config.run!r}")
-            self.check(config)
+            if id(config.experiment) not in self._right:
+                self.check(config)
+                self._right[id(config.experiment)] = config.experiment
             _batches(config)
             return config, ""
         except OSError as error:
@@ -205,7 +214,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader |
     local_batch, global_batch = _batches(config)
     start = claim.get("start")
     fields: dict[str, Any] = {"start": start if isinstance(start, (int, float)) else None}
-    hosts: Sequence[str] = expand_hosts(str(claim.get("nodelist", "")))
+    hosts: Sequence[str] = ()
     ended = sweepdir.read_exit(attempt) if attempt and read else None
     asked = sweep.asked.get(str(claim.get("job", "")).rpartition("_")[0])
     is_skewed = attempt is not None and clocks.submitter_differs(attempt, claim, ended, asked)
@@ -251,7 +260,7 @@ def _run(sweep: _Sweep, name: str, state: RunState, failure: str, read: Reader |
         local_batch=local_batch,
         global_batch=global_batch,
         job_ids=str(claim.get("job", "")),
-        nodelist=" ".join(hosts),
+        nodelist=union(hosts) or brief(str(claim.get("nodelist", ""))),
         repeats_asked=sweep.repeats,
         gpu_model=", ".join(_models(nodes)) if config.device == "gpu" else "",
         queue_s=None if is_skewed else sweep.queue_s(claim),

@@ -326,9 +326,15 @@ def dump(value: Any, **how: Any) -> str:
 
 
 def to_builtins(spec: Section) -> dict[str, Any]:
-    """The spec as plain mappings with every default, ready for YAML."""
-    result: dict[str, Any] = msgspec.to_builtins(spec)
+    """The spec as plain mappings and lists with every default, ready for YAML, and as YAML gives it back."""
+    result: dict[str, Any] = _with_lists(msgspec.to_builtins(spec))
     return result
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_lists(inner) for key, inner in value.items()}
+    return [_with_lists(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def parse_scalar(text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import types
 import typing
@@ -45,8 +46,13 @@ class Key:
         return typing.get_origin(self.type) in (tuple, list)
 
 
-def keys_of(kind: type[Section]) -> Iterator[Key]:
+@functools.cache  # msgspec evaluates the annotations anew each time: 20,000 run.yaml would take minutes
+def keys_of(kind: type[Section]) -> tuple[Key, ...]:
     """The keys of one section, in the order of the source; those of sections within it are not included."""
+    return tuple(_keys(kind))
+
+
+def _keys(kind: type[Section]) -> Iterator[Key]:
     for field in msgspec.structs.fields(kind):
         bare, metadata = _unwrapped(field.type)
         inner, optional = _section(bare)
@@ -57,8 +63,13 @@ def keys_of(kind: type[Section]) -> Iterator[Key]:
         yield Key(field.encode_name, bare, described or "", inner, optional, **extra)
 
 
-def leaves(kind: type[Section]) -> Iterator[Key]:
+@functools.cache
+def leaves(kind: type[Section]) -> tuple[Key, ...]:
     """Every key that holds a plain value, also those of inner sections, by dotted name, in the order of the source."""
+    return tuple(_leaves(kind))
+
+
+def _leaves(kind: type[Section]) -> Iterator[Key]:
     for key in keys_of(kind):
         if key.section is None:
             yield key

@@ -43,9 +43,9 @@ def cancel(sweep: Sweep, names: Sequence[str], tell: Tell) -> list[str]:
         submitted = submissions(events, sweep.plan.run_names)
         jobs = _jobs(sweep, events, {submitted[run.run].group for run in live} | (set() if names else {COLLECTOR}))
         tasks = {run.task for run in live if run.task}
+        places = {name: index for run_names in sweep.plan.run_names.values() for index, name in enumerate(run_names)}
         for run in live:
-            group = submitted[run.run].group
-            index = sweep.plan.run_names[group].index(run.run)
+            group, index = submitted[run.run].group, places[run.run]
             tasks |= {f"{job}_{index}" for job in jobs.get(group, ())}
         everything = [job for found in jobs.values() for job in found]
         if tasks or everything:

@@ -15,7 +15,7 @@ from hpcjobs.base import contract, sweepdir
 from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.errors import InputError, SchedulerUnreachable
 from hpcjobs.base.files import shown
-from hpcjobs.base.hostlist import expand_hosts
+from hpcjobs.base.hostlist import brief, union
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import clocks, evidence
@@ -29,28 +29,36 @@ POLL_FIRST_S = 1.0
 POLL_LAST_S = 30.0
 POLL_GROWTH = 1.5
 POLL_JITTER = 0.2  # a fraction of the interval, either way
+# The interval is at least so many times the CPU time of a look: that at 20,000 runs takes seconds, of a shared node.
+POLL_PER_CPU = 10.0
 
+# So many lines of the journal that are wrong are named, and the others counted: there may be a million.
+_TOLD = 10
 _PLANNED = RunState.PLANNED
 _OVER = (RunState.DONE, RunState.FAILED)
 
 
 class Readings:
-    """What attempts said, so that no log of an attempt that has ended is read twice."""
+    """What attempts said, so that no log of an attempt that has ended is read twice by one command."""
 
     def __init__(self) -> None:
-        self._ended: dict[Path, Reading] = {}
+        self._ended: dict[Path, tuple[RunConfig, Reading]] = {}
 
     def read(self, run: RunConfig, attempt: Path, ended: ExitRecord | None) -> Reading:
         """What the files of an attempt say.
 
         `ended` is its exit.json as the caller read it: read twice, it may have appeared in between.
         """
-        found = self._ended.get(attempt)
-        if found is None:
+        known, found = self._ended.get(attempt, (None, None))
+        if found is None or known != run:  # a run.yaml may ask for what the plan does not
             found = read_ended(run, attempt, ended)
             if ended is not None and (found.finished or time.time() - ended.end > NFS_CACHE_S):
-                self._ended[attempt] = found
+                self._ended[attempt] = run, found
         return found
+
+    def attempt(self, run: RunConfig, attempt: Path) -> Reading:
+        """The same for a caller that has not read its exit.json. Raises OSError if that cannot be read now."""
+        return self.read(run, attempt, sweepdir.read_exit(attempt))
 
 
 def look(where: SweepDir, name: str, config: Callable[[], RunConfig], readings: Readings) -> Evidence:
@@ -86,7 +94,7 @@ def look(where: SweepDir, name: str, config: Callable[[], RunConfig], readings: 
         line=_why(newest / contract.JOB_LOG, where.slurm / f"{task}.out", ranks) if failed else found.problem,
         progress=found.progress,
         # Of most commands, the job script alone says where it ran.
-        nodes=found.hosts or tuple(expand_hosts(str(claim.get("nodelist", "")))),
+        nodelist=union(found.hosts) or brief(str(claim.get("nodelist", ""))),
         start=claim.get("start"),
     )
 
@@ -117,7 +125,13 @@ class Watch:
     """
 
     def __init__(
-        self, sweep: Sweep, tell: Callable[[str], None], *, must_answer: bool = False, must_read: bool = False
+        self,
+        sweep: Sweep,
+        tell: Callable[[str], None],
+        *,
+        must_answer: bool = False,
+        must_read: bool = False,
+        readings: Readings | None = None,
     ):
         self._sweep = sweep
         self._tell = tell
@@ -126,7 +140,7 @@ class Watch:
         self._sizes = {run.name: run.size.gpus for run in sweep.plan.runs}
         self._hints = trainer_of(sweep.plan.variants[0].experiment).hints()
         self._restarts = all(trainer_of(each.experiment).restarts(each.experiment) for each in sweep.plan.variants)
-        self._readings = Readings()
+        self._readings = readings or Readings()
         self._settled: dict[str, Evidence] = {}
         self._answers: Mapping[str, JobState] = {}
         self._answered_at: float | None = None
@@ -162,8 +176,11 @@ class Watch:
         """The journal's events. What is wrong with a line of it is told once."""
         events, wrong = sweepdir.read_events(self._sweep.where)
         outside = planned(events, self._sweep.plan.run_names)[1]
-        for problem in (*wrong, *(f"{self._sweep.where.journal}: {text}" for text in outside)):
+        problems = [*wrong, *(f"{self._sweep.where.journal}: {text}" for text in outside)]
+        for problem in problems[:_TOLD]:
             self._tell_once(problem)
+        if len(problems) > _TOLD:
+            self._tell_once(f"{self._sweep.where.journal}: {len(problems) - _TOLD:,} more lines are left out")
         return events
 
     def _tell_once(self, problem: str) -> None:
@@ -213,20 +230,36 @@ class Watch:
         return f"showing its answer of {time.strftime('%H:%M:%S', time.localtime(self._answered_at))}"
 
 
-def snapshot(sweep: Sweep, tell: Callable[[str], None] = lambda text: None) -> list[RunStatus]:
-    """The state of every run, by one query of the scheduler.
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """The state of every run, and what the logs of ended ones said: who collects reads none of them again."""
+
+    statuses: list[RunStatus]
+    readings: Readings
+
+
+def seen(sweep: Sweep, tell: Callable[[str], None] = lambda text: None) -> Seen:
+    """Look at a sweep once, by one query of the scheduler.
 
     If the scheduler is unreachable, `tell` receives a line about it, and the states come from the files only.
     """
-    return Watch(sweep, tell).look()
+    readings = Readings()
+    return Seen(Watch(sweep, tell, readings=readings).look(), readings)
+
+
+def snapshot(sweep: Sweep, tell: Callable[[str], None] = lambda text: None) -> list[RunStatus]:
+    """The state of every run, as `seen` has it."""
+    return seen(sweep, tell).statuses
 
 
 def wait(sweep: Sweep, show: Callable[[list[RunStatus]], None], tell: Callable[[str], None]) -> list[RunStatus]:
     """Poll until every submitted run has ended, and at least one has; `show` receives each snapshot."""
     watch, interval, ended = Watch(sweep, tell), POLL_FIRST_S, -1
     while True:
+        begun = time.process_time()
         runs = watch.look()
         show(runs)
+        cost_s = time.process_time() - begun
         now = sum(run.state.final for run in runs)
         planned = sum(run.state is _PLANNED for run in runs)
         if now and now + planned == len(runs):
@@ -234,4 +267,4 @@ def wait(sweep: Sweep, show: Callable[[list[RunStatus]], None], tell: Callable[[
         interval = POLL_FIRST_S if now != ended else min(interval * POLL_GROWTH, POLL_LAST_S)
         ended = now
         # The jitter keeps many waiting commands from polling at the same moment.
-        time.sleep(interval * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER))
+        time.sleep(max(interval, POLL_PER_CPU * cost_s) * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hpcjobs.base.contract import EXIT_INTERRUPTED
+from hpcjobs.base.hostlist import brief, expand_hosts
 from hpcjobs.base.records import ExitRecord, Failure, JobState, Progress, RankRecord, RunState
 from hpcjobs.collect.clocks import CLOSE_S
 from hpcjobs.collect.failures import cancelled_by_slurm, classify, failure
@@ -27,7 +28,8 @@ class Evidence:
 
     `claimed_by` is the task that made it and `submission` the number of the submission it belongs to.
     `measured`: some attempt finished. `ranks`: how its ranks ended, of those that rank.sh ran.
-    `restarts`: EXIT_INTERRUPTED means that the run wrote a checkpoint.
+    `nodelist`: its hosts, as
+    `hostlist.brief` writes them. `restarts`: EXIT_INTERRUPTED means that the run wrote a checkpoint.
     """
 
     attempt: str = ""
@@ -39,7 +41,7 @@ class Evidence:
     ranks: tuple[RankRecord, ...] = ()
     line: str = ""
     progress: Progress = dataclasses.field(default_factory=Progress)
-    nodes: tuple[str, ...] = ()
+    nodelist: str = ""
     start: float | None = None
     restarts: bool = True
 
@@ -87,8 +89,9 @@ class RunStatus:
     """One run as `status` shows it.
 
     `gpus` is its size; `word` and `reason` are the scheduler's own; `start` and `end` are seconds since the epoch.
-    `ending`: the run was cancelled without a result, and the scheduler still shows its task as alive. `clock`: how the
-    clock of its first node contradicts this host's; then how long the run took until now is not known.
+    `nodelist` is that of `hostlist.brief`. `ending`: the run was cancelled without a result, and the scheduler still
+    shows its task as alive. `clock`: how the clock of its first node contradicts this host's; then how long the run
+    took until now is not known.
     """
 
     run: str
@@ -99,12 +102,17 @@ class RunStatus:
     reason: str = ""
     failure: Failure | None = None
     attempt: str = ""
-    nodes: tuple[str, ...] = ()
+    nodelist: str = ""
     start: float | None = None
     end: float | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     ending: bool = False
     clock: str = ""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of its hosts. They are made anew each time: a study may have millions."""
+        return tuple(host for part in self.nodelist.split() for host in expand_hosts(part))
 
 
 def planned(
@@ -233,13 +241,16 @@ def fold(
 def _clock(found: Evidence, submission: Submission | None, now: float) -> str:
     if found.start is None:
         return ""
-    host = found.nodes[0] if found.nodes else "its node"
     if (ahead := max(found.start, found.exit.end if found.exit else 0.0) - now) > CLOSE_S:
-        return f"the clock of {host} is {ahead:.0f} s or more ahead of this host's"
-    if submission is None or submission.number != found.submission:
-        return ""
-    behind = submission.asked - found.start
-    return f"the clock of {host} is {behind:.0f} s or more behind that of the submission" if behind > CLOSE_S else ""
+        return f"the clock of {_first_host(found.nodelist)} is {ahead:.0f} s or more ahead of this host's"
+    mine = submission is not None and submission.number == found.submission
+    if submission is not None and mine and (behind := submission.asked - found.start) > CLOSE_S:
+        return f"the clock of {_first_host(found.nodelist)} is {behind:.0f} s or more behind that of the submission"
+    return ""
+
+
+def _first_host(nodelist: str) -> str:
+    return next((expand_hosts(part)[0] for part in nodelist.split()), "its node")
 
 
 def _status(
@@ -254,7 +265,7 @@ def _status(
         word=answer.word if answer else "",
         reason=answer.reason if answer else "",
         attempt=found.attempt,
-        nodes=(answer.nodes if answer else ()) or found.nodes,
+        nodelist=brief(answer.nodelist if answer else "") or found.nodelist,
         start=found.start or (answer.start if answer else None),
         end=found.exit.end if found.exit else answer.end if answer else None,
         progress=found.progress,

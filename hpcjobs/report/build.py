@@ -24,10 +24,10 @@ from hpcjobs.collect import inspector, runs_csv, sweep_runs
 from hpcjobs.collect.evidence import tail
 from hpcjobs.collect.reference_tables import read_reference
 from hpcjobs.engine import follow, node_energy
-from hpcjobs.engine.state import RunStatus
+from hpcjobs.engine.follow import Seen
 from hpcjobs.engine.sweep import Sweep, load, run_configs
 from hpcjobs.report.write import write_report
-from hpcjobs.trainers.registry import check_run, read_attempt, trainer_of
+from hpcjobs.trainers.registry import check_run, trainer_of
 
 # The page shows the end of each run's log: at most this many lines and bytes.
 TAIL_LINES = 20
@@ -58,37 +58,37 @@ class Report:
     files: list[Path]
 
 
-def collect_sweep(sweep: Sweep, statuses: Sequence[RunStatus], out: Path | None = None) -> list[Run]:
+def collect_sweep(sweep: Sweep, seen: Seen, out: Path | None = None) -> list[Run]:
     """Collect a sweep, and write its runs.csv and the tables that its trainer's runs leave, into `out` or report/."""
-    node_energy.update(sweep, statuses)
-    found = read_sweep(sweep, statuses)
+    node_energy.update(sweep, seen.statuses)
+    found = read_sweep(sweep, seen)
     sweep_runs.write(sweep.where, found, trainer_of(sweep.plan.variants[0].experiment).tables, out)
     return found
 
 
-def read_sweep(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[Run]:
+def read_sweep(sweep: Sweep, seen: Seen) -> list[Run]:
     """The runs of a sweep, as `collect_sweep` writes them. Writes nothing."""
-    states = {run.run: (run.state, str(run.failure or "")) for run in statuses}
-    return sweep_runs.collect(sweep.where, run_configs(sweep), states, read_attempt, check_run)
+    states = {run.run: (run.state, str(run.failure or "")) for run in seen.statuses}
+    return sweep_runs.collect(sweep.where, run_configs(sweep), states, seen.readings.attempt, check_run)
 
 
-def scaling_rows(sweep: Sweep, statuses: Sequence[RunStatus]) -> list[ScalingRow]:
+def scaling_rows(sweep: Sweep, seen: Seen) -> list[ScalingRow]:
     """The scaling table of a sweep, as its report has it. Writes nothing."""
     from hpcjobs.analysis import predict  # importing scipy takes a third of a second
 
-    return predict.fill(scaling.table(read_sweep(sweep, statuses)))
+    return predict.fill(scaling.table(read_sweep(sweep, seen)))
 
 
-def report_sweep(
-    sweep: Sweep, statuses: Sequence[RunStatus], request: ReportRequest, tell: Tell, out: Path | None = None
-) -> Report:
+def report_sweep(sweep: Sweep, seen: Seen, request: ReportRequest, tell: Tell, out: Path | None = None) -> Report:
     """Collect a sweep and write its report into `out` or report/. Raises InputError if the request cannot be met."""
+    from hpcjobs.report import many  # imports rich
+
     where, folder = sweep.where, out or sweep.where.report
     if out is not None and SweepDir(out).sweep_yaml.exists():
         raise InputError(f"--out {out}: holds a sweep: give another folder, or none for the sweep's own report/")
     if request.baseline is not None:
-        scaling.table(read_sweep(sweep, statuses), _baseline(request.baseline))  # refuses one before a file is written
-    runs = collect_sweep(sweep, statuses, out)
+        scaling.table(read_sweep(sweep, seen), _baseline(request.baseline))  # refuses one before a file is written
+    runs = collect_sweep(sweep, seen, out)
     experiment = sweep.plan.variants[0].experiment.name
     return _write(
         runs,
@@ -98,7 +98,7 @@ def report_sweep(
         title=f"{experiment} on {sweep.plan.cluster.name}",
         auc=_rows(folder / AUC_CSV) if AUC_CSV in trainer_of(sweep.plan.variants[0].experiment).tables else [],
         provenance=read_json(where.provenance),
-        tails={run.run: _tail(where, run) for run in runs},
+        tails={runs[number].run: _tail(where, runs[number]) for number in many.shown(many.of_runs(runs))},
         collectives=_collectives(where, runs, folder),
     )
 
@@ -164,7 +164,7 @@ def _other_runs(path: Path, tell: Tell) -> list[Run]:
     """The runs of another sweep's folder, or of a runs.csv."""
     if path.is_dir():
         sweep = load(path)
-        return read_sweep(sweep, follow.snapshot(sweep, tell))
+        return read_sweep(sweep, follow.seen(sweep, tell))
     return read_runs(str(path), tell, "--against")
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # both import numpy or scipy, which are slow and which a tabl
 
 # A log or a name may contain terminal colours and control characters. A page and an SVG must not.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+# More sizes than this are not listed in a sentence.
+_LISTED = 12
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -126,6 +128,12 @@ def unit_of(rows: Iterable[_HasUnit]) -> str:
     return clean(next((row.unit for row in rows), "")) or "units"
 
 
+def cause_of(run: Run) -> tuple[str, str]:
+    """(class of the failure of a run, the line that shows it), as runs.csv has both in one text."""
+    cause, _, why = run.failure.partition(":")
+    return cause.strip(), why.strip()
+
+
 def singular(unit: str) -> str:
     """One of a unit: `image` of images; `unit` if it is not known."""
     return (clean(unit) or "units").removesuffix("s")
@@ -178,8 +186,10 @@ def clean(text: str) -> str:
 
 
 def sizes(numbers: Sequence[int]) -> str:
-    """`8 GPUs`, `1 and 2 GPUs`, `1, 2 and 4 GPUs`."""
+    """`8 GPUs`, `1 and 2 GPUs`, `1, 2 and 4 GPUs`; of many `50 sizes from 4 to 40000 GPUs`."""
     unique = sorted(set(numbers))
+    if len(unique) > _LISTED:
+        return f"{len(unique)} sizes from {unique[0]} to {unique[-1]} GPUs"
     return f"{listed([str(number) for number in unique])} GPU{'' if unique == [1] else 's'}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -13,16 +12,17 @@ import jinja2
 from markupsafe import Markup
 
 from hpcjobs.analysis.compare import compare_reference
-from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
+from hpcjobs.base.metrics import LOSSES, ScalingRow
 from hpcjobs.base.version import __version__
-from hpcjobs.report import sentences, tables
-from hpcjobs.report.contents import Contents, by_unit, clean, score_name_of, series, singular, unit_of
+from hpcjobs.report import many, sentences, tables
+from hpcjobs.report.contents import Contents, clean, score_name_of, series, singular, unit_of
 from hpcjobs.report.figures_inline import inline
 from hpcjobs.report.figures_style import Drawing
+from hpcjobs.report.page_cells import DASH, Cell, Table, cut, numeric, plain, rounded, signed
+from hpcjobs.report.page_runs import run_logs, runs_tables
 
 FILE = "report.html"
 TEMPLATE = "report.html.j2"
-_DASH = "\N{EN DASH}"
 _COLLECTIVES = (
     "Collectives that NCCL's Inspector recorded: times of the operations themselves, hidden by computing or not. They "
     "are no part of a step, and not exposed all-reduce"
@@ -31,39 +31,6 @@ _PROVENANCE = {
     "command": "Command", "time": "Time", "user": "User", "host": "Host", "cwd": "Folder",
     "hpcjobs": "hpcjobs", "python": "Python", "git": "Code", "cluster": "Cluster",
 }  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A cell of a table. If `text` is rounded, `value` is the number of the CSV. `note` is its interval or share."""
-
-    text: str
-    value: str = ""
-    note: str = ""
-    href: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of the page. The column number `head` names each row. The columns `words` hold text, not numbers."""
-
-    name: str
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    head: int = 0
-    words: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Log:
-    """A run, facts about it, and the last lines of its log. `anchor` is unique on the page."""
-
-    anchor: str
-    name: str
-    state: str
-    facts: Sequence[tuple[str, str]]
-    tail: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +52,9 @@ def render(contents: Contents, drawings: Sequence[Drawing]) -> str:
         lstrip_blocks=True,
         finalize=_printable,
     )
-    logs = _logs(contents)
+    briefs = many.of_runs(contents.runs)
+    shown = [contents.runs[number] for number in many.shown(briefs)]
+    logs = run_logs(shown, contents.tails)
     page = environment.get_template(TEMPLATE).render(
         title=contents.title,
         subtitle=_subtitle(contents),
@@ -93,16 +62,16 @@ def render(contents: Contents, drawings: Sequence[Drawing]) -> str:
         answers=sentences.answers(contents.rows, contents.runs),
         pictures=[_picture(drawing) for drawing in drawings],
         tables=[
-            dataclasses.replace(table, name=f"{table.name}-{number}" if number > 1 else table.name)
+            dataclasses.replace(cut(table), name=f"{table.name}-{number}" if number > 1 else table.name)
             for number, part in enumerate(contents.parts, 1)
             for table in _tables(part)
         ]
         + (
-            [_plain("collectives", _COLLECTIVES, tables.collectives(contents.collectives))]
+            [cut(plain("collectives", _COLLECTIVES, tables.collectives(contents.collectives)))]
             if contents.collectives
             else []
         ),
-        runs=_runs(contents.runs, logs) if contents.runs else None,
+        runs=list(runs_tables(briefs, shown, logs)) if contents.runs else [],
         logs=logs,
         provenance=list(_provenance(contents.provenance)),
         software=sorted({row.software for row in contents.rows if row.software}),
@@ -136,7 +105,7 @@ def _highlights(contents: Contents) -> list[Cell]:
         return []
     row, unit = measured[-1], lines[0].unit
     where = f"{row.gpus} GPU{'s' * (row.gpus != 1)}"
-    found = [Cell(_rounded(row.throughput), f"{unit}/s on {where}", _between(row, "throughput"))]
+    found = [Cell(rounded(row.throughput), f"{unit}/s on {where}", _between(row, "throughput"))]
     if row.speedup is not None and row.efficiency is not None and row.gpus != row.baseline_gpus:
         over = f"speed-up over {row.baseline_gpus} GPU{'s' * (row.baseline_gpus != 1)}"
         found.append(Cell(f"{row.speedup:.1f}×", over, _between(row, "speedup", ".1f")))
@@ -163,7 +132,7 @@ def _tables(contents: Contents) -> Iterator[Table]:
             caption += '. "left out": error of the prediction if the size is left out of the fit'
             if doubt := tables.doubt(model):
                 caption += f". Of no use: {doubt}"
-            yield _plain(f"model-{number}", caption, tables.predictions(model, fitted.unit))
+            yield plain(f"model-{number}", caption, tables.predictions(model, fitted.unit))
     if contents.reference is not None:
         name = contents.reference.name
         found = compare_reference(contents.rows, contents.reference)
@@ -171,11 +140,11 @@ def _tables(contents: Contents) -> Iterator[Table]:
             found.sort(key=lambda each: each.gpus)
         cells = tables.beside(found, contents.reference)
         caption = f"Compared with {name}. Each efficiency is relative to the base of its own table"
-        yield _plain("reference", caption, cells)
+        yield plain("reference", caption, cells)
     if contents.differences:
         caption = f"Compared with {contents.others_name}, with Welch's 95 % intervals"
         caption += '. "real": by Holm\'s correction over all sizes'
-        yield _plain("against", caption, tables.differences(contents.differences))
+        yield plain("against", caption, tables.differences(contents.differences))
 
 
 def _scaling(rows: Sequence[ScalingRow]) -> Table:
@@ -204,27 +173,27 @@ def _scaling(rows: Sequence[ScalingRow]) -> Table:
     for row in rows:
         scored = clean(row.score_name) if len(scores) > 1 else ""
         more = {
-            score: dataclasses.replace(_number(row.score, ".3f"), note=scored),
+            score: dataclasses.replace(numeric(row.score, ".3f"), note=scored),
             "time to train": _duration(row.time_to_train_s),
             "start-up": _duration(row.startup_s),
-            "MFU": Cell(_DASH) if row.mfu is None else Cell(f"{100 * row.mfu:.1f} %", f"{row.mfu:.6g}"),
-            per_unit: dataclasses.replace(_number(row.energy_per_unit_j, ".3g"), note=row.energy_source),
-            "W/GPU": _number(row.gpu_power_w, ".0f"),
-            "node kWh": dataclasses.replace(_number(row.node_energy_kwh, ".3g"), note=row.node_energy_plugin),
+            "MFU": Cell(DASH) if row.mfu is None else Cell(f"{100 * row.mfu:.1f} %", f"{row.mfu:.6g}"),
+            per_unit: dataclasses.replace(numeric(row.energy_per_unit_j, ".3g"), note=row.energy_source),
+            "W/GPU": numeric(row.gpu_power_w, ".0f"),
+            "node kWh": dataclasses.replace(numeric(row.node_energy_kwh, ".3g"), note=row.node_energy_plugin),
             "flags": Cell(row.flags),
         }
         name = ", ".join(part for part in (row.experiment, row.params) if part)
         lines.append([
             *([Cell(name)] if has_params else []),
-            _number(row.gpus, ","),
-            *([_number(row.local_batch, ",")] if has_batch else []),
-            _number(row.nodes, ","),
+            numeric(row.gpus, ","),
+            *([numeric(row.local_batch, ",")] if has_batch else []),
+            numeric(row.nodes, ","),
             Cell(f"{row.runs} of {row.runs + row.failed_runs}" if row.failed_runs else str(row.runs)),
             _sure(row, "throughput"),
-            _number(row.throughput_per_gpu),
+            numeric(row.throughput_per_gpu),
             _sure(row, "speedup", ".2f"),
             _share(row),
-            _number(row.step_ms),
+            numeric(row.step_ms),
             *(more[name] for name, there in optional.items() if there),
         ])  # fmt: skip
     caption = "Throughput, speed-up and efficiency by size"
@@ -243,7 +212,7 @@ def _losses(rows: Sequence[ScalingRow]) -> Table:
             continue
         name = ", ".join(part for part in (row.experiment, row.params) if part)
         losses = [_loss(row, part) for part in ("", *LOSSES)]
-        lines.append([*([Cell(name)] if has_params else []), _number(row.gpus, ","), _number(row.step_ms), *losses])
+        lines.append([*([Cell(name)] if has_params else []), numeric(row.gpus, ","), numeric(row.step_ms), *losses])
     caption = "Lost time of a step compared with ideal scaling, in ms and in per cent of the step"
     if any(getattr(row, f"lost_{part}_ms_low", None) is not None for row in rows for part in LOSSES):
         caption += ", with 95 % intervals"
@@ -254,55 +223,11 @@ def _loss(row: ScalingRow, part: str) -> Cell:
     name = f"lost_{part}_ms" if part else "lost_ms"
     share = "" if (found := row.share(part)) is None else f"{found:.1f} %"
     between = "" if part == "other" else _between(row, name, ".1f")
-    note = _signed(", ".join(text for text in (between, share) if text))
-    return dataclasses.replace(_number(getattr(row, name), ".1f"), note=note)
+    note = signed(", ".join(text for text in (between, share) if text))
+    return dataclasses.replace(numeric(getattr(row, name), ".1f"), note=note)
 
 
-def _plain(name: str, caption: str, cells: tables.Cells) -> Table:
-    rows = [[Cell(text) for text in row] for row in cells.rows]
-    return Table(name, caption, cells.header, rows, cells.left, cells.header[: cells.left])
-
-
-def _runs(runs: Sequence[Run], logs: Sequence[Log]) -> Table:
-    has_params = any(run.params for run in runs)
-    units = by_unit(run for run in runs if run.throughput is not None)
-    rate = f"{unit_of(next(iter(units.values()), []))}/s" if len(units) < 2 else "rate"
-    header = ["run", *(["params"] if has_params else []), "state", "GPUs", rate, "step, ms", "job", "nodes"]
-    has_why = any(run.failure for run in runs)
-    header += ["why"] if has_why else []
-    words = ("run", "params", "state", "job", "nodes", "why")
-    rows = [
-        [
-            Cell(log.name, href=f"#{log.anchor}"),
-            *([Cell(run.params)] if has_params else []),
-            Cell(log.state),
-            _number(run.gpus, ","),
-            dataclasses.replace(_number(run.throughput), note=f"{unit_of([run])}/s" if rate == "rate" else ""),
-            _number(run.step_ms),
-            Cell(run.job_ids),
-            Cell(run.nodelist),
-            *([Cell(textwrap.shorten(clean(run.failure), 90, placeholder=" ..."))] if has_why else []),
-        ]
-        for run, log in zip(runs, logs, strict=True)
-    ]
-    return Table("runs", "All runs. The name links to the end of the log", header, rows, 0, words)
-
-
-# --- runs and provenance -------------------------------------------------------------------------
-
-
-def _logs(contents: Contents) -> list[Log]:
-    found = []
-    for number, run in enumerate(contents.runs, 1):
-        facts = {
-            "Why": run.failure, "Log": run.source, "Attempt": run.attempt, "Params": run.params, "Job": run.job_ids,
-            "Nodes": run.nodelist, "GPU": run.gpu_model, "Transport": run.transport, "Software": run.software,
-            "Flags": run.flags,
-        }  # fmt: skip
-        known = [(name, text) for name, text in facts.items() if text]
-        tail = contents.tails.get(run.run, "").strip("\n")
-        found.append(Log(f"run-{number}", run.run, str(run.state), known, tail))
-    return found
+# --- provenance ------------------------------------------------------------------------------------
 
 
 def _provenance(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -335,32 +260,13 @@ def _flat(value: Any, prefix: str = "") -> Iterator[str]:
 # --- cells ---------------------------------------------------------------------------------------
 
 
-def _number(value: float | None, form: str = "") -> Cell:
-    """A rounded number, with the exact number of the CSV."""
-    if value is None:
-        return Cell(_DASH)
-    exact = f"{value:.6g}" if isinstance(value, float) else str(value)
-    text = format(value, form) if form else _rounded(value)
-    return Cell(_signed(text), exact)
-
-
-def _signed(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def _rounded(value: float | None) -> str:
-    if value is None:
-        return _DASH
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
-
-
 def _sure(row: ScalingRow, name: str, form: str = "") -> Cell:
-    return dataclasses.replace(_number(getattr(row, name), form), note=_between(row, name, form))
+    return dataclasses.replace(numeric(getattr(row, name), form), note=_between(row, name, form))
 
 
 def _share(row: ScalingRow) -> Cell:
     if row.efficiency is None:
-        return Cell(_DASH)
+        return Cell(DASH)
     return Cell(f"{100 * row.efficiency:.1f} %", f"{row.efficiency:.6g}", _between(row, "efficiency", ".1f", 100))
 
 
@@ -368,14 +274,14 @@ def _between(row: ScalingRow, name: str, form: str = "", factor: float = 1) -> s
     low, high = getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
     if low is None or high is None:
         return ""
-    ends = [format(factor * end, form) if form else _rounded(factor * end) for end in (low, high)]
+    ends = [format(factor * end, form) if form else rounded(factor * end) for end in (low, high)]
     return f"{ends[0]} to {ends[1]}"
 
 
 def _duration(seconds: float | None) -> Cell:
     """A time in a suitable unit."""
     if seconds is None:
-        return Cell(_DASH)
+        return Cell(DASH)
     for factor, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * factor:
             return Cell(f"{seconds / factor:.1f} {unit}", f"{seconds:.6g}")

@@ -11,7 +11,7 @@ from hpcjobs.analysis.intervals import welch_ratio
 from hpcjobs.base.columns import FLAG_LOADER, FLAG_SLOW_NODE, FLAG_STARVED, FLAG_UNCLAIMED, FLAGS
 from hpcjobs.base.metrics import LOSSES, Run, ScalingRow
 from hpcjobs.base.records import RunState
-from hpcjobs.report.contents import Series, clean, flags_at, kind, listed, series, sizes
+from hpcjobs.report.contents import Series, cause_of, clean, flags_at, kind, listed, series, sizes
 
 # Below this efficiency most people would no longer say that it scales.
 _GOOD = 0.8
@@ -22,6 +22,8 @@ _PARTS = {
     "compute": "slower computing",
     "other": "time that the measured parts do not explain",
 }
+# So many sizes that lost some runs have a sentence each.
+_SENTENCES = 8
 # Stands between a number and its unit, so that no line break separates them.
 _S = "\N{NO-BREAK SPACE}"
 
@@ -283,16 +285,25 @@ def holds_back(each: Series) -> tuple[str, ...]:
 
 
 def failed(each: Series, runs: Sequence[Run] = ()) -> tuple[str, ...]:
-    """The runs without a measurement, with their reasons. Sizes without any measurement share one sentence."""
-    found = [_failed_of([row], runs) for row in each.rows if row.failed_runs and row.runs]
+    """The runs without a measurement, with their reasons. Sizes without any measurement share one sentence.
+
+    So do more sizes than anybody reads about one by one.
+    """
+    lost: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        if not run.measured:
+            lost.setdefault(_point(run), []).append(run)
+    some = [row for row in each.rows if row.failed_runs and row.runs]
     whole = [row for row in each.rows if row.failed_runs and not row.runs]
-    return (*found, _failed_of(whole, runs)) if whole else tuple(found)
+    groups = [[row] for row in some] if len(some) <= _SENTENCES else [some]
+    return tuple(_failed_of(rows, [run for row in rows for run in lost.get(_point(row), ())])
+                 for rows in (*groups, *([whole] if whole else ())))  # fmt: skip
 
 
 def _failed_of(rows: Sequence[ScalingRow], runs: Sequence[Run]) -> str:
     where = sizes([row.gpus for row in rows])
     lost, count = sum(row.failed_runs for row in rows), sum(row.runs + row.failed_runs for row in rows)
-    why = _why([run for run in runs if not run.measured and any(_is_of(run, row) for row in rows)])
+    why = _why(runs)
     if count == 1:
         return f"The run on {where} has no measurement{why}."
     if lost == count:
@@ -300,16 +311,16 @@ def _failed_of(rows: Sequence[ScalingRow], runs: Sequence[Run]) -> str:
     return f"{lost} of {count} runs on {where} {'has' if lost == 1 else 'have'} no measurement{why}."
 
 
-def _is_of(run: Run, row: ScalingRow) -> bool:
-    key = (row.experiment, row.params, row.gpus, row.local_batch, row.global_batch)
-    return (run.experiment, run.params, run.gpus, run.local_batch, run.global_batch) == key
+def _point(each: Run | ScalingRow) -> tuple[object, ...]:
+    """What a row and its runs have in common."""
+    return each.experiment, each.params, each.gpus, each.local_batch, each.global_batch
 
 
 def _why(runs: Sequence[Run]) -> str:
     """`: 2 failed (out_of_memory), 1 cancelled`."""
     counts: Counter[str] = Counter()
     for run in runs:
-        cause = run.failure.partition(":")[0].strip()
+        cause, _ = cause_of(run)
         state = "done, but without a measurement" if run.state is RunState.DONE else str(run.state)
         counts[f"{state} ({cause})" if cause else state] += 1
     if not counts:

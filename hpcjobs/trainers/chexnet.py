@@ -28,6 +28,8 @@ _CHECKPOINT_BYTES = {"densenet121": 300_000_000, "densenet_tiny": 5_000_000}
 # Options of Open MPI's mpirun that Horovod asks for (horovod.readthedocs.io/en/stable/mpi.html). They keep UCX and
 # InfiniBand verbs out of its control messages: NCCL carries the data.
 _TRANSPORT = ("-mca", "pml", "ob1", "-mca", "btl", "^openib")
+# TensorFlow keeps the learning rate as a float32: beyond its numbers the rate would be 0, or infinite as the weights.
+_LEAST_RATE, _LARGEST_RATE = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 
 class ChexnetTrainer:
@@ -40,6 +42,10 @@ class ChexnetTrainer:
     def check_keys(self, experiments: Sequence[Experiment], cluster: Cluster | None) -> None:
         if cluster is not None:
             _check_profile(cluster)
+        for each in _ours(experiments):
+            if not _LEAST_RATE <= each.lr.base <= _LARGEST_RATE:
+                ends = f"{_LEAST_RATE:.3g} to {_LARGEST_RATE:.3g}"
+                raise InputError(f"expected {ends}, the numbers of float32, got {each.lr.base:g}", ("lr", "base"))
         if len({each.data.synth for each in _ours(experiments)} - {None}) > 1:
             raise InputError("--set data.synth: takes one value of each key, because a sweep makes its images once")
 

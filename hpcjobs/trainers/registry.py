@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcjobs.base import sweepdir
 from hpcjobs.base.contract import RunConfig
 from hpcjobs.base.errors import InputError, nearest
 from hpcjobs.base.records import ExitRecord
@@ -65,12 +64,7 @@ def check_run(run: RunConfig) -> None:
     experiment_in(Document("experiment", copy.deepcopy(dict(run.experiment)), {}))
 
 
-def read_attempt(run: RunConfig, attempt: Path) -> Reading:
-    """What the files of an attempt say; see Trainer.read."""
-    return read_ended(run, attempt, sweepdir.read_exit(attempt))
-
-
 def read_ended(run: RunConfig, attempt: Path, exit: ExitRecord | None) -> Reading:
-    """The same for one whose exit.json the caller has read, or has not found."""
+    """What the files of an attempt say, whose exit.json the caller has read, or has not found; see Trainer.read."""
     trainer = TRAINERS[run.experiment.get("trainer", DEFAULT)]
     return trainer.read(run, attempt, exit)

@@ -17,12 +17,13 @@ from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import sweep_runs
 from hpcjobs.config import Experiment, profiles
 from hpcjobs.engine.folder import scripts, write_folder
+from hpcjobs.engine.follow import Readings
 from hpcjobs.engine.journal import locked
 from hpcjobs.engine.sweep import Sweep, load
 from hpcjobs.plan.planning import make_plan, parameter_grid
 from hpcjobs.schedulers import factory
 from hpcjobs.study import Study
-from hpcjobs.trainers.registry import check_run, read_attempt
+from hpcjobs.trainers.registry import check_run
 from tests.control.fake_scheduler import FakeScheduler, Pace
 from tests.control.logs import attempt, train_log
 
@@ -114,7 +115,7 @@ def collect(
     where: SweepDir, planned: Mapping[str, contract.RunConfig], states: Mapping[str, tuple[RunState, str]]
 ) -> list[Run]:
     """The runs of the sweep, each attempt read by the trainer of its run, as a report does."""
-    return sweep_runs.collect(where, planned, states, read_attempt, check_run)
+    return sweep_runs.collect(where, planned, states, Readings().attempt, check_run)
 
 
 def done(where: SweepDir, name: str, *, log: str | None = None, **more: Any) -> Path:

@@ -63,6 +63,7 @@ def test_the_queue_of_a_requeued_job_or_of_one_not_in_the_journal_is_not_known(t
 
 def test_runs_of_one_allocation_waited_once_together(tmp_path: Path) -> None:
     where = sweep(tmp_path, [1], repeats=2)
+    where.sweep_yaml.write_text(f"{where.sweep_yaml.read_text()}terms: {{one_allocation: true}}\n")
     for number, start in ((1, 950), (2, 960)):
         claim = done(where, f"g0001-r{number:02d}") / contract.CLAIM
         claim.write_text(json.dumps({**json.loads(claim.read_text()), "job": "1_0", "start": start}))

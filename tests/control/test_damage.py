@@ -81,6 +81,14 @@ def test_a_line_of_the_journal_about_no_run_of_the_plan_is_named_and_the_others_
     assert "g0002-r01" in said(f"resume {study}", capsys)
 
 
+def test_of_many_wrong_lines_of_the_journal_ten_are_named(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (study / "journal.jsonl").open("a") as file:
+        file.write("no JSON\n" * 5000)
+    printed = said(f"status {study}", capsys)
+    assert printed.count("is left out: it is not JSON") == 10
+    assert "journal.jsonl: 4,990 more lines are left out" in printed
+
+
 def test_a_host_list_of_a_billion_hosts_is_one_text() -> None:
     assert expand_hosts("n[1-999999999],m[1-2]") == ["n[1-999999999]", "m1", "m2"]
     assert expand_hosts(f"n[1-{'9' * 5000}]") == [f"n[1-{'9' * 5000}]"]

@@ -21,9 +21,10 @@ from hpcjobs.base.records import RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import nvml, sweep_runs
 from hpcjobs.engine import node_energy
+from hpcjobs.engine.follow import Readings
 from hpcjobs.engine.sweep import Sweep
 from hpcjobs.schedulers.slurm import parse
-from hpcjobs.trainers.registry import check_run, read_attempt
+from hpcjobs.trainers.registry import check_run
 from tests.control import sweeps
 from tests.control.logs import attempt, train_log
 
@@ -131,7 +132,7 @@ def test_a_run_has_the_energy_of_a_unit_and_its_nodes(tmp_path: Path) -> None:
     lines = "".join(row(at, uuid=uuid, power=250) for at in range(999, 1010) for uuid in ("GPU-a", "GPU-b"))
     (folder / contract.nvml_csv("n1")).write_text(HEADER + lines)
     write_json(where.node_energy, {"plugin": "ipmi", "joules": {"1_0": 7_200_000}})
-    (found,) = sweep_runs.collect(where, {}, {"g0002-r01": (RunState.DONE, "")}, read_attempt, check_run)
+    (found,) = sweep_runs.collect(where, {}, {"g0002-r01": (RunState.DONE, "")}, Readings().attempt, check_run)
     # 8 images in 200 ms: 40 images/s by 500 W.
     assert found.throughput == pytest.approx(40)
     assert (found.energy_per_unit_j, found.gpu_power_w) == (pytest.approx(12.5), pytest.approx(250))

@@ -11,7 +11,7 @@ import pytest
 from hpcjobs.base import sweepdir
 from hpcjobs.base.contract import ErrorCode
 from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunState
-from hpcjobs.cli.show import reason
+from hpcjobs.cli.show_runs import reason
 from hpcjobs.collect import causes, evidence
 from hpcjobs.collect.failure_classes import FAILURE_CLASSES
 from hpcjobs.collect.failures import cancelled_by_slurm, classify
@@ -328,7 +328,7 @@ def test_an_exit_code_or_signal_stands_beside_a_line_that_does_not_explain_it() 
 
 def test_slurms_reasons_name_a_class_where_its_word_does_not() -> None:
     assert classify(JobState(RunState.FAILED, "FAILED", reason="JobLaunchFailure"), None, [], "").kind == "launch"
-    assert classify(JobState(RunState.FAILED, "FAILED", reason="NodeDown", nodes=("n4",)), None, [], "").nodes == (
+    assert classify(JobState(RunState.FAILED, "FAILED", reason="NodeDown", nodelist="n4"), None, [], "").nodes == (
         "n4",
     )
 
@@ -380,5 +380,5 @@ def test_the_nodes_that_a_rank_reports_count_whatever_its_message_says() -> None
 
 
 def test_a_node_that_does_not_boot_is_the_jobs_only_one() -> None:
-    assert classify(JobState(RunState.FAILED, "BOOT_FAIL", nodes=("n1",)), None, [], "").nodes == ("n1",)
-    assert classify(JobState(RunState.FAILED, "BOOT_FAIL", nodes=("n1", "n2")), None, [], "").nodes == ()
+    assert classify(JobState(RunState.FAILED, "BOOT_FAIL", nodelist="n1"), None, [], "").nodes == ("n1",)
+    assert classify(JobState(RunState.FAILED, "BOOT_FAIL", nodelist="n[1-2]"), None, [], "").nodes == ()

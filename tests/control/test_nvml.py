@@ -15,7 +15,8 @@ from hpcjobs.base.contract import LogKey
 from hpcjobs.base.records import RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import mllog, nvml, sweep_runs
-from hpcjobs.trainers.registry import check_run, read_attempt
+from hpcjobs.engine.follow import Readings
+from hpcjobs.trainers.registry import check_run
 from tests.control.logs import attempt, line, train_log
 
 HEADER = "time,gpu,uuid,sm_mhz,memory_mhz,power_w,power_cap_w,temperature_c,throttle_bits,throttle,ecc_uncorrected,foreign_pids\n"
@@ -133,6 +134,6 @@ def test_collect_flags_the_run_whose_gpus_were_slowed(tmp_path: Path) -> None:
         (folder / contract.nvml_csv("n1")).write_text(HEADER + row(at, bits="0x40"))
         (folder / contract.nvml_csv("n2")).write_text(HEADER + row(at))
     runs = sweep_runs.collect(
-        where, {}, dict.fromkeys(["g0002-r01", "g0002-r02"], (RunState.DONE, "")), read_attempt, check_run
+        where, {}, dict.fromkeys(["g0002-r01", "g0002-r02"], (RunState.DONE, "")), Readings().attempt, check_run
     )
     assert [run.flags for run in runs] == ["throttled", ""]

@@ -40,6 +40,8 @@ def refusal(tmp_path: Path, *words: str, gpus: str = "1,2") -> str:
         # NumPy would take that of the first two repeats.
         (["seed=4294967294", "repeats=3"], "got 4294967294 (that of repeat 3 is 4294967296)"),
         (["lr.base=1e400"], "--set: key 'lr.base': expected a finite number, got inf"),
+        (["lr.base=1e39"], "--set: key 'lr.base': expected 1.18e-38 to 3.4e+38, the numbers of float32, got 1e+39"),
+        (["lr.base=1e-39"], "got 1e-39"),
         (["train.steps=99999999999999999999"], "--set: key 'train.steps': expected less than 2^63, got 1e+20"),
         (["train.steps=1e400"], "--set: key 'train.steps': expected a whole number, got inf"),
         (["mode=fast"], "--set: key 'mode': expected one of train, benchmark, got 'fast'"),

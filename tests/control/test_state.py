@@ -40,7 +40,7 @@ def test_before_and_during_submission() -> None:
 
 def test_the_schedulers_word_is_taken_while_a_run_lives() -> None:
     assert state(SENT, answer(RunState.PENDING, "PENDING")).state is RunState.PENDING
-    running = state(SENT, answer(RunState.RUNNING, "RUNNING", nodes=("n1", "n2"), start=5.0))
+    running = state(SENT, answer(RunState.RUNNING, "RUNNING", nodelist="n[1-2]", start=5.0))
     assert (running.state, running.nodes, running.start, running.task) == (RunState.RUNNING, ("n1", "n2"), 5.0, "7_0")
 
 

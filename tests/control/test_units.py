@@ -14,7 +14,7 @@ from hpcjobs.analysis.scaling import table
 from hpcjobs.base.errors import InputError
 from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import Progress, RunState
-from hpcjobs.cli.show import status_json, status_table
+from hpcjobs.cli.show_runs import status_json, status_table
 from hpcjobs.collect.runs_csv import read_runs, to_text
 from hpcjobs.engine.state import RunStatus
 from hpcjobs.report import figures, page, sentences, tables

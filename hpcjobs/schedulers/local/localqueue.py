@@ -239,10 +239,10 @@ class Queue:
             if runner or abs(time.time() - job.submitted) < _RUNNER_START_S:
                 return JobState(RunState.PENDING, "PENDING" if record is None else REQUEUED)
             return JobState(RunState.LOST, NO_RUNNER, "its runner is gone")
-        nodes = (record.host,) if record.host else ()
+        nodelist = record.host or ""
         if record.end is None:
             state, word, reason = _begun(record, runner, cancel)
-            return JobState(state, word, reason, nodes=nodes, start=record.start)
+            return JobState(state, word, reason, nodelist=nodelist, start=record.start)
         rc = record.rc
         return JobState(
             state=_ENDS[record.word],
@@ -250,7 +250,7 @@ class Queue:
             reason=record.reason,
             exit_code=None if rc is None else max(rc, 0),
             signal=None if rc is None else max(-rc, 0),
-            nodes=nodes,
+            nodelist=nodelist,
             start=record.start,
             end=record.end,
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import re
-import time
 
 from hpcjobs.base.errors import SchedulerUnreachable
-from hpcjobs.base.hostlist import expand_hosts, expand_indices
+from hpcjobs.base.hostlist import expand_indices
 from hpcjobs.base.records import JobState, RunState
 
 # Slurm's job states, as slurm.schedmd.com/job_state_codes.html of 26.05 lists them. Only base states are ends. A flag
@@ -92,7 +92,7 @@ def squeue(text: str) -> dict[str, JobState]:
                 state=state,
                 word=word,
                 reason="" if reason == "None" else reason,
-                nodes=tuple(expand_hosts(nodes)),
+                nodelist=nodes,
                 # For a pending job this field is Slurm's estimate.
                 start=None if state is RunState.PENDING else local_time(start),
             )
@@ -120,7 +120,7 @@ def sacct(text: str) -> dict[str, JobState]:
                 reason=by,
                 exit_code=int(rc) if rc.isdigit() else None,
                 signal=int(number) if number.isdigit() else None,
-                nodes=tuple(expand_hosts(nodes)),
+                nodelist=nodes,
                 start=local_time(start),
                 end=local_time(end),
             )
@@ -148,7 +148,7 @@ def scontrol(text: str) -> dict[str, JobState]:
                 reason="" if reason == "None" else reason,
                 exit_code=int(rc) if rc.isdigit() else None,
                 signal=int(number) if number.isdigit() else None,
-                nodes=tuple(expand_hosts(words.get("NodeList", "(null)"))),
+                nodelist=words.get("NodeList", ""),
                 start=local_time(words.get("StartTime", "")),
                 end=local_time(words.get("EndTime", "")),
             )
@@ -212,6 +212,7 @@ def _tasks(text: str) -> list[str]:
 def local_time(text: str) -> float | None:
     """Seconds since the epoch of a time that Slurm prints in local time. None for Unknown, None or N/A."""
     try:
-        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
+        # Not strptime, which takes ten times as long: of 20,000 tasks there are 40,000 times.
+        return datetime.datetime.fromisoformat(text).timestamp() if len(text) == len("2026-11-30T12:00:00") else None
+    except (ValueError, OverflowError):
         return None

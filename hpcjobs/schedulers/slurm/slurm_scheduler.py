@@ -223,12 +223,14 @@ class SlurmScheduler:
     def node_energy(self, tasks: Sequence[str]) -> tuple[str, Mapping[str, int]]:
         """By sacct, if AcctGatherEnergyType names a plugin that measures."""
         plugin = parse.energy_plugin(run("scontrol", "show", "config"))
+        # By whole arrays: one call for 20,000 tasks.
+        arrays = sorted({task.partition("_")[0] for task in tasks})
         found: dict[str, int] = {}
-        for start in range(0, len(tasks) if plugin else 0, _IDS_PER_CALL):
-            jobs = ",".join(tasks[start : start + _IDS_PER_CALL])
+        for start in range(0, len(arrays) if plugin else 0, _IDS_PER_CALL):
+            jobs = ",".join(arrays[start : start + _IDS_PER_CALL])
             words = ("--noheader", "--parsable2", "--format=JobID,NNodes,ConsumedEnergyRaw", f"--jobs={jobs}")
             found |= parse.energy(run("sacct", *words))
-        return plugin, found
+        return plugin, {task: found[task] for task in tasks if task in found}
 
     def test(self, text: str) -> str:
         """`sbatch --test-only`: when and where the script would start. Raises SubmitRefused."""
