@@ -42,7 +42,11 @@ class JobState:
     """A scheduler's answer about one array task.
 
     `word` is the scheduler's own word for the state. `state` is None if hpcjobs does not know that word: then it is
-    shown, and counts as neither success nor failure. `start` and `end` are in seconds since the epoch.
+    shown, and counts as neither success nor failure. `start`, `end` and `submit` are in seconds since the epoch.
+
+    `label` is what the scheduler knows the job by (name, comment, command), empty if it was not asked; `submit` is when
+    the job was submitted (after a requeue: again), None if it was not asked. `silent`: the part of the scheduler that
+    may know the task gave no answer; then `reason` says why, and nothing else is known.
     """
 
     state: RunState | None
@@ -53,6 +57,9 @@ class JobState:
     nodes: tuple[str, ...] = ()
     start: float | None = None
     end: float | None = None
+    label: str = ""
+    submit: float | None = None
+    silent: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,7 +118,7 @@ class FakeScheduler:
             raise Killed(answer.value)
         return number
 
-    def find(self, names: Collection[str]) -> dict[str, list[str]]:
+    def find(self, names: Collection[str], *, living: bool = False) -> dict[str, list[str]]:
         self._answer()
         found: dict[str, list[str]] = {}
         for job in self.jobs.values():

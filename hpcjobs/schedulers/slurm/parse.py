@@ -65,7 +65,7 @@ def job_id(text: str) -> str:
 def names(text: str) -> dict[str, list[str]]:
     """The ids of arrays by job name, oldest first, from lines `JOBID[_TASK]|NAME`."""
     found: dict[str, set[str]] = {}
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         job, bar, name = line.strip().partition("|")
         if bar and (number := job.partition("_")[0]).isdigit():
             found.setdefault(name, set()).add(number)
@@ -79,13 +79,13 @@ def would_start(text: str) -> str:
 
 
 def squeue(text: str) -> dict[str, JobState]:
-    """States by task id, from lines `ID_INDEX|STATE|REASON|NODES|START`."""
+    """States by task id, from lines `ID_INDEX|STATE|REASON|NODES|START|LABEL`; the label may have bars, too."""
     found = {}
-    for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) != 5:
+    for line in _whole_lines(text):
+        fields = line.strip().split("|", 5)
+        if len(fields) != 6:
             continue
-        tasks, word, reason, nodes, start = fields
+        tasks, word, reason, nodes, start, label = fields
         state = _state(word)
         for task in _tasks(tasks):
             found[task] = JobState(
@@ -95,22 +95,23 @@ def squeue(text: str) -> dict[str, JobState]:
                 nodes=tuple(expand_hosts(nodes)),
                 # For a pending job this field is Slurm's estimate.
                 start=None if state is RunState.PENDING else _seconds(start),
+                label=label,
             )
     return found
 
 
 def sacct(text: str) -> dict[str, JobState]:
-    """States by task id, from lines `ID_INDEX|STATE|EXIT:SIGNAL|NODES|START|END`.
+    """States by task id, from lines `ID_INDEX|STATE|EXIT:SIGNAL|NODES|START|END|SUBMIT|LABEL`; the label may have bars.
 
     For some seconds after the end of an array sacct also shows a line with the bare id and the last task's state. It is
     skipped.
     """
     found = {}
-    for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) != 6:
+    for line in _whole_lines(text):
+        fields = line.strip().split("|", 7)
+        if len(fields) != 8:
             continue
-        tasks, state, code, nodes, start, end = fields
+        tasks, state, code, nodes, start, end, submit, label = fields
         word, _, by = state.partition(" ")  # CANCELLED by 1000
         rc, _, number = code.partition(":")
         for task in _tasks(tasks):
@@ -123,14 +124,16 @@ def sacct(text: str) -> dict[str, JobState]:
                 nodes=tuple(expand_hosts(nodes)),
                 start=_seconds(start),
                 end=_seconds(end),
+                label=label,
+                submit=_seconds(submit),
             )
     return found
 
 
 def scontrol(text: str) -> dict[str, JobState]:
-    """States by task id, from `scontrol --oneliner show job`."""
+    """States by task id, from `scontrol --oneliner show job`. The label is the whole line."""
     found = {}
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         # The first value of a name counts: later words may come from the user's own text (Comment, Command).
         words: dict[str, str] = {}
         for word in line.split():
@@ -151,6 +154,7 @@ def scontrol(text: str) -> dict[str, JobState]:
                 nodes=tuple(expand_hosts(words.get("NodeList", "(null)"))),
                 start=_seconds(words.get("StartTime", "")),
                 end=_seconds(words.get("EndTime", "")),
+                label=line,
             )
     return found
 
@@ -174,7 +178,7 @@ def energy(text: str) -> dict[str, int]:
     """
     nodes: dict[str, int] = {}
     steps: dict[str, list[tuple[str, int, int]]] = {}
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         fields = line.strip().split("|")
         if len(fields) != 3 or not fields[1].isdigit():
             continue
@@ -193,6 +197,11 @@ def energy(text: str) -> dict[str, int]:
         elif first and rest:
             found[task] = first[0] + max(rest)
     return found
+
+
+def _whole_lines(text: str) -> list[str]:
+    """The lines, without a last one that has no end: the answer was cut, and a cut figure is a wrong one."""
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def _state(word: str) -> RunState | None:
