@@ -264,15 +264,14 @@ def _status(
         return dataclasses.replace(status, state=RunState.PENDING)  # the job has not reached this run
     if answer is not None and answer.state is not RunState.LOST:
         return dataclasses.replace(status, state=answer.state or RunState.RUNNING)
-    late = NFS_CACHE_S if submission.cancelled else LATE_S
     if not answered:
         return dataclasses.replace(status, state=RunState.RUNNING if mine.claimed_by else RunState.PENDING)
-    if answer is None and now - max(submission.at, found.seen) < late:
-        state = RunState.RUNNING if mine.claimed_by else RunState.PENDING
-        return dataclasses.replace(status, state=state, reason="its end may still be told", late=True)
     if submission.cancelled:
         # The cancel took effect, and the scheduler has forgotten the task.
         return dataclasses.replace(status, state=RunState.CANCELLED)
+    if answer is None and now - max(submission.at, found.seen) < LATE_S:
+        state = RunState.RUNNING if mine.claimed_by else RunState.PENDING
+        return dataclasses.replace(status, state=state, reason="its end may still be told", late=True)
     return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", mine.line or status.reason))
 
 
