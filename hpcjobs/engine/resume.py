@@ -69,7 +69,7 @@ def resume(sweep: Sweep, tell: Tell, *, retryable: bool = False) -> Resumed:
             wanted = [run for run in wanted if run.state is RunState.PLANNED or run.run in retries]
         _end_older(sweep, wanted, submitted)
         jobs, refusal = _submit(sweep, journal, wanted, retries, _ending(sweep, wanted, submitted), tell)
-        living = {run.task.partition("_")[0] for run in runs if not run.state.final and run.task}
+        living = {run.task.partition("_")[0] for run in runs if not run.state.final and run.word}
         if jobs or (living and not _collector_is_last(journal)):
             submit_collector(sweep, journal, sorted(living | set(jobs), key=int), tell)
         if refusal is not None:

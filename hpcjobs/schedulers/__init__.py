@@ -73,10 +73,10 @@ class Scheduler(Protocol):
         """`Limits.max_submit` of that QOS, or the default one. None if there is no such limit, or it is not known."""
         ...
 
-    def node_energy(self, tasks: Sequence[str]) -> tuple[str, Mapping[str, int]]:
+    def node_energy(self, tasks: Sequence[str], mark: str) -> tuple[str, Mapping[str, int]]:
         """(plugin that measures the energy of nodes, joules of each of the ended `tasks` for which it is known).
 
-        The plugin is empty where none measures it.
+        A task whose job does not have `mark` in its name is another one of the same id, and left out. The plugin is empty where none measures it.
         """
         ...
 

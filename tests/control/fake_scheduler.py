@@ -131,7 +131,7 @@ class FakeScheduler:
         self.polls += 1
         return {task: self.states[task] for task in tasks if task in self.states}
 
-    def node_energy(self, tasks: Sequence[str]) -> tuple[str, dict[str, int]]:
+    def node_energy(self, tasks: Sequence[str], mark: str) -> tuple[str, dict[str, int]]:
         return "", {}
 
     def cancel(self, ids: Sequence[str]) -> None:

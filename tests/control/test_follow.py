@@ -16,6 +16,7 @@ from hpcjobs.base.records import ExitRecord, JobState, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import to_builtins
 from hpcjobs.engine import follow
+from tests.running import until
 
 from .fake_scheduler import REFUSED, TAKEN
 from .scenario import SweepScenario
@@ -158,6 +159,21 @@ def test_a_strangers_job_with_the_same_id_is_neither_shown_nor_cancelled(tmp_pat
     assert task not in scenario.told_to_end
     assert task.partition("_")[0] not in scenario.told_to_end
     assert renamed.partition("_")[0] in scenario.told_to_end
+
+
+def test_who_waits_for_the_scheduler_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sacct of a loaded slurmdbd takes minutes."""
+    scenario = SweepScenario(tmp_path).repeats(1).working().submitted()
+    poll, look = scenario.scheduler.poll, scenario.watch()
+
+    def waits_until_it_is_told(tasks: Collection[str]) -> Mapping[str, JobState]:
+        until(lambda: scenario.messages)
+        return poll(tasks)
+
+    monkeypatch.setattr(scenario.scheduler, "poll", waits_until_it_is_told)
+    monkeypatch.setattr(follow, "SLOW_S", 0.1)
+    assert {run.state for run in look()} == {"running"}
+    assert scenario.messages == ["the scheduler has not answered for 0 s: waiting"]
 
 
 def test_a_query_that_takes_long_is_asked_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

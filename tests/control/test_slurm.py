@@ -10,7 +10,7 @@ import pytest
 
 from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.records import Order, RunState
-from hpcjobs.schedulers.slurm import commands
+from hpcjobs.schedulers.slurm import commands, slurm_scheduler
 from hpcjobs.schedulers.slurm.commands import Refused
 from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
 
@@ -146,6 +146,17 @@ def test_accounting_that_does_not_answer_leaves_forgotten_jobs_unknown(fake: Fak
     assert (known["1_0"].state, known["1_0"].silent) == (RunState.DONE, False)
     assert known["1_1"].silent
     assert "Problem talking to the database" in known["1_1"].reason
+
+
+def test_accounting_that_takes_too_long_hides_nothing_that_the_controller_knows(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_scheduler, "ACCOUNTING_TIMEOUT_S", 1)
+    fake.command("sacct", "exec sleep 600")
+    fake.command("squeue", 'echo "1_0|RUNNING|None|n1|N/A|n"')
+    known = SlurmScheduler().poll(["1_0", "1_1"])
+    assert (known["1_0"].state, known["1_0"].silent) == (RunState.RUNNING, False)
+    assert (known["1_1"].silent, known["1_1"].reason) == (True, "sacct gave no answer in 1 s")
 
 
 def test_who_asks_too_often_asks_again_after_a_pause(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,9 @@ def test_half_a_line_is_none() -> None:
     whole = "6_0|COMPLETED|0:0|n1|2026-11-23T08:40:00|2026-11-23T08:41:00|2026-11-23T08:30:00|hpcjobs-x|a\n"
     for end in range(len(whole)):
         assert list(parse.sacct(whole + whole.replace("6_0", "6_1")[:end])) == ["6_0"]
-    assert parse.energy("6_0|1|\n6_0.0|1|1234") == {}
+    energy = "6_0|1||hpcjobs-x\n6_0.0|1|123456|0\n"
+    assert parse.energy(energy, "x") == {"6_0": 123456}
+    assert all(parse.energy(energy[:end], "x") == {} for end in range(len(energy)))
 
 
 def test_squeue_rows() -> None:

@@ -210,7 +210,7 @@ class LocalScheduler:
         """No limit."""
         return None
 
-    def node_energy(self, tasks: Sequence[str]) -> tuple[str, Mapping[str, int]]:
+    def node_energy(self, tasks: Sequence[str], mark: str) -> tuple[str, Mapping[str, int]]:
         """Nobody measures it."""
         return "", {}
 

@@ -169,29 +169,31 @@ def energy_plugin(text: str) -> str:
 _MOST_J = 10**15
 
 
-def energy(text: str) -> dict[str, int]:
-    """Joules by task id, from lines `ID[.STEP]|NODES|JOULES` of a job and its steps.
+def energy(text: str, mark: str) -> dict[str, int]:
+    """Joules by task id, from lines `ID[.STEP]|NODES|JOULES|NAME` of jobs with `mark` in their names and their steps.
 
     Each step has the energy of its nodes in its time, so steps overlap: the job's is that of the longest step on all
     its nodes. mpirun's step lacks the first node, whose energy the batch step has. The sum of all, which sacct shows
-    for the job, would count nodes twice. Left out if no step covers all nodes.
+    for the job, would count nodes twice. Left out if no step covers all nodes. An answer that was cut off gives none:
+    the longest step may be in the missing part.
     """
     nodes: dict[str, int] = {}
     steps: dict[str, list[tuple[str, int, int]]] = {}
-    for line in _whole_lines(text):
-        fields = line.strip().split("|")
-        if len(fields) != 3 or not fields[1].isdigit():
+    for line in text.splitlines() if text.endswith("\n") else ():
+        fields = line.strip().split("|", 3)
+        if len(fields) != 4 or not fields[1].isdigit():
             continue
         task, _, step = fields[0].partition(".")
         if not step:
-            nodes[task] = int(fields[1])
+            nodes |= {task: int(fields[1])} if mark in fields[3] else {}
         elif fields[2].isdigit() and 0 < int(fields[2]) < _MOST_J:
             steps.setdefault(task, []).append((step, int(fields[1]), int(fields[2])))
     found = {}
-    for task, those in steps.items():
-        wide = [joules for _, count, joules in those if count == nodes.get(task)]
+    for task, count_of_job in nodes.items():
+        those = steps.get(task, [])
+        wide = [joules for _, count, joules in those if count == count_of_job]
         first = [joules for step, _, joules in those if step == "batch"]
-        rest = [joules for step, count, joules in those if step != "batch" and count + 1 == nodes.get(task)]
+        rest = [joules for step, count, joules in those if step != "batch" and count + 1 == count_of_job]
         if wide:
             found[task] = max(wide)
         elif first and rest:

@@ -198,14 +198,14 @@ class SlurmScheduler:
         except (Refused, SchedulerUnreachable):
             return None
 
-    def node_energy(self, tasks: Sequence[str]) -> tuple[str, Mapping[str, int]]:
+    def node_energy(self, tasks: Sequence[str], mark: str) -> tuple[str, Mapping[str, int]]:
         """By sacct, if AcctGatherEnergyType names a plugin that measures."""
         plugin = parse.energy_plugin(run("scontrol", "show", "config"))
         found: dict[str, int] = {}
         for start in range(0, len(tasks) if plugin else 0, _IDS_PER_CALL):
             jobs = ",".join(tasks[start : start + _IDS_PER_CALL])
-            words = ("--noheader", "--parsable2", "--format=JobID,NNodes,ConsumedEnergyRaw", f"--jobs={jobs}")
-            found |= parse.energy(run("sacct", *words, timeout_s=ACCOUNTING_TIMEOUT_S))
+            words = ("--noheader", "--parsable2", "--format=JobID,NNodes,ConsumedEnergyRaw,JobName", f"--jobs={jobs}")
+            found |= parse.energy(run("sacct", *words, timeout_s=ACCOUNTING_TIMEOUT_S), mark)
         return plugin, found
 
     def test(self, text: str) -> str:
