@@ -76,7 +76,8 @@ class Scheduler(Protocol):
     def node_energy(self, tasks: Sequence[str], mark: str) -> tuple[str, Mapping[str, int]]:
         """(plugin that measures the energy of nodes, joules of each of the ended `tasks` for which it is known).
 
-        A task whose job does not have `mark` in its name is another one of the same id, and left out. The plugin is empty where none measures it.
+        A task whose job does not have `mark` in its name is another one of the same id, and left out. The plugin is
+        empty where none measures it.
         """
         ...
 
