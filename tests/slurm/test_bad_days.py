@@ -24,7 +24,6 @@ from .quick import Quick, quick
 pytestmark = pytest.mark.slurm
 
 FOREVER = "sleep 1000"
-CONTROLLER = (virtual.ADDRESSES[virtual.HEAD], virtual.CONTROLLER_PORT)
 DATABASE = (virtual.ADDRESSES[virtual.HEAD], 26819)  # of slurmdbd.conf.in
 
 # A fake sacct around the real one. The file `sacct-does` says how it answers.
@@ -69,16 +68,11 @@ def settings(cluster: Slurm, changes: str) -> Iterator[None]:
         cluster.run("scontrol", "reconfigure")
 
 
-def listens(address: tuple[str, int]) -> bool:
-    """Whether somebody listens there."""
-    return virtual._listens(socket.AF_INET, address)
-
-
-def stop(*command: str, address: tuple[str, int]) -> None:
-    """End the daemon with this command line, which listens there."""
+def stop(cluster: Slurm, *command: str) -> None:
+    """End the daemon with this command line, and wait for its end: it writes its state last."""
     (pid,) = subprocess.run(["pgrep", "-fx", " ".join(command)], capture_output=True, text=True).stdout.split()
     os.kill(int(pid), signal.SIGTERM)
-    until(lambda: not listens(address))
+    until(lambda: int(pid) not in cluster.cluster.processes())
 
 
 def forgotten(cluster: Slurm, site: Quick) -> bool:
@@ -112,7 +106,7 @@ def test_what_accounting_does_not_tell_yet_is_neither_lost_nor_submitted_again(t
             assert site.do("resume", "o").stdout == ""
 
         how.write_text("well")
-        stop("slurmdbd", "-D", address=DATABASE)
+        stop(cluster, "slurmdbd", "-D")
         try:
             states, told = seen()
             assert states[1] == ("running", "waits for the accounting's answer")
@@ -127,7 +121,7 @@ def test_what_accounting_does_not_tell_yet_is_neither_lost_nor_submitted_again(t
         finally:
             places = {"SLURM_CONF": str(cluster.cluster.slurm_conf), "MYSQL_UNIX_PORT": cluster.cluster._sql_socket}
             cluster.cluster._spawn(virtual.HEAD, "slurmdbd", ["slurmdbd", "-D"], **places)
-            until(lambda: listens(DATABASE))
+            until(lambda: virtual._listens(socket.AF_INET, DATABASE))
         until(lambda: site.runs()["g0001-r02"]["state"] == "failed")
         assert site.runs()["g0001-r02"]["failure"] == "exit_code"
         assert site.do("resume", "o").stdout == "g0001-r02\n"
@@ -146,7 +140,7 @@ def test_a_controller_that_lost_its_state_gives_a_jobs_id_to_a_stranger(tmp_path
     conf = cluster.cluster.slurm_conf
     before = conf.read_text()
     command = ("slurmctld", "-D", "-f", str(conf))
-    stop(*command, address=CONTROLLER)
+    stop(cluster, *command)
     shutil.rmtree(cluster.state / "slurmctld")
     (cluster.state / "slurmctld").mkdir(mode=0o755)
     try:
