@@ -134,7 +134,7 @@ class Watch:
     used; `tell` receives a line when it goes away and one when it is back. With `must_answer`, `look` raises
     SchedulerUnreachable instead. Of a run whose files cannot be read, `tell` receives a line, and only the scheduler's
     word counts; with `must_read`, `look` raises InputError instead, unless its folder is gone. `asked_s` is how long
-    the last query took, in seconds.
+    the last answer took, in seconds; 0.0 without one.
     """
 
     def __init__(
@@ -237,11 +237,11 @@ class Watch:
                 raise
             if not self._away:
                 self._tell(f"{error}; {self._meanwhile()}")
-            self._away = True
+            self._away, self.asked_s = True, 0.0
             return self._answers if self._answered_at else None
         finally:
             slow.cancel()
-            self.asked_s = time.monotonic() - begun
+        self.asked_s = time.monotonic() - begun
         self._tell_silence(next((each.reason for each in self._answers.values() if each.silent), ""))
         if self._away:
             self._tell("the scheduler answers again")
