@@ -45,7 +45,11 @@ class JobState:
 
     `word` is the scheduler's own word for the state. `state` is None if hpcjobs does not know that word: then it is
     shown, and counts as neither success nor failure. `nodelist` has its hosts as Slurm writes them, such as n[1-3],
-    empty before it has any. `start` and `end` are in seconds since the epoch.
+    empty before it has any. `start`, `end` and `submit` are in seconds since the epoch.
+
+    `label` is what the scheduler knows the job by (name, comment, command), empty if it was not asked; `submit` is when
+    the job was submitted (after a requeue: again), None if it was not asked. `silent`: the part of the scheduler that
+    may know the task gave no answer; then `reason` says why, and nothing else is known.
     """
 
     state: RunState | None
@@ -56,6 +60,9 @@ class JobState:
     nodelist: str = ""
     start: float | None = None
     end: float | None = None
+    label: str = ""
+    submit: float | None = None
+    silent: bool = False
 
     @property
     def nodes(self) -> tuple[str, ...]:

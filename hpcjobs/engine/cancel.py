@@ -42,7 +42,8 @@ def cancel(sweep: Sweep, names: Sequence[str], tell: Tell) -> list[str]:
         events = sweepdir.read_journal(sweep.where)
         submitted = submissions(events, sweep.plan.run_names)
         jobs = _jobs(sweep, events, {submitted[run.run].group for run in live} | (set() if names else {COLLECTOR}))
-        tasks = {run.task for run in live if run.task}
+        # Of a task that the scheduler does not know (no word), the id may be another job's.
+        tasks = {run.task for run in live if run.word}
         places = {name: index for run_names in sweep.plan.run_names.values() for index, name in enumerate(run_names)}
         for run in live:
             group, index = submitted[run.run].group, places[run.run]
@@ -50,7 +51,7 @@ def cancel(sweep: Sweep, names: Sequence[str], tell: Tell) -> list[str]:
         everything = [job for found in jobs.values() for job in found]
         if tasks or everything:
             # A job that a site renamed is not found by its name: cancel it by its task id.
-            strays = {run.task for run in live if run.task and run.task.partition("_")[0] not in everything}
+            strays = {run.task for run in live if run.word and run.task.partition("_")[0] not in everything}
             sweep.scheduler.cancel(sorted(tasks) if names else [*everything, *sorted(strays)])
         if journal is not None:
             try:
@@ -87,13 +88,13 @@ def _record(sweep: Sweep, journal: Journal, live: Sequence[RunStatus], submitted
 
 
 def _jobs(sweep: Sweep, events: Sequence[Mapping[str, Any]], groups: set[str]) -> dict[str, list[str]]:
-    """The ids of all jobs of these groups, found by their names, whether the journal has their ids or not."""
+    """The ids of all living jobs of these groups, found by their names, whether the journal has their ids or not."""
     names = {
         render.job_name(sweep.id, event["group"], event["submission"]): event["group"]
         for event in events
         if event["event"] in ("submitting", "submitted") and event["group"] in groups
     }
     found: dict[str, list[str]] = {}
-    for name, jobs in sweep.scheduler.find(list(names)).items():
+    for name, jobs in sweep.scheduler.find(list(names), living=True).items():
         found.setdefault(names[name], []).extend(jobs)
     return found

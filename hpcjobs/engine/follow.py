@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import os
 import random
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,19 @@ from hpcjobs.base.records import ExitRecord, Failure, JobState, RankRecord, RunS
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.collect import clocks, evidence
 from hpcjobs.collect.attempts import Reading
-from hpcjobs.engine.state import NFS_CACHE_S, Evidence, RunStatus, Submission, fold, planned, refusals, submissions
+from hpcjobs.engine.state import (
+    LATE_S,
+    NFS_CACHE_S,
+    Evidence,
+    RunStatus,
+    Submission,
+    alive,
+    fold,
+    is_stranger,
+    planned,
+    refusals,
+    submissions,
+)
 from hpcjobs.engine.sweep import Sweep, run_configs
 from hpcjobs.trainers.registry import read_ended, trainer_of
 
@@ -31,6 +44,12 @@ POLL_GROWTH = 1.5
 POLL_JITTER = 0.2  # a fraction of the interval, either way
 # The interval is at least so many times the CPU time of a look: that at 20,000 runs takes seconds, of a shared node.
 POLL_PER_CPU = 10.0
+# A query that takes long is asked more rarely: Slurm is loaded, or makes a user wait who asks too often (rl_enable).
+# The interval is this many times as long as the query, at most POLL_SLOWEST_S.
+POLL_SHARE = 10.0
+POLL_SLOWEST_S = 300.0
+# After so many seconds without an answer the user is told what is waited for.
+SLOW_S = 10.0
 
 # So many lines of the journal that are wrong are named, and the others counted: there may be a million.
 _TOLD = 10
@@ -115,13 +134,23 @@ def _failed_before_start(where: SweepDir, submission: Submission, task: str) -> 
     return Evidence(claimed_by=task, submission=submission.number, line=evidence.why(where.slurm / f"{task}.out"))
 
 
+def _last_written(folder: Path) -> float:
+    """When a file of the folder was last written, in seconds since the epoch; 0.0 if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return max((entry.stat().st_mtime for entry in entries), default=0.0)
+    except OSError:
+        return 0.0
+
+
 class Watch:
     """Looks at a sweep again and again, with one query of the scheduler for all of its jobs each time.
 
     A settled run is neither queried nor read a second time. While the scheduler is unreachable, its last answer is
     used; `tell` receives a line when it goes away and one when it is back. With `must_answer`, `look` raises
     SchedulerUnreachable instead. Of a run whose files cannot be read, `tell` receives a line, and only the scheduler's
-    word counts; with `must_read`, `look` raises InputError instead, unless its folder is gone.
+    word counts; with `must_read`, `look` raises InputError instead, unless its folder is gone. `asked_s` is how long
+    the last answer took, in seconds; 0.0 without one.
     """
 
     def __init__(
@@ -145,6 +174,10 @@ class Watch:
         self._answers: Mapping[str, JobState] = {}
         self._answered_at: float | None = None
         self._away = False
+        self._silence = ""
+        self._late = False
+        self._alive_at: dict[str, float] = {}  # by task: when the scheduler last showed it alive
+        self.asked_s = 0.0
         self._told: set[str] = set()
 
     def look(self) -> list[RunStatus]:
@@ -156,7 +189,9 @@ class Watch:
         found = {name: self._settled.get(name) or self._look(name) for name in names}
         self._settled.update({name: evidence for name, evidence in found.items() if evidence.settled})
         tasks = {
-            task for name, each in submitted.items() if not found[name].settled and (task := each.task_of(found[name]))
+            task: each.at
+            for name, each in submitted.items()
+            if not found[name].settled and (task := each.task_of(found[name]))
         }
         answers = self._ask(tasks)
         for name, each in submitted.items():
@@ -169,7 +204,12 @@ class Watch:
             begun = found[name].measured or (mine and found[name].start is not None)
             if answer is not None and answer.state is RunState.FAILED and not begun:
                 found[name] = _failed_before_start(sweep.where, each, task)
+            elif answer is None and answers is not None and found[name].exit is None:
+                written = _last_written(sweep.where.run(name) / found[name].attempt) if mine else 0.0
+                seen = max(written, self._alive_at.get(task, 0.0))
+                found[name] = dataclasses.replace(found[name], seen=seen)
         runs = fold(names, submitted, answers, found, time.time(), refusals(events, sweep.plan.run_names))
+        self._tell_late([run for run in runs if run.late])
         return [dataclasses.replace(run, gpus=self._sizes[run.run], failure=self._hinted(run.failure)) for run in runs]
 
     def _events(self) -> list[dict[str, Any]]:
@@ -209,25 +249,59 @@ class Watch:
             return failure
         return dataclasses.replace(failure, hint=self._hints[failure.kind])
 
-    def _ask(self, tasks: Collection[str]) -> Mapping[str, JobState] | None:
+    def _ask(self, tasks: Mapping[str, float]) -> Mapping[str, JobState] | None:
+        """The scheduler's answers about these tasks, which were submitted at those times."""
+        begun = time.monotonic()
+        slow = threading.Timer(SLOW_S, self._tell, [f"the scheduler has not answered for {SLOW_S:.0f} s: waiting"])
+        slow.daemon = True
         try:
-            self._answers = self._sweep.scheduler.poll(tasks) if tasks else {}
+            slow.start()
+            answers = self._sweep.scheduler.poll(tasks) if tasks else {}
+            self._answers = ours(self._sweep, answers, tasks)
         except SchedulerUnreachable as error:
             if self._must_answer:
                 raise
             if not self._away:
                 self._tell(f"{error}; {self._meanwhile()}")
-            self._away = True
+            self._away, self.asked_s = True, 0.0
             return self._answers if self._answered_at else None
+        finally:
+            slow.cancel()
+        self.asked_s = time.monotonic() - begun
+        self._tell_silence(next((each.reason for each in self._answers.values() if each.silent), ""))
         if self._away:
             self._tell("the scheduler answers again")
         self._away, self._answered_at = False, time.time()
+        self._alive_at |= {task: self._answered_at for task, answer in self._answers.items() if alive(answer)}
         return self._answers
+
+    def _tell_silence(self, silence: str) -> None:
+        """Tell once that accounting is away, and once that it is back. `silence` says why; empty if it answers."""
+        if silence and not self._silence:
+            self._tell(f"{silence}; of jobs that the controller forgot, only the files say how they ended")
+        if self._silence and not silence:
+            self._tell("accounting answers again")
+        self._silence = silence
+
+    def _tell_late(self, late: Sequence[RunStatus]) -> None:
+        if late and not self._late:
+            which = late[0].run if len(late) == 1 else f"{late[0].run} and {len(late) - 1} more"
+            self._tell(
+                f"{which}: the scheduler no longer knows the job; how it ended may be told up to {LATE_S / 60:.0f} "
+                "minutes later, so it is neither lost nor submitted again before"
+            )
+        self._late = bool(late)
 
     def _meanwhile(self) -> str:
         if self._answered_at is None:
             return "showing what the files say"
         return f"showing its answer of {time.strftime('%H:%M:%S', time.localtime(self._answered_at))}"
+
+
+def ours(sweep: Sweep, answers: Mapping[str, JobState], tasks: Mapping[str, float]) -> dict[str, JobState]:
+    """The answers without those about other jobs. `tasks` gives when each task was submitted."""
+    marks = (sweep.id, f"{sweep.where.scripts}/")
+    return {task: answer for task, answer in answers.items() if not is_stranger(answer, marks, tasks[task])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,5 +340,6 @@ def wait(sweep: Sweep, show: Callable[[list[RunStatus]], None], tell: Callable[[
             return runs
         interval = POLL_FIRST_S if now != ended else min(interval * POLL_GROWTH, POLL_LAST_S)
         ended = now
+        interval = max(interval, min(POLL_SHARE * watch.asked_s, POLL_SLOWEST_S))
         # The jitter keeps many waiting commands from polling at the same moment.
         time.sleep(max(interval, POLL_PER_CPU * cost_s) * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER))

@@ -33,7 +33,7 @@ def update(sweep: Sweep, statuses: Sequence[RunStatus]) -> None:
     if not tasks:
         return
     try:
-        plugin, found = sweep.scheduler.node_energy(sorted(tasks))
+        plugin, found = sweep.scheduler.node_energy(sorted(tasks), sweep.id)
     except HpcjobsError:
         return
     if plugin and not found and known:

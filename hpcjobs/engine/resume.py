@@ -11,7 +11,7 @@ from hpcjobs.base import sweepdir
 from hpcjobs.base.errors import InputError, SubmitRefused
 from hpcjobs.base.files import shown
 from hpcjobs.base.records import RunState, Tell
-from hpcjobs.engine.follow import Watch
+from hpcjobs.engine.follow import Watch, ours
 from hpcjobs.engine.home import check_original, settle
 from hpcjobs.engine.journal import Journal, locked
 from hpcjobs.engine.state import (
@@ -69,7 +69,7 @@ def resume(sweep: Sweep, tell: Tell, *, retryable: bool = False) -> Resumed:
             wanted = [run for run in wanted if run.state is RunState.PLANNED or run.run in retries]
         _end_older(sweep, wanted, submitted)
         jobs, sent, refusal = _submit(sweep, journal, wanted, retries, _ending(sweep, wanted, submitted), tell)
-        living = {run.task.partition("_")[0] for run in runs if not run.state.final and run.task}
+        living = {run.task.partition("_")[0] for run in runs if not run.state.final and run.word}
         if jobs or (living and not _collector_is_last(journal)):
             submit_collector(sweep, journal, sorted(living | set(jobs), key=int), tell)
         if refusal is not None:
@@ -107,7 +107,7 @@ def _answer_open(sweep: Sweep, journal: Journal) -> tuple[list[str], list[str]]:
     for begun, name in names.items():
         intention = _without_revoked(sweep, begun)
         if not intention.indices:
-            sweep.scheduler.cancel(found.get(name, []))
+            sweep.scheduler.cancel(sweep.scheduler.find([name], living=True).get(name, []))
             continue
         for job in found.get(name, []):
             about = {"group": intention.group, "submission": intention.number, "indices": list(intention.indices)}
@@ -163,8 +163,9 @@ def _end_older(sweep: Sweep, runs: list[RunStatus], submitted: Mapping[str, Subm
     """Cancel older tasks of these runs, and revoke their claims."""
     groups = {name: group for group, names in sweep.plan.run_names.items() for name in names}
     # The task of the one allocation stays: it holds other runs too, and does not start a failed run again.
-    # A task that is ending was cancelled before; a second scancel might wait for its end.
-    old = [run.task for run in runs if run.task and not run.ending and groups[run.run] != ALLOCATION]
+    # A task that is ending was cancelled before; a second scancel might wait for its end. Of a task that the scheduler
+    # does not know (no word), the id may be another job's.
+    old = [run.task for run in runs if run.word and not run.ending and groups[run.run] != ALLOCATION]
     if old:
         sweep.scheduler.cancel(old)
     for run in runs:
@@ -214,8 +215,8 @@ def _ending(sweep: Sweep, runs: list[RunStatus], submitted: Mapping[str, Submiss
     There may be several: the newest task may have been cancelled while it waited for the end of older ones.
     """
     older = {run.run: submitted[run.run].after if run.run in submitted else () for run in runs}
-    tasks = {task for each in older.values() for task in each}
-    answers = sweep.scheduler.poll(tasks) if tasks else {}
+    tasks = {task: submitted[run].at for run, each in older.items() for task in each}
+    answers = ours(sweep, sweep.scheduler.poll(tasks), tasks) if tasks else {}
     living = {task for task, answer in answers.items() if alive(answer)}
     return {
         run.run: [*([run.task] if run.ending else []), *(task for task in older[run.run] if task in living)]

@@ -14,8 +14,11 @@ from hpcjobs.collect.clocks import CLOSE_S
 from hpcjobs.collect.failures import cancelled_by_slurm, classify, failure
 from hpcjobs.jobs.group import ALLOCATION, COLLECTOR
 
-# A job that was submitted less than this ago, in seconds, may not be in the accounting yet.
-GRACE_S = 60.0
+# How much later, in seconds, accounting may learn of a job's end than the controller forgets it. slurmdbd may be loaded
+# or away, and MinJobAge may be a few seconds.
+LATE_S = 600.0
+# A job that was submitted so much later than the journal says, in seconds, is another one. Clocks of hosts differ.
+CLOCKS_S = 600.0
 # How long, in seconds, this host may see older files than the node of a run has written.
 NFS_CACHE_S = 60.0
 # Of a scheduler's message so many characters are shown.
@@ -28,8 +31,9 @@ class Evidence:
 
     `claimed_by` is the task that made it and `submission` the number of the submission it belongs to.
     `measured`: some attempt finished. `ranks`: how its ranks ended, of those that rank.sh ran.
-    `nodelist`: its hosts, as
-    `hostlist.brief` writes them. `restarts`: EXIT_INTERRUPTED means that the run wrote a checkpoint.
+    `nodelist`: its hosts, as `hostlist.brief` writes them. `restarts`: EXIT_INTERRUPTED means that the run wrote a
+    checkpoint. `seen` is when the run last gave a sign of life, in seconds since the epoch; it is looked for where the
+    scheduler does not know the task.
     """
 
     attempt: str = ""
@@ -44,6 +48,7 @@ class Evidence:
     nodelist: str = ""
     start: float | None = None
     restarts: bool = True
+    seen: float = 0.0
 
     @property
     def settled(self) -> bool:
@@ -90,8 +95,8 @@ class RunStatus:
 
     `gpus` is its size; `word` and `reason` are the scheduler's own; `start` and `end` are seconds since the epoch.
     `nodelist` is that of `hostlist.brief`. `ending`: the run was cancelled without a result, and the scheduler still
-    shows its task as alive. `clock`: how the clock of its first node contradicts this host's; then how long the run
-    took until now is not known.
+    shows its task as alive. `late`: the scheduler no longer knows its task, and how it ended may still be told.
+    `clock`: how the clock of its first node contradicts this host's; then how long the run took until now is not known.
     """
 
     run: str
@@ -107,6 +112,7 @@ class RunStatus:
     end: float | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     ending: bool = False
+    late: bool = False
     clock: str = ""
 
     @property
@@ -258,12 +264,15 @@ def _status(
 ) -> RunStatus:
     task = submission.task_of(found) if submission else None
     answer = answers.get(task) if answers is not None and task is not None else None
+    answered, silence = answers is not None, ""
+    if answer is not None and answer.silent:
+        answer, answered, silence = None, False, "waits for the accounting's answer"
     status = RunStatus(
         run=run,
         state=RunState.PLANNED,
         task=task or found.claimed_by,
         word=answer.word if answer else "",
-        reason=answer.reason if answer else "",
+        reason=answer.reason if answer else silence,
         attempt=found.attempt,
         nodelist=brief(answer.nodelist if answer else "") or found.nodelist,
         start=found.start or (answer.start if answer else None),
@@ -286,7 +295,7 @@ def _status(
         state = RunState.CANCELLED if submission.cancelled else RunState.SUBMITTING
         reason = "" if submission.cancelled else "no answer of the scheduler is recorded; `hpcjobs resume` finds out"
         return dataclasses.replace(status, state=state, reason=reason)
-    ended = _ended(submission, answer, mine, answered=answers is not None)
+    ended = _ended(submission, answer, mine, answered=answered)
     if ended is RunState.FAILED and _may_be_unseen(answer, mine, now):
         return dataclasses.replace(status, state=RunState.RUNNING)
     if ended is RunState.FAILED:
@@ -306,11 +315,14 @@ def _status(
         return dataclasses.replace(status, state=RunState.PENDING)  # the job has not reached this run
     if answer is not None and answer.state is not RunState.LOST:
         return dataclasses.replace(status, state=answer.state or RunState.RUNNING)
-    if answers is None or (answer is None and now - submission.at < GRACE_S):
+    if not answered:
         return dataclasses.replace(status, state=RunState.RUNNING if mine.claimed_by else RunState.PENDING)
     if submission.cancelled:
         # The cancel took effect, and the scheduler has forgotten the task.
         return dataclasses.replace(status, state=RunState.CANCELLED)
+    if answer is None and now - max(submission.at, found.seen) < LATE_S:
+        state = RunState.RUNNING if mine.claimed_by else RunState.PENDING
+        return dataclasses.replace(status, state=state, reason="its end may still be told", late=True)
     return dataclasses.replace(status, state=RunState.LOST, failure=failure("lost", mine.line or status.reason))
 
 
@@ -321,9 +333,21 @@ def _may_be_unseen(answer: JobState | None, mine: Evidence, now: float) -> bool:
     return mine.exit is None and now < answer.end + NFS_CACHE_S
 
 
+def is_stranger(answer: JobState, marks: Iterable[str], at: float) -> bool:
+    """Whether an answer is about another job that got the id, after the controller lost its state and began anew.
+
+    A job of a sweep has one of `marks` (the sweep's id, its folder) in its name, comment or command. A site may rename
+    jobs, and accounting has no comments unless it is told to keep them: there a job is a stranger only if it was also
+    submitted long after the task, in seconds since the epoch `at`.
+    """
+    if not answer.label or any(mark in answer.label for mark in marks):
+        return False
+    return answer.submit is None or answer.submit > at + CLOCKS_S
+
+
 def alive(answer: JobState | None) -> bool:
     """Whether the scheduler shows a task that has not ended. An unknown word is not an end."""
-    return answer is not None and (answer.state is None or not answer.state.final)
+    return answer is not None and not answer.silent and (answer.state is None or not answer.state.final)
 
 
 def _ended(submission: Submission, answer: JobState | None, mine: Evidence, *, answered: bool) -> RunState | None:

@@ -49,12 +49,16 @@ class Scheduler(Protocol):
         """Submit `script` as an array of `indices`. Returns the job id. Raises SubmitRefused."""
         ...
 
-    def find(self, names: Collection[str]) -> dict[str, list[str]]:
-        """The ids of all jobs with these names, ended ones included, by name, oldest first."""
+    def find(self, names: Collection[str], *, living: bool = False) -> dict[str, list[str]]:
+        """The ids of all jobs with these names, by name, oldest first; only of jobs that have not ended if `living`."""
         ...
 
     def poll(self, tasks: Collection[str]) -> Mapping[str, JobState]:
-        """The states of the `tasks` that the scheduler knows, in one query for all of them."""
+        """The states of the `tasks` that the scheduler knows, in one query for all of them.
+
+        A task is `silent` if only a part of the scheduler that gave no answer may know it. An id may have been given to
+        another job meanwhile: compare `JobState.label`.
+        """
         ...
 
     def cancel(self, ids: Sequence[str]) -> None:
@@ -72,10 +76,11 @@ class Scheduler(Protocol):
         """`Limits.max_submit` of that QOS, or the default one. None if there is no such limit, or it is not known."""
         ...
 
-    def node_energy(self, tasks: Sequence[str]) -> tuple[str, Mapping[str, int]]:
+    def node_energy(self, tasks: Sequence[str], mark: str) -> tuple[str, Mapping[str, int]]:
         """(plugin that measures the energy of nodes, joules of each of the ended `tasks` for which it is known).
 
-        The plugin is empty where none measures it.
+        A task whose job does not have `mark` in its name is another one of the same id, and left out. The plugin is
+        empty where none measures it.
         """
         ...
 

@@ -70,7 +70,8 @@ def run_by_scheduler(
             elif seen is None:
                 not_before = now
             if now - polled_at > _POLL_S:
-                polled_at, state = now, scheduler.poll([f"{job}_0"]).get(f"{job}_0", state)
+                polled_at, answer = now, scheduler.poll([f"{job}_0"]).get(f"{job}_0")
+                state = answer if answer is not None and not answer.silent else state
                 ended = state.state is not None and state.state.final
             started = seen is not None or state.state is RunState.RUNNING
             if not ended and now - begun > patience_s + (_LONGEST_S if started else 0.0):

@@ -118,7 +118,7 @@ class FakeScheduler:
             raise Killed(answer.value)
         return number
 
-    def find(self, names: Collection[str]) -> dict[str, list[str]]:
+    def find(self, names: Collection[str], *, living: bool = False) -> dict[str, list[str]]:
         self._answer()
         found: dict[str, list[str]] = {}
         for job in self.jobs.values():
@@ -131,7 +131,7 @@ class FakeScheduler:
         self.polls += 1
         return {task: self.states[task] for task in tasks if task in self.states}
 
-    def node_energy(self, tasks: Sequence[str]) -> tuple[str, dict[str, int]]:
+    def node_energy(self, tasks: Sequence[str], mark: str) -> tuple[str, dict[str, int]]:
         return "", {}
 
     def cancel(self, ids: Sequence[str]) -> None:

@@ -206,3 +206,11 @@ def test_a_job_that_the_site_renamed_is_cancelled_too(tmp_path: Path) -> None:
     scenario = SweepScenario(tmp_path).working().submitted().renames_jobs()
     scenario.cancel()
     assert scenario.told_to_end == [task for run in scenario.runs for task in scenario.tasks(run)]
+
+
+def test_a_cancelled_run_that_the_scheduler_does_not_know_is_over(tmp_path: Path) -> None:
+    """The controller forgets an ended job after MinJobAge, which may be 2 s; of a run under way that may be late news."""
+    scenario = SweepScenario(tmp_path).gpus(1).repeats(1).working().submitted().forgets_every_task()
+    assert scenario.state("g0001-r01") == "running"
+    assert scenario.cancel() == ["g0001-r01"]
+    assert scenario.state("g0001-r01") == "cancelled"

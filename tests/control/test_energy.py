@@ -144,29 +144,31 @@ def test_a_run_has_the_energy_of_a_unit_and_its_nodes(tmp_path: Path) -> None:
 # --- Slurm ---------------------------------------------------------------------------------------
 
 SACCT = """\
-12_0|2|91000
-12_0.batch|1|30000
-12_0.extern|2|61500
-12_0.0|2|60000
-12_1|4|0
-12_1.batch|1|10000
-12_1.0|3|31000
-12_1.1|1|5
-12_2|1|
-12_2.batch|1|18446744073709551614
-12_2.0|1|0
-12_3|2|7
-12_3.batch|1|7
-12_4|1|8000
-12_4.batch|1|8000
-12_4.0|1|7000
+12_0|2|91000|hpcjobs-x-g0001-s01
+12_0.batch|1|30000|batch
+12_0.extern|2|61500|extern
+12_0.0|2|60000|0
+12_1|4|0|hpcjobs-x-g0001-s01
+12_1.batch|1|10000|batch
+12_1.0|3|31000|0
+12_1.1|1|5|1
+12_2|1||hpcjobs-x-g0001-s01
+12_2.batch|1|18446744073709551614|batch
+12_2.0|1|0|0
+12_3|2|7|hpcjobs-x-g0001-s01
+12_3.batch|1|7|batch
+12_4|1|8000|hpcjobs-x-g0001-s01
+12_4.batch|1|8000|batch
+12_4.0|1|7000|0
+13_0|1|900|stranger
+13_0.0|1|900|0
 sacct: error: something
 """
 
 
 def test_the_energy_of_a_job_counts_no_node_twice() -> None:
-    # By extern, by batch and mpirun's step, not known twice, by batch.
-    assert parse.energy(SACCT) == {"12_0": 61500, "12_1": 41000, "12_4": 8000}
+    # By extern, by batch and mpirun's step, not known twice, by batch; 13_0 is another's job that got the id.
+    assert parse.energy(SACCT, "hpcjobs-x-") == {"12_0": 61500, "12_1": 41000, "12_4": 8000}
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ class FakeSlurm:
     def __init__(self, *answers: object):
         self.answers, self.asked = list(answers), []
 
-    def node_energy(self, tasks: list[str]) -> object:
+    def node_energy(self, tasks: list[str], mark: str) -> object:
         self.asked.append(tasks)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):

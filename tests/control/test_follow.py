@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import pytest
 
 from hpcjobs.base import sweepdir
 from hpcjobs.base.contract import CLAIM, EXIT_JSON, JOB_LOG, RunConfig
+from hpcjobs.base.errors import SchedulerUnreachable
 from hpcjobs.base.files import write_json
-from hpcjobs.base.records import ExitRecord, JobState
+from hpcjobs.base.records import ExitRecord, JobState, RunState
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import to_builtins
 from hpcjobs.engine import follow
+from tests.running import until
 
 from .fake_scheduler import REFUSED, TAKEN
 from .scenario import SweepScenario
@@ -107,11 +111,20 @@ def test_while_the_scheduler_is_away_its_last_answer_stands(tmp_path: Path) -> N
     assert scenario.messages[1] == "the scheduler answers again"
 
 
-def test_a_job_that_vanishes_does_not_stay_running(tmp_path: Path) -> None:
-    scenario = SweepScenario(tmp_path).working().submitted()
+def test_a_job_that_vanishes_does_not_stay_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = SweepScenario(tmp_path).working().submitted().an_hour_later()
     look = scenario.watch()
     assert {run.state for run in look()} == {"running"}
-    scenario.forgets_every_task().an_hour_later()
+    scenario.forgets_every_task()
+    # Accounting may learn of its end minutes after the controller forgot it.
+    assert {(run.state, run.late) for run in look()} == {("running", True)}
+    assert scenario.resume().submitted_again == []
+    assert scenario.messages == [
+        "g0001-r01 and 5 more: the scheduler no longer knows the job; how it ended may be told up to 10 minutes later, "
+        "so it is neither lost nor submitted again before"
+    ]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
     assert {run.state for run in look()} == {"lost"}
 
 
@@ -122,6 +135,78 @@ def test_a_run_that_was_refused_says_why_and_one_after_it_that_it_was_not_submit
     scenario.resume()
     assert scenario.all_done
     assert {scenario.status(run).reason for run in scenario.runs} == {""}
+
+
+def test_while_accounting_is_away_only_what_it_alone_knows_is_not_known(tmp_path: Path) -> None:
+    scenario = SweepScenario(tmp_path).repeats(1).working().submitted().an_hour_later()
+    look = scenario.watch()
+    (task,) = scenario.tasks("g0001-r01")
+    scenario.scheduler.states[task] = JobState(None, "", "sacct gave no answer", silent=True)
+    runs = {run.run: (run.state.value, run.reason) for run in look()}
+    assert runs["g0001-r01"] == ("running", "waits for the accounting's answer")
+    assert runs["g0002-r01"] == ("running", "")
+    assert scenario.resume().submitted_again == []
+    assert scenario.cancel("g0002-r01") == ["g0002-r01"]
+    scenario.ends("g0001-r01")
+    look()
+    assert scenario.messages[-1] == "accounting answers again"
+
+
+def test_a_strangers_job_with_the_same_id_is_neither_shown_nor_cancelled(tmp_path: Path) -> None:
+    """The controller lost its state: its job ids begin anew."""
+    scenario = SweepScenario(tmp_path).repeats(1).queueing().submitted()
+    (task,) = scenario.tasks("g0001-r01")
+    (renamed,) = scenario.tasks("g0002-r01")
+    for job in scenario.scheduler.jobs.values():
+        if job.group == "g0001":
+            scenario.scheduler.jobs[job.number] = dataclasses.replace(job, name="stranger")
+    scenario.scheduler.states[task] = JobState(RunState.RUNNING, "RUNNING", label="stranger||/home/else/job.sh")
+    label = "site-7|hpcjobs sweep 261125120000abcd|"  # a site may rename jobs
+    scenario.scheduler.states[renamed] = JobState(RunState.RUNNING, "RUNNING", label=label)
+    assert (scenario.state("g0001-r01"), scenario.state("g0002-r01")) == ("pending", "running")
+    assert scenario.status("g0001-r01").late
+    scenario.cancel()
+    assert task not in scenario.told_to_end
+    assert task.partition("_")[0] not in scenario.told_to_end
+    assert renamed.partition("_")[0] in scenario.told_to_end
+
+
+def test_who_waits_for_the_scheduler_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sacct of a loaded slurmdbd takes minutes."""
+    scenario = SweepScenario(tmp_path).repeats(1).working().submitted()
+    poll, look = scenario.scheduler.poll, scenario.watch()
+
+    def waits_until_it_is_told(tasks: Collection[str]) -> Mapping[str, JobState]:
+        until(lambda: scenario.messages)
+        return poll(tasks)
+
+    monkeypatch.setattr(scenario.scheduler, "poll", waits_until_it_is_told)
+    monkeypatch.setattr(follow, "SLOW_S", 0.1)
+    assert {run.state for run in look()} == {"running"}
+    assert scenario.messages == ["the scheduler has not answered for 0 s: waiting"]
+
+
+def test_a_query_that_takes_long_is_asked_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rl_enable makes the commands of who asks too often wait."""
+    scenario = SweepScenario(tmp_path).repeats(1).working().submitted()
+    poll, clock, slept = scenario.scheduler.poll, [0.0], []
+
+    def takes_five_seconds(tasks: Collection[str]) -> Mapping[str, JobState]:
+        clock[0] += 5
+        if len(slept) == 3:
+            raise SchedulerUnreachable("nobody answers")
+        return poll(tasks)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 4:
+            scenario.ends(*scenario.runs)
+
+    monkeypatch.setattr(scenario.scheduler, "poll", takes_five_seconds)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    scenario.watch_to_the_end(sleep)
+    assert all(40 <= seconds <= 60 for seconds in slept[:3])
+    assert slept[3] < 36  # one that does not answer is asked as ever: its return is to be seen soon
 
 
 def test_who_watches_does_not_wait_for_runs_that_were_refused(tmp_path: Path) -> None:

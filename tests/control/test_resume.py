@@ -60,11 +60,10 @@ def test_an_unreachable_scheduler_is_never_not_submitted(tmp_path: Path) -> None
 
 def test_a_lost_job_that_starts_after_all_finds_its_run_taken(tmp_path: Path) -> None:
     scenario = SweepScenario(tmp_path).forgets_a_task_of("g0001-r01").submitted().an_hour_later()
-    (lost,) = scenario.tasks("g0001-r01")
     assert scenario.state("g0001-r01") == "lost"
     scenario.resume()
     assert scenario.submitted_again == ["g0001-r01"]
-    assert scenario.told_to_end == [lost]
+    assert scenario.told_to_end == []  # its id may be another job's by now
     scenario.forgotten_task_starts("g0001-r01")
     assert scenario.executed.count("g0001-r01") == 1
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hpcjobs.base.errors import SchedulerUnreachable, SubmitRefused
 from hpcjobs.base.records import Order, RunState
+from hpcjobs.schedulers.slurm import commands, slurm_scheduler
 from hpcjobs.schedulers.slurm.commands import Refused
 from hpcjobs.schedulers.slurm.slurm_scheduler import SlurmScheduler
 
@@ -106,7 +108,7 @@ def test_a_missing_sbatch_is_a_scheduler_out_of_reach(fake: FakeSlurm, monkeypat
 
 def test_without_accounting_squeue_and_scontrol_tell_how_a_task_ended(fake: FakeSlurm) -> None:
     fake.command("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
-    fake.command("squeue", 'echo "1_0|FAILED|NonZeroExitCode|n1|2026-11-23T08:40:00"')
+    fake.command("squeue", 'echo "1_0|FAILED|NonZeroExitCode|n1|2026-11-23T08:40:00|n"')
     fake.command("scontrol", 'echo "JobId=1 ArrayJobId=1 ArrayTaskId=0 JobState=FAILED ExitCode=0:9 NodeList=n1"')
     found = SlurmScheduler().poll(["1_0"])["1_0"]
     assert (found.state, found.signal) == (RunState.FAILED, 9)
@@ -118,7 +120,7 @@ def test_a_site_without_sacct_itself_is_one_without_accounting(
     fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(fake.folder))
-    fake.command("squeue", 'case "$*" in *--name*) echo "1|n" ;; *) echo "1_0|FAILED|NonZeroExitCode|n1|N/A" ;; esac')
+    fake.command("squeue", 'case "$*" in *--name*) echo "1|n" ;; *) echo "1_0|FAILED|NonZeroExitCode|n1|N/A|n" ;; esac')
     fake.command("scontrol", 'echo "JobId=1 ArrayJobId=1 ArrayTaskId=0 JobState=FAILED ExitCode=0:9 NodeList=n1"')
     assert SlurmScheduler().find(["n"]) == {"n": ["1"]}
     assert SlurmScheduler().poll(["1_0", "1_1"])["1_0"].signal == 9
@@ -129,7 +131,7 @@ def test_a_run_that_was_started_by_hand_hides_no_other(fake: FakeSlurm) -> None:
     fake.command("sacct", "exit 1")
     fake.command(
         "squeue",
-        'case "$*" in *=0*) echo "Invalid job id: 0" >&2; exit 1 ;; *) echo "1_0|RUNNING|None|n1|N/A" ;; esac',
+        'case "$*" in *=0*) echo "Invalid job id: 0" >&2; exit 1 ;; *) echo "1_0|RUNNING|None|n1|N/A|n" ;; esac',
     )
     assert list(SlurmScheduler().poll(["0_0", "1_0"])) == ["1_0"]
     assert SlurmScheduler().poll(["0_0"]) == {}
@@ -138,15 +140,53 @@ def test_a_run_that_was_started_by_hand_hides_no_other(fake: FakeSlurm) -> None:
 def test_accounting_that_does_not_answer_leaves_forgotten_jobs_unknown(fake: FakeSlurm) -> None:
     fake.command("sacct", 'echo "sacct: error: Problem talking to the database: Connection refused" >&2; exit 1')
     fake.command("scontrol", "exit 1")
-    fake.command("squeue", 'echo "1_0|COMPLETED|None|n1|2026-11-23T08:40:00"')
+    fake.command("squeue", 'echo "1_0|COMPLETED|None|n1|2026-11-23T08:40:00|n"')
     assert SlurmScheduler().poll(["1_0"])["1_0"].state is RunState.DONE
-    with pytest.raises(SchedulerUnreachable, match="Problem talking to the database"):
-        SlurmScheduler().poll(["1_0", "1_1"])
+    known = SlurmScheduler().poll(["1_0", "1_1"])
+    assert (known["1_0"].state, known["1_0"].silent) == (RunState.DONE, False)
+    assert known["1_1"].silent
+    assert "Problem talking to the database" in known["1_1"].reason
+
+
+def test_accounting_that_takes_too_long_hides_nothing_that_the_controller_knows(
+    fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_scheduler, "ACCOUNTING_TIMEOUT_S", 1)
+    fake.command("sacct", "exec sleep 600")
+    fake.command("squeue", 'echo "1_0|RUNNING|None|n1|N/A|n"')
+    known = SlurmScheduler().poll(["1_0", "1_1"])
+    assert (known["1_0"].state, known["1_0"].silent) == (RunState.RUNNING, False)
+    assert (known["1_1"].silent, known["1_1"].reason) == (True, "sacct gave no answer in 1 s")
+
+
+def test_who_asks_too_often_asks_again_after_a_pause(fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was submitted, and no job was refused: without another try a sweep would end there."""
+    slept: list[float] = []
+    monkeypatch.setattr(commands, "time", SimpleNamespace(sleep=slept.append))
+    refusal = "echo 'sbatch: error: Batch job submission failed: Rate limit exceeded, please retry later' >&2; exit 1"
+    calls = fake.folder / "calls"
+    fake.command("sbatch", f"echo >>{calls}; if [ $(wc -l <{calls}) = 3 ]; then echo 5; exit 0; fi; {refusal}")
+    assert SlurmScheduler().submit(Path("x"), [0], "n", Order()) == "5"
+    assert slept == [1, 2]
+    fake.command("sbatch", refusal)
+    with pytest.raises(SchedulerUnreachable, match="Rate limit exceeded"):
+        SlurmScheduler().submit(Path("x"), [0], "n", Order())
+    assert slept[2:] == [1, 2, 4, 8, 16]
+
+
+def test_to_end_jobs_no_accounting_is_asked(fake: FakeSlurm) -> None:
+    """It may be away, and the ids that it has may be of other jobs by now."""
+    fake.command("sacct", f"touch {fake.folder}/asked")
+    fake.command("squeue", """case "$*" in *--states=all*) exit 1 ;; *) echo "7_1|n" ;; esac""")
+    assert SlurmScheduler().find(["n"], living=True) == {"n": ["7"]}
+    assert not (fake.folder / "asked").exists()
 
 
 def test_a_job_that_only_sacct_shows_as_alive_is_not_known(fake: FakeSlurm) -> None:
     fake.command("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
-    fake.command("sacct", 'echo "1_0|RUNNING|0:0|n1|2026-11-23T08:40:00|Unknown"; echo "1_1|MARTIAN|0:0|n1||"')
+    fake.command(
+        "sacct", 'echo "1_0|RUNNING|0:0|n1|2026-11-23T08:40:00|Unknown|Unknown|n"; echo "1_1|MARTIAN|0:0|n1||||n"'
+    )
     rows = SlurmScheduler().poll(["1_0", "1_1"])
     assert list(rows) == ["1_1"]
     assert rows["1_1"].word == "MARTIAN"
@@ -155,7 +195,9 @@ def test_a_job_that_only_sacct_shows_as_alive_is_not_known(fake: FakeSlurm) -> N
 def test_jobs_that_all_live_take_one_query(fake: FakeSlurm) -> None:
     for name in ("sacct", "scontrol"):
         fake.command(name, f"touch {fake.folder}/asked")
-    fake.command("squeue", f'echo "$@" >>{fake.folder}/asks; echo "1_0|RUNNING|None|n1|N/A"; echo "2_5|PENDING|x||N/A"')
+    fake.command(
+        "squeue", f'echo "$@" >>{fake.folder}/asks; echo "1_0|RUNNING|None|n1|N/A|n"; echo "2_5|PENDING|x||N/A|n"'
+    )
     assert len(SlurmScheduler().poll(["1_0", "2_5"])) == 2
     assert not (fake.folder / "asked").exists()
     assert (fake.folder / "asks").read_text().count("--jobs=1,2") == 1
@@ -172,9 +214,13 @@ def test_a_task_that_waits_for_a_drained_node_names_it(fake: FakeSlurm) -> None:
 
 def test_a_requeued_job_is_alive_though_sacct_shows_its_end(fake: FakeSlurm) -> None:
     fake.command(
-        "squeue", 'echo "1_0|PENDING|BeginTime||2026-11-23T08:42:00"; echo "1_1|COMPLETED|None|n1|2026-11-23T08:40:00"'
+        "squeue",
+        'echo "1_0|PENDING|BeginTime||2026-11-23T08:42:00|n"; echo "1_1|COMPLETED|None|n1|2026-11-23T08:40:00|n"',
     )
-    fake.command("sacct", 'echo "1_0|NODE_FAIL|0:0|n1|Unknown|Unknown"; echo "1_1|COMPLETED|0:0|n1|Unknown|Unknown"')
+    fake.command(
+        "sacct",
+        'echo "1_0|NODE_FAIL|0:0|n1|Unknown|Unknown|Unknown|n"; echo "1_1|COMPLETED|0:0|n1|Unknown|Unknown|Unknown|n"',
+    )
     rows = SlurmScheduler().poll(["1_0", "1_1"])
     assert (rows["1_0"].state, rows["1_0"].reason) == (RunState.PENDING, "BeginTime")
     assert (rows["1_1"].state, rows["1_1"].exit_code) == (RunState.DONE, 0)
@@ -212,5 +258,5 @@ def test_an_order_becomes_sbatchs_options_and_the_scripts_arguments(fake: FakeSl
 def test_who_cancelled_a_job_has_a_name_if_the_uid_has_one(fake: FakeSlurm) -> None:
     fake.command("squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
     for index, uid in enumerate((0, 4123456789)):
-        fake.command("sacct", f'echo "1_{index}|CANCELLED by {uid}|0:15|n1|Unknown|Unknown"')
+        fake.command("sacct", f'echo "1_{index}|CANCELLED by {uid}|0:15|n1|Unknown|Unknown|Unknown|n"')
         assert SlurmScheduler().poll([f"1_{index}"])[f"1_{index}"].reason == f"by {'root' if uid == 0 else uid}"

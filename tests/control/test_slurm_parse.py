@@ -32,17 +32,18 @@ def test_output_without_a_job_id_is_not_a_refusal_and_is_quoted(printed: str) ->
 
 def test_sacct_rows() -> None:
     text = (
-        "6_0|COMPLETED|0:0|c4140-1|2026-11-23T08:40:00|2026-11-23T08:41:00\n"
-        "6_1|FAILED|15:0|c4140-[1-2]|2026-11-23T08:40:00|2026-11-23T08:40:30\n"
-        "7_0|CANCELLED by 1000|0:0|None assigned|None|2026-11-23T08:40:30\n"
-        "8_0|TIMEOUT|0:0|c4140-3|2026-11-23T08:40:00|2026-11-23T08:41:21\n"
-        "9_0|FAILED|0:9|c4140-3|2026-11-23T08:40:00|Unknown\n"
-        "10_[3,5-6%2]|CANCELLED by 0|0:0|None assigned|Unknown|Unknown\n"
-        "6|COMPLETED|0:0|c4140-1|2026-11-23T08:40:00|2026-11-23T08:41:00\n"
-        "11_0|MARTIAN|0:0|c4140-1|Unknown|Unknown\n"
+        "6_0|COMPLETED|0:0|c4140-1|2026-11-23T08:40:00|2026-11-23T08:41:00|2026-11-23T08:30:00|hpcjobs-x|a|b\n"
+        "6_1|FAILED|15:0|c4140-[1-2]|2026-11-23T08:40:00|2026-11-23T08:40:30|2026-11-23T08:30:00|hpcjobs-x|a|b\n"
+        "7_0|CANCELLED by 1000|0:0|None assigned|None|2026-11-23T08:40:30|2026-11-23T08:30:00|hpcjobs-x|a|b\n"
+        "8_0|TIMEOUT|0:0|c4140-3|2026-11-23T08:40:00|2026-11-23T08:41:21|2026-11-23T08:30:00|hpcjobs-x|a|b\n"
+        "9_0|FAILED|0:9|c4140-3|2026-11-23T08:40:00|Unknown|2026-11-23T08:30:00|hpcjobs-x|a|b\n"
+        "10_[3,5-6%2]|CANCELLED by 0|0:0|None assigned|Unknown|Unknown|2026-11-23T08:30:00|hpcjobs-x|a|b\n"
+        "6|COMPLETED|0:0|c4140-1|2026-11-23T08:40:00|2026-11-23T08:41:00|2026-11-23T08:30:00|hpcjobs-x|a|b\n"
+        "11_0|MARTIAN|0:0|c4140-1|Unknown|Unknown|2026-11-23T08:30:00|hpcjobs-x|a|b\n"
     )
     rows = parse.sacct(text)
     assert rows["6_0"].state is RunState.DONE
+    assert (rows["6_0"].label, rows["6_0"].start - rows["6_0"].submit) == ("hpcjobs-x|a|b", 600)
     assert rows["6_0"].end - rows["6_0"].start == 60
     assert (rows["6_1"].state, rows["6_1"].exit_code, rows["6_1"].nodes) == (
         RunState.FAILED,
@@ -58,18 +59,28 @@ def test_sacct_rows() -> None:
     assert (rows["11_0"].state, rows["11_0"].word) == (None, "MARTIAN")
 
 
+def test_half_a_line_is_none() -> None:
+    """sacct may be cut off and still end with 0."""
+    whole = "6_0|COMPLETED|0:0|n1|2026-11-23T08:40:00|2026-11-23T08:41:00|2026-11-23T08:30:00|hpcjobs-x|a\n"
+    for end in range(len(whole)):
+        assert list(parse.sacct(whole + whole.replace("6_0", "6_1")[:end])) == ["6_0"]
+    energy = "6_0|1||hpcjobs-x\n6_0.0|1|123456|0\n"
+    assert parse.energy(energy, "x") == {"6_0": 123456}
+    assert all(parse.energy(energy[:end], "x") == {} for end in range(len(energy)))
+
+
 def test_squeue_rows() -> None:
     text = (
-        "6_0|RUNNING|None|c4140-3|2026-11-23T08:40:00\n"
-        "6_1|PENDING|JobArrayTaskLimit||2026-11-24T00:00:00\n"
-        "6_2|COMPLETING|None|c4140-3|2026-11-23T08:40:00\n"
-        "7_2|FAILED|NonZeroExitCode|c4140-1|2026-11-23T08:40:00\n"
+        "6_0|RUNNING|None|c4140-3|2026-11-23T08:40:00|hpcjobs-x|a|b\n"
+        "6_1|PENDING|JobArrayTaskLimit||2026-11-24T00:00:00|hpcjobs-x|a|b\n"
+        "6_2|COMPLETING|None|c4140-3|2026-11-23T08:40:00|hpcjobs-x|a|b\n"
+        "7_2|FAILED|NonZeroExitCode|c4140-1|2026-11-23T08:40:00|hpcjobs-x|a|b\n"
         "chatter of the site\n"
     )
     rows = parse.squeue(text)
     assert rows["6_0"].state is RunState.RUNNING
     # The start of a pending job is an estimate.
-    assert rows["6_1"] == JobState(RunState.PENDING, "PENDING", "JobArrayTaskLimit")
+    assert rows["6_1"] == JobState(RunState.PENDING, "PENDING", "JobArrayTaskLimit", label="hpcjobs-x|a|b")
     assert (rows["6_2"].state, rows["6_2"].word) == (RunState.RUNNING, "COMPLETING")
     assert rows["7_2"].state is RunState.FAILED
     assert len(rows) == 4

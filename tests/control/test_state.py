@@ -9,7 +9,7 @@ import pytest
 from hpcjobs.base.records import ExitRecord, JobState, RunState
 from hpcjobs.collect.failure_classes import FAILURE_CLASSES
 from hpcjobs.collect.failures import classify
-from hpcjobs.engine.state import Evidence, Intention, RunStatus, fold, next_number, submissions, unanswered
+from hpcjobs.engine.state import Evidence, Intention, RunStatus, fold, is_stranger, next_number, submissions, unanswered
 
 RUN = "g0002-r01"
 GROUPS = {"g0002": [RUN, "g0002-r02"]}
@@ -118,6 +118,24 @@ def test_gone_without_a_trace_is_lost_but_not_at_once() -> None:
     assert lost.state is RunState.LOST
     assert lost.failure is not None
     assert lost.failure.kind == "lost"
+
+
+def test_the_last_sign_of_life_counts_not_the_submission() -> None:
+    """Accounting learns of the end of a job minutes after the controller forgot it (MinJobAge)."""
+    found = Evidence("a001", "7_0", 1, seen=900.0)
+    assert state(SENT, {}, found, now=1400.0).late
+    assert state(SENT, {}, found, now=1600.0).state is RunState.LOST
+
+
+def test_a_job_of_another_name_is_a_stranger_unless_its_site_renamed_it() -> None:
+    marks = ("261125120000abcd", "/study/scripts/")
+    for label in ("hpcjobs-261125120000abcd-g0001-s01", "x|hpcjobs sweep 261125120000abcd|y", "x||/study/scripts/a 1"):
+        assert not is_stranger(JobState(None, "", label=label), marks, 100.0)
+    other = JobState(None, "", label="x||/study2/scripts/a")
+    assert is_stranger(other, marks, 100.0)
+    # Accounting has neither comment nor command.
+    assert not is_stranger(dataclasses.replace(other, submit=101.0), marks, 100.0)
+    assert is_stranger(dataclasses.replace(other, submit=3700.0), marks, 100.0)
 
 
 def test_an_unreachable_scheduler_loses_nothing() -> None:

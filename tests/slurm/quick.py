@@ -104,9 +104,13 @@ class Quick:
         path = self.folder / f"executions-{Path(out).name}"
         return path.read_text().split() if path.exists() else []
 
+    def sweep_id(self, out: str = "o") -> str:
+        """The id of a sweep, which the names of its jobs hold."""
+        return str(yaml.safe_load((self.folder / out / "sweep.yaml").read_text())["sweep"])
+
     def jobs(self, out: str = "o") -> list[str]:
         """squeue's lines about the live jobs of a sweep: id, name, state."""
-        sweep = yaml.safe_load((self.folder / out / "sweep.yaml").read_text())["sweep"]
+        sweep = self.sweep_id(out)
         lines = self.cluster.run("squeue", "-h", "-r", "-o", "%i %j %T").splitlines()
         return [line for line in lines if sweep in line]
 

@@ -111,11 +111,12 @@ class LocalScheduler:
             start_new_session=True,
         )
 
-    def find(self, names: Collection[str]) -> dict[str, list[str]]:
-        """The numbers of all jobs with these names, by name, oldest first."""
+    def find(self, names: Collection[str], *, living: bool = False) -> dict[str, list[str]]:
+        """The numbers of jobs with these names, by name, oldest first; if `living`, of those that have not ended."""
         found: dict[str, list[str]] = {}
         for number, job in self.queue.jobs().items():
-            if job.name in names:
+            over = living and all(self._ended(f"{number}_{index}") for index in job.indices)
+            if job.name in names and not over:
                 found.setdefault(job.name, []).append(number)
         return found
 
@@ -209,7 +210,7 @@ class LocalScheduler:
         """No limit."""
         return None
 
-    def node_energy(self, tasks: Sequence[str]) -> tuple[str, Mapping[str, int]]:
+    def node_energy(self, tasks: Sequence[str], mark: str) -> tuple[str, Mapping[str, int]]:
         """Nobody measures it."""
         return "", {}
 

@@ -65,7 +65,7 @@ def job_id(text: str) -> str:
 def names(text: str) -> dict[str, list[str]]:
     """The ids of arrays by job name, oldest first, from lines `JOBID[_TASK]|NAME`."""
     found: dict[str, set[str]] = {}
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         job, bar, name = line.strip().partition("|")
         if bar and (number := job.partition("_")[0]).isdigit():
             found.setdefault(name, set()).add(number)
@@ -79,13 +79,13 @@ def would_start(text: str) -> str:
 
 
 def squeue(text: str) -> dict[str, JobState]:
-    """States by task id, from lines `ID_INDEX|STATE|REASON|NODES|START`."""
+    """States by task id, from lines `ID_INDEX|STATE|REASON|NODES|START|LABEL`; the label may have bars, too."""
     found = {}
-    for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) != 5:
+    for line in _whole_lines(text):
+        fields = line.strip().split("|", 5)
+        if len(fields) != 6:
             continue
-        tasks, word, reason, nodes, start = fields
+        tasks, word, reason, nodes, start, label = fields
         state = _state(word)
         for task in _tasks(tasks):
             found[task] = JobState(
@@ -95,22 +95,23 @@ def squeue(text: str) -> dict[str, JobState]:
                 nodelist=nodes,
                 # For a pending job this field is Slurm's estimate.
                 start=None if state is RunState.PENDING else local_time(start),
+                label=label,
             )
     return found
 
 
 def sacct(text: str) -> dict[str, JobState]:
-    """States by task id, from lines `ID_INDEX|STATE|EXIT:SIGNAL|NODES|START|END`.
+    """States by task id, from lines `ID_INDEX|STATE|EXIT:SIGNAL|NODES|START|END|SUBMIT|LABEL`; the label may have bars.
 
     For some seconds after the end of an array sacct also shows a line with the bare id and the last task's state. It is
     skipped.
     """
     found = {}
-    for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) != 6:
+    for line in _whole_lines(text):
+        fields = line.strip().split("|", 7)
+        if len(fields) != 8:
             continue
-        tasks, state, code, nodes, start, end = fields
+        tasks, state, code, nodes, start, end, submit, label = fields
         word, _, by = state.partition(" ")  # CANCELLED by 1000
         rc, _, number = code.partition(":")
         for task in _tasks(tasks):
@@ -123,14 +124,16 @@ def sacct(text: str) -> dict[str, JobState]:
                 nodelist=nodes,
                 start=local_time(start),
                 end=local_time(end),
+                label=label,
+                submit=local_time(submit),
             )
     return found
 
 
 def scontrol(text: str) -> dict[str, JobState]:
-    """States by task id, from `scontrol --oneliner show job`."""
+    """States by task id, from `scontrol --oneliner show job`. The label is the whole line."""
     found = {}
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         # The first value of a name counts: later words may come from the user's own text (Comment, Command).
         words: dict[str, str] = {}
         for word in line.split():
@@ -151,6 +154,7 @@ def scontrol(text: str) -> dict[str, JobState]:
                 nodelist=words.get("NodeList", ""),
                 start=local_time(words.get("StartTime", "")),
                 end=local_time(words.get("EndTime", "")),
+                label=line,
             )
     return found
 
@@ -165,34 +169,41 @@ def energy_plugin(text: str) -> str:
 _MOST_J = 10**15
 
 
-def energy(text: str) -> dict[str, int]:
-    """Joules by task id, from lines `ID[.STEP]|NODES|JOULES` of a job and its steps.
+def energy(text: str, mark: str) -> dict[str, int]:
+    """Joules by task id, from lines `ID[.STEP]|NODES|JOULES|NAME` of jobs with `mark` in their names and their steps.
 
     Each step has the energy of its nodes in its time, so steps overlap: the job's is that of the longest step on all
     its nodes. mpirun's step lacks the first node, whose energy the batch step has. The sum of all, which sacct shows
-    for the job, would count nodes twice. Left out if no step covers all nodes.
+    for the job, would count nodes twice. Left out if no step covers all nodes. An answer that was cut off gives none:
+    the longest step may be in the missing part.
     """
     nodes: dict[str, int] = {}
     steps: dict[str, list[tuple[str, int, int]]] = {}
-    for line in text.splitlines():
-        fields = line.strip().split("|")
-        if len(fields) != 3 or not fields[1].isdigit():
+    for line in text.splitlines() if text.endswith("\n") else ():
+        fields = line.strip().split("|", 3)
+        if len(fields) != 4 or not fields[1].isdigit():
             continue
         task, _, step = fields[0].partition(".")
         if not step:
-            nodes[task] = int(fields[1])
+            nodes |= {task: int(fields[1])} if mark in fields[3] else {}
         elif fields[2].isdigit() and 0 < int(fields[2]) < _MOST_J:
             steps.setdefault(task, []).append((step, int(fields[1]), int(fields[2])))
     found = {}
-    for task, those in steps.items():
-        wide = [joules for _, count, joules in those if count == nodes.get(task)]
+    for task, count_of_job in nodes.items():
+        those = steps.get(task, [])
+        wide = [joules for _, count, joules in those if count == count_of_job]
         first = [joules for step, _, joules in those if step == "batch"]
-        rest = [joules for step, count, joules in those if step != "batch" and count + 1 == nodes.get(task)]
+        rest = [joules for step, count, joules in those if step != "batch" and count + 1 == count_of_job]
         if wide:
             found[task] = max(wide)
         elif first and rest:
             found[task] = first[0] + max(rest)
     return found
+
+
+def _whole_lines(text: str) -> list[str]:
+    """The lines, without a last one that has no end: the answer was cut, and a cut figure is a wrong one."""
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def _state(word: str) -> RunState | None:

@@ -17,7 +17,7 @@ from hpcjobs.base.hostlist import fold_indices
 from hpcjobs.base.records import JobState, Limits, Order, RunState
 from hpcjobs.schedulers import Capabilities
 from hpcjobs.schedulers.slurm import limits, parse, partition_nodes
-from hpcjobs.schedulers.slurm.commands import NotHere, Refused, run
+from hpcjobs.schedulers.slurm.commands import ACCOUNTING_TIMEOUT_S, NotHere, Refused, run
 
 # The most ids on one command line. A sweep has one job per size: only a cancel of single tasks needs as many.
 _IDS_PER_CALL = 500
@@ -116,15 +116,20 @@ class SlurmScheduler:
                 return jobs[-1]
             raise
 
-    def find(self, names: Collection[str]) -> dict[str, list[str]]:
-        """The ids of all jobs with these names, known to slurmctld or, if there is one, to accounting."""
+    def find(self, names: Collection[str], *, living: bool = False) -> dict[str, list[str]]:
+        """The ids of jobs with these names, known to slurmctld or, unless `living`, to accounting, if there is one.
+
+        An id that accounting has may be another job's by now, if the controller lost its state.
+        """
         if not names:
             return {}
         joined = ",".join(names)
-        text = run("squeue", "--noheader", "--states=all", "--format=%F|%j", f"--name={joined}")
+        states = () if living else ("--states=all",)
+        text = run("squeue", "--noheader", *states, "--format=%F|%j", f"--name={joined}")
         try:
-            words = ("--allocations", "--noheader", "--parsable2", "--format=JobID,JobName")
-            text += run("sacct", *words, f"--starttime={_FIND_SINCE}", f"--name={joined}")
+            words = ["--allocations", "--noheader", "--parsable2", "--format=JobID,JobName"]
+            words += [f"--starttime={_FIND_SINCE}", f"--name={joined}"]
+            text += "" if living else run("sacct", *words, timeout_s=ACCOUNTING_TIMEOUT_S)
         except (Refused, NotHere):
             pass  # this site has no accounting
         found = parse.names(text)
@@ -135,7 +140,7 @@ class SlurmScheduler:
 
         For a live task squeue's answer counts: after a requeue sacct still shows the end before the requeue. For a task
         that has ended sacct's answer counts. On a site without accounting squeue and scontrol answer, for MinJobAge
-        seconds after the end.
+        seconds after the end; while accounting does not answer, the tasks that slurmctld forgot are `silent`.
         """
         # A script that was started by hand has the job id 0. If asked for job 0, squeue answers for no job at all.
         jobs = sorted({job for task in tasks if (job := task.partition("_")[0]).strip("0").isdigit()}, key=int)
@@ -146,32 +151,36 @@ class SlurmScheduler:
         alive |= _what_they_wait_for(alive)
         if all(task in alive for task in tasks):
             return {task: alive[task] for task in tasks}
+        silent: dict[str, JobState] = {}
         try:
-            columns = "--format=JobID,State,ExitCode,NodeList,Start,End"
-            joined = f"--jobs={','.join(jobs)}"
-            recorded = parse.sacct(run("sacct", "--allocations", "--noheader", "--parsable2", columns, joined))
+            recorded = self._sacct(jobs)
         except (Refused, SchedulerUnreachable) as error:
-            unreachable = not isinstance(error, Refused | NotHere)
-            if unreachable and not all(task in seen for task in tasks):
-                raise  # there is accounting, but it does not answer: it may know the tasks that squeue does not show
+            if not isinstance(error, Refused | NotHere):
+                # There is accounting, but it does not answer: it may know the tasks that squeue does not show.
+                silent = dict.fromkeys(tasks, JobState(None, "", str(error), silent=True))
             recorded = self._scontrol({task.partition("_")[0] for task in tasks if task in seen and task not in alive})
         ended = {
             task: _named(state) for task, state in recorded.items() if state.state is not None and state.state.final
         }
         # A job that only sacct shows as alive is stale: slurmctld, which answered, no longer knows it.
         unknown = {task: state for task, state in recorded.items() if state.state is None}
-        known = {**unknown, **seen, **ended, **alive}
+        known = {**silent, **unknown, **seen, **ended, **alive}
         return {task: known[task] for task in tasks if task in known}
 
     def _squeue(self, jobs: Sequence[str]) -> dict[str, JobState]:
         try:
-            columns = "--format=%F_%K|%T|%r|%N|%S"
+            columns = "--format=%F_%K|%T|%r|%N|%S|%j|%k|%o"  # the last three are the label
             words = ("squeue", "--noheader", "--array", "--states=all", columns)
             return parse.squeue(run(*words, f"--jobs={','.join(jobs)}"))
         except Refused as error:
             if _NO_JOB in str(error):
                 return {}  # slurmctld forgets a job MinJobAge seconds after its end
             raise SchedulerUnreachable(f"squeue failed: {error}") from None
+
+    def _sacct(self, jobs: Sequence[str]) -> dict[str, JobState]:
+        columns = "--format=JobID,State,ExitCode,NodeList,Start,End,Submit,JobName,Comment"  # the last two: the label
+        words = ("--allocations", "--noheader", "--parsable2", columns, f"--jobs={','.join(jobs)}")
+        return parse.sacct(run("sacct", *words, timeout_s=ACCOUNTING_TIMEOUT_S))
 
     def _scontrol(self, jobs: Collection[str]) -> dict[str, JobState]:
         """How tasks ended, on a site without accounting. Tasks that slurmctld forgot are left out."""
@@ -220,7 +229,7 @@ class SlurmScheduler:
         except (Refused, SchedulerUnreachable):
             return None
 
-    def node_energy(self, tasks: Sequence[str]) -> tuple[str, Mapping[str, int]]:
+    def node_energy(self, tasks: Sequence[str], mark: str) -> tuple[str, Mapping[str, int]]:
         """By sacct, if AcctGatherEnergyType names a plugin that measures."""
         plugin = parse.energy_plugin(run("scontrol", "show", "config"))
         # By whole arrays: one call for 20,000 tasks.
@@ -228,8 +237,8 @@ class SlurmScheduler:
         found: dict[str, int] = {}
         for start in range(0, len(arrays) if plugin else 0, _IDS_PER_CALL):
             jobs = ",".join(arrays[start : start + _IDS_PER_CALL])
-            words = ("--noheader", "--parsable2", "--format=JobID,NNodes,ConsumedEnergyRaw", f"--jobs={jobs}")
-            found |= parse.energy(run("sacct", *words))
+            words = ("--noheader", "--parsable2", "--format=JobID,NNodes,ConsumedEnergyRaw,JobName", f"--jobs={jobs}")
+            found |= parse.energy(run("sacct", *words, timeout_s=ACCOUNTING_TIMEOUT_S), mark)
         return plugin, {task: found[task] for task in tasks if task in found}
 
     def test(self, text: str) -> str:
