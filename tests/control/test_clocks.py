@@ -13,11 +13,12 @@ from hpcjobs.base import contract, sweepdir
 from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import JobState, RunState
 from hpcjobs.base.sweepdir import SweepDir
-from hpcjobs.cli import show
+from hpcjobs.cli import show_runs
 from hpcjobs.collect import clocks, sweep_runs
 from hpcjobs.engine import state
+from hpcjobs.engine.follow import Readings
 from hpcjobs.engine.state import Evidence
-from hpcjobs.trainers.registry import check_run, read_attempt
+from hpcjobs.trainers.registry import check_run
 from tests.control.sweeps import done, planned, states, sweep
 
 from .scenario import SweepScenario
@@ -75,7 +76,7 @@ def test_a_file_is_not_written_before_the_time_in_it_was_taken(tmp_path: Path) -
 
 
 def collect(where: SweepDir) -> Run:
-    (found,) = sweep_runs.collect(where, planned(where), states(where), read_attempt, check_run)
+    (found,) = sweep_runs.collect(where, planned(where), states(where), Readings().attempt, check_run)
     return found
 
 
@@ -120,11 +121,11 @@ def test_who_failed_first_is_not_told_by_clocks_that_differ(tmp_path: Path) -> N
 def test_status_says_so_and_shows_no_elapsed_time(
     start: float, now: float, words: str, elapsed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(show.time, "time", lambda: now)
+    monkeypatch.setattr(show_runs.time, "time", lambda: now)
     journal = [{"event": "submitting", "group": "g", "submission": 1, "indices": [0], "time": 990.0}]
     journal += [{**journal[0], "event": "submitted", "job": "7", "time": 991.0}]
-    found = {"r": Evidence("a001", "7_0", 1, nodes=("n1",), start=start)}
+    found = {"r": Evidence("a001", "7_0", 1, nodelist="n1", start=start)}
     alive = {"7_0": JobState(RunState.RUNNING, "RUNNING")}
     (run,) = state.fold(["r"], state.submissions(journal, {"g": ["r"]}), alive, found, now)
-    assert (run.clock, show.elapsed(run)) == (words, elapsed)
-    assert show.reason(run).endswith(words)
+    assert (run.clock, show_runs.elapsed(run)) == (words, elapsed)
+    assert show_runs.reason(run).endswith(words)

@@ -126,8 +126,11 @@ def hosts_and_ranks(attempt: Path) -> tuple[list[str], int]:
 
 
 @pytest.mark.timeout(900)
-def test_first_sweep(stage: Stage, cluster: Slurm, xrays: int, browser: Browser) -> None:
-    """Real X-rays, five arrays on four nodes, real Horovod ranks. The ranks of the page's last block are fake."""
+def test_first_sweep(stage: Stage, cluster: Slurm, xrays: int, browser: Browser, pmix: None) -> None:
+    """Real X-rays, five arrays on four nodes, real Horovod ranks. The ranks of the page's last block are fake.
+
+    Without PMIx the ranks are mpirun's, which starts none as root.
+    """
     stage.write("experiments/chexnet.yaml", TINY)
     fake = f"echo 'python: {fake_trainer(stage)}' >>{PROFILE}"
     outputs = stage.follow("docs/first-sweep.md", between={"data prepare": MEND, "mode=benchmark": fake}, timeout=850)
