@@ -17,6 +17,7 @@ from hpcjobs.base.contract import CLAIM, EXIT_JSON, JOB_LOG
 from hpcjobs.base.sweepdir import read_journal
 from hpcjobs.config import profiles
 from hpcjobs.engine.sweep import Sweep
+from hpcjobs.jobs import render
 from hpcjobs.study import Preparation, prepare
 from hpcjobs.trainers.command_line import document_of
 
@@ -110,15 +111,19 @@ class FakeCluster:
         """
         jobs = {event["group"]: event["job"] for event in read_journal(sweep.where) if event["event"] == "submitted"}
         now, alive, over = time.time(), list[str](), list[str]()
-        places = [(run, f"{jobs[each.name]}_{i}") for each in sweep.plan.groups for i, run in enumerate(each.runs)]
+        places = [
+            (run, f"{jobs[each.name]}_{i}", render.job_name(sweep.id, each.name, 1))
+            for each in sweep.plan.groups
+            for i, run in enumerate(each.runs)
+        ]
         # What has ended is spread over all sizes.
         order = sorted(range(len(places)), key=lambda number: (number * 7919) % 65_537)
         for place, number in enumerate(order):
-            run, task = places[number]
+            run, task, name = places[number]
             nodelist = hosts(number * 37 % NODES, run.size.nodes)
             start, end = _time(now - 3600), _time(now - 1800)
             if place >= ended + running:
-                alive.append(f"{task}|PENDING|Priority||N/A")
+                alive.append(f"{task}|PENDING|Priority||N/A|{name}||")
                 continue
             fails = place < ended and place % failing == 0
             says, rc, word, code = _ENDS[place // failing % len(_ENDS)] if fails else ("", 0, "COMPLETED", "0:0")
@@ -132,12 +137,12 @@ class FakeCluster:
             rates = [f"step {step} samples/s: {rate * (1 + step % 7 / 500):.1f}" for step in range(1, _RATES + 1)]
             (attempt / JOB_LOG).write_text("\n".join([*rates, *([says] if says else []), ""]))
             if place >= ended:
-                alive.append(f"{task}|RUNNING|None|{nodelist}|{start}")
+                alive.append(f"{task}|RUNNING|None|{nodelist}|{start}|{name}||")
                 continue
             if word != "NODE_FAIL":
                 left = {**about, "rc": rc, "signal": max(0, rc - 128), "end": now - 1800}
                 (attempt / EXIT_JSON).write_text(json.dumps(left))
-            over.append(f"{task}|{word}|{code}|{nodelist}|{start}|{end}")
+            over.append(f"{task}|{word}|{code}|{nodelist}|{start}|{end}|{start}|{name}|")
         (self.folder / "squeue.txt").write_text("".join(f"{line}\n" for line in alive))
         (self.folder / "sacct.txt").write_text("".join(f"{line}\n" for line in over))
 
