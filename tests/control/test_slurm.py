@@ -205,10 +205,14 @@ def test_jobs_that_all_live_take_one_query(fake: FakeSlurm) -> None:
 
 def test_a_task_that_waits_for_a_drained_node_names_it(fake: FakeSlurm) -> None:
     reason = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
-    fake.command("squeue", f"""case "$*" in *%P*) echo v100 ;; *) echo "4_0|PENDING|{reason}||N/A" ;; esac""")
+    fake.command("squeue", f"""case "$*" in *%P*) echo v100 ;; *) echo "4_0|PENDING|{reason}||N/A|x|y|z" ;; esac""")
     fake.command("sinfo", """[[ "$*" == *"--partition=v100"* ]] && echo "1|drained|c4140-2|gpu:v100:4|bad DIMM" """)
     assert SlurmScheduler().poll(["4_0"])["4_0"].reason == f"{reason}: c4140-2 is drained (bad DIMM)"
     fake.command("sinfo", "exit 1")
+    assert SlurmScheduler().poll(["4_0"])["4_0"].reason == reason
+    # Where its partition is not told, no node of another one is named.
+    fake.command("squeue", f"""case "$*" in *%P*) exit 1 ;; *) echo "4_0|PENDING|{reason}||N/A|x|y|z" ;; esac""")
+    fake.command("sinfo", """echo "1|drained|c4140-2|gpu:v100:4|bad DIMM" """)
     assert SlurmScheduler().poll(["4_0"])["4_0"].reason == reason
 
 

@@ -68,6 +68,8 @@ def _what_they_wait_for(alive: Mapping[str, JobState]) -> dict[str, JobState]:
         return {}
     jobs = ",".join(sorted({task.partition("_")[0] for task in waiting}))
     partitions = set(_or_nothing("squeue", "--noheader", "--format=%P", f"--jobs={jobs}").split())
+    if not partitions:
+        return {}  # sinfo would name nodes of any partition
     away = partition_nodes.away(_or_nothing("sinfo", *_SINFO, f"--partition={','.join(sorted(partitions))}"))
     return {
         task: dataclasses.replace(state, reason=f"{state.reason}: {away}") for task, state in waiting.items() if away
