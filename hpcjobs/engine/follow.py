@@ -194,6 +194,7 @@ class Watch:
             if not found[name].settled and (task := each.task_of(found[name]))
         }
         answers = self._ask(tasks)
+        signs: dict[str, float] = {}  # by task: all runs of one allocation share it
         for name, each in submitted.items():
             task = each.task_of(found[name]) or ""
             answer = (answers or {}).get(task)
@@ -204,13 +205,24 @@ class Watch:
             begun = found[name].measured or (mine and found[name].start is not None)
             if answer is not None and answer.state is RunState.FAILED and not begun:
                 found[name] = _failed_before_start(sweep.where, each, task)
-            elif answer is None and answers is not None and found[name].exit is None:
-                written = _last_written(sweep.where.run(name) / found[name].attempt) if mine else 0.0
-                seen = max(written, self._alive_at.get(task, 0.0))
-                found[name] = dataclasses.replace(found[name], seen=seen)
+            elif answer is None and answers is not None and task:
+                sign = self._sign_of_life(name, found[name]) if mine else 0.0
+                signs[task] = max(sign, signs.get(task, 0.0), self._alive_at.get(task, 0.0), each.at)
+        for name, each in submitted.items():
+            seen = signs.get(each.task_of(found[name]) or "")
+            if seen is not None and found[name].exit is None:
+                found[name] = dataclasses.replace(found[name], seen=seen + self._away_s())
         runs = fold(names, submitted, answers, found, time.time(), refusals(events, sweep.plan.run_names))
         self._tell_late([run for run in runs if run.late])
         return [dataclasses.replace(run, gpus=self._sizes[run.run], failure=self._hinted(run.failure)) for run in runs]
+
+    def _sign_of_life(self, name: str, found: Evidence) -> float:
+        """When a run last wrote, in seconds since the epoch."""
+        return found.exit.end if found.exit else _last_written(self._sweep.where.run(name) / found.attempt)
+
+    def _away_s(self) -> float:
+        """For how many seconds the scheduler has been away: in that time it could not tell how a job ended."""
+        return time.time() - self._answered_at if self._away and self._answered_at is not None else 0.0
 
     def _events(self) -> list[dict[str, Any]]:
         """The journal's events. What is wrong with a line of it is told once."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -125,6 +127,40 @@ def test_a_job_that_vanishes_does_not_stay_running(tmp_path: Path, monkeypatch: 
     ]
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3600)
+    assert {run.state for run in look()} == {"lost"}
+
+
+def test_while_the_scheduler_is_away_no_run_becomes_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = SweepScenario(tmp_path).working().submitted().an_hour_later()
+    look = scenario.watch()
+    look()
+    scenario.forgets_every_task()
+    look()
+    scenario.scheduler_away()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    assert {(run.state, run.late) for run in look()} == {("running", True)}
+    scenario.scheduler_away(False)
+    assert {run.state for run in look()} == {"lost"}
+
+
+def test_runs_of_one_allocation_share_its_signs_of_life(tmp_path: Path) -> None:
+    """What the second run wrote says that the job of the third was alive, too."""
+    scenario = SweepScenario(tmp_path).repeats(1).terms(one_allocation=True)
+    first, second, third = scenario.runs
+    event = {"group": "all", "submission": 1, "indices": [0, 1, 2], "time": time.time() - 7200}
+    lines = [{"event": "submitting", **event}, {"event": "submitted", "job": "7", **event}]
+    scenario.where.journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    attempt = scenario.where.run(second) / "a001"
+    attempt.mkdir()
+    write_json(attempt / CLAIM, {"job": "7_0", "submission": 1, "start": time.time() - 60})
+    look = scenario.watch()
+    assert [(run.run, run.state.value, run.late) for run in look()] == [
+        (first, "pending", True),
+        (second, "running", True),
+        (third, "pending", True),
+    ]
+    os.utime(attempt / CLAIM, (time.time() - 3600, time.time() - 3600))
     assert {run.state for run in look()} == {"lost"}
 
 
