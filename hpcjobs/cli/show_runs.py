@@ -56,10 +56,7 @@ def status_table(runs: Sequence[RunStatus]) -> Table:
 
 def reason(run: RunStatus) -> str:
     """The reason of a run's state, as one line."""
-    word = "" if run.word.lower() in (str(run.state), "completed") else run.word
-    why = " ".join(part for part in (word, run.reason) if part)
-    if run.failure is not None:
-        why = f"{run.failure} -- {run.failure.hint}"
+    why = run.said if run.failure is None else f"{run.failure} -- {run.failure.hint}"
     return "; ".join(part for part in (why, run.clock) if part)
 
 
@@ -145,6 +142,8 @@ def _view(runs: Sequence[RunStatus], height: int | None = None) -> RenderableTyp
     parts: list[RenderableType] = [Text(f"{len(runs):,} runs: {counts(runs)}"), "", many.by_size(briefs).terminal()]
     if any(run.is_lost for run in briefs):
         parts += ["", many.by_cause(briefs).terminal()]
+    if (reasons := many.by_reason(briefs)).rows:
+        parts += ["", reasons.terminal()]
     if len(runs) > many.EACH and height is None:
         few = [runs[number] for number in many.shown(briefs)]
         parts += ["", status_table(few)] if few else []

@@ -116,6 +116,12 @@ class RunStatus:
     clock: str = ""
 
     @property
+    def said(self) -> str:
+        """The scheduler's word, where it says more than the state, and its reason."""
+        word = "" if self.word.lower() in (str(self.state), "completed") else self.word
+        return " ".join(part for part in (word, self.reason) if part)
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """The names of its hosts. They are made anew each time: a study may have millions."""
         return tuple(host for part in self.nodelist.split() for host in expand_hosts(part))

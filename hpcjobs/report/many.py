@@ -21,13 +21,18 @@ _WHY_LENGTH = 120
 
 @dataclasses.dataclass(frozen=True)
 class Brief:
-    """What counts of a run here. `cause` is the class of its failure, empty of one that has none; `why` shows it."""
+    """What counts of a run here.
+
+    `cause` is the class of its failure, empty of one that has none; `why` shows it, or what a run waits for that has
+    not ended. `clock`: how the clock of its first node contradicts this host's.
+    """
 
     name: str
     gpus: int
     state: RunState
     cause: str = ""
     why: str = ""
+    clock: str = ""
 
     @property
     def is_lost(self) -> bool:
@@ -42,11 +47,11 @@ class Brief:
 
 def of_statuses(runs: Sequence[RunStatus]) -> list[Brief]:
     """Runs as `status` has them."""
-    known = ((run, run.failure) for run in runs)
-    return [
-        Brief(run.run, run.gpus, run.state, failure.kind if failure else "", failure.evidence if failure else "")
-        for run, failure in known
-    ]
+    found = []
+    for run in runs:
+        cause = (run.failure.kind, run.failure.evidence) if run.failure else ("", "" if run.state.final else run.said)
+        found.append(Brief(run.run, run.gpus, run.state, *cause, run.clock))
+    return found
 
 
 def of_runs(runs: Sequence[Run]) -> list[Brief]:
@@ -67,13 +72,31 @@ def by_size(runs: Sequence[Brief]) -> Cells:
 
 def by_cause(runs: Sequence[Brief]) -> Cells:
     """A row for each way in which runs ended without a result, the most frequent first, with one of the runs."""
-    rows = []
-    for kind, those in sorted(_of_kind(runs).items(), key=lambda item: -len(item[1])):
-        first, gpus = runs[those[0]], sorted({runs[number].gpus for number in those})
-        why = first.why if len(first.why) <= _WHY_LENGTH else f"{first.why[: _WHY_LENGTH - 4]} ..."
-        spread = f"{gpus[0]:,}" if len(gpus) == 1 else f"{len(gpus):,}, {gpus[0]:,} to {gpus[-1]:,}"
-        rows.append((kind, first.name, why, f"{len(those):,}", spread))
+    kinds = sorted(_of_kind(runs).items(), key=lambda item: -len(item[1]))
+    rows = [_row(kind, runs[those[0]].why, [runs[number] for number in those]) for kind, those in kinds]
     return Cells(("class", "such as", "why", "runs", "sizes"), tuple(rows), left=3)
+
+
+def by_reason(runs: Sequence[Brief]) -> Cells:
+    """A row for each reason why runs have not ended, the most frequent SOME first; and one for clocks that differ."""
+    said: dict[tuple[RunState, str], list[Brief]] = {}
+    for run in runs:
+        if run.why and not run.is_lost:
+            said.setdefault((run.state, run.why), []).append(run)
+    most = sorted(said.items(), key=lambda item: -len(item[1]))
+    rows = [_row(str(state), why, those) for (state, why), those in most[:SOME]]
+    if rest := [run for _, those in most[SOME:] for run in those]:
+        rows.append(_row("others", f"{len(most) - SOME:,} more reasons, such as: {rest[0].why}", rest))
+    if differ := [run for run in runs if run.clock]:
+        rows.append(_row("clocks", differ[0].clock, differ))
+    return Cells(("state", "such as", "why", "runs", "sizes"), tuple(rows), left=3)
+
+
+def _row(kind: str, why: str, those: Sequence[Brief]) -> tuple[str, ...]:
+    why = why if len(why) <= _WHY_LENGTH else f"{why[: _WHY_LENGTH - 4]} ..."
+    gpus = sorted({run.gpus for run in those})
+    spread = f"{gpus[0]:,}" if len(gpus) == 1 else f"{len(gpus):,}, {gpus[0]:,} to {gpus[-1]:,}"
+    return kind, those[0].name, why, f"{len(those):,}", spread
 
 
 def shown(runs: Sequence[Brief]) -> list[int]:

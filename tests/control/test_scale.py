@@ -16,6 +16,7 @@ from hpcjobs.base.metrics import Run
 from hpcjobs.base.records import RunState
 from hpcjobs.collect.runs_csv import read_runs
 from hpcjobs.engine import follow
+from hpcjobs.engine.state import RunStatus
 from hpcjobs.report import many
 from hpcjobs.report.many import Brief
 from hpcjobs.study import Study
@@ -124,6 +125,27 @@ def test_of_few_runs_each_is_shown_and_of_many_each_class_before_any_twice() -> 
         ("cancelled", "1", "16"),
     ]
     assert many.by_size(every).rows == (("4", "200", "", "", ""), ("8", "", "500", "", ""), ("16", "", "", "1", "1"))
+
+
+def test_of_many_runs_status_says_what_those_wait_for_that_have_not_ended() -> None:
+    def run(number: int, state: RunState, word: str, reason: str = "", clock: str = "") -> RunStatus:
+        return RunStatus(f"r{number}", state, 4 * (1 + number % 2), word=word, reason=reason, clock=clock)
+
+    runs = [run(number, RunState.PENDING, "PENDING", "AssocGrpGRES") for number in range(190)]
+    runs += [run(number, RunState.RUNNING, "SUSPENDED") for number in range(190, 200)]
+    runs += [run(200, RunState.RUNNING, "RUNNING"), run(201, RunState.DONE, "", clock="n1 is 9 s ahead")]
+    runs += [run(number, RunState.PLANNED, "", f"QOS of {number}") for number in range(300, 330)]
+    rows = many.by_reason(many.of_statuses(runs)).rows
+    assert rows[:3] == (
+        ("pending", "r0", "AssocGrpGRES", "190", "2, 4 to 8"),
+        ("running", "r190", "SUSPENDED", "10", "2, 4 to 8"),
+        ("planned", "r300", "QOS of 300", "1", "4"),
+    )
+    assert len(rows) == many.SOME + 2
+    assert rows[-2:] == (
+        ("others", "r318", "12 more reasons, such as: QOS of 318", "12", "2, 4 to 8"),
+        ("clocks", "r201", "n1 is 9 s ahead", "1", "8"),
+    )
 
 
 def test_a_run_of_a_table_has_its_class_and_its_line() -> None:
