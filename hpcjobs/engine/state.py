@@ -321,11 +321,11 @@ def _status(
         return dataclasses.replace(status, state=RunState.PENDING)  # the job has not reached this run
     if answer is not None and answer.state is not RunState.LOST:
         return dataclasses.replace(status, state=answer.state or RunState.RUNNING)
+    if submission.cancelled and (answered or silence):
+        # The cancel took effect, and the controller, which answered, no longer has the task.
+        return dataclasses.replace(status, state=RunState.CANCELLED, reason=status.reason if answered else "")
     if not answered:
         return dataclasses.replace(status, state=RunState.RUNNING if mine.claimed_by else RunState.PENDING)
-    if submission.cancelled:
-        # The cancel took effect, and the scheduler has forgotten the task.
-        return dataclasses.replace(status, state=RunState.CANCELLED)
     if answer is None and now - max(submission.at, found.seen) < LATE_S:
         state = RunState.RUNNING if mine.claimed_by else RunState.PENDING
         return dataclasses.replace(status, state=state, reason="its end may still be told", late=True)

@@ -110,6 +110,19 @@ def test_cancelled_before_it_began_and_forgotten_by_the_scheduler_is_not_lost() 
     assert state(journal, {}).state is RunState.CANCELLED
 
 
+def test_a_cancelled_run_that_the_controller_no_longer_has_does_not_wait_for_accounting() -> None:
+    """Accounting may be away for days. Until then it could neither be cancelled nor submitted again."""
+    silent = {"7_0": JobState(None, "", "sacct gave no answer", silent=True)}
+    claimed = Evidence("a001", "7_0", 1)
+    assert state(SENT, silent, claimed).state is RunState.RUNNING
+    journal = [*SENT, {"event": "cancel", "runs": [RUN], "time": 105.0}]
+    cancelled = state(journal, silent, claimed)
+    assert (cancelled.state, cancelled.reason) == (RunState.CANCELLED, "")
+    assert state(journal, silent, dataclasses.replace(claimed, measured=True)).state is RunState.DONE
+    # Nobody answers at all: it may still be at work.
+    assert state(journal, None, claimed).state is RunState.RUNNING
+
+
 def test_gone_without_a_trace_is_lost_but_not_at_once() -> None:
     claimed = Evidence("a001", "7_0", 1)
     assert state(SENT, {}, claimed, now=110.0).state is RunState.RUNNING
