@@ -169,10 +169,10 @@ def _asked(journal: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     begun: dict[tuple[str, int], float] = {}
     found = {}
     for event in journal:
-        if event["event"] in ("submitting", "submitted"):
-            first = begun.setdefault((event["group"], event["submission"]), event["time"])
-            if event["event"] == "submitted":
-                found[event["job"]] = first
+        if event["event"] == "submitting":
+            begun.setdefault((event["group"], event["submission"]), event["time"])
+        elif event["event"] == "submitted" and (event["group"], event["submission"]) in begun:
+            found[event["job"]] = begun[event["group"], event["submission"]]
     return found
 
 

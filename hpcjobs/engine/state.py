@@ -61,8 +61,8 @@ class Submission:
     """The newest submission of a run.
 
     `number` is that within its group. `task` is `JOB_INDEX`, or None while no answer of the scheduler is recorded.
-    `at` is its time, and `asked` that of its first call, in seconds since the epoch. `cancelled`: a cancel was
-    requested. `after`: older tasks whose end it waits for.
+    `at` is its time, and `asked` that of its first call (0.0 if that line of the journal is lost), in seconds since the
+    epoch. `cancelled`: a cancel was requested. `after`: older tasks whose end it waits for.
     """
 
     group: str
@@ -167,7 +167,8 @@ def submissions(journal: Iterable[Mapping[str, Any]], groups: Mapping[str, list[
                 if not earlier or earlier[-1].number != event["submission"]:
                     after = tuple(event.get("after", ()))
                     at = event["time"]
-                    earlier.append(Submission(group, event["submission"], task, at, after=after, asked=at))
+                    asked = at if kind == "submitting" else 0.0
+                    earlier.append(Submission(group, event["submission"], task, at, after=after, asked=asked))
                 elif task is not None:  # a second call under the same number was answered: its job replaces the first
                     earlier[-1] = dataclasses.replace(earlier[-1], task=task, at=event["time"])
         elif kind == "refused" and group in groups:

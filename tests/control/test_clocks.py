@@ -75,6 +75,16 @@ def test_a_file_is_not_written_before_the_time_in_it_was_taken(tmp_path: Path) -
     assert [is_off(ENDED, asked=BEGAN + 300), is_off(ENDED, asked=None)] == [True, False]
 
 
+def test_a_job_whose_submission_was_found_out_later_began_before_that() -> None:
+    """Of the journal the line of the intention is damaged; `resume` adopted the job an hour after its start."""
+    adopted = {"event": "submitted", "group": "g", "submission": 1, "indices": [0], "job": "7", "time": BEGAN + 3600}
+    (submitted,) = state.submissions([adopted], {"g": ["r"]}).values()
+    found = Evidence("a001", "7_0", 1, start=BEGAN, nodelist="n1")
+    (run,) = state.fold(["r"], {"r": submitted}, {}, {"r": found}, BEGAN + 7200)
+    assert run.clock == ""
+    assert sweep_runs._asked([adopted]) == {}
+
+
 def collect(where: SweepDir) -> Run:
     (found,) = sweep_runs.collect(where, planned(where), states(where), Readings().attempt, check_run)
     return found
