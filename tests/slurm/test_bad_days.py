@@ -70,9 +70,11 @@ def settings(cluster: Slurm, changes: str) -> Iterator[None]:
 
 def stop(cluster: Slurm, *command: str) -> None:
     """End the daemon with this command line, and wait for its end: it writes its state last."""
-    (pid,) = subprocess.run(["pgrep", "-fx", " ".join(command)], capture_output=True, text=True).stdout.split()
-    os.kill(int(pid), signal.SIGTERM)
-    until(lambda: int(pid) not in cluster.cluster.processes())
+    found = subprocess.run(["pgrep", "-fx", " ".join(command)], capture_output=True, text=True).stdout.split()
+    # Beside this cluster there may be one of another version of Slurm.
+    (pid,) = set(map(int, found)) & set(cluster.cluster.processes())
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: pid not in cluster.cluster.processes())
 
 
 def forgotten(cluster: Slurm, site: Quick) -> bool:
