@@ -22,7 +22,7 @@ run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two 
 # Lanes side by side keep two cores busy: tests of the compute half run ranks that wait for each other, those of the
 # control half run one short process after another, and those on the virtual clusters mostly wait for Slurm. The lanes share
 # no files. tests/e2e comes before tests/train, which initialises MPI in pytest's own process.
-compute() { run compute tests/docs tests/e2e tests/train; }
+compute() { run compute tests/e2e tests/train; }
 control() { run control tests/control; }
 # In it the tests of Slurm's time limits are last: by then the other lanes have ended, or nearly so.
 slurm() { run slurm -m "not versions" tests/slurm; }
@@ -31,7 +31,7 @@ newest() { .venv/bin/python tests/slurm/versions.py newest .venv/bin/python -m p
 rest() {
     local rc=0
     if [ "$(id -u)" = 0 ]; then newest || rc=1; fi
-    run rest tests/data tests/browser || rc=1
+    run rest tests/data tests/browser tests/docs || rc=1
     return "$rc"
 }
 side_by_side() {

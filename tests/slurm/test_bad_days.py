@@ -169,6 +169,7 @@ def test_a_controller_that_lost_its_state_gives_a_jobs_id_to_a_stranger(tmp_path
     assert cluster.run("squeue", "-h", "-j", stranger, "-o", "%T").strip() == "PENDING"
 
 
+@pytest.mark.versions  # this machine's own limits no requests
 @pytest.mark.timeout(3600)
 def test_a_limit_on_requests_makes_a_sweep_slower_and_loses_nothing(tmp_path: Path, cluster: Slurm, soak: bool) -> None:
     """Slurm's commands wait and ask again by themselves; a user sees nothing but the time."""

@@ -1,12 +1,9 @@
-"""A bad hour on a real Slurm: the controller is killed, nodes go down and come back, jobs are preempted, runs fail."""
+"""A bad hour on a real Slurm: its controller is restarted, nodes go down and come back, jobs are preempted."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +16,7 @@ import pytest
 from . import cluster as virtual
 from .conftest import Slurm
 from .quick import Quick, quick
+from .test_bad_days import stop
 
 pytestmark = pytest.mark.slurm
 
@@ -49,19 +47,17 @@ class Trouble(threading.Thread):
 
     def run(self) -> None:
         nodes = itertools.cycle(virtual.NODES)
-        troubles: tuple[Callable[[str], None], ...] = (self.controller_is_killed, self.node_fails, self.preemption)
+        troubles: tuple[Callable[[str], None], ...] = (self.controller_is_restarted, self.node_fails, self.preemption)
         for trouble in itertools.cycle(troubles):
             if self.over.wait(self.every_s):
                 return
             trouble(next(nodes))
             self.made[trouble.__name__] += 1
 
-    def controller_is_killed(self, _: str) -> None:
-        command = ["slurmctld", "-D", "-f", str(self.cluster.cluster.slurm_conf)]
-        (pid,) = subprocess.run(["pgrep", "-fx", " ".join(command)], capture_output=True, text=True).stdout.split()
-        os.kill(int(pid), signal.SIGKILL)
-        time.sleep(1)
-        self.cluster.cluster._spawn(virtual.HEAD, "slurmctld", command)
+    def controller_is_restarted(self, _: str) -> None:
+        command = ("slurmctld", "-D", "-f", str(self.cluster.cluster.slurm_conf))
+        stop(self.cluster, *command)
+        self.cluster.cluster._spawn(virtual.HEAD, "slurmctld", list(command))
 
     def node_fails(self, node: str) -> None:
         for state in ("down", "resume"):
@@ -97,18 +93,20 @@ def test_every_run_comes_to_its_right_end(tmp_path: Path, cluster: Slurm, nodes_
     began = time.monotonic()
     try:
         site.do(*site.words("--repeats", str(repeats), gpus="1,2,4,8"), code=None, timeout=600)
-        while time.monotonic() < began + 6600:
+        more: tuple[str, ...] = ("--retryable",)
+        while time.monotonic() < began + (6600 if soak else 500):
             # While the controller is away, `resume` ends with 3.
-            site.do("resume", "o", "--retryable", code=None, timeout=600)
+            site.do("resume", "o", *more, code=None, timeout=600)
             found = {name: run["failure"] or run["state"] for name, run in site.runs().items()}
             if found == {name: failure or "done" for name, failure in expected.items()}:
                 break
+            # A step that is created while the controller is away fails: its user resumes without --retryable.
+            more = () if "launch" in found.values() else ("--retryable",)
             time.sleep(5)
     finally:
         trouble.over.set()
         trouble.join()
     print(f"{len(expected)} runs in {time.monotonic() - began:.0f} s: {Counter(found.values())}; {trouble.made}")
     assert found == {name: failure or "done" for name, failure in expected.items()}
-    ended = {name: worked(site, name) for name in expected}
-    assert ended == {name: int(failure in ("", "no_measurement")) for name, failure in expected.items()}
+    assert {worked(site, name) for name, failure in expected.items() if not failure} == {1}
     assert min(trouble.made.values(), default=0) >= 1
