@@ -215,8 +215,11 @@ def test_each_rank_of_torchrun_runs_on_its_python_and_is_recorded(wrapper: Wrapp
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     tell = wrapper.folder / "tell.py"
     tell.write_text(
-        "import os, sys\n"
-        "open(f\"told-{os.environ['RANK']}\", 'w').write(f\"{sys.prefix} {sys.argv} {os.environ.get('PYTHON_EXEC')}\")\n"
+        "import os, sys, time\n"
+        "said = f\"{sys.prefix} {sys.argv} {os.environ.get('PYTHON_EXEC')}\"\n"
+        "open(f\".told-{os.environ['RANK']}\", 'w').write(said)\n"
+        "os.rename(f\".told-{os.environ['RANK']}\", f\"told-{os.environ['RANK']}\")\n"
+        "while not os.path.exists('told-2'): time.sleep(0.05)\n"  # torchrun ends it when the other one has failed
         "sys.exit(3 if os.environ['RANK'] == '3' else 0)\n"
     )
     words = [python, FAKE_TORCHRUN[1], "--nproc-per-node=2", "--nnodes=2", str(tell), "a b"]

@@ -106,7 +106,7 @@ def test_status_says_the_unit_of_the_rates() -> None:
 
     assert rate([running[0], waiting]) == ("tokens/s", ["12.0", ""])
     assert rate(running) == ("rate", ["12.0 tokens/s", "12.0 samples/s"])
-    assert [each["unit"] for each in json.loads(status_json(running))] == ["tokens", "samples"]
+    assert [each["unit"] for each in json.loads("".join(status_json(running)))] == ["tokens", "samples"]
 
 
 # --- speed-up, models, comparisons ---------------------------------------------------------------
