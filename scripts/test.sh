@@ -25,9 +25,10 @@ run() { # run CACHE ARGUMENT...: pytest, with its own cache folder, because two 
 compute() { run compute tests/e2e tests/train; }
 control() { run control tests/control; }
 # In it the tests of Slurm's time limits are last: by then the other lanes have ended, or nearly so.
-slurm() { run slurm -m "not versions" tests/slurm; }
-# The short set, with the newest Slurm that there is: the lane `slurm` says the same of this machine's own version.
-newest() { .venv/bin/python tests/slurm/versions.py newest .venv/bin/python -m pytest -m versions tests/slurm; }
+slurm() { run slurm -m "not versions and not bad_days" tests/slurm; }
+# With the newest Slurm that there is: the short set, of which the lane `slurm` says the same of this machine's own version,
+# and the bad days.
+newest() { .venv/bin/python tests/slurm/versions.py newest .venv/bin/python -m pytest -m "versions or bad_days" tests/slurm; }
 rest() {
     local rc=0
     if [ "$(id -u)" = 0 ]; then newest || rc=1; fi

@@ -21,7 +21,7 @@ from . import cluster as virtual
 from .conftest import Slurm
 from .quick import Quick, quick
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.bad_days]
 
 FOREVER = "sleep 1000"
 DATABASE = (virtual.ADDRESSES[virtual.HEAD], 26819)  # of slurmdbd.conf.in
@@ -170,7 +170,6 @@ def test_a_controller_that_lost_its_state_gives_a_jobs_id_to_a_stranger(tmp_path
     assert cluster.run("squeue", "-h", "-j", stranger, "-o", "%T").strip() == "PENDING"
 
 
-@pytest.mark.versions  # this machine's own limits no requests
 @pytest.mark.timeout(3600)
 def test_a_limit_on_requests_makes_a_sweep_slower_and_loses_nothing(tmp_path: Path, cluster: Slurm, soak: bool) -> None:
     """Slurm's commands wait and ask again by themselves; a user sees nothing but the time."""

@@ -18,7 +18,7 @@ from .conftest import Slurm
 from .quick import Quick, quick
 from .test_bad_days import stop
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.bad_days]
 
 EATER = "import time; much = bytearray(700_000_000); time.sleep(600)"
 # How a run fails, by the class that it must get. The last two take as long as Slurm does, so only the soak has them.

@@ -15,7 +15,7 @@ from tests.running import until
 from .conftest import Slurm
 from .quick import quick
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.bad_days]
 
 # Five minutes ahead on one node. What Python and bash themselves take for the time stays right.
 FAKE_DATE = """#!/bin/bash
