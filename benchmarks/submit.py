@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+from scale import written
 
 from hpcjobs.base.sweepdir import SweepDir
 from hpcjobs.config import Experiment, profiles, to_builtins
@@ -130,23 +131,11 @@ def rendering(where: Path, rounds: int) -> None:
             path.relative_to(new.where.root): path.read_bytes() for path in new.where.root.rglob("*") if path.is_file()
         }
         folders = [path.relative_to(new.where.root) for path in new.where.root.rglob("*") if path.is_dir()]
-        bare.append(seconds(lambda: write(where / f"b{number}", sorted(folders), files)))  # noqa: B023
+        bare.append(seconds(lambda: written(where / f"b{number}", sorted(folders), files)))  # noqa: B023
     ratio = statistics.median(ours) / statistics.median(bare)
     print(f"{1000 * statistics.median(bare):8.0f} ms  {len(files)} files written as they are, each flushed to the disk")
     print(f"{1000 * statistics.median(ours):8.0f} ms  the same rendered and written by hpcjobs")
     print(f"ratio {ratio:.2f}")
-
-
-def write(root: Path, folders: list[Path], files: dict[Path, bytes]) -> None:
-    """Write the same folders and bytes, and flush each file to the disk."""
-    root.mkdir()
-    for path in folders:
-        (root / path).mkdir()
-    for path, data in files.items():
-        with (root / path).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def main() -> int:
