@@ -27,12 +27,17 @@ _NO_JOB = "Invalid job id"
 _SINFO = ("--noheader", "--exact", partition_nodes.COLUMNS)
 
 
+def _or_nothing(*command: str, both: bool = False) -> str:
+    """What `run` gives of a command that only adds to what is known; empty if it fails."""
+    try:
+        return run(*command, both=both)
+    except (Refused, SchedulerUnreachable):
+        return ""
+
+
 def answers() -> bool:
     """Whether there is a Slurm here, and its controller is up."""
-    try:
-        return "UP" in run("scontrol", "ping")
-    except (Refused, SchedulerUnreachable):
-        return False
+    return "UP" in _or_nothing("scontrol", "ping")
 
 
 def _named(state: JobState) -> JobState:
@@ -47,14 +52,6 @@ def _user(uid: str) -> str:
         return pwd.getpwuid(int(uid)).pw_name
     except (KeyError, ValueError):
         return uid
-
-
-def _or_nothing(*command: str) -> str:
-    """The output of a command that only adds to what is known; empty if it fails."""
-    try:
-        return run(*command)
-    except (Refused, SchedulerUnreachable):
-        return ""
 
 
 def _what_they_wait_for(alive: Mapping[str, JobState]) -> dict[str, JobState]:
@@ -209,10 +206,7 @@ class SlurmScheduler:
         max_array, max_jobs = limits.config(config)
         name, nodes, time_s, up = limits.partition(run("scontrol", "--oneliner", "show", "partition"), partition)
         own = len(run("squeue", "--noheader", "--array", "--format=%F", f"--user={getpass.getuser()}").split())
-        try:
-            mpi = limits.mpi_plugins(run("srun", "--mpi=list", both=True))
-        except (Refused, SchedulerUnreachable):
-            mpi = ()
+        mpi = limits.mpi_plugins(_or_nothing("srun", "--mpi=list", both=True))
         version = limits.version(config)
         kinds = partition_nodes.kinds(_or_nothing("sinfo", *_SINFO, f"--partition={name}")) if name else ()
         shown = _or_nothing("scontrol", "--oneliner", "show", "reservation", reservation) if reservation else ""
